@@ -1,0 +1,108 @@
+"""lgkd: knowledge distillation centred on locality guidance.
+
+A small CNN that was trained on low-resolution images of your data set guides a Vision Transformer
+that learns the same data set from scratch.
+
+    import lgkd
+
+    run = lgkd.distill(student="pvtv2", teacher="resnet56", dataset="cifar100")
+    run.student, run.metrics, run.folder
+
+Names are imported when they are first used, so that `import lgkd` takes milliseconds.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lgkd import losses
+    from lgkd.api import (
+        Options,
+        Run,
+        create_student,
+        create_teacher,
+        distill,
+        evaluate,
+        load_run,
+        load_student,
+        load_teacher,
+        train,
+        train_teacher,
+    )
+    from lgkd.data.images import DataSet, Images
+    from lgkd.data.sources import load_dataset
+    from lgkd.guide import Guide, Term
+    from lgkd.models.frozen import Teacher
+    from lgkd.recipe import Recipe, load_recipe
+    from lgkd.scoring import Scores
+    from lgkd.taps import Tap
+    from lgkd.tasks import Batch, Guided, Step, Supervised
+
+_HOMES = {
+    "lgkd.api": (
+        "Options",
+        "Run",
+        "create_student",
+        "create_teacher",
+        "distill",
+        "evaluate",
+        "load_run",
+        "load_student",
+        "load_teacher",
+        "train",
+        "train_teacher",
+    ),
+    "lgkd.data.images": ("DataSet", "Images"),
+    "lgkd.data.sources": ("load_dataset",),
+    "lgkd.scoring": ("Scores",),
+    "lgkd.guide": ("Guide", "Term"),
+    "lgkd.models.frozen": ("Teacher",),
+    "lgkd.recipe": ("Recipe", "load_recipe"),
+    "lgkd.taps": ("Tap",),
+    "lgkd.tasks": ("Batch", "Guided", "Step", "Supervised"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__version__ = "0.1.0"
+__all__ = [
+    "Batch",
+    "DataSet",
+    "Guide",
+    "Guided",
+    "Images",
+    "Options",
+    "Recipe",
+    "Run",
+    "Scores",
+    "Step",
+    "Supervised",
+    "Tap",
+    "Teacher",
+    "Term",
+    "create_student",
+    "create_teacher",
+    "distill",
+    "evaluate",
+    "load_dataset",
+    "load_recipe",
+    "load_run",
+    "load_student",
+    "load_teacher",
+    "losses",
+    "train",
+    "train_teacher",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "losses":
+        return import_module("lgkd.losses")
+    if name in _HOME_OF:
+        value = getattr(import_module(_HOME_OF[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'lgkd' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,214 @@
+"""What the command line and notebooks call: train a teacher, a student alone, a guided student; look at runs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from lgkd.build import load_trained_teacher, make_test_batches, prepare_data
+from lgkd.data.images import DataSet
+from lgkd.errors import InputError, LgkdError
+from lgkd.job import Job, Options, Run
+from lgkd.models.factory import create_model, create_student, create_teacher
+from lgkd.models.frozen import Teacher
+from lgkd.runs import STUDENT_WEIGHTS, read_metrics, read_run, read_student
+from lgkd.scoring import Scores, score
+from lgkd.trainer.precision import choose_device
+from lgkd.weights import fill, load_weights
+
+__all__ = [
+    "Options",
+    "Run",
+    "create_student",
+    "create_teacher",
+    "distill",
+    "evaluate",
+    "load_run",
+    "load_student",
+    "load_teacher",
+    "train",
+    "train_teacher",
+]
+
+
+def train_teacher(
+    teacher: str = "resnet56",
+    dataset: str | Path | DataSet = "cifar100",
+    *,
+    teacher_options: Mapping[str, Any] | None = None,
+    replace: bool = False,
+    **options: Unpack[Options],
+) -> Run:
+    """Train a teacher and keep it, with its card, in the user's store.
+
+    `load_teacher(name, dataset=...)` and `distill(teacher=name)` find it there. One that was trained
+    on a part of the images is kept beside the one that saw all of them.
+
+    Args:
+        teacher: as `lgkd teachers` lists them, `timm:NAME` or `package.module:factory`.
+        dataset: a name, a folder of images, or a loaded `DataSet`.
+        teacher_options: reach the constructor.
+        replace: exchange a teacher of that name that is already in the store.
+
+    Raises:
+        TakenError: the store has such a teacher already, and `replace` is False.
+    """
+    return Job("teacher", teacher, teacher_options, dataset, {"recipe": "teacher", **options}).run(
+        replace=replace
+    )
+
+
+def train(
+    student: str | nn.Module = "pvt_v2_b0",
+    dataset: str | Path | DataSet = "cifar100",
+    *,
+    student_options: Mapping[str, Any] | None = None,
+    **options: Unpack[Options],
+) -> Run:
+    """Train a student without a teacher: the baseline. Its recipe is that of `distill` less the guide.
+
+    Args:
+        student: as `lgkd students` lists them, `timm:NAME`, `package.module:factory`, or a module.
+        dataset: a name, a folder of images, or a loaded `DataSet`.
+        student_options: reach the constructor.
+    """
+    return Job("student", student, student_options, dataset, {"recipe": "supervised", **options}).run()
+
+
+def distill(
+    student: str | nn.Module = "pvt_v2_b0",
+    teacher: str | Teacher = "resnet56",
+    dataset: str | Path | DataSet = "cifar100",
+    *,
+    taps: Sequence[str] | None = None,
+    student_options: Mapping[str, Any] | None = None,
+    **options: Unpack[Options],
+) -> Run:
+    """Train a student that a frozen teacher guides.
+
+    Args:
+        student: as `lgkd students` lists them, `timm:NAME`, `package.module:factory`, or a module.
+        teacher: the name of a trained teacher of that data set, or a `Teacher`.
+        dataset: a name, a folder of images, or a loaded `DataSet`.
+        taps: layers of the student, as many as the teacher has; its first, middle and last block if
+            not given.
+        student_options: reach the constructor.
+
+    Raises:
+        MissingError: no such teacher is trained for the data set; holds the command that trains it.
+    """
+    job = Job(
+        "student", student, student_options, dataset, {"recipe": "locality-guidance", **options}
+    )
+    return job.run(teacher=teacher, taps=taps)
+
+
+def load_teacher(name: str, dataset: str | Path = "cifar100", *, subset: str | None = None) -> Teacher:
+    """A trained teacher: frozen, with its image size, normalisation, taps and card.
+
+    Args:
+        name: what it was trained as.
+        dataset: the data set it was trained on.
+        subset: which part of it, in the words of its card, where it was not all.
+
+    Raises:
+        MissingError: there is none; the message holds the command that trains it.
+    """
+    return load_trained_teacher(name, dataset, subset=subset)
+
+
+def load_run(folder: str | Path, *, model: nn.Module | None = None) -> Run:
+    """A finished run from its folder; `model` as for `load_student`."""
+    place = Path(folder)
+    info = read_run(place)
+    return Run(load_student(place, model=model), read_metrics(place), place, info)
+
+
+def load_student(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:
+    """The trained student of a run, in eval mode, on the CPU.
+
+    Args:
+        folder: a run's folder; student.json and student.safetensors are read, nothing else.
+        model: an untrained model to fill, for runs of a module that was handed over in Python.
+
+    Raises:
+        InputError: no finished run lies there, or its weights do not fit.
+    """
+    place = Path(folder)
+    info = read_student(place)
+    if model is None:
+        if info["name"] is None:
+            raise InputError(
+                f"{place} is the run of a {info['class']} made in Python; hand one over as "
+                "load_student(folder, model=...) to fill it with the trained weights"
+            )
+        with torch.random.fork_rng(devices=[]):
+            model = create_model(
+                info["name"],
+                num_classes=info["num_classes"],
+                image_size=(info["image_size"][0], info["image_size"][1]),
+                options=info["options"],
+            )
+    fill(model, load_weights(place / STUDENT_WEIGHTS), str(place / STUDENT_WEIGHTS))
+    return model.eval()
+
+
+def evaluate(
+    run: str | Path | Run,
+    *,
+    dataset: str | Path | DataSet | None = None,
+    data_dir: str | Path | None = None,
+    device: str | None = None,
+    model: nn.Module | None = None,
+) -> Scores:
+    """Score a trained student on the test split: accuracy, calibration, agreement with its teacher.
+
+    Args:
+        run: a run or its folder.
+        dataset: another data set of the same classes; by default the one it was trained on.
+        data_dir: where a named data set lies.
+        device: "cpu", "cuda" or "cuda:N".
+        model: as for `load_student`.
+
+    Raises:
+        InputError: no finished run lies there, or the data set has other classes.
+    """
+    folder = run.folder if isinstance(run, Run) else Path(run)
+    info, about = read_run(folder), read_student(folder)
+    if dataset is None:
+        # A relative folder was meant from where the training was started.
+        dataset, data_dir = info["dataset"]["path"] or info["dataset"]["name"], data_dir or info["dataset"]["data_dir"]
+    data = prepare_data(dataset, normalize="imagenet", data_dir=data_dir)
+    if list(data.classes) != about["classes"]:
+        raise InputError(
+            f"{folder} knows {len(about['classes'])} classes, {data.source} has {len(data.classes)} and they differ; "
+            "evaluate on a data set with the same classes"
+        )
+    chosen = choose_device(device)
+    student = (run.student if isinstance(run, Run) else load_student(folder, model=model)).to(chosen)
+    mean, std = tuple(about["mean"]), tuple(about["std"])
+    size = (about["image_size"][0], about["image_size"][1])
+    batches = make_test_batches(
+        data.test, image_size=size, mean=mean, std=std, interpolation=about["interpolation"], device=chosen
+    )
+    return score(student, batches, other=_teacher_of(info, mean, std, chosen))
+
+
+def _teacher_of(
+    info: Mapping[str, Any], mean: Sequence[float], std: Sequence[float], device: str
+) -> Callable[[Tensor], Tensor] | None:
+    """The run's teacher as a function of the student's images, if it is still at hand."""
+    if not info.get("teacher") or not info["teacher"].get("name"):
+        return None
+    try:
+        teacher = load_trained_teacher(
+            info["teacher"]["name"], info["dataset"]["name"], subset=info["teacher"].get("subset")
+        ).to(device)
+    except LgkdError:
+        return None
+    if teacher.card is None or teacher.card.weights_sha256 != info["teacher"]["sha256"]:
+        return None
+    ours = torch.tensor(mean, device=device).view(3, 1, 1), torch.tensor(std, device=device).view(3, 1, 1)
+    return lambda images: teacher(teacher.view(images, *ours))

@@ -1,0 +1,263 @@
+"""From a recipe and choices to live objects. The only place where settings turn into things."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lgkd.cards import WEIGHTS, verify_weights
+from lgkd.chance import seed_of
+from lgkd.choices import dataset_key, find_trained_teacher, subset_words
+from lgkd.data.augment import Augment, Plain, View
+from lgkd.data.feed import Feed, PlainBatches
+from lgkd.data.images import DataSet, Images
+from lgkd.data.mixing import Mixing
+from lgkd.data.sources import load_dataset
+from lgkd.data.subsets import subset
+from lgkd.errors import InputError
+from lgkd.guide import Guide, Term
+from lgkd.losses import MapLoss
+from lgkd.models.factory import create_model, default_image_size
+from lgkd.models.frozen import IMAGENET_MEAN, IMAGENET_STD, Teacher
+from lgkd.models.layers import block_names
+from lgkd.recipe import Recipe
+from lgkd.tasks import Guided, Supervised, Task
+from lgkd.trainer.plan import EmaPlan, OptimizerPlan, Plan, SchedulePlan
+from lgkd.trainer.precision import choose_precision
+from lgkd.weights import fill, load_weights
+
+Channels = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images of one training.
+
+    Attributes:
+        key: what teachers trained on it are kept under: the name of a named set, else the folder's name.
+        source: what the user called it.
+        train, test: decoded splits; `train` is the chosen subset.
+        subset: which part of the training split that is, in words; None for all of it.
+        fingerprint: of the whole data set.
+        mean, std: normalisation of the student's images.
+        notes: what the user should hear.
+    """
+
+    key: str
+    source: str
+    classes: tuple[str, ...]
+    train: Images
+    test: Images
+    subset: str | None
+    fingerprint: str
+    mean: Channels
+    std: Channels
+    notes: tuple[str, ...] = ()
+
+
+def prepare_data(
+    source: str | Path | DataSet,
+    *,
+    normalize: str,
+    data_dir: str | Path | None = None,
+    fraction: float | None = None,
+    images_per_class: int | None = None,
+    subset_seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Data:
+    """Load a data set and choose the subset to train on."""
+    if isinstance(source, DataSet):
+        dataset, name = source, source.name
+    else:
+        dataset, name = load_dataset(source, data_dir=data_dir, progress=progress), str(source)
+    chosen = subset(dataset.train, fraction=fraction, per_class=images_per_class, seed=subset_seed)
+    words = subset_words(fraction, images_per_class, subset_seed)
+    mean, std = dataset.statistics() if normalize == "dataset" else (IMAGENET_MEAN, IMAGENET_STD)
+    return Data(
+        key=dataset_key(dataset.name if isinstance(source, DataSet) else source),
+        source=name,
+        classes=dataset.classes,
+        train=chosen,
+        test=dataset.test,
+        subset=words,
+        fingerprint=dataset.fingerprint,
+        mean=mean,
+        std=std,
+        notes=dataset.notes,
+    )
+
+
+def load_trained_teacher(name: str, dataset: str | Path, *, subset: str | None = None) -> Teacher:
+    """A trained teacher from the user's store, or of those shipped with lgkd; see `find_trained_teacher`.
+
+    Raises:
+        MissingError: there is none; the message holds the command that makes it.
+        InputError: its files are damaged or do not fit.
+    """
+    card, folder = find_trained_teacher(name, dataset, subset=subset)
+    weights = load_weights(verify_weights(card, folder))
+    with torch.random.fork_rng(devices=[]):
+        model = create_model(
+            card.architecture, num_classes=len(card.classes), image_size=card.image_size, options=card.options
+        )
+    fill(model, weights, str(folder / WEIGHTS))
+    if is_convolutional(model):
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Teacher(model, image_size=card.image_size, mean=card.mean, std=card.std, taps=card.taps, card=card)
+
+
+def check_teacher_classes(teacher: Teacher, data: Data) -> None:
+    """A teacher of other classes cannot guide: its maps tell other things apart.
+
+    Raises:
+        InputError: the classes differ; says how.
+    """
+    if teacher.card is None or tuple(teacher.card.classes) == data.classes:
+        return
+    theirs, ours = set(teacher.card.classes), set(data.classes)
+    only = ", ".join(sorted(theirs - ours)[:3] or sorted(ours - theirs)[:3]) or "the order"
+    raise InputError(
+        f"the teacher {teacher.card.name} was trained on {len(theirs)} classes of {teacher.card.dataset}, "
+        f"{data.source} has {len(ours)}, and they differ ({only}); train one on this data set: "
+        f"lgkd train-teacher {teacher.card.architecture} {data.source}"
+    )
+
+
+def make_student(name: str, recipe: Recipe, *, classes: int, seed: int, options: Mapping[str, Any]) -> nn.Module:
+    """An untrained student; the same seed gives the same weights, guided or not."""
+    size = recipe.view.image_size or default_image_size(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(seed, "student"))
+        if recipe.drop_path and "drop_path_rate" not in options:
+            try:
+                return create_model(
+                    name,
+                    num_classes=classes,
+                    image_size=size,
+                    options={**options, "drop_path_rate": recipe.drop_path},
+                )
+            except InputError:
+                # Not every architecture has stochastic depth; what else is wrong shows without it.
+                torch.manual_seed(seed_of(seed, "student"))
+        return create_model(name, num_classes=classes, image_size=size, options=options)
+
+
+def make_guide(
+    student: nn.Module,
+    teacher: Teacher,
+    recipe: Recipe,
+    data: Data,
+    *,
+    image_size: tuple[int, int],
+    taps: Sequence[str] | None,
+    seed: int,
+) -> Guide:
+    """The guide of a recipe for this pair."""
+    assert recipe.guide is not None
+    teacher.use_batch_norm(recipe.guide.teacher_bn)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(seed, "guide"))
+        terms = [
+            Term(MapLoss(term.transform), weight=term.weight, name=term.name or f"guidance_{term.transform}")
+            for term in recipe.guide.terms
+        ]
+        return Guide(
+            student, teacher, image_size=image_size, terms=terms, taps=taps, mean=data.mean, std=data.std
+        )
+
+
+def make_feed(recipe: Recipe, data: Data, *, image_size: tuple[int, int], seed: int, device: str) -> Feed:
+    """Training batches as the recipe draws them."""
+    view = recipe.view
+    augment = Augment(
+        View(
+            crop=view.crop,
+            scale=view.scale,
+            ratio=view.ratio,
+            padding=view.padding,
+            interpolation=view.interpolation,
+            flip=view.flip,
+            rand_augment=view.rand_augment,
+            color_jitter=view.color_jitter,
+            erase=view.erase,
+        ),
+        image_size,
+        mean=data.mean,
+        std=data.std,
+        seed=seed,
+    )
+    mixing = Mixing(
+        classes=len(data.classes),
+        mixup=recipe.mix.mixup,
+        cutmix=recipe.mix.cutmix,
+        probability=recipe.mix.probability,
+        switch=recipe.mix.switch,
+        smoothing=recipe.label_smoothing,
+        seed=seed,
+    )
+    return Feed(
+        data.train,
+        augment,
+        mixing,
+        batch_size=recipe.batch_size,
+        seed=seed,
+        drop_last=recipe.drop_last,
+        device=device,
+    )
+
+
+def make_test_batches(
+    images: Images, *, image_size: tuple[int, int], mean: Channels, std: Channels, interpolation: str, device: str
+) -> PlainBatches:
+    """A split for evaluation, in large batches: no gradients are kept, so they are cheap."""
+    pixels = image_size[0] * image_size[1]
+    batch_size = max(16, min(512, 512 * 64 * 64 // pixels))
+    plain = Plain(image_size, mean=mean, std=std, interpolation=interpolation)  # type: ignore[arg-type]
+    return PlainBatches(images, plain, batch_size=batch_size, device=device)
+
+
+def make_plan(recipe: Recipe, *, steps_per_epoch: int, seed: int, device: str, channels_last: bool) -> Plan:
+    """The loop's numbers."""
+    optimizer, schedule = recipe.optimizer, recipe.schedule
+    return Plan(
+        optimizer=OptimizerPlan(
+            name=optimizer.name,
+            lr=optimizer.lr,
+            weight_decay=optimizer.weight_decay,
+            betas=optimizer.betas,
+            eps=optimizer.eps,
+            momentum=optimizer.momentum,
+            nesterov=optimizer.nesterov,
+        ),
+        schedule=SchedulePlan(
+            epochs=schedule.epochs,
+            warmup_epochs=schedule.warmup_epochs,
+            warmup_factor=schedule.warmup_factor,
+            min_lr=schedule.min_lr,
+            stepped=schedule.stepped,
+        ),
+        steps_per_epoch=steps_per_epoch,
+        seed=seed,
+        accumulate=recipe.accumulate,
+        precision=choose_precision(recipe.precision, device),
+        clip_norm=recipe.clip_norm,
+        ema=EmaPlan(recipe.ema.decay, recipe.ema.warmup) if recipe.ema is not None else None,
+        evaluate_every=recipe.evaluate_every,
+        channels_last=channels_last,
+        device=device,
+    )
+
+
+def make_task(student: nn.Module, guide: Guide | None) -> Task:
+    """Dual task with a guide, plain classification without."""
+    return Guided(student, guide) if guide is not None else Supervised(student)
+
+
+def is_convolutional(model: nn.Module) -> bool:
+    """Whether a model is a CNN, which runs faster with channels last in memory."""
+    return not block_names(model) and any(
+        isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1 for module in model.modules()
+    )

@@ -1,0 +1,290 @@
+"""What choices are called and where they lead; no torch, so that a wrong one is told at once."""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lgkd.cards import TeacherCard, find_card, teacher_folder
+from lgkd.data.catalogue import CATALOGUE
+from lgkd.data.trees import LAYOUT
+from lgkd.errors import InputError, MissingError, RecipeError, TakenError, did_you_mean
+from lgkd.models.catalogue import canonical, find
+from lgkd.recipe import Recipe, apply_overrides, load_recipe
+
+_TYPED_AS = {
+    "schedule.epochs": "--epochs",
+    "batch_size": "--batch-size",
+    "view.image_size": "--image-size",
+    "precision": "--precision",
+}
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Choices that were found to be possible before anything heavy is imported or read.
+
+    Attributes:
+        recipe: complete, with every choice put in.
+        subset: the part of the training images, in words; None for all of them.
+        store: where a teacher that is to be trained will be kept; None for students.
+        card: of the teacher that guides, where one was named.
+    """
+
+    recipe: Recipe
+    subset: str | None
+    store: Path | None
+    card: TeacherCard | None
+
+
+def settle(
+    role: str,
+    model: str | None,
+    dataset: str | Path | None,
+    options: Mapping[str, Any],
+    *,
+    teacher: str | None = None,
+    guided: bool = False,
+    replace: bool = False,
+) -> Settled:
+    """Check whatever names, the schema and the store can tell; the command line asks before it imports torch.
+
+    Args:
+        role: "teacher" or "student".
+        model: its name; None for a module made in Python.
+        dataset: its name or folder; None for one loaded in Python.
+        options: as in `lgkd.job.Options`.
+        teacher: the name of the one that guides.
+        guided: whether any teacher guides.
+        replace: a teacher of that name in the store may be exchanged.
+
+    Raises:
+        InputError: a choice that cannot be; MissingError: one that is not here; TakenError: one that is taken.
+    """
+    if (seed := options.get("seed") or 0) < 0:
+        raise InputError(f"the seed is {seed}, expected 0 or more")
+    if model is not None:
+        find(model)
+    if dataset is not None:
+        check_dataset(dataset, options.get("data_dir"))
+    recipe = resolve_recipe(
+        options["recipe"],
+        trains=role,
+        guided=guided,
+        epochs=options.get("epochs"),
+        batch_size=options.get("batch_size"),
+        image_size=options.get("image_size"),
+        precision=options.get("precision"),
+        overrides=options.get("overrides") or (),
+    )
+    subset = subset_words(options.get("fraction"), options.get("images_per_class"), options.get("subset_seed") or 0)
+    store = None
+    if role == "teacher" and model is not None and dataset is not None:
+        store = free_place(model, dataset, subset, replace=replace)
+    card = None
+    if teacher is not None and dataset is not None:
+        card, _ = find_trained_teacher(teacher, dataset, subset=subset)
+    return Settled(recipe, subset, store, card)
+
+
+def check_dataset(source: str | Path, data_dir: str | Path | None = None) -> None:
+    """A data set must be a known name or a folder, and `data_dir` a folder; what lies in them is looked at later.
+
+    Raises:
+        InputError: neither a name nor a folder.
+        MissingError: no folder `data_dir`.
+    """
+    if not (isinstance(source, str) and source in CATALOGUE):
+        if not str(source).strip():
+            raise InputError(f"the name of the data set is empty; {did_you_mean('', CATALOGUE)}, or {LAYOUT}")
+        if not Path(source).is_dir() and not str(source).startswith("~"):
+            what = "is a file" if Path(source).exists() else "is neither a known data set nor a folder"
+            raise InputError(f"{str(source)!r} {what}; {did_you_mean(str(source), CATALOGUE)} or give {LAYOUT}")
+    if data_dir is not None and not Path(data_dir).expanduser().is_dir():
+        raise MissingError(f"there is no folder {data_dir}; expected one that holds {source}, as --data-dir")
+
+
+def free_place(architecture: str, dataset: str | Path, subset: str | None, *, replace: bool) -> Path:
+    """The new teacher's folder in the store; refused before hours are spent, not after.
+
+    Raises:
+        TakenError: there is one of that name, and `replace` is False.
+    """
+    place = teacher_folder(teacher_name(architecture, subset), dataset_key(dataset))
+    if place.exists() and not replace:
+        raise TakenError(
+            f"a teacher {place.name} for {place.parent.name} is already in the store ({place}); it was not "
+            "touched. Use it as it is, or exchange it with --replace"
+        )
+    return place
+
+
+def run_folder(
+    model: str, dataset: str | Path, subset: str | None, by: str | None, recipe: str | Path | Recipe, seed: int
+) -> Path:
+    """Where a run goes if nobody says: runs/ in the working folder, named after the choices.
+
+    Args:
+        model: a name of the catalogue or a class.
+        dataset: a named data set or a folder.
+        subset: in the words of `subset_words`.
+        by: the teacher.
+        recipe: its name is used.
+        seed: of the run.
+    """
+    parts = [_folder_word(canonical(model)), dataset_key(dataset)]
+    if subset is not None:
+        parts.append(_folder_word(subset))
+    if by is not None:
+        parts.append(f"by-{_folder_word(by)}")
+    return Path("runs") / "_".join([*parts, recipe_name(recipe), f"seed{seed}"])
+
+
+def recipe_name(recipe: str | Path | Recipe) -> str:
+    """What a recipe is called: its shipped name or its file's, "custom" for an object."""
+    return "custom" if isinstance(recipe, Recipe) else Path(recipe).stem
+
+
+def resolve_recipe(
+    recipe: str | Path | Recipe,
+    *,
+    trains: str,
+    guided: bool,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    image_size: int | None = None,
+    precision: str | None = None,
+    overrides: Sequence[str] = (),
+) -> Recipe:
+    """A recipe with the choices of the command line put in; `overrides` come last and win.
+
+    A training made shorter or longer by `epochs` keeps its share of warm-up.
+
+    Raises:
+        RecipeError: a mistake in the recipe or an override, or a recipe for another purpose.
+    """
+    name = recipe_name(recipe)
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe)
+    given: dict[str, object] = {
+        "schedule.epochs": epochs,
+        "batch_size": batch_size,
+        "view.image_size": image_size,
+        "precision": precision,
+    }
+    given = {key: value for key, value in given.items() if value is not None}
+    chosen = [f"{key}={value}" for key, value in given.items()]
+    if epochs is not None:
+        share = recipe.schedule.warmup_epochs / recipe.schedule.epochs
+        chosen.append(f"schedule.warmup_epochs={round(share * max(epochs, 0), 4)}")
+    try:
+        # One call, so that all mistakes are told at once.
+        recipe = apply_overrides(recipe, [*chosen, *overrides])
+    except RecipeError as error:
+        raise RecipeError(_as_typed(str(error), given, overrides)) from None
+    if recipe.trains != trains:
+        raise RecipeError(f"the recipe {name} trains a {recipe.trains}, expected one for a {trains}; "
+                          "`lgkd recipes` lists what each is for")  # fmt: skip
+    if guided and recipe.guide is None:
+        raise RecipeError(f"the recipe {name} has no guide, so nothing would be distilled; use one that has, such as "
+                          "locality-guidance, or train without a teacher by `lgkd train`")  # fmt: skip
+    if not guided and recipe.guide is not None:
+        # What is written beside the weights must be what was done.
+        recipe = recipe.model_copy(update={"guide": None})
+    return recipe
+
+
+def _as_typed(message: str, given: Mapping[str, object], overrides: Sequence[str]) -> str:
+    """The mistakes by the names of the options that were typed; a single one on one line."""
+    keys = {override.partition("=")[0].strip() for override in overrides}
+    lines = []
+    for line in message.splitlines()[1:]:
+        path, colon, rest = line.strip().partition(": ")
+        if colon and path in given and path not in keys:
+            lines.append(f"{_TYPED_AS[path]}: {rest}")
+        elif colon and path not in keys:
+            lines.append(line.strip())
+        else:
+            lines.append(f"--set {line.strip()}")
+    return lines[0] if len(lines) == 1 else f"{len(lines)} problems with the options\n  " + "\n  ".join(lines)
+
+
+def dataset_key(source: str | Path) -> str:
+    """The name under which teachers of a data set are kept; a safe name of a folder."""
+    if isinstance(source, str) and source in CATALOGUE:
+        return source
+    return _folder_word(Path(source).expanduser().resolve().name) or "folder"
+
+
+def subset_words(fraction: float | None, images_per_class: int | None, seed: int) -> str | None:
+    """A subset in the words of a teacher's card; None for all images.
+
+    Raises:
+        InputError: both were given, or one is out of range.
+    """
+    if fraction is not None and images_per_class is not None:
+        raise InputError(f"--fraction {fraction:g} and --images-per-class {images_per_class} were both given; choose one")
+    if fraction is not None and not 0 < fraction <= 1:
+        raise InputError(f"--fraction is {fraction:g}, expected a number above 0 and at most 1")
+    if images_per_class is not None and images_per_class < 1:
+        raise InputError(f"--images-per-class is {images_per_class}, expected at least 1")
+    if seed < 0:
+        raise InputError(f"--subset-seed is {seed}, expected 0 or more")
+    if images_per_class is not None:
+        return f"{images_per_class} images per class, seed {seed}"
+    return f"fraction {fraction:g}, seed {seed}" if fraction is not None and fraction != 1 else None
+
+
+def teacher_name(architecture: str, subset: str | None) -> str:
+    """What a trained teacher is kept as: its architecture, and the subset if it saw only a part."""
+    name = _folder_word(canonical(architecture))
+    return name if subset is None else f"{name}--{_folder_word(subset)}"
+
+
+def find_trained_teacher(name: str, dataset: str | Path, *, subset: str | None = None) -> tuple[TeacherCard, Path]:
+    """The card and folder of a trained teacher.
+
+    The one that saw the same subset comes first; failing that, the one that saw everything.
+
+    Args:
+        name: an architecture, or the name that a teacher is kept under.
+        dataset: a named data set or a folder of images.
+        subset: in the words of `subset_words`.
+
+    Raises:
+        MissingError: there is none; the message holds the command that makes it.
+        ModelError: no teacher could have that name.
+    """
+    key = dataset_key(dataset)
+    try:
+        return find_card(teacher_name(name, subset), key)
+    except MissingError as error:
+        missing = error
+    if subset is not None:
+        try:
+            return find_card(teacher_name(name, None), key)
+        except MissingError:
+            pass
+    architecture = name.partition("--")[0]
+    find(architecture)
+    _, trained_for, known = str(missing).partition("; trained for")
+    raise MissingError(
+        f"no teacher {name!r} is trained for {dataset} yet; make it with: "
+        f"lgkd train-teacher {architecture} {shlex.quote(str(dataset))}{_subset_options(subset)}{trained_for}{known}"
+    )
+
+
+def _subset_options(subset: str | None) -> str:
+    """The options of the command line that choose a subset, from its words."""
+    if subset is None:
+        return ""
+    amount, _, seed = subset.partition(", seed ")
+    chosen = f" --fraction {amount.split()[1]}" if amount.startswith("fraction") else f" --images-per-class {amount.split()[0]}"
+    return chosen + (f" --subset-seed {seed}" if seed != "0" else "")
+
+
+def _folder_word(text: str) -> str:
+    """`text` as a part of a folder's name."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip(".-")

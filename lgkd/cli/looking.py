@@ -1,0 +1,89 @@
+"""`lgkd evaluate` and `lgkd layers`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lgkd.cli import options as o
+from lgkd.cli.screen import console, show_json, show_pairs, show_table
+from lgkd.models.catalogue import find
+from lgkd.runs import read_run, read_student
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Another data set of the same classes; by default its own.")
+    ] = None,
+    data_dir: o.DataDir = None,
+    device: o.Device = None,
+    as_json: o.Json = False,
+) -> None:
+    """Accuracy, calibration and agreement with the teacher, on the test split.
+
+    Example: lgkd evaluate runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
+    """
+    read_run(run)
+    read_student(run)
+    from lgkd import api
+
+    scores = api.evaluate(run, dataset=dataset, data_dir=data_dir, device=device)
+    if as_json:
+        show_json({"folder": str(run), "images": scores.images, **scores.flat(), "per_class": scores.per_class})
+        return
+    known = [(value, name) for value, name in zip(scores.per_class, read_student(run)["classes"], strict=True)
+             if value is not None]  # fmt: skip
+    known.sort()
+    show_pairs(
+        {
+            "test images": f"{scores.images:,}",
+            "top-1": f"{scores.top1:.2%}",
+            "top-5": f"{scores.top5:.2%}",
+            "cross entropy": f"{scores.loss:.4f}",
+            "calibration error": f"{scores.ece:.2%}",
+            "agrees with teacher": "no teacher at hand" if scores.agreement is None else f"{scores.agreement:.2%}",
+            "hardest classes": ", ".join(f"{name} {value:.0%}" for value, name in known[:3]),
+            "easiest classes": ", ".join(f"{name} {value:.0%}" for value, name in known[:-4:-1]),
+        }
+    )
+
+
+def layers(
+    model: Annotated[str, typer.Argument(help="A student or teacher: a name, timm:NAME or module:factory.")],
+    image_size: o.ImageSize = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Reaches the constructor.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every layer, not only blocks and stages.")] = False,
+    as_json: o.Json = False,
+) -> None:
+    """Names and shapes that can be tapped; the default taps are marked.
+
+    Example: lgkd layers pvtv2
+    """
+    find(model)
+    from lgkd.layers import describe_layers
+
+    rows = describe_layers(model, image_size=image_size, options=o.key_values(option, "--option"))
+    if as_json:
+        show_json([row.as_dict() for row in rows])
+        return
+    shown = [row for row in rows if everything or row.tapped or row.is_block]
+    show_table(
+        f"{model}: layers that can be tapped",
+        ("layer", "puts out", "as a map (C,h,w)", "stride", "tap"),
+        (
+            (
+                row.name,
+                " x ".join(map(str, row.output)),
+                " x ".join(map(str, row.map)) if row.map else row.problem or "",
+                f"{row.stride:g}" if row.stride else "",
+                "default" if row.tapped else "",
+            )
+            for row in shown
+        ),
+        right=(3,),
+    )
+    if len(shown) < len(rows):
+        console().print(f"{len(rows) - len(shown)} more layers with --all")

@@ -1,0 +1,257 @@
+"""From image files to one array of pixels.
+
+Every image becomes 8-bit RGB, upright (EXIF orientation applied). Transparent pixels show white, as on a
+page; 16-bit grey is scaled from 0..65535; of an animation the first frame is taken; colour profiles are not
+applied.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from lgkd.errors import DataError
+
+_T = TypeVar("_T")
+
+Progress = Callable[[int, int], None]
+Allocate = Callable[[tuple[int, ...]], NDArray[np.uint8]]
+
+DEFAULT_SIDE = 256
+"""The longest side, in pixels, of a canvas for images of different sizes."""
+
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ON_ITS_SIDE = (5, 6, 7, 8)
+_CHUNK = 32
+
+
+class Canvas(NamedTuple):
+    """What every image is laid on."""
+
+    height: int
+    width: int
+    longest: int
+    """Images with a longer side are scaled down to this one."""
+
+
+def in_memory(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """An array in main memory.
+
+    Raises:
+        DataError: there is not enough memory.
+    """
+    try:
+        return np.empty(shape, np.uint8)
+    except MemoryError as error:
+        size = np.prod(shape, dtype=np.float64) / 2**30
+        raise DataError(
+            f"the decoded images need {size:.0f} GiB of memory, more than there is: choose a smaller max_side"
+        ) from error
+
+
+def decode(
+    root: Path,
+    names: Sequence[str],
+    *,
+    max_side: int | None = None,
+    allocate: Allocate = in_memory,
+    progress: Progress | None = None,
+) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """Reads images onto one canvas.
+
+    Images of one size, not above `max_side`, are kept as they are. Otherwise the canvas is square, images
+    whose longer side exceeds `max_side` are scaled down (antialiased bicubic, aspect kept), and each lies in
+    the upper left corner; the rest of the canvas repeats its border.
+
+    Args:
+        root: the folder that `names` start from.
+        names: relative paths.
+        max_side: in pixels; None means 256 where sizes differ, and no limit where they do not.
+        allocate: makes the array of pixels.
+        progress: called in this thread with (done, total) images; measuring an image is half of the work.
+
+    Returns:
+        pixels (N,3,S,T) and sizes (N,2), the height and width that each image fills.
+
+    Raises:
+        DataError: images are broken; counts all of them and names the first five.
+    """
+    job = _Job(root, names, progress)
+    canvas = job.measure(max_side)
+    pixels = allocate((len(names), 3, canvas.height, canvas.width))
+    sizes = np.empty((len(names), 2), np.int32)
+    job.lay(canvas, pixels, sizes)
+    if job.broken:
+        raise job.failure()
+    return pixels, sizes
+
+
+class _Job:
+    """The files being read, and what went wrong with which of them."""
+
+    def __init__(self, root: Path, names: Sequence[str], progress: Progress | None) -> None:
+        self.root = root
+        self.names = names
+        self.progress = progress
+        self.broken: dict[int, str] = {}
+        """Why an image could not be read, by its place."""
+
+    def measure(self, max_side: int | None) -> Canvas:
+        """The canvas that fits all images."""
+        sizes = set(self._each(_stored_size, halves_before=0))
+        sides = {frozenset(size) for size in sizes}
+        if len(sides) == 1 and len(sides.pop()) == 2:
+            # All have the same two different sides: whether they lie or stand decides if they are equal.
+            sizes = set(self._each(_shown_size))
+        if not sizes:
+            raise self.failure()
+        longest = max(max(size) for size in sizes)
+        if len(sizes) == 1 and (max_side is None or longest <= max_side):
+            height, width = sizes.pop()
+            return Canvas(height, width, longest)
+        side = min(longest, DEFAULT_SIDE if max_side is None else max_side)
+        return Canvas(side, side, side)
+
+    def lay(self, canvas: Canvas, pixels: NDArray[np.uint8], sizes: NDArray[np.int32]) -> None:
+        """Decodes every image into its place of `pixels` and `sizes`."""
+        plain = np.asarray(pixels)  # slices of a memmap cost more than the decoding of a small image
+
+        def lay_one(place: int, path: Path) -> None:
+            image = _pixels(path, canvas.longest)
+            height, width = image.shape[:2]
+            if height > canvas.height or width > canvas.width:
+                raise ValueError("it was changed while the images were being read")
+            sizes[place] = height, width
+            slot = plain[place]
+            slot[:, :height, :width] = image.transpose(2, 0, 1)
+            if width < canvas.width:
+                slot[:, :height, width:] = slot[:, :height, width - 1 : width]
+            if height < canvas.height:
+                slot[:, height:] = slot[:, height - 1 : height]
+
+        self._each(lay_one, halves_before=len(self.names))
+
+    def failure(self) -> DataError:
+        """The error that counts the broken images and names the first five."""
+        named = [f"{self.names[place]} ({self.broken[place]})" for place in sorted(self.broken)[:5]]
+        more = f"; and {len(self.broken) - 5} more" if len(self.broken) > 5 else ""
+        them = "it" if len(self.broken) == 1 else "them"
+        return DataError(
+            f"{len(self.broken)} of {len(self.names)} images in {self.root} cannot be read: "
+            f"{'; '.join(named)}{more}: replace {them} or remove {them}"
+        )
+
+    def _each(self, read: Callable[[int, Path], _T], halves_before: int | None = None) -> list[_T]:
+        """What `read` gives for every image that is not broken, in order, on all cores."""
+        places = [place for place in range(len(self.names)) if place not in self.broken]
+        chunks = [places[start : start + _CHUNK] for start in range(0, len(places), _CHUNK)]
+
+        def read_some(chunk: list[int]) -> list[_T]:
+            results = []
+            for place in chunk:
+                try:
+                    results.append(read(place, self.root / self.names[place]))
+                except MemoryError:
+                    raise
+                except Exception as error:  # Pillow's readers raise anything on a broken file
+                    self.broken[place] = _reason(error)
+            return results
+
+        results: list[_T] = []
+        pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+        try:
+            for chunk, some in zip(chunks, pool.map(read_some, chunks), strict=True):
+                results += some
+                if self.progress is not None and halves_before is not None:
+                    halves_before += len(chunk)
+                    self.progress(halves_before // 2, len(self.names))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return results
+
+
+def _stored_size(_: int, path: Path) -> tuple[int, int]:
+    """Height and width as the file has them, which costs a look at its head."""
+    with Image.open(path) as image:
+        return image.height, image.width
+
+
+def _shown_size(_: int, path: Path) -> tuple[int, int]:
+    """Height and width of the upright image."""
+    with Image.open(path) as image:
+        turned = _orientation(image) in _ON_ITS_SIDE
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def _pixels(path: Path, longest: int) -> NDArray[np.uint8]:
+    """One image as (height, width, 3), upright, scaled down to `longest` where its longer side exceeds it."""
+    with Image.open(path) as image:
+        size = _scaled(image.size, longest)
+        # A JPEG can be decoded at a half, a quarter or an eighth: large photographs become cheap.
+        drafted = size != image.size and image.draft(None, (2 * size[0], 2 * size[1]))
+        image.load()
+        if not drafted:  # Pillow turns TIFFs while loading
+            size = _scaled(image.size, longest)
+        turn = _UPRIGHT.get(_orientation(image))
+        rgb = _rgb(image)
+    if rgb.size != size:
+        rgb = rgb.resize(size, Image.Resampling.BICUBIC)
+    return np.asarray(rgb if turn is None else rgb.transpose(turn))
+
+
+def _scaled(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    if max(size) <= longest:
+        return size
+    width, height = (max(1, round(side * longest / max(size))) for side in size)
+    return width, height
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) where there is none that can be read."""
+    if image.format == "TIFF":
+        image.load()  # Pillow turns it here; asked earlier, the tag would be obeyed twice
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # broken EXIF data does not make a broken image, and Pillow raises anything on it
+        return 1
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _eight_bits(image)
+    if image.has_transparency_data:
+        page = Image.new("RGBA", image.size, "white")
+        page.alpha_composite(image.convert("RGBA"))
+        image = page
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits (which Pillow may hold in 32) as grey of 8; Pillow's conversion would clip at 255."""
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+        raise ValueError("its grey values are not of 8 or 16 bits, so what is white is unknown")
+    return Image.fromarray(((values.astype(np.int64) * 255 + 32767) // 65535).astype(np.uint8))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image that Pillow knows"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

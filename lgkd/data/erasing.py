@@ -1,0 +1,97 @@
+"""Random erasing (Zhong et al., 2020): a rectangle of noise, as timm's "pixel" mode with one box."""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lgkd.data.transfer import sent
+
+_TRIES = 10
+ERASE_DRAWS = 2 * _TRIES + 3
+
+_AREA = (0.02, 1.0 / 3.0)
+_LOG_RATIO = (math.log(0.3), math.log(1.0 / 0.3))
+_WORD = 0xFFFFFFFF
+
+
+def erase_boxes(
+    draws: NDArray[np.float64], size: tuple[int, int], probability: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Who is erased, and where.
+
+    Args:
+        draws: (B, ERASE_DRAWS) uniform numbers in [0, 1).
+        size: (height, width) of the images.
+
+    Returns:
+        places (n,) of the images that are erased, and their boxes (n, 4): top, left, height, width.
+        A box covers 2 % to a third of the image, its height / width is log-uniform in [0.3, 1 / 0.3], and it is
+        smaller than the image; the first of ten tries that fits counts, and if none does nothing is erased.
+    """
+    height, width = size
+    tries = draws[:, 1 : 1 + 2 * _TRIES].reshape(-1, _TRIES, 2)
+    area = (_AREA[0] + (_AREA[1] - _AREA[0]) * tries[:, :, 0]) * (height * width)
+    ratio = np.exp(_LOG_RATIO[0] + (_LOG_RATIO[1] - _LOG_RATIO[0]) * tries[:, :, 1])
+    box_height = np.rint(np.sqrt(area * ratio))
+    box_width = np.rint(np.sqrt(area / ratio))
+    fits = (box_height < height) & (box_width < width)
+    places = np.flatnonzero((draws[:, 0] < probability) & fits.any(axis=1))
+    first = fits.argmax(axis=1)[places]
+    box_height, box_width = box_height[places, first], box_width[places, first]
+    top = np.floor(draws[places, -2] * (height - box_height + 1))
+    left = np.floor(draws[places, -1] * (width - box_width + 1))
+    return places, np.stack([top, left, box_height, box_width], axis=1).astype(np.int64)
+
+
+def _scrambled(word: Tensor) -> Tensor:
+    """A 32-bit mixing function in int64: the multiplier is below 2^31, so that no product overflows."""
+    for _ in range(2):
+        word = ((word ^ (word >> 16)) * 0x45D9F3B) & _WORD
+    return word ^ (word >> 16)
+
+
+def noise(keys: Tensor, counters: Tensor) -> Tensor:
+    """Standard normal numbers that are a pure function of (key, counter), both int64 below 2^32: float32.
+
+    Made on the device, because sending as much noise from the host would cost more than all the rest.
+    The normal number is the inverse of its distribution function at a scrambled counter; libraries compute
+    that inverse to about 1e-6, so devices agree that far and no further. Values stay within +-5.3.
+    """
+    word = _scrambled(counters ^ keys)
+    # 23 bits: with more, the half would be rounded away and the largest word become infinite.
+    centred = ((word >> 9).float() + 0.5) * 2.0**-22 - 1.0
+    return torch.erfinv(centred) * math.sqrt(2.0)
+
+
+def erase(
+    images: Tensor, places: NDArray[np.int64], boxes: NDArray[np.int64], keys: NDArray[np.int64]
+) -> None:
+    """Fills the boxes of normalised float images (B, C, H, W) with normal noise, in place.
+
+    Args:
+        images: contiguous.
+        places, boxes: as `erase_boxes` gives them.
+        keys: (n,) 32-bit numbers, one for each erased image, that decide its noise.
+    """
+    areas = boxes[:, 2] * boxes[:, 3]
+    total = int(areas.sum())
+    if not total:
+        return
+    channels, height, width = images.shape[1:]
+    device = images.device
+    # A row per fact of an erased image: where its box begins in the tensor, the box's width, the key, and
+    # where its pixels begin in the list of all erased pixels.
+    corners = (places * channels * height + boxes[:, 0]) * width + boxes[:, 1]
+    facts = sent(np.stack([corners, boxes[:, 3], keys, np.cumsum(areas) - areas]), device)
+    owner = torch.arange(len(places), device=device).repeat_interleave(sent(areas, device), output_size=total)
+    corner, box_width, key, start = facts.index_select(1, owner).unbind(0)
+    order = torch.arange(total, device=device) - start
+    # Sixteen times faster than dividing integers, and exact for boxes of up to two million pixels: the half
+    # keeps the quotient further from a whole number than its rounding.
+    row = torch.floor((order + 0.5) / box_width).long()
+    target = corner + order + row * (width - box_width)
+    plane = torch.arange(channels, device=device)[:, None] * (height * width)
+    images.view(-1).index_copy_(0, (target + plane).view(-1), noise(key, order + plane).view(-1))

@@ -1,0 +1,107 @@
+"""Batches of a split, in an order and with an augmentation that depend on nothing but (seed, epoch, sample).
+
+Letters in shapes: B batch, K classes, H W size of the model's images, S T stored canvas.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lgkd.chance import epoch_order
+from lgkd.data.augment import Augment, Plain
+from lgkd.data.images import Images
+from lgkd.data.mixing import Mixing
+from lgkd.errors import InputError
+
+# A data set may take this share of the memory that is free on a GPU; the rest is for training.
+_SHARE_OF_FREE_MEMORY = 0.3
+
+
+class Feed:
+    """Training batches of one split.
+
+    Args:
+        images: the decoded split.
+        augment: draws what the model sees.
+        mixing: mixup, cutmix and label smoothing.
+        batch_size: images a step; with fewer images than that a batch is all of them.
+        seed: of the order of the images.
+        drop_last: leave out the last, smaller batch of an epoch.
+        device: where batches are wanted. A split that fits is moved there once.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        augment: Augment,
+        mixing: Mixing,
+        *,
+        batch_size: int,
+        seed: int,
+        drop_last: bool = True,
+        device: str = "cpu",
+    ) -> None:
+        if batch_size < 1:
+            raise InputError(f"a batch of {batch_size} images trains nothing; expected at least 1")
+        self.batch_size = min(batch_size, len(images))
+        self.steps_per_epoch = (
+            len(images) // self.batch_size if drop_last else -(-len(images) // self.batch_size)
+        )
+        self._images = _placed(images, device)
+        self._augment = augment
+        self._mixing = mixing
+        self._seed = seed
+        self._device = device
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of an epoch from step `start` on.
+
+        Yields:
+            images (B,3,H,W) normalised, and targets: int64 (B,), or (B,K) where labels are mixed.
+        """
+        order = epoch_order(self._seed, epoch, len(self._images))
+        for step in range(start, self.steps_per_epoch):
+            index = order[step * self.batch_size : (step + 1) * self.batch_size]
+            pixels, sizes, labels = _gather(self._images, index, self._device)
+            images = self._augment(pixels, sizes, index, epoch)
+            yield self._mixing(images, labels, index, epoch) if self._mixing.active else (images, labels)
+
+
+class PlainBatches:
+    """A split in its stored order, resized and normalised: for evaluation. Every image comes once."""
+
+    def __init__(self, images: Images, plain: Plain, *, batch_size: int, device: str = "cpu") -> None:
+        self._images = _placed(images, device)
+        self._plain = plain
+        self._batch_size = batch_size
+        self._device = device
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields images (B,3,H,W) and class numbers int64 (B,)."""
+        for start in range(0, len(self._images), self._batch_size):
+            index = torch.arange(start, min(start + self._batch_size, len(self._images)))
+            pixels, sizes, labels = _gather(self._images, index, self._device)
+            yield self._plain(pixels, sizes), labels
+
+
+def _placed(images: Images, device: str) -> Images:
+    """The split with its pixels on the device, if it has room for them."""
+    if torch.device(device).type != "cuda":
+        return images
+    free, _ = torch.cuda.mem_get_info(device)
+    if images.pixels.nbytes > free * _SHARE_OF_FREE_MEMORY:
+        return images
+    return replace(images, pixels=images.pixels.to(device))
+
+
+def _gather(images: Images, index: Tensor, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels on the device, sizes on the host (where boxes are drawn), labels on the device."""
+    pixels = images.pixels[index.to(images.pixels.device)]
+    if pixels.device.type != torch.device(device).type:
+        pixels = pixels.pin_memory().to(device, non_blocking=True)
+    return pixels, images.sizes[index], images.labels[index].to(device, non_blocking=True)

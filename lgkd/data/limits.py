@@ -1,0 +1,88 @@
+"""Checks of settings that end in one sentence: the field, the value that was found, the range."""
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+
+from lgkd.errors import InputError
+
+
+def number_within(
+    field: str,
+    value: object,
+    low: float,
+    high: float = math.inf,
+    *,
+    low_open: bool = False,
+    high_open: bool = False,
+) -> float:
+    """`value` as a float, if it is a finite number of the interval.
+
+    Args:
+        field: how the user knows the setting, for the message.
+        low, high: ends of the interval; they belong to it unless `low_open`, `high_open`.
+
+    Raises:
+        InputError: `value` is no number, not finite or outside.
+    """
+    if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
+        number = float(value)
+        above = number > low if low_open else number >= low
+        below = number < high if high_open else number <= high
+        if above and below:
+            return number
+    left, right = "(" if low_open else "[", ")" if high_open or math.isinf(high) else "]"
+    raise InputError(f"{field} is {value!r}; expected a number in {left}{low:g}, {high:g}{right}")
+
+
+def pair_within(field: str, value: object, low: float, high: float = math.inf) -> tuple[float, float]:
+    """`value` as two ordered numbers a <= b of (low, high].
+
+    Raises:
+        InputError: it is no pair, not in order, or outside.
+    """
+    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
+        first = number_within(f"{field}[0]", value[0], low, high, low_open=True)
+        second = number_within(f"{field}[1]", value[1], low, high, low_open=True)
+        if first <= second:
+            return first, second
+    raise InputError(f"{field} is {value!r}; expected two numbers, the smaller one first")
+
+
+def one_of(field: str, value: object, choices: Sequence[str]) -> str:
+    """`value`, if it is one of `choices`.
+
+    Raises:
+        InputError: it is not.
+    """
+    if isinstance(value, str) and value in choices:
+        return value
+    raise InputError(f"{field} is {value!r}; expected one of " + ", ".join(choices))
+
+
+def image_size_of(value: object) -> tuple[int, int]:
+    """(height, width) from one side or a pair of sides.
+
+    Raises:
+        InputError: a side is no positive whole number.
+    """
+    sides = (value, value) if isinstance(value, int) else value
+    if isinstance(sides, Sequence) and not isinstance(sides, str) and len(sides) == 2:
+        height, width = sides
+        if all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in (height, width)):
+            return int(height), int(width)
+    raise InputError(f"image_size is {value!r}; expected a side in pixels or (height, width), both above 0")
+
+
+def colours(mean: Sequence[float], std: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """A checked normalisation: three means and three positive deviations, for pixels in [0, 1].
+
+    Raises:
+        InputError: there are not three of each, or one is out of range.
+    """
+    for field, values in (("mean", mean), ("std", std)):
+        if len(values) != 3:
+            raise InputError(f"{field} has {len(values)} numbers; expected 3, for red, green and blue")
+    means = tuple(number_within(f"mean[{i}]", value, 0.0, 1.0) for i, value in enumerate(mean))
+    deviations = tuple(number_within(f"std[{i}]", value, 0.0, low_open=True) for i, value in enumerate(std))
+    return means, deviations

@@ -1,0 +1,77 @@
+"""Carrying out a drawn layer: images are grouped by operation, never visited one by one."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lgkd.data import pixelops, warp
+from lgkd.data.geometry import Interpolation
+from lgkd.data.policy import KINDS, Layer
+from lgkd.data.transfer import portions, sent
+
+_Kinds = NDArray[np.int64]
+_Strengths = NDArray[np.float64]
+
+# Operations of a group are carried out together.
+_GROUPS = (
+    tuple(pixelops.TABLES),
+    ("colour",),
+    ("sharpness",),
+    ("shear_x", "translate_x"),
+    ("shear_y", "translate_y"),
+    ("rotate",),
+)
+
+
+def apply_layer(images: Tensor, layer: Layer, fill: warp.Fill, interpolation: Interpolation) -> None:
+    """Changes uint8 images (B, 3, H, W) in place.
+
+    The groups are known on the host, so nothing here waits for the device.
+
+    Args:
+        fill: levels for what a geometric operation uncovers.
+        interpolation: of the geometric operations.
+    """
+    for group in _GROUPS:
+        numbers = [KINDS.index(name) for name in group]
+        # In the order of their kinds, so that each kind is one run within the group.
+        members = np.concatenate([np.flatnonzero(layer.kind == number) for number in numbers])
+        for part in portions(len(members), images[0].numel(), images.device):
+            places = members[part]
+            kinds, strengths = layer.kind[places], layer.strength[places]
+            on_device = sent(places, images.device)
+            chosen = images.index_select(0, on_device)
+            images.index_copy_(0, on_device, _changed(chosen, group, kinds, strengths, fill, interpolation))
+
+
+def _changed(
+    images: Tensor,
+    group: tuple[str, ...],
+    kinds: _Kinds,
+    strengths: _Strengths,
+    fill: warp.Fill,
+    interpolation: Interpolation,
+) -> Tensor:
+    first = group[0]
+    if first in pixelops.TABLES:
+        return _looked_up(images, group, kinds, strengths)
+    if first in pixelops.FILTERS:
+        return pixelops.FILTERS[first](images, sent(strengths, images.device, torch.float32))
+    if first == "rotate":
+        return warp.rotate(images, strengths, fill, interpolation)
+    slide: Callable[..., Tensor] = warp.slide_x if first == "shear_x" else warp.slide_y
+    shears = kinds == KINDS.index(first)
+    slope, share = np.where(shears, strengths, 0.0), np.where(shears, 0.0, strengths)
+    return slide(images, slope, share, fill, interpolation)
+
+
+def _looked_up(images: Tensor, group: tuple[str, ...], kinds: _Kinds, strengths: _Strengths) -> Tensor:
+    """Every image by the table of its own kind: tables are made kind by kind, and read all at once."""
+    counts = [int((kinds == KINDS.index(name)).sum()) for name in group]
+    amounts = sent(strengths, images.device, torch.float32)
+    runs = zip(group, images.split(counts), amounts.split(counts), strict=True)
+    tables = [pixelops.TABLES[name](run, amount).expand(-1, 3, -1) for name, run, amount in runs if len(run)]
+    return pixelops.looked_up(images, torch.cat(tables))

@@ -1,0 +1,177 @@
+"""From a name or a folder to a decoded data set."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lgkd.assets import home
+from lgkd.data.cache import Stored, cache_key, kept
+from lgkd.data.catalogue import CATALOGUE, DataSetInfo
+from lgkd.data.decode import Allocate, Progress, decode, in_memory
+from lgkd.data.images import DataSet, Images, fingerprint_of
+from lgkd.data.subsets import held_out_places
+from lgkd.data.trees import LAYOUT, File, Tree, read_tree
+from lgkd.errors import DataError, InputError, MissingError, did_you_mean
+
+_HELD_OUT = 0.2
+_SEED = 0
+
+
+def load_dataset(
+    name: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    max_side: int | None = None,
+    use_cache: bool = True,
+    progress: Progress | None = None,
+) -> DataSet:
+    """The images of a named data set or of a folder, decoded.
+
+    Args:
+        name: a name of the catalogue, or a folder: FOLDER/train/CLASS/* with FOLDER/test/CLASS/* (`val`,
+            `valid` or `validation` serve where `test` is absent), or FOLDER/CLASS/*. Without a second split
+            20 % of each class are held out (seed 0). A `Path` is always a folder. `digits` is scikit-learn's:
+            8 x 8, grey 0..16 scaled to 0..255, in a fixed stratified split: two thirds to train, one third
+            to test.
+        data_dir: where a named set lies, as data_dir/NAME/train/CLASS/* or as data_dir/train/CLASS/*; no
+            other place is searched then. By default ./data and `$LGKD_HOME/data` are.
+        max_side: in pixels; images with a longer side are scaled down, see `lgkd.data.decode.decode`. None
+            means 256 where sizes differ, and no limit where they do not.
+        use_cache: keep the decoded images in the user's store, and read them from there the next time.
+        progress: called with (done, total) images while they are decoded; never when they are in the store.
+
+    Raises:
+        InputError: the name is neither in the catalogue nor a folder, or `max_side` is out of range.
+        MissingError: a named set is not where it was looked for.
+        DataError: the folder is not a data set, or images in it are broken.
+    """
+    if max_side is not None and max_side < 1:
+        raise InputError(f"max_side is {max_side}, expected at least 1 pixel")
+    info = CATALOGUE.get(name) if isinstance(name, str) else None
+    if info is None:
+        tree = read_tree(_folder(name))
+        return _decoded(tree.root.resolve().name, tree, max_side, use_cache, progress)
+    if info.name == "digits":
+        return _digits(info, max_side)
+    return _decoded(info.name, _named_tree(info, data_dir), max_side, use_cache, progress)
+
+
+def _folder(name: str | Path) -> Path:
+    expected = f"a data set is one of {', '.join(sorted(CATALOGUE))}, or a folder: {LAYOUT}"
+    if not str(name).strip():
+        raise InputError(f"the name of the data set is empty: {expected}")
+    try:
+        folder = Path(name).expanduser()
+    except RuntimeError:  # "~" where there is no home: the sign itself
+        folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise InputError(f"{str(name)!r} is a file: {expected}")
+    if isinstance(name, Path):
+        raise DataError(f"no folder {name}: expected {LAYOUT}")
+    raise InputError(f"no data set {name!r} and no folder of that name: {did_you_mean(name, CATALOGUE)}")
+
+
+def _named_tree(info: DataSetInfo, data_dir: str | Path | None) -> Tree:
+    if data_dir is None:
+        places = [Path("data").absolute() / info.name, home() / "data" / info.name]
+    else:
+        given = Path(data_dir).expanduser().absolute()
+        places = [given / info.name, given]
+    for place in places:
+        if (place / "train").is_dir() and (place / "test").is_dir():
+            break
+    else:
+        looked = ", ".join(str(place) for place in places)
+        raise MissingError(
+            f"{info.name} is not here; looked for folders train and test in: {looked}; put its images at "
+            f"{places[0]}/train/CLASS/* and {places[0]}/test/CLASS/*"
+        )
+    tree = read_tree(place)
+    if len(tree.classes) != info.classes:
+        raise DataError(
+            f"{place} has {len(tree.classes)} classes, {info.name} has {info.classes}: "
+            f"it is another data set, or a part of this one is missing"
+        )
+    return Tree(tree.root, tree.classes, tree.train, tree.test, (*tree.notes, *_part_of(info, tree)))
+
+
+def _part_of(info: DataSetInfo, tree: Tree) -> list[str]:
+    """Notes where a tree holds another number of images than was published."""
+    splits = (("training", len(tree.train), info.train), ("test", len(tree.test or ()), info.test))
+    return [
+        f"{found:,} {split} images found, {info.name} was published with {published:,}"
+        for split, found, published in splits
+        if found != published
+    ]
+
+
+def _decoded(name: str, tree: Tree, max_side: int | None, use_cache: bool, progress: Progress | None) -> DataSet:
+    train, test, notes = _both_splits(tree)
+    names = tuple(file.path for file in train + test)
+    labels = torch.tensor([file.label for file in train + test], dtype=torch.int64)
+    cut = len(train)
+
+    def splits(pixels: NDArray[np.uint8], sizes: NDArray[np.int32]) -> tuple[Images, Images]:
+        pixels_NCST, sizes_N2 = _tensor(pixels), _tensor(sizes)
+        return (
+            Images(pixels_NCST[:cut], sizes_N2[:cut], labels[:cut], names[:cut]),
+            Images(pixels_NCST[cut:], sizes_N2[cut:], labels[cut:], names[cut:]),
+        )
+
+    def make(allocate: Allocate) -> Stored:
+        pixels, sizes = decode(tree.root, names, max_side=max_side, allocate=allocate, progress=progress)
+        return Stored(pixels, sizes, fingerprint_of(tree.classes, *splits(pixels, sizes)))
+
+    key = cache_key(tree.root, max_side, (train, test))
+    stored = kept(key, len(names), make) if use_cache else make(in_memory)
+    return DataSet(name, tree.classes, *splits(stored.pixels, stored.sizes), stored.fingerprint, notes)
+
+
+def _both_splits(tree: Tree) -> tuple[tuple[File, ...], tuple[File, ...], tuple[str, ...]]:
+    if tree.test is not None:
+        return tree.train, tree.test, tree.notes
+    labels = torch.tensor([file.label for file in tree.train], dtype=torch.int64)
+    rest, held = held_out_places(
+        labels,
+        _HELD_OUT,
+        _SEED,
+        lambda label, _: f"no test split found, and the class {tree.classes[label]!r}",
+    )
+    note = f"no test split found: {_HELD_OUT:.0%} of each class held out (seed {_SEED})".replace("%", " %")
+    train, test = (tuple(tree.train[place] for place in part.tolist()) for part in (rest, held))
+    return train, test, (note, *tree.notes)
+
+
+def _digits(info: DataSetInfo, max_side: int | None) -> DataSet:
+    if max_side is not None and max_side < info.image_size:
+        raise InputError(f"max_side is {max_side}, but digits are {info.image_size} x {info.image_size}: leave it out")
+    from sklearn.datasets import load_digits  # takes a second to import
+
+    digits = load_digits()
+    order = np.argsort(digits.target, kind="stable")
+    grey = np.rint(digits.images[order] * (255 / 16)).astype(np.uint8)
+    labels = torch.from_numpy(digits.target[order].astype(np.int64))
+    every = Images(
+        pixels=torch.from_numpy(grey)[:, None].expand(-1, 3, -1, -1).contiguous(),
+        sizes=torch.full((len(labels), 2), info.image_size, dtype=torch.int32),
+        labels=labels,
+        names=tuple(f"digits/{label}/{place:04d}" for label, place in zip(labels.tolist(), order, strict=True)),
+    )
+    train, test = (
+        every.take(places) for places in held_out_places(labels, 1 / 3, _SEED, lambda label, _: f"the digit {label}")
+    )
+    classes = tuple(str(label) for label in range(info.classes))
+    return DataSet(info.name, classes, train, test, fingerprint_of(classes, train, test), ())
+
+
+def _tensor(array: NDArray[np.uint8] | NDArray[np.int32]) -> Tensor:
+    with warnings.catch_warnings():
+        # A mapping that may only be read cannot be had without the warning; images are never written to.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)

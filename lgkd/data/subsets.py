@@ -1,0 +1,111 @@
+"""Parts of a split: class-balanced subsets, and a held-out part. Pure functions of images and seed."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lgkd.chance import permutation, seed_of
+from lgkd.data.images import Images
+from lgkd.errors import DataError, InputError
+
+
+def subset(images: Images, *, fraction: float | None = None, per_class: int | None = None, seed: int = 0) -> Images:
+    """A part of `images` that keeps the balance of the classes, in the order of `images`.
+
+    With the same seed, the larger of two subsets contains the smaller one, so a learning curve adds images
+    and exchanges none.
+
+    Args:
+        images: what to choose from.
+        fraction: share of every class, in (0, 1]; rounded to the nearest count and at least one image.
+        per_class: images of every class. Give this or `fraction`; with neither, all images are kept.
+        seed: which of the many subsets.
+
+    Raises:
+        InputError: both are given, one is out of range, or a class holds fewer images than asked for.
+    """
+    if fraction is not None and per_class is not None:
+        raise InputError(f"fraction {fraction} and {per_class} images per class were both given: choose one")
+    if fraction is not None and not 0 < fraction <= 1:
+        raise InputError(f"the fraction is {fraction}, expected a number above 0 and at most 1")
+    if per_class is not None and per_class < 1:
+        raise InputError(f"{per_class} images per class were asked for, expected at least 1")
+    if per_class is None and (fraction is None or fraction == 1):
+        return images
+    chosen = []
+    for label, members in _by_class(images.labels):
+        if per_class is not None and per_class > len(members):
+            raise InputError(
+                f"{per_class} images per class were asked for, but {_describe(images, label, members)} holds "
+                f"{len(members)}: ask for fewer, or for a fraction"
+            )
+        count = per_class if per_class is not None else max(1, _nearest(fraction, len(members)))
+        chosen.append(_shuffled(members, seed_of(seed, "subset", label))[:count])
+    return images.take(torch.cat(chosen).sort().values)
+
+
+def hold_out(images: Images, fraction: float, seed: int = 0) -> tuple[Images, Images]:
+    """Splits `images` in two: (the rest, the held-out part), each in the order of `images`.
+
+    Args:
+        images: what to split.
+        fraction: share of every class to hold out, in (0, 1); rounded to the nearest count, but every class
+            keeps at least one image on each side.
+        seed: which of the many splits.
+
+    Raises:
+        InputError: the fraction is out of range.
+        DataError: a class has fewer than two images.
+    """
+    rest, held = held_out_places(
+        images.labels, fraction, seed, lambda label, members: _describe(images, label, members)
+    )
+    return images.take(rest), images.take(held)
+
+
+def held_out_places(
+    labels: Tensor, fraction: float, seed: int, describe: Callable[[int, Tensor], str]
+) -> tuple[Tensor, Tensor]:
+    """The places of `hold_out`: int64 (rest,) and int64 (held out,), ascending.
+
+    Args:
+        labels: int64 (N,).
+        fraction: as in `hold_out`.
+        seed: as in `hold_out`.
+        describe: names a class for a message, from its label and the places of its images.
+    """
+    if not 0 < fraction < 1:
+        raise InputError(f"the fraction to hold out is {fraction}, expected a number between 0 and 1")
+    rest, held = [], []
+    for label, members in _by_class(labels):
+        if len(members) < 2:
+            raise DataError(f"{describe(label, members)} holds 1 image: a class needs at least 2 to hold one out")
+        count = min(max(1, _nearest(fraction, len(members))), len(members) - 1)
+        order = _shuffled(members, seed_of(seed, "hold out", label))
+        held.append(order[:count])
+        rest.append(order[count:])
+    return torch.cat(rest).sort().values, torch.cat(held).sort().values
+
+
+def _by_class(labels: Tensor) -> list[tuple[int, Tensor]]:
+    """Every label that occurs, with the places of its images, ascending."""
+    if len(labels) == 0:
+        raise DataError("there are no images to choose from: give a split that holds some")
+    values, counts = torch.unique(labels, return_counts=True)
+    groups = torch.split(torch.argsort(labels, stable=True), counts.tolist())
+    return list(zip(values.tolist(), groups, strict=True))
+
+
+def _shuffled(members: Tensor, seed: int) -> Tensor:
+    return members[permutation(seed, len(members))]
+
+
+def _nearest(fraction: float | None, count: int) -> int:
+    # Halves go up: Python's round() goes to even, and counts would not grow evenly with the fraction.
+    return math.floor((fraction or 0.0) * count + 0.5)
+
+
+def _describe(images: Images, label: int, members: Tensor) -> str:
+    return f"class {label} (with {images.names[int(members[0])]!r})"

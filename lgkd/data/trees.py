@@ -1,0 +1,215 @@
+"""Finding the images of a folder: splits, classes, files. Nothing is decoded here.
+
+Two layouts are understood: FOLDER/train/CLASS/* with FOLDER/test/CLASS/*, and FOLDER/CLASS/* without splits.
+Below CLASS, folders may go as deep as they like.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from lgkd.errors import DataError
+
+EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+"""Endings of image files, in lower case; the case of a file's ending does not matter."""
+
+LAYOUT = "FOLDER/train/CLASS/* and FOLDER/test/CLASS/*, or FOLDER/CLASS/*"
+"""What a folder should look like, for messages."""
+
+_TRAIN = ("train", "training")
+_TEST = ("test", "testing", "val", "valid", "validation")
+
+
+class File(NamedTuple):
+    """One image file, as it was listed."""
+
+    path: str
+    """Below the tree's root, with forward slashes."""
+    label: int
+    size: int
+    """Bytes."""
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Tree:
+    """What lies in a folder of images."""
+
+    root: Path
+    classes: tuple[str, ...]
+    """Sorted; a label is a place in this list."""
+    train: tuple[File, ...]
+    """Sorted by class, then by path."""
+    test: tuple[File, ...] | None
+    """None where the folder has no second split."""
+    notes: tuple[str, ...]
+
+
+class _Found(NamedTuple):
+    name: str
+    size: int
+    mtime_ns: int
+
+
+class _Content(NamedTuple):
+    """The entries of one folder that are not hidden, by name."""
+
+    folders: dict[str, Path]
+    images: list[_Found]
+    others: set[str]
+    """Endings of the files that are not images."""
+
+
+def read_tree(root: Path) -> Tree:
+    """Lists the images of a folder.
+
+    Hidden files and files that are not images (by their ending) are passed over. Links are followed.
+
+    Raises:
+        DataError: the folder does not follow a layout that is understood, or a class is empty.
+    """
+    top = _content(root)
+    if not top.folders:
+        found = "images, but no class folders" if top.images else "no class folders and no images"
+        raise DataError(f"{root} holds {found}: expected {LAYOUT}")
+    splits = _splits(root, top)
+    if splits is None:
+        classes = _classes(root, top)
+        _need_two(root, classes, top)
+        return Tree(root, classes, _files(root, top, classes), None, _loose(root, top))
+    return _split_tree(root, top, *splits)
+
+
+def _splits(root: Path, top: _Content) -> tuple[str, str | None] | None:
+    """The names of the train and test folders; None where the folders are classes."""
+    by_role = {name.lower(): name for name in sorted(top.folders)}
+    train = next((by_role[name] for name in _TRAIN if name in by_role), None)
+    test = next((by_role[name] for name in _TEST if name in by_role), None)
+    if train is None:
+        if set(by_role) <= set(_TEST):
+            raise DataError(f"{root} has a folder {test!r}, but none named 'train': expected {LAYOUT}")
+        return None
+    if test is None:
+        # "train" alone may be a class of vehicles: as a split it holds folders and no images of its own.
+        below = _content(top.folders[train])
+        if below.images or not below.folders:
+            return None
+    return train, test
+
+
+def _split_tree(root: Path, top: _Content, train_name: str, test_name: str | None) -> Tree:
+    train_top = _content(top.folders[train_name])
+    classes = _classes(top.folders[train_name], train_top)
+    _need_two(top.folders[train_name], classes, train_top)
+    train = _files(root, train_top, classes)
+    notes = list(_loose(root, top) + _loose(top.folders[train_name], train_top))
+    unused = sorted(top.folders.keys() - {train_name, test_name})
+    if unused:
+        notes.append(f"not used: {_listed(unused)}, beside {train_name} in {root}")
+    if test_name is None:
+        return Tree(root, classes, train, None, tuple(notes))
+    test_top = _content(top.folders[test_name])
+    test_classes = _classes(top.folders[test_name], test_top)
+    foreign = sorted(set(test_classes) - set(classes))
+    if foreign:
+        raise DataError(
+            f"{top.folders[test_name]} has {_count(foreign, 'class', 'classes')} that {train_name} lacks: "
+            f"{_listed(foreign)}; every tested class must be trained on"
+        )
+    untested = sorted(set(classes) - set(test_classes))
+    if untested:
+        notes.append(f"{test_name} has no images of {_count(untested, 'class', 'classes')}: {_listed(untested)}")
+    if test_name.lower() not in ("test", "testing"):
+        notes.append(f"no folder named test: accuracy is reported on {test_name}")
+    notes += _loose(top.folders[test_name], test_top)
+    return Tree(root, classes, train, _files(root, test_top, classes), tuple(notes))
+
+
+def _classes(folder: Path, content: _Content) -> tuple[str, ...]:
+    if not content.folders:
+        found = "images, but no class folders" if content.images else "no class folders"
+        raise DataError(f"{folder} holds {found}: expected {folder.name}/CLASS/*")
+    return tuple(sorted(content.folders))
+
+
+def _need_two(folder: Path, classes: tuple[str, ...], content: _Content) -> None:
+    if len(classes) > 1:
+        return
+    inner = content.folders[classes[0]]
+    hint = f"; if the classes lie in {inner}, name that folder" if _content(inner).folders else ""
+    raise DataError(f"{folder} has one class only, {classes[0]!r}: at least two are needed{hint}")
+
+
+def _files(root: Path, content: _Content, classes: tuple[str, ...]) -> tuple[File, ...]:
+    files: list[File] = []
+    labels = {name: label for label, name in enumerate(classes)}
+    for name in sorted(content.folders):
+        folder = content.folders[name]
+        found, others = _below(folder, folder.relative_to(root).as_posix(), labels[name])
+        if not found:
+            seen = f"only other files: {_listed(sorted(others))}" if others else "it is empty"
+            known = " ".join(sorted(ending[1:] for ending in EXTENSIONS))
+            raise DataError(
+                f"the class folder {folder} holds no images ({seen}): add images ({known}) or remove the folder"
+            )
+        files += sorted(found)
+    return tuple(files)
+
+
+def _below(folder: Path, prefix: str, label: int) -> tuple[list[File], set[str]]:
+    """All images at any depth, named from `prefix` on, and the endings of all other files."""
+    files: list[File] = []
+    others: set[str] = set()
+    waiting, seen = [(folder, prefix)], set()
+    while waiting:
+        current, prefix = waiting.pop()
+        real = current.resolve()
+        if real in seen:  # a link that leads back up would never end
+            continue
+        seen.add(real)
+        content = _content(current)
+        files += [File(f"{prefix}/{image.name}", label, *image[1:]) for image in content.images]
+        others |= content.others
+        waiting += [(below, f"{prefix}/{below.name}") for below in content.folders.values()]
+    return files, others
+
+
+def _content(folder: Path) -> _Content:
+    content = _Content({}, [], set())
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = entry.name
+                # Archives made on a Mac carry a folder of shadows with the images' own names.
+                if name.startswith(".") or name == "__MACOSX":
+                    continue
+                stem, dot, ending = name.rpartition(".")  # Path.suffix would take most of the listing's time
+                ending = f".{ending.lower()}" if stem and dot else "no ending"
+                if entry.is_dir():
+                    content.folders[name] = folder / name
+                elif ending in EXTENSIONS:
+                    status = entry.stat()
+                    content.images.append(_Found(name, status.st_size, status.st_mtime_ns))
+                else:
+                    content.others.add(ending)
+    except OSError as error:
+        place = error.filename or folder
+        raise DataError(f"cannot read {place}: {error.strerror}; check the folder and its links") from error
+    return content
+
+
+def _loose(folder: Path, content: _Content) -> tuple[str, ...]:
+    if not content.images:
+        return ()
+    loose = _count(content.images, "image", "images")
+    return (f"not used: {loose} directly in {folder}, outside the class folders",)
+
+
+def _count(things: list[str] | list[_Found], one: str, many: str) -> str:
+    return f"{len(things)} {one if len(things) == 1 else many}"
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:10])
+    return shown if len(names) <= 10 else f"{shown}, ... ({len(names)} in all)"

@@ -1,0 +1,82 @@
+"""The errors lgkd raises for its users, each with the exit code of the command line.
+
+A message is one sentence or a short list: what was found, what was expected, what to do.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class LgkdError(Exception):
+    """Something a user can act on. Subclasses fix the exit code."""
+
+    exit_code = 2
+
+
+class InputError(LgkdError):
+    """Bad input: a name, an option, a shape, a broken or foreign file (exit code 2)."""
+
+
+class RecipeError(InputError):
+    """A recipe that does not follow the schema; lists every mistake with its place."""
+
+
+class DataError(InputError):
+    """A data set that cannot be read as one: missing classes, broken images, clashing splits."""
+
+
+class ModelError(InputError):
+    """A model that cannot be built or cannot take the images it is given."""
+
+
+class TapError(InputError):
+    """A layer that is not there, or whose output does not fold into a map."""
+
+
+class TakenError(InputError):
+    """A folder or a name that already holds something else; nothing was touched."""
+
+
+class MissingError(LgkdError):
+    """Something needed is not here: data set, teacher, network (exit code 3)."""
+
+    exit_code = 3
+
+
+class NonFiniteError(LgkdError):
+    """The training went bad: a loss, gradient or weight is not finite (exit code 4)."""
+
+    exit_code = 4
+
+
+class BusyError(LgkdError):
+    """Another process holds the folder (exit code 5)."""
+
+    exit_code = 5
+
+
+class Paused(LgkdError):
+    """The time limit was reached and the run saved; the same command goes on (exit code 75)."""
+
+    exit_code = 75
+
+
+class Interrupted(LgkdError):
+    """A signal stopped the run after it was saved (exit code 128 + signal)."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A half sentence with the closest known names, or with all of a short list."""
+    names = sorted(set(known))
+    close = get_close_matches(name, names, n=3, cutoff=0.5)
+    if close:
+        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
+    if not names:
+        return "there are none"
+    if len(names) <= 12:
+        return "known: " + ", ".join(names)
+    return "known: " + ", ".join(names[:12]) + f", ... ({len(names)} in all)"

@@ -1,0 +1,44 @@
+"""Writing files so that they are complete or not there at all, and readable under the umask."""
+
+import hashlib
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write under another name, flush to the disk, rename: a reader sees the old file or the new one."""
+    passing = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        # os.open applies the umask to 0o666; tempfile would make a file that only its owner reads.
+        with os.fdopen(os.open(passing, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        passing.replace(path)
+    finally:
+        passing.unlink(missing_ok=True)
+    flush_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`value` as indented JSON, whole or not at all; refuses what JSON has no word for (NaN)."""
+    write_whole(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False).encode() + b"\n")
+
+
+def flush_folder(folder: Path) -> None:
+    """A rename is safe on the disk only once its folder is; systems without that call need none."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hex digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

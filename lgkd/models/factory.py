@@ -1,0 +1,208 @@
+"""Making models from names: lgkd's own, timm's (`timm:NAME`), and anyone's (`package.module:factory`)."""
+
+import importlib
+import inspect
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lgkd.errors import ModelError, did_you_mean
+from lgkd.models.catalogue import ModelInfo, find
+from lgkd.models.resnet import CifarResNet
+
+ImageSize = int | tuple[int, int]
+
+
+def create_teacher(name: str, *, num_classes: int, image_size: ImageSize | None = None, **options: Any) -> nn.Module:
+    """An untrained teacher, a plain module (B,3,H,W) -> (B,num_classes).
+
+    Args:
+        name: as `lgkd teachers` lists them, `timm:NAME` or `package.module:factory`.
+        num_classes: width of the logits.
+        image_size: pixels, one number or (height, width); None for the model's own.
+        options: reach the constructor.
+
+    Raises:
+        ModelError: an unknown name or option, or images that the model cannot take.
+    """
+    return create_model(name, num_classes=num_classes, image_size=image_size, options=options)
+
+
+def create_student(name: str, *, num_classes: int, image_size: ImageSize | None = None, **options: Any) -> nn.Module:
+    """An untrained student, a plain module (B,3,H,W) -> (B,num_classes).
+
+    Args:
+        name: as `lgkd students` lists them, `timm:NAME` or `package.module:factory`.
+        num_classes: width of the logits.
+        image_size: pixels, one number or (height, width); None for the model's own.
+        options: reach the constructor: `patch_size=4, depth=6, drop_path_rate=0.1`.
+
+    Raises:
+        ModelError: an unknown name or option, or images that the model cannot take.
+    """
+    return create_model(name, num_classes=num_classes, image_size=image_size, options=options)
+
+
+def create_model(
+    name: str, *, num_classes: int, image_size: ImageSize | None = None, options: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """A model by name; what `create_teacher` and `create_student` share."""
+    if num_classes < 1:
+        raise ModelError(f"{name}: a classifier of {num_classes} classes does not exist; expected at least 1")
+    info = find(name)
+    size = pair(default_image_size(name) if image_size is None else image_size)
+    if min(size) < 1:
+        raise ModelError(f"{name}: images of {size[0]} x {size[1]} pixels do not exist; expected at least 1 x 1")
+    if info is not None and info.depth is not None:
+        if options:
+            raise ModelError(f"{name} takes no options (got {', '.join(sorted(options))})")
+        model: nn.Module = CifarResNet(info.depth, num_classes)
+    elif info is not None or name.startswith("timm:"):
+        model = _from_timm(name, info, num_classes, size, dict(options or {}))
+    else:
+        model = _from_factory(name, num_classes, size, dict(options or {}))
+    check_model(model, name, num_classes=num_classes, image_size=size)
+    return model
+
+
+def default_image_size(name: str) -> int:
+    """The side of the images that a model is made for, in pixels; 224 where nothing says."""
+    info = find(name)
+    if info is not None:
+        return info.image_size
+    if name.startswith("timm:"):
+        import timm
+
+        defaults = timm.get_pretrained_cfg(name.removeprefix("timm:"), allow_unregistered=True)
+        if defaults is not None and defaults.input_size:
+            return int(defaults.input_size[-1])
+    return 224
+
+
+def pair(size: ImageSize) -> tuple[int, int]:
+    """A size as (height, width)."""
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def check_model(model: nn.Module, name: str, *, num_classes: int | None, image_size: tuple[int, int]) -> int:
+    """Try two images; return the width of the logits. Training flags and statistics stay as they were.
+
+    Raises:
+        ModelError: the forward fails, or its result is not (2, num_classes).
+    """
+    flags = [(module, module.training) for module in model.modules()]
+    parameter = next(model.parameters(), torch.zeros(()))
+    images = torch.zeros(2, 3, *image_size, device=parameter.device, dtype=parameter.dtype)
+    try:
+        model.eval()
+        with torch.no_grad():
+            logits = model(images)
+    except Exception as error:
+        raise ModelError(
+            f"{name} cannot take images of {image_size[0]} x {image_size[1]} pixels ({_first_line(error)}); "
+            "choose another --image-size, or a --student-option such as patch_size"
+        ) from error
+    finally:
+        for module, training in flags:
+            module.training = training
+    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[0] != 2:
+        raise ModelError(f"{name} returns {shape} for two images, expected logits of shape (2, classes)")
+    if num_classes is not None and logits.shape[1] != num_classes:
+        raise ModelError(f"{name} returns logits for {logits.shape[1]} classes, expected {num_classes}")
+    return int(logits.shape[1])
+
+
+def _from_timm(
+    name: str, info: ModelInfo | None, num_classes: int, size: tuple[int, int], options: dict[str, Any]
+) -> nn.Module:
+    import timm
+
+    timm_name = info.timm if info is not None and info.timm else name.removeprefix("timm:")
+    if info is None and not timm.is_model(timm_name):
+        raise ModelError(f"timm has no model {timm_name!r}; {did_you_mean(timm_name, timm.list_models())}")
+    taken = {"num_classes", "img_size", "pretrained"} & options.keys()
+    if taken:
+        raise ModelError(f"{name}: {', '.join(sorted(taken))} is not an option; classes come from the data set, "
+                         "the size from --image-size, and weights are learned from scratch")  # fmt: skip
+
+    def build(**extra: Any) -> nn.Module:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            made: nn.Module = timm.create_model(timm_name, num_classes=num_classes, **options, **extra)
+            return made
+
+    # Some architectures want the size at construction, some refuse the word, some take it and break.
+    try:
+        model = build(img_size=size if size[0] != size[1] else size[0])
+        check_model(model, name, num_classes=None, image_size=size)
+    except Exception as first:
+        try:
+            model = build()
+        except Exception as second:
+            raise ModelError(f"{name} cannot be made with {_listed(options)}: {_first_line(second)}") from first
+    if info is not None and info.name == "deit_tiny":
+        # The paper's DeiT starts from a head of zeros.
+        nn.init.zeros_(model.head.weight)  # type: ignore[union-attr, arg-type]
+        nn.init.zeros_(model.head.bias)  # type: ignore[union-attr, arg-type]
+    return model
+
+
+def _from_factory(name: str, num_classes: int, size: tuple[int, int], options: dict[str, Any]) -> nn.Module:
+    factory = import_factory(name)
+    offered: dict[str, Any] = {"num_classes": num_classes, "image_size": size if size[0] != size[1] else size[0]}
+    accepted = inspect.signature(factory).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+        unknown = sorted(options.keys() - accepted.keys())
+        if unknown:
+            raise ModelError(f"{name} has no option {unknown[0]!r}; {did_you_mean(unknown[0], accepted)}")
+        offered = {key: value for key, value in offered.items() if key in accepted}
+    try:
+        model = factory(**{**offered, **options})
+    except Exception as error:
+        raise ModelError(
+            f"{name} cannot be made with {_listed({**offered, **options})}: "
+            f"{type(error).__name__}: {_first_line(error)}"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{name} returned a {type(model).__name__}, expected a torch.nn.Module")
+    return model
+
+
+def import_factory(name: str) -> Callable[..., Any]:
+    """The callable behind `package.module:factory`; the working folder is searched as python does.
+
+    Raises:
+        ModelError: no such module, or nothing callable of that name in it.
+    """
+    module_name, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        # A name that is no module's, or anything that the user's file trips over.
+        raise ModelError(
+            f"{name}: the module {module_name!r} cannot be imported ({type(error).__name__}: {_first_line(error)}); "
+            "expected package.module:factory, importable from the working folder"
+        ) from error
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise ModelError(f"{module_name} has no factory {attribute!r}; {did_you_mean(attribute, public)}")
+    return factory  # type: ignore[no-any-return]
+
+
+def _listed(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in options.items()) or "its defaults"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,81 @@
+"""The ResNets of the CIFAR experiments: three stages of narrow 3x3 convolutions for small images.
+
+Letters in shapes: B batch, K classes, H W image size.
+"""
+
+from torch import Tensor, nn
+
+from lgkd.errors import ModelError
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with BatchNorm and a shortcut: (B,in,H,W) -> (B,out,H/stride,W/stride).
+
+    Where the shape changes the shortcut is a 1x1 convolution with BatchNorm.
+    """
+
+    def __init__(self, width_in: int, width_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width_in, width_out, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width_out)
+        self.conv2 = nn.Conv2d(width_out, width_out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width_out)
+        self.relu = nn.ReLU(inplace=True)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or width_in != width_out:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(width_in, width_out, 1, stride=stride, bias=False), nn.BatchNorm2d(width_out)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.relu(self.bn1(self.conv1(x)))
+        inner = self.bn2(self.conv2(inner))
+        out: Tensor = self.relu(inner + self.shortcut(x))
+        return out
+
+
+class CifarResNet(nn.Module):
+    """ResNet of depth 6n+2 for images of about 32 px: (B,3,H,W) -> (B,K).
+
+    The stages `stage1`, `stage2`, `stage3` put out maps (B,16,H,W), (B,32,H/2,W/2), (B,64,H/4,W/4).
+    ResNet-56 with 100 classes has 861,620 parameters.
+
+    Source: He et al., arXiv 1512.03385, section 4.2. Shortcuts that change shape are projections
+    and convolutions start from He's fan-out distribution, as in the code of Locality Guidance.
+
+    Args:
+        depth: 8, 14, 20, 26, ...: 6n+2.
+        num_classes: K, at least 1.
+
+    Raises:
+        ModelError: a depth that is not 6n+2, or fewer than one class.
+    """
+
+    def __init__(self, depth: int, num_classes: int) -> None:
+        super().__init__()
+        if depth < 8 or (depth - 2) % 6:
+            raise ModelError(f"a CIFAR ResNet of depth {depth} does not exist; expected 6n+2: 8, 14, 20, 26, 32, ...")
+        if num_classes < 1:
+            raise ModelError(f"a classifier of {num_classes} classes does not exist; expected at least 1")
+        blocks = (depth - 2) // 6
+        self.conv = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(16)
+        self.relu = nn.ReLU(inplace=True)
+        self.stage1 = _stage(16, 16, blocks, stride=1)
+        self.stage2 = _stage(16, 32, blocks, stride=2)
+        self.stage3 = _stage(32, 64, blocks, stride=2)
+        self.fc = nn.Linear(64, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images_B3HW: Tensor) -> Tensor:
+        """Logits (B,K)."""
+        x = self.relu(self.bn(self.conv(images_B3HW)))
+        x = self.stage3(self.stage2(self.stage1(x)))
+        return self.fc(x.mean(dim=(2, 3)))  # type: ignore[no-any-return]
+
+
+def _stage(width_in: int, width_out: int, blocks: int, stride: int) -> nn.Sequential:
+    first = BasicBlock(width_in, width_out, stride)
+    return nn.Sequential(first, *(BasicBlock(width_out, width_out, 1) for _ in range(blocks - 1)))

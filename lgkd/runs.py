@@ -1,0 +1,178 @@
+"""A run's folder: what is in it, and how it is written. People pass it on whole; nothing in it is a pickle."""
+
+import csv
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lgkd.errors import InputError, TakenError
+from lgkd.files import write_json, write_whole
+
+RUN, RECIPE, ENV, METRICS = "run.json", "recipe.yaml", "env.json", "metrics.csv"
+STUDENT_WEIGHTS, STUDENT = "student.safetensors", "student.json"
+FORMAT = 1
+
+_PACKAGES = ("lgkd", "torch", "torchvision", "timm", "accelerate", "safetensors", "numpy", "pillow", "pydantic")
+# Settings that change what a run computes. Nothing else of the environment is written down: it holds secrets.
+_VARIABLES = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "WORLD_SIZE")
+
+
+def now() -> str:
+    """The time in UTC, ISO form, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def package_version(name: str) -> str | None:
+    """The installed version of a package, or None."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def claim(folder: Path) -> Path:
+    """Make a new run's folder.
+
+    Raises:
+        TakenError: the folder holds something already; nothing was touched.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise TakenError(f"{folder} is a file, expected a folder that is new or empty; choose another --out")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise TakenError(
+            f"{folder} already holds {_what_is_in(folder)}; nothing was touched. Choose another --out, or move it away"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made ({error.strerror}); choose another --out") from None
+    return folder
+
+
+def _what_is_in(folder: Path) -> str:
+    try:
+        run = read_run(folder)
+    except InputError:
+        names = sorted(path.name for path in folder.iterdir())
+        return f"{len(names)} things that are no run of lgkd ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+    state = "a finished run" if run.get("status") == "finished" else "an unfinished run"
+    return f"{state} ({describe(run)})"
+
+
+def describe(run: Mapping[str, Any]) -> str:
+    """A run in a few words: who was trained by whom on what."""
+    teacher = run.get("teacher")
+    by = f" guided by {teacher['name']}" if isinstance(teacher, dict) else ""
+    return f"{run['student']['name']}{by} on {run['dataset']['name']}, seed {run['seed']}"
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The content of a run's run.json.
+
+    Raises:
+        InputError: no run lies there, or its run.json cannot be read.
+    """
+    file = folder / RUN
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}; expected the folder of a run (it holds {RUN})")
+    if not file.is_file():
+        raise InputError(f"{folder} holds no {RUN}, so it is no run of lgkd; expected the folder of a run")
+    return _read_json(file, ("kind", "student", "dataset", "seed", "status"))
+
+
+def read_student(folder: Path) -> dict[str, Any]:
+    """The content of a run's student.json: enough to rebuild the student without the recipe."""
+    file = folder / STUDENT
+    if not file.is_file():
+        raise InputError(f"{folder} holds no {STUDENT}: the run was not finished, or it is no run of lgkd")
+    return _read_json(file, ("name", "options", "num_classes", "image_size", "mean", "std", "classes"))
+
+
+def _read_json(file: Path, needed: Sequence[str]) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read as JSON ({error}); it is damaged or something else") from None
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        found = value.get("format") if isinstance(value, dict) else type(value).__name__
+        raise InputError(f"{file} has format {found}, this lgkd reads format {FORMAT}")
+    missing = [key for key in needed if key not in value]
+    if missing:
+        raise InputError(f"{file} lacks {', '.join(missing)}; it is damaged or something else")
+    return value
+
+
+def write_run(folder: Path, run: Mapping[str, Any]) -> None:
+    """Write run.json whole."""
+    write_json(folder / RUN, {"format": FORMAT, **run})
+
+
+def write_metrics(folder: Path, rows: Sequence[Mapping[str, float | int]]) -> None:
+    """Write metrics.csv whole: one row an epoch, a column for whatever any epoch measured."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(folder / METRICS, text.getvalue().encode())
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The rows of metrics.csv; cells that an epoch did not measure are left out."""
+    file = folder / METRICS
+    if not file.is_file():
+        return []
+    with file.open(encoding="utf-8", newline="") as stream:
+        return [{key: float(cell) for key, cell in row.items() if cell} for row in csv.DictReader(stream)]
+
+
+def environment(device: str) -> dict[str, Any]:
+    """What env.json holds: versions, device, threads, git state; only named variables of the environment."""
+    import torch
+
+    gpu = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else None
+    return {
+        "format": FORMAT,
+        "python": sys.version.split()[0],
+        "packages": {name: package_version(name) for name in _PACKAGES},
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": device,
+        "gpu": gpu,
+        "cuda": torch.version.cuda if gpu else None,
+        "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
+        "git": _git_state(),
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit of the working folder and whether files differ from it; None outside a repository."""
+
+    def git(*words: str) -> str:
+        # Fixed words, no shell; git is looked up as a user's own call would be.
+        return subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=5).stdout.strip()  # noqa: S603, S607
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,112 @@
+"""What every test stands on: a store of its own, one thread, small models and images that need nothing."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lgkd.models.factory import create_student
+from lgkd.models.frozen import Teacher
+from lgkd.models.resnet import CifarResNet
+from lgkd.tasks import Batch
+
+GOLDEN = Path(__file__).resolve().parent / "golden"
+
+
+@pytest.fixture(autouse=True)
+def _own_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test sees or touches the user's teachers and data."""
+    monkeypatch.setenv("LGKD_HOME", str(tmp_path / "lgkd-home"))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """The number of threads changes the last bits of sums, so that exactness needs it fixed."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def golden() -> Callable[[str], Any]:
+    """Reads `tests/golden/NAME.json`: {"source": where it comes from, "values": ...}."""
+
+    def read(name: str) -> Any:
+        content = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
+        assert content["source"], f"{name}.json must say where its numbers come from"
+        return content["values"]
+
+    return read
+
+
+SMALL = {
+    # Small images and few blocks, so that a forward takes milliseconds: (image size, options).
+    "deit_tiny": (32, {"patch_size": 8, "depth": 3}),
+    "pvt_v2_b0": (64, {"depths": (1, 1, 1, 1)}),
+    "pit_ti": (64, {"depth": (1, 1, 1)}),
+    "convit_tiny": (32, {"patch_size": 8, "depth": 3, "local_up_to_layer": 2}),
+}
+
+
+@pytest.fixture
+def small_student() -> Callable[..., tuple[nn.Module, int]]:
+    """A small student of one of the four families, and its image size."""
+
+    def make(name: str = "deit_tiny", *, classes: int = 5, **options: Any) -> tuple[nn.Module, int]:
+        size, small = SMALL[name]
+        torch.manual_seed(1)
+        return create_student(name, num_classes=classes, image_size=size, **{**small, **options}), size
+
+    return make
+
+
+class ConvStudent(nn.Module):
+    """A student with everything that a careless forward would change: BatchNorm, dropout, frozen parts."""
+
+    lgkd_taps = ("early", "middle", "late")
+
+    def __init__(self, classes: int = 5) -> None:
+        super().__init__()
+        self.early = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6), nn.GELU())
+        self.middle = nn.Sequential(nn.Conv2d(6, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.Dropout(0.5))
+        self.late = nn.Sequential(nn.Conv2d(8, 10, 3, stride=2, padding=1), nn.BatchNorm2d(10))
+        self.head = nn.Linear(10, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.late(self.middle(self.early(images))).mean(dim=(2, 3)))
+
+
+@pytest.fixture
+def conv_student() -> ConvStudent:
+    torch.manual_seed(2)
+    return ConvStudent()
+
+
+@pytest.fixture
+def teacher() -> Teacher:
+    """A ResNet-8 for 32 px whose BatchNorm statistics are those of no batch in particular."""
+    torch.manual_seed(3)
+    model = CifarResNet(8, 5)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.3)
+            module.running_var.uniform_(0.5, 1.5)
+    return Teacher(model, image_size=32)
+
+
+@pytest.fixture
+def make_batch() -> Callable[..., Batch]:
+    """Random images and labels, the same at every call."""
+
+    def make(size: int | tuple[int, int] = 32, *, count: int = 4, classes: int = 5, seed: int = 4) -> Batch:
+        height, width = (size, size) if isinstance(size, int) else size
+        chance = torch.Generator().manual_seed(seed)
+        images = torch.randn(count, 3, height, width, generator=chance)
+        return Batch(images, torch.randint(0, classes, (count,), generator=chance))
+
+    return make

@@ -1,0 +1,273 @@
+"""The cache of decoded images: whole or not at all, rebuilt when damaged, never in the way."""
+
+import json
+import os
+import shutil
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lgkd.data import cache, sources
+from lgkd.data.images import DataSet
+from lgkd.data.sources import load_dataset
+from lgkd.errors import DataError
+
+
+@pytest.fixture(autouse=True)
+def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LGKD_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    root = tmp_path / "photos"
+    for seed, part in enumerate(("train/a", "train/b", "test/a", "test/b")):
+        (root / part).mkdir(parents=True)
+        for number in range(3):
+            pixels = np.random.default_rng([seed, number]).integers(0, 256, (4, 4 + number, 3), np.uint8)
+            Image.fromarray(pixels).save(root / part / f"{number}.png")
+    return root
+
+
+def load(root: Path, **options: object) -> tuple[DataSet, bool]:
+    """The data set, and whether an image had to be decoded for it."""
+    calls: list[int] = []
+    data = load_dataset(root, progress=lambda done, _: calls.append(done), **options)  # type: ignore[arg-type]
+    return data, bool(calls)
+
+
+def same(one: DataSet, other: DataSet) -> bool:
+    return (
+        one.fingerprint == other.fingerprint
+        and torch.equal(one.train.pixels, other.train.pixels)
+        and torch.equal(one.test.pixels, other.test.pixels)
+        and torch.equal(one.test.sizes, other.test.sizes)
+        and torch.equal(one.train.labels, other.train.labels)
+        and one.test.names == other.test.names
+    )
+
+
+def entries(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "home/cache/images").iterdir())
+
+
+def test_the_second_load_decodes_nothing_and_gives_the_same(photos: Path, tmp_path: Path) -> None:
+    plain, _ = load(photos, use_cache=False)
+    assert not (tmp_path / "home").exists()
+    first, decoded = load(photos)
+    again, decoded_again = load(photos)
+    assert decoded
+    assert not decoded_again
+    assert same(plain, first)
+    assert same(first, again)
+    (entry,) = entries(tmp_path)
+    assert sorted(path.name for path in entry.iterdir()) == ["index.json", "pixels.npy", "sizes.npy"]
+
+
+def test_a_mapped_data_set_loads_without_a_warning_and_writing_to_it_changes_no_file(photos: Path) -> None:
+    load(photos)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data, _ = load(photos)
+    before = data.train.pixels.clone()
+    data.train.pixels.zero_()
+    assert torch.equal(load(photos)[0].train.pixels, before)
+
+
+def test_the_first_load_is_as_safe_to_write_to_as_the_second(photos: Path) -> None:
+    data, _ = load(photos)
+    before = data.train.pixels.clone()
+    data.train.pixels.zero_()
+    again, decoded = load(photos)
+    assert not decoded
+    assert torch.equal(again.train.pixels, before)
+
+
+def test_max_side_has_an_entry_of_its_own(photos: Path, tmp_path: Path) -> None:
+    assert load(photos)[0].train.pixels.shape[-1] == 6
+    assert load(photos, max_side=3)[0].train.pixels.shape[-1] == 3
+    assert len(entries(tmp_path)) == 2
+    assert not load(photos)[1]
+
+
+def test_a_changed_file_is_seen_and_the_old_entry_goes(photos: Path, tmp_path: Path) -> None:
+    first, _ = load(photos)
+    (old,) = entries(tmp_path)
+    Image.new("RGB", (4, 4)).save(photos / "train/a/0.png")
+    data, decoded = load(photos)
+    assert decoded
+    assert data.fingerprint != first.fingerprint
+    assert int(data.train.pixels[0].max()) == 0
+    (new,) = entries(tmp_path)
+    assert new != old
+
+
+def test_a_touched_or_renamed_file_is_decoded_again(photos: Path) -> None:
+    load(photos)
+    os.utime(photos / "train/a/0.png", ns=(1, 1))
+    assert load(photos)[1]
+    (photos / "train/a/0.png").rename(photos / "train/a/00.png")
+    assert load(photos)[1]
+
+
+def test_equal_listings_in_two_places_are_two_data_sets(photos: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(photos, other)
+    for root in (photos, other):
+        for path in root.rglob("*.png"):
+            Image.new("RGB", (4, 4), "red" if root == other else "blue").save(path, "BMP")
+            os.utime(path, ns=(1, 1))
+    assert load(photos)[0].fingerprint != load(other)[0].fingerprint
+
+
+def rewrite(path: Path, **changes: object) -> None:
+    """Changes the index and signs it again, as an older or foreign version would have written it."""
+    record = json.loads(path.read_text())
+    record.pop("checksum")
+    record.update(changes)
+    record["checksum"] = cache._checksum(record)
+    path.write_text(json.dumps(record))
+
+
+DAMAGE = {
+    "no index": lambda entry: (entry / "index.json").unlink(),
+    "no json": lambda entry: (entry / "index.json").write_text("{"),
+    "json that is no object": lambda entry: (entry / "index.json").write_text("[1]"),
+    "binary index": lambda entry: (entry / "index.json").write_bytes(b"\xff\xfe\x00"),
+    "index without keys": lambda entry: (entry / "index.json").write_text("{}"),
+    "edited index": lambda entry: (entry / "index.json").write_text(
+        (entry / "index.json").read_text().replace('"format": 1', '"format": 1, "more": 2')
+    ),
+    "other format": lambda entry: rewrite(entry / "index.json", format=0),
+    "other shape": lambda entry: rewrite(entry / "index.json", shape=[12, 3, 4, 9]),
+    "other count": lambda entry: rewrite(entry / "index.json", shape=[11, 3, 6, 6]),
+    "empty shape": lambda entry: rewrite(entry / "index.json", shape=[]),
+    "no pixels": lambda entry: (entry / "pixels.npy").unlink(),
+    "short pixels": lambda entry: os.truncate(entry / "pixels.npy", 500),
+    "long pixels": lambda entry: (entry / "pixels.npy").open("ab").write(b"more"),
+    "pixels of another type": lambda entry: (
+        np.save(entry / "pixels.npy", np.zeros((12, 3, 6, 3), np.uint16)),
+        rewrite(entry / "index.json", bytes=(entry / "pixels.npy").stat().st_size),
+    ),
+    "pixels without a head": lambda entry: (entry / "pixels.npy").write_bytes(
+        b"x" * (entry / "pixels.npy").stat().st_size
+    ),
+    "no sizes": lambda entry: (entry / "sizes.npy").unlink(),
+    "other sizes": lambda entry: np.save(entry / "sizes.npy", np.zeros((12, 2), np.int32)),
+    "an empty folder": lambda entry: [path.unlink() for path in entry.iterdir()],
+    "a file in its place": lambda entry: (shutil.rmtree(entry), entry.write_text("")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_entry_is_made_anew_in_silence(photos: Path, tmp_path: Path, damage: str) -> None:
+    good, _ = load(photos, use_cache=False)
+    load(photos)
+    (entry,) = entries(tmp_path)
+    DAMAGE[damage](entry)
+    data, decoded = load(photos)
+    assert decoded
+    assert same(data, good)
+    data, decoded = load(photos)
+    assert not decoded
+    assert same(data, good)
+    assert entries(tmp_path) == [entry]
+
+
+def test_a_store_that_cannot_be_made_costs_nothing_but_time(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LGKD_HOME", str(tmp_path / "file"))
+    plain, _ = load(photos, use_cache=False)
+    for _ in range(2):
+        data, decoded = load(photos)
+        assert decoded
+        assert same(data, plain)
+
+
+@pytest.mark.parametrize("step", ["_reserve", "_write", "_publish", "_sync"])
+def test_a_disk_that_fails_half_way_leaves_the_images_and_no_litter(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    plain, _ = load(photos, use_cache=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(cache, step, full)
+        data, _ = load(photos)
+    assert same(data, plain)
+    assert not [entry for entry in entries(tmp_path) if entry.name.startswith(".")]
+    assert same(load(photos)[0], plain)
+
+
+def test_without_fallocate_room_is_made_by_writing(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, _ = load(photos, use_cache=False)
+    monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    monkeypatch.setattr(cache, "_BLOCK", 100)
+    load(photos)
+    data, decoded = load(photos)
+    assert not decoded
+    assert same(data, plain)
+
+
+def test_of_two_processes_that_write_the_same_the_second_gives_way(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = sources.decode
+
+    def overtaken(*args: object, **options: object) -> object:
+        done = decode(*args, **options)  # type: ignore[arg-type]
+        monkeypatch.setattr(sources, "decode", decode)
+        _, decoded = load(photos)  # the other process starts and finishes in between
+        assert decoded
+        stamps.append((entries(tmp_path)[-1] / "index.json").stat().st_ino)
+        return done
+
+    stamps: list[int] = []
+    monkeypatch.setattr(sources, "decode", overtaken)
+    data, _ = load(photos)
+    (entry,) = entries(tmp_path)
+    assert (entry / "index.json").stat().st_ino == stamps[0]
+    assert same(data, load(photos)[0])
+
+
+def test_broken_images_leave_nothing_in_the_store(photos: Path, tmp_path: Path) -> None:
+    (photos / "train/a/0.png").write_bytes(b"x")
+    with pytest.raises(DataError, match="1 of 12 images"):
+        load(photos)
+    assert entries(tmp_path) == []
+
+
+def test_leavings_of_killed_processes_go_after_a_day(photos: Path, tmp_path: Path) -> None:
+    images = tmp_path / "home/cache/images"
+    for name, age in ((".old-1", 2 * 86400), (".young-2", 60)):
+        (images / name).mkdir(parents=True)
+        os.utime(images / name, (time.time() - age,) * 2)
+    load(photos)
+    assert [entry.name for entry in entries(tmp_path) if entry.name.startswith(".")] == [".young-2"]
+
+
+def test_a_refused_private_mapping_is_read_through_a_shared_one_without_a_warning(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, _ = load(photos)
+    numpy_load = np.load
+
+    def refusing(*args: object, **options: object) -> object:
+        if options.get("mmap_mode") == "c":
+            raise OSError(12, "Cannot allocate memory")
+        return numpy_load(*args, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(np, "load", refusing)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data, decoded = load(photos)
+    assert not decoded
+    assert same(data, plain)
