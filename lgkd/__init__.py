@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         load_run,
         load_student,
         load_teacher,
+        resume,
         train,
         train_teacher,
     )
@@ -49,6 +50,7 @@ _HOMES = {
         "load_run",
         "load_student",
         "load_teacher",
+        "resume",
         "train",
         "train_teacher",
     ),
@@ -89,6 +91,7 @@ __all__ = [
     "load_student",
     "load_teacher",
     "losses",
+    "resume",
     "train",
     "train_teacher",
 ]

@@ -2,18 +2,20 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from lgkd.build import load_trained_teacher, make_test_batches, prepare_data
+from lgkd.build import is_convolutional, load_trained_teacher, make_test_batches, prepare_data
+from lgkd.data.catalogue import CATALOGUE
 from lgkd.data.images import DataSet
-from lgkd.errors import InputError, LgkdError
-from lgkd.job import Job, Options, Run
+from lgkd.errors import InputError, LgkdError, MissingError, TakenError
+from lgkd.job import Job
 from lgkd.models.factory import create_model, create_student, create_teacher
 from lgkd.models.frozen import Teacher
-from lgkd.runs import STUDENT_WEIGHTS, read_metrics, read_run, read_student
+from lgkd.options import Options, Run
+from lgkd.runs import RECIPE, STUDENT_WEIGHTS, describe, read_metrics, read_run, read_student
 from lgkd.scoring import Scores, score
 from lgkd.trainer.precision import choose_device
 from lgkd.weights import fill, load_weights
@@ -28,6 +30,7 @@ __all__ = [
     "load_run",
     "load_student",
     "load_teacher",
+    "resume",
     "train",
     "train_teacher",
 ]
@@ -55,9 +58,7 @@ def train_teacher(
     Raises:
         TakenError: the store has such a teacher already, and `replace` is False.
     """
-    return Job("teacher", teacher, teacher_options, dataset, {"recipe": "teacher", **options}).run(
-        replace=replace
-    )
+    return Job("teacher", teacher, teacher_options, dataset, {"recipe": "teacher", **options}).run(replace=replace)
 
 
 def train(
@@ -99,10 +100,42 @@ def distill(
     Raises:
         MissingError: no such teacher is trained for the data set; holds the command that trains it.
     """
-    job = Job(
-        "student", student, student_options, dataset, {"recipe": "locality-guidance", **options}
-    )
+    job = Job("student", student, student_options, dataset, {"recipe": "locality-guidance", **options})
     return job.run(teacher=teacher, taps=taps)
+
+
+def resume(folder: str | Path, **options: Unpack[Options]) -> Run:
+    """Go on with a run that was stopped, from its last good checkpoint.
+
+    Args:
+        folder: of the run; run.json and recipe.yaml say what is trained.
+        options: only `max_time`, `force`, `device`, `data_dir`, `watchers`, `progress` and `say` make sense here.
+
+    Raises:
+        TakenError: the run is finished, or data, recipe or versions differ from when it began.
+        InputError: no run lies there, or it was started from objects made in Python; repeat that call instead.
+    """
+    place = Path(folder)
+    info = read_run(place)
+    if info["status"] == "finished":
+        raise TakenError(f"{place} is finished ({describe(info)}); there is nothing to go on with")
+    call = info.get("call")
+    if not isinstance(call, dict):
+        raise InputError(
+            f"{place} was started in Python from objects that have no name; repeat that call with out={str(place)!r}"
+        )
+    about = info["dataset"]
+    chosen: Options = {
+        "recipe": place / RECIPE,
+        "data_dir": about["data_dir"],
+        "out": place,
+        **call["options"],
+        **options,
+    }
+    role: Literal["teacher", "student"] = "teacher" if info["kind"] == "teacher" else "student"
+    dataset = about["path"] or about["name"]
+    job = Job(role, info["student"]["name"], call["model_options"], dataset, chosen)
+    return job.run(teacher=call["teacher"], taps=call["taps"], replace=bool(call["replace"]))
 
 
 def load_teacher(name: str, dataset: str | Path = "cifar100", *, subset: str | None = None) -> Teacher:
@@ -151,7 +184,7 @@ def load_student(folder: str | Path, *, model: nn.Module | None = None) -> nn.Mo
                 image_size=(info["image_size"][0], info["image_size"][1]),
                 options=info["options"],
             )
-    fill(model, load_weights(place / STUDENT_WEIGHTS), str(place / STUDENT_WEIGHTS))
+    fill(model, load_weights(place / STUDENT_WEIGHTS, info["weights_sha256"]), str(place / STUDENT_WEIGHTS))
     return model.eval()
 
 
@@ -174,12 +207,12 @@ def evaluate(
 
     Raises:
         InputError: no finished run lies there, or the data set has other classes.
+        MissingError: its data set is not where it was.
     """
     folder = run.folder if isinstance(run, Run) else Path(run)
     info, about = read_run(folder), read_student(folder)
     if dataset is None:
-        # A relative folder was meant from where the training was started.
-        dataset, data_dir = info["dataset"]["path"] or info["dataset"]["name"], data_dir or info["dataset"]["data_dir"]
+        dataset, data_dir = _data_of(info, folder), data_dir or info["dataset"]["data_dir"]
     data = prepare_data(dataset, normalize="imagenet", data_dir=data_dir)
     if list(data.classes) != about["classes"]:
         raise InputError(
@@ -193,7 +226,28 @@ def evaluate(
     batches = make_test_batches(
         data.test, image_size=size, mean=mean, std=std, interpolation=about["interpolation"], device=chosen
     )
-    return score(student, batches, other=_teacher_of(info, mean, std, chosen))
+    # With the number format of the training, on the same kind of device, the figure is that of run.json.
+    same_device = torch.device(chosen).type == torch.device(info["device"]).type
+    try:
+        return score(
+            student,
+            batches,
+            precision=info["precision"] if same_device else "fp32",
+            channels_last=is_convolutional(student),
+            other=_teacher_of(info, mean, std, chosen),
+        )
+    finally:
+        student.to("cpu")
+
+
+def _data_of(info: Mapping[str, Any], folder: Path) -> str | Path:
+    """The name or folder of the data that a run was trained on."""
+    name, path = info["dataset"]["name"], info["dataset"]["path"]
+    if path is None and name not in CATALOGUE:
+        raise InputError(f"{folder} was trained on {name}, loaded in Python; say what to evaluate on with dataset=")
+    if path is not None and not Path(path).is_dir():
+        raise MissingError(f"the data that {folder} was trained on is not at {path} any more; name it with --dataset")
+    return Path(path) if path is not None else str(name)
 
 
 def _teacher_of(

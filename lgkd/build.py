@@ -16,7 +16,7 @@ from lgkd.data.feed import Feed, PlainBatches
 from lgkd.data.images import DataSet, Images
 from lgkd.data.mixing import Mixing
 from lgkd.data.sources import load_dataset
-from lgkd.data.subsets import subset
+from lgkd.data.subsets import hold_out, subset
 from lgkd.errors import InputError
 from lgkd.guide import Guide, Term
 from lgkd.losses import MapLoss
@@ -39,7 +39,8 @@ class Data:
     Attributes:
         key: what teachers trained on it are kept under: the name of a named set, else the folder's name.
         source: what the user called it.
-        train, test: decoded splits; `train` is the chosen subset.
+        train, test: decoded splits; `train` is the chosen subset, less what is held out.
+        val: held-out training images on which the best epoch is chosen; None: none are.
         subset: which part of the training split that is, in words; None for all of it.
         fingerprint: of the whole data set.
         mean, std: normalisation of the student's images.
@@ -51,6 +52,7 @@ class Data:
     classes: tuple[str, ...]
     train: Images
     test: Images
+    val: Images | None
     subset: str | None
     fingerprint: str
     mean: Channels
@@ -66,6 +68,7 @@ def prepare_data(
     fraction: float | None = None,
     images_per_class: int | None = None,
     subset_seed: int = 0,
+    val_fraction: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Data:
     """Load a data set and choose the subset to train on."""
@@ -74,6 +77,9 @@ def prepare_data(
     else:
         dataset, name = load_dataset(source, data_dir=data_dir, progress=progress), str(source)
     chosen = subset(dataset.train, fraction=fraction, per_class=images_per_class, seed=subset_seed)
+    val = None
+    if val_fraction is not None:
+        chosen, val = hold_out(chosen, val_fraction, subset_seed)
     words = subset_words(fraction, images_per_class, subset_seed)
     mean, std = dataset.statistics() if normalize == "dataset" else (IMAGENET_MEAN, IMAGENET_STD)
     return Data(
@@ -82,6 +88,7 @@ def prepare_data(
         classes=dataset.classes,
         train=chosen,
         test=dataset.test,
+        val=val,
         subset=words,
         fingerprint=dataset.fingerprint,
         mean=mean,
@@ -105,7 +112,7 @@ def load_trained_teacher(name: str, dataset: str | Path, *, subset: str | None =
         )
     fill(model, weights, str(folder / WEIGHTS))
     if is_convolutional(model):
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last)
     return Teacher(model, image_size=card.image_size, mean=card.mean, std=card.std, taps=card.taps, card=card)
 
 
@@ -124,6 +131,16 @@ def check_teacher_classes(teacher: Teacher, data: Data) -> None:
         f"{data.source} has {len(ours)}, and they differ ({only}); train one on this data set: "
         f"lgkd train-teacher {teacher.card.architecture} {data.source}"
     )
+
+
+def check_precision(recipe: Recipe, device: str) -> None:
+    """fp16 needs scaled gradients, which only a GPU's training has.
+
+    Raises:
+        InputError: fp16 on a CPU.
+    """
+    if recipe.precision == "fp16" and torch.device(device).type == "cpu":
+        raise InputError("precision is fp16, which needs a GPU, and the device is the CPU; use auto, fp32 or bf16")
 
 
 def make_student(name: str, recipe: Recipe, *, classes: int, seed: int, options: Mapping[str, Any]) -> nn.Module:
@@ -164,9 +181,7 @@ def make_guide(
             Term(MapLoss(term.transform), weight=term.weight, name=term.name or f"guidance_{term.transform}")
             for term in recipe.guide.terms
         ]
-        return Guide(
-            student, teacher, image_size=image_size, terms=terms, taps=taps, mean=data.mean, std=data.std
-        )
+        return Guide(student, teacher, image_size=image_size, terms=terms, taps=taps, mean=data.mean, std=data.std)
 
 
 def make_feed(recipe: Recipe, data: Data, *, image_size: tuple[int, int], seed: int, device: str) -> Feed:

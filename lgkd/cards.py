@@ -4,10 +4,7 @@ A teacher is a folder `DATASET/NAME/` with `card.json` and `weights.safetensors`
 room, so that listing teachers takes milliseconds.
 """
 
-import hashlib
-import os
 import re
-import secrets
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from lgkd.assets import home, teachers_folder
 from lgkd.errors import InputError, MissingError
+from lgkd.files import sha256_of, write_whole
 
 CARD = "card.json"
 WEIGHTS = "weights.safetensors"
@@ -157,8 +155,7 @@ def find_card(name: str, dataset: str) -> tuple[TeacherCard, Path]:
     others = sorted({card.name for card, _ in list_cards()[0] if card.dataset == dataset})
     known = f"; trained for {dataset}: {', '.join(others)}" if others else ""
     raise MissingError(
-        f"there is no teacher {name} trained on {dataset} yet; "
-        f"train one: lgkd train-teacher {name} {dataset}{known}"
+        f"there is no teacher {name} trained on {dataset} yet; train one: lgkd train-teacher {name} {dataset}{known}"
     )
 
 
@@ -188,22 +185,12 @@ def list_cards() -> tuple[list[tuple[TeacherCard, Path]], list[tuple[Path, str]]
 def save_card(card: TeacherCard, folder: Path) -> Path:
     """Write `card.json` into a folder, which is made if need be, and return its path.
 
-    The file is complete or not there: it is written under another name, flushed to the disk and
-    renamed. Its mode follows the umask, so that others on a shared machine can read it.
+    The file is complete or not there, and its mode follows the umask, so that others on a shared
+    machine can read it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / CARD
-    passing = folder / f".{CARD}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-    try:
-        # os.open applies the umask to 0o666; tempfile would make a file that only its owner reads.
-        with os.fdopen(os.open(passing, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as stream:
-            stream.write(card.model_dump_json(indent=2).encode() + b"\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        passing.replace(target)
-    finally:
-        passing.unlink(missing_ok=True)
-    _flush_folder(folder)
+    write_whole(target, card.model_dump_json(indent=2).encode() + b"\n")
     return target
 
 
@@ -215,8 +202,7 @@ def verify_weights(card: TeacherCard, folder: Path) -> Path:
     """
     file = folder / WEIGHTS
     try:
-        with file.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        found = sha256_of(file)
     except OSError as error:
         raise InputError(
             f"{file}: cannot be read ({error.strerror}); train the teacher again: "
@@ -259,13 +245,3 @@ def _summary(error: ValidationError) -> str:
     more = f"; and {len(words) - 5} more" if len(words) > 5 else ""
     text = "; ".join(words[:5]) + more
     return "".join(sign if sign.isprintable() else "?" for sign in text)
-
-
-def _flush_folder(folder: Path) -> None:
-    # The rename itself is safe on disk only once the folder is; Windows has no such call.
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -96,12 +96,13 @@ def check_dataset(source: str | Path, data_dir: str | Path | None = None) -> Non
         InputError: neither a name nor a folder.
         MissingError: no folder `data_dir`.
     """
-    if not (isinstance(source, str) and source in CATALOGUE):
-        if not str(source).strip():
-            raise InputError(f"the name of the data set is empty; {did_you_mean('', CATALOGUE)}, or {LAYOUT}")
-        if not Path(source).is_dir() and not str(source).startswith("~"):
-            what = "is a file" if Path(source).exists() else "is neither a known data set nor a folder"
-            raise InputError(f"{str(source)!r} {what}; {did_you_mean(str(source), CATALOGUE)} or give {LAYOUT}")
+    name = str(source)
+    known = isinstance(source, str) and source in CATALOGUE
+    if not known and not Path(source).expanduser().is_dir():
+        what = "is a file" if Path(source).exists() else "is neither a known data set nor a folder"
+        raise InputError(f"{name!r} {what}; {did_you_mean(name, CATALOGUE)} (a folder holds {LAYOUT})")
+    if not name.strip():
+        raise InputError(f"the name of the data set is empty; {did_you_mean('', CATALOGUE)} (a folder holds {LAYOUT})")
     if data_dir is not None and not Path(data_dir).expanduser().is_dir():
         raise MissingError(f"there is no folder {data_dir}; expected one that holds {source}, as --data-dir")
 
@@ -203,7 +204,7 @@ def _as_typed(message: str, given: Mapping[str, object], overrides: Sequence[str
     for line in message.splitlines()[1:]:
         path, colon, rest = line.strip().partition(": ")
         if colon and path in given and path not in keys:
-            lines.append(f"{_TYPED_AS[path]}: {rest}")
+            lines.append(f"{_TYPED_AS[path]} {rest}")
         elif colon and path not in keys:
             lines.append(line.strip())
         else:
@@ -225,7 +226,9 @@ def subset_words(fraction: float | None, images_per_class: int | None, seed: int
         InputError: both were given, or one is out of range.
     """
     if fraction is not None and images_per_class is not None:
-        raise InputError(f"--fraction {fraction:g} and --images-per-class {images_per_class} were both given; choose one")
+        raise InputError(
+            f"--fraction {fraction:g} and --images-per-class {images_per_class} were both given; choose one"
+        )
     if fraction is not None and not 0 < fraction <= 1:
         raise InputError(f"--fraction is {fraction:g}, expected a number above 0 and at most 1")
     if images_per_class is not None and images_per_class < 1:
@@ -281,7 +284,8 @@ def _subset_options(subset: str | None) -> str:
     if subset is None:
         return ""
     amount, _, seed = subset.partition(", seed ")
-    chosen = f" --fraction {amount.split()[1]}" if amount.startswith("fraction") else f" --images-per-class {amount.split()[0]}"
+    words = amount.split()
+    chosen = f" --fraction {words[1]}" if words[0] == "fraction" else f" --images-per-class {words[0]}"
     return chosen + (f" --subset-seed {seed}" if seed != "0" else "")
 
 

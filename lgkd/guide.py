@@ -135,6 +135,11 @@ class Guide(nn.Module):
         self._taps = Taps(student, [tap.name for tap in wanted])
         self._teacher_taps = Taps(teacher.model, [tap.name for tap in theirs])
 
+    @property
+    def across_batch(self) -> bool:
+        """Whether a term compares the samples of a batch with each other, so that the batch cannot be cut."""
+        return any(getattr(loss, "across_batch", False) for loss in self.losses.values())
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Device and precision changes reach the unregistered teacher too."""
         self.teacher._apply(fn, recurse)  # type: ignore[no-untyped-call, unused-ignore]
@@ -188,15 +193,11 @@ def _folds(
             tap,
             output.shape,
             image_size=size,
+            images=len(images),
             prefix_hint=hint if isinstance(hint, int) else None,
             layout_hint=str(layout) if layout is not None else None,
         )
-        count, channels, height, width = fold(output).shape
-        if count != len(images):
-            raise TapError(
-                f"tap {tap.name!r} puts out the shape {tuple(output.shape)} for {len(images)} images: its first "
-                "dimension is not the batch (windows, or tokens that come first); tap a layer outside it"
-            )
+        _, channels, height, width = fold(output).shape
         folds.append(fold)
         shapes.append((channels, height, width))
     return folds, shapes

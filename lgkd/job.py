@@ -1,10 +1,10 @@
 """One training from choices to a finished folder: what `train_teacher`, `train` and `distill` share."""
 
-import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import json
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from torch import nn
 from lgkd import __version__
 from lgkd.build import (
     Data,
+    check_precision,
     check_teacher_classes,
     is_convolutional,
     load_trained_teacher,
@@ -23,96 +24,45 @@ from lgkd.build import (
     make_test_batches,
     prepare_data,
 )
-from lgkd.cards import WEIGHTS, Accuracy, TeacherCard, save_card, teacher_folder
-from lgkd.choices import dataset_key, resolve_recipe, subset_words, teacher_name
+from lgkd.cards import Accuracy
+from lgkd.choices import Settled, free_place, recipe_name, run_folder, settle
+from lgkd.data.catalogue import CATALOGUE
 from lgkd.data.feed import Feed, PlainBatches
 from lgkd.data.images import DataSet
-from lgkd.errors import InputError, TakenError
+from lgkd.errors import InputError, TapError, did_you_mean
 from lgkd.files import write_json, write_whole
 from lgkd.guide import Guide
+from lgkd.journal import Journal, about_pairs, about_teacher, results
 from lgkd.models.catalogue import canonical
 from lgkd.models.factory import check_model, default_image_size, pair
 from lgkd.models.frozen import Teacher
 from lgkd.models.layers import default_taps
+from lgkd.options import Options, Run
 from lgkd.recipe import Recipe, dump_recipe
 from lgkd.report import draw_curves
+from lgkd.resuming import go_on, hold
 from lgkd.runs import (
     ENV,
     FORMAT,
     RECIPE,
     STUDENT,
     STUDENT_WEIGHTS,
+    check_free,
     claim,
     describe,
     environment,
+    make_folder,
     now,
-    write_metrics,
     write_run,
 )
 from lgkd.scoring import score
-from lgkd.trainer.loop import EpochRow, Watcher, fit
+from lgkd.store import keep_teacher
+from lgkd.trainer.keeper import Keeper
+from lgkd.trainer.loop import fit
 from lgkd.trainer.plan import Plan
 from lgkd.trainer.precision import choose_device
+from lgkd.trainer.stopping import Stop
 from lgkd.weights import save_weights
-
-
-class Options(TypedDict, total=False):
-    """Options that mean the same in `train_teacher`, `train` and `distill`, and on the command line.
-
-    Attributes:
-        data_dir: where a named data set lies.
-        recipe: a shipped name, a YAML file, or a `Recipe`.
-        epochs, batch_size, image_size, precision: instead of the recipe's.
-        overrides: "a.b=value" each, as `--set`; they win over everything else.
-        seed: of weights, order, augmentation and dropout; 0 if not given.
-        device: "cpu", "cuda" or "cuda:N"; a GPU if there is one.
-        fraction, images_per_class: train on a class-balanced part of the images.
-        subset_seed: which part; the same for all seeds unless given.
-        out: the run's folder; by default one under runs/ that is named after the choices.
-        watchers: told of the training's progress.
-        progress: called with (done, total) images while a data set is decoded.
-        say: called with a sentence that the user should hear.
-    """
-
-    data_dir: str | Path | None
-    recipe: str | Path | Recipe
-    epochs: int | None
-    batch_size: int | None
-    image_size: int | None
-    precision: str | None
-    overrides: Sequence[str]
-    seed: int
-    device: str | None
-    fraction: float | None
-    images_per_class: int | None
-    subset_seed: int
-    out: str | Path | None
-    watchers: Sequence[Watcher]
-    progress: Callable[[int, int], None] | None
-    say: Callable[[str], None] | None
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished training.
-
-    Attributes:
-        student: the trained model (of a teacher's training: the teacher), in eval mode, on the CPU.
-        metrics: one row an epoch, as in metrics.csv; the last one is what is reported.
-        folder: where everything is kept.
-        info: the content of run.json.
-    """
-
-    student: nn.Module
-    metrics: list[dict[str, float]]
-    folder: Path
-    info: dict[str, Any] = field(repr=False)
-
-    @property
-    def top1(self) -> float:
-        """Top-1 accuracy on the test split after the last epoch, 0 to 1."""
-        return float(self.info["results"]["test_top1"])
-
 
 
 class Job:
@@ -134,11 +84,15 @@ class Job:
         dataset: str | Path | DataSet,
         options: Options,
     ) -> None:
+        unknown = sorted(options.keys() - Options.__annotations__.keys())
+        if unknown:
+            raise InputError(f"there is no option {unknown[0]!r}; {did_you_mean(unknown[0], Options.__annotations__)}")
         self.role = role
         self.model = model
         self.model_options = dict(model_options or {})
         self.dataset = dataset
         self.options = options
+        self.began = time.monotonic()
         self.seed = options.get("seed") or 0
         self.device = choose_device(options.get("device"))
         self.watchers = tuple(options.get("watchers") or ())
@@ -148,24 +102,23 @@ class Job:
         self, *, teacher: str | Teacher | None = None, taps: Sequence[str] | None = None, replace: bool = False
     ) -> Run:
         """Train, and leave a finished folder (for a teacher: an entry in the store, too)."""
-        if self.seed < 0:
-            raise InputError(f"the seed is {self.seed}, expected 0 or more")
         options = self.options
-        recipe = resolve_recipe(
-            options["recipe"],
-            trains=self.role,
+        _check_plain(self.model_options, f"{self.role} options", scalars=self.role == "teacher")
+        settled = settle(
+            self.role,
+            self.model if isinstance(self.model, str) else None,
+            None if isinstance(self.dataset, DataSet) else self.dataset,
+            options,
+            teacher=teacher if isinstance(teacher, str) else None,
             guided=teacher is not None,
-            epochs=options.get("epochs"),
-            batch_size=options.get("batch_size"),
-            image_size=options.get("image_size"),
-            precision=options.get("precision"),
-            overrides=options.get("overrides") or (),
+            replace=replace,
         )
-        words = subset_words(
-            options.get("fraction"), options.get("images_per_class"), options.get("subset_seed") or 0
-        )
-        store = self._free_place(words, replace) if self.role == "teacher" else None
-        found = self._find_teacher(teacher, words) if teacher is not None else None
+        recipe = settled.recipe
+        check_precision(recipe, self.device)
+        store = self._place(settled, replace) if self.role == "teacher" else None
+        found = self._find_teacher(teacher, settled.subset) if teacher is not None else None
+        folder = Path(options.get("out") or self._default_folder(settled, found))
+        fresh = check_free(folder)
         data = prepare_data(
             self.dataset,
             normalize=recipe.view.normalize,
@@ -173,6 +126,7 @@ class Job:
             fraction=options.get("fraction"),
             images_per_class=options.get("images_per_class"),
             subset_seed=options.get("subset_seed") or 0,
+            val_fraction=options.get("val_fraction"),
             progress=options.get("progress"),
         )
         for note in data.notes:
@@ -181,11 +135,13 @@ class Job:
             check_teacher_classes(found, data)
             self._tell_of(found, data)
         student, size = self._make_model(recipe, data)
+        if store is not None:
+            _check_tapped(student)
         guide = None
         if found is not None:
             guide = make_guide(student, found, recipe, data, image_size=size, taps=taps, seed=self.seed)
         if is_convolutional(student):
-            student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            student.to(memory_format=torch.channels_last)
         feed = make_feed(recipe, data, image_size=size, seed=self.seed, device=self.device)
         plan = make_plan(
             recipe,
@@ -194,13 +150,32 @@ class Job:
             device=self.device,
             channels_last=is_convolutional(student),
         )
-        info = self._info(recipe, data, student, guide, size, plan)
-        folder = claim(Path(options.get("out") or self._default_folder(recipe, data, found)))
+        info = self._info(data, student, guide, size, plan)
+        info["call"] = self._call(teacher, taps, replace)
+        if store is not None:
+            make_folder(store.parent)
         try:
-            return self._train(folder, info, recipe, data, student, guide, feed, plan, size, store)
+            with hold(claim(folder) if fresh else folder):
+                if not fresh:
+                    info = go_on(folder, info, recipe, force=bool(options.get("force")), say=self._say)
+                return self._train(folder, info, recipe, data, student, guide, feed, plan, size, store, replace)
         finally:
             if guide is not None:
                 guide.remove()
+
+    def _call(self, teacher: str | Teacher | None, taps: Sequence[str] | None, replace: bool) -> dict[str, Any] | None:
+        """What `resume` has to ask for again; None for what was made in Python and has no name."""
+        by_name = isinstance(self.model, str) and not isinstance(self.dataset, DataSet)
+        if not by_name or isinstance(teacher, Teacher):
+            return None
+        plain = ("fraction", "images_per_class", "subset_seed", "seed", "val_fraction", "device")
+        return {
+            "model_options": self.model_options,
+            "teacher": teacher,
+            "taps": list(taps) if taps is not None else None,
+            "replace": replace,
+            "options": {name: self.options.get(name) for name in plain if self.options.get(name) is not None},
+        }
 
     def _find_teacher(self, teacher: str | Teacher, words: str | None) -> Teacher:
         if isinstance(teacher, Teacher):
@@ -226,19 +201,17 @@ class Job:
                 f"the teacher saw {card.subset or 'all training images'}, the student sees "
                 f"{data.subset or 'all of them'}: its guidance carries over from images that the student does not have"
             )
+        elif card.fingerprint != data.fingerprint:
+            self._say(f"the teacher was trained on other images than those of {data.source}, of the same classes")
 
-    def _free_place(self, words: str | None, replace: bool) -> Path:
-        """The new teacher's folder in the store; refused before hours are spent, not after."""
+    def _place(self, settled: Settled, replace: bool) -> Path:
+        """Where the new teacher will be kept."""
         if not isinstance(self.model, str):
             raise InputError("a teacher is kept by name; give a name or package.module:factory, not a module")
-        source = self.dataset.name if isinstance(self.dataset, DataSet) else self.dataset
-        place = teacher_folder(teacher_name(self.model, words), dataset_key(source))
-        if place.exists() and not replace:
-            raise TakenError(
-                f"a teacher {place.name} for {place.parent.name} is already in the store ({place}); it was not "
-                "touched. Use it as it is, or exchange it with --replace"
-            )
-        return place
+        if settled.store is not None:
+            return settled.store
+        assert isinstance(self.dataset, DataSet)
+        return free_place(self.model, self.dataset.name, settled.subset, replace=replace)
 
     def _make_model(self, recipe: Recipe, data: Data) -> tuple[nn.Module, tuple[int, int]]:
         """The untrained model and the (height, width) of its images."""
@@ -265,83 +238,97 @@ class Job:
         plan: Plan,
         size: tuple[int, int],
         store: Path | None,
+        replace: bool,
     ) -> Run:
         write_run(folder, info)
         write_whole(folder / RECIPE, dump_recipe(recipe).encode())
         write_json(folder / ENV, environment(self.device) | {"data_fingerprint": data.fingerprint})
-        test = make_test_batches(
-            data.test,
-            image_size=size,
-            mean=data.mean,
-            std=data.std,
-            interpolation=recipe.view.interpolation,
-            device=self.device,
+        splits = {"test": data.test} if data.val is None else {"val": data.val, "test": data.test}
+        batches = {
+            name: make_test_batches(
+                images,
+                image_size=size,
+                mean=data.mean,
+                std=data.std,
+                interpolation=recipe.view.interpolation,
+                device=self.device,
+            )
+            for name, images in splits.items()
+        }
+        journal = Journal(folder)
+        keeper = Keeper(
+            folder / "checkpoint",
+            select_on="val_top1" if data.val is not None else None,
+            identity={"data": data.fingerprint, "teacher": (info["teacher"] or {}).get("sha256")},
+            say=self._say,
         )
-        journal = _Journal(folder)
-        fit(
-            make_task(student, guide),
-            feed,
-            plan,
-            evaluate=lambda model: _test_scores(model, test, plan),
-            watchers=(journal, *self.watchers),
-        )
+        with Stop(self.options.get("max_time"), self.began) as stop:
+            fit(
+                make_task(student, guide),
+                feed,
+                plan,
+                evaluate=lambda model: _scores(model, batches, plan),
+                watchers=(journal, *self.watchers),
+                keeper=keeper,
+                stop=stop,
+            )
+        best = None
+        if data.val is not None:
+            weights, best = keeper.load_best()
+            student.load_state_dict(weights)
         student.eval().to("cpu")
-        info = info | {"status": "finished", "finished": now(), "results": _results(journal.rows)}
+        info = info | {"status": "finished", "finished": now(), "results": results(journal.rows, best)}
         about = self._about_student(student, recipe, data, size)
         about["weights_sha256"] = save_weights(student.state_dict(), folder / STUDENT_WEIGHTS)
         write_json(folder / STUDENT, about)
         draw_curves(journal.rows, folder / "curves.png", describe(info))
-        if store is not None:
-            self._keep_teacher(store, student, recipe, data, size, journal.rows)
-        write_run(folder, info)
+        try:
+            if store is not None:
+                self._keep_teacher(store, folder, student, data, size, info, replace)
+        finally:
+            write_run(folder, info)
         return Run(student, journal.rows, folder, info)
 
     def _keep_teacher(
         self,
         store: Path,
+        folder: Path,
         model: nn.Module,
-        recipe: Recipe,
         data: Data,
         size: tuple[int, int],
-        rows: list[dict[str, float]],
+        info: Mapping[str, Any],
+        replace: bool,
     ) -> None:
-        """Weights and card into the store; a folder of that name is whole or not there."""
         assert isinstance(self.model, str)
-        passing = store.with_name(f".{store.name}.new")
-        shutil.rmtree(passing, ignore_errors=True)
-        passing.mkdir(parents=True)
-        card = TeacherCard(
-            name=store.name,
-            architecture=canonical(self.model),
-            options=self.model_options,
-            dataset=store.parent.name,
-            fingerprint=data.fingerprint,
-            classes=list(data.classes),
-            images=len(data.train),
-            subset=data.subset,
-            image_size=size[0],
-            mean=data.mean,
-            std=data.std,
-            taps=default_taps(model),
-            accuracy=Accuracy(
-                top1=rows[-1]["test_top1"], split="test", epoch=len(rows), epochs=len(rows), selected_on=None
-            ),
-            recipe=_recipe_name(self.options["recipe"]),
-            seed=self.seed,
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            weights_sha256=save_weights(model.state_dict(), passing / WEIGHTS),
-            lgkd_version=__version__,
-            torch_version=torch.__version__,
-            created=now(),
+        keep_teacher(
+            store,
+            model,
+            {
+                "architecture": canonical(self.model),
+                "options": self.model_options,
+                "fingerprint": data.fingerprint,
+                "classes": data.classes,
+                "images": len(data.train),
+                "subset": data.subset,
+                "image_size": size[0],
+                "mean": data.mean,
+                "std": data.std,
+                "accuracy": Accuracy(
+                    top1=info["results"]["test_top1"],
+                    split="test",
+                    epoch=info["results"]["epoch"],
+                    epochs=info["epochs"],
+                    selected_on=info["results"]["selected_on"],
+                ),
+                "recipe": info["recipe"],
+                "seed": self.seed,
+            },
+            replace=replace,
+            folder=folder,
         )
-        save_card(card, passing)
-        if store.exists():
-            shutil.rmtree(store)
-        passing.rename(store)
 
     def _info(
         self,
-        recipe: Recipe,
         data: Data,
         student: nn.Module,
         guide: Guide | None,
@@ -350,7 +337,9 @@ class Job:
     ) -> dict[str, Any]:
         """run.json of a training that begins."""
         options = self.options
-        path = None if isinstance(self.dataset, DataSet) or data.source == data.key else str(Path(data.source).resolve())
+        path = None
+        if not isinstance(self.dataset, DataSet) and self.dataset not in CATALOGUE:
+            path = str(Path(self.dataset).expanduser().resolve())
         data_dir = options.get("data_dir")
         return {
             "kind": "teacher" if self.role == "teacher" else ("distill" if guide is not None else "train"),
@@ -363,17 +352,8 @@ class Job:
                 "image_size": list(size),
                 "parameters": sum(parameter.numel() for parameter in student.parameters()),
             },
-            "teacher": _about_teacher(guide.teacher) if guide is not None else None,
-            "pairs": [
-                {
-                    "student": shape.student,
-                    "student_map": list(shape.student_map),
-                    "teacher": shape.teacher,
-                    "teacher_map": list(shape.teacher_map),
-                    "grid": list(shape.grid),
-                }
-                for shape in (guide.pairs if guide is not None else ())
-            ],
+            "teacher": about_teacher(guide.teacher) if guide is not None else None,
+            "pairs": about_pairs(guide) if guide is not None else [],
             "dataset": {
                 "name": data.key,
                 "path": path,
@@ -382,20 +362,20 @@ class Job:
                 "classes": len(data.classes),
                 "train_images": len(data.train),
                 "test_images": len(data.test),
+                "val_images": len(data.val) if data.val is not None else None,
                 "subset": data.subset,
             },
-            "recipe": _recipe_name(options["recipe"]),
+            "recipe": recipe_name(options["recipe"]),
             "overrides": list(options.get("overrides") or ()),
             "seed": self.seed,
             "device": self.device,
             "precision": plan.precision,
+            "accumulate": plan.accumulate,
             "epochs": plan.epochs,
             "steps_per_epoch": plan.steps_per_epoch,
         }
 
-    def _about_student(
-        self, student: nn.Module, recipe: Recipe, data: Data, size: tuple[int, int]
-    ) -> dict[str, Any]:
+    def _about_student(self, student: nn.Module, recipe: Recipe, data: Data, size: tuple[int, int]) -> dict[str, Any]:
         """student.json: enough to rebuild the student without the recipe."""
         return {
             "format": FORMAT,
@@ -410,83 +390,45 @@ class Job:
             "classes": list(data.classes),
         }
 
-    def _default_folder(self, recipe: Recipe, data: Data, teacher: Teacher | None) -> Path:
-        name = canonical(self.model) if isinstance(self.model, str) else type(self.model).__name__
-        parts = [name.replace(":", "-"), data.key]
-        if data.subset is not None:
-            parts.append(teacher_name("part", data.subset).removeprefix("part--"))
+    def _default_folder(self, settled: Settled, teacher: Teacher | None) -> Path:
+        by = None
         if teacher is not None:
-            parts.append(f"by-{teacher.card.name if teacher.card is not None else type(teacher.model).__name__}")
-        parts += [_recipe_name(self.options["recipe"]), f"seed{self.seed}"]
-        return Path("runs") / "_".join(parts)
+            by = teacher.card.name if teacher.card is not None else type(teacher.model).__name__
+        return run_folder(
+            self.model if isinstance(self.model, str) else type(self.model).__name__,
+            self.dataset.name if isinstance(self.dataset, DataSet) else self.dataset,
+            settled.subset,
+            by,
+            self.options["recipe"],
+            self.seed,
+        )
 
 
-class _Journal:
-    """Keeps metrics.csv current."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.rows: list[dict[str, float]] = []
-
-    def on_start(self, epochs: int, steps_per_epoch: int) -> None:
-        """Nothing to write yet."""
-
-    def on_step(self, epoch: int, step: int, parts: Mapping[str, float], images_per_second: float) -> None:
-        """A step is no row."""
-
-    def on_epoch(self, row: EpochRow) -> None:
-        self.rows.append(flat(row))
-        write_metrics(self.folder, self.rows)
-
-
-def flat(row: EpochRow) -> dict[str, float]:
-    """An epoch as a row of metrics.csv: `loss` is the weighted sum, `loss_NAME` its parts, not weighted."""
-    train = dict(row.train)
+def _scores(model: nn.Module, batches: Mapping[str, PlainBatches], plan: Plan) -> dict[str, float]:
+    """Every split's scores, as `test_top1` and so on."""
     return {
-        "epoch": row.epoch,
-        "lr": row.lr,
-        "loss": train.pop("loss"),
-        "train_accuracy": train.pop("accuracy"),
-        **{f"loss_{name}": value for name, value in train.items()},
-        **{f"test_{name}": value for name, value in row.scores.items()},
-        "seconds": round(row.seconds, 3),
-        "evaluation_seconds": round(row.evaluation_seconds, 3),
-        "images_per_second": round(row.images_per_second, 1),
+        f"{split}_{name}": value
+        for split, images in batches.items()
+        for name, value in score(model, images, precision=plan.precision, channels_last=plan.channels_last)
+        .flat()
+        .items()
     }
 
 
-def _test_scores(model: nn.Module, test: PlainBatches, plan: Plan) -> dict[str, float]:
-    return score(model, test, precision=plan.precision, channels_last=plan.channels_last).flat()
+def _check_plain(options: Mapping[str, Any], what: str, *, scalars: bool) -> None:
+    """Options are written down so that the model can be built again; refused before hours are spent."""
+    try:
+        json.dumps(options, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{what}: {error}; expected plain numbers, words, true or false") from None
+    odd = [key for key, value in options.items() if not isinstance(value, bool | int | float | str)]
+    if scalars and odd:
+        raise InputError(f"{what}: {odd[0]} is {options[odd[0]]!r}, expected a number, a word, true or false")
 
 
-def _results(rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """The last epoch is the result. The best one on the test split is what the field's papers print: labelled so."""
-    last = rows[-1]
-    best = max((row for row in rows if "test_top1" in row), key=lambda row: row["test_top1"])
-    return {
-        **{key: value for key, value in last.items() if key.startswith("test_")},
-        "epoch": int(last["epoch"]),
-        "selected_on": None,
-        "best_epoch_on_the_test_split": {"epoch": int(best["epoch"]), "test_top1": best["test_top1"]},
-        "training_seconds": round(sum(row["seconds"] for row in rows), 1),
-        "evaluation_seconds": round(sum(row["evaluation_seconds"] for row in rows), 1),
-    }
-
-
-def _about_teacher(teacher: Teacher) -> dict[str, Any]:
-    card = teacher.card
-    if card is None:
-        return {"name": None, "class": type(teacher.model).__name__, "sha256": None, "batch_norm": teacher.batch_norm}
-    return {
-        "name": card.architecture,
-        "kept_as": card.name,
-        "sha256": card.weights_sha256,
-        "subset": card.subset,
-        "test_top1": card.accuracy.top1,
-        "image_size": list(teacher.image_size),
-        "batch_norm": teacher.batch_norm,
-    }
-
-
-def _recipe_name(recipe: str | Path | Recipe) -> str:
-    return "custom" if isinstance(recipe, Recipe) else Path(recipe).stem
+def _check_tapped(model: nn.Module) -> None:
+    """A teacher that shows no layers to guide by is refused before it is trained."""
+    try:
+        default_taps(model)
+    except TapError as error:
+        raise TapError(f"no teacher: {error}; a model of your own can state them as its attribute lgkd_taps") from None

@@ -51,7 +51,8 @@ def describe_layers(
     def keeper(layer: str) -> Any:
         def keep(_module: nn.Module, _args: Any, output: Any) -> None:
             if isinstance(output, Tensor) and layer:
-                seen.setdefault(layer, output)
+                # As with taps, the last output counts where a layer runs more than once.
+                seen[layer] = output
 
         return keep
 
@@ -86,6 +87,7 @@ def _layer(
             Tap(name),
             output.shape,
             image_size=size,
+            images=1,
             prefix_hint=hint if isinstance(hint, int) else None,
             layout_hint=str(layout) if layout is not None else None,
         )

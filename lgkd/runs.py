@@ -38,33 +38,61 @@ def package_version(name: str) -> str | None:
         return None
 
 
+def check_free(folder: Path) -> bool:
+    """Whether a run could be written into a folder; nothing is made.
+
+    Returns:
+        True where the folder is new or empty, False where it holds a run that was not finished, with
+        which the same command goes on.
+
+    Raises:
+        TakenError: a file has that name, or the folder holds something else; nothing was touched.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise TakenError(f"{folder} is a file, expected a folder that is new or empty; choose another --out")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return True
+    try:
+        if read_run(folder)["status"] != "finished":
+            return False
+    except InputError:
+        pass
+    raise TakenError(
+        f"{folder} already holds {_what_is_in(folder)}; nothing was touched. Choose another --out, or move it away"
+    )
+
+
 def claim(folder: Path) -> Path:
     """Make a new run's folder.
 
     Raises:
-        TakenError: the folder holds something already; nothing was touched.
+        TakenError: it holds something.
+        InputError: it cannot be made.
     """
-    if folder.exists() and not folder.is_dir():
-        raise TakenError(f"{folder} is a file, expected a folder that is new or empty; choose another --out")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise TakenError(
-            f"{folder} already holds {_what_is_in(folder)}; nothing was touched. Choose another --out, or move it away"
-        )
+    if not check_free(folder):
+        raise TakenError(f"{folder} already holds {_what_is_in(folder)}; nothing was touched. Choose another --out")
+    return make_folder(folder)
+
+
+def make_folder(folder: Path) -> Path:
+    """Make a folder and those above it, if need be. InputError where that cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder} cannot be made ({error.strerror}); choose another --out") from None
+        raise InputError(f"{folder} cannot be made ({error.strerror}); choose another place") from None
     return folder
 
 
 def _what_is_in(folder: Path) -> str:
     try:
         run = read_run(folder)
+        state = "a finished run" if run["status"] == "finished" else "an unfinished run"
+        return f"{state} ({describe(run)})"
     except InputError:
         names = sorted(path.name for path in folder.iterdir())
-        return f"{len(names)} things that are no run of lgkd ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-    state = "a finished run" if run.get("status") == "finished" else "an unfinished run"
-    return f"{state} ({describe(run)})"
+        more = ", ..." if len(names) > 3 else ""
+        what = f"{len(names)} things that are" if len(names) > 1 else "something that is"
+        return f"{what} no run of lgkd ({', '.join(names[:3])}{more})"
 
 
 def describe(run: Mapping[str, Any]) -> str:
@@ -85,7 +113,21 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise InputError(f"there is no folder {folder}; expected the folder of a run (it holds {RUN})")
     if not file.is_file():
         raise InputError(f"{folder} holds no {RUN}, so it is no run of lgkd; expected the folder of a run")
-    return _read_json(file, ("kind", "student", "dataset", "seed", "status"))
+    return _read_json(
+        file,
+        {
+            "kind": str,
+            "status": str,
+            "student.name": str,
+            "teacher": dict | None,
+            "dataset.name": str,
+            "dataset.path": str | None,
+            "dataset.data_dir": str | None,
+            "seed": int,
+            "device": str,
+            "precision": str,
+        },
+    )
 
 
 def read_student(folder: Path) -> dict[str, Any]:
@@ -93,10 +135,23 @@ def read_student(folder: Path) -> dict[str, Any]:
     file = folder / STUDENT
     if not file.is_file():
         raise InputError(f"{folder} holds no {STUDENT}: the run was not finished, or it is no run of lgkd")
-    return _read_json(file, ("name", "options", "num_classes", "image_size", "mean", "std", "classes"))
+    return _read_json(
+        file,
+        {
+            "name": str | None,
+            "options": dict,
+            "num_classes": int,
+            "image_size": list,
+            "mean": list,
+            "std": list,
+            "interpolation": str,
+            "classes": list,
+            "weights_sha256": str,
+        },
+    )
 
 
-def _read_json(file: Path, needed: Sequence[str]) -> dict[str, Any]:
+def _read_json(file: Path, needed: Mapping[str, Any]) -> dict[str, Any]:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -104,9 +159,16 @@ def _read_json(file: Path, needed: Sequence[str]) -> dict[str, Any]:
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         found = value.get("format") if isinstance(value, dict) else type(value).__name__
         raise InputError(f"{file} has format {found}, this lgkd reads format {FORMAT}")
-    missing = [key for key in needed if key not in value]
-    if missing:
-        raise InputError(f"{file} lacks {', '.join(missing)}; it is damaged or something else")
+    wrong = [key for key, kind in needed.items() if not isinstance(_at(value, key), kind)]
+    if wrong:
+        raise InputError(f"{file} lacks a proper {', '.join(wrong)}; it is damaged or something else")
+    return value
+
+
+def _at(value: Any, key: str) -> Any:
+    """The value at a dotted key; a made-up type, which is none of those expected, where there is none."""
+    for part in key.split("."):
+        value = value.get(part, ...) if isinstance(value, dict) else ...
     return value
 
 

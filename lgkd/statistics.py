@@ -88,7 +88,7 @@ def paired_interval(first: Sequence[float], second: Sequence[float], *, confiden
 
 def _t_quantile(probability: float, freedom: int) -> float:
     # scipy.special is what scipy.stats.t calls here, and is imported ten times quicker.
-    from scipy.special import stdtrit  # type: ignore[import-untyped]
+    from scipy.special import stdtrit
 
     return float(stdtrit(freedom, probability))
 

@@ -19,7 +19,7 @@ from lgkd.errors import TapError, did_you_mean
 
 Layout = Literal["tokens", "NCHW", "NHWC"]
 _LAYOUTS = ("tokens", "NCHW", "NHWC")
-_MOST_PREFIX_TOKENS = 16
+_MOST_PREFIX_TOKENS = 9
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ def find_fold(
     shape: Sequence[int],
     *,
     image_size: tuple[int, int],
+    images: int | None = None,
     prefix_hint: int | None = None,
     layout_hint: str | None = None,
 ) -> Fold:
@@ -101,6 +102,7 @@ def find_fold(
         tap: what was asked for; whatever it states wins.
         shape: the output's shape, (B,N,D) or four numbers.
         image_size: height and width of the images; patch grids have the same proportions.
+        images: how many went in; None where that is not known.
         prefix_hint: the number of prefix tokens that the model as a whole reports; tried first.
         layout_hint: "NHWC" for models that say that they work channels-last (timm's `output_fmt`).
 
@@ -111,6 +113,11 @@ def find_fold(
         raise TapError(
             f"tap {tap.name!r} puts out the shape {tuple(shape)}, which holds no map; expected tokens (B,N,D) "
             "or a map (B,C,h,w): tap an earlier layer"
+        )
+    if images is not None and shape[0] != images:
+        raise TapError(
+            f"tap {tap.name!r} puts out the shape {tuple(shape)} for {images} image(s): its first dimension is not the "
+            "batch (windows, or tokens that come first); tap a layer outside it"
         )
     if tap.layout is not None and (tap.layout == "tokens") != (len(shape) == 3):
         raise TapError(

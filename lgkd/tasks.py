@@ -5,6 +5,7 @@ Letters in shapes: B batch, K classes, H W image size.
 
 from dataclasses import dataclass, field
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -51,7 +52,7 @@ class Supervised(nn.Module):
 
     def forward(self, batch: Batch) -> Step:
         logits = self.student(batch.images)
-        loss = F.cross_entropy(logits.float(), batch.targets)
+        loss = _cross_entropy(logits, batch.targets)
         return Step(loss, logits, {"classification": loss.detach()})
 
 
@@ -74,7 +75,7 @@ class Guided(nn.Module):
 
     def forward(self, batch: Batch) -> Step:
         logits, maps = self.guide.read(self.student, batch.images)
-        classification = F.cross_entropy(logits.float(), batch.targets)
+        classification = _cross_entropy(logits, batch.targets)
         terms = self.guide(batch.images, maps)
         loss = classification
         for name, value in terms.items():
@@ -84,3 +85,10 @@ class Guided(nn.Module):
 
 
 Task = Supervised | Guided
+
+
+def _cross_entropy(logits_BK: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross entropy, never in half precision."""
+    if logits_BK.dtype in (torch.float16, torch.bfloat16):
+        logits_BK = logits_BK.float()
+    return F.cross_entropy(logits_BK, targets)

@@ -21,14 +21,25 @@ def save_weights(tensors: Mapping[str, Tensor], path: Path) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def load_weights(path: Path) -> dict[str, Tensor]:
+def load_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     """The tensors of a safetensors file, on the CPU.
 
+    Args:
+        path: the file.
+        sha256: what the file's SHA-256 must be, in hex digits; None: anything goes.
+
     Raises:
-        InputError: the file cannot be read or is none.
+        InputError: the file cannot be read, is none, or is not the one that was written.
     """
     try:
-        return load(path.read_bytes())
+        data = path.read_bytes()
+        found = hashlib.sha256(data).hexdigest()
+        if sha256 is not None and found != sha256:
+            raise InputError(
+                f"{path}: has SHA-256 {found[:12]}..., expected {sha256[:12]}...; it is damaged or another's, "
+                "take it from a copy or train again"
+            )
+        return load(data)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); expected weights in safetensors format") from None
     except (SafetensorError, ValueError, KeyError) as error:

@@ -64,9 +64,7 @@ def test_in_a_checkout_recipes_and_teachers_lie_beside_the_package() -> None:
 
 def test_recipe_names_are_those_of_the_files() -> None:
     on_disk = sorted(
-        file.name.removesuffix(".yaml")
-        for file in (REPOSITORY / "recipes").iterdir()
-        if file.name.endswith(".yaml")
+        file.name.removesuffix(".yaml") for file in (REPOSITORY / "recipes").iterdir() if file.name.endswith(".yaml")
     )
     assert assets.recipe_names() == on_disk
     assert len(on_disk) >= 4
@@ -100,21 +98,18 @@ def test_the_wheel_is_told_to_carry_both_folders() -> None:
     assert carried == {"recipes": "lgkd/_assets/recipes", "teachers": "lgkd/_assets/teachers"}
 
 
-def test_reading_every_recipe_and_card_needs_no_torch_and_little_time() -> None:
+def test_reading_every_recipe_and_card_needs_no_torch() -> None:
     program = """
-import sys, time
+import sys
 from lgkd import assets, cards, recipe
 recipes = [recipe.load_recipe(name) for name in assets.recipe_names()]
 cards.list_cards()
 assert len(recipes) >= 4
 heavy = {"torch", "numpy", "torchvision", "timm", "accelerate"} & set(sys.modules)
 assert not heavy, heavy
-print(time.process_time())
 """
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, cwd=REPOSITORY
     )
     assert done.returncode == 0, done.stderr
-    # Processor time of the whole interpreter, so that a busy machine does not fail the test.
-    assert float(done.stdout) < 0.5

@@ -96,8 +96,7 @@ def test_a_missing_teacher_ends_with_3_and_the_command_that_makes_it() -> None:
     with pytest.raises(MissingError) as caught:
         find_card("resnet56", "cifar100")
     assert str(caught.value) == (
-        "there is no teacher resnet56 trained on cifar100 yet; "
-        "train one: lgkd train-teacher resnet56 cifar100"
+        "there is no teacher resnet56 trained on cifar100 yet; train one: lgkd train-teacher resnet56 cifar100"
     )
     assert caught.value.exit_code == 3
 
@@ -106,9 +105,7 @@ def test_a_missing_teacher_names_the_others_of_that_data_set_alone(store: Path) 
     keep()
     keep(name="resnet20", dataset="flowers")
     save_card(card(name="vgg8"), store / "shipped" / "digits" / "vgg8")
-    with pytest.raises(
-        MissingError, match=r"lgkd train-teacher resnet56 digits; trained for digits: resnet8, vgg8$"
-    ):
+    with pytest.raises(MissingError, match=r"lgkd train-teacher resnet56 digits; trained for digits: resnet8, vgg8$"):
         find_card("resnet56", "digits")
 
 
@@ -210,9 +207,7 @@ def test_weights_are_checked_against_the_card() -> None:
     damaged = bytearray(WEIGHTS)
     damaged[3] ^= 1
     (folder / "weights.safetensors").write_bytes(damaged)
-    with pytest.raises(
-        InputError, match=r"weights\.safetensors: has SHA-256 .*lgkd train-teacher resnet8 digits"
-    ):
+    with pytest.raises(InputError, match=r"weights\.safetensors: has SHA-256 .*lgkd train-teacher resnet8 digits"):
         verify_weights(card(), folder)
     (folder / "weights.safetensors").unlink()
     with pytest.raises(InputError, match=r"weights\.safetensors: cannot be read"):

@@ -59,9 +59,7 @@ def test_no_assignment_changes_nothing_and_the_recipe_given_stays_as_it_was() ->
 
 def test_an_override_does_what_editing_the_file_does() -> None:
     edited = dump_recipe(GUIDED).replace("epochs: 300", "epochs: 200").replace("weight: 2.5", "weight: 1e-2")
-    assert apply_overrides(GUIDED, ["schedule.epochs=200", "guide.terms.0.weight=1e-2"]) == parse_recipe(
-        edited
-    )
+    assert apply_overrides(GUIDED, ["schedule.epochs=200", "guide.terms.0.weight=1e-2"]) == parse_recipe(edited)
 
 
 def test_a_key_below_null_makes_the_section() -> None:
@@ -139,16 +137,13 @@ def test_a_mistake_is_told_with_its_path_and_value(assignment: str, words: str) 
 
 def test_a_mistake_halfway_down_leaves_no_trace() -> None:
     text = refusal("guide.terms.0.wight=1", recipe=PLAIN)
-    assert (
-        text.count("\n") == 1 and "guide.terms.0.wight: unknown key (got 1); did you mean 'weight'?" in text
-    )
+    assert text.count("\n") == 1 and "guide.terms.0.wight: unknown key (got 1); did you mean 'weight'?" in text
 
 
 @settings(max_examples=150, deadline=None)
 @given(
     st.sampled_from([row.path for row in explain()]) | st.text(alphabet="abcemrp._0123456789", max_size=12),
-    st.text(max_size=12)
-    | st.sampled_from(["null", "1e-3", "[1]", "{}", "[{kind: locality}]", "9" * 400, '"\\ud800"']),
+    st.text(max_size=12) | st.sampled_from(["null", "1e-3", "[1]", "{}", "[{kind: locality}]", "9" * 400, '"\\ud800"']),
 )
 def test_any_assignment_gives_a_recipe_or_a_recipe_error(path: str, value: str) -> None:
     for recipe in (GUIDED, PLAIN):

@@ -74,9 +74,7 @@ def test_a_repeated_key_is_refused_with_both_lines_beside_other_mistakes() -> No
 
 
 def test_a_list_entry_on_its_own_line_is_found_there() -> None:
-    text = GOOD.replace(
-        "{kind: locality, weight: 2.5}", "kind: locality\n    - kind: locality\n      weight: x"
-    )
+    text = GOOD.replace("{kind: locality, weight: 2.5}", "kind: locality\n    - kind: locality\n      weight: x")
     assert "my.yaml:13  guide.terms.1.weight: must be a number (got 'x')" in refusal(text)
 
 
@@ -160,9 +158,7 @@ def test_what_a_recipe_may_not_hold_is_refused_in_words(text: str, words: str) -
 
 
 def test_a_tower_of_aliases_is_refused_at_its_first_stone() -> None:
-    bomb = "a: &a [x, x]\n" + "".join(
-        f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
-    )
+    bomb = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
     assert "my.yaml:1  not readable: anchors and aliases" in refusal(bomb)
 
 
@@ -193,16 +189,12 @@ def test_an_unknown_name_lists_the_known_ones_and_the_closest() -> None:
     ) as caught:
         load_recipe("localty-guidance")
     assert all(name in str(caught.value) for name in recipe_names())
-    with pytest.raises(
-        RecipeError, match=r"give one of those below, or a \.yaml file\. Recipes: locality-guidance, "
-    ):
+    with pytest.raises(RecipeError, match=r"give one of those below, or a \.yaml file\. Recipes: locality-guidance, "):
         load_recipe("zzzz")
 
 
 @pytest.mark.parametrize("name", ["nowhere.yaml", "nowhere.yml", "\0.yaml", ""])
-def test_a_file_that_is_not_there_is_a_recipe_error(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_is_not_there_is_a_recipe_error(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RecipeError, match=r"cannot be read|there is no recipe"):
         load_recipe(name)
@@ -219,9 +211,7 @@ def test_an_existing_file_needs_no_yaml_ending(tmp_path: Path, monkeypatch: pyte
     assert load_recipe("mine") == parse_recipe(GOOD)
 
 
-def test_a_shipped_name_goes_before_a_file_of_that_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_shipped_name_goes_before_a_file_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("teacher").write_text(GOOD)
     assert load_recipe("teacher").trains == "teacher"

@@ -106,24 +106,17 @@ def test_every_number_of_the_schema_has_an_upper_and_a_lower_bound() -> None:
 
 def test_warm_up_must_end_before_the_training_does() -> None:
     text = refusal(student(schedule={"epochs": 10, "warmup_epochs": 10}))
-    assert (
-        "schedule.warmup_epochs: must be less than schedule.epochs (10); change either of the two (got 10"
-        in text
-    )
+    assert "schedule.warmup_epochs: must be less than schedule.epochs (10); change either of the two (got 10" in text
     assert recipe_from(student(schedule={"epochs": 1, "warmup_epochs": 0.5})).schedule.warmup_epochs == 0.5
 
 
 def test_the_batch_must_be_divisible_by_its_micro_batches() -> None:
     assert recipe_from(student(accumulate=3)).accumulate == 3
-    assert "accumulate: must divide batch_size (12) without remainder (got 5)" in refusal(
-        student(accumulate=5)
-    )
+    assert "accumulate: must divide batch_size (12) without remainder (got 5)" in refusal(student(accumulate=5))
 
 
 def test_a_teacher_recipe_has_no_guide() -> None:
-    assert "guide: must be null in a recipe that trains a teacher" in refusal(
-        student(trains="teacher", guide=guide())
-    )
+    assert "guide: must be null in a recipe that trains a teacher" in refusal(student(trains="teacher", guide=guide()))
     assert recipe_from(student(trains="teacher")).guide is None
 
 
@@ -134,9 +127,7 @@ def test_the_rate_cannot_end_above_its_peak() -> None:
 
 def test_nesterov_without_momentum_is_refused_for_sgd_alone() -> None:
     sgd = {"name": "sgd", "lr": 0.1, "weight_decay": 0, "momentum": 0}
-    assert "optimizer.nesterov: must be false when momentum is 0 (got true)" in refusal(
-        student(optimizer=sgd)
-    )
+    assert "optimizer.nesterov: must be false when momentum is 0 (got true)" in refusal(student(optimizer=sgd))
     assert recipe_from(student(optimizer={**sgd, "nesterov": False})).optimizer.momentum == 0
     assert recipe_from(student(optimizer={**sgd, "name": "adamw"})).optimizer.nesterov
 

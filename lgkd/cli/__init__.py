@@ -1,50 +1,116 @@
 """The command line. The only room that imports typer."""
 
+import io
+import os
 import sys
 import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Any
 
 
 def main() -> None:
     """Entry point of `lgkd`: runs a command and turns errors into one line and the documented exit code."""
-    arguments = sys.argv[1:]
-    debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
-    sys.exit(run(arguments, debug=debug))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A class called "Äpfel" must not end a command where the terminal knows ASCII only.
+            stream.reconfigure(errors="backslashreplace")
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # `lgkd students | head -1`: nobody listens any more, and Python would complain of it when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
-def run(arguments: list[str], *, debug: bool = False) -> int:
+def run(arguments: Sequence[str]) -> int:
     """Run one command; return its exit code.
 
     Args:
-        arguments: as typed, without the program's name.
-        debug: show tracebacks.
+        arguments: as typed, without the program's name. `--debug` shows tracebacks, wherever it stands.
     """
-    import click
+    debug = "--debug" in arguments
+    words = [word for word in arguments if word != "--debug"] or ["--help"]
+    with warnings.catch_warnings():
+        quiet = {"--quiet", "-q", "--json"} & set(words)
+        # Python would add a file, a line number and a line of code that say nothing to a user.
+        warnings.showwarning = _ignore if quiet else _remark  # type: ignore[assignment]
+        try:
+            return _run(words)
+        except Exception as error:
+            if debug:
+                traceback.print_exc()
+            return _fail(*_explained(error, words))
+        except KeyboardInterrupt:
+            return _fail("stopped by the keyboard", 130)
 
+
+def _run(words: list[str]) -> int:
     from lgkd.cli.app import app
-    from lgkd.errors import LgkdError
 
     try:
-        result = app(arguments, prog_name="lgkd", standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except LgkdError as error:
-        if debug:
-            traceback.print_exc()
-        return _fail(str(error), error.exit_code)
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        return _fail("stopped by the keyboard", 130)
-    except BrokenPipeError:
-        return 0
-    except Exception as error:
-        if debug:
-            traceback.print_exc()
-        name = type(error).__name__
-        return _fail(f"unexpected {name}: {error}. This is a fault of lgkd; run again with --debug and report it", 1)
+        result = app(words, prog_name="lgkd", standalone_mode=False)
+    except SystemExit as stop:
+        result = stop.code
+    if result == 130:  # what typer makes of Ctrl-C, without a word
+        raise KeyboardInterrupt
+    return result if isinstance(result, int) else 0
+
+
+def _explained(error: Exception, words: Sequence[str]) -> tuple[str, int]:
+    """An error in one line (a recipe's mistakes: one each), and the exit code."""
+    from lgkd.errors import LgkdError
+
+    kind = type(error).__name__
+    if isinstance(error, LgkdError):
+        return str(error), error.exit_code
+    if kind == "Abort":
+        return "stopped by the keyboard", 130
+    if hasattr(error, "format_message"):
+        return _usage(error, words), 2
+    text = " ".join(str(error).split())[:300]
+    if kind == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return f"not enough memory ({text or kind}); use a smaller --batch-size, or --set accumulate=2", 1
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; check the place, or choose another (--out, or LGKD_HOME)", 2
+    return f"unexpected {kind}: {text}. This is a fault of lgkd; run again with --debug and report it", 1
+
+
+def _usage(error: Any, words: Sequence[str]) -> str:
+    """A mistyped command or option; with the closest one, and where all are listed."""
+    from lgkd.errors import did_you_mean
+
+    context = getattr(error, "ctx", None)
+    command: Any = getattr(context, "command", None)
+    path = getattr(context, "command_path", "lgkd")
+    message = " ".join(error.format_message().split()).rstrip(".")
+    option = getattr(error, "option_name", None)
+    if option is not None and command is not None:
+        known = [name for parameter in command.params for name in parameter.opts]
+        message = f"{path} has no option {option}; {did_you_mean(option, known)}"
+    elif (typed := _typed(getattr(getattr(error, "param", None), "opts", ()), words)) is not None:
+        message = f"{message} (got {typed!r})"
+    elif hasattr(command, "commands") and words[0] not in command.commands and not words[0].startswith("-"):
+        message = f"there is no command {words[0]!r}; {did_you_mean(words[0], command.commands)}"
+    return f"{message} (see {path} --help)"
+
+
+def _typed(names: Sequence[str], words: Sequence[str]) -> str | None:
+    """What was typed for an option, as in `--epochs x` or `--epochs=x`."""
+    for place, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name in names and (equals or place + 1 < len(words)):
+            return value if equals else words[place + 1]
+    return None
+
+
+def _remark(message: Warning | str, *_: Any) -> None:
+    sys.stderr.write(f"lgkd: remark: {' '.join(str(message).split())}\n")
+
+
+def _ignore(message: Warning | str, *_: Any) -> None:
+    """Nothing: only the result was asked for."""
 
 
 def _fail(message: str, code: int) -> int:

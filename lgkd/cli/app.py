@@ -1,22 +1,60 @@
 """The commands, in the order in which people need them."""
 
+from typing import Annotated
+
 import typer
 
-from lgkd.cli import listing, looking, training
+from lgkd import __version__
+from lgkd.cli import listing, looking, quickstart, training
 
-app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="Knowledge distillation centred on locality guidance: a small CNN guides a Vision Transformer "
-    "that learns the same few images from scratch. Start with: lgkd quickstart",
-    epilog="Exit codes: 0 done, 2 bad input, 3 something needed is not here, 4 the training went bad, "
-    "130 or 143 stopped by a signal. --debug shows tracebacks.",
+_EXAMPLES = """\b
+Examples:
+  lgkd quickstart
+  lgkd train-teacher resnet56 cifar100
+  lgkd distill --student pvtv2 --teacher resnet56
+  lgkd train --student pvtv2
+  lgkd resume runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
+  lgkd evaluate runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
+  lgkd layers pvtv2
+  lgkd students deit_tiny
+  lgkd teachers
+  lgkd datasets cifar100
+  lgkd recipes locality-guidance
+
+Exit codes: 0 done, 2 bad input, 3 something needed is not here, 4 the training went bad,
+5 another process holds the folder, 75 paused by --max-time, 130 or 143 stopped by a signal
+(both saved; the same command goes on), 1 a fault of lgkd."""
+
+app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, epilog=_EXAMPLES)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lgkd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def lgkd(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")] = False,
+) -> None:
+    """Knowledge distillation centred on locality guidance.
+
+    A small CNN guides a Vision Transformer that learns the same few images from
+    scratch. Start with: lgkd quickstart
+    """
+
+
+app.command("quickstart", short_help="See the whole idea at work in minutes, on embedded digits.")(
+    quickstart.quickstart
 )
-
 app.command("train-teacher")(training.train_teacher)
 app.command("distill")(training.distill)
 app.command("train")(training.train)
+app.command("resume")(training.resume)
 app.command("evaluate")(looking.evaluate)
 app.command("layers")(looking.layers)
 app.command("students")(listing.students)

@@ -17,7 +17,7 @@ Name = Annotated[str | None, typer.Argument(help="Show this one.")]
 
 
 def students(name: Name = None, as_json: o.Json = False) -> None:
-    """List the students that lgkd knows by name, or show one.
+    """List the students known by name, or show one.
 
     Example: lgkd students pvtv2
     """
@@ -38,7 +38,7 @@ def students(name: Name = None, as_json: o.Json = False) -> None:
 
 
 def teachers(name: Name = None, as_json: o.Json = False) -> None:
-    """List the architectures and the trained teachers at hand, or show one.
+    """List architectures and trained teachers, or show one.
 
     Example: lgkd teachers
     """
@@ -92,7 +92,9 @@ def teachers(name: Name = None, as_json: o.Json = False) -> None:
 
 
 def datasets(name: Name = None, as_json: o.Json = False) -> None:
-    """List the data sets that lgkd knows by name, or show one. Any folder of images is one, too.
+    """List the data sets known by name, or show one.
+
+    Any folder of images is a data set, too: FOLDER/train/CLASS/* and FOLDER/test/CLASS/*.
 
     Example: lgkd datasets cifar100
     """
@@ -110,15 +112,17 @@ def datasets(name: Name = None, as_json: o.Json = False) -> None:
         return
     show_table(
         "data sets",
-        ("name", "classes", "train", "test", "px", "source"),
-        ((i.name, i.classes, f"{i.train:,}", f"{i.test:,}", i.image_size, i.source) for i in infos),
+        ("name", "classes", "train", "test", "px", "what"),
+        ((i.name, i.classes, f"{i.train:,}", f"{i.test:,}", i.image_size, i.title) for i in infos),
         right=(1, 2, 3, 4),
     )
     console().print("also any folder of images: FOLDER/train/CLASS/*.png and FOLDER/test/CLASS/*.png")
 
 
 def recipes(name: Name = None, as_json: o.Json = False) -> None:
-    """List the recipes that come with lgkd; with a name or a file, show every key with its value and meaning.
+    """List the recipes, or show one.
+
+    With a name or a file: every key with its value and meaning.
 
     Example: lgkd recipes locality-guidance
     """
@@ -142,7 +146,7 @@ def recipes(name: Name = None, as_json: o.Json = False) -> None:
         console().print(dump_recipe(recipe), end="", markup=False)
         return
     console().print(recipe.about, markup=False)
-    show_table("", ("key", "value", "meaning"), ((e.path, e.default, e.description) for e in explain(recipe)))
+    show_table("", ("key", "value", "meaning"), ((e.path, e.default, e.description) for e in explain(recipe)[1:]))
 
 
 def _model(name: str) -> ModelInfo:

@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
+from lgkd.choices import check_dataset
 from lgkd.cli import options as o
 from lgkd.cli.screen import console, show_json, show_pairs, show_table
+from lgkd.errors import InputError
 from lgkd.models.catalogue import find
 from lgkd.runs import read_run, read_student
 
@@ -20,21 +22,23 @@ def evaluate(
     device: o.Device = None,
     as_json: o.Json = False,
 ) -> None:
-    """Accuracy, calibration and agreement with the teacher, on the test split.
+    """Score a trained student on the test split.
+
+    Accuracy, calibration, agreement with its teacher, hardest and easiest classes.
 
     Example: lgkd evaluate runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
     """
     read_run(run)
-    read_student(run)
+    classes = read_student(run)["classes"]
+    if dataset is not None:
+        check_dataset(dataset, data_dir)
     from lgkd import api
 
     scores = api.evaluate(run, dataset=dataset, data_dir=data_dir, device=device)
     if as_json:
         show_json({"folder": str(run), "images": scores.images, **scores.flat(), "per_class": scores.per_class})
         return
-    known = [(value, name) for value, name in zip(scores.per_class, read_student(run)["classes"], strict=True)
-             if value is not None]  # fmt: skip
-    known.sort()
+    known = sorted((value, name) for value, name in zip(scores.per_class, classes, strict=True) if value is not None)
     show_pairs(
         {
             "test images": f"{scores.images:,}",
@@ -58,14 +62,19 @@ def layers(
     everything: Annotated[bool, typer.Option("--all", help="Every layer, not only blocks and stages.")] = False,
     as_json: o.Json = False,
 ) -> None:
-    """Names and shapes that can be tapped; the default taps are marked.
+    """List a model's layers that can be tapped.
+
+    With the shapes that they put out; the default taps are marked.
 
     Example: lgkd layers pvtv2
     """
     find(model)
+    options = o.key_values(option, "--option")
+    if image_size is not None and image_size < 1:
+        raise InputError(f"--image-size is {image_size}, expected at least 1 pixel")
     from lgkd.layers import describe_layers
 
-    rows = describe_layers(model, image_size=image_size, options=o.key_values(option, "--option"))
+    rows = describe_layers(model, image_size=image_size, options=options)
     if as_json:
         show_json([row.as_dict() for row in rows])
         return

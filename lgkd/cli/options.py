@@ -7,64 +7,55 @@ import typer
 
 from lgkd.errors import InputError
 
-_WHAT, _HOW, _WHERE = "What is learned", "How it is learned", "Where and how loudly"
-
-Dataset = Annotated[
-    str, typer.Option("--dataset", help="A named data set or a folder of images.", rich_help_panel=_WHAT)
-]
-DataDir = Annotated[
-    Path | None, typer.Option("--data-dir", help="Where named data sets lie.", rich_help_panel=_WHAT)
-]
+Dataset = Annotated[str, typer.Option("--dataset", help="A named data set or a folder of images.")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where named data sets lie.")]
 Fraction = Annotated[
     float | None,
-    typer.Option("--fraction", help="Train on this share of every class, 0 to 1.", rich_help_panel=_WHAT),
+    typer.Option("--fraction", help="Train on this share of every class, 0 to 1."),
 ]
 ImagesPerClass = Annotated[
     int | None,
-    typer.Option("--images-per-class", help="Train on so many images of every class.", rich_help_panel=_WHAT),
+    typer.Option("--images-per-class", help="Train on so many images of every class."),
 ]
-SubsetSeed = Annotated[
-    int, typer.Option("--subset-seed", min=0, help="Which of the many such parts.", rich_help_panel=_WHAT)
-]
+SubsetSeed = Annotated[int, typer.Option("--subset-seed", help="Which of the many such parts.")]
 StudentOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--student-option", metavar="KEY=VALUE", help="Reaches the constructor: patch_size=4.", rich_help_panel=_WHAT
+        "--student-option", metavar="KEY=VALUE", help="Reaches the constructor: patch_size=4; may be repeated."
     ),
 ]
 TeacherOption = Annotated[
     list[str] | None,
-    typer.Option("--teacher-option", metavar="KEY=VALUE", help="Reaches the constructor.", rich_help_panel=_WHAT),
+    typer.Option("--teacher-option", metavar="KEY=VALUE", help="Reaches the constructor."),
 ]
-ImageSize = Annotated[
-    int | None, typer.Option("--image-size", help="Side of the model's images, in pixels.", rich_help_panel=_WHAT)
-]
+ImageSize = Annotated[int | None, typer.Option("--image-size", help="Side of the model's images, in pixels.")]
 Epochs = Annotated[
     int | None,
-    typer.Option("--epochs", help="Instead of the recipe's; warm-up keeps its share.", rich_help_panel=_HOW),
+    typer.Option("--epochs", help="Instead of the recipe's; warm-up keeps its share."),
 ]
-BatchSize = Annotated[
-    int | None, typer.Option("--batch-size", help="Images a step, instead of the recipe's.", rich_help_panel=_HOW)
-]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images a step, instead of the recipe's.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="A.B=VALUE", help="Change any key of the recipe; may be repeated.", rich_help_panel=_HOW
-    ),
+    typer.Option("--set", metavar="A.B=VALUE", help="Change any key of the recipe; may be repeated."),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of weights, order and augmentation.", rich_help_panel=_HOW)]
-Precision = Annotated[
-    str | None, typer.Option("--precision", help="auto, fp32, bf16 or fp16.", rich_help_panel=_HOW)
-]
+Seed = Annotated[int, typer.Option("--seed", help="Of weights, order and augmentation.")]
+Precision = Annotated[str | None, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")]
 Device = Annotated[
     str | None,
-    typer.Option("--device", help="cpu, cuda or cuda:N; a GPU if there is one.", rich_help_panel=_WHERE),
+    typer.Option("--device", help="cpu, cuda or cuda:N; a GPU if there is one."),
 ]
-Out = Annotated[
-    Path | None, typer.Option("--out", help="The run's folder; by default one below runs/.", rich_help_panel=_WHERE)
+Out = Annotated[Path | None, typer.Option("--out", help="The run's folder; by default one below runs/.")]
+ValFraction = Annotated[
+    float | None,
+    typer.Option("--val-fraction", help="Hold out this share and keep the epoch that does best on it."),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the result.", rich_help_panel=_WHERE)]
-Json = Annotated[bool, typer.Option("--json", help="The result as JSON, nothing else.", rich_help_panel=_WHERE)]
+MaxTime = Annotated[
+    float | None,
+    typer.Option("--max-time", metavar="SECONDS", help="Save and end with code 75; the same command goes on."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Go on with an unfinished run that differs.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the result.")]
+Json = Annotated[bool, typer.Option("--json", help="The result as JSON, nothing else.")]
 
 
 def key_values(pairs: list[str] | None, option: str) -> dict[str, Any]:

@@ -1,27 +1,28 @@
 """What people see: tables, sentences, and the progress of a training. rich lives here."""
 
+import io
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
 from rich.text import Text
 
 if TYPE_CHECKING:
     from lgkd.trainer.loop import EpochRow
 
 _SECONDS_BETWEEN_LINES = 5.0
+_NEVER_FULL = 10_000
 
 
 def console(*, errors: bool = False) -> Console:
-    """A console as wide as the terminal, and 80 columns where there is none."""
+    """A console as wide as the terminal; without one, lines are never broken, for grep and for files."""
     stream = sys.stderr if errors else sys.stdout
-    return Console(file=stream, highlight=False, width=None if stream.isatty() else 80, soft_wrap=not stream.isatty())
+    return Console(file=stream, highlight=False, soft_wrap=not stream.isatty())
 
 
 def say(sentence: str) -> None:
@@ -30,14 +31,26 @@ def say(sentence: str) -> None:
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[int] = ()) -> None:
-    """A table that fits 80 columns; the numbers in `right` are columns set flush right."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="bold")
+    """A table with its title above; the numbers in `right` are columns set flush right.
+
+    On a terminal long cells go on in the next line of their column. Elsewhere a row is one line.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for place, column in enumerate(columns):
         table.add_column(column, justify="right" if place in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
-    stream = sys.stdout
-    Console(file=stream, highlight=False, width=None if stream.isatty() else 80).print(table)
+        table.add_row(*(Text(str(cell)) for cell in row))
+    out = console()
+    if title:
+        out.print(Text(title, style="bold"))
+    if out.is_terminal:
+        out.print(table)
+        return
+    wide = Console(file=io.StringIO(), width=_NEVER_FULL)
+    wide.print(table)
+    assert isinstance(wide.file, io.StringIO)
+    # The last column is filled up with spaces, which a file has no use for.
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in wide.file.getvalue().splitlines()))
 
 
 def show_json(value: Any) -> None:
@@ -63,18 +76,19 @@ class Display:
         self._title = title
         self._quiet = quiet
         self._console = console(errors=True)
-        self._live = self._console.is_terminal and not quiet
+        self._live = self._console.is_terminal and not self._console.is_dumb_terminal and not quiet
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=16),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[news]}"),
+            BarColumn(bar_width=12),
+            TextColumn("{task.fields[epoch]}/{task.total}"),
             TimeRemainingColumn(compact=True),
+            # What is left of the line goes to the news, whose end matters least.
+            TextColumn("{task.fields[news]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
             console=self._console,
             disable=not self._live,
-            transient=False,
+            expand=True,
         )
-        self._task = None
+        self._task: TaskID | None = None
         self._steps = 1
         self._epochs = 0
         self._began = time.monotonic()
@@ -104,33 +118,34 @@ class Display:
         self._epochs, self._steps = epochs, steps_per_epoch
         self._began, self._spoke = time.monotonic(), float("-inf")
         if self._live:
-            self._task = self._progress.add_task(self._title, total=epochs, news="")
+            self._task = self._progress.add_task(self._title, total=epochs, epoch=1, news="")
 
     def on_step(self, epoch: int, step: int, parts: Mapping[str, float], images_per_second: float) -> None:
         if self._task is not None:
             done = epoch + (step + 1) / self._steps
-            self._progress.update(self._task, completed=done, news=_news(parts, images_per_second) + self._test)
+            news = self._test + _news(parts, images_per_second)
+            self._progress.update(self._task, completed=done, epoch=epoch + 1, news=news)
 
     def on_epoch(self, row: "EpochRow") -> None:
-        top1 = row.scores.get("top1")
+        top1 = row.scores.get("test_top1")
         if top1 is not None:
-            self._test = f" test {top1:.1%}"
-        news = _news(row.train, row.images_per_second) + self._test
+            self._test = f"test {top1:.1%} "
+        news = self._test + _news(row.train, row.images_per_second)
         if self._task is not None:
-            self._progress.update(self._task, completed=row.epoch, news=news)
+            self._progress.update(self._task, completed=row.epoch, epoch=row.epoch, news=news)
             return
         last = row.epoch == self._epochs
         if self._quiet or (time.monotonic() - self._spoke < _SECONDS_BETWEEN_LINES and not last):
             return
         self._spoke = time.monotonic()
         left = (self._epochs - row.epoch) * (time.monotonic() - self._began) / row.epoch
-        self._console.print(f"{self._title} epoch {row.epoch}/{self._epochs} {news} left {duration(left)}")
+        self._console.print(f"{self._title} epoch {row.epoch}/{self._epochs} {news}, {duration(left)} left")
 
 
 def _news(parts: Mapping[str, float], images_per_second: float) -> str:
     named = [(name, value) for name, value in parts.items() if name not in ("loss", "accuracy")]
-    words = [f"{name.replace('classification', 'class')} {value:.3g}" for name, value in named]
-    return f"{' '.join(words)} train {parts.get('accuracy', 0.0):.1%} {images_per_second:,.0f} img/s"
+    losses = " ".join(f"{name.replace('classification', 'class')} {value:.3g}" for name, value in named)
+    return f"train {parts.get('accuracy', 0.0):.1%} {losses} {images_per_second:,.0f} img/s"
 
 
 def duration(seconds: float) -> str:
@@ -141,6 +156,3 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02}s"
     return f"{whole // 3600}h{whole % 3600 // 60:02}m"
-
-
-Say = Callable[[str], None]

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lgkd.choices import find_trained_teacher, resolve_recipe, subset_words
+from lgkd.choices import run_folder, settle
 from lgkd.cli import options as o
 from lgkd.cli.screen import Display, console, duration, show_json
-from lgkd.models.catalogue import find
+from lgkd.runs import check_free, describe, read_run
 
 if TYPE_CHECKING:
-    from lgkd.job import Run
+    from lgkd.api import Run
 
 
 def train_teacher(
@@ -29,25 +29,30 @@ def train_teacher(
     changes: o.Set = None,
     seed: o.Seed = 0,
     precision: o.Precision = None,
+    val_fraction: o.ValFraction = None,
     device: o.Device = None,
+    max_time: o.MaxTime = None,
     out: o.Out = None,
+    force: o.Force = False,
     replace: Annotated[bool, typer.Option("--replace", help="Exchange a teacher of that name in the store.")] = False,
     quiet: o.Quiet = False,
     as_json: o.Json = False,
 ) -> None:
-    """Train a teacher and keep it, with its card, in the user's store.
+    """Train a teacher, and keep it for students to come.
+
+    It goes, with its card, into the store ($LGKD_HOME, or ~/.cache/lgkd).
 
     Example: lgkd train-teacher resnet56 cifar100
     """
-    shared = _shared(locals(), trains="teacher", guided=False)
-    find(teacher)
+    shared = _shared(locals(), "teacher", teacher, dataset, replace=replace)
+    teacher_options = o.key_values(teacher_option, "--teacher-option")
     with Display(f"teacher {teacher}", quiet=quiet or as_json) as display:
         from lgkd import api
 
         run = api.train_teacher(
             teacher,
             dataset,
-            teacher_options=o.key_values(teacher_option, "--teacher-option"),
+            teacher_options=teacher_options,
             replace=replace,
             **shared,
             **_watched(display),
@@ -66,7 +71,7 @@ def distill(
     student_option: o.StudentOption = None,
     image_size: o.ImageSize = None,
     taps: Annotated[
-        str | None, typer.Option("--taps", metavar="A,B,C", help="Layers of the student; first, middle and last block.")
+        str | None, typer.Option("--taps", metavar="A,B,C", help="Layers of the student; by default three blocks.")
     ] = None,
     recipe: Annotated[str, typer.Option("--recipe", help="A shipped recipe or a YAML file.")] = "locality-guidance",
     epochs: o.Epochs = None,
@@ -74,8 +79,11 @@ def distill(
     changes: o.Set = None,
     seed: o.Seed = 0,
     precision: o.Precision = None,
+    val_fraction: o.ValFraction = None,
     device: o.Device = None,
+    max_time: o.MaxTime = None,
     out: o.Out = None,
+    force: o.Force = False,
     quiet: o.Quiet = False,
     as_json: o.Json = False,
 ) -> None:
@@ -83,9 +91,8 @@ def distill(
 
     Example: lgkd distill --student pvtv2 --teacher resnet56
     """
-    shared = _shared(locals(), trains="student", guided=True)
-    find(student)
-    find_trained_teacher(teacher, dataset, subset=subset_words(fraction, images_per_class, subset_seed))
+    shared = _shared(locals(), "student", student, dataset, by=teacher)
+    student_options = o.key_values(student_option, "--student-option")
     with Display(f"guided {student}", quiet=quiet or as_json) as display:
         from lgkd import api
 
@@ -94,7 +101,7 @@ def distill(
             teacher,
             dataset,
             taps=[name.strip() for name in taps.split(",")] if taps is not None else None,
-            student_options=o.key_values(student_option, "--student-option"),
+            student_options=student_options,
             **shared,
             **_watched(display),
         )
@@ -116,8 +123,11 @@ def train(
     changes: o.Set = None,
     seed: o.Seed = 0,
     precision: o.Precision = None,
+    val_fraction: o.ValFraction = None,
     device: o.Device = None,
+    max_time: o.MaxTime = None,
     out: o.Out = None,
+    force: o.Force = False,
     quiet: o.Quiet = False,
     as_json: o.Json = False,
 ) -> None:
@@ -125,37 +135,60 @@ def train(
 
     Example: lgkd train --student pvtv2
     """
-    shared = _shared(locals(), trains="student", guided=False)
-    find(student)
+    shared = _shared(locals(), "student", student, dataset)
+    student_options = o.key_values(student_option, "--student-option")
     with Display(f"unguided {student}", quiet=quiet or as_json) as display:
         from lgkd import api
 
         run = api.train(
             student,
             dataset,
-            student_options=o.key_values(student_option, "--student-option"),
+            student_options=student_options,
             **shared,
             **_watched(display),
         )
     _report(run, as_json=as_json)
 
 
-def _shared(chosen: dict[str, Any], *, trains: str, guided: bool) -> dict[str, Any]:
-    """The options that all three commands hand on; what a recipe can refuse is refused before torch is imported."""
-    recipe = resolve_recipe(
-        chosen["recipe"],
-        trains=trains,
-        guided=guided,
-        epochs=chosen["epochs"],
-        batch_size=chosen["batch_size"],
-        image_size=chosen["image_size"],
-        precision=chosen["precision"],
-        overrides=chosen["changes"] or (),
-    )
-    assert recipe.trains == trains
+def resume(
+    run: Annotated[Path, typer.Argument(help="The folder of a run that was stopped.")],
+    data_dir: o.DataDir = None,
+    device: o.Device = None,
+    max_time: o.MaxTime = None,
+    force: o.Force = False,
+    quiet: o.Quiet = False,
+    as_json: o.Json = False,
+) -> None:
+    """Go on with a run that was stopped.
+
+    It takes up its last good checkpoint; repeating the command that began it does the same.
+
+    Example: lgkd resume runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
+    """
+    info = read_run(run)
+    given = {"data_dir": data_dir, "device": device, "max_time": max_time, "force": force or None}
+    with Display(describe(info), quiet=quiet or as_json) as display:
+        from lgkd import api
+
+        chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        done = api.resume(run, **chosen, **_watched(display))
+    _report(done, as_json=as_json)
+
+
+_MORE = ("precision", "seed", "val_fraction", "device", "max_time", "out", "force")
+
+
+def _shared(
+    chosen: dict[str, Any], role: str, model: str, dataset: str, *, by: str | None = None, replace: bool = False
+) -> dict[str, Any]:
+    """The options that all three commands hand on; what names and files tell is refused before torch is imported."""
     names = ("data_dir", "fraction", "images_per_class", "subset_seed", "recipe", "epochs", "batch_size", "image_size")
-    shared = {name: chosen[name] for name in (*names, "precision", "seed", "device", "out")}
-    return shared | {"overrides": chosen["changes"] or ()}
+    shared = {name: chosen[name] for name in (*names, *_MORE)}
+    shared["overrides"] = chosen["changes"] or ()
+    settled = settle(role, model, dataset, shared, teacher=by, guided=by is not None, replace=replace)
+    guided_by = settled.card.name if settled.card is not None else None
+    check_free(chosen["out"] or run_folder(model, dataset, settled.subset, guided_by, chosen["recipe"], chosen["seed"]))
+    return shared
 
 
 def _watched(display: Display) -> dict[str, Any]:
@@ -170,8 +203,9 @@ def _report(run: "Run", *, as_json: bool) -> None:
     best = results["best_epoch_on_the_test_split"]
     seconds = results["training_seconds"] + results["evaluation_seconds"]
     out = console()
+    how = "chosen on held-out images" if results["selected_on"] else "the last; nothing was selected"
     out.print(
-        f"test top-1 {run.top1:.2%} after epoch {results['epoch']} (the last; nothing was selected), "
+        f"test top-1 {run.top1:.2%} after epoch {results['epoch']} ({how}), "
         f"calibration error {results['test_ece']:.1%}, {duration(seconds)}"
     )
     if best["epoch"] != results["epoch"]:

@@ -99,9 +99,7 @@ class _Normalise:
 def _host_sizes(pixels: Tensor, sizes: Tensor) -> NDArray[np.int64]:
     """Checks a batch of stored images; their valid sizes as int64 (B, 2) on the host."""
     if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
-        raise InputError(
-            f"pixels are {pixels.dtype} {tuple(pixels.shape)}; expected uint8 (B, 3, height, width)"
-        )
+        raise InputError(f"pixels are {pixels.dtype} {tuple(pixels.shape)}; expected uint8 (B, 3, height, width)")
     if tuple(sizes.shape) != (len(pixels), 2):
         raise InputError(
             f"sizes have shape {tuple(sizes.shape)}; expected ({len(pixels)}, 2): height and width of each"
@@ -174,7 +172,7 @@ class Augment:
         view, host_index = self.view, index.detach().cpu()
         mirrored = self._draws("flip", host_index, epoch, 1)[:, 0] < view.flip
         boxes = self._boxes(valid, host_index, epoch)
-        images = geometry.resample(pixels, boxes, self.image_size, view.interpolation, mirrored)
+        images = geometry.resample(pixels, boxes, self.image_size, view.interpolation, mirrored, valid)
         for layer in self._layers(host_index, epoch):
             apply_layer(images, layer, self._fill, view.interpolation)
         result = self._normalise(images)
@@ -209,9 +207,7 @@ class Augment:
         if self._policy is not None:
             return self._policy.draw(self._draws("policy", index, epoch, self._policy.draws))
         if self.view.color_jitter > 0:
-            return policy.jitter(
-                self._draws("jitter", index, epoch, policy.JITTER_DRAWS), self.view.color_jitter
-            )
+            return policy.jitter(self._draws("jitter", index, epoch, policy.JITTER_DRAWS), self.view.color_jitter)
         return []
 
 

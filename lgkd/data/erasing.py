@@ -66,9 +66,7 @@ def noise(keys: Tensor, counters: Tensor) -> Tensor:
     return torch.erfinv(centred) * math.sqrt(2.0)
 
 
-def erase(
-    images: Tensor, places: NDArray[np.int64], boxes: NDArray[np.int64], keys: NDArray[np.int64]
-) -> None:
+def erase(images: Tensor, places: NDArray[np.int64], boxes: NDArray[np.int64], keys: NDArray[np.int64]) -> None:
     """Fills the boxes of normalised float images (B, C, H, W) with normal noise, in place.
 
     Args:

@@ -30,6 +30,8 @@ class Feed:
         seed: of the order of the images.
         drop_last: leave out the last, smaller batch of an epoch.
         device: where batches are wanted. A split that fits is moved there once.
+        rank, processes: which share of every global batch is this process's: the batch is cut into
+            `processes` runs of nearly equal length, in order.
     """
 
     def __init__(
@@ -42,31 +44,54 @@ class Feed:
         seed: int,
         drop_last: bool = True,
         device: str = "cpu",
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"a batch of {batch_size} images trains nothing; expected at least 1")
         self.batch_size = min(batch_size, len(images))
-        self.steps_per_epoch = (
-            len(images) // self.batch_size if drop_last else -(-len(images) // self.batch_size)
-        )
+        self.steps_per_epoch = len(images) // self.batch_size if drop_last else -(-len(images) // self.batch_size)
         self._images = _placed(images, device)
         self._augment = augment
         self._mixing = mixing
         self._seed = seed
         self._device = device
+        self._rank, self._processes = rank, processes
+        if processes > self.batch_size:
+            raise InputError(f"a batch of {self.batch_size} images cannot be shared by {processes} processes")
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Batches of an epoch from step `start` on.
 
         Yields:
-            images (B,3,H,W) normalised, and targets: int64 (B,), or (B,K) where labels are mixed.
+            images (B,3,H,W) normalised; targets, int64 (B,) or (B,K) where labels are mixed; and the
+            samples' places in the split, int64 (B,), on the host.
         """
         order = epoch_order(self._seed, epoch, len(self._images))
         for step in range(start, self.steps_per_epoch):
-            index = order[step * self.batch_size : (step + 1) * self.batch_size]
-            pixels, sizes, labels = _gather(self._images, index, self._device)
-            images = self._augment(pixels, sizes, index, epoch)
-            yield self._mixing(images, labels, index, epoch) if self._mixing.active else (images, labels)
+            whole = order[step * self.batch_size : (step + 1) * self.batch_size]
+            share = torch.arange(len(whole)).tensor_split(self._processes)[self._rank]
+            index = whole[share]
+            images, labels = self._drawn(index, epoch)
+            if not self._mixing.active:
+                yield images, labels, index
+            elif self._processes == 1 or not self._mixing.mixes:
+                yield *self._mixing(images, labels, index, epoch), index
+            else:
+                # A partner may be in another process's share; it is drawn here again, to the same pixels.
+                partners = whole[self._mixing.partners(whole, epoch)[share]]
+                others, their_labels = self._drawn(partners, epoch)
+                mixed = self._mixing(images, labels, index, epoch, partner_images=others, partner_labels=their_labels)
+                yield *mixed, index
+
+    def names(self, index: Tensor) -> list[str]:
+        """What the samples at these places are called."""
+        return [self._images.names[place] for place in index.tolist()]
+
+    def _drawn(self, index: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        """Augmented images and their class numbers."""
+        pixels, sizes, labels = _gather(self._images, index, self._device)
+        return self._augment(pixels, sizes, index, epoch), labels
 
 
 class PlainBatches:

@@ -5,11 +5,13 @@ the device gets them as parameters and resizes all images of a batch in two batc
 
 Resampling follows Pillow's `Image.resize`: separable, antialiased when it shrinks (the filter grows
 with the scale), weights normalised over the pixels of the box, rounded to whole levels after the
-horizontal and again after the vertical pass. It differs from Pillow in one thing: weights are
-multiples of 2^-15, Pillow's of 2^-22. Products of such weights with whole levels, and their sums, are
-exact in float32, so that a result does not depend on the order of summation and with it on the
-batch, the device or the library; the price is now and then one level (two, if both passes fall
-on the other side of a half).
+horizontal and again after the vertical pass. It differs in two things. Weights are multiples of 2^-15,
+Pillow's of 2^-22: products of such weights with whole levels, and their sums, are exact in float32, so
+that a result does not depend on the order of summation and with it on the batch or the library; the
+price is a level now and then, where a sum is all but halfway between two. And the horizontal pass
+always comes first, while Pillow 13 begins with the vertical one where that is cheaper, which shows where hard
+edges overshoot. On CUDA the sums are exact as long as float32 products are (not with TF32, which costs up to
+a tenth of a level before rounding).
 """
 
 import math
@@ -81,7 +83,8 @@ def random_resized_boxes(
     centred_width = np.maximum(np.where(broad, np.rint(height * ratio[1]), width), 1.0)
     centred = [(height - centred_height) // 2, (width - centred_width) // 2, centred_height, centred_width]
     drawn = [top, left, chosen_height, chosen_width]
-    return np.where(fits.any(axis=1)[:, None], np.stack(drawn, 1), np.stack(centred, 1)).astype(np.int64)
+    any_fits = fits.max(axis=1, keepdims=True)
+    return np.where(any_fits, np.stack(drawn, 1), np.stack(centred, 1)).astype(np.int64)
 
 
 def padded_boxes(sizes: NDArray[np.int64], draws: NDArray[np.float64], padding: float) -> Boxes:
@@ -115,13 +118,14 @@ def interpolation_matrix(
     interpolation: Interpolation,
     device: torch.device,
     mirrored: NDArray[np.bool_] | None = None,
+    valid: NDArray[np.int64] | None = None,
 ) -> Tensor:
     """Matrices that take `extent` stored pixels to `out` pixels of an interval: float32 (B, extent, out).
 
     Args:
-        start, length: (B,) the interval, in stored pixels. What lies outside the stored image counts
-            as zero.
+        start, length: (B,) the interval, in stored pixels.
         mirrored: (B,) whose output runs backwards.
+        valid: (B,) how many of the stored pixels are the image's; by default all. Others count as zero.
     """
     begin = sent(start, device)[:, None, None]
     size = sent(length, device, torch.float32)[:, None, None]
@@ -146,8 +150,9 @@ def interpolation_matrix(
     weight = running.div_(_WEIGHT_UNITS)
 
     column = tap.long().add_(begin)
-    if start.min() < 0 or (start + length).max() > extent:
-        weight *= (column >= 0) & (column < extent)
+    limit = np.full_like(length, extent) if valid is None else valid
+    if start.min() < 0 or (start + length > limit).any():
+        weight *= (column >= 0) & (column < sent(limit, device)[:, None, None])
     # Taps that share a column after the clamp have no weight, so that nothing depends on their order.
     matrix = torch.zeros(len(start), extent, out, device=device)
     return matrix.scatter_add_(1, column.clamp_(0, extent - 1), weight)
@@ -159,44 +164,40 @@ def resample(
     size: tuple[int, int],
     interpolation: Interpolation,
     mirrored: NDArray[np.bool_] | None = None,
+    valid: NDArray[np.int64] | None = None,
 ) -> Tensor:
     """Cut each image's box and resize it to `size`.
 
     Args:
         pixels: uint8 (B, C, S, T) on any device.
-        boxes: (B, 4) on the host, no longer than S and T. What reaches outside the stored image is
-            black.
+        boxes: (B, 4) on the host, no longer than S and T.
         size: (height, width) of the result.
         mirrored: (B,) which images are mirrored left to right.
+        valid: (B, 2) heights and widths of the images, in the upper left of what is stored; by default all of
+            it. What a box holds beyond them is black.
 
     Returns:
         uint8 (B, C, height, width), a new tensor.
     """
     count, channels, rows, columns = pixels.shape
-    result = pixels.new_empty(count, channels, *size)
-    largest = channels * max(rows, size[0]) * max(columns, size[1])
-    for part in portions(count, largest, pixels.device):
-        mirror = None if mirrored is None else mirrored[part]
-        _resample_into(result[part], pixels[part], boxes[part], interpolation, mirror)
+    height, width = size
+    limits = np.tile([rows, columns], (count, 1)) if valid is None else valid
+    top, left, high, wide = boxes.T
+    device = pixels.device
+    down = interpolation_matrix(top, high, rows, height, interpolation, device, None, limits[:, 0])
+    across = interpolation_matrix(left, wide, columns, width, interpolation, device, mirrored, limits[:, 1])
+    result = pixels.new_empty(count, channels, height, width)
+    for part in portions(count, channels * max(rows, height) * max(columns, width), device):
+        _resample_into(result[part], pixels[part], down[part], across[part])
     return result
 
 
-def _resample_into(
-    result: Tensor,
-    pixels: Tensor,
-    boxes: Boxes,
-    interpolation: Interpolation,
-    mirrored: NDArray[np.bool_] | None,
-) -> None:
-    """`resample` for a portion."""
+def _resample_into(result: Tensor, pixels: Tensor, down: Tensor, across: Tensor) -> None:
+    """Both passes for a portion: uint8 (b, C, S, T) by (b, S, height) and (b, T, width)."""
     count, channels, rows, columns = pixels.shape
-    height, width = result.shape[2:]
-    device = pixels.device
-    down = interpolation_matrix(boxes[:, 0], boxes[:, 2], rows, height, interpolation, device)
-    across = interpolation_matrix(boxes[:, 1], boxes[:, 3], columns, width, interpolation, device, mirrored)
-    with torch.autocast(device.type, enabled=False):
+    with torch.autocast(pixels.device.type, enabled=False):
         lines = torch.bmm(pixels.float().view(count, channels * rows, columns), across)
-        lines = lines.add_(0.5).floor_().clamp_(0.0, 255.0).view(count, channels, rows, width)
+        lines = lines.add_(0.5).floor_().clamp_(0.0, 255.0).view(count, channels, rows, -1)
         # Channel by channel: one product over all would first copy the matrices or the images.
         for channel in range(channels):
             levels = torch.bmm(down.mT, lines[:, channel])

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from numbers import Real
 
 from lgkd.errors import InputError
 
@@ -25,7 +24,7 @@ def number_within(
     Raises:
         InputError: `value` is no number, not finite or outside.
     """
-    if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         number = float(value)
         above = number > low if low_open else number >= low
         below = number < high if high_open else number <= high

@@ -142,9 +142,7 @@ class Mixing:
         weight = self._weights(share, boxes, images)
         share = share.to(labels.device)
         # lerp is exact at weights 0 and 1: pixels that are not mixed keep their value.
-        return torch.lerp(partner_images, images, weight), torch.lerp(
-            self._smooth(partner_labels), own, share
-        )
+        return torch.lerp(partner_images, images, weight), torch.lerp(self._smooth(partner_labels), own, share)
 
     def shares(self, index: Tensor, epoch: int, size: tuple[int, int]) -> tuple[Array, NDArray[np.int64]]:
         """How much each sample keeps of itself, and which box it gives away.
@@ -173,9 +171,7 @@ class Mixing:
         height, width = images.shape[2:]
         top, bottom, left, right = sent(boxes.T, images.device)[:, :, None]
         row, column = (torch.arange(side, device=images.device) for side in (height, width))
-        inside = ((row >= top) & (row < bottom))[:, :, None] & ((column >= left) & (column < right))[
-            :, None, :
-        ]
+        inside = ((row >= top) & (row < bottom))[:, :, None] & ((column >= left) & (column < right))[:, None, :]
         # A cut box is never seen by mixup: the sample's weight is then lambda everywhere.
         is_cut = sent(boxes[:, 1] > boxes[:, 0], images.device)[:, None, None]
         return torch.where(is_cut, (~inside).to(share.dtype), share[..., None])[:, None].to(images.dtype)

@@ -72,6 +72,6 @@ def _looked_up(images: Tensor, group: tuple[str, ...], kinds: _Kinds, strengths:
     """Every image by the table of its own kind: tables are made kind by kind, and read all at once."""
     counts = [int((kinds == KINDS.index(name)).sum()) for name in group]
     amounts = sent(strengths, images.device, torch.float32)
-    runs = zip(group, images.split(counts), amounts.split(counts), strict=True)
+    runs = zip(group, torch.split(images, counts), torch.split(amounts, counts), strict=True)
     tables = [pixelops.TABLES[name](run, amount).expand(-1, 3, -1) for name, run, amount in runs if len(run)]
     return pixelops.looked_up(images, torch.cat(tables))

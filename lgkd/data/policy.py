@@ -140,7 +140,8 @@ class RandAugment:
         elif self.spread > 0:
             normal = np.sqrt(-2.0 * np.log1p(-first)) * np.cos(2.0 * np.pi * second)
             level = level + self.spread * normal
-        return np.clip(level, 0.0, self.ceiling)
+        clipped: Array = np.clip(level, 0.0, self.ceiling)
+        return clipped
 
 
 _TOKEN = re.compile(r"(m|n|p|mstd|mmax|inc)(\d+(?:\.\d*)?)")
@@ -158,9 +159,7 @@ def parse(text: str) -> RandAugment:
     """
     head, *tokens = text.split("-")
     if head != "rand":
-        raise InputError(
-            f"rand_augment is {text!r}; expected timm's notation, such as 'rand-m9-mstd0.5-inc1'"
-        )
+        raise InputError(f"rand_augment is {text!r}; expected timm's notation, such as 'rand-m9-mstd0.5-inc1'")
     found: dict[str, float] = {}
     for token in tokens:
         match = _TOKEN.fullmatch(token)
@@ -174,9 +173,7 @@ def parse(text: str) -> RandAugment:
         low, high = _WHOLE.get(key, (0, 1 if key == "p" else math.inf))
         if not low <= value <= high or (key in _WHOLE and not value.is_integer()):
             sort = "a whole number" if key in _WHOLE else "a number"
-            raise InputError(
-                f"rand_augment {text!r}: {token!r} is out of range; {key} is {sort} from {low} to {high}"
-            )
+            raise InputError(f"rand_augment {text!r}: {token!r} is out of range; {key} is {sort} from {low} to {high}")
         found[key] = value
     spread = found.get("mstd", 0.0)
     return RandAugment(

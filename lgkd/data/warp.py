@@ -13,7 +13,7 @@ that, and costs one level where a value lies less than a thousandth below a whol
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 

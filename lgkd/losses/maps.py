@@ -60,6 +60,8 @@ class MapLoss(nn.Module):
         """Make the projections for these pairs of widths; a guide calls this once."""
         if self.transform != "linear":
             return
+        if len(self.projections):
+            raise InputError("this MapLoss has projections already: a loss serves one guide; make a new one for each")
         self.projections = nn.ModuleList(
             nn.Conv2d(student_width, teacher_width, kernel_size=1)
             for student_width, teacher_width in zip(student_widths, teacher_widths, strict=True)
@@ -81,9 +83,7 @@ class MapLoss(nn.Module):
                     f"MapLoss('linear') has {len(self.projections)} projections for {len(student_maps)} student maps; "
                     "call build(student_widths, teacher_widths) first, or hand it to a Guide"
                 )
-            student_maps = [
-                project(student) for project, student in zip(self.projections, student_maps, strict=True)
-            ]
+            student_maps = [project(student) for project, student in zip(self.projections, student_maps, strict=True)]
         distances = [
             self._distance(*at_finer_grid(student, teacher))
             for student, teacher in zip(student_maps, teacher_maps, strict=True)

@@ -64,9 +64,7 @@ MODELS: dict[str, ModelInfo] = {
             timm="pvt_v2_b0",
             aliases=("pvtv2",),
         ),
-        ModelInfo(
-            "pit_ti", "student", "PiT-Tiny", 224, 4_615_972, "Heo et al., arXiv 2103.16302", timm="pit_ti_224"
-        ),
+        ModelInfo("pit_ti", "student", "PiT-Tiny", 224, 4_615_972, "Heo et al., arXiv 2103.16302", timm="pit_ti_224"),
         ModelInfo(
             "convit_tiny",
             "student",

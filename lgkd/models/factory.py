@@ -156,7 +156,11 @@ def _from_timm(
 def _from_factory(name: str, num_classes: int, size: tuple[int, int], options: dict[str, Any]) -> nn.Module:
     factory = import_factory(name)
     offered: dict[str, Any] = {"num_classes": num_classes, "image_size": size if size[0] != size[1] else size[0]}
-    accepted = inspect.signature(factory).parameters
+    try:
+        accepted: Mapping[str, inspect.Parameter] = inspect.signature(factory).parameters
+    except ValueError:
+        # Something built into Python, which does not say what it takes.
+        accepted = {}
     if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
         unknown = sorted(options.keys() - accepted.keys())
         if unknown:

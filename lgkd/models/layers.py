@@ -76,7 +76,5 @@ def spread(blocks: Sequence[str], count: int, *, staged: bool) -> list[str]:
         return [blocks[-1]]
     per_stage = [name.rsplit(".", 1)[0] for name in blocks]
     equal = staged and len({per_stage.count(stage) for stage in per_stage}) == 1
-    places = [
-        (i * last) // (count - 1) if equal else (i * last + count - 2) // (count - 1) for i in range(count)
-    ]
+    places = [(i * last) // (count - 1) if equal else (i * last + count - 2) // (count - 1) for i in range(count)]
     return [blocks[place] for place in places]

@@ -53,9 +53,7 @@ def load_recipe(name_or_path: str | File) -> Recipe:
         if not name_or_path or not File(name_or_path).is_file():
             hint = did_you_mean(name_or_path[:100], names)
             close = hint if hint.startswith("did you mean") else "give one of those below, or a .yaml file."
-            raise RecipeError(
-                f"there is no recipe {safe_text(name_or_path)!r}; {close} Recipes: {', '.join(names)}"
-            )
+            raise RecipeError(f"there is no recipe {safe_text(name_or_path)!r}; {close} Recipes: {', '.join(names)}")
     return _load(File(name_or_path))
 
 

@@ -2,23 +2,21 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from lgkd.chance import seed_of
 from lgkd.errors import NonFiniteError
-from lgkd.tasks import Batch, Step, Task
+from lgkd.tasks import Task
+from lgkd.trainer.engine import Engine
+from lgkd.trainer.keeper import Keeper
 from lgkd.trainer.memory import keep_freed_memory
 from lgkd.trainer.meters import Meters
-from lgkd.trainer.optim import make_optimizer
 from lgkd.trainer.plan import Plan
+from lgkd.trainer.state import Progress
+from lgkd.trainer.stopping import Stop
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -28,7 +26,13 @@ class Feed(Protocol):
 
     steps_per_epoch: int
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """This process's share of every global batch from step `start` on: images, targets, places in the data set."""
+        ...
+
+    def names(self, index: Tensor) -> list[str]:
+        """What the samples at these places are called."""
+        ...
 
 
 class Watcher(Protocol):
@@ -51,6 +55,7 @@ class EpochRow:
         scores: what the evaluation returned, empty where none was due.
         seconds: spent on training in this epoch, without evaluation.
         evaluation_seconds: spent on evaluation.
+        images_per_second: over all processes, in training.
     """
 
     epoch: int
@@ -72,143 +77,137 @@ def fit(
     *,
     evaluate: Evaluate | None = None,
     watchers: tuple[Watcher, ...] = (),
+    keeper: Keeper | None = None,
+    stop: Stop | None = None,
 ) -> list[EpochRow]:
-    """Train a task to the end of its plan.
+    """Train a task to the end of its plan, from where `keeper` has a checkpoint.
 
     Args:
         task: its weights are trained in place. With an EMA in the plan the student's weights are
             the averaged ones in the end.
-        feed: yields (images, targets), one global batch a step.
+        feed: yields (images, targets, places), one global batch a step.
         evaluate: called with the student (with an EMA: with the averaged one) after every
             `plan.evaluate_every` epochs and after the last one.
-        watchers: told of every epoch and, a few times a second, of steps.
+        watchers: told of every epoch and, a few times a second, of steps. Epochs of an earlier part
+            of the training are told again, in order.
+        keeper: saves and restores; None: nothing is kept.
+        stop: asked after every step.
+
+    Returns:
+        All epochs, those of an earlier part of the training included.
 
     Raises:
-        NonFiniteError: a loss that is not a number, with the epoch and the parts of the loss.
+        NonFiniteError: a loss, gradient or weight that is not finite; names part and samples.
+        Paused, Interrupted: `stop` said so; the training is saved.
     """
     random_state = torch.get_rng_state()
     if plan.device == "cpu":
         keep_freed_memory()
-    accelerator = _accelerator(plan)
+    engine = Engine(task, plan, names=feed.names)
     try:
-        return _fit(accelerator, task, feed, plan, evaluate, watchers)
+        return _Training(engine, feed, evaluate, watchers, keeper, stop or Stop()).run()
     finally:
-        _unwrap(task)
-        AcceleratorState._reset_state(reset_partial_state=True)
+        engine.close()
         torch.set_rng_state(random_state)
 
 
-def _fit(
-    accelerator: Accelerator,
-    task: Task,
-    feed: Feed,
-    plan: Plan,
-    evaluate: Evaluate | None,
-    watchers: tuple[Watcher, ...],
-) -> list[EpochRow]:
-    task.to(accelerator.device)
-    optimizer = make_optimizer(task, plan.optimizer)
-    wrapped, optimizer = accelerator.prepare(task, optimizer)
-    ema = None
-    if plan.ema is not None:
-        ema = ModelEmaV3(task.student, decay=plan.ema.decay, use_warmup=plan.ema.warmup, foreach=True)
-    for watcher in watchers:
-        watcher.on_start(plan.epochs, plan.steps_per_epoch)
-    rows: list[EpochRow] = []
-    for epoch in range(plan.epochs):
-        wrapped.train()
-        meters = Meters()
+class _Training:
+    """The story of one training: restore, step, look, evaluate, save."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        feed: Feed,
+        evaluate: Evaluate | None,
+        watchers: tuple[Watcher, ...],
+        keeper: Keeper | None,
+        stop: Stop,
+    ) -> None:
+        self.engine, self.plan, self.feed = engine, engine.plan, feed
+        self.evaluate, self.watchers, self.keeper, self.stop = evaluate, watchers, keeper, stop
+        self.progress = Progress(accumulate=self.plan.accumulate)
+        self.meters = Meters()
+
+    def run(self) -> list[EpochRow]:
+        if self.keeper is not None:
+            self.progress = self.keeper.restore(self.engine, self.meters) or self.progress
+        self.engine.accumulate = self.progress.accumulate
+        for watcher in self.watchers:
+            watcher.on_start(self.plan.epochs, self.plan.steps_per_epoch)
+            for row in self.progress.rows:
+                watcher.on_epoch(EpochRow(**row))
+        for epoch in range(self.progress.epoch, self.plan.epochs):
+            self._train_epoch(epoch)
+            self._finish_epoch(epoch)
+        self.engine.keep_average()
+        return [EpochRow(**row) for row in self.progress.rows]
+
+    def _train_epoch(self, epoch: int) -> None:
+        progress, engine = self.progress, self.engine
+        engine.wrapped.train()
         began = looked = time.perf_counter()
-        for place, (images, targets) in enumerate(feed.epoch(epoch)):
-            step_number = epoch * plan.steps_per_epoch + place
-            _set_rate(optimizer, plan.rate(step_number))
-            # Dropout and stochastic depth must not depend on how the run got here.
-            torch.manual_seed(seed_of(plan.seed, "step", step_number, accelerator.process_index))
-            _step(accelerator, wrapped, optimizer, images, targets, plan, meters)
-            if ema is not None:
-                ema.update(task.student, step=step_number)
+        before, images_before = progress.seconds, self.meters.images
+        for images, targets, index in self.feed.epoch(epoch, progress.step):
+            engine.step(images, targets, index, epoch, progress.step, self.meters)
+            progress.step += 1
+            progress.accumulate = engine.accumulate
             now = time.perf_counter()
-            if watchers and now - looked > _SECONDS_BETWEEN_LOOKS:
+            progress.seconds = before + now - began
+            if self.watchers and now - looked > _SECONDS_BETWEEN_LOOKS:
                 looked = now
-                parts = meters.read()
-                _check_finite(parts, epoch, place)
-                for watcher in watchers:
-                    watcher.on_step(epoch, place, parts, meters.images / (now - began))
-        train = meters.read()
-        seconds = time.perf_counter() - began
-        _check_finite(train, epoch, plan.steps_per_epoch - 1)
+                rate = (self.meters.images - images_before) * engine.processes / (now - began)
+                parts = self.meters.read()
+                for watcher in self.watchers:
+                    watcher.on_step(epoch, progress.step - 1, parts, rate)
+            if progress.step == self.plan.steps_per_epoch:
+                break  # the epoch's end has its own place to stop and save, after the evaluation
+            reason = engine.agree(self.stop.why())
+            if reason is not None:
+                self._save()
+                raise reason
+            if self.keeper is not None and engine.agree(self.keeper.is_due()):
+                self._save()
+        engine.guard.settle()
+        progress.seconds = before + time.perf_counter() - began
+
+    def _finish_epoch(self, epoch: int) -> None:
+        progress, plan = self.progress, self.plan
+        train = self.meters.read(self.engine.add_up)
+        if not all(abs(value) < float("inf") for value in train.values()):
+            raise NonFiniteError(f"the training went bad in epoch {epoch + 1}: {train}; try a lower optimizer.lr")
         scores: dict[str, float] = {}
-        due = (epoch + 1) % plan.evaluate_every == 0 or epoch + 1 == plan.epochs
-        evaluation_began = time.perf_counter()
-        if evaluate is not None and due:
-            scores = evaluate(ema.module if ema is not None else task.student)
+        began = time.perf_counter()
+        if self.evaluate is not None and ((epoch + 1) % plan.evaluate_every == 0 or epoch + 1 == plan.epochs):
+            scores = self.evaluate(self.engine.judged)
+        images = plan.steps_per_epoch * (self.meters.images / max(progress.step, 1)) * self.engine.processes
         row = EpochRow(
             epoch=epoch + 1,
             lr=plan.rate((epoch + 1) * plan.steps_per_epoch - 1),
             train=train,
             scores=scores,
-            seconds=seconds,
-            evaluation_seconds=time.perf_counter() - evaluation_began,
-            images_per_second=meters.images / max(seconds, 1e-9),
+            seconds=progress.seconds,
+            evaluation_seconds=time.perf_counter() - began,
+            images_per_second=images / max(progress.seconds, 1e-9),
         )
-        rows.append(row)
-        for watcher in watchers:
+        progress.rows.append(_plain(row))
+        progress.epoch, progress.step, progress.seconds = epoch + 1, 0, 0.0
+        self.meters.restore({}, 0, self.engine.device)
+        if self.keeper is not None and self.keeper.is_best(row, progress):
+            self.keeper.save_best(self.engine, progress)
+        for watcher in self.watchers:
             watcher.on_epoch(row)
-    if ema is not None:
-        task.student.load_state_dict(ema.module.state_dict())
-    return rows
+        last = progress.epoch == plan.epochs
+        reason = self.engine.agree(self.stop.why()) if not last else None
+        if self.keeper is not None and (last or reason is not None or self.engine.agree(self.keeper.is_due())):
+            self._save()
+        if reason is not None:
+            raise reason
+
+    def _save(self) -> None:
+        self.engine.guard.settle()
+        if self.keeper is not None:
+            self.keeper.save(self.engine, self.progress, self.meters)
 
 
-def _step(
-    accelerator: Accelerator,
-    task: nn.Module,
-    optimizer: Any,
-    images: Tensor,
-    targets: Tensor,
-    plan: Plan,
-    meters: Meters,
-) -> None:
-    """One optimiser step over a global batch, in `plan.accumulate` pieces."""
-    if plan.channels_last:
-        images = images.contiguous(memory_format=torch.channels_last)
-    count = len(images)
-    pieces = list(zip(images.chunk(plan.accumulate), targets.chunk(plan.accumulate), strict=True))
-    for place, (some_images, some_targets) in enumerate(pieces):
-        batch = Batch(some_images, some_targets)
-        last = place + 1 == len(pieces)
-        with nullcontext() if last else accelerator.no_sync(task):
-            step: Step = task(batch)
-            # Weighted by its images, a piece counts as it would in the whole batch.
-            accelerator.backward(step.loss * (len(some_images) / count))
-        meters.add(step, batch)
-    if plan.clip_norm is not None:
-        accelerator.clip_grad_norm_(task.parameters(), plan.clip_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-
-
-def _accelerator(plan: Plan) -> Accelerator:
-    # Its state is global to the process; a run before this one may have left another precision.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    precision = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[plan.precision]
-    return Accelerator(mixed_precision=precision, cpu=plan.device == "cpu")
-
-
-def _unwrap(task: nn.Module) -> None:
-    """Accelerate replaces `forward` on the module itself; a trained task must not keep that."""
-    for name in ("forward", "_original_forward"):
-        task.__dict__.pop(name, None)
-
-
-def _set_rate(optimizer: Any, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-def _check_finite(parts: Mapping[str, float], epoch: int, step: int) -> None:
-    bad = [name for name, value in parts.items() if value != value or value in (float("inf"), float("-inf"))]
-    if bad:
-        raise NonFiniteError(
-            f"the training went bad in epoch {epoch + 1} by step {step + 1}: {', '.join(bad)} not finite; "
-            "try a lower optimizer.lr, a clip_norm of 1, or --precision fp32"
-        )
+def _plain(row: EpochRow) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in EpochRow.__dataclass_fields__}

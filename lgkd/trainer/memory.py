@@ -26,4 +26,5 @@ def keep_freed_memory() -> bool:
         (_M_TRIM_THRESHOLD, 1 << 30),
         (_M_TOP_PAD, 64 << 20),
     )
-    return all([mallopt(option, value) for option, value in settings])
+    taken = [bool(mallopt(option, value)) for option, value in settings]
+    return all(taken)

@@ -1,5 +1,7 @@
 """Sums over an epoch, kept on the device and read once, so that no step waits for the host."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -25,9 +27,25 @@ class Meters:
             total = self._sums.get(name)
             self._sums[name] = value.float() if total is None else total + value
 
-    def read(self) -> dict[str, float]:
-        """The means so far; waits for the device."""
+    def read(self, gather: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
+        """The means so far; waits for the device. `gather` adds a vector up over processes."""
         if not self._sums:
             return {}
-        stacked = torch.stack(list(self._sums.values())).double() / max(self.images, 1)
-        return dict(zip(self._sums, stacked.tolist(), strict=True))
+        stacked = torch.stack([*self._sums.values(), torch.tensor(float(self.images), device=self._device)]).double()
+        if gather is not None:
+            stacked = gather(stacked)
+        means = (stacked[:-1] / stacked[-1].clamp(min=1)).tolist()
+        return dict(zip(self._sums, means, strict=True))
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self._sums.values())).device
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The sums, for a checkpoint within the epoch."""
+        return dict(self._sums)
+
+    def restore(self, sums: dict[str, Tensor], images: int, device: torch.device) -> None:
+        """Go on from saved sums."""
+        self._sums = {name: value.to(device) for name, value in sums.items()}
+        self.images = images

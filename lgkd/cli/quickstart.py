@@ -1,0 +1,148 @@
+"""`lgkd quickstart`: the whole idea on embedded data, and how to read what comes out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lgkd.choices import resolve_recipe
+from lgkd.cli import options as o
+from lgkd.cli.screen import Display, console, duration, show_json, show_table
+from lgkd.errors import InputError
+
+if TYPE_CHECKING:
+    from lgkd.quickstart import Outcome
+
+
+def quickstart(
+    seeds: Annotated[str, typer.Option("--seeds", metavar="A,B,C", help="One run of each kind a seed.")] = "0,1,2",
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", help="Shorten the trainings, to see that everything works.")
+    ] = None,
+    held_out: Annotated[
+        bool,
+        typer.Option("--held-out", help="Measure on held-out training images, as when settings were chosen."),
+    ] = False,
+    changes: o.Set = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A new or empty folder; by default quickstart, quickstart-2, ...")
+    ] = None,
+    quiet: o.Quiet = False,
+    as_json: o.Json = False,
+) -> None:
+    """Train a teacher, a small transformer alone, and the same one guided, on embedded digits; show the gain.
+
+    Needs no download, no GPU and a few minutes. Your store of teachers is not touched.
+
+    Example: lgkd quickstart
+    """
+    chosen = _numbers(seeds)
+    # What can be wrong with these is told before torch is imported.
+    resolve_recipe("quickstart", trains="student", guided=True, epochs=epochs, overrides=changes or ())
+    silent = quiet or as_json
+    from lgkd.quickstart import quickstart as run
+
+    if not silent:
+        console(errors=True).print(
+            f"3 trainings for each of {len(chosen)} seed{'s' * (len(chosen) > 1)}: a teacher (a small CNN), "
+            "a transformer unguided, the same transformer guided by that teacher"
+        )
+    outcome = run(
+        out,
+        seeds=chosen,
+        epochs=epochs,
+        held_out=held_out,
+        overrides=changes or (),
+        watch=lambda title: Display(f"{title:<16}", quiet=silent),
+    )
+    if as_json:
+        show_json({"folder": str(outcome.folder), **outcome.as_dict()})
+    else:
+        _report(outcome)
+
+
+def _numbers(text: str) -> list[int]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isascii() and word.isdigit() for word in words):
+        raise InputError(f"--seeds {text!r} is no list of whole numbers; write it like --seeds 0,1,2")
+    return [int(word) for word in words]
+
+
+def _report(outcome: "Outcome") -> None:
+    from lgkd.quickstart import WHO
+
+    out = console()
+    show_table(
+        f"digits, {outcome.labels} labels, {outcome.images} {outcome.split} images",
+        ("who", "top-1", "+- sd", *(f"seed {seed}" for seed in outcome.seeds), "training"),
+        (
+            (
+                who,
+                f"{outcome.top1(who).mean:.1%}",
+                _spread(outcome.top1(who).sd),
+                *(f"{trial.top1:.1%}" for trial in outcome.of(who)),
+                f"{outcome.seconds_of(who):.1f} s",
+            )
+            for who in WHO
+        ),
+        right=range(1, 4 + len(outcome.seeds)),
+    )
+    for line in ("", *gain_lines(outcome), ""):
+        out.print(line, markup=False)
+    out.print(f"curves    {outcome.figure}", markup=False)
+    out.print(f"numbers   {outcome.folder / 'results.json'}; each training in a folder beside it", markup=False)
+    out.print(f"time      {duration(outcome.seconds)}, {duration(outcome.cpu_seconds)} of processor time", markup=False)
+    out.print("\nNext, with your own images in photos/train/CLASS/* and photos/test/CLASS/*:", markup=False)
+    out.print("  lgkd train-teacher resnet56 photos/", markup=False)
+    out.print("  lgkd distill --student pvtv2 --teacher resnet56 --dataset photos/", markup=False)
+
+
+def gain_lines(outcome: "Outcome") -> list[str]:
+    """What came out, in sentences that claim no more than the numbers do."""
+    gain, widest, count = outcome.gain, outcome.widest, len(outcome.seeds)
+    points = 100 * gain.mean
+    if gain.low is None or gain.high is None:
+        lines = [f"gain of the guide: {points:+.1f} points with one seed, which gives no interval and is no result."]
+    else:
+        interval = f"{gain.confidence:.0%} t-interval {100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
+        pairs = zip(outcome.of("guided"), outcome.of("unguided"), strict=True)
+        by_seed = ", ".join(f"{100 * (guided.top1 - alone.top1):+.1f}" for guided, alone in pairs)
+        lines = [f"gain of the guide: {points:+.1f} points, {interval}, paired over {count} seeds ({by_seed})."]
+        if gain.includes_zero:
+            lines.append(f"The interval includes 0: {count} seeds cannot tell this gain from none.")
+        else:
+            lines.append(
+                "The interval does not include 0. It supposes roughly normal differences, which "
+                f"{count} seeds cannot show."
+            )
+    if widest.gain > 0:
+        lines.append(
+            f"On the way it was widest, {100 * widest.gain:+.1f} points, after {widest.step:,} of {outcome.steps:,} "
+            "steps (picked from the curve: a description, no result)."
+        )
+    else:
+        lines.append("On the way the guided students were never ahead in the mean.")
+    lines.append(
+        "How to read it: n = "
+        f"{count}, every run is shown, none was picked. A pair shares labels, first weights, batches and augmentation; "
+        "each seed draws new ones, and its teacher saw the same labels."
+    )
+    lines.append(_how_chosen(outcome))
+    if outcome.steps < outcome.full_steps:
+        lines.append(
+            f"Shortened to {outcome.steps:,} of {outcome.full_steps:,} steps: this shows that everything works, "
+            "not what guidance is worth."
+        )
+    return lines
+
+
+def _how_chosen(outcome: "Outcome") -> str:
+    if outcome.overrides:
+        return f"Settings were changed for this run: {', '.join(outcome.overrides)}."
+    if outcome.split != "test":
+        return "Measured on held-out training images, on which the settings were chosen: expect less on others."
+    return "Settings were chosen on held-out training images with other seeds (100 and up), never on the test split."
+
+
+def _spread(sd: float | None) -> str:
+    return "-" if sd is None else f"{100 * sd:.1f}"

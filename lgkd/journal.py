@@ -1,0 +1,100 @@
+"""What a training writes down of itself: who teaches, a row an epoch, and what it comes to."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lgkd.guide import Guide
+from lgkd.models.frozen import Teacher
+from lgkd.runs import write_metrics
+from lgkd.trainer.loop import EpochRow
+
+
+class Journal:
+    """A watcher of the loop that keeps metrics.csv current.
+
+    Args:
+        folder: the run's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, float]] = []
+
+    def on_start(self, epochs: int, steps_per_epoch: int) -> None:
+        """Nothing to write yet."""
+
+    def on_step(self, epoch: int, step: int, parts: Mapping[str, float], images_per_second: float) -> None:
+        """A step is no row."""
+
+    def on_epoch(self, row: EpochRow) -> None:
+        """Write the file anew, with one row more."""
+        self.rows.append(flat(row))
+        write_metrics(self.folder, self.rows)
+
+
+def flat(row: EpochRow) -> dict[str, float]:
+    """An epoch as a row of metrics.csv: `loss` is the weighted sum, `loss_NAME` its parts, not weighted."""
+    train = dict(row.train)
+    return {
+        "epoch": row.epoch,
+        "lr": row.lr,
+        "loss": train.pop("loss"),
+        "train_accuracy": train.pop("accuracy"),
+        **{f"loss_{name}": value for name, value in train.items()},
+        **row.scores,
+        "seconds": round(row.seconds, 3),
+        "evaluation_seconds": round(row.evaluation_seconds, 3),
+        "images_per_second": round(row.images_per_second, 1),
+    }
+
+
+def results(rows: Sequence[Mapping[str, float]], best: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """What a run is worth, on the test split.
+
+    Args:
+        rows: of metrics.csv.
+        best: the epoch that did best on held-out images, where there were any; otherwise the last one counts.
+
+    The best epoch on the test split is what the field's papers print; it stands beside the result, labelled so.
+    """
+    chosen = rows[-1] if best is None else next(row for row in rows if row["epoch"] == best["epoch"])
+    peak = max((row for row in rows if "test_top1" in row), key=lambda row: row["test_top1"])
+    return {
+        **{key: value for key, value in chosen.items() if key.startswith(("test_", "val_"))},
+        "epoch": int(chosen["epoch"]),
+        "selected_on": None if best is None else "val",
+        "best_epoch_on_the_test_split": {"epoch": int(peak["epoch"]), "test_top1": peak["test_top1"]},
+        "training_seconds": round(sum(row["seconds"] for row in rows), 1),
+        "evaluation_seconds": round(sum(row["evaluation_seconds"] for row in rows), 1),
+    }
+
+
+def about_pairs(guide: Guide) -> list[dict[str, Any]]:
+    """The guided pairs for run.json: layers, map shapes (C,h,w), and the grid on which they meet."""
+    return [
+        {
+            "student": pair.student,
+            "student_map": list(pair.student_map),
+            "teacher": pair.teacher,
+            "teacher_map": list(pair.teacher_map),
+            "grid": list(pair.grid),
+        }
+        for pair in guide.pairs
+    ]
+
+
+def about_teacher(teacher: Teacher) -> dict[str, Any]:
+    """The teacher for run.json; one without a card has a class and no name."""
+    card = teacher.card
+    if card is None:
+        return {"name": None, "class": type(teacher.model).__name__, "sha256": None, "batch_norm": teacher.batch_norm}
+    return {
+        "name": card.architecture,
+        "kept_as": card.name,
+        "sha256": card.weights_sha256,
+        "subset": card.subset,
+        "test_top1": card.accuracy.top1,
+        "image_size": list(teacher.image_size),
+        "batch_norm": teacher.batch_norm,
+    }

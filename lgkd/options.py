@@ -1,0 +1,76 @@
+"""What can be chosen of a training, and what it comes to."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypedDict
+
+from torch import nn
+
+from lgkd.recipe import Recipe
+from lgkd.trainer.loop import Watcher
+
+
+class Options(TypedDict, total=False):
+    """Options that mean the same in `train_teacher`, `train` and `distill`, and on the command line.
+
+    Attributes:
+        data_dir: where a named data set lies.
+        recipe: a shipped name, a YAML file, or a `Recipe`.
+        epochs, batch_size, image_size, precision: instead of the recipe's.
+        overrides: "a.b=value" each, as `--set`; they win over everything else.
+        seed: of weights, order, augmentation and dropout; 0 if not given.
+        device: "cpu", "cuda" or "cuda:N"; a GPU if there is one.
+        fraction, images_per_class: train on a class-balanced part of the images.
+        subset_seed: which part; the same for all seeds unless given.
+        val_fraction: hold out this share of every class of the training images, and keep the student
+            of the epoch that does best on them; the test split selects nothing.
+        out: the run's folder; by default one under runs/ that is named after the choices.
+        max_time: save and raise `Paused` after so many seconds; the same call goes on.
+        force: go on with an unfinished run although recipe, data or versions differ.
+        watchers: told of the training's progress.
+        progress: called with (done, total) images while a data set is decoded.
+        say: called with a sentence that the user should hear.
+    """
+
+    data_dir: str | Path | None
+    recipe: str | Path | Recipe
+    epochs: int | None
+    batch_size: int | None
+    image_size: int | None
+    precision: str | None
+    overrides: Sequence[str]
+    seed: int
+    device: str | None
+    fraction: float | None
+    images_per_class: int | None
+    subset_seed: int
+    val_fraction: float | None
+    out: str | Path | None
+    max_time: float | None
+    force: bool
+    watchers: Sequence[Watcher]
+    progress: Callable[[int, int], None] | None
+    say: Callable[[str], None] | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training.
+
+    Attributes:
+        student: the trained model (of a teacher's training: the teacher), in eval mode, on the CPU.
+        metrics: one row an epoch, as in metrics.csv; the last one is what is reported.
+        folder: where everything is kept.
+        info: the content of run.json.
+    """
+
+    student: nn.Module
+    metrics: list[dict[str, float]]
+    folder: Path
+    info: dict[str, Any] = field(repr=False)
+
+    @property
+    def top1(self) -> float:
+        """Top-1 accuracy on the test split, 0 to 1, after the last epoch or the one chosen on held-out images."""
+        return float(self.info["results"]["test_top1"])

@@ -1,0 +1,177 @@
+"""One optimiser step: forward, backward, guard, update, average; on one device or several."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+
+from lgkd.chance import seed_of
+from lgkd.errors import InputError
+from lgkd.tasks import Batch, Step, Task
+from lgkd.trainer.guarding import FiniteGuard, is_out_of_memory, masked_step
+from lgkd.trainer.meters import Meters
+from lgkd.trainer.optim import make_optimizer
+from lgkd.trainer.plan import Plan
+
+T = TypeVar("T")
+
+
+class Engine:
+    """A task on its devices, with its optimiser and its average.
+
+    Args:
+        task: moved to the device, trained in place.
+        plan: the numbers.
+        names: gives the names of samples from their places in the data set.
+    """
+
+    def __init__(self, task: Task, plan: Plan, *, names: Callable[[Tensor], list[str]]) -> None:
+        # Accelerate's state is global to the process; a run before this one may have left another precision.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        precision = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[plan.precision]
+        self.accelerator = Accelerator(mixed_precision=precision, cpu=plan.device == "cpu")
+        self.task, self.plan = task, plan
+        self.device = self.accelerator.device
+        self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
+        task.to(self.device)
+        self.raw_optimizer = make_optimizer(task, plan.optimizer)
+        self.wrapped, self.optimizer = self.accelerator.prepare(task, self.raw_optimizer)
+        self.ema = (
+            ModelEmaV3(task.student, decay=plan.ema.decay, use_warmup=plan.ema.warmup, foreach=True)
+            if plan.ema is not None
+            else None
+        )
+        self.guard = FiniteGuard(names)
+        self.accumulate = plan.accumulate
+
+    @property
+    def judged(self) -> nn.Module:
+        """What is evaluated: the student, or its average where there is one."""
+        return self.ema.module if self.ema is not None else self.task.student
+
+    def step(self, images: Tensor, targets: Tensor, index: Tensor, epoch: int, place: int, meters: Meters) -> None:
+        """One update from this process's share of a global batch.
+
+        Where memory runs out the micro-batch is halved, the effective batch stays, and the step is made again.
+        """
+        number = epoch * self.plan.steps_per_epoch + place
+        rate = self.plan.rate(number)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        if self.plan.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        while True:
+            # Dropout and stochastic depth must not depend on how the run got here.
+            torch.manual_seed(seed_of(self.plan.seed, "step", number, self.rank))
+            try:
+                made = self._gradients(images, targets)
+                break
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._halve(len(images), error)
+        norm = self._clip()
+        whole = Step(
+            torch.stack([step.loss.detach() * (len(batch.images) / len(images)) for step, batch in made]).sum(),
+            torch.cat([step.logits.detach() for step, _ in made]),
+            {name: torch.stack([step.parts[name] for step, _ in made]).sum() for name in made[0][0].parts},
+        )
+        if self.accelerator.scaler is None:
+            bad = self._everywhere(self.guard.judge(whole, norm))
+            masked_step(self.optimizer, bad)
+        else:
+            # Overflowing gradients are everyday life in fp16; the scaler skips them and lowers its scale.
+            bad = self._everywhere(self.guard.judge(whole, torch.zeros_like(norm)))
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update(self.task.student, step=number)
+        for step, batch in made:
+            meters.add(step, batch)
+        self.guard.watch(bad, whole, index, epoch, place)
+
+    def _gradients(self, images: Tensor, targets: Tensor) -> list[tuple[Step, Batch]]:
+        """Forward and backward in `accumulate` pieces, each weighted by its images."""
+        made = []
+        pieces = list(zip(images.chunk(self.accumulate), targets.chunk(self.accumulate), strict=True))
+        for place, (some_images, some_targets) in enumerate(pieces):
+            batch = Batch(some_images, some_targets)
+            last = place + 1 == len(pieces)
+            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                step: Step = self.wrapped(batch)
+                self.accelerator.backward(step.loss * (len(some_images) / len(images)))
+            made.append((Step(step.loss.detach(), step.logits.detach(), step.parts), batch))
+        return made
+
+    def _halve(self, images: int, error: RuntimeError) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if self.processes > 1:
+            raise InputError(
+                "a process ran out of memory; with several of them a step cannot be made again by one. Use a larger "
+                "`accumulate` or a smaller --batch-size"
+            ) from error
+        if getattr(getattr(self.task, "guide", None), "across_batch", False):
+            raise InputError(
+                "memory ran out, and the batch cannot be cut into pieces because a term compares the images of a batch "
+                "with each other; use a smaller --batch-size"
+            ) from error
+        if self.accumulate >= images:
+            raise InputError(
+                "memory ran out with a single image a piece; use smaller images, a smaller model or a larger device"
+            ) from error
+        self.accumulate = min(2 * self.accumulate, images)
+
+    def _clip(self) -> Tensor:
+        """The norm of the whole gradient; clipped to the plan's largest."""
+        parameters = [p for p in self.task.parameters() if p.grad is not None]
+        if self.accelerator.scaler is not None:
+            if self.plan.clip_norm is None:
+                return torch.zeros((), device=self.device)
+            self.accelerator.unscale_gradients()
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        if self.plan.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.plan.clip_norm, norm, foreach=True)
+        return norm
+
+    def _everywhere(self, bad: Tensor) -> Tensor:
+        """1 if any process has seen something bad."""
+        if self.processes > 1:
+            dist.all_reduce(bad, op=dist.ReduceOp.MAX)
+        return bad
+
+    def add_up(self, values: Tensor) -> Tensor:
+        """A vector summed over processes."""
+        if self.processes > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+        return values
+
+    def agree(self, value: T) -> T:
+        """What the first process thinks, so that all of them stop and save at the same step."""
+        if self.processes == 1:
+            return value
+        box: list[Any] = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]  # type: ignore[no-any-return]
+
+    def keep_average(self) -> None:
+        """Make the averaged weights the student's own."""
+        if self.ema is not None:
+            self.task.student.load_state_dict(self.ema.module.state_dict())
+
+    def close(self) -> None:
+        """Give the task back as a plain module."""
+        # Accelerate replaces `forward` on the module itself; a trained task must not keep that.
+        for name in ("forward", "_original_forward"):
+            self.task.__dict__.pop(name, None)
+        if self.processes == 1:
+            AcceleratorState._reset_state(reset_partial_state=True)

@@ -1,0 +1,281 @@
+"""The whole pipeline: what it promises about chance, and timm's transforms as the oracle of its steps."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import stats
+from timm.data.random_erasing import RandomErasing
+from torch import Tensor
+from torchvision.transforms import functional
+
+from lgkd.data import erasing
+from lgkd.data.augment import Augment, Plain, View
+from lgkd.errors import InputError
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+STRONG = View(rand_augment="rand-m9-mstd0.5-inc1", erase=0.25)
+
+
+def stored(count: int, height: int = 32, width: int = 32) -> tuple[Tensor, Tensor, Tensor]:
+    rng = np.random.default_rng(count)
+    pixels = torch.from_numpy(rng.integers(0, 256, (count, 3, height, width), dtype=np.uint8))
+    return pixels, torch.tensor([[height, width]] * count), torch.arange(count) * 7 + 3
+
+
+def levels(images: Tensor) -> Tensor:
+    """Normalised images back to levels in [0, 255]."""
+    return (images * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]) * 255
+
+
+def augment(view: View, size: int | tuple[int, int] = 32, seed: int = 0) -> Augment:
+    return Augment(view, size, mean=MEAN, std=STD, seed=seed)
+
+
+@pytest.mark.parametrize(
+    "view", [STRONG, View(crop="pad", color_jitter=0.4, erase=1.0), View(interpolation="bilinear")]
+)
+@pytest.mark.parametrize("size", [32, 48, (20, 12)])
+def test_a_sample_becomes_the_same_alone_in_a_batch_and_in_another_order(view, size):
+    pixels, sizes, index = stored(60)
+    sizes[::3] = torch.tensor([25, 31])
+    make = augment(view, size)
+    together = make(pixels, sizes, index, epoch=5)
+    alone = torch.cat([make(pixels[[i]], sizes[[i]], index[[i]], epoch=5) for i in range(60)])
+    order = torch.randperm(60)
+    shuffled = make(pixels[order], sizes[order], index[order], epoch=5)
+    # Levels are equal; noise is an inverse error function that libraries vectorise by the batch.
+    assert torch.allclose(together, alone, atol=1e-6, rtol=0)
+    assert torch.allclose(together[order], shuffled, atol=1e-6, rtol=0)
+    assert torch.equal(levels(together[:, :, 0, 0]).round(), levels(alone[:, :, 0, 0]).round())
+
+
+def test_seed_epoch_and_place_each_change_what_is_drawn():
+    pixels, sizes, index = stored(8)
+    base = augment(STRONG)(pixels, sizes, index, 0)
+    assert torch.equal(base, augment(STRONG)(pixels, sizes, index, 0))
+    assert not torch.equal(base, augment(STRONG)(pixels, sizes, index, 1))
+    assert not torch.equal(base, augment(STRONG)(pixels, sizes, index + 1, 0))
+    assert not torch.equal(base, augment(STRONG, seed=1)(pixels, sizes, index, 0))
+
+
+def test_copies_of_one_image_in_a_batch_all_become_different():
+    pixels, sizes, _ = stored(1)
+    many = augment(STRONG)(pixels.expand(16, -1, -1, -1), sizes.expand(16, -1), torch.arange(16), 0)
+    assert len({image.numpy().tobytes() for image in many}) == 16
+
+
+def test_switching_one_step_on_leaves_the_draws_of_the_others():
+    pixels, sizes, index = stored(40)
+    plain = augment(View())(pixels, sizes, index, 0)
+    erased = augment(View(erase=0.5))(pixels, sizes, index, 0)
+    unmoved = (plain == erased).all(1)
+    assert 0.6 < unmoved.float().mean() < 1.0  # whatever was not erased is as it was
+    untouched = unmoved.flatten(1).all(1)
+    assert 8 < int(untouched.sum()) < 32
+    strong = augment(View(rand_augment="rand-m9-p0.0-inc1"))(pixels, sizes, index, 0)
+    assert torch.equal(strong, plain)
+
+
+def test_as_in_timm_colour_jitter_is_off_where_rand_augment_is_on():
+    pixels, sizes, index = stored(20)
+    with_jitter = augment(View(rand_augment="rand-m9-inc1", color_jitter=0.4))(pixels, sizes, index, 0)
+    assert torch.equal(with_jitter, augment(View(rand_augment="rand-m9-inc1"))(pixels, sizes, index, 0))
+
+
+def test_nothing_drawn_equals_to_tensor_and_normalise():
+    pixels, sizes, index = stored(4)
+    result = augment(View(crop="none", flip=0.0))(pixels, sizes, index, 0)
+    # One multiplication and addition against torchvision's two divisions and a subtraction.
+    expected = functional.normalize(pixels.float() / 255, MEAN, STD)
+    assert torch.allclose(result, expected, atol=2e-6, rtol=0)
+    assert result.dtype == torch.float32 and result.is_contiguous()
+
+
+def test_flips_happen_as_often_as_asked():
+    pixels, sizes, _ = stored(1)
+    index = torch.arange(2000)
+    out = augment(View(crop="none", flip=0.3))(pixels.expand(2000, -1, -1, -1), sizes.expand(2000, -1), index, 0)
+    straight = Plain(32, mean=MEAN, std=STD)(pixels, sizes)[0]
+    flipped = (out == straight.flip(-1)).flatten(1).all(1)
+    assert ((out == straight).flatten(1).all(1) ^ flipped).all()
+    assert abs(float(flipped.float().mean()) - 0.3) < 0.04
+
+
+def test_the_pad_crop_cuts_windows_out_of_the_zero_padded_image():
+    pixels, sizes, index = stored(30)
+    out = levels(augment(View(crop="pad", flip=0.0))(pixels, sizes, index, 0)).round()
+    padded = torch.nn.functional.pad(pixels, (4, 4, 4, 4)).float()
+    windows = padded.unfold(2, 32, 1).unfold(3, 32, 1)  # (B, 3, 9, 9, 32, 32)
+    found = (windows == out[:, :, None, None]).flatten(-2).all(-1).all(1).flatten(1)
+    assert (found.sum(1) == 1).all()
+    assert len(set(found.int().argmax(1).tolist())) > 15
+
+
+def test_crops_stay_within_each_images_own_valid_area():
+    pixels = torch.full((50, 3, 40, 40), 255, dtype=torch.uint8)
+    sizes = torch.tensor([[17, 40], [40, 9], [3, 3], [1, 1], [40, 40]] * 10)
+    for image, (height, width) in zip(pixels, sizes.tolist(), strict=True):
+        image[:, :height, :width] = 60
+    for view in (View(), View(crop="none")):
+        assert torch.equal(
+            levels(augment(view)(pixels, sizes, torch.arange(50), 0)).round().unique(), torch.tensor([60.0])
+        )
+    padded = levels(augment(View(crop="pad"))(pixels, sizes, torch.arange(50), 0)).round()
+    assert padded.max() <= 80  # bicubic overshoot at the black border's corners, and nothing of the 255 beyond
+
+
+def test_plain_equals_pillows_resize_of_the_valid_area():
+    pixels, sizes, _ = stored(3, 40, 50)
+    sizes[1], sizes[2] = torch.tensor([23, 50]), torch.tensor([31, 7])
+    for interpolation, method in (("bicubic", Image.Resampling.BICUBIC), ("bilinear", Image.Resampling.BILINEAR)):
+        out = levels(Plain((24, 28), mean=MEAN, std=STD, interpolation=interpolation)(pixels, sizes))
+        for image, (height, width), result in zip(pixels, sizes.tolist(), out, strict=True):
+            picture = Image.fromarray(image[:, :height, :width].permute(1, 2, 0).numpy())
+            # In two steps, so that the horizontal pass comes first in every Pillow.
+            resized = picture.resize((28, height), method).resize((28, 24), method)
+            gap = (result.permute(1, 2, 0) - torch.from_numpy(np.array(resized)).float()).abs()
+            assert gap.max() < 2.01 and (gap > 0.5).float().mean() < 0.12
+
+
+def test_plain_keeps_levels_of_images_that_have_the_size():
+    pixels, sizes, _ = stored(2, 40, 40)
+    sizes[:] = 32
+    straight = Plain(32, mean=MEAN, std=STD)(pixels, sizes)
+    mixed_sizes = torch.tensor([[32, 32], [20, 40]])
+    assert torch.equal(levels(straight).round(), pixels[:, :, :32, :32].float())
+    assert torch.equal(Plain(32, mean=MEAN, std=STD)(pixels, mixed_sizes)[0], straight[0])
+
+
+def test_erased_boxes_are_distributed_like_timms():
+    random.seed(3)
+    theirs = []
+    eraser = RandomErasing(0.5, mode="pixel", device="cpu")
+    for _ in range(3000):
+        touched = (eraser(torch.zeros(1, 32, 32))[0] != 0).nonzero()
+        if len(touched):
+            (top, left), (bottom, right) = touched.amin(0).tolist(), touched.amax(0).tolist()
+            theirs.append([top, left, bottom - top + 1, right - left + 1])
+    draws = np.random.default_rng(4).random((3000, erasing.ERASE_DRAWS))
+    places, boxes = erasing.erase_boxes(draws, (32, 32), 0.5)
+    assert abs(len(places) - 1500) < 120 and abs(len(theirs) - 1500) < 120
+    for column in range(4):
+        assert stats.ks_2samp(boxes[:, column], np.array(theirs)[:, column]).pvalue > 1e-3, column
+
+
+def test_erasing_fills_exactly_the_box_with_noise():
+    images = torch.zeros(5, 3, 20, 24)
+    places, boxes = np.array([1, 4]), np.array([[2, 3, 5, 7], [0, 0, 19, 23]])
+    erasing.erase(images, places, boxes, np.array([7, 8]))
+    expected = torch.zeros(5, 20, 24, dtype=torch.bool)
+    expected[1, 2:7, 3:10] = True
+    expected[4, :19, :23] = True
+    assert torch.equal((images != 0).all(1), expected)
+    assert torch.equal((images != 0).any(1), expected)
+
+
+def test_noise_is_standard_normal_and_uncorrelated():
+    keys = torch.tensor([3, 3_000_000_000, 77, 78])[:, None]
+    drawn = erasing.noise(keys, torch.arange(50_000)[None])
+    assert drawn.isfinite().all()
+    for row in drawn:
+        assert stats.kstest(row.numpy(), "norm").pvalue > 1e-3
+    neighbours = np.corrcoef(drawn[:, :-1].flatten(), drawn[:, 1:].flatten())[0, 1]
+    assert abs(neighbours) < 0.01
+    across = np.corrcoef(drawn.numpy()) - np.eye(4)
+    assert np.abs(across).max() < 0.02
+    assert math.isclose(float(drawn.std()), 1.0, abs_tol=0.01)
+
+
+def test_the_extremes_of_the_noise_are_finite():
+    assert torch.erfinv(torch.tensor((2**23 - 1 + 0.5) * 2.0**-22 - 1.0)).isfinite()
+    assert erasing.noise(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)).isfinite().all()
+
+
+def test_one_layer_of_the_strong_policy_equals_its_operations_through_timm():
+    from timm.data import auto_augment as oracle
+
+    from lgkd.data.policy import KINDS, UNTOUCHED, parse
+
+    functions = {"rotate": oracle.rotate, "shear_x": oracle.shear_x, "shear_y": oracle.shear_y,
+                 "translate_x": oracle.translate_x_rel, "translate_y": oracle.translate_y_rel,
+                 "posterize": oracle.posterize, "solarize": oracle.solarize, "solarize_add": oracle.solarize_add,
+                 "colour": oracle.color, "contrast": oracle.contrast, "brightness": oracle.brightness,
+                 "sharpness": oracle.sharpness}  # fmt: skip
+    plain = {"autocontrast": oracle.auto_contrast, "equalize": oracle.equalize, "invert": oracle.invert}
+    pixels, sizes, index = stored(150)
+    view = View(crop="none", flip=0.0, rand_augment="rand-m9-n1-mstd0.5-inc1-p1.0")
+    make = augment(view)
+    out = levels(make(pixels, sizes, index, 2))
+    layer = parse(view.rand_augment or "").draw(make._draws("policy", index, 2, 5))[0]
+    options = {"resample": Image.Resampling.BICUBIC, "fillcolor": (124, 116, 104)}
+    assert (layer.kind != UNTOUCHED).all() and set(layer.kind) == set(range(len(KINDS)))
+    for image, kind, strength, result in zip(pixels, layer.kind, layer.strength, out, strict=True):
+        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+        name = KINDS[kind]
+        if name in plain:
+            expected = plain[name](picture)
+        else:
+            whole = name in ("posterize", "solarize", "solarize_add")
+            expected = functions[name](picture, int(strength) if whole else strength, **options)
+        gap = (result.permute(1, 2, 0) - torch.from_numpy(np.array(expected)).float()).abs().max()
+        assert gap < 1.01, name
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scale": (0.1, 1.5)}, "scale[1] is 1.5; expected a number in (0, 1]"),
+        ({"scale": (0.9, 0.1)}, "scale is (0.9, 0.1); expected two numbers, the smaller one first"),
+        ({"ratio": (0.0, 1.0)}, "ratio[0] is 0.0"),
+        ({"flip": 1.1}, "flip is 1.1; expected a number in [0, 1]"),
+        ({"erase": float("nan")}, "erase is nan"),
+        ({"color_jitter": -1}, "color_jitter is -1"),
+        ({"padding": 2}, "padding is 2"),
+        ({"crop": "centre"}, "crop is 'centre'; expected one of random-resized, pad, none"),
+        ({"interpolation": "nearest"}, "interpolation is 'nearest'"),
+        ({"rand_augment": "rand-x1"}, "cannot read 'x1'"),
+    ],
+)
+def test_nonsense_settings_are_refused_with_field_value_and_range(settings, message):
+    with pytest.raises(InputError) as caught:
+        View(**settings)
+    assert message in str(caught.value)
+
+
+def test_other_nonsense_is_refused():
+    pixels, sizes, index = stored(2)
+    with pytest.raises(InputError, match="image_size is 0"):
+        augment(View(), 0)
+    with pytest.raises(InputError, match=r"std\[1\] is 0"):
+        Augment(View(), 8, mean=MEAN, std=(1.0, 0.0, 1.0), seed=0)
+    with pytest.raises(InputError, match="mean has 1 numbers"):
+        Plain(8, mean=(0.5,), std=STD)
+    make = augment(View())
+    with pytest.raises(InputError, match="pixels are"):
+        make(pixels.float(), sizes, index, 0)
+    with pytest.raises(InputError, match=r"index has shape \(1,\)"):
+        make(pixels, sizes, index[:1], 0)
+    with pytest.raises(InputError, match="said to be 33 x 32"):
+        make(pixels, sizes + torch.tensor([1, 0]), index, 0)
+    assert make(pixels[:0], sizes[:0], index[:0], 0).shape == (0, 3, 32, 32)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_device_draws_what_the_host_draws_without_synchronising():
+    pixels, sizes, index = stored(256)
+    make = augment(STRONG)
+    expected = make(pixels, sizes, index, 1)
+    on_device = pixels.cuda()
+    make(on_device, sizes, index, 0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        result = make(on_device, sizes, index, 1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    gap = (levels(result.cpu()) - levels(expected)).abs()
+    assert (gap > 0.01).float().mean() < 0.01

@@ -1,0 +1,218 @@
+"""Boxes, resampling and warps against Pillow and torchvision."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import stats
+from timm.data import auto_augment
+from timm.data.transforms import RandomResizedCropAndInterpolation
+from torch import Tensor
+
+from lgkd.data import geometry, warp
+
+FILL = (124, 116, 104)
+PIL_FILTER = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+def noise(count: int, height: int, width: int, seed: int = 0) -> Tensor:
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(rng.integers(0, 256, (count, 3, height, width), dtype=np.uint8))
+
+
+def smooth(count: int, height: int, width: int, seed: int = 0) -> Tensor:
+    """Images with slow changes, where an error of position shows less and an error of level shows more."""
+    coarse = noise(count, 4, 4, seed).float()
+    return torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear").to(torch.uint8)
+
+
+def as_pil(image: Tensor) -> Image.Image:
+    return Image.fromarray(image.permute(1, 2, 0).numpy())
+
+
+def from_pil(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def gaps(mine: Tensor, theirs: list[Image.Image]) -> Tensor:
+    return (mine.int() - torch.stack([from_pil(image) for image in theirs]).int()).abs()
+
+
+def resized(image: Image.Image, size: tuple[int, int], interpolation: str) -> Image.Image:
+    """Pillow's resize, horizontal pass first: Pillow 13 takes the vertical one first where that is cheaper."""
+    height, width = size
+    across = image.resize((width, image.height), PIL_FILTER[interpolation])
+    return across.resize((width, height), PIL_FILTER[interpolation])
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", [(32, 32), (16, 24), (70, 9), (100, 100), (1, 1)])
+def test_resampling_equals_pillow_on_crops_to_rare_single_levels(size, interpolation):
+    pixels = noise(9, 37, 41)
+    boxes = np.array(
+        [[0, 0, 37, 41], [5, 3, 20, 30], [0, 0, 1, 1], [36, 40, 1, 1], [0, 10, 37, 2], [30, 0, 7, 41], [1, 1, 32, 32],
+         [2, 4, 16, 24], [3, 3, 5, 7]]
+    )  # fmt: skip
+    expected = [
+        resized(as_pil(image[:, top : top + height, left : left + width]), size, interpolation)
+        for image, (top, left, height, width) in zip(pixels, boxes, strict=True)
+    ]
+    gap = gaps(geometry.resample(pixels, boxes, size, interpolation), expected)
+    # Weights of 15 bits instead of Pillow's 22: a sum near a half may round the other way, in each pass.
+    assert gap.max() <= 2
+    assert (gap > 0).float().mean() < 0.02
+
+
+def test_resampling_to_the_same_size_changes_nothing():
+    pixels = noise(3, 24, 31)
+    boxes = geometry.whole_boxes(np.array([[24, 31]] * 3))
+    for interpolation in ("bicubic", "bilinear"):
+        assert torch.equal(geometry.resample(pixels, boxes, (24, 31), interpolation), pixels)
+
+
+def test_weights_of_every_output_pixel_sum_to_one_exactly():
+    start, length = np.array([0, 3, 30]), np.array([33, 17, 1])
+    for out in (5, 33, 64):
+        matrix = geometry.interpolation_matrix(start, length, 33, out, "bicubic", torch.device("cpu"))
+        assert torch.equal(matrix.sum(1), torch.ones(3, out))
+        assert matrix.abs().sum(1).max() * 255 * 2**15 < 2**24  # what makes sums exact in float32
+
+
+def test_mirroring_equals_flipping_the_result():
+    pixels = noise(2, 20, 20)
+    boxes = np.array([[2, 3, 15, 11], [0, 0, 20, 20]])
+    plain = geometry.resample(pixels, boxes, (16, 28), "bicubic")
+    mirrored = geometry.resample(pixels, boxes, (16, 28), "bicubic", np.array([True, False]))
+    assert torch.equal(mirrored[0], plain[0].flip(-1))
+    assert torch.equal(mirrored[1], plain[1])
+
+
+def test_boxes_that_reach_outside_read_black_there():
+    pixels = noise(2, 8, 8)
+    padded = torch.nn.functional.pad(pixels, (3, 3, 3, 3))
+    boxes = np.array([[-3, 2, 8, 8], [1, -1, 8, 8]])
+    same_size = geometry.resample(pixels, boxes, (8, 8), "bicubic")
+    larger = geometry.resample(pixels, boxes, (20, 13), "bicubic")
+    for place, (top, left, height, width) in enumerate(boxes):
+        cut = padded[place, :, top + 3 : top + 3 + height, left + 3 : left + 3 + width]
+        assert torch.equal(same_size[place], cut)
+        expected = resized(as_pil(cut), (20, 13), "bicubic")
+        assert gaps(larger[place : place + 1], [expected]).max() <= 2
+
+
+def test_stored_pixels_beyond_the_valid_area_are_never_read():
+    pixels = noise(1, 12, 12)
+    cleared = pixels.clone()
+    cleared[:, :, 9:], cleared[:, :, :, 7:] = 0, 0
+    for top, left in ((2, 1), (-1, 3), (3, -2)):
+        boxes = np.array([[top, left, 9, 7]])
+        cut = geometry.resample(pixels, boxes, (9, 7), "bicubic", valid=np.array([[9, 7]]))
+        assert torch.equal(cut, geometry.resample(cleared, boxes, (9, 7), "bicubic"))
+
+
+def test_resampling_does_not_depend_on_the_batch():
+    pixels = noise(40, 32, 32)
+    draws = np.random.default_rng(1).random((40, geometry.CROP_DRAWS))
+    boxes = geometry.random_resized_boxes(np.full((40, 2), 32), draws, (0.08, 1.0), (0.75, 4 / 3))
+    for size in ((32, 32), (50, 50), (10, 10)):
+        together = geometry.resample(pixels, boxes, size, "bicubic")
+        alone = [geometry.resample(pixels[i : i + 1], boxes[i : i + 1], size, "bicubic") for i in range(40)]
+        assert torch.equal(together, torch.cat(alone))
+
+
+def test_random_boxes_lie_inside_and_have_the_areas_and_shapes_asked_for():
+    sizes = np.array([[32, 32], [200, 150], [48, 300]]).repeat(700, axis=0)
+    draws = np.random.default_rng(0).random((len(sizes), geometry.CROP_DRAWS))
+    boxes = geometry.random_resized_boxes(sizes, draws, (0.2, 0.5), (0.75, 4 / 3))
+    assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] >= 1).all()
+    assert (boxes[:, :2] + boxes[:, 2:] <= sizes).all()
+    large = slice(700, 1400)
+    share = boxes[large, 2] * boxes[large, 3] / (200 * 150)
+    shape = boxes[large, 3] / boxes[large, 2]
+    assert share.min() > 0.19 and share.max() < 0.51
+    assert shape.min() > 0.72 and shape.max() < 1.37
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 40), (20, 90)])
+def test_random_boxes_are_distributed_like_timms(height, width):
+    import random
+
+    random.seed(5)
+    image = Image.new("RGB", (width, height))
+    scale, ratio = (0.08, 1.0), (3 / 4, 4 / 3)
+    theirs = np.array([RandomResizedCropAndInterpolation.get_params(image, scale, ratio) for _ in range(4000)])
+    draws = np.random.default_rng(6).random((4000, geometry.CROP_DRAWS))
+    mine = geometry.random_resized_boxes(np.array([[height, width]] * 4000), draws, scale, ratio)
+    for column in range(4):
+        assert stats.ks_2samp(mine[:, column], theirs[:, column]).pvalue > 1e-3, column
+
+
+@pytest.mark.parametrize(("height", "width", "box"), [(10, 100, (0, 43, 10, 13)), (100, 10, (43, 0, 13, 10))])
+def test_the_box_is_centred_where_no_try_fits(height, width, box):
+    draws = np.full((1, geometry.CROP_DRAWS), 0.999)
+    boxes = geometry.random_resized_boxes(np.array([[height, width]]), draws, (1.0, 1.0), (3 / 4, 4 / 3))
+    assert tuple(boxes[0]) == box
+
+
+def test_padded_boxes_reach_an_eighth_outside_on_every_side():
+    draws = np.random.default_rng(0).random((3000, 2))
+    boxes = geometry.padded_boxes(np.full((3000, 2), 32), draws, 0.125)
+    counts = np.bincount(boxes[:, 0] + 4, minlength=9)
+    assert len(counts) == 9 and stats.chisquare(counts).pvalue > 1e-3
+    assert (boxes[:, 2:] == 32).all()
+
+
+def expected_rotation(image: Image.Image, degrees: float, interpolation: str) -> Image.Image:
+    return auto_augment.rotate(image, degrees, resample=PIL_FILTER[interpolation], fillcolor=FILL)
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("make", [noise, smooth])
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (21, 34)])
+def test_warps_equal_timm_on_pillow_to_rare_single_levels(height, width, make, interpolation):
+    strength = np.array([0.0, 0.3, -0.3, 0.011, -0.17, 0.25])
+    images = make(len(strength), height, width)
+    none = np.zeros_like(strength)
+    options = {"resample": PIL_FILTER[interpolation], "fillcolor": FILL}
+    mine = {
+        "rotate": warp.rotate(images, strength * 100, FILL, interpolation),
+        "shear_x": warp.slide_x(images, strength, none, FILL, interpolation),
+        "shear_y": warp.slide_y(images, strength, none, FILL, interpolation),
+        "translate_x_rel": warp.slide_x(images, none, strength, FILL, interpolation),
+        "translate_y_rel": warp.slide_y(images, none, strength, FILL, interpolation),
+    }
+    for name, result in mine.items():
+        operation = getattr(auto_augment, name)
+        factor = 100 if name == "rotate" else 1
+        expected = [
+            operation(as_pil(image), float(s) * factor, **options) for image, s in zip(images, strength, strict=True)
+        ]
+        gap = gaps(result, expected)
+        # Both cut to levels. Where the value is a whole level (a fifth of all pixels when a bilinear image
+        # moves by a fifth of a pixel), Pillow's doubles fall now on this side of it and now on that.
+        assert gap.max() <= 1, name
+        assert (gap > 0).float().mean() < (0.03 if interpolation == "bilinear" else 0.01), name
+
+
+def test_whole_pixel_translations_are_exact_and_filled():
+    images = noise(1, 8, 8)
+    moved = warp.slide_x(images, np.zeros(1), np.array([0.25]), FILL, "bicubic")
+    assert torch.equal(moved[..., :6], images[..., 2:])
+    assert torch.equal(moved[0, :, 0, 7], torch.tensor(FILL, dtype=torch.uint8))
+    lifted = warp.slide_y(images, np.zeros(1), np.array([-0.5]), FILL, "bicubic")
+    assert torch.equal(lifted[:, :, 4:], images[:, :, :4])
+
+
+def test_a_flat_image_stays_flat_under_warps():
+    images = torch.full((2, 3, 16, 16), 113, dtype=torch.uint8)
+    turned = warp.rotate(images, np.array([17.0, -29.0]), (113, 113, 113), "bicubic")
+    slid = warp.slide_x(images, np.array([0.23, -0.1]), np.array([0.1, 0.3]), (113, 113, 113), "bicubic")
+    assert torch.equal(turned, images) and torch.equal(slid, images)
+
+
+def test_rotation_by_a_quarter_turn_is_exact():
+    images = noise(1, 12, 12)
+    assert torch.equal(warp.rotate(images, np.array([90.0]), FILL, "bicubic"), images.rot90(1, (2, 3)))
+    assert math.isclose(float(images.float().mean()), float(images.rot90(1, (2, 3)).float().mean()))

@@ -1,0 +1,176 @@
+"""Which room may import which. Imports point down the table, so that every room can be read with those below it."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "lgkd"
+
+# From the bottom to the top: a room may import rooms that stand above its own line here, and of those only these.
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "chance": set(),
+    "assets": set(),
+    "files": set(),
+    "statistics": {"errors"},
+    "report": set(),
+    "recipe": {"errors", "assets"},
+    "cards": {"errors", "assets", "files"},
+    "runs": {"errors", "files"},
+    "weights": {"errors", "files"},
+    "data": {"errors", "chance", "assets"},
+    "models": {"errors", "cards"},
+    "taps": {"errors"},
+    "losses": {"errors"},
+    "guide": {"errors", "models", "taps", "losses"},
+    "tasks": {"errors", "guide"},
+    "trainer": {"errors", "chance", "files", "weights", "tasks"},
+    "scoring": {"errors"},
+    "layers": {"errors", "models", "taps"},
+    "choices": {"errors", "assets", "recipe", "cards", "data", "models"},
+    "store": {"errors", "cards", "models", "runs", "weights"},
+    "options": {"recipe", "trainer"},
+    "resuming": {"errors", "recipe", "runs"},
+    "journal": {"guide", "models", "runs", "trainer"},
+    "build": {
+        "errors", "chance", "recipe", "cards", "weights", "data", "models", "losses", "guide", "tasks", "trainer",
+        "choices",
+    },
+    "job": {
+        "errors", "files", "recipe", "cards", "runs", "weights", "data", "models", "guide", "trainer", "scoring",
+        "report", "choices", "store", "options", "resuming", "journal", "build",
+    },
+    "api": {"errors", "runs", "weights", "data", "models", "trainer", "scoring", "options", "build", "job"},
+    "quickstart": {
+        "errors", "files", "statistics", "report", "recipe", "runs", "data", "models", "trainer", "choices", "options",
+        "api",
+    },
+    "cli": {
+        "errors", "assets", "recipe", "cards", "runs", "data", "models", "trainer", "layers", "choices", "statistics",
+        "api", "quickstart",
+    },
+    "__main__": {"cli"},
+}  # fmt: skip
+
+# Who may import a library that is heavy, or that one room keeps to itself.
+ONLY_IN = {
+    "accelerate": {"trainer"},
+    "typer": {"cli"},
+    "rich": {"cli"},
+    "PIL": {"data"},
+    "sklearn": {"data"},
+    "matplotlib": {"report"},
+    "pydantic": {"recipe", "cards"},
+    "yaml": {"recipe"},
+    "timm": {"models", "trainer", "quickstart"},
+    "safetensors": {"weights", "trainer"},
+}
+
+# Rooms that the command line imports before it knows that it will train: they must not wait for these.
+WITHOUT_TORCH = {"errors", "assets", "files", "recipe", "cards", "runs", "choices", "cli", "report", "statistics"}
+FILES_WITHOUT_TORCH = {"data/__init__", "data/catalogue", "data/trees", "models/__init__", "models/catalogue"}
+HEAVY = {"torch", "torchvision", "timm", "numpy", "accelerate", "PIL", "sklearn", "matplotlib", "safetensors"}
+
+
+def sources() -> list[tuple[str, Path]]:
+    """Every source file with its room."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        below = path.relative_to(PACKAGE)
+        if below.parts[0] not in ("__init__.py", "_assets"):
+            found.append((below.parts[0].removesuffix(".py"), path))
+    return found
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports_of(path: Path, *, top_only: bool = False) -> list[str]:
+    """Dotted names of all modules that a file imports, wherever in it; or only while it is itself imported."""
+    tree = parsed(path)
+    names: list[str] = []
+
+    def visit(node: ast.AST) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                names.extend(alias.name for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"{path}:{child.lineno} imports relatively; write lgkd.ROOM"
+                assert child.module is not None
+                # `from lgkd import api` names a room only in its second half.
+                names.extend(f"lgkd.{alias.name}" for alias in child.names) if child.module == "lgkd" else names.append(
+                    child.module
+                )
+            later = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+            typing = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test)
+            if not (top_only and (later or typing)):
+                visit(child)
+
+    visit(tree)
+    return names
+
+
+def rooms_used(path: Path) -> set[str]:
+    return {name.split(".")[1] for name in imports_of(path) if name.startswith("lgkd.") and name != "lgkd.__version__"}
+
+
+def test_every_file_is_in_a_room_of_the_table_and_every_room_exists() -> None:
+    assert {room for room, _ in sources()} == set(MAY_IMPORT)
+
+
+def test_the_table_points_down_so_that_there_are_no_cycles() -> None:
+    seen: set[str] = set()
+    for room, below in MAY_IMPORT.items():
+        assert below <= seen, f"{room} may import {sorted(below - seen)}, which stand above it"
+        seen.add(room)
+
+
+@pytest.mark.parametrize(("room", "path"), [pytest.param(*found, id=str(found[1].name)) for found in sources()])
+def test_a_file_imports_only_the_rooms_below_its_own(room: str, path: Path) -> None:
+    extra = rooms_used(path) - MAY_IMPORT[room] - {room}
+    assert not extra, f"{path} reaches up into {sorted(extra)}"
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_a_library_is_imported_only_where_it_belongs(library: str) -> None:
+    where = {room for room, path in sources() for name in imports_of(path) if name.split(".")[0] == library}
+    assert where, f"nothing imports {library}; take it out of this table"
+    assert where <= ONLY_IN[library]
+
+
+def test_images_are_opened_in_one_file() -> None:
+    assert [path.name for _, path in sources() if "PIL" in {n.split(".")[0] for n in imports_of(path)}] == ["decode.py"]
+
+
+def test_rooms_that_answer_at_once_do_not_wait_for_torch() -> None:
+    looked_at = 0
+    for room, path in sources():
+        name = path.relative_to(PACKAGE).with_suffix("").as_posix()
+        if room in WITHOUT_TORCH or name in FILES_WITHOUT_TORCH:
+            looked_at += 1
+            heavy = {name.split(".")[0] for name in imports_of(path, top_only=True)} & HEAVY
+            assert not heavy, f"{path} waits for {sorted(heavy)}"
+    assert looked_at > len(WITHOUT_TORCH)
+
+
+def test_the_reader_of_imports_sees_them_all(tmp_path: Path) -> None:
+    file = tmp_path / "some.py"
+    file.write_text(
+        "from typing import TYPE_CHECKING\nimport lgkd.errors as e\nfrom lgkd import api, __version__\n"
+        "from lgkd.data.trees import File\nif TYPE_CHECKING:\n    from lgkd.job import Run\n"
+        "def later():\n    import torch.nn\n    from lgkd.guide import Guide\n"
+    )
+    assert rooms_used(file) == {"errors", "api", "data", "job", "guide"}
+    assert "torch.nn" in imports_of(file)
+    assert not {"torch.nn", "lgkd.job", "lgkd.guide"} & set(imports_of(file, top_only=True))
+
+
+def test_the_reader_of_imports_refuses_relative_ones(tmp_path: Path) -> None:
+    file = tmp_path / "some.py"
+    file.write_text("from .errors import InputError\n")
+    with pytest.raises(AssertionError, match="relatively"):
+        imports_of(file)

@@ -1,0 +1,86 @@
+"""Means, spreads and paired intervals, against tables, published data and another library."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from lgkd.errors import InputError
+from lgkd.statistics import paired_interval, summarise
+
+# Additional hours of sleep of ten patients under two drugs: Student's own example (Biometrika 6, 1908).
+DRUG_1 = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
+DRUG_2 = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
+
+numbers = st.floats(-1000, 1000)
+
+
+def test_mean_and_spread_of_a_hand_worked_example() -> None:
+    # Mean 4, squares 4 + 0 + 4 = 8, over n-1 = 2.
+    found = summarise([2.0, 4.0, 6.0])
+    assert (found.mean, found.sd, found.count) == (4.0, 2.0, 3)
+
+
+def test_a_single_measurement_has_no_spread_and_no_interval() -> None:
+    assert summarise([0.5]).sd is None
+    found = paired_interval([0.5], [0.75])
+    assert (found.mean, found.low, found.high, found.includes_zero) == (0.25, None, None, None)
+
+
+def test_the_interval_of_students_sleep_data_is_the_published_one() -> None:
+    found = paired_interval(DRUG_1, DRUG_2)
+    assert found.mean == pytest.approx(1.58)
+    assert (round(found.low or 0, 4), round(found.high or 0, 4)) == (0.7001, 2.4599)
+    assert found.includes_zero is False and found.count == 10
+
+
+def test_three_pairs_use_the_quantile_of_the_tables() -> None:
+    # Differences 1, 2, 3: mean 2, sd 1; t for 2 degrees of freedom and 95 % is 4.3027.
+    found = paired_interval([0.0, 0.0, 0.0], [1.0, 2.0, 3.0])
+    assert found.high == pytest.approx(2 + 4.3027 / math.sqrt(3), abs=1e-4)
+    assert found.low == pytest.approx(2 - 4.3027 / math.sqrt(3), abs=1e-4)
+    assert found.includes_zero is True
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.99])
+def test_other_confidences_agree_with_scipy(confidence: float) -> None:
+    found = paired_interval(DRUG_1, DRUG_2, confidence=confidence)
+    theirs = stats.ttest_rel(DRUG_2, DRUG_1).confidence_interval(confidence)
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
+
+
+def test_an_interval_of_95_percent_holds_the_truth_that_often() -> None:
+    draws = np.random.default_rng(0).normal(0.3, 2.0, size=(2000, 3))
+    hits = 0
+    for row in draws:
+        found = paired_interval([0.0] * 3, row.tolist())
+        assert found.low is not None and found.high is not None
+        hits += found.low <= 0.3 <= found.high
+    assert 0.935 < hits / len(draws) < 0.965
+
+
+@given(st.lists(st.tuples(numbers, numbers, numbers), min_size=2, max_size=8))
+def test_what_a_pair_has_in_common_changes_nothing(rows: list[tuple[float, float, float]]) -> None:
+    first, second = [a for a, _, _ in rows], [b for _, b, _ in rows]
+    alone = paired_interval(first, second)
+    shifted = paired_interval([a + c for a, _, c in rows], [b + c for _, b, c in rows])
+    assert (alone.mean, alone.low, alone.high) == pytest.approx((shifted.mean, shifted.low, shifted.high), abs=1e-6)
+
+
+def test_no_spread_gives_an_interval_of_no_width() -> None:
+    found = paired_interval([1.0, 2.0], [2.0, 3.0])
+    assert (found.low, found.high) == (1.0, 1.0)
+
+
+def test_what_cannot_be_summarised_is_told() -> None:
+    with pytest.raises(InputError, match="no measurements to summarise; give at least one"):
+        summarise([])
+    with pytest.raises(InputError, match="a measurement is nan, expected finite numbers"):
+        summarise([1.0, math.nan])
+    with pytest.raises(InputError, match="2 and 1 measurements make no pairs"):
+        paired_interval([1.0, 2.0], [1.0])
+    with pytest.raises(InputError, match="confidence is 95, expected a number between 0 and 1"):
+        paired_interval([1.0, 2.0], [1.0, 2.0], confidence=95)
