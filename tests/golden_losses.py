@@ -1,0 +1,71 @@
+"""Thirty steps of small variants of every shipped student with every transform of the guidance loss.
+
+    python -m tests.golden_losses        writes tests/golden/losses.json anew
+
+A change that is meant to alter no numbers leaves the file as it is; one that is meant to says so and shows both.
+"""
+
+import json
+import platform
+from pathlib import Path
+
+import torch
+
+from lgkd.data.augment import Augment, View
+from lgkd.data.feed import Feed
+from lgkd.data.mixing import Mixing
+from lgkd.data.sources import load_dataset
+from lgkd.data.subsets import subset
+from lgkd.guide import Guide, Term
+from lgkd.losses import MapLoss
+from lgkd.models.factory import create_student
+from lgkd.models.frozen import IMAGENET_MEAN, IMAGENET_STD, Teacher
+from lgkd.models.resnet import CifarResNet
+from lgkd.tasks import Guided
+from lgkd.trainer.loop import fit
+from lgkd.trainer.plan import OptimizerPlan, Plan, SchedulePlan
+
+FILE = Path(__file__).resolve().parent / "golden" / "losses.json"
+STEPS = 30
+STUDENTS = {
+    "deit_tiny": (32, {"patch_size": 8, "depth": 3}),
+    "pvt_v2_b0": (64, {"depths": (1, 1, 1, 1)}),
+    "pit_ti": (64, {"depth": (1, 1, 1)}),
+    "convit_tiny": (32, {"patch_size": 8, "depth": 3, "local_up_to_layer": 2}),
+}
+WEIGHTS = {"linear": 2.5, "attention": 1000.0, "similarity": 100.0}
+
+
+def losses(student: str, transform: str) -> list[float]:
+    """The loss of each of the steps: one batch of ten digits, drawn, mixed and shown anew every step."""
+    size, options = STUDENTS[student]
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = create_student(student, num_classes=10, image_size=size, drop_path_rate=0.1, **options)
+    teacher = Teacher(CifarResNet(8, 10), image_size=16)
+    guide = Guide(model, teacher, image_size=size, terms=[Term(MapLoss(transform), WEIGHTS[transform])])
+    images = subset(load_dataset("digits").train, per_class=1)
+    augment = Augment(
+        View(rand_augment="rand-m9-mstd0.5-inc1", erase=0.25), size, mean=IMAGENET_MEAN, std=IMAGENET_STD, seed=0
+    )
+    feed = Feed(images, augment, Mixing(classes=10, mixup=0.8, cutmix=1.0, seed=0), batch_size=10, seed=0)
+    plan = Plan(
+        optimizer=OptimizerPlan("adamw", lr=5e-4, weight_decay=0.05),
+        schedule=SchedulePlan(STEPS, warmup_epochs=5),
+        steps_per_epoch=1,
+        seed=0,
+    )
+    return [row.train["loss"] for row in fit(Guided(model, guide), feed, plan)]
+
+
+def main() -> None:
+    values = {f"{student} {transform}": losses(student, transform) for student in STUDENTS for transform in WEIGHTS}
+    source = (
+        f"python -m tests.golden_losses; torch {torch.__version__}, Python {platform.python_version()}, one thread, "
+        f"{platform.machine()}"
+    )
+    FILE.write_text(json.dumps({"source": source, "values": values}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
