@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lgkd.api import (
         Options,
         Run,
+        check,
         create_student,
         create_teacher,
         distill,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         train,
         train_teacher,
     )
+    from lgkd.data.check import CheckReport
     from lgkd.data.images import DataSet, Images
     from lgkd.data.sources import load_dataset
     from lgkd.guide import Guide, Term
@@ -43,6 +45,7 @@ _HOMES = {
     "lgkd.api": (
         "Options",
         "Run",
+        "check",
         "create_student",
         "create_teacher",
         "distill",
@@ -54,6 +57,7 @@ _HOMES = {
         "train",
         "train_teacher",
     ),
+    "lgkd.data.check": ("CheckReport",),
     "lgkd.data.images": ("DataSet", "Images"),
     "lgkd.data.sources": ("load_dataset",),
     "lgkd.scoring": ("Scores",),
@@ -68,6 +72,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __version__ = "0.1.0"
 __all__ = [
     "Batch",
+    "CheckReport",
     "DataSet",
     "Guide",
     "Guided",
@@ -81,6 +86,7 @@ __all__ = [
     "Tap",
     "Teacher",
     "Term",
+    "check",
     "create_student",
     "create_teacher",
     "distill",

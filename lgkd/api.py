@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lgkd.build import is_convolutional, load_trained_teacher, make_test_batches, prepare_data
 from lgkd.data.catalogue import CATALOGUE
+from lgkd.data.check import CheckReport, check_dataset_images
 from lgkd.data.images import DataSet
 from lgkd.errors import InputError, LgkdError, MissingError, TakenError
 from lgkd.job import Job
@@ -21,8 +22,10 @@ from lgkd.trainer.precision import choose_device
 from lgkd.weights import fill, load_weights
 
 __all__ = [
+    "CheckReport",
     "Options",
     "Run",
+    "check",
     "create_student",
     "create_teacher",
     "distill",
@@ -136,6 +139,23 @@ def resume(folder: str | Path, **options: Unpack[Options]) -> Run:
     dataset = about["path"] or about["name"]
     job = Job(role, info["student"]["name"], call["model_options"], dataset, chosen)
     return job.run(teacher=call["teacher"], taps=call["taps"], replace=bool(call["replace"]))
+
+
+def check(dataset: str | Path | DataSet, *, data_dir: str | Path | None = None) -> CheckReport:
+    """Look at every image of a data set before training on it.
+
+    Args:
+        dataset: a name, a folder of images, or a loaded `DataSet`.
+        data_dir: where a named data set lies.
+
+    Returns:
+        Counts, sizes, broken and odd files, copies and leaks; `problems` keep a training from starting,
+        `remarks` do not.
+
+    Raises:
+        InputError: there is no such data set; MissingError: it is not where it was looked for.
+    """
+    return check_dataset_images(dataset, data_dir=data_dir)
 
 
 def load_teacher(name: str, dataset: str | Path = "cifar100", *, subset: str | None = None) -> Teacher:

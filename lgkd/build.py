@@ -69,13 +69,17 @@ def prepare_data(
     images_per_class: int | None = None,
     subset_seed: int = 0,
     val_fraction: float | None = None,
+    offline: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    look: Callable[[DataSet], None] | None = None,
 ) -> Data:
-    """Load a data set and choose the subset to train on."""
+    """Load a data set and choose the subset to train on; `look` is called with the whole of it."""
     if isinstance(source, DataSet):
         dataset, name = source, source.name
     else:
-        dataset, name = load_dataset(source, data_dir=data_dir, progress=progress), str(source)
+        dataset, name = load_dataset(source, data_dir=data_dir, offline=offline, progress=progress), str(source)
+    if look is not None:
+        look(dataset)
     chosen = subset(dataset.train, fraction=fraction, per_class=images_per_class, seed=subset_seed)
     val = None
     if val_fraction is not None:
@@ -184,8 +188,17 @@ def make_guide(
         return Guide(student, teacher, image_size=image_size, terms=terms, taps=taps, mean=data.mean, std=data.std)
 
 
-def make_feed(recipe: Recipe, data: Data, *, image_size: tuple[int, int], seed: int, device: str) -> Feed:
-    """Training batches as the recipe draws them."""
+def make_feed(
+    recipe: Recipe,
+    data: Data,
+    *,
+    image_size: tuple[int, int],
+    seed: int,
+    device: str,
+    rank: int = 0,
+    processes: int = 1,
+) -> Feed:
+    """Training batches as the recipe draws them; of several processes each has its share."""
     view = recipe.view
     augment = Augment(
         View(
@@ -221,17 +234,27 @@ def make_feed(recipe: Recipe, data: Data, *, image_size: tuple[int, int], seed: 
         seed=seed,
         drop_last=recipe.drop_last,
         device=device,
+        rank=rank,
+        processes=processes,
     )
 
 
 def make_test_batches(
-    images: Images, *, image_size: tuple[int, int], mean: Channels, std: Channels, interpolation: str, device: str
+    images: Images,
+    *,
+    image_size: tuple[int, int],
+    mean: Channels,
+    std: Channels,
+    interpolation: str,
+    device: str,
+    rank: int = 0,
+    processes: int = 1,
 ) -> PlainBatches:
-    """A split for evaluation, in large batches: no gradients are kept, so they are cheap."""
+    """A split for evaluation (or this process's share), in large batches: no gradients are kept, so they are cheap."""
     pixels = image_size[0] * image_size[1]
     batch_size = max(16, min(512, 512 * 64 * 64 // pixels))
     plain = Plain(image_size, mean=mean, std=std, interpolation=interpolation)  # type: ignore[arg-type]
-    return PlainBatches(images, plain, batch_size=batch_size, device=device)
+    return PlainBatches(images, plain, batch_size=batch_size, device=device, rank=rank, processes=processes)
 
 
 def make_plan(recipe: Recipe, *, steps_per_epoch: int, seed: int, device: str, channels_last: bool) -> Plan:

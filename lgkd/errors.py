@@ -68,6 +68,10 @@ class Interrupted(LgkdError):
         super().__init__(message)
         self.exit_code = 128 + signal_number
 
+    def __reduce__(self) -> tuple[type["Interrupted"], tuple[str, int]]:
+        # Processes that train together tell each other of it; by default Python would forget the signal.
+        return type(self), (str(self), self.exit_code - 128)
+
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A half sentence with the closest known names, or with all of a short list."""

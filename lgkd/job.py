@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from lgkd.build import (
 from lgkd.cards import Accuracy
 from lgkd.choices import Settled, free_place, recipe_name, run_folder, settle
 from lgkd.data.catalogue import CATALOGUE
+from lgkd.data.check import quick_check
 from lgkd.data.feed import Feed, PlainBatches
 from lgkd.data.images import DataSet
 from lgkd.errors import InputError, TapError, did_you_mean
@@ -38,6 +40,7 @@ from lgkd.models.factory import check_model, default_image_size, pair
 from lgkd.models.frozen import Teacher
 from lgkd.models.layers import default_taps
 from lgkd.options import Options, Run
+from lgkd.processes import add_up, join, wait
 from lgkd.recipe import Recipe, dump_recipe
 from lgkd.report import draw_curves
 from lgkd.resuming import go_on, hold
@@ -94,9 +97,11 @@ class Job:
         self.options = options
         self.began = time.monotonic()
         self.seed = options.get("seed") or 0
-        self.device = choose_device(options.get("device"))
-        self.watchers = tuple(options.get("watchers") or ())
-        self._say = options.get("say") or (lambda _: None)
+        self.process, self.device = join(choose_device(options.get("device")))
+        # One process speaks and writes for all.
+        self.first = self.process.rank == 0
+        self.watchers = tuple(options.get("watchers") or ()) if self.first else ()
+        self._say = (options.get("say") if self.first else None) or (lambda _: None)
 
     def run(
         self, *, teacher: str | Teacher | None = None, taps: Sequence[str] | None = None, replace: bool = False
@@ -119,6 +124,8 @@ class Job:
         found = self._find_teacher(teacher, settled.subset) if teacher is not None else None
         folder = Path(options.get("out") or self._default_folder(settled, found))
         fresh = check_free(folder)
+        if not self.first:
+            wait()  # until the first has read the images: the others find them decoded
         data = prepare_data(
             self.dataset,
             normalize=recipe.view.normalize,
@@ -127,8 +134,12 @@ class Job:
             images_per_class=options.get("images_per_class"),
             subset_seed=options.get("subset_seed") or 0,
             val_fraction=options.get("val_fraction"),
-            progress=options.get("progress"),
+            offline=bool(options.get("offline")),
+            progress=options.get("progress") if self.first else None,
+            look=lambda dataset: quick_check(dataset, say=self._say),
         )
+        if self.first:
+            wait()
         for note in data.notes:
             self._say(note)
         if found is not None:
@@ -142,7 +153,15 @@ class Job:
             guide = make_guide(student, found, recipe, data, image_size=size, taps=taps, seed=self.seed)
         if is_convolutional(student):
             student.to(memory_format=torch.channels_last)
-        feed = make_feed(recipe, data, image_size=size, seed=self.seed, device=self.device)
+        feed = make_feed(
+            recipe,
+            data,
+            image_size=size,
+            seed=self.seed,
+            device=self.device,
+            rank=self.process.rank,
+            processes=self.process.count,
+        )
         plan = make_plan(
             recipe,
             steps_per_epoch=feed.steps_per_epoch,
@@ -152,12 +171,13 @@ class Job:
         )
         info = self._info(data, student, guide, size, plan)
         info["call"] = self._call(teacher, taps, replace)
-        if store is not None:
+        if store is not None and self.first:
             make_folder(store.parent)
         try:
-            with hold(claim(folder) if fresh else folder):
-                if not fresh:
+            with hold(claim(folder) if fresh else folder) if self.first else nullcontext():
+                if not fresh and self.first:
                     info = go_on(folder, info, recipe, force=bool(options.get("force")), say=self._say)
+                wait()  # the first may have found the folder taken
                 return self._train(folder, info, recipe, data, student, guide, feed, plan, size, store, replace)
         finally:
             if guide is not None:
@@ -168,7 +188,7 @@ class Job:
         by_name = isinstance(self.model, str) and not isinstance(self.dataset, DataSet)
         if not by_name or isinstance(teacher, Teacher):
             return None
-        plain = ("fraction", "images_per_class", "subset_seed", "seed", "val_fraction", "device")
+        plain = ("fraction", "images_per_class", "subset_seed", "seed", "val_fraction", "device", "offline")
         return {
             "model_options": self.model_options,
             "teacher": teacher,
@@ -240,9 +260,10 @@ class Job:
         store: Path | None,
         replace: bool,
     ) -> Run:
-        write_run(folder, info)
-        write_whole(folder / RECIPE, dump_recipe(recipe).encode())
-        write_json(folder / ENV, environment(self.device) | {"data_fingerprint": data.fingerprint})
+        if self.first:
+            write_run(folder, info)
+            write_whole(folder / RECIPE, dump_recipe(recipe).encode())
+            write_json(folder / ENV, environment(self.device) | {"data_fingerprint": data.fingerprint})
         splits = {"test": data.test} if data.val is None else {"val": data.val, "test": data.test}
         batches = {
             name: make_test_batches(
@@ -252,10 +273,12 @@ class Job:
                 std=data.std,
                 interpolation=recipe.view.interpolation,
                 device=self.device,
+                rank=self.process.rank,
+                processes=self.process.count,
             )
             for name, images in splits.items()
         }
-        journal = Journal(folder)
+        journal = Journal(folder, writes=self.first)
         keeper = Keeper(
             folder / "checkpoint",
             select_on="val_top1" if data.val is not None else None,
@@ -278,6 +301,8 @@ class Job:
             student.load_state_dict(weights)
         student.eval().to("cpu")
         info = info | {"status": "finished", "finished": now(), "results": results(journal.rows, best)}
+        if not self.first:
+            return Run(student, journal.rows, folder, info)
         about = self._about_student(student, recipe, data, size)
         about["weights_sha256"] = save_weights(student.state_dict(), folder / STUDENT_WEIGHTS)
         write_json(folder / STUDENT, about)
@@ -369,6 +394,7 @@ class Job:
             "overrides": list(options.get("overrides") or ()),
             "seed": self.seed,
             "device": self.device,
+            "processes": self.process.count,
             "precision": plan.precision,
             "accumulate": plan.accumulate,
             "epochs": plan.epochs,
@@ -409,7 +435,9 @@ def _scores(model: nn.Module, batches: Mapping[str, PlainBatches], plan: Plan) -
     return {
         f"{split}_{name}": value
         for split, images in batches.items()
-        for name, value in score(model, images, precision=plan.precision, channels_last=plan.channels_last)
+        for name, value in score(
+            model, images, precision=plan.precision, channels_last=plan.channels_last, add_up=add_up
+        )
         .flat()
         .items()
     }

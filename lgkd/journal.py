@@ -15,10 +15,12 @@ class Journal:
 
     Args:
         folder: the run's.
+        writes: whether the file is written; of several processes one does that.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, writes: bool = True) -> None:
         self.folder = folder
+        self._writes = writes
         self.rows: list[dict[str, float]] = []
 
     def on_start(self, epochs: int, steps_per_epoch: int) -> None:
@@ -30,7 +32,8 @@ class Journal:
     def on_epoch(self, row: EpochRow) -> None:
         """Write the file anew, with one row more."""
         self.rows.append(flat(row))
-        write_metrics(self.folder, self.rows)
+        if self._writes:
+            write_metrics(self.folder, self.rows)
 
 
 def flat(row: EpochRow) -> dict[str, float]:

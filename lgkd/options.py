@@ -26,6 +26,7 @@ class Options(TypedDict, total=False):
         val_fraction: hold out this share of every class of the training images, and keep the student
             of the epoch that does best on them; the test split selects nothing.
         out: the run's folder; by default one under runs/ that is named after the choices.
+        offline: download nothing; a data set that is not here is an error.
         max_time: save and raise `Paused` after so many seconds; the same call goes on.
         force: go on with an unfinished run although recipe, data or versions differ.
         watchers: told of the training's progress.
@@ -47,6 +48,7 @@ class Options(TypedDict, total=False):
     subset_seed: int
     val_fraction: float | None
     out: str | Path | None
+    offline: bool
     max_time: float | None
     force: bool
     watchers: Sequence[Watcher]

@@ -33,11 +33,13 @@ def hold(folder: Path) -> Iterator[None]:
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         os.close(handle)
         raise BusyError(
             f"{folder} is held by another process that trains into it; wait for its end, or choose another --out"
         ) from None
+    except OSError:
+        pass  # many network file systems lock no folders; a run must not be refused for that
     try:
         yield
     finally:
@@ -69,7 +71,9 @@ def go_on(
         )
     for change in changes:
         say(f"going on although it differs: {change}")
-    return {**info, "started": old.get("started"), "recipe": old.get("recipe"), "resumed": old.get("resumed", 0) + 1}
+    # `lgkd resume` takes the complete recipe, so that only the first command knows what it was made from.
+    kept = {name: old.get(name) for name in ("started", "recipe", "overrides")}
+    return {**info, **kept, "resumed": old.get("resumed", 0) + 1}
 
 
 def _identity(info: Mapping[str, Any], recipe: Recipe, versions: Mapping[str, Any]) -> dict[str, Any]:

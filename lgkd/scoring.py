@@ -56,6 +56,7 @@ def score(
     precision: str = "fp32",
     channels_last: bool = False,
     other: Callable[[Tensor], Tensor] | None = None,
+    add_up: Callable[[Tensor], Tensor] | None = None,
 ) -> Scores:
     """Run a classifier over (images, class numbers) once, in eval mode; modules are left as they were.
 
@@ -65,6 +66,7 @@ def score(
         precision: "fp32", "bf16" or "fp16".
         channels_last: how images are laid out in memory.
         other: a second classifier of the same images, for the agreement.
+        add_up: sums a vector over processes, where each of them has a share of the images.
 
     Raises:
         DataError: there are no images.
@@ -88,6 +90,8 @@ def score(
             module.training = training
     if not sums:
         raise DataError("there are no images to score; expected at least one batch")
+    if add_up is not None:
+        sums = _added_up(sums, add_up)
     return _scores({name: value.cpu() for name, value in sums.items()}, with_other=other is not None)
 
 
@@ -112,6 +116,13 @@ def _counts(logits_BK: Tensor, labels_B: Tensor, theirs: Tensor | None) -> dict[
     if theirs is not None:
         counts["agreement"] = (theirs.argmax(dim=1) == guess).sum()
     return counts
+
+
+def _added_up(sums: dict[str, Tensor], add_up: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """The sums over processes, in one message; double precision holds every count exactly."""
+    whole = add_up(torch.cat([value.double().flatten() for value in sums.values()]))
+    parts = torch.split(whole, [value.numel() for value in sums.values()])
+    return {name: part.view_as(sums[name]) for name, part in zip(sums, parts, strict=True)}
 
 
 def _scores(sums: dict[str, Tensor], *, with_other: bool) -> Scores:

@@ -24,6 +24,12 @@ def _own_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reaches for the network; those of downloads ask a server of their own and take this back."""
+    monkeypatch.setenv("LGKD_OFFLINE", "1")
+
+
+@pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     """The number of threads changes the last bits of sums, so that exactness needs it fixed."""
     before = torch.get_num_threads()

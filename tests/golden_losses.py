@@ -61,8 +61,8 @@ def losses(student: str, transform: str) -> list[float]:
 def main() -> None:
     values = {f"{student} {transform}": losses(student, transform) for student in STUDENTS for transform in WEIGHTS}
     source = (
-        f"python -m tests.golden_losses; torch {torch.__version__}, Python {platform.python_version()}, one thread, "
-        f"{platform.machine()}"
+        f"python -m tests.golden_losses; torch {torch.__version__}, Python {platform.python_version()}, "
+        f"one thread, {platform.machine()}"
     )
     FILE.write_text(json.dumps({"source": source, "values": values}, indent=1) + "\n")
 

@@ -157,7 +157,7 @@ def test_links_are_followed_and_a_link_that_leads_back_ends(tmp_path: Path) -> N
 def test_a_mistyped_name_is_met_with_the_closest(tmp_path: Path) -> None:
     text = message(InputError, "cifar_100")
     assert text == "no data set 'cifar_100' and no folder of that name: did you mean 'cifar100' or 'cifar10'?"
-    assert "known: cifar10, cifar100, digits" in message(InputError, "some/where")
+    assert "known: cifar10, cifar100, digits, flowers102" in message(InputError, "some/where")
 
 
 def test_an_empty_name_a_file_and_a_missing_folder_are_told_apart(tmp_path: Path) -> None:
@@ -254,12 +254,14 @@ def test_an_absent_named_set_lists_every_place_and_the_layout(tmp_path: Path) ->
     text = message(MissingError, "cifar100")
     work, store = tmp_path / "work/data/cifar100", tmp_path / "home/data/cifar100"
     assert text == (
-        f"cifar100 is not here; looked for folders train and test in: {work}, {store}; "
-        f"put its images at {work}/train/CLASS/* and {work}/test/CLASS/*"
+        f"cifar100 is not here; looked for folders train and test, cifar-100-binary.tar.gz in: {work}, {work.parent}, "
+        f"{store}; put its images at {work}/train/CLASS/* and {work}/test/CLASS/*, "
+        f"or get https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz and put it in {store}, "
+        f"or let lgkd download it: without --offline, and LGKD_OFFLINE not set"
     )
     text = message(MissingError, "cifar100", data_dir=tmp_path / "x")
-    assert f"in: {tmp_path}/x/cifar100, {tmp_path}/x; put" in text
-    assert str(store) not in text
+    assert f"in: {tmp_path}/x/cifar100, {tmp_path}/x, {store}; put" in text
+    assert text.endswith(f"or correct the folder: {tmp_path}/x does not exist")
 
 
 def test_a_named_set_with_other_classes_is_refused(tmp_path: Path) -> None:
@@ -273,7 +275,7 @@ def test_the_catalogue_is_read_without_torch() -> None:
     code = "import sys, lgkd.data.catalogue as c; assert 'torch' not in sys.modules; print(*c.CATALOGUE)"
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
-    assert done.stdout.split() == ["digits", "cifar10", "cifar100"]
+    assert done.stdout.split() == ["digits", "cifar10", "cifar100", "flowers102"]
 
 
 def test_digits_are_as_the_catalogue_says_and_as_scikit_learn_has_them() -> None:

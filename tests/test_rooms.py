@@ -12,6 +12,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "lgkd"
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "chance": set(),
+    "processes": {"errors"},
+    "launch": {"errors", "processes"},
     "assets": set(),
     "files": set(),
     "statistics": {"errors"},
@@ -20,13 +22,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cards": {"errors", "assets", "files"},
     "runs": {"errors", "files"},
     "weights": {"errors", "files"},
-    "data": {"errors", "chance", "assets"},
+    "data": {"errors", "chance", "assets", "files"},
     "models": {"errors", "cards"},
     "taps": {"errors"},
     "losses": {"errors"},
     "guide": {"errors", "models", "taps", "losses"},
     "tasks": {"errors", "guide"},
-    "trainer": {"errors", "chance", "files", "weights", "tasks"},
+    "trainer": {"errors", "chance", "processes", "files", "weights", "tasks"},
     "scoring": {"errors"},
     "layers": {"errors", "models", "taps"},
     "choices": {"errors", "assets", "recipe", "cards", "data", "models"},
@@ -40,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "job": {
         "errors", "files", "recipe", "cards", "runs", "weights", "data", "models", "guide", "trainer", "scoring",
-        "report", "choices", "store", "options", "resuming", "journal", "build",
+        "report", "choices", "store", "options", "resuming", "journal", "build", "processes",
     },
     "api": {"errors", "runs", "weights", "data", "models", "trainer", "scoring", "options", "build", "job"},
     "quickstart": {
@@ -49,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "cli": {
         "errors", "assets", "recipe", "cards", "runs", "data", "models", "trainer", "layers", "choices", "statistics",
-        "api", "quickstart",
+        "api", "quickstart", "processes", "launch",
     },
     "__main__": {"cli"},
 }  # fmt: skip
@@ -69,7 +71,20 @@ ONLY_IN = {
 }
 
 # Rooms that the command line imports before it knows that it will train: they must not wait for these.
-WITHOUT_TORCH = {"errors", "assets", "files", "recipe", "cards", "runs", "choices", "cli", "report", "statistics"}
+WITHOUT_TORCH = {
+    "errors",
+    "assets",
+    "files",
+    "recipe",
+    "cards",
+    "runs",
+    "choices",
+    "cli",
+    "report",
+    "statistics",
+    "processes",
+    "launch",
+}
 FILES_WITHOUT_TORCH = {"data/__init__", "data/catalogue", "data/trees", "models/__init__", "models/catalogue"}
 HEAVY = {"torch", "torchvision", "timm", "numpy", "accelerate", "PIL", "sklearn", "matplotlib", "safetensors"}
 

@@ -8,6 +8,9 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from lgkd.launch import Relayed, begin, end, is_first, speaks
+from lgkd.processes import leave
+
 
 def main() -> None:
     """Entry point of `lgkd`: runs a command and turns errors into one line and the documented exit code."""
@@ -15,6 +18,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A class called "Äpfel" must not end a command where the terminal knows ASCII only.
             stream.reconfigure(errors="backslashreplace")
+    begin()
     code = run(sys.argv[1:])
     try:
         sys.stdout.flush()
@@ -33,11 +37,15 @@ def run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     words = [word for word in arguments if word != "--debug"] or ["--help"]
     with warnings.catch_warnings():
-        quiet = {"--quiet", "-q", "--json"} & set(words)
+        quiet = {"--quiet", "-q", "--json"} & set(words) or not is_first()
         # Python would add a file, a line number and a line of code that say nothing to a user.
         warnings.showwarning = _ignore if quiet else _remark  # type: ignore[assignment]
         try:
-            return _run(words)
+            code = _run(words, arguments)
+            leave()
+            return end(code, "")
+        except Relayed as relayed:
+            return _fail(relayed.message, relayed.code) if relayed.message else relayed.code
         except Exception as error:
             if debug:
                 traceback.print_exc()
@@ -46,11 +54,12 @@ def run(arguments: Sequence[str]) -> int:
             return _fail("stopped by the keyboard", 130)
 
 
-def _run(words: list[str]) -> int:
+def _run(words: list[str], arguments: Sequence[str]) -> int:
     from lgkd.cli.app import app
 
     try:
-        result = app(words, prog_name="lgkd", standalone_mode=False)
+        # What was typed is handed to the commands for `--nproc`, which repeats it in other processes.
+        result = app(words, prog_name="lgkd", standalone_mode=False, obj=list(arguments))
     except SystemExit as stop:
         result = stop.code
     if result == 130:  # what typer makes of Ctrl-C, without a word
@@ -70,6 +79,8 @@ def _explained(error: Exception, words: Sequence[str]) -> tuple[str, int]:
     if hasattr(error, "format_message"):
         return _usage(error, words), 2
     text = " ".join(str(error).split())[:300]
+    if kind == "DistBackendError" or "gloo" in text:
+        return "another process of this training has ended, and this one with it; the same command goes on", 1
     if kind == "OutOfMemoryError" or isinstance(error, MemoryError):
         return f"not enough memory ({text or kind}); use a smaller --batch-size, or --set accumulate=2", 1
     if isinstance(error, OSError) and error.filename is not None:
@@ -114,5 +125,6 @@ def _ignore(message: Warning | str, *_: Any) -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"lgkd: {message}\n")
-    return code
+    if speaks(code):
+        sys.stderr.write(f"lgkd: {message}\n")
+    return end(code, message)

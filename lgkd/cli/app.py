@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from lgkd import __version__
-from lgkd.cli import listing, looking, quickstart, training
+from lgkd.cli import checking, listing, looking, quickstart, training
 
 _EXAMPLES = """\b
 Examples:
@@ -15,6 +15,7 @@ Examples:
   lgkd train --student pvtv2
   lgkd resume runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
   lgkd evaluate runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
+  lgkd check pictures/
   lgkd layers pvtv2
   lgkd students deit_tiny
   lgkd teachers
@@ -56,6 +57,7 @@ app.command("distill")(training.distill)
 app.command("train")(training.train)
 app.command("resume")(training.resume)
 app.command("evaluate")(looking.evaluate)
+app.command("check")(checking.check)
 app.command("layers")(looking.layers)
 app.command("students")(listing.students)
 app.command("teachers")(listing.teachers)

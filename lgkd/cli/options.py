@@ -53,7 +53,12 @@ MaxTime = Annotated[
     float | None,
     typer.Option("--max-time", metavar="SECONDS", help="Save and end with code 75; the same command goes on."),
 ]
+Offline = Annotated[bool, typer.Option("--offline", help="Download nothing.")]
 Force = Annotated[bool, typer.Option("--force", help="Go on with an unfinished run that differs.")]
+Nproc = Annotated[
+    int | None,
+    typer.Option("--nproc", metavar="N", help="Train in N processes on this machine: one a GPU, or parts of the CPU."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the result.")]
 Json = Annotated[bool, typer.Option("--json", help="The result as JSON, nothing else.")]
 

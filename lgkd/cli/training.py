@@ -8,6 +8,7 @@ import typer
 from lgkd.choices import run_folder, settle
 from lgkd.cli import options as o
 from lgkd.cli.screen import Display, console, duration, show_json
+from lgkd.launch import is_first, share
 from lgkd.runs import check_free, describe, read_run
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 
 def train_teacher(
+    context: typer.Context,
     teacher: Annotated[str, typer.Argument(help="A name of `lgkd teachers`, timm:NAME or package.module:factory.")],
     dataset: Annotated[str, typer.Argument(help="A named data set or a folder of images.")] = "cifar100",
     data_dir: o.DataDir = None,
@@ -31,7 +33,9 @@ def train_teacher(
     precision: o.Precision = None,
     val_fraction: o.ValFraction = None,
     device: o.Device = None,
+    offline: o.Offline = False,
     max_time: o.MaxTime = None,
+    nproc: o.Nproc = None,
     out: o.Out = None,
     force: o.Force = False,
     replace: Annotated[bool, typer.Option("--replace", help="Exchange a teacher of that name in the store.")] = False,
@@ -46,7 +50,8 @@ def train_teacher(
     """
     shared = _shared(locals(), "teacher", teacher, dataset, replace=replace)
     teacher_options = o.key_values(teacher_option, "--teacher-option")
-    with Display(f"teacher {teacher}", quiet=quiet or as_json) as display:
+    share(nproc, context.obj)
+    with Display(f"teacher {teacher}", quiet=quiet or as_json or not is_first()) as display:
         from lgkd import api
 
         run = api.train_teacher(
@@ -61,6 +66,7 @@ def train_teacher(
 
 
 def distill(
+    context: typer.Context,
     student: Annotated[str, typer.Option("--student", help="A name of `lgkd students`, timm:NAME or module:factory.")],
     teacher: Annotated[str, typer.Option("--teacher", help="A trained teacher of this data set.")] = "resnet56",
     dataset: o.Dataset = "cifar100",
@@ -81,7 +87,9 @@ def distill(
     precision: o.Precision = None,
     val_fraction: o.ValFraction = None,
     device: o.Device = None,
+    offline: o.Offline = False,
     max_time: o.MaxTime = None,
+    nproc: o.Nproc = None,
     out: o.Out = None,
     force: o.Force = False,
     quiet: o.Quiet = False,
@@ -93,7 +101,8 @@ def distill(
     """
     shared = _shared(locals(), "student", student, dataset, by=teacher)
     student_options = o.key_values(student_option, "--student-option")
-    with Display(f"guided {student}", quiet=quiet or as_json) as display:
+    share(nproc, context.obj)
+    with Display(f"guided {student}", quiet=quiet or as_json or not is_first()) as display:
         from lgkd import api
 
         run = api.distill(
@@ -109,6 +118,7 @@ def distill(
 
 
 def train(
+    context: typer.Context,
     student: Annotated[str, typer.Option("--student", help="A name of `lgkd students`, timm:NAME or module:factory.")],
     dataset: o.Dataset = "cifar100",
     data_dir: o.DataDir = None,
@@ -125,7 +135,9 @@ def train(
     precision: o.Precision = None,
     val_fraction: o.ValFraction = None,
     device: o.Device = None,
+    offline: o.Offline = False,
     max_time: o.MaxTime = None,
+    nproc: o.Nproc = None,
     out: o.Out = None,
     force: o.Force = False,
     quiet: o.Quiet = False,
@@ -137,7 +149,8 @@ def train(
     """
     shared = _shared(locals(), "student", student, dataset)
     student_options = o.key_values(student_option, "--student-option")
-    with Display(f"unguided {student}", quiet=quiet or as_json) as display:
+    share(nproc, context.obj)
+    with Display(f"unguided {student}", quiet=quiet or as_json or not is_first()) as display:
         from lgkd import api
 
         run = api.train(
@@ -151,10 +164,12 @@ def train(
 
 
 def resume(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(help="The folder of a run that was stopped.")],
     data_dir: o.DataDir = None,
     device: o.Device = None,
     max_time: o.MaxTime = None,
+    nproc: o.Nproc = None,
     force: o.Force = False,
     quiet: o.Quiet = False,
     as_json: o.Json = False,
@@ -166,8 +181,9 @@ def resume(
     Example: lgkd resume runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
     """
     info = read_run(run)
+    share(nproc, context.obj)
     given = {"data_dir": data_dir, "device": device, "max_time": max_time, "force": force or None}
-    with Display(describe(info), quiet=quiet or as_json) as display:
+    with Display(describe(info), quiet=quiet or as_json or not is_first()) as display:
         from lgkd import api
 
         chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -175,7 +191,7 @@ def resume(
     _report(done, as_json=as_json)
 
 
-_MORE = ("precision", "seed", "val_fraction", "device", "max_time", "out", "force")
+_MORE = ("precision", "seed", "val_fraction", "device", "offline", "max_time", "out", "force")
 
 
 def _shared(
@@ -196,6 +212,8 @@ def _watched(display: Display) -> dict[str, Any]:
 
 
 def _report(run: "Run", *, as_json: bool) -> None:
+    if not is_first():
+        return
     if as_json:
         show_json({"folder": str(run.folder), **run.info})
         return

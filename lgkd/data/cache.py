@@ -39,6 +39,8 @@ class Stored(NamedTuple):
     sizes: NDArray[np.int32]
     """(N,2): height and width of what each image fills."""
     fingerprint: str
+    about: dict[str, Any] | None = None
+    """What else has to be known of them and cannot be listed again, as JSON has it."""
 
 
 Make = Callable[[Allocate], Stored]
@@ -59,11 +61,18 @@ def cache_key(root: Path, max_side: int | None, splits: Iterable[Iterable[File]]
     return f"{sha256(about.encode()).hexdigest()[:16]}-{listing.hexdigest()[:40]}"
 
 
+def published_key(name: str, sums: Iterable[str]) -> str:
+    """As `cache_key`, for a named data set that is read from the publisher's files of these checksums."""
+    about = json.dumps(["published", name])
+    content = sha256(json.dumps([FORMAT, *sums]).encode())
+    return f"{sha256(about.encode()).hexdigest()[:16]}-{content.hexdigest()[:40]}"
+
+
 def kept(key: str, count: int, make: Make) -> Stored:
     """What `make` gives: read from the store where it lies there, else made and put there.
 
     Args:
-        key: from `cache_key`.
+        key: from `cache_key` or `published_key`.
         count: how many images there are.
         make: called once, if at all; its errors are passed on and leave nothing behind.
 
@@ -111,7 +120,7 @@ def _load(folder: Path, count: int) -> Stored | None:
         pixels = _mapped(folder / "pixels.npy")
         if list(pixels.shape) != record["shape"] or pixels.dtype != np.uint8:
             return None
-        return Stored(pixels, sizes, str(record["fingerprint"]))
+        return Stored(pixels, sizes, str(record["fingerprint"]), record.get("about"))
     except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError):
         return None
 
@@ -157,6 +166,8 @@ def _write(scratch: Path, made: Stored) -> None:
         "sizes": sha256(buffer.getvalue()).hexdigest(),
         "fingerprint": made.fingerprint,
     }
+    if made.about is not None:
+        record["about"] = made.about
     record["checksum"] = _checksum(record)
     (scratch / "sizes.npy").write_bytes(buffer.getvalue())
     (scratch / "index.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")

@@ -1,6 +1,7 @@
 """The data sets lgkd knows by name. No torch here, so that listing them takes milliseconds."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ CATALOGUE: dict[str, DataSetInfo] = {
             test=10_000,
             image_size=32,
             source="Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html",
-            note="read from an image tree: cifar10/train/CLASS/* and cifar10/test/CLASS/*",
+            note="read from an image tree, cifar10/train/CLASS/* and cifar10/test/CLASS/*, or from the publisher's "
+            "binary archive, which is downloaded where it is not at hand (170 MB)",
         ),
         DataSetInfo(
             name="cifar100",
@@ -55,8 +57,59 @@ CATALOGUE: dict[str, DataSetInfo] = {
             test=10_000,
             image_size=32,
             source="Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html",
-            note="read from an image tree: cifar100/train/CLASS/* and cifar100/test/CLASS/*",
+            note="read from an image tree, cifar100/train/CLASS/* and cifar100/test/CLASS/*, or from the publisher's "
+            "binary archive, which is downloaded where it is not at hand (169 MB)",
+        ),
+        DataSetInfo(
+            name="flowers102",
+            title="Oxford Flowers, photographs of flowers common in the United Kingdom",
+            classes=102,
+            train=1020,
+            test=6149,
+            image_size=256,
+            source="Nilsback & Zisserman, 2008, https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
+            note="the publisher's splits; the 1,020 images of his validation split are not trained on (many papers "
+            "do, and train on 2,040); sizes differ, longer sides are scaled down to 256; downloaded where it is not at "
+            "hand (345 MB)",
         ),
     )
 }
 """Every named data set, by name."""
+
+
+class PublishedFile(NamedTuple):
+    """A file of a named data set, as its publisher has it."""
+
+    name: str
+    """What it is called in a folder."""
+    url: str
+    bytes: int
+    sha256: str
+    """Hex digits."""
+
+
+_KRIZ = "https://www.cs.toronto.edu/~kriz/"
+_VGG = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
+
+
+def _at(place: str, name: str, size: int, sha256: str) -> PublishedFile:
+    return PublishedFile(name, place + name, size, sha256)
+
+
+# Sizes and checksums agree with those that TensorFlow Datasets keeps in its url_checksums.
+PUBLISHED: dict[str, tuple[PublishedFile, ...]] = {
+    "cifar10": (
+        _at(_KRIZ, "cifar-10-binary.tar.gz", 170_052_171,
+            "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),
+    ),
+    "cifar100": (
+        _at(_KRIZ, "cifar-100-binary.tar.gz", 168_513_733,
+            "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"),
+    ),
+    "flowers102": (
+        _at(_VGG, "102flowers.tgz", 344_862_509, "2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246"),
+        _at(_VGG, "imagelabels.mat", 502, "4903e94206bac23bf772aadf06451916df56b58fc483a62db32a97b82656651d"),
+        _at(_VGG, "setid.mat", 14_989, "46b8678f91fd95d3c8f4feab80d271a6c834a1dd896fe29fd3e6ad9ce5c8dccd"),
+    ),
+}  # fmt: skip
+"""The publisher's files of the data sets that can be downloaded; `lgkd.data.publishers` reads them."""

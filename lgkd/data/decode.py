@@ -6,8 +6,10 @@ applied.
 """
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -100,6 +102,44 @@ def decode(
     return pixels, sizes
 
 
+class Look(NamedTuple):
+    """What one image file holds."""
+
+    height: int
+    """Of the upright image, in pixels, as `width`."""
+    width: int
+    kinds: tuple[str, ...]
+    """What is special about it, of `KINDS`; nothing for 8-bit RGB."""
+    digest: bytes
+    """16 bytes; equal for equal decoded pixels and size, at full resolution."""
+
+
+KINDS = {
+    "grey": "the same in three channels",
+    "palette": "its colours",
+    "transparent": "laid on white",
+    "CMYK": "RGB, no colour profile applied",
+    "16-bit": "scaled to 8 bits",
+    "several frames": "the first one",
+    "turned by EXIF": "set upright",
+    "another colour space": "RGB, no colour profile applied",
+}
+"""Images that are not plain 8-bit RGB, and what decoding makes of each kind."""
+
+
+def survey(root: Path, names: Sequence[str], *, progress: Progress | None = None) -> list[Look | str]:
+    """Decodes every image, keeps none, and says what each one is, in order; of a broken one, why it cannot be read.
+
+    Args:
+        root: the folder that `names` start from.
+        names: relative paths.
+        progress: called in this thread with (done, total) images.
+    """
+    job = _Job(root, names, progress)
+    looks = iter(job.each(_look, halves_before=0, halves=2))
+    return [job.broken[place] if place in job.broken else next(looks) for place in range(len(names))]
+
+
 class _Job:
     """The files being read, and what went wrong with which of them."""
 
@@ -112,11 +152,11 @@ class _Job:
 
     def measure(self, max_side: int | None) -> Canvas:
         """The canvas that fits all images."""
-        sizes = set(self._each(_stored_size, halves_before=0))
+        sizes = set(self.each(_stored_size, halves_before=0))
         sides = {frozenset(size) for size in sizes}
         if len(sides) == 1 and len(sides.pop()) == 2:
             # All have the same two different sides: whether they lie or stand decides if they are equal.
-            sizes = set(self._each(_shown_size))
+            sizes = set(self.each(_shown_size))
         if not sizes:
             raise self.failure()
         longest = max(max(size) for size in sizes)
@@ -143,7 +183,7 @@ class _Job:
             if height < canvas.height:
                 slot[:, height:] = slot[:, height - 1 : height]
 
-        self._each(lay_one, halves_before=len(self.names))
+        self.each(lay_one, halves_before=len(self.names))
 
     def failure(self) -> DataError:
         """The error that counts the broken images and names the first five."""
@@ -155,8 +195,11 @@ class _Job:
             f"{'; '.join(named)}{more}: replace {them} or remove {them}"
         )
 
-    def _each(self, read: Callable[[int, Path], _T], halves_before: int | None = None) -> list[_T]:
-        """What `read` gives for every image that is not broken, in order, on all cores."""
+    def each(self, read: Callable[[int, Path], _T], halves_before: int | None = None, halves: int = 1) -> list[_T]:
+        """What `read` gives for every image that is not broken, in order, on all cores.
+
+        For the progress: `halves` of the work on an image are done here, `halves_before` of that on all were before.
+        """
         places = [place for place in range(len(self.names)) if place not in self.broken]
         chunks = [places[start : start + _CHUNK] for start in range(0, len(places), _CHUNK)]
 
@@ -177,7 +220,7 @@ class _Job:
             for chunk, some in zip(chunks, pool.map(read_some, chunks), strict=True):
                 results += some
                 if self.progress is not None and halves_before is not None:
-                    halves_before += len(chunk)
+                    halves_before += halves * len(chunk)
                     self.progress(halves_before // 2, len(self.names))
         finally:
             pool.shutdown(cancel_futures=True)
@@ -200,17 +243,62 @@ def _shown_size(_: int, path: Path) -> tuple[int, int]:
 def _pixels(path: Path, longest: int) -> NDArray[np.uint8]:
     """One image as (height, width, 3), upright, scaled down to `longest` where its longer side exceeds it."""
     with Image.open(path) as image:
+        return _loaded(image, longest)
+
+
+def _loaded(image: Image.Image, longest: int) -> NDArray[np.uint8]:
+    size = _scaled(image.size, longest)
+    # A JPEG can be decoded at a half, a quarter or an eighth: large photographs become cheap.
+    drafted = size != image.size and image.draft(None, (2 * size[0], 2 * size[1]))
+    image.load()
+    if not drafted:  # Pillow turns TIFFs while loading
         size = _scaled(image.size, longest)
-        # A JPEG can be decoded at a half, a quarter or an eighth: large photographs become cheap.
-        drafted = size != image.size and image.draft(None, (2 * size[0], 2 * size[1]))
-        image.load()
-        if not drafted:  # Pillow turns TIFFs while loading
-            size = _scaled(image.size, longest)
-        turn = _UPRIGHT.get(_orientation(image))
-        rgb = _rgb(image)
+    turn = _UPRIGHT.get(_orientation(image))
+    rgb = _rgb(image)
     if rgb.size != size:
         rgb = rgb.resize(size, Image.Resampling.BICUBIC)
     return np.asarray(rgb if turn is None else rgb.transpose(turn))
+
+
+def _look(_: int, path: Path) -> Look:
+    with Image.open(path) as image:
+        kinds = _colours(image)
+        pixels = _loaded(image, sys.maxsize)
+        if _has_frames(image):
+            kinds.append("several frames")
+        if _orientation(image) in _UPRIGHT:
+            kinds.append("turned by EXIF")
+    height, width = pixels.shape[:2]
+    digest = blake2b(f"{height} {width} ".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(pixels).data)
+    return Look(height, width, tuple(kinds), digest.digest())
+
+
+def _colours(image: Image.Image) -> list[str]:
+    """The kinds that show before an image is loaded, which may change its mode."""
+    mode = image.mode
+    kinds = []
+    if mode in ("1", "L", "LA", "La", "F") or mode.startswith("I"):
+        kinds.append("grey")
+    elif mode.startswith("P"):
+        kinds.append("palette")
+    elif mode == "CMYK":
+        kinds.append("CMYK")
+    elif not mode.startswith("RGB"):
+        kinds.append("another colour space")
+    # Pillow reads 16-bit colours as 8-bit ones; only its instructions for the decoder tell.
+    if mode.startswith("I") or ";16" in str(getattr(image, "tile", "")):
+        kinds.append("16-bit")
+    if image.has_transparency_data:
+        kinds.append("transparent")
+    return kinds
+
+
+def _has_frames(image: Image.Image) -> bool:
+    try:
+        return int(getattr(image, "n_frames", 1)) > 1
+    except Exception:  # a broken later frame, of which Pillow raises anything: the first one is all that is used
+        return True
 
 
 def _scaled(size: tuple[int, int], longest: int) -> tuple[int, int]:

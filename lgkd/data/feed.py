@@ -57,8 +57,12 @@ class Feed:
         self._seed = seed
         self._device = device
         self._rank, self._processes = rank, processes
-        if processes > self.batch_size:
-            raise InputError(f"a batch of {self.batch_size} images cannot be shared by {processes} processes")
+        last = 0 if drop_last else len(images) % self.batch_size
+        if processes > (smallest := last or self.batch_size):
+            raise InputError(
+                f"{'the last batch of an epoch' if last else 'a batch'} (images: {smallest}) cannot be shared by "
+                f"{processes} processes; use fewer, or another --batch-size"
+            )
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Batches of an epoch from step `start` on.
@@ -95,21 +99,41 @@ class Feed:
 
 
 class PlainBatches:
-    """A split in its stored order, resized and normalised: for evaluation. Every image comes once."""
+    """A split in its stored order, resized and normalised: for evaluation. Every image comes once.
 
-    def __init__(self, images: Images, plain: Plain, *, batch_size: int, device: str = "cpu") -> None:
+    Args:
+        images: the decoded split.
+        plain: resizes and normalises.
+        batch_size: images at once.
+        device: where batches are wanted.
+        rank, processes: the split is cut into `processes` runs of nearly equal length; this is one of them.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        plain: Plain,
+        *,
+        batch_size: int,
+        device: str = "cpu",
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
+        if processes > len(images):
+            raise InputError(f"a split of {len(images)} images cannot be shared by {processes} processes; use fewer")
+        self._places = torch.arange(len(images)).tensor_split(processes)[rank]
         self._images = _placed(images, device)
         self._plain = plain
         self._batch_size = batch_size
         self._device = device
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._places)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields images (B,3,H,W) and class numbers int64 (B,)."""
-        for start in range(0, len(self._images), self._batch_size):
-            index = torch.arange(start, min(start + self._batch_size, len(self._images)))
+        for start in range(0, len(self._places), self._batch_size):
+            index = self._places[start : start + self._batch_size]
             pixels, sizes, labels = _gather(self._images, index, self._device)
             yield self._plain(pixels, sizes), labels
 

@@ -1,6 +1,7 @@
 """From a name or a folder to a decoded data set."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lgkd.assets import home
-from lgkd.data.cache import Stored, cache_key, kept
-from lgkd.data.catalogue import CATALOGUE, DataSetInfo
+from lgkd.data.cache import Stored, cache_key, kept, published_key
+from lgkd.data.catalogue import CATALOGUE, PUBLISHED, DataSetInfo, PublishedFile
 from lgkd.data.decode import Allocate, Progress, decode, in_memory
 from lgkd.data.images import DataSet, Images, fingerprint_of
+from lgkd.data.places import absent, arranged, published_file, tree_folder
+from lgkd.data.publishers import CIFAR, Find, arrange_flowers, read_cifar
 from lgkd.data.subsets import held_out_places
-from lgkd.data.trees import LAYOUT, File, Tree, read_tree
-from lgkd.errors import DataError, InputError, MissingError, did_you_mean
+from lgkd.data.trees import LAYOUT, Fault, File, Tree, read_tree, refuse
+from lgkd.errors import DataError, InputError, did_you_mean
 
 _HELD_OUT = 0.2
 _SEED = 0
@@ -28,6 +30,7 @@ def load_dataset(
     max_side: int | None = None,
     use_cache: bool = True,
     progress: Progress | None = None,
+    offline: bool = False,
 ) -> DataSet:
     """The images of a named data set or of a folder, decoded.
 
@@ -37,27 +40,52 @@ def load_dataset(
             20 % of each class are held out (seed 0). A `Path` is always a folder. `digits` is scikit-learn's:
             8 x 8, grey 0..16 scaled to 0..255, in a fixed stratified split: two thirds to train, one third
             to test.
-        data_dir: where a named set lies, as data_dir/NAME/train/CLASS/* or as data_dir/train/CLASS/*; no
-            other place is searched then. By default ./data and `$LGKD_HOME/data` are.
+        data_dir: where a named set lies: as data_dir/NAME/train/CLASS/* or data_dir/train/CLASS/*, or as the
+            publisher's files in data_dir or data_dir/NAME. By default ./data. After it `$LGKD_HOME/data` is
+            searched, and what is nowhere is downloaded there. CIFAR from the publisher's archive has, in
+            each split, its images by class and, within a class, as in the archive.
         max_side: in pixels; images with a longer side are scaled down, see `lgkd.data.decode.decode`. None
             means 256 where sizes differ, and no limit where they do not.
         use_cache: keep the decoded images in the user's store, and read them from there the next time.
-        progress: called with (done, total) images while they are decoded; never when they are in the store.
+        progress: called with (done, total) bytes while a file is downloaded, then with (done, total) images
+            while they are decoded; never when they are in the store.
+        offline: open no connection; LGKD_OFFLINE=1 in the environment does the same.
 
     Raises:
         InputError: the name is neither in the catalogue nor a folder, or `max_side` is out of range.
-        MissingError: a named set is not where it was looked for.
-        DataError: the folder is not a data set, or images in it are broken.
+        MissingError: a named set is not where it was looked for, and cannot be downloaded.
+        DataError: the folder is not a data set, or images in it are broken, or a file is not the published one.
     """
     if max_side is not None and max_side < 1:
         raise InputError(f"max_side is {max_side}, expected at least 1 pixel")
+    if name == "digits":
+        return _digits(CATALOGUE["digits"], max_side)
     info = CATALOGUE.get(name) if isinstance(name, str) else None
-    if info is None:
-        tree = read_tree(_folder(name))
-        return _decoded(tree.root.resolve().name, tree, max_side, use_cache, progress)
-    if info.name == "digits":
-        return _digits(info, max_side)
-    return _decoded(info.name, _named_tree(info, data_dir), max_side, use_cache, progress)
+    if info is not None and tree_folder(info, data_dir) is None and info.name in PUBLISHED:
+
+        def find(file: PublishedFile) -> Path:
+            return published_file(info, file, data_dir, offline=offline, progress=progress)
+
+        if info.name in CIFAR:
+            return _from_archive(info, find, max_side, use_cache, progress)
+        arrange_flowers(info, PUBLISHED[info.name], find, arranged(info))
+    title, tree = find_tree(name, data_dir=data_dir)
+    return _decoded(title, tree, max_side, use_cache, progress)
+
+
+def find_tree(name: str | Path, *, data_dir: str | Path | None = None, fault: Fault = refuse) -> tuple[str, Tree]:
+    """What a data set of files is called, and its listing; for `name` and `data_dir` see `load_dataset`.
+
+    Args:
+        name: not `digits`, which has no files; of a named set only an image tree is found.
+        data_dir: where a named set lies.
+        fault: as for `read_tree`; told of a wrong number of classes, too.
+    """
+    info = CATALOGUE.get(name) if isinstance(name, str) else None
+    if info is not None:
+        return info.name, _named_tree(info, data_dir, fault)
+    tree = read_tree(_folder(name), fault=fault)
+    return tree.root.resolve().name, tree
 
 
 def _folder(name: str | Path) -> Path:
@@ -77,24 +105,13 @@ def _folder(name: str | Path) -> Path:
     raise InputError(f"no data set {name!r} and no folder of that name: {did_you_mean(name, CATALOGUE)}")
 
 
-def _named_tree(info: DataSetInfo, data_dir: str | Path | None) -> Tree:
-    if data_dir is None:
-        places = [Path("data").absolute() / info.name, home() / "data" / info.name]
-    else:
-        given = Path(data_dir).expanduser().absolute()
-        places = [given / info.name, given]
-    for place in places:
-        if (place / "train").is_dir() and (place / "test").is_dir():
-            break
-    else:
-        looked = ", ".join(str(place) for place in places)
-        raise MissingError(
-            f"{info.name} is not here; looked for folders train and test in: {looked}; put its images at "
-            f"{places[0]}/train/CLASS/* and {places[0]}/test/CLASS/*"
-        )
-    tree = read_tree(place)
+def _named_tree(info: DataSetInfo, data_dir: str | Path | None, fault: Fault) -> Tree:
+    place = tree_folder(info, data_dir)
+    if place is None:
+        raise absent(info, data_dir, as_tree=True)
+    tree = read_tree(place, fault=fault)
     if len(tree.classes) != info.classes:
-        raise DataError(
+        fault(
             f"{place} has {len(tree.classes)} classes, {info.name} has {info.classes}: "
             f"it is another data set, or a part of this one is missing"
         )
@@ -111,29 +128,71 @@ def _part_of(info: DataSetInfo, tree: Tree) -> list[str]:
     ]
 
 
+def _from_archive(
+    info: DataSetInfo, find: Find, max_side: int | None, use_cache: bool, progress: Progress | None
+) -> DataSet:
+    if max_side is not None and max_side < info.image_size:
+        side = f"{info.image_size} x {info.image_size}"
+        raise InputError(f"max_side is {max_side}, but the images of {info.name} are {side}: leave it out")
+    (archive,) = PUBLISHED[info.name]
+
+    def splits(
+        pixels: NDArray[np.uint8], sizes: NDArray[np.int32], classes: Sequence[str], counts: Sequence[Sequence[int]]
+    ) -> tuple[Images, Images]:
+        labels = torch.cat([torch.arange(len(classes)).repeat_interleave(torch.tensor(part)) for part in counts])
+        names = tuple(
+            f"{split}/{label}/{place:05d}"
+            for split, part in zip(("train", "test"), counts, strict=True)
+            for label, count in zip(classes, part, strict=True)
+            for place in range(count)
+        )
+        return _cut(pixels, sizes, labels, names, sum(counts[0]))
+
+    def make(allocate: Allocate) -> Stored:
+        pixels, classes, *counts = read_cifar(info, find(archive), allocate, progress)
+        sizes = np.full((len(pixels), 2), info.image_size, np.int32)
+        fingerprint = fingerprint_of(classes, *splits(pixels, sizes, classes, counts))
+        return Stored(pixels, sizes, fingerprint, {"classes": list(classes), "counts": counts})
+
+    key = published_key(info.name, [archive.sha256])
+    stored = kept(key, info.train + info.test, make) if use_cache else make(in_memory)
+    about = stored.about or {}
+    parts = splits(stored.pixels, stored.sizes, about["classes"], about["counts"])
+    return DataSet(info.name, tuple(about["classes"]), *parts, stored.fingerprint, ())
+
+
 def _decoded(name: str, tree: Tree, max_side: int | None, use_cache: bool, progress: Progress | None) -> DataSet:
-    train, test, notes = _both_splits(tree)
+    train, test, notes = both_splits(tree)
     names = tuple(file.path for file in train + test)
     labels = torch.tensor([file.label for file in train + test], dtype=torch.int64)
-    cut = len(train)
-
-    def splits(pixels: NDArray[np.uint8], sizes: NDArray[np.int32]) -> tuple[Images, Images]:
-        pixels_NCST, sizes_N2 = _tensor(pixels), _tensor(sizes)
-        return (
-            Images(pixels_NCST[:cut], sizes_N2[:cut], labels[:cut], names[:cut]),
-            Images(pixels_NCST[cut:], sizes_N2[cut:], labels[cut:], names[cut:]),
-        )
 
     def make(allocate: Allocate) -> Stored:
         pixels, sizes = decode(tree.root, names, max_side=max_side, allocate=allocate, progress=progress)
-        return Stored(pixels, sizes, fingerprint_of(tree.classes, *splits(pixels, sizes)))
+        return Stored(pixels, sizes, fingerprint_of(tree.classes, *_cut(pixels, sizes, labels, names, len(train))))
 
     key = cache_key(tree.root, max_side, (train, test))
     stored = kept(key, len(names), make) if use_cache else make(in_memory)
-    return DataSet(name, tree.classes, *splits(stored.pixels, stored.sizes), stored.fingerprint, notes)
+    parts = _cut(stored.pixels, stored.sizes, labels, names, len(train))
+    return DataSet(name, tree.classes, *parts, stored.fingerprint, notes)
 
 
-def _both_splits(tree: Tree) -> tuple[tuple[File, ...], tuple[File, ...], tuple[str, ...]]:
+def _cut(
+    pixels: NDArray[np.uint8], sizes: NDArray[np.int32], labels: Tensor, names: tuple[str, ...], cut: int
+) -> tuple[Images, Images]:
+    """The first `cut` images, to train on, and the others."""
+    pixels_NCST, sizes_N2 = _tensor(pixels), _tensor(sizes)
+    return (
+        Images(pixels_NCST[:cut], sizes_N2[:cut], labels[:cut], names[:cut]),
+        Images(pixels_NCST[cut:], sizes_N2[cut:], labels[cut:], names[cut:]),
+    )
+
+
+def both_splits(tree: Tree) -> tuple[tuple[File, ...], tuple[File, ...], tuple[str, ...]]:
+    """The files to train on, the files to test on, and notes; a part is held out where there is no test split.
+
+    Raises:
+        DataError: a class has too few images to hold one out.
+    """
     if tree.test is not None:
         return tree.train, tree.test, tree.notes
     labels = torch.tensor([file.label for file in tree.train], dtype=torch.int64)

@@ -5,9 +5,10 @@ Below CLASS, folders may go as deep as they like.
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from lgkd.errors import DataError
 
@@ -19,6 +20,15 @@ LAYOUT = "FOLDER/train/CLASS/* and FOLDER/test/CLASS/*, or FOLDER/CLASS/*"
 
 _TRAIN = ("train", "training")
 _TEST = ("test", "testing", "val", "valid", "validation")
+
+
+Fault = Callable[[str], None]
+"""Told of what keeps a folder from being trained on, in one sentence; raises, or lets the reading go on."""
+
+
+def refuse(sentence: str) -> NoReturn:
+    """The `Fault` of a training: the first one ends it."""
+    raise DataError(sentence)
 
 
 class File(NamedTuple):
@@ -61,27 +71,32 @@ class _Content(NamedTuple):
     """Endings of the files that are not images."""
 
 
-def read_tree(root: Path) -> Tree:
+def read_tree(root: Path, *, fault: Fault = refuse) -> Tree:
     """Lists the images of a folder.
 
     Hidden files and files that are not images (by their ending) are passed over. Links are followed.
 
+    Args:
+        root: the folder.
+        fault: told of empty classes, classes of one split only, a single class and what cannot be read. Where it
+            returns, the rest is listed: without that class, and without what cannot be read.
+
     Raises:
-        DataError: the folder does not follow a layout that is understood, or a class is empty.
+        DataError: the folder does not follow a layout that is understood; and what `refuse` is told of.
     """
-    top = _content(root)
+    top = _content(root, fault)
     if not top.folders:
         found = "images, but no class folders" if top.images else "no class folders and no images"
         raise DataError(f"{root} holds {found}: expected {LAYOUT}")
-    splits = _splits(root, top)
+    splits = _splits(root, top, fault)
     if splits is None:
         classes = _classes(root, top)
-        _need_two(root, classes, top)
-        return Tree(root, classes, _files(root, top, classes), None, _loose(root, top))
-    return _split_tree(root, top, *splits)
+        _need_two(root, classes, top, fault)
+        return Tree(root, classes, _files(root, top, classes, fault), None, _loose(root, top))
+    return _split_tree(root, top, *splits, fault)
 
 
-def _splits(root: Path, top: _Content) -> tuple[str, str | None] | None:
+def _splits(root: Path, top: _Content, fault: Fault) -> tuple[str, str | None] | None:
     """The names of the train and test folders; None where the folders are classes."""
     by_role = {name.lower(): name for name in sorted(top.folders)}
     train = next((by_role[name] for name in _TRAIN if name in by_role), None)
@@ -92,38 +107,40 @@ def _splits(root: Path, top: _Content) -> tuple[str, str | None] | None:
         return None
     if test is None:
         # "train" alone may be a class of vehicles: as a split it holds folders and no images of its own.
-        below = _content(top.folders[train])
+        below = _content(top.folders[train], fault)
         if below.images or not below.folders:
             return None
     return train, test
 
 
-def _split_tree(root: Path, top: _Content, train_name: str, test_name: str | None) -> Tree:
-    train_top = _content(top.folders[train_name])
+def _split_tree(root: Path, top: _Content, train_name: str, test_name: str | None, fault: Fault) -> Tree:
+    train_top = _content(top.folders[train_name], fault)
     classes = _classes(top.folders[train_name], train_top)
-    _need_two(top.folders[train_name], classes, train_top)
-    train = _files(root, train_top, classes)
+    _need_two(top.folders[train_name], classes, train_top, fault)
+    train = _files(root, train_top, classes, fault)
     notes = list(_loose(root, top) + _loose(top.folders[train_name], train_top))
     unused = sorted(top.folders.keys() - {train_name, test_name})
     if unused:
         notes.append(f"not used: {_listed(unused)}, beside {train_name} in {root}")
     if test_name is None:
         return Tree(root, classes, train, None, tuple(notes))
-    test_top = _content(top.folders[test_name])
+    test_top = _content(top.folders[test_name], fault)
     test_classes = _classes(top.folders[test_name], test_top)
     foreign = sorted(set(test_classes) - set(classes))
     if foreign:
-        raise DataError(
+        fault(
             f"{top.folders[test_name]} has {_count(foreign, 'class', 'classes')} that {train_name} lacks: "
             f"{_listed(foreign)}; every tested class must be trained on"
         )
+        for name in foreign:
+            del test_top.folders[name]
     untested = sorted(set(classes) - set(test_classes))
     if untested:
         notes.append(f"{test_name} has no images of {_count(untested, 'class', 'classes')}: {_listed(untested)}")
     if test_name.lower() not in ("test", "testing"):
         notes.append(f"no folder named test: accuracy is reported on {test_name}")
     notes += _loose(top.folders[test_name], test_top)
-    return Tree(root, classes, train, _files(root, test_top, classes), tuple(notes))
+    return Tree(root, classes, train, _files(root, test_top, classes, fault), tuple(notes))
 
 
 def _classes(folder: Path, content: _Content) -> tuple[str, ...]:
@@ -133,31 +150,29 @@ def _classes(folder: Path, content: _Content) -> tuple[str, ...]:
     return tuple(sorted(content.folders))
 
 
-def _need_two(folder: Path, classes: tuple[str, ...], content: _Content) -> None:
+def _need_two(folder: Path, classes: tuple[str, ...], content: _Content, fault: Fault) -> None:
     if len(classes) > 1:
         return
     inner = content.folders[classes[0]]
-    hint = f"; if the classes lie in {inner}, name that folder" if _content(inner).folders else ""
-    raise DataError(f"{folder} has one class only, {classes[0]!r}: at least two are needed{hint}")
+    hint = f"; if the classes lie in {inner}, name that folder" if _content(inner, fault).folders else ""
+    fault(f"{folder} has one class only, {classes[0]!r}: at least two are needed{hint}")
 
 
-def _files(root: Path, content: _Content, classes: tuple[str, ...]) -> tuple[File, ...]:
+def _files(root: Path, content: _Content, classes: tuple[str, ...], fault: Fault) -> tuple[File, ...]:
     files: list[File] = []
     labels = {name: label for label, name in enumerate(classes)}
     for name in sorted(content.folders):
         folder = content.folders[name]
-        found, others = _below(folder, folder.relative_to(root).as_posix(), labels[name])
+        found, others = _below(folder, folder.relative_to(root).as_posix(), labels[name], fault)
         if not found:
             seen = f"only other files: {_listed(sorted(others))}" if others else "it is empty"
             known = " ".join(sorted(ending[1:] for ending in EXTENSIONS))
-            raise DataError(
-                f"the class folder {folder} holds no images ({seen}): add images ({known}) or remove the folder"
-            )
+            fault(f"the class folder {folder} holds no images ({seen}): add images ({known}) or remove the folder")
         files += sorted(found)
     return tuple(files)
 
 
-def _below(folder: Path, prefix: str, label: int) -> tuple[list[File], set[str]]:
+def _below(folder: Path, prefix: str, label: int, fault: Fault) -> tuple[list[File], set[str]]:
     """All images at any depth, named from `prefix` on, and the endings of all other files."""
     files: list[File] = []
     others: set[str] = set()
@@ -168,14 +183,14 @@ def _below(folder: Path, prefix: str, label: int) -> tuple[list[File], set[str]]
         if real in seen:  # a link that leads back up would never end
             continue
         seen.add(real)
-        content = _content(current)
+        content = _content(current, fault)
         files += [File(f"{prefix}/{image.name}", label, *image[1:]) for image in content.images]
         others |= content.others
         waiting += [(below, f"{prefix}/{below.name}") for below in content.folders.values()]
     return files, others
 
 
-def _content(folder: Path) -> _Content:
+def _content(folder: Path, fault: Fault) -> _Content:
     content = _Content({}, [], set())
     try:
         with os.scandir(folder) as entries:
@@ -189,14 +204,21 @@ def _content(folder: Path) -> _Content:
                 if entry.is_dir():
                     content.folders[name] = folder / name
                 elif ending in EXTENSIONS:
-                    status = entry.stat()
+                    try:
+                        status = entry.stat()
+                    except OSError as error:  # a link that leads nowhere
+                        fault(_unreadable(error, folder))
+                        continue
                     content.images.append(_Found(name, status.st_size, status.st_mtime_ns))
                 else:
                     content.others.add(ending)
     except OSError as error:
-        place = error.filename or folder
-        raise DataError(f"cannot read {place}: {error.strerror}; check the folder and its links") from error
+        fault(_unreadable(error, folder))
     return content
+
+
+def _unreadable(error: OSError, folder: Path) -> str:
+    return f"cannot read {error.filename or folder}: {error.strerror}; check the folder and its links"
 
 
 def _loose(folder: Path, content: _Content) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,13 +12,13 @@ from torch import Tensor, nn
 
 from lgkd.chance import seed_of
 from lgkd.errors import InputError
+from lgkd.processes import gather, join
 from lgkd.tasks import Batch, Step, Task
 from lgkd.trainer.guarding import FiniteGuard, is_out_of_memory, masked_step
 from lgkd.trainer.meters import Meters
 from lgkd.trainer.optim import make_optimizer
 from lgkd.trainer.plan import Plan
-
-T = TypeVar("T")
+from lgkd.trainer.together import Together, same_start, sum_gradients
 
 
 class Engine:
@@ -32,6 +31,10 @@ class Engine:
     """
 
     def __init__(self, task: Task, plan: Plan, *, names: Callable[[Tensor], list[str]]) -> None:
+        _, device = join(plan.device)
+        if torch.device(device).type == "cuda" and torch.device(device).index is not None:
+            # Accelerate takes the current device, whatever number was asked for.
+            torch.cuda.set_device(device)
         # Accelerate's state is global to the process; a run before this one may have left another precision.
         AcceleratorState._reset_state(reset_partial_state=True)
         precision = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[plan.precision]
@@ -41,13 +44,17 @@ class Engine:
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
         task.to(self.device)
         self.raw_optimizer = make_optimizer(task, plan.optimizer)
-        self.wrapped, self.optimizer = self.accelerator.prepare(task, self.raw_optimizer)
+        # As for evaluation: accelerate is to choose the precision; gradients are summed by `lgkd.trainer.together`.
+        self.wrapped = self.accelerator.prepare_model(task, evaluation_mode=True)
+        self.optimizer = self.accelerator.prepare_optimizer(self.raw_optimizer)
+        if self.processes > 1:
+            same_start([*task.parameters(), *task.buffers()])
         self.ema = (
             ModelEmaV3(task.student, decay=plan.ema.decay, use_warmup=plan.ema.warmup, foreach=True)
             if plan.ema is not None
             else None
         )
-        self.guard = FiniteGuard(names)
+        self.guard = FiniteGuard(names, gather)
         self.accumulate = plan.accumulate
 
     @property
@@ -99,15 +106,27 @@ class Engine:
     def _gradients(self, images: Tensor, targets: Tensor) -> list[tuple[Step, Batch]]:
         """Forward and backward in `accumulate` pieces, each weighted by its images."""
         made = []
-        pieces = list(zip(images.chunk(self.accumulate), targets.chunk(self.accumulate), strict=True))
-        for place, (some_images, some_targets) in enumerate(pieces):
-            batch = Batch(some_images, some_targets)
-            last = place + 1 == len(pieces)
-            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+        whole, pieces = self._sizes(images)
+        with Together(self.task) if self.processes > 1 else nullcontext():
+            for some in zip(images.tensor_split(pieces), targets.tensor_split(pieces), strict=True):
+                batch = Batch(*some)
                 step: Step = self.wrapped(batch)
-                self.accelerator.backward(step.loss * (len(some_images) / len(images)))
-            made.append((Step(step.loss.detach(), step.logits.detach(), step.parts), batch))
+                self.accelerator.backward(step.loss * (len(batch.images) / whole))
+                made.append((Step(step.loss.detach(), step.logits.detach(), step.parts), batch))
+        if self.processes > 1:
+            sum_gradients(self.task.parameters())
         return made
+
+    def _sizes(self, images: Tensor) -> tuple[int, int]:
+        """Images of the global batch, and pieces: everywhere as many, for they normalise together."""
+        if self.processes == 1:
+            return len(images), min(self.accumulate, len(images))
+        # On the host, so that no step waits for a GPU. Shares differ by one image at most.
+        shares = torch.tensor([len(images), -len(images)])
+        smallest = shares[1:].clone()
+        dist.all_reduce(shares)
+        dist.all_reduce(smallest, op=dist.ReduceOp.MAX)
+        return int(shares[0]), min(self.accumulate, -int(smallest))
 
     def _halve(self, images: int, error: RuntimeError) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -147,21 +166,6 @@ class Engine:
         if self.processes > 1:
             dist.all_reduce(bad, op=dist.ReduceOp.MAX)
         return bad
-
-    def add_up(self, values: Tensor) -> Tensor:
-        """A vector summed over processes."""
-        if self.processes > 1:
-            values = values.clone()
-            dist.all_reduce(values)
-        return values
-
-    def agree(self, value: T) -> T:
-        """What the first process thinks, so that all of them stop and save at the same step."""
-        if self.processes == 1:
-            return value
-        box: list[Any] = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]  # type: ignore[no-any-return]
 
     def keep_average(self) -> None:
         """Make the averaged weights the student's own."""

@@ -33,10 +33,14 @@ class FiniteGuard:
 
     Args:
         names: gives the names of samples from their places in the data set.
+        gather: gives the values of all processes; every one of them reads the same verdict.
     """
 
-    def __init__(self, names: Callable[[Tensor], list[str]]) -> None:
+    def __init__(
+        self, names: Callable[[Tensor], list[str]], gather: Callable[[list[str]], list[list[str]]] = lambda own: [own]
+    ) -> None:
         self._names = names
+        self._gather = gather
         self._looks: deque[_Look] = deque()
 
     def judge(self, step: Step, norm: Tensor) -> Tensor:
@@ -69,7 +73,9 @@ class FiniteGuard:
             return
         parts = [name for name, value in look.step.parts.items() if not math.isfinite(value.item())]
         rows = (~torch.isfinite(look.step.logits.detach()).all(dim=1)).nonzero().flatten().cpu()
-        samples = self._names(look.index[rows]) if len(rows) and len(rows) <= len(look.index) else []
+        samples = self._names(look.index[rows]) if len(rows) else []
+        parts = list(dict.fromkeys(part for some in self._gather(parts) for part in some))
+        samples = [name for some in self._gather(samples) for name in some]
         shown = f"; samples {', '.join(samples[:5])}{', ...' if len(samples) > 5 else ''}" if samples else ""
         raise NonFiniteError(
             f"the training went bad in epoch {look.epoch + 1}, step {look.place + 1}: "

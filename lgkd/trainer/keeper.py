@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lgkd.errors import InputError, NonFiniteError
+from lgkd.processes import add_up, wait
 from lgkd.trainer.checkpoint import load_newest, read_checkpoint, save_best, save_checkpoint
 from lgkd.trainer.meters import Meters
 from lgkd.trainer.state import Progress, all_finite, optimizer_tensors, restore_optimizer, split_parts
@@ -62,18 +63,20 @@ class Keeper:
                 f"a weight is not finite after epoch {progress.epoch + 1}, step {progress.step}; it was not saved, the "
                 "last checkpoint is good. Try a lower optimizer.lr or --precision fp32"
             )
+        sums = meters.tensors(add_up)
+        images = int(add_up(torch.tensor(meters.images)))
         if engine.rank == 0:
             tensors = {
                 "student": student,
                 "guide": guide,
                 "optimizer": optimizer_tensors(engine.task, engine.raw_optimizer),
-                "meters": meters.tensors(),
+                "meters": sums,
             }
             if engine.ema is not None:
                 tensors["ema"] = engine.ema.module.state_dict()
             scaler = engine.accelerator.scaler
             state = {
-                "progress": asdict(progress) | {"images": meters.images},
+                "progress": asdict(progress) | {"images": images},
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "threads": torch.get_num_threads(),
                 "torch": torch.__version__,
@@ -82,6 +85,8 @@ class Keeper:
             }
             done = progress.epoch * engine.plan.steps_per_epoch + progress.step
             save_checkpoint(self.root, done, tensors, state)
+        # Nobody leaves, and makes a starter end the others, before everything is on the disk.
+        wait()
         self._saved = time.monotonic()
 
     def restore(self, engine: "Engine", meters: Meters) -> Progress | None:
@@ -101,6 +106,11 @@ class Keeper:
                 f"the checkpoint was made with {state['threads']} threads, now there are {torch.get_num_threads()}: "
                 "the training goes on, but not to the last bit as it would have"
             )
+        if state["processes"] != engine.processes:
+            self._say(
+                f"the checkpoint was made by {state['processes']} processes, now there are {engine.processes}: the "
+                "training goes on, but with other draws of dropout and stochastic depth, where it has any"
+            )
         try:
             engine.task.student.load_state_dict(parts["student"])
             guide = getattr(engine.task, "guide", None)
@@ -114,7 +124,10 @@ class Keeper:
         except (RuntimeError, KeyError) as error:
             raise InputError(f"{found.folder} belongs to another training ({str(error).splitlines()[0]})") from error
         progress = Progress(**state["progress"])
-        meters.restore(parts["meters"], progress.images, engine.device)
+        # The sums are of all processes; one of them goes on with them.
+        mine = int(engine.rank == 0)
+        sums = {name: value * mine for name, value in parts["meters"].items()}
+        meters.restore(sums, progress.images * mine, engine.device)
         self._say(f"going on from epoch {progress.epoch + 1}, step {progress.step}")
         return progress
 
@@ -132,8 +145,11 @@ class Keeper:
         """Keep the student of the best epoch (its average where there is one)."""
         if engine.rank == 0:
             save_best(self.root, {"student": engine.judged.state_dict()}, {"best": progress.best})
+        wait()
 
     def load_best(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """The student of the best epoch, and which one that was."""
-        tensors, state = read_checkpoint(self.root / "best")
+        folder = self.root / "best"
+        # A process that died between two renames left it under its old name.
+        tensors, state = read_checkpoint(folder if folder.exists() else self.root / "best.old")
         return tensors["student"], state["best"]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lgkd.errors import NonFiniteError
+from lgkd.processes import add_up, agree
 from lgkd.tasks import Task
 from lgkd.trainer.engine import Engine
 from lgkd.trainer.keeper import Keeper
@@ -161,25 +162,25 @@ class _Training:
                     watcher.on_step(epoch, progress.step - 1, parts, rate)
             if progress.step == self.plan.steps_per_epoch:
                 break  # the epoch's end has its own place to stop and save, after the evaluation
-            reason = engine.agree(self.stop.why())
+            reason = agree(self.stop.why())
             if reason is not None:
                 self._save()
                 raise reason
-            if self.keeper is not None and engine.agree(self.keeper.is_due()):
+            if self._is_due():
                 self._save()
         engine.guard.settle()
         progress.seconds = before + time.perf_counter() - began
 
     def _finish_epoch(self, epoch: int) -> None:
         progress, plan = self.progress, self.plan
-        train = self.meters.read(self.engine.add_up)
+        train = self.meters.read(add_up)
         if not all(abs(value) < float("inf") for value in train.values()):
             raise NonFiniteError(f"the training went bad in epoch {epoch + 1}: {train}; try a lower optimizer.lr")
         scores: dict[str, float] = {}
         began = time.perf_counter()
         if self.evaluate is not None and ((epoch + 1) % plan.evaluate_every == 0 or epoch + 1 == plan.epochs):
             scores = self.evaluate(self.engine.judged)
-        images = plan.steps_per_epoch * (self.meters.images / max(progress.step, 1)) * self.engine.processes
+        images = int(add_up(torch.tensor(self.meters.images)))
         row = EpochRow(
             epoch=epoch + 1,
             lr=plan.rate((epoch + 1) * plan.steps_per_epoch - 1),
@@ -197,11 +198,15 @@ class _Training:
         for watcher in self.watchers:
             watcher.on_epoch(row)
         last = progress.epoch == plan.epochs
-        reason = self.engine.agree(self.stop.why()) if not last else None
-        if self.keeper is not None and (last or reason is not None or self.engine.agree(self.keeper.is_due())):
+        reason = agree(self.stop.why()) if not last else None
+        if self.keeper is not None and (last or reason is not None or self._is_due()):
             self._save()
         if reason is not None:
             raise reason
+
+    def _is_due(self) -> bool:
+        # All save, or none does.
+        return self.keeper is not None and bool(agree(self.keeper.is_due() or None))
 
     def _save(self) -> None:
         self.engine.guard.settle()

@@ -41,9 +41,9 @@ class Meters:
     def _device(self) -> torch.device:
         return next(iter(self._sums.values())).device
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The sums, for a checkpoint within the epoch."""
-        return dict(self._sums)
+    def tensors(self, gather: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """The sums over processes, for a checkpoint within the epoch."""
+        return {name: gather(value) for name, value in self._sums.items()}
 
     def restore(self, sums: dict[str, Tensor], images: int, device: torch.device) -> None:
         """Go on from saved sums."""

@@ -27,7 +27,8 @@ def choose_device(name: str | None = None) -> str:
         )
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"device {name!r} is not supported; expected cpu, cuda or cuda:N")
-    return str(device)
+    # "cpu:0" is the CPU, too.
+    return "cpu" if device.type == "cpu" else str(device)
 
 
 def choose_precision(wanted: str, device: str) -> Precision:

@@ -8,6 +8,7 @@ from types import FrameType
 from typing import Self
 
 from lgkd.errors import Interrupted, LgkdError, Paused
+from lgkd.processes import place
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
@@ -29,8 +30,10 @@ class Stop:
         self._max_seconds = max_seconds
         self._seen: int | None = None
         self._former: dict[int, object] = {}
+        self._speaks = True
 
     def __enter__(self) -> Self:
+        self._speaks = place().rank == 0
         for number in _SIGNALS:
             try:
                 self._former[number] = signal.signal(number, self._take)
@@ -47,6 +50,8 @@ class Stop:
         if self._seen is not None:
             os._exit(128 + number)
         self._seen = number
+        if not self._speaks:
+            return
         # print() is not safe inside a handler; a plain write is.
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"\nlgkd: finishing the step and saving ...\n")
 

@@ -1,0 +1,130 @@
+"""Reading the members of a tar archive into memory. Nothing is ever extracted to a path that an archive names.
+
+The archive is read once, from its beginning to its end. It may be larger inside than it looks outside, name places
+outside of its folder, or hold links and devices: all of that is refused, whoever made it.
+"""
+
+import gzip
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from lgkd.errors import DataError
+
+_GZIP = b"\x1f\x8b"
+
+
+def read_tar(
+    path: Path, wanted: Mapping[str, int], *, max_bytes: int, max_members: int = 10_000
+) -> Iterator[tuple[str, bytes]]:
+    """The wanted members of a tar archive (plain or gzip), with their content, in the archive's order.
+
+    Other regular files and folders are passed over.
+
+    Args:
+        path: the archive.
+        wanted: the largest size in bytes, for every name that must be there.
+        max_bytes: how much the archive may hold in all, headers and members that are passed over included.
+        max_members: how many members it may have.
+
+    Raises:
+        DataError: a member is a link or a device, names a place outside, or is too large; there are too many; a
+            wanted one is missing or there twice; the archive is cut, broken or holds too much.
+    """
+    lacking = set(wanted)
+    with _opened(path, max_bytes) as archive:
+        for number, member in enumerate(_members(path, archive)):
+            if number >= max_members:
+                raise DataError(f"{path} has more than {max_members:,} members: it is not the published archive")
+            name = _plain_name(path, member)
+            if name not in wanted or member.isdir():
+                continue
+            if name not in lacking:
+                raise DataError(f"{path} has {name} twice: it is not the published archive")
+            if member.size > wanted[name]:
+                raise DataError(
+                    f"{name} in {path} has {member.size:,} bytes, expected at most {wanted[name]:,}: "
+                    f"it is not the published archive"
+                )
+            lacking.remove(name)
+            yield name, _content(path, archive, member)
+    if lacking:
+        some = sorted(lacking)
+        more = f" and {len(some) - 5} more" if len(some) > 5 else ""
+        raise DataError(f"{path} lacks {', '.join(some[:5])}{more}: it is not the published archive")
+
+
+class _Capped:
+    """What a stream holds, up to a number of bytes."""
+
+    def __init__(self, stream: IO[bytes], path: Path, limit: int) -> None:
+        self.stream = stream
+        self.path = path
+        self.limit = limit
+        self.left = limit
+
+    def read(self, size: int) -> bytes:
+        data = self.stream.read(size)
+        self.left -= len(data)
+        if self.left < 0:
+            raise DataError(f"{self.path} holds more than {self.limit:,} bytes: it is not the published archive")
+        return data
+
+
+@contextmanager
+def _opened(path: Path, max_bytes: int) -> Iterator[tarfile.TarFile]:
+    with _as_data_error(path):
+        plain = path.open("rb")
+    with plain:
+        with _as_data_error(path):
+            packed = plain.read(2) == _GZIP
+            plain.seek(0)
+            stream: IO[bytes] = gzip.GzipFile(fileobj=plain, mode="rb") if packed else plain  # type: ignore[assignment]
+            # A stream is read forwards only, so that the cap sees every byte and sparse offsets lead nowhere.
+            archive = tarfile.open(fileobj=_Capped(stream, path, max_bytes), mode="r|")  # type: ignore[call-overload]  # noqa: SIM115
+        with archive:
+            yield archive
+
+
+def _members(path: Path, archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    while True:
+        with _as_data_error(path):
+            member = archive.next()
+        if member is None:
+            return
+        yield member
+
+
+def _content(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    with _as_data_error(path):
+        stream = archive.extractfile(member)
+        data = stream.read() if stream is not None else b""
+    if len(data) != member.size:
+        raise DataError(f"{path} is cut in {member.name}: remove it, or put the whole one")
+    return data
+
+
+def _plain_name(path: Path, member: tarfile.TarInfo) -> str:
+    """The member's name without a leading './'."""
+    name = member.name
+    parts = name.split("/")
+    if name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0] or "\0" in name:
+        raise DataError(f"{path} has a member {name!r}, which points outside: it is not the published archive")
+    if not (member.isdir() or member.isreg()) or member.issparse():
+        kind = "a link" if member.issym() or member.islnk() else "a device" if member.isdev() else "no plain file"
+        raise DataError(f"{path} has a member {name!r} that is {kind}: it is not the published archive")
+    return "/".join(part for part in parts if part not in ("", "."))
+
+
+@contextmanager
+def _as_data_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, OverflowError) as error:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise DataError(
+            f"{path} cannot be read as a tar archive ({reason}): remove it, or put the whole one"
+        ) from error
