@@ -13,6 +13,7 @@ from lgkd.models.factory import create_student
 from lgkd.models.frozen import Teacher
 from lgkd.models.resnet import CifarResNet
 from lgkd.tasks import Batch
+from tests.small_world import World, the_world
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 
@@ -116,3 +117,17 @@ def make_batch() -> Callable[..., Batch]:
         return Batch(images, torch.randint(0, classes, (count,), generator=chance))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Generated pictures, a teacher, a guided and an unguided student; made once, only read."""
+    return the_world(tmp_path_factory)
+
+
+@pytest.fixture
+def here(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, and the world's store, which is only read."""
+    monkeypatch.setenv("LGKD_HOME", str(world.home))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -14,22 +14,9 @@ from lgkd import job
 from lgkd.cli import run
 from lgkd.errors import InputError, MissingError, TakenError, TapError
 from lgkd.runs import read_metrics
-from tests.small_world import CLASSES, DISTILL, QUICK, TINY, TINY_OPTIONS, World, make_pictures, the_world
+from tests.small_world import CLASSES, DISTILL, QUICK, TINY, TINY_OPTIONS, World, make_pictures
 
 SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 8, "precision": "fp32", "device": "cpu", "image_size": 16}
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return the_world(tmp_path_factory)
-
-
-@pytest.fixture
-def here(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, and the world's store, which is only read."""
-    monkeypatch.setenv("LGKD_HOME", str(world.home))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 class PatchNet(nn.Module):

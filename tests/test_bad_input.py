@@ -12,12 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lgkd.cli import run
-from tests.small_world import CLASSES, DISTILL, QUICK, TRAIN, World, environment, make_pictures, snapshot, the_world
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return the_world(tmp_path_factory)
+from tests.small_world import CLASSES, DISTILL, QUICK, TRAIN, World, environment, make_pictures, snapshot
 
 
 @pytest.fixture

@@ -21,14 +21,9 @@ from lgkd.data.catalogue import CATALOGUE
 from lgkd.errors import Interrupted, LgkdError, MissingError, NonFiniteError
 from lgkd.models.catalogue import names
 from lgkd.trainer.loop import EpochRow
-from tests.small_world import CLASSES, DISTILL, TINY, World, environment, the_world
+from tests.small_world import CLASSES, DISTILL, TINY, World, environment
 
 COMMANDS = [command.name for command in app.registered_commands]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return the_world(tmp_path_factory)
 
 
 @pytest.fixture

@@ -29,16 +29,11 @@ from lgkd.trainer.keeper import Keeper
 from lgkd.trainer.meters import Meters
 from lgkd.trainer.precision import choose_device
 from lgkd.weights import load_weights
-from tests.small_world import DISTILL, World, environment, the_world
+from tests.small_world import DISTILL, World, environment
 from tests.training_world import make_feed, make_images, make_plan, make_task, train
 
 SCRIPT = Path(__file__).with_name("processes_world.py")
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return the_world(tmp_path_factory)
 
 
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:

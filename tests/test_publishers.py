@@ -33,8 +33,8 @@ TEST = (1, 1, 0, 2, 0)
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "desk").mkdir()
+    monkeypatch.chdir(tmp_path / "desk")
 
 
 def pictures(count: int, seed: int) -> NDArray[np.uint8]:
@@ -152,7 +152,7 @@ def test_within_a_class_images_stand_as_in_the_archive(made: Callable[..., Path]
     assert np.array_equal(data.train.pixels[data.train.labels == 1].numpy(), expected)
 
 
-@pytest.mark.parametrize("place", ["work/data", "work/data/cifar100", "lgkd-home/data/cifar100", "any", "any/cifar100"])
+@pytest.mark.parametrize("place", ["desk/data", "desk/data/cifar100", "lgkd-home/data/cifar100", "any", "any/cifar100"])
 def test_the_archive_is_found_where_a_tree_would_be(tmp_path: Path, made: Callable[..., Path], place: str) -> None:
     path = made()
     (tmp_path / place).mkdir(parents=True)
@@ -390,7 +390,7 @@ def test_offline_a_set_that_is_nowhere_names_places_address_and_way_without_a_co
         store = tmp_path / "lgkd-home/data" / name
         assert text.startswith(f"{name} is not here; looked for folders train and test, {PUBLISHED[name][0].name}")
         assert all(file.url in text for file in PUBLISHED[name])
-        assert f"{tmp_path}/work/data/{name}, {tmp_path}/work/data, {store}; put its images at" in text
+        assert f"{tmp_path}/desk/data/{name}, {tmp_path}/desk/data, {store}; put its images at" in text
         assert f"in {store}, or let lgkd download" in text
 
 

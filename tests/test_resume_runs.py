@@ -17,19 +17,7 @@ from lgkd.runs import read_metrics
 from lgkd.trainer import loop
 from lgkd.trainer.stopping import Stop
 from lgkd.weights import load_weights
-from tests.small_world import DISTILL, QUICK, TRAIN, World, environment, snapshot, the_world
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return the_world(tmp_path_factory)
-
-
-@pytest.fixture
-def here(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("LGKD_HOME", str(world.home))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+from tests.small_world import DISTILL, QUICK, TRAIN, World, environment, snapshot
 
 
 def guided(world: World, *more: str) -> list[str]:

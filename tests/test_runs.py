@@ -18,7 +18,7 @@ from lgkd.errors import InputError, TakenError
 from lgkd.files import sha256_of
 from lgkd.recipe import parse_recipe
 from lgkd.runs import check_free, claim, read_metrics, read_run, write_metrics
-from tests.small_world import CLASSES, DISTILL, TINY_OPTIONS, TRAIN, World, the_world
+from tests.small_world import CLASSES, DISTILL, TINY_OPTIONS, TRAIN, World
 
 FILES = {
     "checkpoint",
@@ -30,18 +30,6 @@ FILES = {
     "student.json",
     "curves.png",
 }
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return the_world(tmp_path_factory)
-
-
-@pytest.fixture
-def here(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("LGKD_HOME", str(world.home))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def read_json(folder: Path, name: str) -> dict:
