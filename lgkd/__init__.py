@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lgkd.api import (
         Options,
         Run,
+        cache_teacher,
         check,
         create_student,
         create_teacher,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from lgkd.data.sources import load_dataset
     from lgkd.guide import Guide, Term
     from lgkd.models.frozen import Teacher
+    from lgkd.own_terms import register_term
     from lgkd.recipe import Recipe, load_recipe
     from lgkd.scoring import Scores
     from lgkd.taps import Tap
@@ -45,6 +47,7 @@ _HOMES = {
     "lgkd.api": (
         "Options",
         "Run",
+        "cache_teacher",
         "check",
         "create_student",
         "create_teacher",
@@ -63,6 +66,7 @@ _HOMES = {
     "lgkd.scoring": ("Scores",),
     "lgkd.guide": ("Guide", "Term"),
     "lgkd.models.frozen": ("Teacher",),
+    "lgkd.own_terms": ("register_term",),
     "lgkd.recipe": ("Recipe", "load_recipe"),
     "lgkd.taps": ("Tap",),
     "lgkd.tasks": ("Batch", "Guided", "Step", "Supervised"),
@@ -86,6 +90,7 @@ __all__ = [
     "Tap",
     "Teacher",
     "Term",
+    "cache_teacher",
     "check",
     "create_student",
     "create_teacher",
@@ -97,6 +102,7 @@ __all__ = [
     "load_student",
     "load_teacher",
     "losses",
+    "register_term",
     "resume",
     "train",
     "train_teacher",

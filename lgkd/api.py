@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lgkd.build import is_convolutional, load_trained_teacher, make_test_batches, prepare_data
+from lgkd.cached.folder import Storage
+from lgkd.caching import Cached, Wanted, cache_features
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.data.check import CheckReport, check_dataset_images
 from lgkd.data.images import DataSet
@@ -22,9 +24,11 @@ from lgkd.trainer.precision import choose_device
 from lgkd.weights import fill, load_weights
 
 __all__ = [
+    "Cached",
     "CheckReport",
     "Options",
     "Run",
+    "cache_teacher",
     "check",
     "create_student",
     "create_teacher",
@@ -83,18 +87,19 @@ def train(
 
 def distill(
     student: str | nn.Module = "pvt_v2_b0",
-    teacher: str | Teacher = "resnet56",
+    teacher: str | Teacher | Sequence[str | Teacher] = "resnet56",
     dataset: str | Path | DataSet = "cifar100",
     *,
     taps: Sequence[str] | None = None,
     student_options: Mapping[str, Any] | None = None,
     **options: Unpack[Options],
 ) -> Run:
-    """Train a student that a frozen teacher guides.
+    """Train a student that a frozen teacher guides, or several.
 
     Args:
         student: as `lgkd students` lists them, `timm:NAME`, `package.module:factory`, or a module.
-        teacher: the name of a trained teacher of that data set, or a `Teacher`.
+        teacher: the name of a trained teacher of that data set, or a `Teacher`; or a list of these, each with its
+            own size, normalisation and layers.
         dataset: a name, a folder of images, or a loaded `DataSet`.
         taps: layers of the student, as many as the teacher has; its first, middle and last block if
             not given.
@@ -104,7 +109,45 @@ def distill(
         MissingError: no such teacher is trained for the data set; holds the command that trains it.
     """
     job = Job("student", student, student_options, dataset, {"recipe": "locality-guidance", **options})
-    return job.run(teacher=teacher, taps=taps)
+    several = isinstance(teacher, Sequence) and not isinstance(teacher, str)
+    return job.run(teachers=[*teacher] if several else [teacher], taps=taps)  # type: ignore[list-item, misc]
+
+
+def cache_teacher(
+    student: str | nn.Module = "pvt_v2_b0",
+    teacher: str | Teacher | Sequence[str | Teacher] = "resnet56",
+    dataset: str | Path | DataSet = "cifar100",
+    *,
+    views: int | None = None,
+    replay: bool = False,
+    storage: Storage = "fp16",
+    max_gb: float | None = None,
+    folder: str | Path | None = None,
+    caching: Callable[[int, int], None] | None = None,
+    taps: Sequence[str] | None = None,
+    student_options: Mapping[str, Any] | None = None,
+    **options: Unpack[Options],
+) -> list[Cached]:
+    """Write down what a teacher says of every training image, so that `distill(cached=...)` need not run it.
+
+    Args:
+        student, teacher, dataset, taps, student_options, options: as for the `distill` that it is for. Of the student
+            only the size of its images counts; any other of that size can be trained from the cache.
+        views: augmented views of each image, which the training shows in turn, one an epoch; `view.fixed` of the
+            recipe, or 10, if not given.
+        replay: cache each image once, whole; crop and mirror are replayed on the maps.
+        storage: "fp16" or "fp32".
+        max_gb: size in 10^9 bytes above which nothing is written.
+        folder: of the cache; by default one in the store, where `cached="auto"` finds it.
+        caching: called with (done, total) views of images.
+
+    Returns:
+        The caches, one for each teacher; those that lay ready are not made again.
+    """
+    job = Job("student", student, student_options, dataset, {"recipe": "locality-guidance", **options})
+    place = Path(folder).expanduser() if folder is not None else None
+    wanted = Wanted(views, replay, storage, place, max_gb, caching)
+    return cache_features(job, [teacher] if isinstance(teacher, str | Teacher) else list(teacher), wanted, taps=taps)
 
 
 def resume(folder: str | Path, **options: Unpack[Options]) -> Run:
@@ -138,15 +181,16 @@ def resume(folder: str | Path, **options: Unpack[Options]) -> Run:
     role: Literal["teacher", "student"] = "teacher" if info["kind"] == "teacher" else "student"
     dataset = about["path"] or about["name"]
     job = Job(role, info["student"]["name"], call["model_options"], dataset, chosen)
-    return job.run(teacher=call["teacher"], taps=call["taps"], replace=bool(call["replace"]))
+    return job.run(teachers=call["teachers"], taps=call["taps"], replace=bool(call["replace"]))
 
 
-def check(dataset: str | Path | DataSet, *, data_dir: str | Path | None = None) -> CheckReport:
+def check(dataset: str | Path | DataSet, *, data_dir: str | Path | None = None, offline: bool = False) -> CheckReport:
     """Look at every image of a data set before training on it.
 
     Args:
         dataset: a name, a folder of images, or a loaded `DataSet`.
         data_dir: where a named data set lies.
+        offline: download nothing.
 
     Returns:
         Counts, sizes, broken and odd files, copies and leaks; `problems` keep a training from starting,
@@ -155,7 +199,7 @@ def check(dataset: str | Path | DataSet, *, data_dir: str | Path | None = None) 
     Raises:
         InputError: there is no such data set; MissingError: it is not where it was looked for.
     """
-    return check_dataset_images(dataset, data_dir=data_dir)
+    return check_dataset_images(dataset, data_dir=data_dir, offline=offline)
 
 
 def load_teacher(name: str, dataset: str | Path = "cifar100", *, subset: str | None = None) -> Teacher:

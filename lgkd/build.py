@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from lgkd.building_terms import make_loss, make_schedule, name_of
 from lgkd.cards import WEIGHTS, verify_weights
 from lgkd.chance import seed_of
 from lgkd.choices import dataset_key, find_trained_teacher, subset_words
 from lgkd.data.augment import Augment, Plain, View
+from lgkd.data.check import held_out_remarks
+from lgkd.data.extra import Extra, fingerprint_with, load_extra
 from lgkd.data.feed import Feed, PlainBatches
 from lgkd.data.images import DataSet, Images
 from lgkd.data.mixing import Mixing
@@ -19,17 +22,18 @@ from lgkd.data.sources import load_dataset
 from lgkd.data.subsets import hold_out, subset
 from lgkd.errors import InputError
 from lgkd.guide import Guide, Term
-from lgkd.losses import MapLoss
 from lgkd.models.factory import create_model, default_image_size
 from lgkd.models.frozen import IMAGENET_MEAN, IMAGENET_STD, Teacher
 from lgkd.models.layers import block_names
 from lgkd.recipe import Recipe
 from lgkd.tasks import Guided, Supervised, Task
 from lgkd.trainer.plan import EmaPlan, OptimizerPlan, Plan, SchedulePlan
-from lgkd.trainer.precision import choose_precision
+from lgkd.trainer.precision import choose_compile, choose_precision
 from lgkd.weights import fill, load_weights
 
 Channels = tuple[float, float, float]
+
+_EXTRA_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class Data:
         train, test: decoded splits; `train` is the chosen subset, less what is held out.
         val: held-out training images on which the best epoch is chosen; None: none are.
         subset: which part of the training split that is, in words; None for all of it.
-        fingerprint: of the whole data set.
+        extra: more training images, which make up a share of every batch; None: there are none.
+        fingerprint: of the whole data set and the extra images.
         mean, std: normalisation of the student's images.
         notes: what the user should hear.
     """
@@ -58,6 +63,7 @@ class Data:
     mean: Channels
     std: Channels
     notes: tuple[str, ...] = ()
+    extra: Extra | None = None
 
 
 def prepare_data(
@@ -69,21 +75,32 @@ def prepare_data(
     images_per_class: int | None = None,
     subset_seed: int = 0,
     val_fraction: float | None = None,
+    extra: str | Path | None = None,
+    extra_share: float | None = None,
     offline: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    downloading: Callable[[str, int, int], None] | None = None,
     look: Callable[[DataSet], None] | None = None,
 ) -> Data:
     """Load a data set and choose the subset to train on; `look` is called with the whole of it."""
     if isinstance(source, DataSet):
         dataset, name = source, source.name
     else:
-        dataset, name = load_dataset(source, data_dir=data_dir, offline=offline, progress=progress), str(source)
+        dataset, name = (
+            load_dataset(source, data_dir=data_dir, offline=offline, progress=progress, downloading=downloading),
+            str(source),
+        )
     if look is not None:
         look(dataset)
     chosen = subset(dataset.train, fraction=fraction, per_class=images_per_class, seed=subset_seed)
-    val = None
+    val, notes = None, dataset.notes
     if val_fraction is not None:
         chosen, val = hold_out(chosen, val_fraction, subset_seed)
+        notes = (*notes, *held_out_remarks(chosen, val))
+    more = None
+    if extra is not None:
+        share = _EXTRA_SHARE if extra_share is None else extra_share
+        more = load_extra(extra, dataset, share=share, progress=progress)
     words = subset_words(fraction, images_per_class, subset_seed)
     mean, std = dataset.statistics() if normalize == "dataset" else (IMAGENET_MEAN, IMAGENET_STD)
     return Data(
@@ -94,10 +111,11 @@ def prepare_data(
         test=dataset.test,
         val=val,
         subset=words,
-        fingerprint=dataset.fingerprint,
+        fingerprint=dataset.fingerprint if more is None else fingerprint_with(dataset.fingerprint, more.fingerprint),
         mean=mean,
         std=std,
-        notes=dataset.notes,
+        notes=notes if more is None else (*notes, *more.notes),
+        extra=more,
     )
 
 
@@ -166,26 +184,93 @@ def make_student(name: str, recipe: Recipe, *, classes: int, seed: int, options:
         return create_model(name, num_classes=classes, image_size=size, options=options)
 
 
-def make_guide(
+def make_guides(
     student: nn.Module,
-    teacher: Teacher,
+    teachers: Sequence[Teacher],
     recipe: Recipe,
     data: Data,
     *,
     image_size: tuple[int, int],
     taps: Sequence[str] | None,
     seed: int,
-) -> Guide:
-    """The guide of a recipe for this pair."""
-    assert recipe.guide is not None
-    teacher.use_batch_norm(recipe.guide.teacher_bn)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(seed, "guide"))
-        terms = [
-            Term(MapLoss(term.transform), weight=term.weight, name=term.name or f"guidance_{term.transform}")
-            for term in recipe.guide.terms
-        ]
-        return Guide(student, teacher, image_size=image_size, terms=terms, taps=taps, mean=data.mean, std=data.std)
+) -> list[Guide]:
+    """A guide for each teacher (none without a teacher), with the terms that the recipe has for it.
+
+    The terms of several teachers have names that end in the teacher's number, as in `guidance_linear-2`.
+
+    Raises:
+        InputError: a term is for a teacher that is not there, or a teacher has no term.
+    """
+    if not teachers or recipe.guide is None:
+        return []
+    for term in recipe.guide.terms:
+        if term.for_teacher is not None and term.for_teacher > len(teachers):
+            raise InputError(
+                f"the term {name_of(term)} is for teacher {term.for_teacher}, and there are {len(teachers)}; name as "
+                "many with --teacher, or set the term's `for_teacher` to null"
+            )
+    guides = []
+    for number, teacher in enumerate(teachers, start=1):
+        teacher.use_batch_norm(recipe.guide.teacher_bn)
+        ours = [term for term in recipe.guide.terms if term.for_teacher in (None, number)]
+        if not ours:
+            raise InputError(f"no term of the recipe is for teacher {number}; leave that teacher out, or add a term")
+        suffix = f"-{number}" if len(teachers) > 1 else ""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(seed, "guide", *([number] if number > 1 else [])))
+            terms = [
+                Term(make_loss(term), weight=term.weight, name=name_of(term) + suffix, schedule=make_schedule(term))
+                for term in ours
+            ]
+            guides.append(
+                Guide(
+                    student,
+                    teacher,
+                    image_size=image_size,
+                    terms=terms,
+                    taps=taps,
+                    mean=data.mean,
+                    std=data.std,
+                    antialias=recipe.guide.view == "antialias",
+                )
+            )
+    return guides
+
+
+def make_augment(recipe: Recipe, data: Data, *, image_size: tuple[int, int], seed: int) -> Augment:
+    """What draws the student's training images."""
+    view = recipe.view
+    return Augment(
+        View(
+            crop=view.crop,
+            scale=view.scale,
+            ratio=view.ratio,
+            padding=view.padding,
+            interpolation=view.interpolation,
+            flip=view.flip,
+            rand_augment=view.rand_augment,
+            color_jitter=view.color_jitter,
+            erase=view.erase,
+            fixed=view.fixed,
+        ),
+        image_size,
+        mean=data.mean,
+        std=data.std,
+        seed=seed,
+    )
+
+
+def make_mixing(recipe: Recipe, data: Data, *, seed: int) -> Mixing:
+    """Mixup, cutmix and label smoothing."""
+    return Mixing(
+        classes=len(data.classes),
+        mixup=recipe.mix.mixup,
+        cutmix=recipe.mix.cutmix,
+        probability=recipe.mix.probability,
+        switch=recipe.mix.switch,
+        smoothing=recipe.label_smoothing,
+        seed=seed,
+    )
 
 
 def make_feed(
@@ -197,45 +282,31 @@ def make_feed(
     device: str,
     rank: int = 0,
     processes: int = 1,
+    teacher_sizes: Sequence[tuple[int, int]] = (),
 ) -> Feed:
-    """Training batches as the recipe draws them; of several processes each has its share."""
-    view = recipe.view
-    augment = Augment(
-        View(
-            crop=view.crop,
-            scale=view.scale,
-            ratio=view.ratio,
-            padding=view.padding,
-            interpolation=view.interpolation,
-            flip=view.flip,
-            rand_augment=view.rand_augment,
-            color_jitter=view.color_jitter,
-            erase=view.erase,
-        ),
-        image_size,
-        mean=data.mean,
-        std=data.std,
-        seed=seed,
-    )
-    mixing = Mixing(
-        classes=len(data.classes),
-        mixup=recipe.mix.mixup,
-        cutmix=recipe.mix.cutmix,
-        probability=recipe.mix.probability,
-        switch=recipe.mix.switch,
-        smoothing=recipe.label_smoothing,
-        seed=seed,
-    )
+    """Training batches as the recipe draws them; of several processes each has its share.
+
+    Where the recipe shows teachers the stored images, each batch has a view for each teacher, (height, width) of
+    `teacher_sizes`; one of the student's size sees the student's images.
+    """
+    drawn_anew = recipe.guide is not None and recipe.guide.view == "original"
     return Feed(
         data.train,
-        augment,
-        mixing,
+        make_augment(recipe, data, image_size=image_size, seed=seed),
+        make_mixing(recipe, data, seed=seed),
         batch_size=recipe.batch_size,
         seed=seed,
         drop_last=recipe.drop_last,
         device=device,
         rank=rank,
         processes=processes,
+        repeats=recipe.view.repeats,
+        extra=data.extra.images if data.extra is not None else None,
+        extra_share=data.extra.share if data.extra is not None else 0.0,
+        views=[
+            make_augment(recipe, data, image_size=size, seed=seed) if size != image_size else None
+            for size in (teacher_sizes if drawn_anew else ())
+        ],
     )
 
 
@@ -257,7 +328,9 @@ def make_test_batches(
     return PlainBatches(images, plain, batch_size=batch_size, device=device, rank=rank, processes=processes)
 
 
-def make_plan(recipe: Recipe, *, steps_per_epoch: int, seed: int, device: str, channels_last: bool) -> Plan:
+def make_plan(
+    recipe: Recipe, *, steps_per_epoch: int, seed: int, device: str, channels_last: bool, compiled: bool | None = None
+) -> Plan:
     """The loop's numbers."""
     optimizer, schedule = recipe.optimizer, recipe.schedule
     return Plan(
@@ -285,13 +358,16 @@ def make_plan(recipe: Recipe, *, steps_per_epoch: int, seed: int, device: str, c
         ema=EmaPlan(recipe.ema.decay, recipe.ema.warmup) if recipe.ema is not None else None,
         evaluate_every=recipe.evaluate_every,
         channels_last=channels_last,
+        compile=choose_compile(compiled, device, schedule.epochs * steps_per_epoch * recipe.batch_size),
         device=device,
     )
 
 
-def make_task(student: nn.Module, guide: Guide | None) -> Task:
-    """Dual task with a guide, plain classification without."""
-    return Guided(student, guide) if guide is not None else Supervised(student)
+def make_task(student: nn.Module, guides: Sequence[Guide], recipe: Recipe) -> Task:
+    """Dual task with guides, plain classification without."""
+    if not guides or recipe.guide is None:
+        return Supervised(student)
+    return Guided(student, *guides, classification_weight=recipe.guide.classification_weight)
 
 
 def is_convolutional(model: nn.Module) -> bool:

@@ -9,8 +9,8 @@ from typing import Any
 
 from lgkd.cards import TeacherCard, find_card, teacher_folder
 from lgkd.data.catalogue import CATALOGUE
-from lgkd.data.trees import LAYOUT
-from lgkd.errors import InputError, MissingError, RecipeError, TakenError, did_you_mean
+from lgkd.data.places import known_or_folder
+from lgkd.errors import InputError, MissingError, RecipeError, TakenError
 from lgkd.models.catalogue import canonical, find
 from lgkd.recipe import Recipe, apply_overrides, load_recipe
 
@@ -30,13 +30,13 @@ class Settled:
         recipe: complete, with every choice put in.
         subset: the part of the training images, in words; None for all of them.
         store: where a teacher that is to be trained will be kept; None for students.
-        card: of the teacher that guides, where one was named.
+        cards: of the teachers that guide, as far as they were named.
     """
 
     recipe: Recipe
     subset: str | None
     store: Path | None
-    card: TeacherCard | None
+    cards: tuple[TeacherCard, ...]
 
 
 def settle(
@@ -45,7 +45,7 @@ def settle(
     dataset: str | Path | None,
     options: Mapping[str, Any],
     *,
-    teacher: str | None = None,
+    teachers: Sequence[str] = (),
     guided: bool = False,
     replace: bool = False,
 ) -> Settled:
@@ -56,7 +56,7 @@ def settle(
         model: its name; None for a module made in Python.
         dataset: its name or folder; None for one loaded in Python.
         options: as in `lgkd.job.Options`.
-        teacher: the name of the one that guides.
+        teachers: the names of those that guide.
         guided: whether any teacher guides.
         replace: a teacher of that name in the store may be exchanged.
 
@@ -79,14 +79,16 @@ def settle(
         precision=options.get("precision"),
         overrides=options.get("overrides") or (),
     )
+    check_extra(options.get("extra"), options.get("extra_share"))
+    check_cached(options.get("cached"), guided=guided, approximate=bool(options.get("approximate")))
     subset = subset_words(options.get("fraction"), options.get("images_per_class"), options.get("subset_seed") or 0)
     store = None
     if role == "teacher" and model is not None and dataset is not None:
         store = free_place(model, dataset, subset, replace=replace)
-    card = None
-    if teacher is not None and dataset is not None:
-        card, _ = find_trained_teacher(teacher, dataset, subset=subset)
-    return Settled(recipe, subset, store, card)
+    cards = []
+    if dataset is not None:
+        cards = [find_trained_teacher(teacher, dataset, subset=subset)[0] for teacher in teachers]
+    return Settled(recipe, subset, store, tuple(cards))
 
 
 def check_dataset(source: str | Path, data_dir: str | Path | None = None) -> None:
@@ -96,15 +98,48 @@ def check_dataset(source: str | Path, data_dir: str | Path | None = None) -> Non
         InputError: neither a name nor a folder.
         MissingError: no folder `data_dir`.
     """
-    name = str(source)
-    known = isinstance(source, str) and source in CATALOGUE
-    if not known and not Path(source).expanduser().is_dir():
-        what = "is a file" if Path(source).exists() else "is neither a known data set nor a folder"
-        raise InputError(f"{name!r} {what}; {did_you_mean(name, CATALOGUE)} (a folder holds {LAYOUT})")
-    if not name.strip():
-        raise InputError(f"the name of the data set is empty; {did_you_mean('', CATALOGUE)} (a folder holds {LAYOUT})")
+    known_or_folder(source)
     if data_dir is not None and not Path(data_dir).expanduser().is_dir():
         raise MissingError(f"there is no folder {data_dir}; expected one that holds {source}, as --data-dir")
+
+
+def check_extra(extra: str | Path | None, share: float | None) -> None:
+    """Extra images must lie in a folder, and a share be a share of them; what lies there is looked at later.
+
+    Raises:
+        InputError: a share of nothing, or one out of range.
+        MissingError: no folder `extra`.
+    """
+    if share is not None and not 0 < share < 1:
+        raise InputError(f"--extra-share is {share:g}, expected a number between 0 and 1")
+    if extra is None:
+        if share is not None:
+            raise InputError(f"--extra-share {share:g} is a share of no images; name their folder with --extra")
+        return
+    if not Path(extra).expanduser().is_dir():
+        raise MissingError(f"there is no folder {extra}; expected one that holds CLASS/*, as --extra")
+
+
+def check_cached(
+    where: str | Path | Sequence[str | Path] | None, *, guided: bool = True, approximate: bool = False
+) -> None:
+    """Caches must be "auto" or folders; what lies in them is looked at later.
+
+    Raises:
+        InputError: nothing guides, or `approximate` without a cache.
+        MissingError: no such folder.
+    """
+    if where is None:
+        if approximate:
+            raise InputError("--approximate allows what a cache cannot follow exactly; it needs --cached")
+        return
+    if not guided:
+        raise InputError("--cached is for a guided student; here no teacher guides")
+    for folder in [where] if isinstance(where, str | Path) else where:
+        if where != "auto" and not Path(folder).expanduser().is_dir():
+            raise MissingError(
+                f"there is no folder {folder}; expected one that `lgkd cache-teacher` made, or --cached auto"
+            )
 
 
 def free_place(architecture: str, dataset: str | Path, subset: str | None, *, replace: bool) -> Path:
@@ -123,7 +158,13 @@ def free_place(architecture: str, dataset: str | Path, subset: str | None, *, re
 
 
 def run_folder(
-    model: str, dataset: str | Path, subset: str | None, by: str | None, recipe: str | Path | Recipe, seed: int
+    model: str,
+    dataset: str | Path,
+    subset: str | None,
+    by: str | None,
+    recipe: str | Path | Recipe,
+    seed: int,
+    extra: str | Path | None = None,
 ) -> Path:
     """Where a run goes if nobody says: runs/ in the working folder, named after the choices.
 
@@ -134,10 +175,13 @@ def run_folder(
         by: the teacher.
         recipe: its name is used.
         seed: of the run.
+        extra: the folder of extra images.
     """
     parts = [_folder_word(canonical(model)), dataset_key(dataset)]
     if subset is not None:
         parts.append(_folder_word(subset))
+    if extra is not None:
+        parts.append(f"with-{dataset_key(Path(extra))}")
     if by is not None:
         parts.append(f"by-{_folder_word(by)}")
     return Path("runs") / "_".join([*parts, recipe_name(recipe), f"seed{seed}"])

@@ -9,7 +9,11 @@ from typing import Any
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write under another name, flush to the disk, rename: a reader sees the old file or the new one."""
+    """Write under another name, flush to the disk, rename: a reader sees the old file or the new one.
+
+    Raises:
+        OSError: it cannot be written; names the file, as Python does only where a file cannot be opened.
+    """
     passing = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         # os.open applies the umask to 0o666; tempfile would make a file that only its owner reads.
@@ -18,6 +22,9 @@ def write_whole(path: Path, data: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         passing.replace(path)
+    except OSError as error:
+        error.filename = str(path)
+        raise
     finally:
         passing.unlink(missing_ok=True)
     flush_folder(path.parent)

@@ -18,54 +18,32 @@ from lgkd.build import (
     is_convolutional,
     load_trained_teacher,
     make_feed,
-    make_guide,
+    make_guides,
     make_plan,
     make_student,
-    make_task,
-    make_test_batches,
     prepare_data,
 )
-from lgkd.cards import Accuracy
+from lgkd.cached.serving import Served, serve
 from lgkd.choices import Settled, free_place, recipe_name, run_folder, settle
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.data.check import quick_check
-from lgkd.data.feed import Feed, PlainBatches
 from lgkd.data.images import DataSet
 from lgkd.errors import InputError, TapError, did_you_mean
-from lgkd.files import write_json, write_whole
 from lgkd.guide import Guide
-from lgkd.journal import Journal, about_pairs, about_teacher, results
+from lgkd.journal import about_pairs, about_teacher
 from lgkd.models.catalogue import canonical
 from lgkd.models.factory import check_model, default_image_size, pair
 from lgkd.models.frozen import Teacher
 from lgkd.models.layers import default_taps
 from lgkd.options import Options, Run
-from lgkd.processes import add_up, join, wait
-from lgkd.recipe import Recipe, dump_recipe
-from lgkd.report import draw_curves
+from lgkd.processes import join, wait
+from lgkd.recipe import Recipe
 from lgkd.resuming import go_on, hold
-from lgkd.runs import (
-    ENV,
-    FORMAT,
-    RECIPE,
-    STUDENT,
-    STUDENT_WEIGHTS,
-    check_free,
-    claim,
-    describe,
-    environment,
-    make_folder,
-    now,
-    write_run,
-)
-from lgkd.scoring import score
-from lgkd.store import keep_teacher
-from lgkd.trainer.keeper import Keeper
-from lgkd.trainer.loop import fit
+from lgkd.running import Ready, carry_out
+from lgkd.runs import check_free, claim, make_folder, now
+from lgkd.trainer.exactness import exactly, remark
 from lgkd.trainer.plan import Plan
 from lgkd.trainer.precision import choose_device
-from lgkd.trainer.stopping import Stop
-from lgkd.weights import save_weights
 
 
 class Job:
@@ -101,12 +79,10 @@ class Job:
         # One process speaks and writes for all.
         self.first = self.process.rank == 0
         self.watchers = tuple(options.get("watchers") or ()) if self.first else ()
-        self._say = (options.get("say") if self.first else None) or (lambda _: None)
+        self.say = (options.get("say") if self.first else None) or (lambda _: None)
 
-    def run(
-        self, *, teacher: str | Teacher | None = None, taps: Sequence[str] | None = None, replace: bool = False
-    ) -> Run:
-        """Train, and leave a finished folder (for a teacher: an entry in the store, too)."""
+    def choose(self, teachers: Sequence[str | Teacher] = (), *, replace: bool = False) -> tuple[Settled, list[Teacher]]:
+        """What names and files can tell, and the teachers."""
         options = self.options
         _check_plain(self.model_options, f"{self.role} options", scalars=self.role == "teacher")
         settled = settle(
@@ -114,16 +90,16 @@ class Job:
             self.model if isinstance(self.model, str) else None,
             None if isinstance(self.dataset, DataSet) else self.dataset,
             options,
-            teacher=teacher if isinstance(teacher, str) else None,
-            guided=teacher is not None,
+            teachers=[teacher for teacher in teachers if isinstance(teacher, str)],
+            guided=bool(teachers),
             replace=replace,
         )
-        recipe = settled.recipe
-        check_precision(recipe, self.device)
-        store = self._place(settled, replace) if self.role == "teacher" else None
-        found = self._find_teacher(teacher, settled.subset) if teacher is not None else None
-        folder = Path(options.get("out") or self._default_folder(settled, found))
-        fresh = check_free(folder)
+        check_precision(settled.recipe, self.device)
+        return settled, [self._find_teacher(teacher, settled.subset) for teacher in teachers]
+
+    def read(self, recipe: Recipe, teachers: Sequence[Teacher] = ()) -> Data:
+        """The images, found to be of the teachers' classes."""
+        options = self.options
         if not self.first:
             wait()  # until the first has read the images: the others find them decoded
         data = prepare_data(
@@ -134,25 +110,43 @@ class Job:
             images_per_class=options.get("images_per_class"),
             subset_seed=options.get("subset_seed") or 0,
             val_fraction=options.get("val_fraction"),
+            extra=options.get("extra"),
+            extra_share=options.get("extra_share"),
             offline=bool(options.get("offline")),
             progress=options.get("progress") if self.first else None,
-            look=lambda dataset: quick_check(dataset, say=self._say),
+            downloading=options.get("downloading") if self.first else None,
+            look=lambda dataset: quick_check(dataset, say=self.say),
         )
         if self.first:
             wait()
-        for note in data.notes:
-            self._say(note)
-        if found is not None:
-            check_teacher_classes(found, data)
-            self._tell_of(found, data)
-        student, size = self._make_model(recipe, data)
+        exactness = remark(self.device, deterministic=bool(options.get("deterministic")))
+        for note in [*data.notes, exactness] if exactness else data.notes:
+            self.say(note)
+        for teacher in teachers:
+            check_teacher_classes(teacher, data)
+            self._tell_of(teacher, data)
+        return data
+
+    def run(
+        self, *, teachers: Sequence[str | Teacher] = (), taps: Sequence[str] | None = None, replace: bool = False
+    ) -> Run:
+        """Train, and leave a finished folder (for a teacher: an entry in the store, too)."""
+        options = self.options
+        settled, found = self.choose(teachers, replace=replace)
+        recipe = settled.recipe
+        store = self._place(settled, replace) if self.role == "teacher" else None
+        folder = Path(options.get("out") or self._default_folder(settled, found))
+        fresh = check_free(folder)
+        data = self.read(recipe, found)
+        student, size = self.make_model(recipe, data)
         if store is not None:
             _check_tapped(student)
-        guide = None
-        if found is not None:
-            guide = make_guide(student, found, recipe, data, image_size=size, taps=taps, seed=self.seed)
+        guides = make_guides(student, found, recipe, data, image_size=size, taps=taps, seed=self.seed)
         if is_convolutional(student):
             student.to(memory_format=torch.channels_last)
+        served = self._serve(guides, recipe, data, size)
+        if served is not None:
+            recipe = served.recipe
         feed = make_feed(
             recipe,
             data,
@@ -161,6 +155,7 @@ class Job:
             device=self.device,
             rank=self.process.rank,
             processes=self.process.count,
+            teacher_sizes=[guide.teacher.image_size for guide in guides],
         )
         plan = make_plan(
             recipe,
@@ -168,33 +163,91 @@ class Job:
             seed=self.seed,
             device=self.device,
             channels_last=is_convolutional(student),
+            compiled=options.get("compile"),
         )
-        info = self._info(data, student, guide, size, plan)
-        info["call"] = self._call(teacher, taps, replace)
+        info = self._info(data, student, guides, size, plan)
+        info["call"] = self._call(teachers, taps, replace)
+        lookup = None
+        if served is not None:
+            lookup, errors = served.begin(feed, self.device, say=self.say)
+            info |= {"cached": served.about(), "cached_errors": errors}
+            if info["call"] is not None:
+                info["call"]["options"] |= {"cached": served.folders, "approximate": served.approximate}
         if store is not None and self.first:
             make_folder(store.parent)
         try:
-            with hold(claim(folder) if fresh else folder) if self.first else nullcontext():
+            with (
+                hold(make_folder(folder) if fresh else folder) if self.first else nullcontext(),
+                exactly(self.device, deterministic=info["deterministic"]),
+            ):
+                if fresh and self.first:
+                    claim(folder)  # once it is held: another may have begun there since it was found free
                 if not fresh and self.first:
-                    info = go_on(folder, info, recipe, force=bool(options.get("force")), say=self._say)
+                    info = go_on(folder, info, recipe, force=bool(options.get("force")), say=self.say)
                 wait()  # the first may have found the folder taken
-                return self._train(folder, info, recipe, data, student, guide, feed, plan, size, store, replace)
+                return carry_out(
+                    Ready(
+                        folder=folder,
+                        info=info,
+                        recipe=recipe,
+                        data=data,
+                        student=student,
+                        guides=tuple(guides),
+                        feed=feed,
+                        lookup=lookup,
+                        plan=plan,
+                        image_size=size,
+                        name=self.model if isinstance(self.model, str) else None,
+                        model_options=self.model_options,
+                        process=self.process,
+                        began=self.began,
+                        max_time=options.get("max_time"),
+                        watchers=self.watchers,
+                        say=self.say,
+                        store=store,
+                        replace=replace,
+                    )
+                )
         finally:
-            if guide is not None:
+            for guide in guides:
                 guide.remove()
 
-    def _call(self, teacher: str | Teacher | None, taps: Sequence[str] | None, replace: bool) -> dict[str, Any] | None:
+    def _serve(self, guides: Sequence[Guide], recipe: Recipe, data: Data, size: tuple[int, int]) -> Served | None:
+        """The caches that the training reads instead of running its teachers; None where none were asked for."""
+        where = self.options.get("cached")
+        if where is None:
+            return None
+        return serve(
+            where,
+            guides,
+            recipe,
+            data,
+            image_size=size,
+            seed=self.seed,
+            processes=self.process.count,
+            approximate=bool(self.options.get("approximate")),
+        )
+
+    def _call(
+        self, teachers: Sequence[str | Teacher], taps: Sequence[str] | None, replace: bool
+    ) -> dict[str, Any] | None:
         """What `resume` has to ask for again; None for what was made in Python and has no name."""
         by_name = isinstance(self.model, str) and not isinstance(self.dataset, DataSet)
-        if not by_name or isinstance(teacher, Teacher):
+        if not by_name or not all(isinstance(teacher, str) for teacher in teachers):
             return None
-        plain = ("fraction", "images_per_class", "subset_seed", "seed", "val_fraction", "device", "offline")
+        plain = (
+            "fraction", "images_per_class", "subset_seed", "seed", "val_fraction", "extra_share", "device",
+            "deterministic", "offline", "compile",
+        )  # fmt: skip
+        options = {name: self.options.get(name) for name in plain}
+        if (extra := self.options.get("extra")) is not None:
+            options["extra"] = str(Path(extra).expanduser().resolve())
         return {
             "model_options": self.model_options,
-            "teacher": teacher,
+            "teachers": list(teachers),
             "taps": list(taps) if taps is not None else None,
             "replace": replace,
-            "options": {name: self.options.get(name) for name in plain if self.options.get(name) is not None},
+            "options": {name: value for name, value in options.items() if value is not None},
         }
 
     def _find_teacher(self, teacher: str | Teacher, words: str | None) -> Teacher:
@@ -212,17 +265,17 @@ class Job:
         card = teacher.card
         if card is None:
             return
-        self._say(
+        self.say(
             f"teacher {card.name}: {card.accuracy.top1:.1%} top-1 on {card.dataset} {card.accuracy.split}, "
             f"trained on {card.images:,} images"
         )
         if card.subset != data.subset:
-            self._say(
+            self.say(
                 f"the teacher saw {card.subset or 'all training images'}, the student sees "
                 f"{data.subset or 'all of them'}: its guidance carries over from images that the student does not have"
             )
         elif card.fingerprint != data.fingerprint:
-            self._say(f"the teacher was trained on other images than those of {data.source}, of the same classes")
+            self.say(f"the teacher was trained on other images than those of {data.source}, of the same classes")
 
     def _place(self, settled: Settled, replace: bool) -> Path:
         """Where the new teacher will be kept."""
@@ -233,7 +286,7 @@ class Job:
         assert isinstance(self.dataset, DataSet)
         return free_place(self.model, self.dataset.name, settled.subset, replace=replace)
 
-    def _make_model(self, recipe: Recipe, data: Data) -> tuple[nn.Module, tuple[int, int]]:
+    def make_model(self, recipe: Recipe, data: Data) -> tuple[nn.Module, tuple[int, int]]:
         """The untrained model and the (height, width) of its images."""
         classes = len(data.classes)
         if isinstance(self.model, str):
@@ -246,117 +299,11 @@ class Job:
         check_model(self.model, type(self.model).__name__, num_classes=classes, image_size=pair(size))
         return self.model, pair(size)
 
-    def _train(
-        self,
-        folder: Path,
-        info: dict[str, Any],
-        recipe: Recipe,
-        data: Data,
-        student: nn.Module,
-        guide: Guide | None,
-        feed: Feed,
-        plan: Plan,
-        size: tuple[int, int],
-        store: Path | None,
-        replace: bool,
-    ) -> Run:
-        if self.first:
-            write_run(folder, info)
-            write_whole(folder / RECIPE, dump_recipe(recipe).encode())
-            write_json(folder / ENV, environment(self.device) | {"data_fingerprint": data.fingerprint})
-        splits = {"test": data.test} if data.val is None else {"val": data.val, "test": data.test}
-        batches = {
-            name: make_test_batches(
-                images,
-                image_size=size,
-                mean=data.mean,
-                std=data.std,
-                interpolation=recipe.view.interpolation,
-                device=self.device,
-                rank=self.process.rank,
-                processes=self.process.count,
-            )
-            for name, images in splits.items()
-        }
-        journal = Journal(folder, writes=self.first)
-        keeper = Keeper(
-            folder / "checkpoint",
-            select_on="val_top1" if data.val is not None else None,
-            identity={"data": data.fingerprint, "teacher": (info["teacher"] or {}).get("sha256")},
-            say=self._say,
-        )
-        with Stop(self.options.get("max_time"), self.began) as stop:
-            fit(
-                make_task(student, guide),
-                feed,
-                plan,
-                evaluate=lambda model: _scores(model, batches, plan),
-                watchers=(journal, *self.watchers),
-                keeper=keeper,
-                stop=stop,
-            )
-        best = None
-        if data.val is not None:
-            weights, best = keeper.load_best()
-            student.load_state_dict(weights)
-        student.eval().to("cpu")
-        info = info | {"status": "finished", "finished": now(), "results": results(journal.rows, best)}
-        if not self.first:
-            return Run(student, journal.rows, folder, info)
-        about = self._about_student(student, recipe, data, size)
-        about["weights_sha256"] = save_weights(student.state_dict(), folder / STUDENT_WEIGHTS)
-        write_json(folder / STUDENT, about)
-        draw_curves(journal.rows, folder / "curves.png", describe(info))
-        try:
-            if store is not None:
-                self._keep_teacher(store, folder, student, data, size, info, replace)
-        finally:
-            write_run(folder, info)
-        return Run(student, journal.rows, folder, info)
-
-    def _keep_teacher(
-        self,
-        store: Path,
-        folder: Path,
-        model: nn.Module,
-        data: Data,
-        size: tuple[int, int],
-        info: Mapping[str, Any],
-        replace: bool,
-    ) -> None:
-        assert isinstance(self.model, str)
-        keep_teacher(
-            store,
-            model,
-            {
-                "architecture": canonical(self.model),
-                "options": self.model_options,
-                "fingerprint": data.fingerprint,
-                "classes": data.classes,
-                "images": len(data.train),
-                "subset": data.subset,
-                "image_size": size[0],
-                "mean": data.mean,
-                "std": data.std,
-                "accuracy": Accuracy(
-                    top1=info["results"]["test_top1"],
-                    split="test",
-                    epoch=info["results"]["epoch"],
-                    epochs=info["epochs"],
-                    selected_on=info["results"]["selected_on"],
-                ),
-                "recipe": info["recipe"],
-                "seed": self.seed,
-            },
-            replace=replace,
-            folder=folder,
-        )
-
     def _info(
         self,
         data: Data,
         student: nn.Module,
-        guide: Guide | None,
+        guides: Sequence[Guide],
         size: tuple[int, int],
         plan: Plan,
     ) -> dict[str, Any]:
@@ -367,7 +314,7 @@ class Job:
             path = str(Path(self.dataset).expanduser().resolve())
         data_dir = options.get("data_dir")
         return {
-            "kind": "teacher" if self.role == "teacher" else ("distill" if guide is not None else "train"),
+            "kind": "teacher" if self.role == "teacher" else ("distill" if guides else "train"),
             "status": "running",
             "lgkd": __version__,
             "started": now(),
@@ -377,8 +324,10 @@ class Job:
                 "image_size": list(size),
                 "parameters": sum(parameter.numel() for parameter in student.parameters()),
             },
-            "teacher": about_teacher(guide.teacher) if guide is not None else None,
-            "pairs": about_pairs(guide) if guide is not None else [],
+            "teacher": about_teacher(guides[0].teacher) if guides else None,
+            "more_teachers": [about_teacher(guide.teacher) for guide in guides[1:]],
+            "cached": None,
+            "pairs": [about for guide in guides for about in about_pairs(guide)],
             "dataset": {
                 "name": data.key,
                 "path": path,
@@ -389,57 +338,44 @@ class Job:
                 "test_images": len(data.test),
                 "val_images": len(data.val) if data.val is not None else None,
                 "subset": data.subset,
+                "extra": _about_extra(data),
             },
             "recipe": recipe_name(options["recipe"]),
             "overrides": list(options.get("overrides") or ()),
             "seed": self.seed,
             "device": self.device,
+            "deterministic": bool(options.get("deterministic")),
             "processes": self.process.count,
             "precision": plan.precision,
+            "compiled": plan.compile,
             "accumulate": plan.accumulate,
             "epochs": plan.epochs,
             "steps_per_epoch": plan.steps_per_epoch,
         }
 
-    def _about_student(self, student: nn.Module, recipe: Recipe, data: Data, size: tuple[int, int]) -> dict[str, Any]:
-        """student.json: enough to rebuild the student without the recipe."""
-        return {
-            "format": FORMAT,
-            "name": canonical(self.model) if isinstance(self.model, str) else None,
-            "class": type(student).__name__,
-            "options": self.model_options,
-            "num_classes": len(data.classes),
-            "image_size": list(size),
-            "mean": list(data.mean),
-            "std": list(data.std),
-            "interpolation": recipe.view.interpolation,
-            "classes": list(data.classes),
-        }
-
-    def _default_folder(self, settled: Settled, teacher: Teacher | None) -> Path:
-        by = None
-        if teacher is not None:
-            by = teacher.card.name if teacher.card is not None else type(teacher.model).__name__
+    def _default_folder(self, settled: Settled, teachers: Sequence[Teacher]) -> Path:
+        names = [teacher.card.name if teacher.card else type(teacher.model).__name__ for teacher in teachers]
         return run_folder(
             self.model if isinstance(self.model, str) else type(self.model).__name__,
             self.dataset.name if isinstance(self.dataset, DataSet) else self.dataset,
             settled.subset,
-            by,
+            "+".join(names) or None,
             self.options["recipe"],
             self.seed,
+            self.options.get("extra"),
         )
 
 
-def _scores(model: nn.Module, batches: Mapping[str, PlainBatches], plan: Plan) -> dict[str, float]:
-    """Every split's scores, as `test_top1` and so on."""
+def _about_extra(data: Data) -> dict[str, Any] | None:
+    """The extra images for run.json."""
+    extra = data.extra
+    if extra is None:
+        return None
     return {
-        f"{split}_{name}": value
-        for split, images in batches.items()
-        for name, value in score(
-            model, images, precision=plan.precision, channels_last=plan.channels_last, add_up=add_up
-        )
-        .flat()
-        .items()
+        "path": str(extra.folder.resolve()),
+        "images": len(extra.images),
+        "share": extra.share,
+        "fingerprint": extra.fingerprint,
     }
 
 

@@ -37,14 +37,17 @@ class Journal:
 
 
 def flat(row: EpochRow) -> dict[str, float]:
-    """An epoch as a row of metrics.csv: `loss` is the weighted sum, `loss_NAME` its parts, not weighted."""
+    """An epoch as a row of metrics.csv: `loss` is the weighted sum, `loss_NAME` its parts, not weighted.
+
+    `weight_NAME` is the weight at the epoch's last step of a term that a schedule moves.
+    """
     train = dict(row.train)
     return {
         "epoch": row.epoch,
         "lr": row.lr,
         "loss": train.pop("loss"),
         "train_accuracy": train.pop("accuracy"),
-        **{f"loss_{name}": value for name, value in train.items()},
+        **{name if name.startswith("weight_") else f"loss_{name}": value for name, value in train.items()},
         **row.scores,
         "seconds": round(row.seconds, 3),
         "evaluation_seconds": round(row.evaluation_seconds, 3),

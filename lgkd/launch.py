@@ -22,6 +22,9 @@ ENDS = "LGKD_ENDS"
 # Raised by all processes at once, after they have agreed and saved: no reason for torchrun to end the others.
 _AGREED = (75, 130, 143)
 
+LOST = "another process of this training has ended, and this one with it; the same command goes on"
+"""What a process says that was left alone; whoever started it knows more, and speaks instead."""
+
 
 class Relayed(Exception):
     """The processes are done; the command ends with their exit code.
@@ -99,8 +102,10 @@ def _torchrun(processes: int, arguments: Sequence[str], ends: Path) -> int | Non
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    # What went wrong is told by the processes themselves.
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    # What went wrong is told by the processes themselves. Some of torch's loggers have a level of their own.
+    for name in ("torch.distributed", *logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     words = ["--standalone", f"--nproc-per-node={processes}", "-m", "lgkd", *arguments]
     with _passing_on(ends):
         try:
@@ -138,17 +143,21 @@ def _what_came(ends: Path, processes: int, stopped: int | None) -> Relayed:
         with suppress(OSError, ValueError):
             number, _, rest = (ends / f"{rank}.end").read_text(encoding="utf-8").partition("\n")
             found[rank] = int(number), rest
-    # Code 1 of the first process is what comes of another one's end.
-    first, _ = found.get(0, (0, ""))
+    # Code 1 of the first process may be what comes of another one's end.
+    first, said = found.get(0, (0, ""))
     if first > 1:
         return Relayed(first)  # what it had to say, it said
     for rank, (code, message) in found.items():
-        if rank > 0 and code > first:
+        if rank > 0 and message != LOST and (code > first or (code and said == LOST)):
             return Relayed(code, f"process {rank}: {message}")
-    if first or len(found) == processes:
+    if first and said != LOST:
         return Relayed(first)
-    if stopped is not None:
-        return Relayed(128 + stopped, f"stopped by {signal.Signals(stopped).name} before the training began")
+    if stopped is not None and len(found) < processes:
+        when = "before the step was done; the same command goes on from the last checkpoint" if found else ""
+        name = signal.Signals(stopped).name
+        return Relayed(128 + stopped, f"stopped by {name} {when or 'before the training began'}")
+    if len(found) == processes:
+        return Relayed(first, said or None)
     lost = ", ".join(str(rank) for rank in range(processes) if rank not in found)
     return Relayed(1, f"process {lost} ended without a word, perhaps for want of memory; the same command goes on")
 
@@ -183,8 +192,10 @@ def is_first() -> bool:
         return True
 
 
-def speaks(code: int) -> bool:
+def speaks(code: int, message: str = "") -> bool:
     """Whether this process prints the error that it ends with, so that one of several does."""
+    if message == LOST and ENDS in os.environ:
+        return False
     if is_first():
         return True
     # Without our starter nobody else would tell of what went wrong here alone.

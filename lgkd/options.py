@@ -18,19 +18,32 @@ class Options(TypedDict, total=False):
         data_dir: where a named data set lies.
         recipe: a shipped name, a YAML file, or a `Recipe`.
         epochs, batch_size, image_size, precision: instead of the recipe's.
+        compile: whether student, teacher and terms are compiled as one graph; if not given, on a GPU where the
+            training is long enough for that to pay.
         overrides: "a.b=value" each, as `--set`; they win over everything else.
         seed: of weights, order, augmentation and dropout; 0 if not given.
         device: "cpu", "cuda" or "cuda:N"; a GPU if there is one.
+        deterministic: on a GPU, only algorithms that give the same bits again; slower. A CPU gives them anyway, at
+            an equal number of threads.
         fraction, images_per_class: train on a class-balanced part of the images.
         subset_seed: which part; the same for all seeds unless given.
+        extra: a folder CLASS/* of more training images, such as generated ones; its classes are the data set's
+            or some of them.
+        extra_share: of every batch that comes from `extra`, between 0 and 1; 0.5 if not given. An epoch is one
+            pass over the data set's own images.
         val_fraction: hold out this share of every class of the training images, and keep the student
             of the epoch that does best on them; the test split selects nothing.
+        cached: read what the teachers say from caches of `cache_teacher` and do not run them: "auto" for those in
+            the store, or a folder for each teacher.
+        approximate: serve from a cache what it can follow only approximately, too, such as mixup; the error against
+            the teacher itself is said.
         out: the run's folder; by default one under runs/ that is named after the choices.
         offline: download nothing; a data set that is not here is an error.
         max_time: save and raise `Paused` after so many seconds; the same call goes on.
         force: go on with an unfinished run although recipe, data or versions differ.
         watchers: told of the training's progress.
         progress: called with (done, total) images while a data set is decoded.
+        downloading: called with (name, done, total) bytes while a file of it is downloaded.
         say: called with a sentence that the user should hear.
     """
 
@@ -40,19 +53,26 @@ class Options(TypedDict, total=False):
     batch_size: int | None
     image_size: int | None
     precision: str | None
+    compile: bool | None
     overrides: Sequence[str]
     seed: int
     device: str | None
+    deterministic: bool
     fraction: float | None
     images_per_class: int | None
     subset_seed: int
+    extra: str | Path | None
+    extra_share: float | None
     val_fraction: float | None
+    cached: str | Path | Sequence[str | Path] | None
+    approximate: bool
     out: str | Path | None
     offline: bool
     max_time: float | None
     force: bool
     watchers: Sequence[Watcher]
     progress: Callable[[int, int], None] | None
+    downloading: Callable[[str, int, int], None] | None
     say: Callable[[str], None] | None
 
 

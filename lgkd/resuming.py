@@ -12,9 +12,21 @@ from lgkd.recipe import Recipe, load_recipe
 from lgkd.runs import ENV, RECIPE, describe, package_version, read_run
 
 # What decides what a training computes. Where the images lie and when it began do not.
-_COMPARED = ("kind", "student", "teacher", "pairs", "dataset", "seed", "precision", "epochs", "steps_per_epoch")
+_COMPARED = (
+    "kind",
+    "student",
+    "teacher",
+    "more_teachers",
+    "pairs",
+    "cached",
+    "dataset",
+    "seed",
+    "precision",
+    "epochs",
+    "steps_per_epoch",
+)
 _PACKAGES = ("lgkd", "torch", "torchvision", "timm")
-_ELSEWHERE = {"dataset.path", "dataset.data_dir"}
+_ELSEWHERE = {"dataset.path", "dataset.data_dir", "dataset.extra.path"}
 
 
 @contextmanager
@@ -78,7 +90,10 @@ def go_on(
 
 def _identity(info: Mapping[str, Any], recipe: Recipe, versions: Mapping[str, Any]) -> dict[str, Any]:
     values = recipe.model_dump(mode="json", exclude={"about", "source", "expect"})
-    flat = dict(_flattened({**{key: info.get(key) for key in _COMPARED}, "recipe": values, "versions": dict(versions)}))
+    plain = {key: info.get(key) for key in _COMPARED}
+    # Runs from before there was a choice had none.
+    plain["deterministic"] = bool(info.get("deterministic"))
+    flat = dict(_flattened({**plain, "recipe": values, "versions": dict(versions)}))
     return {key: value for key, value in flat.items() if key not in _ELSEWHERE}
 
 

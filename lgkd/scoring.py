@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgkd.errors import DataError
+from lgkd.models.attention import quick_attention
 
 _BINS = 15
 
@@ -80,7 +81,7 @@ def score(
         for images, labels in batches:
             if channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
-            with _autocast(images.device.type, precision):
+            with _autocast(images.device.type, precision), quick_attention(model, images.device, precision):
                 logits = model(images).float()
                 theirs = other(images) if other is not None else None
             for name, value in _counts(logits, labels, theirs).items():

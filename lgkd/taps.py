@@ -181,34 +181,47 @@ class Taps:
     Args:
         model: any module.
         names: layer paths as in `model.named_modules()`, in the order in which outputs are wanted.
+        inputs: layers whose first input is wanted, after the outputs.
 
     Raises:
         TapError: a name that the model does not have, with the closest ones that it has.
     """
 
-    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, names: Sequence[str], inputs: Sequence[str] = ()) -> None:
         known = dict(model.named_modules())
-        for name in names:
+        for name in (*names, *inputs):
             if name not in known or not name:
                 raise TapError(
                     f"{type(model).__name__} has no layer {name!r}; {did_you_mean(name, (k for k in known if k))} "
                     "(`lgkd layers MODEL` lists them)"
                 )
         self.names = tuple(names)
-        self._seen: dict[str, Tensor] = {}
+        self.inputs = tuple(inputs)
+        self._seen: dict[tuple[str, str], Tensor] = {}
         # Outside `read` the hooks let everything pass, so that evaluation keeps no activations alive.
         self._listening = False
+        self._wanted = [*(("output", name) for name in names), *(("input", name) for name in inputs)]
         self._handles = [known[name].register_forward_hook(self._keeper(name)) for name in dict.fromkeys(names)]
+        self._handles += [
+            known[name].register_forward_pre_hook(self._input_keeper(name)) for name in dict.fromkeys(inputs)
+        ]
 
     def _keeper(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def keep(_module: nn.Module, _args: Any, output: Any) -> None:
             if self._listening:
-                self._seen[name] = output if isinstance(output, Tensor) else _first_tensor(output, name)
+                self._seen["output", name] = output if isinstance(output, Tensor) else _first_tensor(output, name)
+
+        return keep
+
+    def _input_keeper(self, name: str) -> Callable[[nn.Module, Any], None]:
+        def keep(_module: nn.Module, args: Any) -> None:
+            if self._listening:
+                self._seen["input", name] = _first_tensor(args, name)
 
         return keep
 
     def read(self, model: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Run `model(images)`; return its output and what the tapped layers put out, in order.
+        """Run `model(images)`; return its output and what the tapped layers put out (or take in), in order.
 
         Raises:
             TapError: a tapped layer did not run in this forward pass.
@@ -220,13 +233,13 @@ class Taps:
             # Also after an error: whoever catches it must not evaluate with activations kept alive.
             self._listening = False
             seen, self._seen = self._seen, {}
-        silent = [name for name in self.names if name not in seen]
+        silent = [name for side, name in self._wanted if (side, name) not in seen]
         if silent:
             raise TapError(
                 f"the layers {silent} are in the model but did not run in its forward pass; tap layers that every "
                 "image passes, and make the guide before the model is compiled"
             )
-        return output, [seen[name] for name in self.names]
+        return output, [seen[wanted] for wanted in self._wanted]
 
     def remove(self) -> None:
         """Take the hooks away; the model is as it was."""
@@ -247,12 +260,14 @@ def _first_tensor(output: Any, name: str) -> Tensor:
     )
 
 
-def see_shapes(model: nn.Module, names: Sequence[str], images: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """One forward in eval mode that changes nothing: the model's output and the named layers' outputs.
+def see_shapes(
+    model: nn.Module, names: Sequence[str], images: Tensor, inputs: Sequence[str] = ()
+) -> tuple[Tensor, list[Tensor]]:
+    """One forward in eval mode that changes nothing: the model's output, the named layers' outputs, others' inputs.
 
     Training flags are put back module by module, and running statistics are not touched.
     """
-    taps = Taps(model, names)
+    taps = Taps(model, names, inputs)
     flags = [(module, module.training) for module in model.modules()]
     try:
         model.eval()

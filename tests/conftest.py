@@ -1,6 +1,7 @@
 """What every test stands on: a store of its own, one thread, small models and images that need nothing."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lgkd import own_terms
 from lgkd.models.factory import create_student
 from lgkd.models.frozen import Teacher
 from lgkd.models.resnet import CifarResNet
@@ -37,6 +39,19 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def own_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing that a test registers or imports from a folder of its own is left to the next one."""
+    path, modules = list(sys.path), set(sys.modules)
+    monkeypatch.setattr(own_terms, "_REGISTERED", {})
+    for name in ("my_terms", "broken_terms"):
+        assert name not in modules, f"{name} was left by another test"
+    yield
+    sys.path[:] = path
+    for name in ("my_terms", "broken_terms"):
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Thirty steps of small variants of every shipped student with every transform of the guidance loss.
+"""Thirty steps of small variants of every shipped student with a term of every family.
 
     python -m tests.golden_losses        writes tests/golden/losses.json anew
 
@@ -7,9 +7,11 @@ A change that is meant to alter no numbers leaves the file as it is; one that is
 
 import json
 import platform
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from lgkd.data.augment import Augment, View
 from lgkd.data.feed import Feed
@@ -17,6 +19,7 @@ from lgkd.data.mixing import Mixing
 from lgkd.data.sources import load_dataset
 from lgkd.data.subsets import subset
 from lgkd.guide import Guide, Term
+from lgkd.losses import TERMS as losses_by_kind
 from lgkd.losses import MapLoss
 from lgkd.models.factory import create_student
 from lgkd.models.frozen import IMAGENET_MEAN, IMAGENET_STD, Teacher
@@ -33,17 +36,25 @@ STUDENTS = {
     "pit_ti": (64, {"depth": (1, 1, 1)}),
     "convit_tiny": (32, {"patch_size": 8, "depth": 3, "local_up_to_layer": 2}),
 }
-WEIGHTS = {"linear": 2.5, "attention": 1000.0, "similarity": 100.0}
+TERMS: dict[str, tuple[Callable[[], nn.Module], float]] = {
+    "linear": (lambda: MapLoss("linear"), 2.5),
+    "attention": (lambda: MapLoss("attention"), 1000.0),
+    "similarity": (lambda: MapLoss("similarity"), 100.0),
+    "blocks": (losses_by_kind["blocks"], 2.5),
+    "kd": (losses_by_kind["kd"], 0.9),
+    "rkd": (losses_by_kind["rkd"], 1.0),
+}
 
 
-def losses(student: str, transform: str) -> list[float]:
+def losses(student: str, term: str) -> list[float]:
     """The loss of each of the steps: one batch of ten digits, drawn, mixed and shown anew every step."""
     size, options = STUDENTS[student]
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = create_student(student, num_classes=10, image_size=size, drop_path_rate=0.1, **options)
     teacher = Teacher(CifarResNet(8, 10), image_size=16)
-    guide = Guide(model, teacher, image_size=size, terms=[Term(MapLoss(transform), WEIGHTS[transform])])
+    make, weight = TERMS[term]
+    guide = Guide(model, teacher, image_size=size, terms=[Term(make(), weight)])
     images = subset(load_dataset("digits").train, per_class=1)
     augment = Augment(
         View(rand_augment="rand-m9-mstd0.5-inc1", erase=0.25), size, mean=IMAGENET_MEAN, std=IMAGENET_STD, seed=0
@@ -59,7 +70,7 @@ def losses(student: str, transform: str) -> list[float]:
 
 
 def main() -> None:
-    values = {f"{student} {transform}": losses(student, transform) for student in STUDENTS for transform in WEIGHTS}
+    values = {f"{student} {term}": losses(student, term) for student in STUDENTS for term in TERMS}
     source = (
         f"python -m tests.golden_losses; torch {torch.__version__}, Python {platform.python_version()}, "
         f"one thread, {platform.machine()}"

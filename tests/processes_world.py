@@ -44,6 +44,7 @@ def make_bright(count: int) -> Images:
 
 def main(out: Path, optimizer: str, **chosen: str) -> None:
     settings = {"batch": 8, "steps": 50, "accumulate": 1, "transform": "linear", "teacher_bn": "running"}
+    settings["norm"] = "batch"
     settings |= {key: type(settings[key])(value) for key, value in chosen.items()}
     who, _ = join("cpu")
     share = {"rank": who.rank, "processes": who.count}
@@ -52,6 +53,8 @@ def main(out: Path, optimizer: str, **chosen: str) -> None:
     student = TinyViT()
     # A bias ahead of a BatchNorm has no gradient but rounding, which AdamW would blow up to steps of lr.
     student.patch.bias = None
+    if settings["norm"] == "none":  # pieces of a batch are others in two processes, and BatchNorm would see that
+        student.norm = nn.Identity()
     for module in student.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

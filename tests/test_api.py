@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import lgkd
-from lgkd import job
+from lgkd import running
 from lgkd.cli import run
 from lgkd.errors import InputError, MissingError, TakenError, TapError
 from lgkd.runs import read_metrics
@@ -53,7 +53,7 @@ def before_training(monkeypatch: pytest.MonkeyPatch, call: Any) -> dict[str, Any
         raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(job, "fit", look)
+        patch.setattr(running, "fit", look)
         with pytest.raises(Stop):
             call()
     return seen
@@ -162,14 +162,14 @@ def test_a_student_without_blocks_asks_for_taps_and_says_where_to_find_them(worl
 
 def test_projections_learn_and_stay_out_of_the_student(world: World, here: Path, monkeypatch) -> None:
     kept: dict[str, Any] = {}
-    original = job.fit
+    original = running.fit
 
     def watch(task: nn.Module, *arguments: Any, **options: Any) -> Any:
         kept["guide"] = task.guide
         kept["before"] = {name: value.detach().clone() for name, value in task.guide.named_parameters()}
         return original(task, *arguments, **options)
 
-    monkeypatch.setattr(job, "fit", watch)
+    monkeypatch.setattr(running, "fit", watch)
     lgkd.distill("deit_tiny", "resnet8", world.pictures, student_options=TINY_OPTIONS, out="mine", **SHORT)
     after = dict(kept["guide"].named_parameters())
     assert len(after) >= 3
@@ -297,14 +297,14 @@ def test_a_teacher_is_exchanged_on_demand_only(world: World, here: Path, monkeyp
 def test_a_teacher_that_another_training_kept_meanwhile_is_not_touched(world: World, here: Path, monkeypatch) -> None:
     monkeypatch.setenv("LGKD_HOME", str(here / "home"))
     place = here / "home" / "teachers" / "pictures" / "resnet8"
-    original = job.fit
+    original = running.fit
 
     def meanwhile(*arguments: Any, **options: Any) -> Any:
         place.mkdir(parents=True)
         (place / "card.json").write_text("theirs")
         return original(*arguments, **options)
 
-    monkeypatch.setattr(job, "fit", meanwhile)
+    monkeypatch.setattr(running, "fit", meanwhile)
     with pytest.raises(TakenError, match=r"meanwhile .*kept in mine"):
         lgkd.train_teacher("resnet8", world.pictures, out="mine", **SHORT)
     assert (place / "card.json").read_text() == "theirs"
@@ -336,7 +336,7 @@ def test_digits_need_nothing(here: Path) -> None:
         (lambda: lgkd.train(PatchNet(10), "digits", student_options={"a": 1}, image_size=16), "takes none"),
         (lambda: lgkd.train(PatchNet(3), "digits", image_size=16), "returns logits for 3 classes, expected 10"),
         (lambda: lgkd.train("deit_tiny", "digits", seed=-1), "seed is -1"),
-        (lambda: lgkd.train("deit_tiny", Path("digits")), "neither a known data set nor a folder"),
+        (lambda: lgkd.train("deit_tiny", Path("digits")), "no folder digits: expected FOLDER/train"),
         (lambda: lgkd.load_student("nowhere"), "nowhere holds no student.json"),
         (lambda: lgkd.load_run("nowhere"), "no folder nowhere"),
     ],

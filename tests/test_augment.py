@@ -177,6 +177,19 @@ def test_erasing_fills_exactly_the_box_with_noise():
     assert torch.equal((images != 0).any(1), expected)
 
 
+def test_large_boxes_get_the_noise_that_all_boxes_together_get(monkeypatch):
+    draws = np.random.default_rng(1).random((6, erasing.ERASE_DRAWS))
+    places, boxes = erasing.erase_boxes(draws, (80, 96), 1.0)
+    keys = np.random.default_rng(2).integers(0, 2**32, len(places))
+    one_by_one, together = torch.zeros(6, 3, 80, 96), torch.zeros(6, 3, 80, 96)
+    erasing.erase(one_by_one, places, boxes, keys)
+    monkeypatch.setattr(erasing, "_LARGE", 2**30)
+    erasing.erase(together, places, boxes, keys)
+    assert len(places) > 3 and (boxes[:, 2] * boxes[:, 3]).max() * 3 > 2**11
+    # The inverse error function is vectorised by the number of values.
+    assert torch.allclose(one_by_one, together, atol=1e-6, rtol=0)
+
+
 def test_noise_is_standard_normal_and_uncorrelated():
     keys = torch.tensor([3, 3_000_000_000, 77, 78])[:, None]
     drawn = erasing.noise(keys, torch.arange(50_000)[None])

@@ -369,7 +369,7 @@ def test_a_store_that_cannot_be_written_is_found_before_the_training(
 ) -> None:
     (desk / "a-file").write_text("")
     monkeypatch.setenv("LGKD_HOME", str(desk / "a-file"))
-    monkeypatch.setattr("lgkd.job.fit", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr("lgkd.running.fit", lambda *_, **__: pytest.fail("trained"))
     refused(
         ["train-teacher", "resnet8", "pictures", *QUICK, "--image-size", "16", "--quiet"],
         2, "a-file/teachers/pictures cannot be made",

@@ -1,58 +1,28 @@
-"""`lgkd check` and what a training asks first: every fault is found, counted and named; clean data is quiet."""
+"""`lgkd check`: every fault is found, counted and named; clean data is quiet."""
 
 import io
 import json
-import os
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import lgkd
 from lgkd.cli import run
 from lgkd.data import copies as copies_room
-from lgkd.data.check import CheckReport, quick_check
-from lgkd.data.copies import LISTED, Pair, Pairs, Part, compare, copies_of, digests_of
+from lgkd.data.check import CheckReport
 from lgkd.data.decode import KINDS, Look, survey
-from lgkd.data.images import DataSet, Images, fingerprint_of
+from lgkd.data.images import DataSet
 from lgkd.data.sources import load_dataset
 from lgkd.errors import DataError, InputError, MissingError
-from tests.small_world import QUICK, TINY, TINY_OPTIONS, make_pictures
-
-
-def noise(seed: int, height: int = 6, width: int = 6) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-
-
-def save(path: Path, pixels: np.ndarray, **options: object) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, **options)
-    return path
+from tests.data_world import leaky, noise, noisy_pictures, only, printed, save
 
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """FOLDER/{train,test}/{a,b}/N.png: five and two images of noise of each class, all different."""
-    root = tmp_path / "pictures"
-    for split, start, count in (("train", 0, 5), ("test", 100, 2)):
-        for place, name in enumerate("ab"):
-            for number in range(count):
-                save(root / split / name / f"{number}.png", noise(start + 10 * place + number))
-    return root
-
-
-def printed(capsys: pytest.CaptureFixture[str], code: int, *words: str) -> tuple[str, str]:
-    assert run(["check", *words]) == code
-    out, err = capsys.readouterr()
-    return out, err
-
-
-def only(found: tuple[str, ...]) -> str:
-    (sentence,) = found
-    return sentence
+    return noisy_pictures(tmp_path / "pictures")
 
 
 # What is clean
@@ -337,248 +307,3 @@ def test_tiny_lopsided_missing_and_alike_classes_are_named(pictures: Path) -> No
     assert lopsided.startswith("the largest class has 12 times the training images of the smallest (a: 50, A: 4)")
     assert alike == "classes whose names differ only in case or spaces: 'A', 'a'"
     assert untested == "test has no images of 1 class: A"
-
-
-# Copies and leaks
-
-
-def test_copies_are_found_by_content_whatever_the_format_and_name(pictures: Path, capsys) -> None:
-    save(pictures / "train/a/copy.bmp", noise(0))  # a/0 again
-    save(pictures / "train/b/wrong.tif", noise(1))  # a/1 under b
-    save(pictures / "test/a/leak.ppm", noise(2))  # a/2
-    save(pictures / "test/b/leak.png", noise(3))  # a/3, tested as b
-    save(pictures / "test/a/again.png", noise(100))  # test a/0
-    report = lgkd.check(pictures)
-    found = report.copies
-    assert found.train_copies == Pairs(1, (Pair("train/a/copy.bmp", "train/a/0.png"),))
-    assert found.train_contradictions == Pairs(1, (Pair("train/b/wrong.tif", "train/a/1.png"),))
-    assert found.leaks == Pairs(2, (Pair("test/a/leak.ppm", "train/a/2.png"), Pair("test/b/leak.png", "train/a/3.png")))
-    assert found.leaks_of_other_class == 1
-    assert found.test_copies == Pairs(1, (Pair("test/a/again.png", "test/a/0.png"),))
-    assert found.test_contradictions == Pairs()
-    assert report.problems == ()
-    leak, contradiction, copy, test_copy = report.remarks
-    assert leak == (
-        "LEAK: 2 of 7 test images (28.57%) are in the training split too, pixel for pixel, 1 of them under another "
-        "class, such as test/a/leak.ppm = train/a/2.png: they do not test what was learned"
-    )
-    assert contradiction.startswith("1 training image repeats one of another class, pixel for pixel, namely train/b/wr")
-    assert (
-        copy
-        == "1 training image repeats one of the same class, pixel for pixel, namely train/a/copy.bmp = train/a/0.png"
-    )
-    assert (
-        test_copy
-        == "1 test image repeats one of the same class, pixel for pixel, namely test/a/again.png = test/a/0.png"
-    )
-    out, _ = printed(capsys, 0, str(pictures))
-    assert "leak: test images that are in the training split too\n" in out
-    assert "test/a/leak.ppm  train/a/2.png\n" in out
-
-
-def test_a_held_out_part_is_compared_as_a_training_would(tmp_path: Path) -> None:
-    for name in "ab":
-        for number in range(10):
-            save(tmp_path / name / f"{number}.png", noise(ord(name)))  # every image of a class is the same
-    report = lgkd.check(tmp_path)
-    assert (report.train.images, report.test.images) == (16, 4)
-    assert report.copies.leaks.count == 4
-    assert any("20 % of each class held out" in remark for remark in report.remarks)
-
-
-def brute_force(train: Part, test: Part) -> dict[str, int]:
-    """The definitions, pair by pair."""
-    counts = dict.fromkeys(("copies", "contradictions", "leaks", "other"), 0)
-    for i, digest in enumerate(train.digests):
-        same = [j for j in range(i) if train.digests[j] == digest]
-        if any(train.labels[j] == train.labels[i] for j in same):
-            counts["copies"] += 1
-        elif same:
-            counts["contradictions"] += 1
-    for i, digest in enumerate(test.digests):
-        labels = [train.labels[j] for j in range(len(train.names)) if train.digests[j] == digest]
-        counts["leaks"] += bool(labels)
-        counts["other"] += bool(labels) and test.labels[i] not in labels
-    return counts
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_counts_are_those_of_comparing_every_pair(seed: int) -> None:
-    draw = np.random.default_rng(seed)
-
-    def part(name: str, count: int) -> Part:
-        digests = [bytes([value]) for value in draw.integers(0, 12, count)]
-        return Part([f"{name}{i}" for i in range(count)], draw.integers(0, 3, count).tolist(), digests)
-
-    train, test = part("train", 30), part("test", 15)
-    found = compare(train, test)
-    assert brute_force(train, test) == {
-        "copies": found.train_copies.count,
-        "contradictions": found.train_contradictions.count,
-        "leaks": found.leaks.count,
-        "other": found.leaks_of_other_class,
-    }
-    content = dict(zip([*train.names, *test.names], [*train.digests, *test.digests], strict=True))
-    for pairs in (found.train_copies, found.train_contradictions, found.leaks, found.test_copies):
-        assert len(pairs.listed) == pairs.count
-        assert all(content[pair.image] == content[pair.same_as] for pair in pairs.listed)
-
-
-def test_only_so_many_pairs_are_listed_but_all_are_counted() -> None:
-    count = LISTED + 7
-    train = Part(["one"], [0], [b"x"])
-    test = Part([str(i) for i in range(count)], [0] * count, [b"x"] * count)
-    leaks = compare(train, test).leaks
-    assert (leaks.count, len(leaks.listed)) == (count, LISTED)
-
-
-def images(pixels: torch.Tensor, labels: list[int], prefix: str) -> Images:
-    count, _, height, width = pixels.shape
-    sizes = torch.tensor([[height, width]] * count, dtype=torch.int32).reshape(count, 2)
-    return Images(pixels, sizes, torch.tensor(labels), tuple(f"{prefix}/{i}" for i in range(count)))
-
-
-def made(train: Images, test: Images, classes: tuple[str, ...] = ("a", "b")) -> DataSet:
-    return DataSet("made", classes, train, test, fingerprint_of(classes, train, test), ())
-
-
-def distinct(seed: int, count: int, side: int = 4) -> torch.Tensor:
-    return torch.randint(
-        0, 256, (count, 3, side, side), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
-    )
-
-
-@pytest.mark.parametrize("side", [4, 37, 64])
-def test_digests_are_equal_exactly_where_images_are(side: int) -> None:
-    pixels = distinct(0, 6, side)
-    pixels[3] = pixels[1]
-    pixels[4] = pixels[1]
-    pixels[4, 0, 0, 0] ^= 1  # differs in the first byte only: the middle of a large image is the same
-    pixels[5] = pixels[1]
-    split = images(pixels, [0] * 6, "train")
-    split.sizes[5] = torch.tensor([side - 1, side])  # the same canvas, but another image
-    other = images(pixels[1:2].clone(), [0], "test")
-    (first, *rest), (again,) = digests_of(split, other)
-    assert rest[2] == rest[0] == again
-    assert len({first, *rest}) == 5
-
-
-def test_digests_do_not_depend_on_how_pixels_lie_in_memory() -> None:
-    pixels = distinct(1, 4, 40)
-    turned = pixels.to(memory_format=torch.channels_last)
-    assert digests_of(images(pixels, [0] * 4, "x")) == digests_of(images(turned, [0] * 4, "x"))
-
-
-# Before the first epoch
-
-
-def leaky() -> DataSet:
-    train, test = distinct(2, 12), distinct(3, 4)
-    test[1] = train[5]
-    train[7] = train[6]
-    return made(images(train, [0, 1] * 6, "train"), images(test, [0, 1] * 2, "test"))
-
-
-def heard(dataset: DataSet) -> list[str]:
-    sentences: list[str] = []
-    quick_check(dataset, say=sentences.append)
-    return sentences
-
-
-def test_the_quick_check_is_quiet_on_clean_data() -> None:
-    assert heard(load_dataset("digits")) == []
-
-
-def test_the_quick_check_says_each_finding_in_a_sentence() -> None:
-    leak, contradiction = heard(leaky())
-    assert leak.startswith("LEAK: 1 of 4 test images (25.00%) is in the training split too, pixel for pixel, namely ")
-    assert contradiction == (
-        "1 training image repeats one of another class, pixel for pixel, namely train/7 = train/6: one label of each "
-        "pair is wrong, or the classes overlap"
-    )
-    few = made(images(distinct(4, 5), [0, 0, 0, 1, 1], "train"), images(distinct(5, 2), [0, 1], "test"))
-    assert heard(few) == ["2 classes with fewer than 5 training images: a (3), b (2)"]
-
-
-def test_images_are_compared_once_for_a_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-
-    def counted(*splits: Images) -> list[list[bytes]]:
-        calls.append(len(splits))
-        return digests_of(*splits)
-
-    monkeypatch.setattr(copies_room, "digests_of", counted)
-    first = heard(leaky())
-    assert heard(leaky()) == first
-    assert calls == [2]
-    splits = (leaky().train, leaky().test)
-    parts = [Part(s.names, s.labels.tolist(), d) for s, d in zip(splits, digests_of(*splits), strict=True)]
-    assert copies_of(leaky()) == compare(*parts)
-    other = leaky()
-    other.test.pixels[0, 0, 0, 0] ^= 1
-    changed = made(other.train, other.test)
-    assert heard(changed) == first
-    assert calls == [2, 2]
-
-
-def kept_file(dataset: DataSet) -> Path:
-    return Path(os.environ["LGKD_HOME"]) / "cache" / "checks" / f"{dataset.fingerprint}.json"
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1}', "\x00"])
-def test_a_damaged_kept_result_is_made_anew(content: str) -> None:
-    data = leaky()
-    first = heard(data)
-    whole = kept_file(data).read_text()
-    kept_file(data).write_text(content)
-    assert heard(data) == first
-    assert kept_file(data).read_text() == whole
-
-
-def test_a_kept_result_of_other_images_is_not_used() -> None:
-    data = leaky()
-    first = heard(data)
-    shorter = DataSet("made", data.classes, data.train, data.test.take(torch.tensor([0])), data.fingerprint, ())
-    assert len(heard(shorter)) == len(first) - 1
-
-
-@pytest.mark.parametrize("fingerprint", ["", "../../away", "none"])
-def test_a_fingerprint_that_is_none_keeps_nothing(tmp_path: Path, fingerprint: str) -> None:
-    data = leaky()
-    odd = DataSet("made", data.classes, data.train, data.test, fingerprint, ())
-    assert len(heard(odd)) == 2
-    assert list(tmp_path.rglob("*.json")) == []
-
-
-def test_a_store_that_cannot_be_written_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("x")
-    monkeypatch.setenv("LGKD_HOME", str(tmp_path / "file"))
-    assert len(heard(leaky())) == 2
-
-
-def test_a_training_speaks_of_a_leak_before_its_first_epoch(tmp_path: Path, capsys, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    root = make_pictures(tmp_path / "pictures", train=8, test=4)
-    Image.open(root / "train/rows/0.png").save(root / "test/rows/9.png")
-    words = ["train", "--student", "deit_tiny", *TINY, *QUICK, "--epochs", "1", "--dataset", str(root)]
-    assert run(words) == 0
-    err = capsys.readouterr().err.splitlines()
-    leak = next(place for place, line in enumerate(err) if line.startswith("LEAK: 1 of 13 test images (7.69%) is in "))
-    epoch = next(place for place, line in enumerate(err) if "epoch 1/1" in line)
-    assert leak < epoch
-
-
-def test_a_training_on_clean_pictures_hears_nothing_of_the_check(tmp_path: Path) -> None:
-    sentences: list[str] = []
-    lgkd.train(
-        "deit_tiny",
-        make_pictures(tmp_path / "pictures"),
-        student_options=TINY_OPTIONS,
-        image_size=16,
-        epochs=1,
-        batch_size=8,
-        device="cpu",
-        out=tmp_path / "run",
-        say=sentences.append,
-    )
-    assert sentences == []

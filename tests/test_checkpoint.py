@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load
 
 from lgkd.errors import InputError
+from lgkd.trainer import checkpoint
 from lgkd.trainer.checkpoint import (
     FAULT_VARIABLE,
     MANIFEST,
@@ -55,6 +57,17 @@ def test_the_last_two_and_the_best_are_kept(tmp_path):
     tensors, state = read_checkpoint(tmp_path / "best")
     assert state["best"] == {"epoch": 2}
     assert torch.equal(tensors["student"]["weight"], torch.ones(1))
+
+
+def test_every_process_reads_the_tensors_in_the_same_order(tmp_path, monkeypatch):
+    # safetensors hands them over in an order that differs from process to process; sums over processes follow it.
+    folder = save_checkpoint(tmp_path, 7, {"meters": {name: torch.tensor(1.0) for name in "dbca"}}, STATE)
+    for order in (sorted, lambda names: sorted(names, reverse=True)):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                checkpoint, "load", lambda data, order=order: {name: load(data)[name] for name in order("abcd")}
+            )
+            assert list(read_checkpoint(folder)[0]["meters"]) == ["a", "b", "c", "d"]
 
 
 def test_saving_a_step_again_replaces_it(tmp_path):

@@ -295,7 +295,13 @@ class Broken(Exception):
         (
             OSError(28, "No space left on device", "runs/x"),
             2,
-            "lgkd: runs/x: No space left on device; check the place, or choose another (--out, or LGKD_HOME)\n",
+            "lgkd: runs/x: No space left on device; what was there before is whole. Make room and run the same command "
+            "again\n",
+        ),
+        (
+            OSError(13, "Permission denied", "runs/x"),
+            2,
+            "lgkd: runs/x: Permission denied; check the place, or choose another (--out, or LGKD_HOME)\n",
         ),
         (
             MemoryError("12 GiB"),

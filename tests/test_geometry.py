@@ -75,7 +75,8 @@ def test_resampling_to_the_same_size_changes_nothing():
 def test_weights_of_every_output_pixel_sum_to_one_exactly():
     start, length = np.array([0, 3, 30]), np.array([33, 17, 1])
     for out in (5, 33, 64):
-        matrix = geometry.interpolation_matrix(start, length, 33, out, "bicubic", torch.device("cpu"))
+        taps = geometry.taps_of(start, length, 33, out, "bicubic", torch.device("cpu"))
+        matrix = geometry.interpolation_matrix(*taps, 33)
         assert torch.equal(matrix.sum(1), torch.ones(3, out))
         assert matrix.abs().sum(1).max() * 255 * 2**15 < 2**24  # what makes sums exact in float32
 
@@ -216,3 +217,36 @@ def test_rotation_by_a_quarter_turn_is_exact():
     images = noise(1, 12, 12)
     assert torch.equal(warp.rotate(images, np.array([90.0]), FILL, "bicubic"), images.rot90(1, (2, 3)))
     assert math.isclose(float(images.float().mean()), float(images.rot90(1, (2, 3)).float().mean()))
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_large_images_are_resized_in_bands_as_pillow_does(interpolation):
+    pixels = noise(4, 230, 250)
+    boxes = np.array([[0, 0, 230, 250], [30, 17, 180, 90], [100, 100, 60, 140], [200, 249, 1, 1]])
+    mirrored = np.array([False, True, False, True])
+    mine = geometry.resample(pixels, boxes, (224, 200), interpolation, mirrored)
+    expected = [
+        resized(as_pil(image[:, top : top + height, left : left + width]), (224, 200), interpolation)
+        for image, (top, left, height, width) in zip(pixels, boxes, strict=True)
+    ]
+    for place in np.flatnonzero(mirrored):
+        expected[place] = expected[place].transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    gap = gaps(mine, expected)
+    assert gap.max() <= 2
+    assert (gap > 0).float().mean() < 0.02
+
+
+def test_bands_and_whole_matrices_give_the_same_levels_inside_and_outside_the_image():
+    pixels = noise(3, 256, 256)
+    boxes = np.array([[-32, 20, 256, 256], [3, 9, 211, 240], [40, -32, 256, 256]])
+    valid = np.array([[256, 256], [220, 250], [256, 130]])
+    mirrored = np.array([True, False, True])
+    mine = geometry.resample(pixels, boxes, (240, 224), "bicubic", mirrored, valid)
+    cpu = torch.device("cpu")
+    down = geometry.taps_of(boxes[:, 0], boxes[:, 2], 256, 240, "bicubic", cpu, None, valid[:, 0])
+    across = geometry.taps_of(boxes[:, 1], boxes[:, 3], 256, 224, "bicubic", cpu, mirrored, valid[:, 1])
+    whole = torch.empty_like(mine)
+    geometry._resample_into(
+        whole, pixels, geometry.interpolation_matrix(*down, 256), geometry.interpolation_matrix(*across, 256)
+    )
+    assert torch.equal(mine, whole)

@@ -24,7 +24,7 @@ def test_help_and_listings_do_not_wait_for_torch(tmp_path: Path) -> None:
         "from lgkd.cli import run\n"
         "for words in ([], ['--help'], ['--version'], ['distill', '--help'], ['students'], ['students', 'pvtv2'],\n"
         "              ['teachers'], ['teachers', 'resnet56', '--json'], ['datasets'], ['datasets', 'digits'],\n"
-        "              ['recipes'], ['recipes', '--json'], ['recipes', 'teacher']):\n"
+        "              ['recipes'], ['recipes', '--json'], ['recipes', 'teacher'], ['arrange', '--help']):\n"
         "    assert run(words) == 0, words\n"
         f"    assert not {HEAVY} & set(sys.modules), (words, {HEAVY} & set(sys.modules))\n",
         tmp_path,

@@ -101,7 +101,7 @@ def transcription(
 
 def built(transform: str, pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> MapLoss:
     loss = MapLoss(transform)
-    loss.build([student[0] for student, _ in pairs], [teacher[0] for _, teacher in pairs])
+    loss.build([student for student, _ in pairs], [teacher for _, teacher in pairs])
     return loss
 
 

@@ -124,3 +124,22 @@ def test_a_layer_changes_every_image_by_its_own_operation_and_leaves_the_others(
         if name is not None:
             apply_layer(alone, Layer(kinds[place : place + 1], strengths[place : place + 1]), (1, 2, 3), "bicubic")
         assert torch.equal(together[place], alone[0]), name
+
+
+@pytest.mark.parametrize(
+    ("kind", "strength", "oracle"),
+    [
+        ("autocontrast", 0, ImageOps.autocontrast),
+        ("equalize", 0, ImageOps.equalize),
+        ("posterize", 3, lambda image: ImageOps.posterize(image, 3)),
+        ("solarize", 100, lambda image: ImageOps.solarize(image, 100)),
+    ],
+)
+def test_large_images_go_through_their_tables_plane_by_plane_to_the_same_levels(kind, strength, oracle):
+    rng = np.random.default_rng(7)
+    levels = np.stack([rng.integers(20, 240, (70, 90, 3)), rng.binomial(255, 0.4, (70, 90, 3))]).astype(np.uint8)
+    images = torch.from_numpy(levels).permute(0, 3, 1, 2).contiguous()
+    expected = torch.stack([from_pil(oracle(Image.fromarray(image))) for image in levels])
+    layer = Layer(np.full(2, KINDS.index(kind)), np.full(2, float(strength)))
+    apply_layer(images, layer, (124, 116, 104), "bicubic")
+    assert torch.equal(images, expected)

@@ -21,7 +21,7 @@ from lgkd.processes import EXPECTED, add_up, agree, gather, join, place
 from lgkd.resuming import hold
 from lgkd.runs import read_metrics
 from lgkd.scoring import score
-from lgkd.tasks import Step
+from lgkd.tasks import Batch, Step
 from lgkd.trainer import engine as engine_module
 from lgkd.trainer.checkpoint import load_newest, save_best, save_checkpoint
 from lgkd.trainer.guarding import FiniteGuard
@@ -162,6 +162,26 @@ def test_how_the_processes_ended_is_what_the_command_ends_with(tmp_path: Path) -
     assert launch._what_came(tmp_path, 2, 15).code == 143
 
 
+def test_the_process_that_struck_is_named_and_not_only_those_it_left_alone(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "0.end").write_text(f"1\n{launch.LOST}")
+    (tmp_path / "1.end").write_text("2\nno memory")
+    found = launch._what_came(tmp_path, 2, None)
+    assert (found.code, found.message) == (2, "process 1: no memory")
+    (tmp_path / "1.end").write_text("1\nunexpected ValueError")
+    assert launch._what_came(tmp_path, 2, None).message == "process 1: unexpected ValueError"
+    (tmp_path / "1.end").write_text(f"1\n{launch.LOST}")
+    assert launch._what_came(tmp_path, 2, None).message == launch.LOST
+    (tmp_path / "1.end").unlink()
+    assert "process 1 ended without a word" in str(launch._what_came(tmp_path, 2, None))
+    twice = launch._what_came(tmp_path, 2, 15)
+    assert twice.code == 143
+    assert "stopped by SIGTERM before the step was done; the same command goes on" in str(twice)
+    assert launch.speaks(1, launch.LOST), "without a starter nobody else would"
+    monkeypatch.setenv(launch.ENDS, str(tmp_path))
+    assert not launch.speaks(1, launch.LOST)
+    assert launch.speaks(1, "unexpected ValueError")
+
+
 def test_a_process_writes_down_how_it_ended_and_the_first_one_speaks(tmp_path: Path, monkeypatch) -> None:
     assert launch.end(75, "paused") == 75
     monkeypatch.setenv(launch.ENDS, str(tmp_path))
@@ -219,6 +239,36 @@ def test_sums_of_all_processes_are_taken_up_by_one_of_them(tmp_path: Path) -> No
     assert meters.tensors(lambda value: 2 * value)["loss"].item() == 12.0
 
 
+def test_sums_of_two_processes_are_the_same_to_the_bit_whether_the_run_was_stopped_or_not() -> None:
+    draw = torch.Generator().manual_seed(0)
+    losses = 3 * torch.rand(20, 2, generator=draw)
+    images = torch.zeros(3, 3, 2, 2)
+
+    def add(meters: Meters, loss: torch.Tensor) -> None:
+        meters.add(Step(loss, torch.zeros(3, 3), {}), Batch(images, torch.zeros(3, dtype=torch.int64)))
+
+    whole, first, stopped, second = (Meters() for _ in range(4))
+    for step, (ours, theirs) in enumerate(losses):
+        add(whole, ours)
+        add(first, theirs)
+        if step == 9:  # one of them goes on with the sums of both
+            both = whole.tensors(lambda value: value)
+            sums = {name: both[name] + value for name, value in first.tensors(lambda value: value).items()}
+            stopped.restore(sums, whole.images + first.images, torch.device("cpu"))
+        elif step > 9:
+            add(stopped, ours)
+            add(second, theirs)
+    pairs = [(whole, first), (stopped, second)]
+    ends = [one.read(lambda mine, other=other: mine + stacked(other, mine)) for one, other in pairs]
+    assert ends[0] == ends[1]
+
+
+def stacked(meters: Meters, like: torch.Tensor) -> torch.Tensor:
+    """What a process would add to the sums of another: loss, accuracy, images."""
+    sums = meters.tensors(lambda value: value)
+    return torch.stack([sums["loss"].double(), sums["accuracy"].double(), like.new_tensor(float(meters.images))])
+
+
 def test_going_on_with_another_number_of_processes_is_said(tmp_path: Path) -> None:
     train(tmp_path, every=1e9)
     found = load_newest(tmp_path)
@@ -234,6 +284,19 @@ def test_what_went_bad_in_another_process_is_named_by_all() -> None:
     guard = FiniteGuard(lambda _: [], lambda own: [own, next(told)])
     with pytest.raises(NonFiniteError, match=r"step 3: guidance_linear not finite; samples image7\.png"):
         guard.watch(torch.tensor(1.0), fine, torch.arange(2), 0, 2)
+
+
+def test_out_of_memory_in_one_of_several_ends_the_run_for_a_step_is_made_by_all(monkeypatch) -> None:
+    def cramped(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory (made up)")
+
+    engine = engine_module.Engine(make_task(), make_plan(accumulate=1), names=lambda _: [])
+    monkeypatch.setattr(engine, "processes", 2)
+    monkeypatch.setattr(engine, "_gradients", cramped)
+    images, targets, index = next(make_feed(make_images()).epoch(0))
+    with pytest.raises(InputError, match="a process ran out of memory; with several of them a step cannot be made"):
+        engine.step(images, targets, index, 0, 0, Meters())
+    assert engine.accumulate == 1
 
 
 # ------------------------------------------------------------------------------- several processes
@@ -270,7 +333,12 @@ def largest_difference(ours: dict, theirs: dict) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
-    [("sgd",), ("adamw",), ("sgd", "batch=7"), ("adamw", "batch=7", "transform=similarity", "teacher_bn=batch")],
+    [
+        ("sgd",),
+        ("adamw",),
+        ("sgd", "batch=7", "accumulate=2", "norm=none"),
+        ("adamw", "batch=7", "transform=similarity", "teacher_bn=batch"),
+    ],
     ids=" ".join,
 )
 def test_two_processes_end_where_one_does(tmp_path: Path, words: tuple[str, ...]) -> None:

@@ -1,34 +1,32 @@
 """Named data sets from their publishers' files: small archives of the published layout, made here."""
 
-import hashlib
-import io
-import socket
-import tarfile
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+import json
+from collections.abc import Callable
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from numpy.typing import NDArray
-from PIL import Image
-from scipy.io import savemat
 
-from lgkd.data.catalogue import CATALOGUE, PUBLISHED, PublishedFile
-from lgkd.data.images import DataSet
+import lgkd
+from lgkd.cli import run
+from lgkd.data.catalogue import CATALOGUE, PUBLISHED
 from lgkd.data.sources import find_tree, load_dataset
 from lgkd.errors import DataError, InputError, MissingError
-
-SIDE = 4
-# The publisher's order is that of the list; in sorted order the numbers become 1, 2, 0.
-FINE = ("otter", "pear", "beaver")
-TRAIN = (2, 0, 1, 0, 1, 2, 0, 2, 1, 0)
-TEST = (1, 1, 0, 2, 0)
+from tests.data_world import message
+from tests.published_world import (
+    TEST,
+    TRAIN,
+    as_published,
+    image_tree,
+    jpeg,
+    make_cifar,
+    make_flowers,
+    pictures,
+    records,
+    same,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -37,93 +35,14 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path / "desk")
 
 
-def pictures(count: int, seed: int) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
-
-
-def records(labels: tuple[int, ...], images: NDArray[np.uint8], coarse: bool) -> bytes:
-    """As the publisher describes them, written byte by byte."""
-    out = bytearray()
-    for place, (label, image) in enumerate(zip(labels, images, strict=True)):
-        if coarse:
-            out.append((7 * place) % 20)
-        out.append(label)
-        for channel in range(3):
-            for row in range(SIDE):
-                for column in range(SIDE):
-                    out.append(int(image[row, column, channel]))
-    return bytes(out)
-
-
-def tar(path: Path, members: dict[str, bytes]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w:gz") as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
-
-
-def as_published(path: Path, url: str = "https://data.example/") -> PublishedFile:
-    content = path.read_bytes()
-    return PublishedFile(path.name, url + path.name, len(content), hashlib.sha256(content).hexdigest())
-
-
-def members(name: str) -> dict[str, bytes]:
-    train, test = pictures(len(TRAIN), 1), pictures(len(TEST), 2)
-    names = ("\n".join(FINE) + "\n\n").encode()
-    if name == "cifar100":
-        folder = "cifar-100-binary/"
-        files = {"fine_label_names.txt": names, "coarse_label_names.txt": b"x\n"}
-        files |= {"train.bin": records(TRAIN, train, True), "test.bin": records(TEST, test, True)}
-    else:
-        folder = "cifar-10-batches-bin/"
-        files = {"batches.meta.txt": names, "readme.html": b"<p>", "test_batch.bin": records(TEST, test, False)}
-        for batch in range(5):
-            part = slice(2 * batch, 2 * batch + 2)
-            files[f"data_batch_{batch + 1}.bin"] = records(TRAIN[part], train[part], False)
-    return {folder + file: content for file, content in files.items()}
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    return partial(make_cifar, tmp_path / "given", monkeypatch)
 
 
 @pytest.fixture
-def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Makes a small archive and puts its checksum and counts in the catalogue."""
-
-    def make(name: str = "cifar100", change: dict[str, bytes] | None = None) -> Path:
-        file = PUBLISHED[name][0]
-        path = tar(tmp_path / "given" / file.name, members(name) | (change or {}))
-        info = replace(CATALOGUE[name], classes=len(FINE), train=len(TRAIN), test=len(TEST), image_size=SIDE)
-        monkeypatch.setitem(CATALOGUE, name, info)
-        monkeypatch.setitem(PUBLISHED, name, (as_published(path),))
-        return path
-
-    return make
-
-
-def image_tree(root: Path) -> Path:
-    """The same images as files; their names follow the archive's order."""
-    for split, labels, images in (("train", TRAIN, pictures(len(TRAIN), 1)), ("test", TEST, pictures(len(TEST), 2))):
-        for place, (label, image) in enumerate(zip(labels, images, strict=True)):
-            path = root / split / FINE[label] / f"{place:03d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(path)
-    return root
-
-
-def message(error: type[Exception], name: str, **options: Any) -> str:
-    with pytest.raises(error) as caught:
-        load_dataset(name, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def same(one: DataSet, other: DataSet) -> bool:
-    return one.classes == other.classes and all(
-        torch.equal(getattr(mine, part), getattr(yours, part))
-        for mine, yours in ((one.train, other.train), (one.test, other.test))
-        for part in ("pixels", "sizes", "labels")
-    )
+def flowers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    return partial(make_flowers, tmp_path / "given", monkeypatch)
 
 
 # CIFAR
@@ -230,34 +149,28 @@ def test_what_needs_a_tree_says_so_beside_an_archive(made: Callable[..., Path]) 
         find_tree("cifar100", data_dir=made().parent)
 
 
+def test_an_archive_is_checked_as_it_is_decoded(
+    made: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    train, test = pictures(len(TRAIN), 1), pictures(len(TEST), 2)
+    test[3] = train[5]  # one of class 2 each: a leak under its own class
+    train[9] = train[0]  # class 0, and class 2 before it
+    change = {"train.bin": records(TRAIN, train, True), "test.bin": records(TEST, test, True)}
+    folder = made(change={f"cifar-100-binary/{name}": content for name, content in change.items()}).parent
+    report = lgkd.check("cifar100", data_dir=folder, offline=True)
+    assert (report.folder, report.classes) == (None, ("beaver", "otter", "pear"))
+    assert report.train.per_class == {"beaver": 3, "otter": 4, "pear": 3}
+    assert (report.copies.leaks.count, report.copies.leaks_of_other_class) == (1, 0)
+    assert report.copies.leaks.listed[0].image.startswith("test/beaver/")
+    assert report.copies.train_contradictions.count == 1
+    assert report.problems == ()
+    assert run(["check", "cifar100", "--data-dir", str(folder), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == report.as_dict()
+    assert err == ""
+
+
 # Flowers
-
-# One class number for each image, and the images of the three splits.
-LABELS = (2, 1, 2, 1, 2, 1, 1, 2)
-SPLITS = {"trnid": (2, 1), "valid": (3, 4), "tstid": (8, 5, 6, 7)}
-
-
-def jpeg(number: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (10 + number, 8), (30 * number, 5, 200)).save(buffer, "JPEG", quality=95)
-    return buffer.getvalue()
-
-
-@pytest.fixture
-def flowers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    def make(labels: Any = LABELS, splits: dict[str, Any] | None = None, images: int = 8) -> Path:
-        folder = tmp_path / "given"
-        every = {f"jpg/image_{number:05d}.jpg": jpeg(number) for number in range(1, images + 1)}
-        paths = [tar(folder / "102flowers.tgz", every), folder / "imagelabels.mat", folder / "setid.mat"]
-        savemat(paths[1], {"labels": labels if isinstance(labels, np.ndarray) else np.array([labels], np.uint8)})
-        parts = SPLITS | (splits or {})
-        savemat(paths[2], {key: np.array([ids], np.uint16) for key, ids in parts.items()}, do_compression=True)
-        info = replace(CATALOGUE["flowers102"], classes=2, train=2, test=4)
-        monkeypatch.setitem(CATALOGUE, "flowers102", info)
-        monkeypatch.setitem(PUBLISHED, "flowers102", tuple(as_published(path) for path in paths))
-        return folder
-
-    return make
 
 
 def test_flowers_come_in_the_official_splits_under_their_numbers(tmp_path: Path, flowers: Callable[..., Path]) -> None:
@@ -286,6 +199,53 @@ def test_flowers_once_arranged_need_no_archive(flowers: Callable[..., Path]) -> 
     assert find_tree("flowers102")[1].classes == first.classes
 
 
+def test_flowers_with_train_and_val_share_the_files_and_train_on_both(
+    tmp_path: Path, flowers: Callable[..., Path]
+) -> None:
+    folder = flowers()
+    both = load_dataset("flowers102-trainval", data_dir=folder)
+    root = tmp_path / "lgkd-home/data/flowers102/images"
+    assert both.name == "flowers102-trainval"
+    assert both.train.names == (
+        "train/class_001/image_00002.jpg",
+        "val/class_001/image_00004.jpg",
+        "train/class_002/image_00001.jpg",
+        "val/class_002/image_00003.jpg",
+    )
+    assert both.train.labels.tolist() == [0, 0, 1, 1]
+    assert both.notes == ()
+    for path in folder.iterdir():
+        path.unlink()
+    one = load_dataset("flowers102")
+    assert one.test.names == both.test.names
+    assert one.fingerprint != both.fingerprint
+    assert set(one.train.names) < set(both.train.names)
+    assert sorted(path.name for path in root.parent.iterdir()) == ["images"]
+    assert lgkd.check("flowers102-trainval").train.images == 4
+
+
+def test_a_tree_without_val_is_not_taken_for_train_and_val(tmp_path: Path, flowers: Callable[..., Path]) -> None:
+    load_dataset("flowers102", data_dir=flowers())
+    root = tmp_path / "lgkd-home/data/flowers102/images"
+    (root / "val/class_002").rename(root / "val/class_003")
+    text = message(DataError, "flowers102-trainval")
+    assert text == f"{root}/val has other classes than train: both are trained on, so they must agree"
+    (root / "val").rename(root / "other")
+    text = message(MissingError, "flowers102-trainval")
+    assert text.startswith("flowers102-trainval is not here; looked for folders train, val and test, 102flowers.tgz, ")
+    assert f"{tmp_path}/desk/data/flowers102/val/CLASS/*" in text
+
+
+def test_the_listing_says_what_each_flowers_set_is_trained_on(capsys) -> None:
+    assert run(["datasets"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert " 1,020 " in lines["flowers102"] and lines["flowers102"].endswith("trained on train alone")
+    assert " 2,040 " in lines["flowers102-trainval"] and lines["flowers102-trainval"].endswith("trained on train + val")
+    for name, other in (("flowers102", "flowers102-trainval"), ("flowers102-trainval", "flowers102,")):
+        assert run(["datasets", name]) == 0
+        assert other in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -311,87 +271,6 @@ def test_a_broken_matlab_file_is_named(flowers: Callable[..., Path], monkeypatch
     files = PUBLISHED["flowers102"]
     monkeypatch.setitem(PUBLISHED, "flowers102", (*files[:2], as_published(folder / "setid.mat")))
     assert f"{folder}/setid.mat cannot be read as a MATLAB file (" in message(DataError, "flowers102", data_dir=folder)
-
-
-# Downloading
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], list[str]]]:
-    """Serves the folder of made files; from then on a data set's addresses lead there. Gives what was asked for."""
-    monkeypatch.delenv("LGKD_OFFLINE")
-    asked: list[str] = []
-
-    class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, *words: Any) -> None:
-            asked.append(self.path) if self.command == "GET" else None
-
-    (tmp_path / "given").mkdir(exist_ok=True)
-    web = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path / "given")))
-    thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-
-    def lead(name: str) -> list[str]:
-        url = f"http://127.0.0.1:{web.server_port}/"
-        files = tuple(file._replace(url=url + file.name) for file in PUBLISHED[name])
-        monkeypatch.setitem(PUBLISHED, name, files)
-        return asked
-
-    yield lead
-    web.shutdown()
-    thread.join()
-    web.server_close()
-
-
-def test_what_is_nowhere_is_downloaded_into_the_store_once(
-    tmp_path: Path, made: Callable[..., Path], server: Callable[[str], list[str]]
-) -> None:
-    path = made()
-    asked = server("cifar100")
-    seen: list[tuple[int, int]] = []
-    first = load_dataset("cifar100", progress=lambda *counts: seen.append(counts))
-    assert (tmp_path / "lgkd-home/data/cifar100" / path.name).read_bytes() == path.read_bytes()
-    assert seen == [(path.stat().st_size, path.stat().st_size), (10, 15), (15, 15)]
-    assert same(first, load_dataset("cifar100", use_cache=False))
-    assert len(asked) == 1
-
-
-def test_flowers_are_downloaded_in_three_files(
-    flowers: Callable[..., Path], server: Callable[[str], list[str]]
-) -> None:
-    flowers()
-    asked = server("flowers102")
-    assert len(load_dataset("flowers102").test) == 4
-    assert sorted(asked) == ["/102flowers.tgz", "/imagelabels.mat", "/setid.mat"]
-
-
-def test_a_data_dir_that_is_not_there_is_rather_mistyped_and_nothing_is_downloaded(
-    tmp_path: Path, made: Callable[..., Path], server: Callable[[str], list[str]]
-) -> None:
-    made()
-    asked = server("cifar100")
-    text = message(MissingError, "cifar100", data_dir=tmp_path / "gone")
-    assert text.endswith(f"or correct the folder: {tmp_path}/gone does not exist")
-    assert asked == []
-
-
-def test_offline_a_set_that_is_nowhere_names_places_address_and_way_without_a_connection(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        pytest.fail("a connection was opened")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    by_environment = [message(MissingError, name) for name in PUBLISHED]
-    monkeypatch.delenv("LGKD_OFFLINE")
-    assert by_environment == [message(MissingError, name, offline=True) for name in PUBLISHED]
-    for name, text in zip(PUBLISHED, by_environment, strict=True):
-        store = tmp_path / "lgkd-home/data" / name
-        assert text.startswith(f"{name} is not here; looked for folders train and test, {PUBLISHED[name][0].name}")
-        assert all(file.url in text for file in PUBLISHED[name])
-        assert f"{tmp_path}/desk/data/{name}, {tmp_path}/desk/data, {store}; put its images at" in text
-        assert f"in {store}, or let lgkd download" in text
 
 
 def test_the_catalogue_and_the_published_files_fit_together() -> None:

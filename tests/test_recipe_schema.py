@@ -140,7 +140,10 @@ def test_two_terms_of_one_name_are_refused_and_nameless_ones_are_not() -> None:
 
 def test_an_unknown_kind_of_term_names_the_known_ones() -> None:
     text = refusal(student(guide=guide(kind="localty")))
-    assert "guide.terms.0.kind: must be 'locality' (got 'localty')" in text
+    assert "guide.terms.0.kind: unknown kind 'localty'; did you mean 'locality'?" in text
+    assert "guide.terms.0.kind: this key is required" in refusal(student(guide={"terms": [{"weight": 1}]}))
+    for nothing in (3, None, "kd", []):
+        assert "guide.terms.0: must be a section of keys" in refusal(student(guide={"terms": [nothing]}))
 
 
 def test_a_key_in_the_wrong_section_is_sent_to_the_right_one() -> None:
@@ -211,4 +214,4 @@ def test_the_kind_of_a_term_is_not_part_of_its_place() -> None:
     found = {dotted(problem.path): problem.message for problem in problems_in(caught.value, Document(values))}
     assert found["terms.0.weight"] == "must be >= 0 (got -1)"
     assert found["terms.1.weight"] == "this key is required"
-    assert found["terms.2"] == "must have one of these kinds: 'locality', 'other'"
+    assert found["terms.2.kind"] == "unknown kind 'third'; did you mean 'other'?"

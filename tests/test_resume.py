@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,7 @@ def test_a_training_stopped_anywhere_and_resumed_equals_the_undisturbed_one_to_t
     task, rows = train(tmp_path, every=1e9)
     assert digest(tmp_path) == undisturbed[0]
     assert without_times(rows) == undisturbed[2]
+    assert [list(row.train) for row in rows] == [["loss", "accuracy", "classification", "guidance_linear"]] * EPOCHS
     for name, value in task.state_dict().items():
         assert torch.equal(value, undisturbed[1][name]), name
 
@@ -137,14 +139,15 @@ def test_a_step_that_is_not_finite_changes_no_weight_and_names_part_and_samples(
     calls = []
     before = {}
 
-    def poisoned(self, images, targets):
+    def poisoned(self, batch):
         calls.append(1)
         if len(calls) == 7:
             before.update({k: v.clone() for k, v in self.task.named_parameters()})
             if what == "loss":
-                images = images.clone()
+                images = batch.images.clone()
                 images[3] = float("nan")
-        made = real(self, images, targets)
+                batch = replace(batch, images=images)
+        made = real(self, batch)
         if len(calls) == 7 and what == "gradient":
             next(iter(self.task.parameters())).grad[0] = float("inf")
         self.seen_task = self.task
@@ -195,10 +198,10 @@ def test_when_memory_runs_out_the_micro_batch_halves_and_the_training_stays_the_
     expected, expected_rows = norm_free(tmp_path / "roomy")
     real = engine_module.Engine._gradients
 
-    def cramped(self, images, targets):
-        if len(images) / self.accumulate > 2:
+    def cramped(self, batch):
+        if len(batch.images) / self.accumulate > 2:
             raise torch.OutOfMemoryError("CUDA out of memory (made up)")
-        return real(self, images, targets)
+        return real(self, batch)
 
     monkeypatch.setattr(engine_module.Engine, "_gradients", cramped)
     task, rows = norm_free(tmp_path / "cramped")

@@ -18,7 +18,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": set(),
     "statistics": {"errors"},
     "report": set(),
-    "recipe": {"errors", "assets"},
+    "own_terms": {"errors"},
+    "recipe": {"errors", "assets", "own_terms"},
     "cards": {"errors", "assets", "files"},
     "runs": {"errors", "files"},
     "weights": {"errors", "files"},
@@ -26,32 +27,49 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"errors", "cards"},
     "taps": {"errors"},
     "losses": {"errors"},
-    "guide": {"errors", "models", "taps", "losses"},
-    "tasks": {"errors", "guide"},
-    "trainer": {"errors", "chance", "processes", "files", "weights", "tasks"},
-    "scoring": {"errors"},
+    "schedules": {"errors"},
+    "features": {"errors", "models", "taps"},
+    "guide": {"errors", "models", "taps", "losses", "features", "schedules"},
+    "tasks": {"errors", "features", "guide"},
+    "trainer": {"errors", "chance", "processes", "files", "weights", "tasks", "models"},
+    "scoring": {"errors", "models"},
     "layers": {"errors", "models", "taps"},
     "choices": {"errors", "assets", "recipe", "cards", "data", "models"},
     "store": {"errors", "cards", "models", "runs", "weights"},
     "options": {"recipe", "trainer"},
     "resuming": {"errors", "recipe", "runs"},
     "journal": {"guide", "models", "runs", "trainer"},
+    "building_terms": {"recipe", "losses", "own_terms", "schedules"},
     "build": {
-        "errors", "chance", "recipe", "cards", "weights", "data", "models", "losses", "guide", "tasks", "trainer",
-        "choices",
+        "errors", "chance", "recipe", "cards", "weights", "data", "models", "guide", "tasks", "trainer", "choices",
+        "building_terms",
+    },
+    "cached": {
+        "errors", "assets", "files", "data", "recipe", "models", "features", "guide", "build",
+    },
+    "running": {
+        "files", "recipe", "cards", "runs", "weights", "data", "models", "guide", "trainer", "scoring", "report",
+        "store", "options", "journal", "build", "processes", "tasks",
     },
     "job": {
-        "errors", "files", "recipe", "cards", "runs", "weights", "data", "models", "guide", "trainer", "scoring",
-        "report", "choices", "store", "options", "resuming", "journal", "build", "processes",
+        "errors", "recipe", "runs", "data", "models", "guide", "trainer", "choices", "store", "options", "resuming",
+        "journal", "build", "processes", "running", "cached",
     },
-    "api": {"errors", "runs", "weights", "data", "models", "trainer", "scoring", "options", "build", "job"},
+    "caching": {"errors", "recipe", "runs", "data", "models", "guide", "build", "cached", "job"},
+    "api": {
+        "errors", "runs", "weights", "data", "models", "trainer", "scoring", "options", "build", "job", "cached",
+        "caching",
+    },
     "quickstart": {
         "errors", "files", "statistics", "report", "recipe", "runs", "data", "models", "trainer", "choices", "options",
         "api",
     },
+    "bench": {
+        "errors", "chance", "recipe", "runs", "data", "models", "guide", "trainer", "scoring", "choices", "build",
+    },
     "cli": {
-        "errors", "assets", "recipe", "cards", "runs", "data", "models", "trainer", "layers", "choices", "statistics",
-        "api", "quickstart", "processes", "launch",
+        "errors", "assets", "files", "recipe", "cards", "runs", "data", "models", "trainer", "layers", "choices",
+        "statistics", "api", "quickstart", "processes", "launch", "bench", "own_terms",
     },
     "__main__": {"cli"},
 }  # fmt: skip
@@ -66,13 +84,14 @@ ONLY_IN = {
     "matplotlib": {"report"},
     "pydantic": {"recipe", "cards"},
     "yaml": {"recipe"},
-    "timm": {"models", "trainer", "quickstart"},
+    "timm": {"models", "trainer", "quickstart", "bench"},
     "safetensors": {"weights", "trainer"},
 }
 
 # Rooms that the command line imports before it knows that it will train: they must not wait for these.
 WITHOUT_TORCH = {
     "errors",
+    "own_terms",
     "assets",
     "files",
     "recipe",
@@ -85,7 +104,19 @@ WITHOUT_TORCH = {
     "processes",
     "launch",
 }
-FILES_WITHOUT_TORCH = {"data/__init__", "data/catalogue", "data/trees", "models/__init__", "models/catalogue"}
+FILES_WITHOUT_TORCH = {
+    "bench/__init__",
+    "bench/choices",
+    "data/__init__",
+    "data/archives",
+    "data/arranging",
+    "data/catalogue",
+    "data/download",
+    "data/places",
+    "data/trees",
+    "models/__init__",
+    "models/catalogue",
+}
 HEAVY = {"torch", "torchvision", "timm", "numpy", "accelerate", "PIL", "sklearn", "matplotlib", "safetensors"}
 
 

@@ -87,9 +87,9 @@ def test_guidance_reaches_the_student_below_its_taps_and_not_above(
     conv_student: nn.Module, teacher: Teacher, make_batch: Callable[..., Batch]
 ) -> None:
     task = guided(conv_student, teacher, 2.5)
-    images = make_batch(32).images
-    _, maps = task.guide.read(conv_student, images)
-    task.guide(images, maps)["guidance_linear"].backward()
+    images, targets = (batch := make_batch(32)).images, batch.targets
+    seen = task.guide.read(conv_student, images)
+    task.guide(seen, task.guide.teach(images), targets)["guidance_linear"].backward()
     assert all(p.grad.abs().sum() > 0 for p in task.guide.parameters())
     assert conv_student.early[0].weight.grad.abs().sum() > 0
     assert conv_student.head.weight.grad is None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lgkd.errors import InputError, TapError
 from lgkd.guide import Guide, Term
 from lgkd.losses import MapLoss
-from lgkd.models.frozen import IMAGENET_MEAN, IMAGENET_STD, Teacher
+from lgkd.models.frozen import IMAGENET_MEAN, IMAGENET_STD, Teacher, smaller
 from lgkd.models.resnet import CifarResNet
 from lgkd.tasks import Batch, Guided
 
@@ -54,9 +54,8 @@ def test_the_guide_reads_the_maps_of_that_mode(
     teacher.use_batch_norm(mode)
     guide = Guide(conv_student, teacher, image_size=32, terms=[Term(MapLoss())])
     images = make_batch(32, count=6).images
-    logits, maps = guide.teach(images)
-    expected = by_hand(teacher.model, images, batch_statistics=mode == "batch")
-    for found, value in zip([*maps, logits], expected, strict=True):
+    *expected, _ = by_hand(teacher.model, images, batch_statistics=mode == "batch")
+    for found, value in zip(guide.teach(images).maps, expected, strict=True):
         torch.testing.assert_close(found, value, rtol=1e-4, atol=1e-5)
 
 
@@ -170,3 +169,20 @@ def test_a_teacher_is_tapped_at_its_stages_unless_told_otherwise() -> None:
 
 def test_a_teacher_saves_no_normalisation_into_its_weights(teacher: Teacher) -> None:
     assert {key.split(".")[0] for key in teacher.state_dict()} == {"model"}
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted"),
+    [
+        ((224, 224), (32, 32)),
+        ((96, 32), (32, 32)),
+        ((160, 96), (32, 32)),
+        ((64, 64), (32, 32)),
+        ((40, 33), (8, 11)),
+        ((48, 50), (32, 32)),
+    ],
+)
+def test_the_quick_way_to_shrink_images_gives_what_torch_gives(size: tuple[int, int], wanted: tuple[int, int]) -> None:
+    images = torch.randn(2, 3, *size)
+    expected = F.interpolate(images, size=wanted, mode="bilinear", align_corners=False)
+    assert torch.equal(smaller(images, wanted), expected)

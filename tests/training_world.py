@@ -86,10 +86,12 @@ def make_plan(**changes) -> Plan:
     return Plan(**(settings | changes))
 
 
-def train(root: Path | None, *, stop: Stop | None = None, every: float = 0.0, say=None, watchers=(), **changes):
+def train(
+    root: Path | None, *, stop: Stop | None = None, every: float = 0.0, say=None, watchers=(), task=None, **changes
+):
     """Train to the end or until stopped; the task (its student holds the average at the end) and the rows."""
     torch.set_num_threads(1)
-    task = make_task()
+    task = task or make_task()
     keeper = None if root is None else Keeper(root, every_seconds=every, say=say)
 
     def evaluate(model):
@@ -104,6 +106,7 @@ def train(root: Path | None, *, stop: Stop | None = None, every: float = 0.0, sa
         keeper=keeper,
         stop=stop,
         watchers=watchers,
+        say=say,
     )
     return task, rows
 

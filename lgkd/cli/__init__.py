@@ -1,5 +1,6 @@
 """The command line. The only room that imports typer."""
 
+import errno
 import io
 import os
 import sys
@@ -8,8 +9,11 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from lgkd.launch import Relayed, begin, end, is_first, speaks
+from lgkd.launch import LOST, Relayed, begin, end, is_first, speaks
 from lgkd.processes import leave
+
+# The disk is full, so is the user's share of it, or a file has reached the largest size that is allowed.
+_NO_ROOM = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
 
 
 def main() -> None:
@@ -80,9 +84,12 @@ def _explained(error: Exception, words: Sequence[str]) -> tuple[str, int]:
         return _usage(error, words), 2
     text = " ".join(str(error).split())[:300]
     if kind == "DistBackendError" or "gloo" in text:
-        return "another process of this training has ended, and this one with it; the same command goes on", 1
+        return LOST, 1
     if kind == "OutOfMemoryError" or isinstance(error, MemoryError):
         return f"not enough memory ({text or kind}); use a smaller --batch-size, or --set accumulate=2", 1
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return f"{where}{error.strerror}; what was there before is whole. Make room and run the same command again", 2
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the place, or choose another (--out, or LGKD_HOME)", 2
     return f"unexpected {kind}: {text}. This is a fault of lgkd; run again with --debug and report it", 1
@@ -125,6 +132,6 @@ def _ignore(message: Warning | str, *_: Any) -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    if speaks(code):
+    if speaks(code, message):
         sys.stderr.write(f"lgkd: {message}\n")
     return end(code, message)

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from lgkd import __version__
-from lgkd.cli import checking, listing, looking, quickstart, training
+from lgkd.cli import arranging, bench, caching, checking, listing, looking, quickstart, training
 
 _EXAMPLES = """\b
 Examples:
@@ -15,8 +15,11 @@ Examples:
   lgkd train --student pvtv2
   lgkd resume runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
   lgkd evaluate runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
+  lgkd cache-teacher --student pvtv2 --teacher resnet56
   lgkd check pictures/
+  lgkd arrange tiny-imagenet tiny-imagenet-200.zip
   lgkd layers pvtv2
+  lgkd bench --student pvtv2 --teacher resnet56
   lgkd students deit_tiny
   lgkd teachers
   lgkd datasets cifar100
@@ -57,8 +60,11 @@ app.command("distill")(training.distill)
 app.command("train")(training.train)
 app.command("resume")(training.resume)
 app.command("evaluate")(looking.evaluate)
+app.command("cache-teacher")(caching.cache_teacher)
 app.command("check")(checking.check)
+app.command("arrange")(arranging.arrange)
 app.command("layers")(looking.layers)
+app.command("bench")(bench.bench)
 app.command("students")(listing.students)
 app.command("teachers")(listing.teachers)
 app.command("datasets")(listing.datasets)

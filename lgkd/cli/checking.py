@@ -19,6 +19,7 @@ _ROWS = 10
 def check(
     dataset: Annotated[str, typer.Argument(help="A named data set or a folder of images.")],
     data_dir: o.DataDir = None,
+    offline: o.Offline = False,
     as_json: o.Json = False,
 ) -> None:
     """Look at every image of a data set before training on it.
@@ -33,8 +34,10 @@ def check(
     check_dataset(dataset, data_dir)
     from lgkd.data.check import check_dataset_images
 
-    progress = Display("check", quiet=as_json).decoded
-    report = check_dataset_images(dataset, data_dir=data_dir, progress=progress)
+    display = Display("check", quiet=as_json)
+    report = check_dataset_images(
+        dataset, data_dir=data_dir, progress=display.decoded, downloading=display.downloading, offline=offline
+    )
     if as_json:
         show_json(report.as_dict())
     else:

@@ -11,6 +11,7 @@ from lgkd.cli.screen import console, say, show_json, show_pairs, show_table
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.errors import InputError, did_you_mean
 from lgkd.models.catalogue import MODELS, ModelInfo, canonical, names
+from lgkd.own_terms import import_terms
 from lgkd.recipe import dump_recipe, explain, load_recipe
 
 Name = Annotated[str | None, typer.Argument(help="Show this one.")]
@@ -107,8 +108,9 @@ def datasets(name: Name = None, as_json: o.Json = False) -> None:
         show_json([{key: getattr(info, key) for key in info.__dataclass_fields__} for info in infos])
         return
     if name is not None:
-        info = infos[0]
-        show_pairs({key.replace("_", " "): getattr(info, key) for key in info.__dataclass_fields__})
+        facts = {key.replace("_", " "): getattr(infos[0], key) for key in infos[0].__dataclass_fields__}
+        plain = {key: ", ".join(value) if isinstance(value, tuple) else value for key, value in facts.items()}
+        show_pairs({key: value for key, value in plain.items() if value})
         return
     show_table(
         "data sets",
@@ -119,13 +121,14 @@ def datasets(name: Name = None, as_json: o.Json = False) -> None:
     console().print("also any folder of images: FOLDER/train/CLASS/*.png and FOLDER/test/CLASS/*.png")
 
 
-def recipes(name: Name = None, as_json: o.Json = False) -> None:
+def recipes(name: Name = None, use: o.Use = None, as_json: o.Json = False) -> None:
     """List the recipes, or show one.
 
     With a name or a file: every key with its value and meaning.
 
     Example: lgkd recipes locality-guidance
     """
+    import_terms(use)
     if name is None:
         loaded = {key: load_recipe(key) for key in recipe_names()}
         if as_json:

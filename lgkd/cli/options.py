@@ -18,6 +18,14 @@ ImagesPerClass = Annotated[
     typer.Option("--images-per-class", help="Train on so many images of every class."),
 ]
 SubsetSeed = Annotated[int, typer.Option("--subset-seed", help="Which of the many such parts.")]
+Extra = Annotated[
+    Path | None,
+    typer.Option("--extra", metavar="FOLDER", help="More training images, as FOLDER/CLASS/*, such as generated ones."),
+]
+ExtraShare = Annotated[
+    float | None,
+    typer.Option("--extra-share", help="Share of every batch that they make up, 0 to 1; 0.5 if not given."),
+]
 StudentOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -38,11 +46,23 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=VALUE", help="Change any key of the recipe; may be repeated."),
 ]
+Use = Annotated[
+    list[str] | None,
+    typer.Option("--use", metavar="MODULE", help="Import your module, which registers losses; may be repeated."),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Of weights, order and augmentation.")]
 Precision = Annotated[str | None, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")]
+Compile = Annotated[
+    bool | None,
+    typer.Option("--compile/--no-compile", help="One compiled graph a step; by default on a GPU, for long trainings."),
+]
 Device = Annotated[
     str | None,
     typer.Option("--device", help="cpu, cuda or cuda:N; a GPU if there is one."),
+]
+Deterministic = Annotated[
+    bool,
+    typer.Option("--deterministic", help="The same bits again on a GPU, slower. On a CPU they are anyway."),
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="The run's folder; by default one below runs/.")]
 ValFraction = Annotated[

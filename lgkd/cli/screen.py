@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _SECONDS_BETWEEN_LINES = 5.0
 _NEVER_FULL = 10_000
+_UNITS = ((10**6, "MB"), (10**3, "kB"), (1, "bytes"))
 
 
 def console(*, errors: bool = False) -> Console:
@@ -109,10 +110,27 @@ class Display:
 
     def decoded(self, done: int, total: int) -> None:
         """Progress of reading images."""
-        if self._quiet or not (done == total or time.monotonic() - self._spoke > _SECONDS_BETWEEN_LINES):
+        self._now_and_then(f"reading images: {done:,} of {total:,}", last=done == total)
+
+    def arranged(self, done: int, total: int) -> None:
+        """Progress of laying out images."""
+        self._now_and_then(f"laying out images: {done:,} of {total:,}", last=done == total)
+
+    def cached(self, done: int, total: int) -> None:
+        """Progress of caching what a teacher says."""
+        self._now_and_then(f"caching: {done:,} of {total:,} views", last=done == total)
+
+    def downloading(self, name: str, done: int, total: int) -> None:
+        """Progress of a download, in bytes."""
+        unit, word = next(((size, word) for size, word in _UNITS if total >= 10 * size), _UNITS[-1])
+        self._now_and_then(f"downloading {name}: {done / unit:,.0f} of {total / unit:,.0f} {word}", last=done == total)
+
+    def _now_and_then(self, line: str, *, last: bool) -> None:
+        """A plain line every few seconds, and the last one."""
+        if self._quiet or not (last or time.monotonic() - self._spoke > _SECONDS_BETWEEN_LINES):
             return
         self._spoke = time.monotonic()
-        self._console.print(Text(f"reading images: {done:,} of {total:,}", style="dim"))
+        self._console.print(Text(line, style="dim"))
 
     def on_start(self, epochs: int, steps_per_epoch: int) -> None:
         self._epochs, self._steps = epochs, steps_per_epoch

@@ -1,5 +1,6 @@
 """`lgkd train-teacher`, `lgkd distill`, `lgkd train`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ from lgkd.choices import run_folder, settle
 from lgkd.cli import options as o
 from lgkd.cli.screen import Display, console, duration, show_json
 from lgkd.launch import is_first, share
+from lgkd.own_terms import import_terms
 from lgkd.runs import check_free, describe, read_run
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ def train_teacher(
     fraction: o.Fraction = None,
     images_per_class: o.ImagesPerClass = None,
     subset_seed: o.SubsetSeed = 0,
+    extra: o.Extra = None,
+    extra_share: o.ExtraShare = None,
     teacher_option: o.TeacherOption = None,
     image_size: o.ImageSize = None,
     recipe: Annotated[str, typer.Option("--recipe", help="A shipped recipe or a YAML file.")] = "teacher",
@@ -31,8 +35,10 @@ def train_teacher(
     changes: o.Set = None,
     seed: o.Seed = 0,
     precision: o.Precision = None,
+    compile: o.Compile = None,  # noqa: A002
     val_fraction: o.ValFraction = None,
     device: o.Device = None,
+    deterministic: o.Deterministic = False,
     offline: o.Offline = False,
     max_time: o.MaxTime = None,
     nproc: o.Nproc = None,
@@ -68,12 +74,17 @@ def train_teacher(
 def distill(
     context: typer.Context,
     student: Annotated[str, typer.Option("--student", help="A name of `lgkd students`, timm:NAME or module:factory.")],
-    teacher: Annotated[str, typer.Option("--teacher", help="A trained teacher of this data set.")] = "resnet56",
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option("--teacher", help="A trained teacher of this data set; may be repeated.", show_default="resnet56"),
+    ] = None,
     dataset: o.Dataset = "cifar100",
     data_dir: o.DataDir = None,
     fraction: o.Fraction = None,
     images_per_class: o.ImagesPerClass = None,
     subset_seed: o.SubsetSeed = 0,
+    extra: o.Extra = None,
+    extra_share: o.ExtraShare = None,
     student_option: o.StudentOption = None,
     image_size: o.ImageSize = None,
     taps: Annotated[
@@ -83,10 +94,20 @@ def distill(
     epochs: o.Epochs = None,
     batch_size: o.BatchSize = None,
     changes: o.Set = None,
+    use: o.Use = None,
     seed: o.Seed = 0,
     precision: o.Precision = None,
+    compile: o.Compile = None,  # noqa: A002
     val_fraction: o.ValFraction = None,
+    cached: Annotated[
+        list[str] | None,
+        typer.Option("--cached", metavar="FOLDER", help="Read the teacher from a cache; auto: from the store."),
+    ] = None,
+    approximate: Annotated[
+        bool, typer.Option("--approximate", help="With --cached, allow what it cannot follow exactly.")
+    ] = False,
     device: o.Device = None,
+    deterministic: o.Deterministic = False,
     offline: o.Offline = False,
     max_time: o.MaxTime = None,
     nproc: o.Nproc = None,
@@ -99,7 +120,9 @@ def distill(
 
     Example: lgkd distill --student pvtv2 --teacher resnet56
     """
-    shared = _shared(locals(), "student", student, dataset, by=teacher)
+    import_terms(use)
+    teachers = teacher or ["resnet56"]
+    shared = _shared(locals(), "student", student, dataset, by=teachers)
     student_options = o.key_values(student_option, "--student-option")
     share(nproc, context.obj)
     with Display(f"guided {student}", quiet=quiet or as_json or not is_first()) as display:
@@ -107,7 +130,7 @@ def distill(
 
         run = api.distill(
             student,
-            teacher,
+            teachers,
             dataset,
             taps=[name.strip() for name in taps.split(",")] if taps is not None else None,
             student_options=student_options,
@@ -125,6 +148,8 @@ def train(
     fraction: o.Fraction = None,
     images_per_class: o.ImagesPerClass = None,
     subset_seed: o.SubsetSeed = 0,
+    extra: o.Extra = None,
+    extra_share: o.ExtraShare = None,
     student_option: o.StudentOption = None,
     image_size: o.ImageSize = None,
     recipe: Annotated[str, typer.Option("--recipe", help="A shipped recipe or a YAML file.")] = "supervised",
@@ -133,8 +158,10 @@ def train(
     changes: o.Set = None,
     seed: o.Seed = 0,
     precision: o.Precision = None,
+    compile: o.Compile = None,  # noqa: A002
     val_fraction: o.ValFraction = None,
     device: o.Device = None,
+    deterministic: o.Deterministic = False,
     offline: o.Offline = False,
     max_time: o.MaxTime = None,
     nproc: o.Nproc = None,
@@ -166,6 +193,7 @@ def train(
 def resume(
     context: typer.Context,
     run: Annotated[Path, typer.Argument(help="The folder of a run that was stopped.")],
+    use: o.Use = None,
     data_dir: o.DataDir = None,
     device: o.Device = None,
     max_time: o.MaxTime = None,
@@ -180,6 +208,7 @@ def resume(
 
     Example: lgkd resume runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
     """
+    import_terms(use)
     info = read_run(run)
     share(nproc, context.obj)
     given = {"data_dir": data_dir, "device": device, "max_time": max_time, "force": force or None}
@@ -191,24 +220,32 @@ def resume(
     _report(done, as_json=as_json)
 
 
-_MORE = ("precision", "seed", "val_fraction", "device", "offline", "max_time", "out", "force")
+_MORE = (
+    "precision", "compile", "seed", "extra", "extra_share", "val_fraction", "device", "deterministic", "offline",
+    "max_time", "out", "force",
+)  # fmt: skip
 
 
 def _shared(
-    chosen: dict[str, Any], role: str, model: str, dataset: str, *, by: str | None = None, replace: bool = False
+    chosen: dict[str, Any], role: str, model: str, dataset: str, *, by: Sequence[str] = (), replace: bool = False
 ) -> dict[str, Any]:
     """The options that all three commands hand on; what names and files tell is refused before torch is imported."""
     names = ("data_dir", "fraction", "images_per_class", "subset_seed", "recipe", "epochs", "batch_size", "image_size")
     shared = {name: chosen[name] for name in (*names, *_MORE)}
     shared["overrides"] = chosen["changes"] or ()
-    settled = settle(role, model, dataset, shared, teacher=by, guided=by is not None, replace=replace)
-    guided_by = settled.card.name if settled.card is not None else None
-    check_free(chosen["out"] or run_folder(model, dataset, settled.subset, guided_by, chosen["recipe"], chosen["seed"]))
+    if (cached := chosen.get("cached")) is not None:
+        shared["cached"] = cached[0] if len(cached) == 1 else cached
+    if chosen.get("approximate"):
+        shared["approximate"] = True
+    settled = settle(role, model, dataset, shared, teachers=by, guided=bool(by), replace=replace)
+    guided_by = "+".join(card.name for card in settled.cards) or None
+    named = (model, dataset, settled.subset, guided_by, chosen["recipe"], chosen["seed"], chosen["extra"])
+    check_free(chosen["out"] or run_folder(*named))
     return shared
 
 
 def _watched(display: Display) -> dict[str, Any]:
-    return {"watchers": (display,), "progress": display.decoded, "say": display.say}
+    return {"watchers": (display,), "progress": display.decoded, "downloading": display.downloading, "say": display.say}
 
 
 def _report(run: "Run", *, as_json: bool) -> None:

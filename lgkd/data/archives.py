@@ -1,11 +1,15 @@
-"""Reading the members of a tar archive into memory. Nothing is ever extracted to a path that an archive names.
+"""Reading the members of tar and zip archives into memory. Nothing is ever extracted to a path that an archive names.
 
-The archive is read once, from its beginning to its end. It may be larger inside than it looks outside, name places
-outside of its folder, or hold links and devices: all of that is refused, whoever made it.
+A tar archive is read once, from its beginning to its end; of a zip archive any member is read when it is asked for.
+Either may be larger inside than it looks outside, name places outside of its folder, or hold links and devices: all of
+that is refused, whoever made it.
 """
 
 import gzip
+import lzma
+import stat
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -55,6 +59,72 @@ def read_tar(
         some = sorted(lacking)
         more = f" and {len(some) - 5} more" if len(some) > 5 else ""
         raise DataError(f"{path} lacks {', '.join(some[:5])}{more}: it is not the published archive")
+
+
+class ZipMembers:
+    """The plain files of an opened zip archive."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> None:
+        self._path = path
+        self._archive = archive
+        self._members = members
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every file, unpacked, by its name without a leading './'."""
+        return {name: member.file_size for name, member in self._members.items()}
+
+    def read(self, name: str) -> bytes:
+        """What a file holds.
+
+        Raises:
+            DataError: it is cut, broken, or of another size than the archive says.
+        """
+        member = self._members[name]
+        with _as_data_error(self._path, "a zip"), self._archive.open(member) as stream:
+            data = stream.read(member.file_size + 1)
+        if len(data) != member.file_size:
+            raise DataError(f"{self._path} is cut in {name}: remove it, or put the whole one")
+        return data
+
+
+@contextmanager
+def opened_zip(path: Path, *, max_bytes: int, max_members: int) -> Iterator[ZipMembers]:
+    """The files of a zip archive.
+
+    Args:
+        path: the archive.
+        max_bytes: how much its members may hold in all, unpacked.
+        max_members: how many it may have, folders included.
+
+    Raises:
+        DataError: a member is a link, a device or encrypted, names a place outside, or is there twice; there are too
+            many; they hold too much; it is no zip archive.
+    """
+    with _as_data_error(path, "a zip"):
+        archive = zipfile.ZipFile(path)
+    with archive:
+        found = archive.infolist()
+        if len(found) > max_members:
+            raise DataError(f"{path} has more than {max_members:,} members: it is not the published archive")
+        # No member can hold more than it says, so that what they say can be added up before one is read.
+        if sum(member.file_size for member in found) > max_bytes:
+            raise DataError(f"{path} holds more than {max_bytes:,} bytes: it is not the published archive")
+        members: dict[str, zipfile.ZipInfo] = {}
+        for member in found:
+            name = _inside(path, member.orig_filename)
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                what = "a link" if kind == stat.S_IFLNK else "no plain file"
+                raise DataError(f"{path} has a member {name!r} that is {what}: it is not the published archive")
+            if member.flag_bits & 1:
+                raise DataError(f"{path} has a member {name!r} that is encrypted: it is not the published archive")
+            if member.is_dir():
+                continue
+            if name in members:
+                raise DataError(f"{path} has {name} twice: it is not the published archive")
+            members[name] = member
+        yield ZipMembers(path, archive, members)
 
 
 class _Capped:
@@ -109,22 +179,45 @@ def _content(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> b
 
 def _plain_name(path: Path, member: tarfile.TarInfo) -> str:
     """The member's name without a leading './'."""
-    name = member.name
-    parts = name.split("/")
-    if name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0] or "\0" in name:
-        raise DataError(f"{path} has a member {name!r}, which points outside: it is not the published archive")
+    name = _inside(path, member.name)
     if not (member.isdir() or member.isreg()) or member.issparse():
         kind = "a link" if member.issym() or member.islnk() else "a device" if member.isdev() else "no plain file"
         raise DataError(f"{path} has a member {name!r} that is {kind}: it is not the published archive")
-    return "/".join(part for part in parts if part not in ("", "."))
+    return name
+
+
+def _inside(path: Path, name: str) -> str:
+    """A member's name without a leading './'; refuses one that points outside."""
+    if not is_inside(name):
+        raise DataError(f"{path} has a member {name!r}, which points outside: it is not the published archive")
+    return "/".join(part for part in name.split("/") if part not in ("", "."))
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name with forward slashes stays below the folder it is put in, on every system."""
+    parts = name.split("/")
+    return not (name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0] or "\0" in name)
+
+
+_BROKEN = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    ValueError,
+    OverflowError,
+    NotImplementedError,  # a way of packing that Python does not know
+)
 
 
 @contextmanager
-def _as_data_error(path: Path) -> Iterator[None]:
+def _as_data_error(path: Path, kind: str = "a tar") -> Iterator[None]:
     try:
         yield
-    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, OverflowError) as error:
+    except _BROKEN as error:
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise DataError(
-            f"{path} cannot be read as a tar archive ({reason}): remove it, or put the whole one"
+            f"{path} cannot be read as {kind} archive ({reason}): remove it, or put the whole one"
         ) from error

@@ -23,7 +23,7 @@ from lgkd.data import erasing, geometry, policy
 from lgkd.data.geometry import Interpolation
 from lgkd.data.limits import colours, image_size_of, number_within, one_of, pair_within
 from lgkd.data.operations import apply_layer
-from lgkd.data.transfer import portions, sent
+from lgkd.data.transfer import portions, room, sent
 from lgkd.errors import InputError
 
 
@@ -43,6 +43,7 @@ class View:
         color_jitter: brightness, contrast and saturation change by factors within 1 +- this, in a random
             order. As in timm it is off where `rand_augment` is on.
         erase: probability of filling a random box with noise.
+        fixed: how many views an image has; epoch e draws as epoch e modulo `fixed`. None: new ones in every epoch.
 
     Raises:
         InputError: a value is out of range; the message names field, value and range.
@@ -57,6 +58,7 @@ class View:
     rand_augment: str | None = None
     color_jitter: float = 0.0
     erase: float = 0.0
+    fixed: int | None = None
 
     def __post_init__(self) -> None:
         one_of("crop", self.crop, ("random-resized", "pad", "none"))
@@ -69,6 +71,8 @@ class View:
         number_within("erase", self.erase, 0.0, 1.0)
         if self.rand_augment is not None:
             policy.parse(self.rand_augment)
+        if self.fixed is not None and self.fixed < 1:
+            raise InputError(f"fixed is {self.fixed}; expected at least 1 view of each image")
 
 
 class _Normalise:
@@ -90,9 +94,9 @@ class _Normalise:
         if device not in self._sent:
             self._sent[device] = sent(self._factor, device), sent(self._offset, device)
         factor, offset = self._sent[device]
-        result = images.new_empty(images.shape, dtype=torch.float32)
+        result = room(images.shape, torch.float32, device)
         for part in portions(len(images), images[0].numel(), device):
-            torch.mul(images[part], factor, out=result[part]).add_(offset)
+            result[part].copy_(images[part]).mul_(factor).add_(offset)
         return result
 
 
@@ -170,8 +174,8 @@ class Augment:
         if not len(pixels):
             return pixels.new_zeros((0, 3, *self.image_size), dtype=torch.float32)
         view, host_index = self.view, index.detach().cpu()
-        mirrored = self._draws("flip", host_index, epoch, 1)[:, 0] < view.flip
-        boxes = self._boxes(valid, host_index, epoch)
+        epoch = self._drawn_as(epoch)
+        boxes, mirrored = self._crops(valid, host_index, epoch)
         images = geometry.resample(pixels, boxes, self.image_size, view.interpolation, mirrored, valid)
         for layer in self._layers(host_index, epoch):
             apply_layer(images, layer, self._fill, view.interpolation)
@@ -182,6 +186,21 @@ class Augment:
             keys = bits(self._stream("noise", epoch), host_index, 1)[places, 0] >> np.uint64(32)
             erasing.erase(result, places, spots, keys.astype(np.int64))
         return result
+
+    def crops(self, sizes: Tensor, index: Tensor, epoch: int) -> tuple[geometry.Boxes, NDArray[np.bool_]]:
+        """What crop and flip come to for these samples: (B, 4) boxes in stored pixels, and (B,) who is mirrored.
+
+        Args:
+            sizes, index, epoch: as for a call.
+        """
+        return self._crops(sizes.numpy().astype(np.int64), index.detach().cpu(), self._drawn_as(epoch))
+
+    def _crops(self, valid: NDArray[np.int64], index: Tensor, epoch: int) -> tuple[geometry.Boxes, NDArray[np.bool_]]:
+        mirrored = self._draws("flip", index, epoch, 1)[:, 0] < self.view.flip
+        return self._boxes(valid, index, epoch), mirrored
+
+    def _drawn_as(self, epoch: int) -> int:
+        return epoch if self.view.fixed is None else epoch % self.view.fixed
 
     @property
     def _fill(self) -> tuple[int, int, int]:

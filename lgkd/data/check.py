@@ -13,14 +13,15 @@ from statistics import median
 from typing import Any
 
 from lgkd.data.catalogue import CATALOGUE
-from lgkd.data.copies import Copies, Part, compare, copies_of
+from lgkd.data.copies import Copies, Part, compare, copies_of, digests_of
 from lgkd.data.decode import DEFAULT_SIDE, KINDS, Look, Progress, survey
-from lgkd.data.images import DataSet
-from lgkd.data.places import tree_folder
+from lgkd.data.images import DataSet, Images
+from lgkd.data.places import Downloading, tree_folder
 from lgkd.data.remarks import (
     about_balance,
     about_broken,
     about_copies,
+    about_held_out,
     about_images,
     about_missing,
     about_names,
@@ -139,7 +140,12 @@ class CheckReport:
 
 
 def check_dataset_images(
-    source: str | Path | DataSet, *, data_dir: str | Path | None = None, progress: Progress | None = None
+    source: str | Path | DataSet,
+    *,
+    data_dir: str | Path | None = None,
+    progress: Progress | None = None,
+    downloading: Downloading | None = None,
+    offline: bool = False,
 ) -> CheckReport:
     """Look at every image of a data set; nothing stops at the first fault.
 
@@ -150,16 +156,20 @@ def check_dataset_images(
         source: a name, a folder, or a loaded `DataSet`.
         data_dir: where a named set lies.
         progress: called with (done, total) images.
+        downloading: called with (name, done, total) while a file is downloaded, in bytes.
+        offline: open no connection; LGKD_OFFLINE=1 in the environment does the same.
 
     Raises:
         InputError: no such name and no such folder.
-        MissingError: a named set is not where it was looked for.
+        MissingError: a named set is not where it was looked for, and cannot be downloaded.
         DataError: the folder's layout is none that is understood.
     """
     if isinstance(source, DataSet):
         return _of_dataset(source)
     if not _has_files(source, data_dir):
-        return _of_dataset(load_dataset(source, data_dir=data_dir, progress=progress))
+        return _of_dataset(
+            load_dataset(source, data_dir=data_dir, progress=progress, downloading=downloading, offline=offline)
+        )
     problems: list[str] = []
     name, tree = find_tree(source, data_dir=data_dir, fault=problems.append)
     return _of_tree(name, tree, problems, progress)
@@ -178,6 +188,20 @@ def quick_check(dataset: DataSet, *, say: Callable[[str], None]) -> None:
     copies = copies_of(dataset)
     for sentence in (*about_copies(copies, len(dataset.test)), *about_balance(train.per_class)):
         say(sentence)
+
+
+def held_out_remarks(train: Images, held: Images) -> list[str]:
+    """The sentence on held-out images that are trained on all the same; of clean data none.
+
+    Args:
+        train: what is trained on.
+        held: what the epoch is chosen on.
+    """
+    parts = [
+        Part(images.names, images.labels.tolist(), digests)
+        for images, digests in zip((train, held), digests_of(train, held), strict=True)
+    ]
+    return about_held_out(compare(*parts), len(held))
 
 
 def _has_files(source: str | Path, data_dir: str | Path | None) -> bool:

@@ -7,14 +7,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lgkd.data.transfer import sent
+from lgkd.data.transfer import portions, sent
+
+_Whole = NDArray[np.int64]
+
+_LARGE = 2**11  # numbers of noise from which on a CPU had better take image by image
 
 _TRIES = 10
 ERASE_DRAWS = 2 * _TRIES + 3
 
 _AREA = (0.02, 1.0 / 3.0)
 _LOG_RATIO = (math.log(0.3), math.log(1.0 / 0.3))
-_WORD = 0xFFFFFFFF
 
 
 def erase_boxes(
@@ -47,10 +50,10 @@ def erase_boxes(
 
 
 def _scrambled(word: Tensor) -> Tensor:
-    """A 32-bit mixing function in int64: the multiplier is below 2^31, so that no product overflows."""
+    """A mixing function of 32-bit words, kept in int32: products wrap, and a shift brings copies of the sign in."""
     for _ in range(2):
-        word = ((word ^ (word >> 16)) * 0x45D9F3B) & _WORD
-    return word ^ (word >> 16)
+        word = (word >> 16).bitwise_and_(0xFFFF).bitwise_xor_(word).mul_(0x45D9F3B)
+    return (word >> 16).bitwise_and_(0xFFFF).bitwise_xor_(word)
 
 
 def noise(keys: Tensor, counters: Tensor) -> Tensor:
@@ -60,10 +63,10 @@ def noise(keys: Tensor, counters: Tensor) -> Tensor:
     The normal number is the inverse of its distribution function at a scrambled counter; libraries compute
     that inverse to about 1e-6, so devices agree that far and no further. Values stay within +-5.3.
     """
-    word = _scrambled(counters ^ keys)
+    word = _scrambled(counters.to(torch.int32) ^ keys.to(torch.int32))
     # 23 bits: with more, the half would be rounded away and the largest word become infinite.
-    centred = ((word >> 9).float() + 0.5) * 2.0**-22 - 1.0
-    return torch.erfinv(centred) * math.sqrt(2.0)
+    centred = (word >> 9).bitwise_and_(0x7FFFFF).float().add_(0.5).mul_(2.0**-22).sub_(1.0)
+    return centred.erfinv_().mul_(math.sqrt(2.0))
 
 
 def erase(images: Tensor, places: NDArray[np.int64], boxes: NDArray[np.int64], keys: NDArray[np.int64]) -> None:
@@ -75,9 +78,22 @@ def erase(images: Tensor, places: NDArray[np.int64], boxes: NDArray[np.int64], k
         keys: (n,) 32-bit numbers, one for each erased image, that decide its noise.
     """
     areas = boxes[:, 2] * boxes[:, 3]
-    total = int(areas.sum())
-    if not total:
+    channels = images.shape[1]
+    largest = int(areas.max(initial=0)) * channels
+    if images.device.type == "cpu" and largest > _LARGE:
+        plane = torch.arange(channels, dtype=torch.int32)[:, None] * (images.shape[2] * images.shape[3])
+        order = torch.arange(largest // channels, dtype=torch.int32)
+        for place, (top, left, height, width), key in zip(places, boxes, keys, strict=True):
+            drawn = noise(torch.tensor(int(key)), order[: height * width] + plane)
+            images[place, :, top : top + height, left : left + width] = drawn.view(channels, height, width)
         return
+    for part in portions(len(places), largest, images.device):
+        _erase(images, places[part], boxes[part], keys[part], areas[part])
+
+
+def _erase(images: Tensor, places: _Whole, boxes: _Whole, keys: _Whole, areas: _Whole) -> None:
+    """A portion of `erase`."""
+    total = int(areas.sum())
     channels, height, width = images.shape[1:]
     device = images.device
     # A row per fact of an erased image: where its box begins in the tensor, the box's width, the key, and

@@ -15,14 +15,15 @@ a tenth of a level before rounding).
 """
 
 import math
-from typing import Literal
+from itertools import pairwise
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lgkd.data.transfer import portions, sent
+from lgkd.data.transfer import cut, portions, sent
 
 Interpolation = Literal["bicubic", "bilinear"]
 Boxes = NDArray[np.int64]
@@ -31,6 +32,7 @@ CROP_TRIES = 10
 CROP_DRAWS = 2 * CROP_TRIES + 2
 
 _REACH: dict[str, float] = {"bicubic": 2.0, "bilinear": 1.0}  # half the width of the filter, in pixels
+_BAND = 56  # output pixels a band: with fewer there are more products, with more they are emptier
 _WEIGHT_UNITS = 2.0**15  # 255 * 2^15 * sum |weight| stays below 2^24, where float32 stops being exact
 
 
@@ -110,7 +112,7 @@ def _filtered(distance: Tensor, interpolation: Interpolation) -> Tensor:
     return 0.5 * outer * outer * (outer - 1.0) + inner * inner * (1.0 - 2.0 * inner)
 
 
-def interpolation_matrix(
+def taps_of(
     start: NDArray[np.int64],
     length: NDArray[np.int64],
     extent: int,
@@ -119,13 +121,16 @@ def interpolation_matrix(
     device: torch.device,
     mirrored: NDArray[np.bool_] | None = None,
     valid: NDArray[np.int64] | None = None,
-) -> Tensor:
-    """Matrices that take `extent` stored pixels to `out` pixels of an interval: float32 (B, extent, out).
+) -> tuple[Tensor, Tensor]:
+    """Which of `extent` stored pixels make up the `out` pixels of an interval, and how much of each.
 
     Args:
         start, length: (B,) the interval, in stored pixels.
         mirrored: (B,) whose output runs backwards.
         valid: (B,) how many of the stored pixels are the image's; by default all. Others count as zero.
+
+    Returns:
+        The stored pixels' numbers, int64 (B, taps, out), and their weights, float32 of that shape.
     """
     begin = sent(start, device)[:, None, None]
     size = sent(length, device, torch.float32)[:, None, None]
@@ -153,9 +158,14 @@ def interpolation_matrix(
     limit = np.full_like(length, extent) if valid is None else valid
     if start.min() < 0 or (start + length > limit).any():
         weight *= (column >= 0) & (column < sent(limit, device)[:, None, None])
+    return column.clamp_(0, extent - 1), weight
+
+
+def interpolation_matrix(column: Tensor, weight: Tensor, extent: int) -> Tensor:
+    """The taps as matrices that take `extent` pixels to `out` pixels: float32 (B, extent, out)."""
     # Taps that share a column after the clamp have no weight, so that nothing depends on their order.
-    matrix = torch.zeros(len(start), extent, out, device=device)
-    return matrix.scatter_add_(1, column.clamp_(0, extent - 1), weight)
+    matrix = torch.zeros(len(column), extent, column.shape[2], device=column.device)
+    return matrix.scatter_add_(1, column, weight)
 
 
 def resample(
@@ -184,11 +194,19 @@ def resample(
     limits = np.tile([rows, columns], (count, 1)) if valid is None else valid
     top, left, high, wide = boxes.T
     device = pixels.device
-    down = interpolation_matrix(top, high, rows, height, interpolation, device, None, limits[:, 0])
-    across = interpolation_matrix(left, wide, columns, width, interpolation, device, mirrored, limits[:, 1])
+    down = taps_of(top, high, rows, height, interpolation, device, None, limits[:, 0])
+    across = taps_of(left, wide, columns, width, interpolation, device, mirrored, limits[:, 1])
     result = pixels.new_empty(count, channels, height, width)
-    for part in portions(count, channels * max(rows, height) * max(columns, width), device):
-        _resample_into(result[part], pixels[part], down[part], across[part])
+    parts = list(portions(count, channels * max(rows, height) * max(columns, width), device))
+    if device.type == "cpu" and len(parts) == count:
+        # Sums are exact, so that it does not matter in which way they are arranged.
+        bands_down, bands_across = _Bands(*down, rows), _Bands(*across, columns)
+        for place in range(count):
+            _resample_one(result[place], pixels[place], bands_down.of(place), bands_across.of(place))
+        return result
+    matrix_down, matrix_across = interpolation_matrix(*down, rows), interpolation_matrix(*across, columns)
+    for part in parts:
+        _resample_into(result[part], pixels[part], matrix_down[part], matrix_across[part])
     return result
 
 
@@ -201,4 +219,61 @@ def _resample_into(result: Tensor, pixels: Tensor, down: Tensor, across: Tensor)
         # Channel by channel: one product over all would first copy the matrices or the images.
         for channel in range(channels):
             levels = torch.bmm(down.mT, lines[:, channel])
-            result[:, channel] = levels.add_(0.5).clamp_(0.0, 255.0)
+            result[:, channel] = cut(levels.add_(0.5))
+
+
+class _Band(NamedTuple):
+    """Some neighbouring output pixels of one image, and what they are made of."""
+
+    out: slice
+    source: slice
+    """Stored pixels."""
+    matrix: Tensor
+    """float32 (stored pixels, output pixels)."""
+
+
+class _Bands:
+    """Taps cut into bands of output pixels, each with a matrix that holds little besides the taps.
+
+    Args:
+        column, weight: as `taps_of` gives them, on the CPU.
+        extent: of what is stored; a small one is not worth several products.
+    """
+
+    def __init__(self, column: Tensor, weight: Tensor, extent: int) -> None:
+        out = column.shape[2]
+        edges = [*range(0, out, _BAND if extent > _BAND else out), out]
+        self._bands = []
+        for first, end in pairwise(edges):
+            part = column[:, :, first:end]
+            lowest, highest = part.amin((1, 2)), part.amax((1, 2))
+            spans = highest - lowest + 1
+            matrices = interpolation_matrix(
+                part - lowest[:, None, None], weight[:, :, first:end], int(spans.numpy().max())
+            )
+            self._bands.append((slice(first, end), lowest.tolist(), spans.tolist(), matrices))
+
+    def of(self, place: int) -> list[_Band]:
+        """The bands of one image."""
+        return [
+            _Band(out, slice(lowest[place], lowest[place] + spans[place]), matrices[place, : spans[place]])
+            for out, lowest, spans, matrices in self._bands
+        ]
+
+
+def _resample_one(result: Tensor, pixels: Tensor, down: list[_Band], across: list[_Band]) -> None:
+    """Both passes for one large image on the CPU: uint8 (C, S, T) into (C, height, width), without what is cut away."""
+    top, bottom = min(band.source.start for band in down), max(band.source.stop for band in down)
+    left, right = min(band.source.start for band in across), max(band.source.stop for band in across)
+    channels, width = len(pixels), result.shape[2]
+    # Rows before channels: then each pass is one product a band.
+    values = torch.empty(bottom - top, channels, right - left)
+    values.copy_(pixels[:, top:bottom, left:right].transpose(0, 1))
+    values = values.view(-1, right - left)
+    lines = torch.empty(len(values), width)
+    for band in across:
+        torch.mm(values[:, band.source.start - left : band.source.stop - left], band.matrix, out=lines[:, band.out])
+    rows = lines.add_(0.5).floor_().clamp_(0.0, 255.0).view(bottom - top, -1)
+    for band in down:
+        levels = torch.mm(band.matrix.T, rows[band.source.start - top : band.source.stop - top])
+        result[:, band.out] = cut(levels.add_(0.5)).view(-1, channels, width).transpose(0, 1)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lgkd.chance import permutation, seed_of, uniform
 from lgkd.data.limits import number_within
-from lgkd.data.transfer import sent
+from lgkd.data.transfer import room, sent
 from lgkd.errors import InputError
 
 Array = NDArray[np.float64]
@@ -139,10 +139,12 @@ class Mixing:
             partner_labels = labels.index_select(0, place.to(labels.device))
         kept, boxes = self.shares(index, epoch, (images.shape[2], images.shape[3]))
         share = sent(kept, images.device, torch.float32)[:, None]
-        weight = self._weights(share, boxes, images)
+        weight = self._weights(share, boxes, (images.shape[2], images.shape[3])).to(images.dtype)
         share = share.to(labels.device)
         # lerp is exact at weights 0 and 1: pixels that are not mixed keep their value.
-        return torch.lerp(partner_images, images, weight), torch.lerp(self._smooth(partner_labels), own, share)
+        mixed = room(images.shape, images.dtype, images.device)
+        torch.lerp(partner_images, images, weight, out=mixed)
+        return mixed, torch.lerp(self._smooth(partner_labels), own, share)
 
     def shares(self, index: Tensor, epoch: int, size: tuple[int, int]) -> tuple[Array, NDArray[np.int64]]:
         """How much each sample keeps of itself, and which box it gives away.
@@ -166,15 +168,25 @@ class Mixing:
         area = (boxes[:, 1] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 2])
         return np.where(cuts, 1.0 - area / (size[0] * size[1]), kept), boxes
 
-    def _weights(self, share: Tensor, boxes: NDArray[np.int64], images: Tensor) -> Tensor:
+    def kept(self, index: Tensor, epoch: int, size: tuple[int, int], device: torch.device) -> Tensor:
+        """What each pixel keeps of its own image, float32 (B, 1, H, W): lambda for mixup, 1 outside and 0 inside a
+        cut box.
+
+        Args:
+            size: (height, width) of the images.
+        """
+        share, boxes = self.shares(index, epoch, size)
+        return self._weights(sent(share, device, torch.float32)[:, None], boxes, size)
+
+    def _weights(self, share: Tensor, boxes: NDArray[np.int64], size: tuple[int, int]) -> Tensor:
         """What a pixel keeps of its own image, (B, 1, H, W): lambda for mixup, 1 outside and 0 inside a cut box."""
-        height, width = images.shape[2:]
-        top, bottom, left, right = sent(boxes.T, images.device)[:, :, None]
-        row, column = (torch.arange(side, device=images.device) for side in (height, width))
+        height, width = size
+        top, bottom, left, right = sent(boxes.T, share.device)[:, :, None]
+        row, column = (torch.arange(side, device=share.device) for side in (height, width))
         inside = ((row >= top) & (row < bottom))[:, :, None] & ((column >= left) & (column < right))[:, None, :]
         # A cut box is never seen by mixup: the sample's weight is then lambda everywhere.
-        is_cut = sent(boxes[:, 1] > boxes[:, 0], images.device)[:, None, None]
-        return torch.where(is_cut, (~inside).to(share.dtype), share[..., None])[:, None].to(images.dtype)
+        is_cut = sent(boxes[:, 1] > boxes[:, 0], share.device)[:, None, None]
+        return torch.where(is_cut, (~inside).to(share.dtype), share[..., None])[:, None]
 
     def _smooth(self, labels: Tensor) -> Tensor:
         """One-hot targets with smoothing: float32 (B, classes)."""
@@ -206,14 +218,10 @@ class Mixing:
                 f"partner_labels are {tuple(partner_labels.shape)}; expected the labels' {tuple(labels.shape)}"
             )
         # On a device the check would wait for it; there the scatter itself refuses.
-        if (
-            labels.device.type == "cpu"
-            and len(labels)
-            and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes
-        ):
-            raise InputError(
-                f"labels reach from {int(labels.min())} to {int(labels.max())}; expected 0 to {self.classes - 1}"
-            )
+        if labels.device.type == "cpu" and len(labels):
+            low, high = labels.numpy().min(), labels.numpy().max()
+            if not 0 <= low <= high < self.classes:
+                raise InputError(f"labels reach from {low} to {high}; expected 0 to {self.classes - 1}")
 
 
 def _beta(alpha: float, draw: Array) -> Array:

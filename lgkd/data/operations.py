@@ -10,7 +10,7 @@ from torch import Tensor
 from lgkd.data import pixelops, warp
 from lgkd.data.geometry import Interpolation
 from lgkd.data.policy import KINDS, Layer
-from lgkd.data.transfer import portions, sent
+from lgkd.data.transfer import portions, put_back, sent
 
 _Kinds = NDArray[np.int64]
 _Strengths = NDArray[np.float64]
@@ -42,9 +42,11 @@ def apply_layer(images: Tensor, layer: Layer, fill: warp.Fill, interpolation: In
         for part in portions(len(members), images[0].numel(), images.device):
             places = members[part]
             kinds, strengths = layer.kind[places], layer.strength[places]
-            on_device = sent(places, images.device)
-            chosen = images.index_select(0, on_device)
-            images.index_copy_(0, on_device, _changed(chosen, group, kinds, strengths, fill, interpolation))
+            if len(places) == 1:
+                chosen = images[places[0] : places[0] + 1]
+            else:
+                chosen = images.index_select(0, sent(places, images.device))
+            put_back(images, places, _changed(chosen, group, kinds, strengths, fill, interpolation))
 
 
 def _changed(

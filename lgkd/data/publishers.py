@@ -4,10 +4,6 @@ Nothing is unpickled: CIFAR's binary records are bytes at fixed places, and of a
 are taken. Classes come out in sorted order of their names, as from an image tree.
 """
 
-import os
-import secrets
-import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lgkd.data.archives import read_tar
+from lgkd.data.arranging import whole
 from lgkd.data.catalogue import DataSetInfo, PublishedFile
 from lgkd.data.decode import Allocate, Progress
 from lgkd.errors import DataError, InputError
@@ -25,7 +22,6 @@ Find = Callable[[PublishedFile], Path]
 
 _SLACK = 4 * 2**20
 _CHUNK = 4096
-_DAY = 24 * 3600.0
 
 
 class CifarLayout(NamedTuple):
@@ -139,28 +135,18 @@ def arrange_flowers(info: DataSetInfo, files: tuple[PublishedFile, ...], find: F
     """
     images, labels, splits = (find(file) for file in files)
     places = _flower_places(info, labels, splits)
-    _sweep(folder)
-    scratch = folder.with_name(f".{folder.name}-{secrets.token_hex(8)}")
     try:
-        scratch.mkdir(parents=True)
-        for part in {place.rpartition("/")[0] for place in places.values()}:
-            (scratch / part).mkdir(parents=True)
-        # JPEGs do not shrink in an archive, so one that holds much more than it weighs is none of them.
-        limit = 4 * files[0].bytes + 16 * _SLACK
-        wanted = dict.fromkeys(places, 4 * _SLACK)
-        for name, content in read_tar(images, wanted, max_bytes=limit, max_members=2 * len(places) + 100):
-            (scratch / places[name]).write_bytes(content)
-        if hasattr(os, "sync"):  # once, since thousands of small files take long one by one
-            os.sync()
-        scratch.rename(folder)
-    except OSError as error:
-        if folder.is_dir():  # another process was faster, and has made the same
-            return folder
-        raise InputError(
-            f"cannot write {scratch}: {error.strerror or error}; make room, or choose another store with LGKD_HOME"
-        ) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        with whole(folder, "make room, or choose another store with LGKD_HOME") as scratch:
+            for part in {place.rpartition("/")[0] for place in places.values()}:
+                (scratch / part).mkdir(parents=True)
+            # JPEGs do not shrink in an archive, so one that holds much more than it weighs is none of them.
+            limit = 4 * files[0].bytes + 16 * _SLACK
+            wanted = dict.fromkeys(places, 4 * _SLACK)
+            for name, content in read_tar(images, wanted, max_bytes=limit, max_members=2 * len(places) + 100):
+                (scratch / places[name]).write_bytes(content)
+    except InputError:
+        if not folder.is_dir():  # else another process was faster, and has made the same
+            raise
     return folder
 
 
@@ -205,12 +191,3 @@ def _numbers(path: Path, names: tuple[str, ...]) -> list[NDArray[np.int64]]:
             raise DataError(f"{name!r} in {path} has numbers that are not whole: it is not the published file")
         arrays.append(whole)
     return arrays
-
-
-def _sweep(folder: Path) -> None:
-    """Removes what killed processes left of the same tree."""
-    if not folder.parent.is_dir():
-        return
-    for other in folder.parent.glob(f".{folder.name}-*"):
-        if other.is_dir() and time.time() - other.stat().st_mtime > _DAY:
-            shutil.rmtree(other, ignore_errors=True)

@@ -52,6 +52,16 @@ def about_copies(copies: Copies, tested: int) -> list[str]:
     return said
 
 
+def about_held_out(copies: Copies, held: int) -> list[str]:
+    """The sentence on held-out images with the same pixels as a trained one."""
+    if not (same := copies.leaks.count):
+        return []
+    return [
+        f"{same:,} of {held:,} held-out images ({same / held:.2%}) {'is' if same == 1 else 'are'} trained on too, "
+        f"pixel for pixel, {copies.leaks.example()}: the epoch is chosen on images that it has seen"
+    ]
+
+
 def about_test_copies(copies: Copies) -> list[str]:
     """Sentences on what the test split holds twice."""
     sorts = (("another", copies.test_contradictions), ("the same", copies.test_copies))

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lgkd.data.cache import Stored, cache_key, kept, published_key
-from lgkd.data.catalogue import CATALOGUE, PUBLISHED, DataSetInfo, PublishedFile
+from lgkd.data.catalogue import CATALOGUE, DataSetInfo, PublishedFile, published
 from lgkd.data.decode import Allocate, Progress, decode, in_memory
 from lgkd.data.images import DataSet, Images, fingerprint_of
-from lgkd.data.places import absent, arranged, published_file, tree_folder
+from lgkd.data.places import Downloading, absent, arranged, known_or_folder, published_file, tree_folder
 from lgkd.data.publishers import CIFAR, Find, arrange_flowers, read_cifar
 from lgkd.data.subsets import held_out_places
-from lgkd.data.trees import LAYOUT, Fault, File, Tree, read_tree, refuse
-from lgkd.errors import DataError, InputError, did_you_mean
+from lgkd.data.trees import Fault, File, Tree, read_tree, refuse
+from lgkd.errors import InputError
 
 _HELD_OUT = 0.2
 _SEED = 0
@@ -30,6 +30,7 @@ def load_dataset(
     max_side: int | None = None,
     use_cache: bool = True,
     progress: Progress | None = None,
+    downloading: Downloading | None = None,
     offline: bool = False,
 ) -> DataSet:
     """The images of a named data set or of a folder, decoded.
@@ -41,14 +42,15 @@ def load_dataset(
             8 x 8, grey 0..16 scaled to 0..255, in a fixed stratified split: two thirds to train, one third
             to test.
         data_dir: where a named set lies: as data_dir/NAME/train/CLASS/* or data_dir/train/CLASS/*, or as the
-            publisher's files in data_dir or data_dir/NAME. By default ./data. After it `$LGKD_HOME/data` is
-            searched, and what is nowhere is downloaded there. CIFAR from the publisher's archive has, in
-            each split, its images by class and, within a class, as in the archive.
+            publisher's files in data_dir or data_dir/NAME (flowers102-trainval reads those of flowers102). By
+            default ./data. After it `$LGKD_HOME/data` is searched, and what is nowhere is downloaded there. CIFAR
+            from the publisher's archive has, in each split, its images by class and, within a class, as in the
+            archive.
         max_side: in pixels; images with a longer side are scaled down, see `lgkd.data.decode.decode`. None
             means 256 where sizes differ, and no limit where they do not.
         use_cache: keep the decoded images in the user's store, and read them from there the next time.
-        progress: called with (done, total) bytes while a file is downloaded, then with (done, total) images
-            while they are decoded; never when they are in the store.
+        progress: called with (done, total) images while they are decoded; never when they are in the store.
+        downloading: called with (name, done, total) while a file is downloaded, in bytes.
         offline: open no connection; LGKD_OFFLINE=1 in the environment does the same.
 
     Raises:
@@ -61,14 +63,14 @@ def load_dataset(
     if name == "digits":
         return _digits(CATALOGUE["digits"], max_side)
     info = CATALOGUE.get(name) if isinstance(name, str) else None
-    if info is not None and tree_folder(info, data_dir) is None and info.name in PUBLISHED:
+    if info is not None and tree_folder(info, data_dir) is None and published(info):
 
         def find(file: PublishedFile) -> Path:
-            return published_file(info, file, data_dir, offline=offline, progress=progress)
+            return published_file(info, file, data_dir, offline=offline, downloading=downloading)
 
         if info.name in CIFAR:
             return _from_archive(info, find, max_side, use_cache, progress)
-        arrange_flowers(info, PUBLISHED[info.name], find, arranged(info))
+        arrange_flowers(info, published(info), find, arranged(info))
     title, tree = find_tree(name, data_dir=data_dir)
     return _decoded(title, tree, max_side, use_cache, progress)
 
@@ -81,35 +83,18 @@ def find_tree(name: str | Path, *, data_dir: str | Path | None = None, fault: Fa
         data_dir: where a named set lies.
         fault: as for `read_tree`; told of a wrong number of classes, too.
     """
-    info = CATALOGUE.get(name) if isinstance(name, str) else None
-    if info is not None:
-        return info.name, _named_tree(info, data_dir, fault)
-    tree = read_tree(_folder(name), fault=fault)
+    folder = known_or_folder(name)
+    if folder is None:
+        return str(name), _named_tree(CATALOGUE[str(name)], data_dir, fault)
+    tree = read_tree(folder, fault=fault)
     return tree.root.resolve().name, tree
-
-
-def _folder(name: str | Path) -> Path:
-    expected = f"a data set is one of {', '.join(sorted(CATALOGUE))}, or a folder: {LAYOUT}"
-    if not str(name).strip():
-        raise InputError(f"the name of the data set is empty: {expected}")
-    try:
-        folder = Path(name).expanduser()
-    except RuntimeError:  # "~" where there is no home: the sign itself
-        folder = Path(name)
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise InputError(f"{str(name)!r} is a file: {expected}")
-    if isinstance(name, Path):
-        raise DataError(f"no folder {name}: expected {LAYOUT}")
-    raise InputError(f"no data set {name!r} and no folder of that name: {did_you_mean(name, CATALOGUE)}")
 
 
 def _named_tree(info: DataSetInfo, data_dir: str | Path | None, fault: Fault) -> Tree:
     place = tree_folder(info, data_dir)
     if place is None:
         raise absent(info, data_dir, as_tree=True)
-    tree = read_tree(place, fault=fault)
+    tree = read_tree(place, trains_on=info.trains_on, fault=fault)
     if len(tree.classes) != info.classes:
         fault(
             f"{place} has {len(tree.classes)} classes, {info.name} has {info.classes}: "
@@ -134,7 +119,7 @@ def _from_archive(
     if max_side is not None and max_side < info.image_size:
         side = f"{info.image_size} x {info.image_size}"
         raise InputError(f"max_side is {max_side}, but the images of {info.name} are {side}: leave it out")
-    (archive,) = PUBLISHED[info.name]
+    (archive,) = published(info)
 
     def splits(
         pixels: NDArray[np.uint8], sizes: NDArray[np.int32], classes: Sequence[str], counts: Sequence[Sequence[int]]

@@ -1,6 +1,6 @@
 """Moving parameters to the device without waiting for it, and portions that suit its memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,29 @@ def sent(array: NDArray[Any], device: torch.device, dtype: torch.dtype | None = 
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def room(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """An empty tensor for a whole batch."""
+    if device.type == "cpu" and dtype == torch.float32:
+        # NumPy asks the system for large pages: touching fresh memory then takes half as long.
+        return torch.from_numpy(np.empty(shape, np.float32))
+    return torch.empty(shape, dtype=dtype, device=device)
+
+
+def cut(values: Tensor) -> Tensor:
+    """Numbers below 2^15 cut, not rounded, to whole levels, and clamped to 0 and 255: uint8."""
+    # Straight to uint8 no vector instruction leads; by way of int16 it takes less than half the time.
+    return values.to(torch.int16).clamp_(0, 255).to(torch.uint8)
+
+
+def put_back(images: Tensor, places: NDArray[np.int64], changed: Tensor) -> None:
+    """images[places] = changed, in place; uint8 (B, ...), (n,) on the host and (n, ...)."""
+    if images.device.type == "cpu":
+        # NumPy copies whole images where torch goes byte by byte, and takes a tenth of the time.
+        images.numpy()[places] = changed.numpy()
+    else:
+        images.index_copy_(0, sent(places, images.device), changed)
 
 
 def portions(count: int, elements: int, device: torch.device) -> Iterator[slice]:

@@ -71,13 +71,15 @@ class _Content(NamedTuple):
     """Endings of the files that are not images."""
 
 
-def read_tree(root: Path, *, fault: Fault = refuse) -> Tree:
+def read_tree(root: Path, *, trains_on: tuple[str, ...] = (), fault: Fault = refuse) -> Tree:
     """Lists the images of a folder.
 
     Hidden files and files that are not images (by their ending) are passed over. Links are followed.
 
     Args:
         root: the folder.
+        trains_on: the folders whose images are trained on, where more than one makes up the training split; each
+            has all classes.
         fault: told of empty classes, classes of one split only, a single class and what cannot be read. Where it
             returns, the rest is listed: without that class, and without what cannot be read.
 
@@ -93,7 +95,23 @@ def read_tree(root: Path, *, fault: Fault = refuse) -> Tree:
         classes = _classes(root, top)
         _need_two(root, classes, top, fault)
         return Tree(root, classes, _files(root, top, classes, fault), None, _loose(root, top))
-    return _split_tree(root, top, *splits, fault)
+    return _split_tree(root, top, *splits, fault, more=tuple(name for name in trains_on if name != splits[0]))
+
+
+def read_classes(root: Path, known: tuple[str, ...]) -> Tree:
+    """Lists the images of FOLDER/CLASS/*, labelled by the places of their classes in `known`.
+
+    Raises:
+        DataError: there are no class folders, one is not known, or one holds no images.
+    """
+    top = _content(root, refuse)
+    foreign = sorted(set(_classes(root, top)) - set(known))
+    if foreign:
+        raise DataError(
+            f"{root} has {_count(foreign, 'class', 'classes')} that the data set lacks: {_listed(foreign)}; "
+            f"expected folders named as its classes ({_listed(list(known))}), or some of them"
+        )
+    return Tree(root, known, _files(root, top, known, refuse), None, _loose(root, top))
 
 
 def _splits(root: Path, top: _Content, fault: Fault) -> tuple[str, str | None] | None:
@@ -113,13 +131,22 @@ def _splits(root: Path, top: _Content, fault: Fault) -> tuple[str, str | None] |
     return train, test
 
 
-def _split_tree(root: Path, top: _Content, train_name: str, test_name: str | None, fault: Fault) -> Tree:
+def _split_tree(
+    root: Path, top: _Content, train_name: str, test_name: str | None, fault: Fault, more: tuple[str, ...]
+) -> Tree:
     train_top = _content(top.folders[train_name], fault)
     classes = _classes(top.folders[train_name], train_top)
     _need_two(top.folders[train_name], classes, train_top, fault)
     train = _files(root, train_top, classes, fault)
     notes = list(_loose(root, top) + _loose(top.folders[train_name], train_top))
-    unused = sorted(top.folders.keys() - {train_name, test_name})
+    for name in more:
+        part = _content(top.folders[name], fault)
+        if tuple(sorted(part.folders)) != classes:
+            fault(f"{top.folders[name]} has other classes than {train_name}: both are trained on, so they must agree")
+            part.folders.clear()
+        notes += _loose(top.folders[name], part)
+        train = tuple(sorted(train + _files(root, part, classes, fault), key=lambda file: (file.label, file.path)))
+    unused = sorted(top.folders.keys() - {train_name, test_name, *more})
     if unused:
         notes.append(f"not used: {_listed(unused)}, beside {train_name} in {root}")
     if test_name is None:

@@ -40,7 +40,8 @@ def create_student(name: str, *, num_classes: int, image_size: ImageSize | None 
         name: as `lgkd students` lists them, `timm:NAME` or `package.module:factory`.
         num_classes: width of the logits.
         image_size: pixels, one number or (height, width); None for the model's own.
-        options: reach the constructor: `patch_size=4, depth=6, drop_path_rate=0.1`.
+        options: reach the constructor: `patch_size=4, depth=6, drop_path_rate=0.1`; `distillation_token=True` gives
+            a plain ViT a distillation token, see `lgkd.models.distillation_token`.
 
     Raises:
         ModelError: an unknown name or option, or images that the model cannot take.
@@ -131,6 +132,10 @@ def _from_timm(
         raise ModelError(f"{name}: {', '.join(sorted(taken))} is not an option; classes come from the data set, "
                          "the size from --image-size, and weights are learned from scratch")  # fmt: skip
 
+    distilled = options.pop("distillation_token", False)
+    if not isinstance(distilled, bool):
+        raise ModelError(f"{name}: distillation_token is {distilled!r}, expected true or false")
+
     def build(**extra: Any) -> nn.Module:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -146,10 +151,17 @@ def _from_timm(
             model = build()
         except Exception as second:
             raise ModelError(f"{name} cannot be made with {_listed(options)}: {_first_line(second)}") from first
+    heads = ["head"]
+    if distilled:
+        from lgkd.models.distillation_token import add_distillation_token
+
+        add_distillation_token(model, name)
+        heads.append("head_dist")
     if info is not None and info.name == "deit_tiny":
         # The paper's DeiT starts from a head of zeros.
-        nn.init.zeros_(model.head.weight)  # type: ignore[union-attr, arg-type]
-        nn.init.zeros_(model.head.bias)  # type: ignore[union-attr, arg-type]
+        for head in heads:
+            nn.init.zeros_(getattr(model, head).weight)
+            nn.init.zeros_(getattr(model, head).bias)
     return model
 
 

@@ -79,15 +79,15 @@ class Teacher(nn.Module):
                     module.training = True
         return self
 
-    def view(self, images_B3HW: Tensor, mean_311: Tensor, std_311: Tensor) -> Tensor:
-        """The student's images as the teacher knows images: its size (bilinear, no antialias), its normalisation.
+    def view(self, images_B3HW: Tensor, mean_311: Tensor, std_311: Tensor, *, antialias: bool = False) -> Tensor:
+        """The student's images as the teacher knows images: its size (bilinear), its normalisation.
 
         Args:
             images_B3HW: what the student sees, normalised by `mean_311` and `std_311`.
         """
         images = images_B3HW
         if images.shape[-2:] != self.image_size:
-            images = F.interpolate(images, size=self.image_size, mode="bilinear", align_corners=False)
+            images = smaller(images, self.image_size, antialias=antialias)
         # One multiplication and one addition; where both normalise alike they are 1 and 0.
         return images * (std_311 / self.std) + (mean_311 - self.mean) / self.std
 
@@ -95,6 +95,19 @@ class Teacher(nn.Module):
     def forward(self, images_B3HW: Tensor) -> Tensor:
         """Logits (B,K) for images of its own size and normalisation."""
         return self.model(images_B3HW)  # type: ignore[no-any-return]
+
+
+def smaller(images_B3HW: Tensor, size: tuple[int, int], *, antialias: bool = False) -> Tensor:
+    """Bilinear resize with `align_corners=False`, (B,3,H,W) -> (B,3,h,w).
+
+    Where both sides shrink by whole odd factors, as from 224 to 32, every sample without antialias lies on a pixel:
+    reading these pixels gives the same numbers at a tenth of the cost.
+    """
+    (height, width), (rows, columns) = images_B3HW.shape[-2:], size
+    down, across = height // rows, width // columns
+    if height == down * rows and width == across * columns and down % 2 and across % 2 and not antialias:
+        return images_B3HW[..., down // 2 :: down, across // 2 :: across]
+    return F.interpolate(images_B3HW, size=size, mode="bilinear", align_corners=False, antialias=antialias)
 
 
 def _column(values: Sequence[float]) -> Tensor:

@@ -78,3 +78,65 @@ def spread(blocks: Sequence[str], count: int, *, staged: bool) -> list[str]:
     equal = staged and len({per_stage.count(stage) for stage in per_stage}) == 1
     places = [(i * last) // (count - 1) if equal else (i * last + count - 2) // (count - 1) for i in range(count)]
     return [blocks[place] for place in places]
+
+
+def guided_blocks(model: nn.Module) -> list[str]:
+    """Every layer that can be guided: all transformer blocks, or all stages of a CNN.
+
+    Raises:
+        TapError: neither were found.
+    """
+    stated = getattr(model, "lgkd_blocks", None)
+    found = list(stated) if stated is not None else block_names(model) or stage_names(model)
+    if not found:
+        raise TapError(
+            f"{type(model).__name__} shows neither transformer blocks nor stages, and a term reads all of them; a "
+            "model of your own can state them as its attribute lgkd_blocks"
+        )
+    return found
+
+
+def classifier_name(model: nn.Module) -> str:
+    """The layer whose input is the embedding and whose output are the logits.
+
+    A model may state it as an attribute `lgkd_classifier`; timm's say it themselves; of others it is the last linear
+    layer.
+
+    Raises:
+        TapError: there is none.
+    """
+    stated = getattr(model, "lgkd_classifier", None)
+    if stated is not None:
+        return str(stated)
+    names = {module: name for name, module in model.named_modules()}
+    asked = getattr(model, "get_classifier", None)
+    if callable(asked):
+        found = asked()
+        found = found[0] if isinstance(found, tuple | list) else found
+        if found in names and not isinstance(found, nn.Identity):
+            return str(names[found])
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise TapError(
+            f"{type(model).__name__} has no linear layer whose input could be its embedding; a model of your own can "
+            "state it as its attribute lgkd_classifier"
+        )
+    return str(linear[-1])
+
+
+def head_names(model: nn.Module) -> tuple[str, str]:
+    """The heads of the class token and of the distillation token, of a model that has both.
+
+    Raises:
+        TapError: it has no distillation token.
+    """
+    stated = getattr(model, "lgkd_heads", None)
+    if stated is not None:
+        first, second = stated
+        return str(first), str(second)
+    if isinstance(getattr(model, "head_dist", None), nn.Module) and isinstance(getattr(model, "head", None), nn.Module):
+        return "head", "head_dist"
+    raise TapError(
+        f"{type(model).__name__} has no distillation token, which a term reads; use --student-option "
+        "distillation_token=true, a student such as timm:deit_tiny_distilled_patch16_224, or kd instead"
+    )

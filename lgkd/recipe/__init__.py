@@ -6,16 +6,15 @@ from lgkd.recipe.schema import (
     Ema,
     Expectation,
     Guidance,
-    LocalityTerm,
     Mix,
     Optimizer,
     Recipe,
     Schedule,
-    Section,
-    Term,
     Top1,
     View,
 )
+from lgkd.recipe.section import Section
+from lgkd.recipe.terms import LocalityTerm, OwnTerm, Term, TermSection
 
 __all__ = [
     "Ema",
@@ -25,10 +24,12 @@ __all__ = [
     "LocalityTerm",
     "Mix",
     "Optimizer",
+    "OwnTerm",
     "Recipe",
     "Schedule",
     "Section",
     "Term",
+    "TermSection",
     "Top1",
     "View",
     "apply_overrides",

@@ -14,10 +14,12 @@ from lgkd.recipe.shape import (
     Path,
     Problem,
     fields_of,
+    is_free,
     is_pair,
     list_entry,
     nearest_key,
     safe_text,
+    sections_of,
     shown,
     type_text,
 )
@@ -82,7 +84,10 @@ def apply_overrides(recipe: Recipe, assignments: list[str]) -> Recipe:
 
 
 def explain(recipe: Recipe | type[Recipe] = Recipe) -> list[Explained]:
-    """Every key in the order of the schema: of the schema itself, or with one recipe's values."""
+    """Every key in the order of the schema: of the schema itself, or with one recipe's values.
+
+    Where several kinds of section may stand, the schema's rows are those of each kind in turn.
+    """
     values = None if isinstance(recipe, type) else recipe.model_dump(mode="json")
     return list(_explained(Recipe, values, "", whole=values is None))
 
@@ -106,7 +111,8 @@ def _explained(annotation: Any, values: Any, prefix: str, *, whole: bool) -> lis
         rows.append(Explained(path, words, text, field.description or ""))
         if entry is not None:
             for index, one in enumerate([None] if whole else value or []):
-                rows += _explained(entry, one, f"{path}.{index}.", whole=whole)
+                for kind in sections_of(entry) if whole else [entry]:
+                    rows += _explained(kind, one, f"{path}.{index}.", whole=whole)
         elif whole or value is not None:
             rows += _explained(field.annotation, value, f"{path}.", whole=whole)
     return rows
@@ -152,6 +158,8 @@ def _enter(annotation: Any, here: Any, part: str, path: Path, got: str) -> tuple
         if int(part) == len(here):
             here.append(None)
         return int(part), entry
+    if is_free(annotation):
+        return part, None
     fields = fields_of(annotation, here)
     if not fields:
         message = f"is a single value and has no key {safe_text(part)!r} (got {got})"

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from lgkd.assets import recipe_names, recipes_folder
 from lgkd.errors import RecipeError, did_you_mean
-from lgkd.recipe.schema import Recipe, Section
+from lgkd.recipe.schema import Recipe
+from lgkd.recipe.section import Section
 from lgkd.recipe.shape import Path, Problem, dotted, known_keys, nearest_key, plain, safe_text, shown
 from lgkd.recipe.text import MAX_BYTES, Document, read_yaml, write_yaml
 
@@ -24,14 +25,13 @@ _SENTENCES = {
     "int_type": "must be a whole number",
     "less_than": "must be < {lt}",
     "less_than_equal": "must be <= {le}",
+    "model_attributes_type": "must be a section of keys",
     "model_type": "must be a section of keys",
     "string_type": "must be text",
     "string_unicode": "must be text without broken characters",
     "too_long": "must have at most {max_length} entries",
     "too_short": "must have at least {min_length} entry",
     "tuple_type": "must be a list",
-    "union_tag_invalid": "must have one of these kinds: {expected_tags}",
-    "union_tag_not_found": "must say its kind",
     "wrong": "{message}",
 }
 
@@ -112,12 +112,20 @@ def problems_in(error: ValidationError, document: Document) -> Iterator[Problem]
             path += tuple(int(part) if part.isdecimal() else part for part in context["at"].split("."))
             value = context["value"]
         line = document.line_of(path)
-        if kind == "missing":
+        if kind in ("union_tag_invalid", "union_tag_not_found"):
+            path += ("kind",)
+            line = document.line_of(path) or line
+        if kind in ("missing", "union_tag_not_found"):
             yield Problem("this key is required", path, line)
             continue
         if kind == "extra_forbidden":
             known = known_keys(path[:-1], document.values)
             message = f"unknown key (got {shown(value)}); {nearest_key(str(path[-1]), known)}"
+        elif kind == "union_tag_invalid":
+            tags = context["expected_tags"].replace("'", "").split(", ")
+            message = (
+                f"unknown kind {safe_text(str(context['tag']))!r}; {did_you_mean(str(context['tag'])[:100], tags)}"
+            )
         elif kind == "literal_error":
             message = f"must be {context['expected']} (got {shown(value)})"
         else:

@@ -9,42 +9,10 @@ import re
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
-# How a whole number and any other number may be spelt: in decimals, so no 010, 0x1f, 1_000 or 1:30.
-WHOLE_TEXT = r"[-+]?(?:0|[1-9][0-9]*)"
-FLOAT_TEXT = r"[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)"
-
-
-def wrong(message: str, *, at: str = "", value: Any = None) -> PydanticCustomError:
-    """A mistake in a recipe, told as the end of the sentence "KEY: ...".
-
-    Args:
-        message: what was expected and what to do.
-        at: the key below the checked one, when the mistake lies deeper.
-        value: what was found at `at`.
-    """
-    return PydanticCustomError("wrong", "{message}", {"message": message, "at": at, "value": value})
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, str) and re.fullmatch(f"{WHOLE_TEXT}|{FLOAT_TEXT}", value):
-        return float(value)
-    return value
-
-
-def _tuple(value: Any) -> Any:
-    # Frozen all the way down: a list inside a frozen recipe could still be changed.
-    return tuple(value) if isinstance(value, list) else value
+from lgkd.recipe.section import Number, Section, as_tuple, wrong
+from lgkd.recipe.terms import Term
 
 
 def _pair(value: Any) -> Any:
@@ -82,27 +50,7 @@ def _policy(text: str) -> str:
     return text
 
 
-def _term_name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", text):
-        raise wrong("must be 1 to 40 letters, digits, '_' or '-'")
-    return text
-
-
-Number = Annotated[float, BeforeValidator(_number)]
 Line = Annotated[str, AfterValidator(_one_line)]
-
-
-class Section(BaseModel):
-    """A part of a recipe: refuses unknown keys, cannot be changed once made."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        allow_inf_nan=False,
-        validate_default=True,
-        use_attribute_docstrings=True,
-    )
 
 
 class View(Section):
@@ -136,8 +84,12 @@ class View(Section):
     """Strength of random brightness, contrast and saturation; 0: none."""
     erase: Number = Field(default=0.0, ge=0, le=1)
     """Probability that a random rectangle is replaced by noise."""
+    repeats: int = Field(default=1, ge=1, le=100)
+    """How often an image comes in its batch, drawn anew each time; an epoch keeps its number of steps."""
     normalize: Literal["imagenet", "dataset"] = "imagenet"
     """Channel mean and spread taken from ImageNet, or measured on the training split."""
+    fixed: int | None = Field(default=None, ge=1, le=100_000)
+    """Views of each image, which come again in turn, one an epoch; null: every epoch draws new ones."""
 
 
 class Mix(Section):
@@ -214,33 +166,16 @@ class Ema(Section):
     """Begin with a smaller decay, so that the first steps do not linger in the mean."""
 
 
-class LocalityTerm(Section):
-    """Student maps and teacher maps, made comparable and compared by mean squared distance.
-
-    Source: Li et al., Locality Guidance for Improving Vision Transformers on Tiny Datasets, ECCV 2022.
-    """
-
-    kind: Literal["locality"]
-    """Which loss this term is."""
-    name: Annotated[str, AfterValidator(_term_name)] | None = None
-    """The term's name in logs; null: its kind."""
-    transform: Literal["linear", "attention", "similarity"] = "linear"
-    """linear: a learned 1x1 projection to the teacher's width; the other two need no projection."""
-    weight: Number = Field(default=2.5, ge=0, le=1_000_000)
-    """Multiplies the sum over the guided layer pairs."""
-
-
-# pydantic takes no discriminated union of one. With a second kind this becomes
-# `Annotated[LocalityTerm | SecondTerm, Field(discriminator="kind")]`; nothing else changes.
-Term = LocalityTerm
-
-
 class Guidance(Section):
     """What the teacher does while the student trains."""
 
     teacher_bn: Literal["running", "batch"] = "running"
     """BatchNorm in the frozen teacher: its running statistics, or those of each batch."""
-    terms: Annotated[tuple[Term, ...], BeforeValidator(_tuple), Field(min_length=1, max_length=100)]
+    view: Literal["resized", "antialias", "original"] = "resized"
+    """The teacher sees the student's image resized (bilinear, as in the paper), so with antialias, or drawn anew."""
+    classification_weight: Number = Field(default=1.0, ge=0, le=1_000_000)
+    """Multiplies the classification loss beside the terms."""
+    terms: Annotated[tuple[Term, ...], BeforeValidator(as_tuple), Field(min_length=1, max_length=100)]
     """The guiding losses; their weighted sum is added to the classification loss."""
 
     @field_validator("terms")
@@ -300,7 +235,7 @@ class Recipe(Section):
     """What this recipe is for, in one sentence."""
     source: Line | None = None
     """Where it comes from."""
-    expect: Annotated[tuple[Expectation, ...], BeforeValidator(_tuple), Field(max_length=1000)] | None = None
+    expect: Annotated[tuple[Expectation, ...], BeforeValidator(as_tuple), Field(max_length=1000)] | None = None
     """What it gave when it was run; null: not measured."""
     trains: Literal["teacher", "student"]
     """Which of the two this recipe is for."""

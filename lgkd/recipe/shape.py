@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from pydantic.fields import FieldInfo
 
 from lgkd.errors import did_you_mean
-from lgkd.recipe.schema import Recipe, Section
+from lgkd.recipe.schema import Recipe
+from lgkd.recipe.section import Section
 
 Path = tuple[str | int, ...]
 """Where something is in a recipe: keys and list indexes from the top."""
@@ -55,12 +56,17 @@ def variants(annotation: Any) -> list[Any]:
     return [] if annotation is NoneType else [annotation]
 
 
+def sections_of(annotation: Any) -> list[type[Section]]:
+    """The sections that an annotation stands for; more than one where a key `kind` chooses."""
+    return [v for v in variants(annotation) if isinstance(v, type) and issubclass(v, Section)]
+
+
 def fields_of(annotation: Any, values: Any = None) -> dict[str, FieldInfo]:
     """The keys of the section an annotation stands for; empty where it is not a section.
 
     Where several kinds of section may stand, `values` tells by its `kind` which one is meant.
     """
-    sections = [v for v in variants(annotation) if isinstance(v, type) and issubclass(v, Section)]
+    sections = sections_of(annotation)
     kind = values.get("kind") if isinstance(values, dict) else None
     meant = [section for section in sections if kind is not None and kind == _kind(section)]
     return {key: field for section in meant or sections for key, field in section.model_fields.items()}
@@ -83,6 +89,11 @@ def list_entry(annotation: Any) -> Any | None:
 def is_pair(annotation: Any) -> bool:
     """Whether an annotation stands for two numbers in brackets."""
     return any(get_origin(v) is tuple and get_args(v)[1] is not Ellipsis for v in variants(annotation))
+
+
+def is_free(annotation: Any) -> bool:
+    """Whether an annotation stands for a section whose keys the schema does not know."""
+    return any(get_origin(variant) is dict for variant in variants(annotation))
 
 
 def plain(number: float) -> str:
@@ -140,7 +151,7 @@ def type_text(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> st
         return " or ".join(str(choice) for choice in arguments)
     if get_origin(annotation) is tuple:
         return "list of sections" if arguments[1] is Ellipsis else "two numbers"
-    if isinstance(annotation, type) and issubclass(annotation, Section):
+    if get_origin(annotation) is dict or (isinstance(annotation, type) and issubclass(annotation, Section)):
         return "section"
     words = {bool: "true or false", int: "whole number", float: "number", str: "text"}
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}

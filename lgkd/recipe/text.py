@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from lgkd.recipe.schema import FLOAT_TEXT, WHOLE_TEXT
+from lgkd.recipe.section import FLOAT_TEXT, WHOLE_TEXT
 from lgkd.recipe.shape import Path, Problem, safe_text
 
 MAX_BYTES = 1_000_000

@@ -163,7 +163,8 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[st
             state = json.loads(data)
             continue
         try:
-            tensors[part] = load(data)
+            # They come in an order of chance; processes that add them up must not differ in it.
+            tensors[part] = dict(sorted(load(data).items()))
         except (SafetensorError, ValueError, KeyError) as error:
             raise InputError(f"{folder / name} holds no tensors ({error})") from None
     return tensors, state

@@ -1,7 +1,8 @@
 """One optimiser step: forward, backward, guard, update, average; on one device or several."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -12,13 +13,26 @@ from torch import Tensor, nn
 
 from lgkd.chance import seed_of
 from lgkd.errors import InputError
+from lgkd.models.attention import quick_attention
 from lgkd.processes import gather, join
-from lgkd.tasks import Batch, Step, Task
+from lgkd.tasks import Batch, Lookup, Step, Task
 from lgkd.trainer.guarding import FiniteGuard, is_out_of_memory, masked_step
 from lgkd.trainer.meters import Meters
 from lgkd.trainer.optim import make_optimizer
 from lgkd.trainer.plan import Plan
-from lgkd.trainer.together import Together, same_start, sum_gradients
+from lgkd.trainer.together import Together, looks_across, same_start, sum_gradients
+
+Pictures = Tensor | tuple[Tensor | None, ...]
+"""The student's images, or these and what each teacher sees."""
+
+
+def as_batch(images: Pictures, targets: Tensor) -> Batch:
+    """What a feed gives as what a task takes."""
+    if isinstance(images, Tensor):
+        return Batch(images, targets)
+    first, *views = images
+    assert first is not None
+    return Batch(first, targets, tuple(views))
 
 
 class Engine:
@@ -28,9 +42,12 @@ class Engine:
         task: moved to the device, trained in place.
         plan: the numbers.
         names: gives the names of samples from their places in the data set.
+        lookup: knows what the teachers make of samples, so that they are not run.
     """
 
-    def __init__(self, task: Task, plan: Plan, *, names: Callable[[Tensor], list[str]]) -> None:
+    def __init__(
+        self, task: Task, plan: Plan, *, names: Callable[[Tensor], list[str]], lookup: Lookup | None = None
+    ) -> None:
         _, device = join(plan.device)
         if torch.device(device).type == "cuda" and torch.device(device).index is not None:
             # Accelerate takes the current device, whatever number was asked for.
@@ -39,13 +56,25 @@ class Engine:
         AcceleratorState._reset_state(reset_partial_state=True)
         precision = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[plan.precision]
         self.accelerator = Accelerator(mixed_precision=precision, cpu=plan.device == "cpu")
-        self.task, self.plan = task, plan
+        self.task, self.plan, self.lookup = task, plan, lookup
         self.device = self.accelerator.device
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
+        if plan.accumulate > 1 and any(guide.across_batch for guide in task.guides):
+            raise InputError(
+                f"accumulate is {plan.accumulate}, and a term compares the images of a batch with each other, so the "
+                "batch cannot be cut into pieces; set accumulate to 1"
+            )
         task.to(self.device)
+        self._until_closed = ExitStack()
+        self._until_closed.enter_context(quick_attention(task.student, self.device, plan.precision))
         self.raw_optimizer = make_optimizer(task, plan.optimizer)
-        # As for evaluation: accelerate is to choose the precision; gradients are summed by `lgkd.trainer.together`.
-        self.wrapped = self.accelerator.prepare_model(task, evaluation_mode=True)
+        if plan.compile:
+            # In place: names of weights stay what they are. Batches that differ in size are compiled apart.
+            task.compile(dynamic=False)
+        for guide in task.guides:
+            guide.begin(plan.epochs)
+            if plan.precision != "fp32":
+                guide.lower_teacher(torch.bfloat16 if plan.precision == "bf16" else torch.float16)
         self.optimizer = self.accelerator.prepare_optimizer(self.raw_optimizer)
         if self.processes > 1:
             same_start([*task.parameters(), *task.buffers()])
@@ -54,6 +83,8 @@ class Engine:
             if plan.ema is not None
             else None
         )
+        # Shares of a batch need each other only where something looks across it.
+        self._joined = self.processes > 1 and looks_across(task)
         self.guard = FiniteGuard(names, gather)
         self.accumulate = plan.accumulate
 
@@ -62,8 +93,8 @@ class Engine:
         """What is evaluated: the student, or its average where there is one."""
         return self.ema.module if self.ema is not None else self.task.student
 
-    def step(self, images: Tensor, targets: Tensor, index: Tensor, epoch: int, place: int, meters: Meters) -> None:
-        """One update from this process's share of a global batch.
+    def step(self, images: Pictures, targets: Tensor, index: Tensor, epoch: int, place: int, meters: Meters) -> None:
+        """One update from this process's share of a global batch; `images` as the feed gives them.
 
         Where memory runs out the micro-batch is halved, the effective batch stays, and the step is made again.
         """
@@ -71,21 +102,26 @@ class Engine:
         rate = self.plan.rate(number)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        for guide in self.task.guides:
+            guide.at(number / self.plan.steps_per_epoch)
+        batch = as_batch(images, targets)
         if self.plan.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+            batch = replace(batch, images=batch.images.contiguous(memory_format=torch.channels_last))
+        if self.lookup is not None:
+            batch = replace(batch, taught=self.lookup(index, epoch))
         while True:
             # Dropout and stochastic depth must not depend on how the run got here.
             torch.manual_seed(seed_of(self.plan.seed, "step", number, self.rank))
             try:
-                made = self._gradients(images, targets)
+                made = self._gradients(batch)
                 break
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                self._halve(len(images), error)
+                self._halve(len(batch.images), error)
         norm = self._clip()
         whole = Step(
-            torch.stack([step.loss.detach() * (len(batch.images) / len(images)) for step, batch in made]).sum(),
+            torch.stack([step.loss.detach() * (len(part.images) / len(batch.images)) for step, part in made]).sum(),
             torch.cat([step.logits.detach() for step, _ in made]),
             {name: torch.stack([step.parts[name] for step, _ in made]).sum() for name in made[0][0].parts},
         )
@@ -99,20 +135,20 @@ class Engine:
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update(self.task.student, step=number)
-        for step, batch in made:
-            meters.add(step, batch)
+        for step, part in made:
+            meters.add(step, part)
         self.guard.watch(bad, whole, index, epoch, place)
 
-    def _gradients(self, images: Tensor, targets: Tensor) -> list[tuple[Step, Batch]]:
+    def _gradients(self, batch: Batch) -> list[tuple[Step, Batch]]:
         """Forward and backward in `accumulate` pieces, each weighted by its images."""
         made = []
-        whole, pieces = self._sizes(images)
-        with Together(self.task) if self.processes > 1 else nullcontext():
-            for some in zip(images.tensor_split(pieces), targets.tensor_split(pieces), strict=True):
-                batch = Batch(*some)
-                step: Step = self.wrapped(batch)
-                self.accelerator.backward(step.loss * (len(batch.images) / whole))
-                made.append((Step(step.loss.detach(), step.logits.detach(), step.parts), batch))
+        whole, pieces = self._sizes(batch.images)
+        with Together(self.task) if self._joined else nullcontext():
+            for part in batch.split(pieces):
+                with self.accelerator.autocast():
+                    step: Step = self.task(part)
+                self.accelerator.backward(step.loss * (len(part.images) / whole))
+                made.append((Step(step.loss.detach(), step.logits.detach(), step.parts), part))
         if self.processes > 1:
             sum_gradients(self.task.parameters())
         return made
@@ -137,7 +173,7 @@ class Engine:
                 "a process ran out of memory; with several of them a step cannot be made again by one. Use a larger "
                 "`accumulate` or a smaller --batch-size"
             ) from error
-        if getattr(getattr(self.task, "guide", None), "across_batch", False):
+        if any(guide.across_batch for guide in self.task.guides):
             raise InputError(
                 "memory ran out, and the batch cannot be cut into pieces because a term compares the images of a batch "
                 "with each other; use a smaller --batch-size"
@@ -174,8 +210,7 @@ class Engine:
 
     def close(self) -> None:
         """Give the task back as a plain module."""
-        # Accelerate replaces `forward` on the module itself; a trained task must not keep that.
-        for name in ("forward", "_original_forward"):
-            self.task.__dict__.pop(name, None)
+        self._until_closed.close()
+        self.task._compiled_call_impl = None  # a trained task is a plain module
         if self.processes == 1:
             AcceleratorState._reset_state(reset_partial_state=True)

@@ -69,7 +69,8 @@ class FiniteGuard:
     def _read(self, look: _Look) -> None:
         if look.ready is not None:
             look.ready.synchronize()
-        if not look.bad.item():
+        # As NumPy reads it: no operation of torch that could wait for a device.
+        if not look.bad.numpy().any():
             return
         parts = [name for name, value in look.step.parts.items() if not math.isfinite(value.item())]
         rows = (~torch.isfinite(look.step.logits.detach()).all(dim=1)).nonzero().flatten().cpu()

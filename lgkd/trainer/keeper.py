@@ -1,5 +1,6 @@
 """Saving a training and putting it back."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from lgkd.errors import InputError, NonFiniteError
 from lgkd.processes import add_up, wait
@@ -17,6 +19,9 @@ from lgkd.trainer.state import Progress, all_finite, optimizer_tensors, restore_
 if TYPE_CHECKING:
     from lgkd.trainer.engine import Engine
     from lgkd.trainer.loop import EpochRow
+
+SECONDS_VARIABLE = "LGKD_SAVE_SECONDS"
+"""Name of an environment variable that sets the seconds between saves, whatever was asked for; for tests."""
 
 
 class Keeper:
@@ -41,7 +46,7 @@ class Keeper:
         say: Callable[[str], None] | None = None,
     ) -> None:
         self.root = root
-        self._every = every_seconds
+        self._every = float(os.environ.get(SECONDS_VARIABLE, every_seconds))
         self._identity = identity or {}
         self._select_on = select_on
         self._say = say or (lambda _: None)
@@ -113,9 +118,8 @@ class Keeper:
             )
         try:
             engine.task.student.load_state_dict(parts["student"])
-            guide = getattr(engine.task, "guide", None)
-            if guide is not None:
-                guide.load_state_dict(parts["guide"])
+            if isinstance(engine.task.guides, nn.Module):
+                engine.task.guides.load_state_dict(parts["guide"])
             if engine.ema is not None:
                 engine.ema.module.load_state_dict(parts["ema"])
             restore_optimizer(engine.task, engine.raw_optimizer, parts["optimizer"])
@@ -124,6 +128,8 @@ class Keeper:
         except (RuntimeError, KeyError) as error:
             raise InputError(f"{found.folder} belongs to another training ({str(error).splitlines()[0]})") from error
         progress = Progress(**state["progress"])
+        for guide, course in zip(engine.task.guides, progress.courses, strict=False):
+            guide.restore(course)
         # The sums are of all processes; one of them goes on with them.
         mine = int(engine.rank == 0)
         sums = {name: value * mine for name, value in parts["meters"].items()}

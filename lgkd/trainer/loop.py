@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from lgkd.errors import NonFiniteError
 from lgkd.processes import add_up, agree
-from lgkd.tasks import Task
-from lgkd.trainer.engine import Engine
+from lgkd.tasks import Lookup, Task
+from lgkd.trainer.engine import Engine, Pictures
 from lgkd.trainer.keeper import Keeper
 from lgkd.trainer.memory import keep_freed_memory
 from lgkd.trainer.meters import Meters
@@ -27,7 +27,7 @@ class Feed(Protocol):
 
     steps_per_epoch: int
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Pictures, Tensor, Tensor]]:
         """This process's share of every global batch from step `start` on: images, targets, places in the data set."""
         ...
 
@@ -80,6 +80,8 @@ def fit(
     watchers: tuple[Watcher, ...] = (),
     keeper: Keeper | None = None,
     stop: Stop | None = None,
+    say: Callable[[str], None] | None = None,
+    lookup: Lookup | None = None,
 ) -> list[EpochRow]:
     """Train a task to the end of its plan, from where `keeper` has a checkpoint.
 
@@ -93,6 +95,8 @@ def fit(
             of the training are told again, in order.
         keeper: saves and restores; None: nothing is kept.
         stop: asked after every step.
+        say: called with a sentence that the user should hear, such as that a term has ended.
+        lookup: knows what the teachers make of samples, so that they are not run; None: they are.
 
     Returns:
         All epochs, those of an earlier part of the training included.
@@ -104,9 +108,9 @@ def fit(
     random_state = torch.get_rng_state()
     if plan.device == "cpu":
         keep_freed_memory()
-    engine = Engine(task, plan, names=feed.names)
+    engine = Engine(task, plan, names=feed.names, lookup=lookup)
     try:
-        return _Training(engine, feed, evaluate, watchers, keeper, stop or Stop()).run()
+        return _Training(engine, feed, evaluate, watchers, keeper, stop or Stop(), say or (lambda _: None)).run()
     finally:
         engine.close()
         torch.set_rng_state(random_state)
@@ -123,9 +127,11 @@ class _Training:
         watchers: tuple[Watcher, ...],
         keeper: Keeper | None,
         stop: Stop,
+        say: Callable[[str], None],
     ) -> None:
         self.engine, self.plan, self.feed = engine, engine.plan, feed
         self.evaluate, self.watchers, self.keeper, self.stop = evaluate, watchers, keeper, stop
+        self.say = say
         self.progress = Progress(accumulate=self.plan.accumulate)
         self.meters = Meters()
 
@@ -145,7 +151,7 @@ class _Training:
 
     def _train_epoch(self, epoch: int) -> None:
         progress, engine = self.progress, self.engine
-        engine.wrapped.train()
+        engine.task.train()
         began = looked = time.perf_counter()
         before, images_before = progress.seconds, self.meters.images
         for images, targets, index in self.feed.epoch(epoch, progress.step):
@@ -181,6 +187,11 @@ class _Training:
         if self.evaluate is not None and ((epoch + 1) % plan.evaluate_every == 0 or epoch + 1 == plan.epochs):
             scores = self.evaluate(self.engine.judged)
         images = int(add_up(torch.tensor(self.meters.images)))
+        for guide in self.engine.task.guides:
+            train |= {f"weight_{name}": weight for name, weight in guide.weights_now().items()}
+            for note in guide.finish_epoch(epoch + 1, train):
+                self.say(note)
+        progress.courses = [guide.state() for guide in self.engine.task.guides]
         row = EpochRow(
             epoch=epoch + 1,
             lr=plan.rate((epoch + 1) * plan.steps_per_epoch - 1),

@@ -9,7 +9,11 @@ from lgkd.tasks import Batch, Step
 
 
 class Meters:
-    """Means of the loss, of its named parts, and of the accuracy on the training batches."""
+    """Means of the loss, of its named parts, and of the accuracy on the training batches.
+
+    Summed in double precision, which holds sums of single precision to the bit: they are the same whichever process
+    had which part, before and after a run was stopped.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -23,9 +27,12 @@ class Meters:
         correct = (step.logits.detach().argmax(dim=1) == labels).sum()
         values = {"loss": step.loss.detach() * count, "accuracy": correct.float()}
         values |= {name: value * count for name, value in step.parts.items()}
+        before, self._sums = self._sums, {}
         for name, value in values.items():
-            total = self._sums.get(name)
-            self._sums[name] = value.float() if total is None else total + value
+            total = before.pop(name, None)
+            self._sums[name] = value.double() if total is None else total + value
+        # Restored sums come in another order; what is shown and written keeps that of the terms.
+        self._sums |= before
 
     def read(self, gather: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
         """The means so far; waits for the device. `gather` adds a vector up over processes."""
@@ -47,5 +54,5 @@ class Meters:
 
     def restore(self, sums: dict[str, Tensor], images: int, device: torch.device) -> None:
         """Go on from saved sums."""
-        self._sums = {name: value.to(device) for name, value in sums.items()}
+        self._sums = {name: value.to(device, torch.float64) for name, value in sums.items()}
         self.images = images

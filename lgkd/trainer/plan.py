@@ -64,6 +64,7 @@ class Plan:
         precision: "fp32", "bf16" or "fp16"; already decided.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
         channels_last: whether images are laid out channels-last, for CNNs.
+        compile: whether student, teacher and terms are compiled as one graph.
     """
 
     optimizer: OptimizerPlan
@@ -76,6 +77,7 @@ class Plan:
     ema: EmaPlan | None = None
     evaluate_every: int = 1
     channels_last: bool = False
+    compile: bool = False
     device: str = "cpu"
 
     def __post_init__(self) -> None:

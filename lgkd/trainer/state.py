@@ -22,6 +22,7 @@ class Progress:
         rows: the finished epochs, as plain dictionaries.
         sums: the current epoch's meters.
         best: epoch and score of the best epoch on held-out images.
+        courses: for each guide, how far its terms are.
     """
 
     epoch: int = 0
@@ -31,6 +32,7 @@ class Progress:
     rows: list[dict[str, Any]] = field(default_factory=list)
     images: int = 0
     best: dict[str, float] | None = None
+    courses: list[dict[str, Any]] = field(default_factory=list)
 
 
 def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -62,9 +64,8 @@ def restore_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tenso
 
 
 def split_parts(task: Task) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The student's weights and the guide's (its projections), apart."""
-    guide = getattr(task, "guide", None)
-    return task.student.state_dict(), guide.state_dict() if guide is not None else {}
+    """The student's weights and the guides' (their projections), apart."""
+    return task.student.state_dict(), task.guides.state_dict() if isinstance(task.guides, nn.Module) else {}
 
 
 def all_finite(tensors: dict[str, Tensor]) -> bool:

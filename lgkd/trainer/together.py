@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lgkd.tasks import Task
+
 
 class _Sum(torch.autograd.Function):
     """A sum over processes; what it is worth to any of them flows back to all."""
@@ -52,6 +54,18 @@ def gather_batch(values_B: Tensor) -> Tensor:
     return sum_over_processes(torch.cat(parts))
 
 
+def looks_across(task: Task) -> bool:
+    """Whether a step of this task depends on how the batch is shared: by BatchNorm, or by a term across the batch."""
+    teachers = [guide.teacher.model for guide in task.guides if guide.teacher.batch_norm == "batch"]
+    norms = [
+        module
+        for model in (task.student, *teachers)
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]
+    return bool(norms) or any(guide.across_batch for guide in task.guides)
+
+
 class Together(TorchFunctionMode):
     """While it is entered, BatchNorm in training normalises by the batch of all processes (as SyncBatchNorm, but on
     every device and for every class that calls `F.batch_norm`), a teacher's `batch` mode included; and terms that
@@ -61,10 +75,10 @@ class Together(TorchFunctionMode):
         task: whose terms may look across the batch.
     """
 
-    def __init__(self, task: nn.Module) -> None:
+    def __init__(self, task: Task) -> None:
         super().__init__()
-        guide = getattr(task, "guide", None)
-        self._across = [loss for loss in getattr(guide, "losses", {}).values() if getattr(loss, "across_batch", False)]
+        losses = [loss for guide in task.guides for loss in guide.losses.values()]
+        self._across = [loss for loss in losses if getattr(loss, "across_batch", False)]
         self._hooks = ExitStack()
 
     def __enter__(self) -> Self:

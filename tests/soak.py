@@ -1,0 +1,58 @@
+"""Ten thousand steps of a tiny guided training: what the process holds in memory and in open files.
+
+    python -m tests.soak [STEPS]
+
+Prints resident memory and open files every thousand steps, and how far both grew after the first two thousand.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from lgkd.trainer.loop import EpochRow
+from lgkd.trainer.plan import SchedulePlan
+from tests.training_world import STEPS, train
+
+WARM = 2_000
+
+
+def held() -> tuple[float, int]:
+    """Resident memory in MiB and the number of open files of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20, len([*Path("/proc/self/fd").iterdir()])
+
+
+class Looker:
+    """A watcher that looks every thousand steps."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, tuple[float, int]] = {}
+
+    def on_start(self, epochs: int, steps_per_epoch: int) -> None: ...
+
+    def on_step(self, epoch: int, step: int, parts: Mapping[str, float], images_per_second: float) -> None: ...
+
+    def on_epoch(self, row: EpochRow) -> None:
+        steps = row.epoch * STEPS
+        if steps % 1_000 == 0:
+            self.seen[steps] = held()
+            print(f"{steps:6,} steps: {self.seen[steps][0]:7.1f} MiB, {self.seen[steps][1]} open files", flush=True)
+
+
+def main(steps: int) -> None:
+    looker = Looker()
+    with TemporaryDirectory() as folder:
+        train(
+            Path(folder),
+            every=2.0,
+            watchers=(looker,),
+            schedule=SchedulePlan(steps // STEPS, warmup_epochs=1, stepped="step"),
+        )
+    first, last = looker.seen[WARM], looker.seen[max(looker.seen)]
+    print(f"after {WARM:,} steps: {last[0] - first[0]:+.1f} MiB, {last[1] - first[1]:+d} open files")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10_000)

@@ -1,0 +1,48 @@
+"""Something happens to one of two processes: all end, with the documented code, and the same command goes on."""
+
+import time
+
+from tests.torture.arena import Arena, newest
+from tests.torture.parts import Trials, expect, part
+from tests.torture.students import FACTORY, FAULT, MARK
+
+ENDS = {
+    "nan": (4, "classification"),
+    "memory": (2, "a process ran out of memory; with several of them a step cannot be made again by one"),
+    "kill": (1, "the same command goes on"),
+}
+"""What happens, the exit code, and a part of what is said."""
+
+_WITHIN = 60.0
+
+
+@part(
+    "one-of-two",
+    "R7",
+    "NaN, no memory or a kill in one of two: all end with the right code, nobody hangs, it resumes",
+    6,
+)
+def one_of_two(arena: Arena, trials: Trials) -> None:
+    while trials.left():
+        what, rank = list(ENDS)[trials.made % 3], (1 + trials.made // 3) % 2
+        strike(arena, trials, what, rank)
+
+
+def strike(arena: Arena, trials: Trials, what: str, rank: int, *, resume: bool = True) -> None:
+    """One trial: the fault in the process of a rank, at a step of the second epoch."""
+    student = ["--student", FACTORY]
+    code, words = ENDS[what]
+    with trials.one(f"{what} in process {rank}"):
+        out = arena.new("struck")
+        started = arena.start(out, processes=2, student=student, **{FAULT: f"{what}:{rank}:80"})
+        started.wait_for(lambda: MARK.decode() in started.said())
+        expect(newest(out) > 0, f"no save came: {started.said()}")
+        struck = time.monotonic()
+        found = started.end(_WITHIN)
+        trials.seen[f"{what} in process {rank} -> {found} in {time.monotonic() - struck:.0f} s"] += 1
+        expect(found == code, f"code {found}, expected {code}: {started.said()}")
+        expect(words in started.said(), f"it said {started.said()!r}")
+        expect(started.said().count("lgkd: ") == 1, f"it said {started.said()!r}")
+        if resume:
+            done = arena.start(out, processes=2, student=student)
+            expect(done.end() == 0, f"it did not go on: {done.said()}")
