@@ -13,7 +13,6 @@ from torch import nn
 
 from lgkd.errors import ModelError, did_you_mean
 from lgkd.models.catalogue import ModelInfo, find
-from lgkd.models.resnet import CifarResNet
 
 ImageSize = int | tuple[int, int]
 
@@ -59,14 +58,12 @@ def create_model(
     size = pair(default_image_size(name) if image_size is None else image_size)
     if min(size) < 1:
         raise ModelError(f"{name}: images of {size[0]} x {size[1]} pixels do not exist; expected at least 1 x 1")
-    if info is not None and info.depth is not None:
-        if options:
-            raise ModelError(f"{name} takes no options (got {', '.join(sorted(options))})")
-        model: nn.Module = CifarResNet(info.depth, num_classes)
+    if info is not None and info.made_by is not None:
+        model = _from_factory(name, info.made_by, num_classes, size, dict(options or {}), info.preset)
     elif info is not None or name.startswith("timm:"):
         model = _from_timm(name, info, num_classes, size, dict(options or {}))
     else:
-        model = _from_factory(name, num_classes, size, dict(options or {}))
+        model = _from_factory(name, name, num_classes, size, dict(options or {}), {})
     check_model(model, name, num_classes=num_classes, image_size=size)
     return model
 
@@ -165,8 +162,15 @@ def _from_timm(
     return model
 
 
-def _from_factory(name: str, num_classes: int, size: tuple[int, int], options: dict[str, Any]) -> nn.Module:
-    factory = import_factory(name)
+def _from_factory(
+    name: str,
+    made_by: str,
+    num_classes: int,
+    size: tuple[int, int],
+    options: dict[str, Any],
+    preset: Mapping[str, Any],
+) -> nn.Module:
+    factory = import_factory(made_by)
     offered: dict[str, Any] = {"num_classes": num_classes, "image_size": size if size[0] != size[1] else size[0]}
     try:
         accepted: Mapping[str, inspect.Parameter] = inspect.signature(factory).parameters
@@ -174,12 +178,16 @@ def _from_factory(name: str, num_classes: int, size: tuple[int, int], options: d
         # Something built into Python, which does not say what it takes.
         accepted = {}
     if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
-        unknown = sorted(options.keys() - accepted.keys())
+        # What a name of lgkd's own stands for is no option of it, nor are classes and size.
+        free = accepted.keys() - preset.keys() - (offered.keys() if made_by != name else set())
+        unknown = sorted(options.keys() - free)
         if unknown:
-            raise ModelError(f"{name} has no option {unknown[0]!r}; {did_you_mean(unknown[0], accepted)}")
+            raise ModelError(f"{name} has no option {unknown[0]!r}; {did_you_mean(unknown[0], sorted(free))}")
         offered = {key: value for key, value in offered.items() if key in accepted}
     try:
-        model = factory(**{**offered, **options})
+        model = factory(**{**offered, **options, **preset})
+    except ModelError as error:
+        raise ModelError(f"{name}: {error}") from error
     except Exception as error:
         raise ModelError(
             f"{name} cannot be made with {_listed({**offered, **options})}: "

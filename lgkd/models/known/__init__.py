@@ -1,0 +1,1 @@
+"""Which models lgkd knows by name, a file for each family; no torch."""
