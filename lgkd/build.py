@@ -27,8 +27,9 @@ from lgkd.models.frozen import IMAGENET_MEAN, IMAGENET_STD, Teacher
 from lgkd.models.layers import block_names
 from lgkd.recipe import Recipe
 from lgkd.tasks import Guided, Supervised, Task
+from lgkd.trainer.compiling import choose_compile
 from lgkd.trainer.plan import EmaPlan, OptimizerPlan, Plan, SchedulePlan
-from lgkd.trainer.precision import choose_compile, choose_precision
+from lgkd.trainer.precision import choose_precision
 from lgkd.weights import fill, load_weights
 
 Channels = tuple[float, float, float]
@@ -329,10 +330,22 @@ def make_test_batches(
 
 
 def make_plan(
-    recipe: Recipe, *, steps_per_epoch: int, seed: int, device: str, channels_last: bool, compiled: bool | None = None
+    recipe: Recipe,
+    *,
+    steps_per_epoch: int,
+    seed: int,
+    device: str,
+    channels_last: bool,
+    compiled: bool | None = None,
+    cuda_graphs: bool = False,
 ) -> Plan:
-    """The loop's numbers."""
+    """The loop's numbers.
+
+    Raises:
+        InputError: recordings are asked for where there can be none.
+    """
     optimizer, schedule = recipe.optimizer, recipe.schedule
+    images = schedule.epochs * steps_per_epoch * recipe.batch_size
     return Plan(
         optimizer=OptimizerPlan(
             name=optimizer.name,
@@ -358,7 +371,8 @@ def make_plan(
         ema=EmaPlan(recipe.ema.decay, recipe.ema.warmup) if recipe.ema is not None else None,
         evaluate_every=recipe.evaluate_every,
         channels_last=channels_last,
-        compile=choose_compile(compiled, device, schedule.epochs * steps_per_epoch * recipe.batch_size),
+        compile=choose_compile(compiled, device, images, cuda_graphs=cuda_graphs),
+        cuda_graphs=cuda_graphs,
         device=device,
     )
 

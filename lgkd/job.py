@@ -164,6 +164,7 @@ class Job:
             device=self.device,
             channels_last=is_convolutional(student),
             compiled=options.get("compile"),
+            cuda_graphs=bool(options.get("cuda_graphs")),
         )
         info = self._info(data, student, guides, size, plan)
         info["call"] = self._call(teachers, taps, replace)
@@ -237,7 +238,7 @@ class Job:
             return None
         plain = (
             "fraction", "images_per_class", "subset_seed", "seed", "val_fraction", "extra_share", "device",
-            "deterministic", "offline", "compile",
+            "deterministic", "offline", "compile", "cuda_graphs",
         )  # fmt: skip
         options = {name: self.options.get(name) for name in plain}
         if (extra := self.options.get("extra")) is not None:

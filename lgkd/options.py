@@ -20,6 +20,7 @@ class Options(TypedDict, total=False):
         epochs, batch_size, image_size, precision: instead of the recipe's.
         compile: whether student, teacher and terms are compiled as one graph; if not given, on a GPU where the
             training is long enough for that to pay.
+        cuda_graphs: whether the compiled step is recorded and replayed on a GPU, which pays where batches are small.
         overrides: "a.b=value" each, as `--set`; they win over everything else.
         seed: of weights, order, augmentation and dropout; 0 if not given.
         device: "cpu", "cuda" or "cuda:N"; a GPU if there is one.
@@ -54,6 +55,7 @@ class Options(TypedDict, total=False):
     image_size: int | None
     precision: str | None
     compile: bool | None
+    cuda_graphs: bool
     overrides: Sequence[str]
     seed: int
     device: str | None

@@ -64,6 +64,10 @@ class Step:
     logits: Tensor
     parts: dict[str, Tensor] = field(default_factory=dict)
 
+    def copy(self) -> "Step":
+        """The same values in memory of their own."""
+        return Step(self.loss.clone(), self.logits.clone(), {name: value.clone() for name, value in self.parts.items()})
+
 
 class Supervised(nn.Module):
     """Learn the labels: mean cross entropy against class numbers or distributions.

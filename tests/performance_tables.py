@@ -2,12 +2,19 @@
 
 With words only the commands that hold one of them are run; options come after the words and win over the command's
 own, as in `python -m tests.performance_tables DeiT --device cuda`. Each command goes to a process of its own; every
-figure is of that command's JSON document.
+figure is of that command's JSON document. The words `processes` and `startup` stand for two measurements that are made
+with trainings on digits.
 """
 
+import csv
 import json
+import os
+import statistics
 import subprocess
 import sys
+import tempfile
+import time
+from pathlib import Path
 from typing import Any
 
 _AGAINST = "--against plain --repeats 5"
@@ -28,6 +35,59 @@ SWEEPS = {
     "image size": "--student pvtv2 --teacher resnet56 --batch-size 16 --sweep image-size=32,64,128,224 --repeats 3",
     "images": "--teacher resnet20 --batch-size 128 --sweep images=1000,10000,100000,1000000 --repeats 3",
 }
+
+
+ON_DIGITS = (
+    "--dataset digits --student deit_tiny --student-option patch_size=4 --image-size 32 --batch-size 64 "
+    "--set evaluate_every=10 --device cpu"
+)
+STARTS = 3
+
+
+def run_lgkd(words: str, **environment: str) -> None:
+    """A command in a process of its own, which must end well."""
+    command = [sys.executable, "-m", "lgkd", *words.split()]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | environment)
+
+
+def processes_rows() -> list[str]:
+    """Images a second of DeiT-Ti at 32 px in one process and in two, a thread each, epoch by epoch in one training."""
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for count in (1, 2):
+            out = Path(scratch) / str(count)
+            several = f" --nproc {count}" if count > 1 else ""
+            run_lgkd(f"train {ON_DIGITS} --epochs 4 --quiet --out {out}{several}", OMP_NUM_THREADS="1")
+            with (out / "metrics.csv").open(newline="") as file:
+                rates = [float(row["images_per_second"]) for row in csv.DictReader(file)][1:]
+            rows.append(f"| processes | {count} | | {statistics.median(rates):,.0f} | |")
+    return rows
+
+
+def startup_rows() -> list[str]:
+    """Seconds from the command until the first step on digits is done, and those of help, a listing and an error."""
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        store = {"LGKD_HOME": str(Path(scratch) / "home")}
+        run_lgkd(f"train-teacher resnet8 digits --epochs 1 --quiet --out {scratch}/teacher", **store)
+        guided = f"distill {ON_DIGITS} --teacher resnet8 --epochs 4 --quiet --max-time 0.001"
+        commands = {
+            "`lgkd distill` on digits, to the end of its first step": guided,
+            "`lgkd --help`": "--help",
+            "`lgkd students`": "students",
+            "an error of the recipe": "train --student deit_tiny --set optimizer.lr=-1",
+        }
+        for what, words in commands.items():
+            taken = []
+            for start in range(STARTS):
+                out = f" --out {scratch}/run{start}" if words == guided else ""
+                command = [sys.executable, "-m", "lgkd", *(words + out).split()]
+                began = time.perf_counter()
+                done = subprocess.run(command, env=os.environ | store, capture_output=True, check=False)
+                taken.append(time.perf_counter() - began)
+                assert done.returncode == {guided: 75}.get(words, 2 if "=-1" in words else 0), done.stderr
+            rows.append(f"| {what} | {statistics.median(taken):.2f} s ({min(taken):.2f} to {max(taken):.2f}) |")
+    return rows
 
 
 def measured(options: str, more: list[str]) -> dict[str, Any]:
@@ -90,6 +150,10 @@ def main(words: list[str]) -> None:
             print("\n".join(rows[-1]), flush=True)
         else:
             swept += sweep_rows(what, document)
+    if not wanted or "processes" in wanted:
+        swept += processes_rows()
+    if not wanted or "startup" in wanted:
+        print("\n" + "\n".join(startup_rows()), flush=True)
     for table in zip(*rows, strict=True):
         print("\n" + "\n".join(table))
     print("\n" + "\n".join(swept))

@@ -157,6 +157,23 @@ def test_operations_of_a_linear_layer_and_a_convolution_are_those_counted_by_han
     assert count_flops(step) == 2 * conv_forward + 3 * linear_forward
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_a_grouped_convolution_is_as_much_arithmetic_as_its_groups_one_by_one(groups: int, transposed: bool) -> None:
+    kind = nn.ConvTranspose2d if transposed else nn.Conv2d
+    whole = kind(4, 8, 3, stride=2, padding=1, groups=groups)
+    parts = [kind(4 // groups, 8 // groups, 3, stride=2, padding=1) for _ in range(groups)]
+    images = torch.randn(2, 4, 8, 8, requires_grad=True)
+
+    def one_by_one() -> None:
+        chunks = images.chunk(groups, dim=1)
+        torch.cat([part(chunk) for part, chunk in zip(parts, chunks, strict=True)], dim=1).sum().backward()
+
+    points = 8 * 8 if transposed else 4 * 4
+    by_hand = 2 * 2 * points * 9 * 4 * 8 // groups  # two images; a multiplication and an addition
+    assert count_flops(lambda: whole(images).sum().backward()) == count_flops(one_by_one) == 3 * by_hand
+
+
 def test_operations_of_attention_are_counted_forward_and_backward() -> None:
     batch, heads, tokens, width = 2, 3, 16, 8
     query, key, value = (torch.randn(batch, heads, tokens, width, requires_grad=True) for _ in range(3))

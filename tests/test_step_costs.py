@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lgkd.errors import InputError
 from lgkd.guide import Guide, Term
 from lgkd.losses import MapLoss
 from lgkd.models.frozen import Teacher
 from lgkd.models.resnet import CifarResNet
 from lgkd.schedules import TermSchedule
-from lgkd.tasks import Guided, Supervised
+from lgkd.tasks import Guided, Step, Supervised
+from lgkd.trainer.compiling import choose_compile, compile_task
 from lgkd.trainer.engine import Engine
 from lgkd.trainer.meters import Meters
 from tests.training_world import TinyViT, make_feed, make_images, make_plan
@@ -143,6 +145,76 @@ def test_a_compiled_training_learns_what_an_eager_one_learns() -> None:
         results.append({name: value.clone() for name, value in task.state_dict().items()})
     for name, value in results[0].items():
         torch.testing.assert_close(results[1][name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "images", "graphs", "expected"),
+    [
+        (None, "cuda", 15_000_000, False, True),
+        (None, "cuda", 100_000, False, False),
+        (None, "cpu", 15_000_000, False, False),
+        (True, "cpu", 1, False, True),
+        (False, "cuda", 15_000_000, False, False),
+        (None, "cuda:1", 1, True, True),
+    ],
+)
+def test_a_step_is_compiled_where_that_pays_or_where_somebody_says(
+    wanted: bool | None, device: str, images: int, graphs: bool, expected: bool
+) -> None:
+    assert choose_compile(wanted, device, images, cuda_graphs=graphs) is expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "reason"),
+    [(None, "cpu", "the device is cpu"), (False, "cuda", r"the step is not compiled \(--no-comp")],
+)
+def test_recordings_are_refused_where_there_can_be_none(wanted: bool | None, device: str, reason: str) -> None:
+    with pytest.raises(InputError, match=rf"--cuda-graphs replays .* but {reason}.*; leave one of the two out"):
+        choose_compile(wanted, device, 10, cuda_graphs=True)
+
+
+def test_only_recordings_ask_the_compiler_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module, **options: asked.append(options))
+    for graphs in (False, True):
+        compile_task(scheduled(), cuda_graphs=graphs)
+    assert asked == [{"dynamic": False}, {"dynamic": False, "mode": "reduce-overhead"}]
+
+
+def test_what_a_recording_will_write_over_is_copied() -> None:
+    plan = make_plan(accumulate=2, cuda_graphs=True)  # recorded or not, what is kept must be memory of its own
+    learned = []
+    for chosen in (plan, make_plan(accumulate=2)):
+        engine = Engine(scheduled(), chosen, names=lambda index: [])
+        for _ in steps(engine):
+            pass
+        learned.append(engine.task.state_dict())
+    assert all(torch.equal(learned[0][name], value) for name, value in learned[1].items())
+    step = Step(torch.ones(()), torch.ones(2, 3), {"one": torch.ones(())})
+    copied = step.copy()
+    for own, copy in ((step.loss, copied.loss), (step.logits, copied.logits), (step.parts["one"], copied.parts["one"])):
+        assert torch.equal(own, copy) and own.data_ptr() != copy.data_ptr()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_recorded_training_learns_what_an_eager_one_learns(accumulate: int) -> None:
+    results = []
+    for graphs in (False, True):
+        plan = make_plan(device="cuda", accumulate=accumulate, compile=graphs, cuda_graphs=graphs)
+        engine = Engine(scheduled(warmup=1), plan, names=lambda index: [])
+        feed, meters = make_feed(make_images(), device="cuda"), Meters()
+        engine.task.train()
+        for epoch in range(4):
+            for place, (images, targets, index) in enumerate(feed.epoch(epoch)):
+                engine.step(images, targets, index, epoch, place, meters)
+        engine.guard.settle()
+        results.append(({name: value.cpu() for name, value in engine.task.state_dict().items()}, meters.read()))
+        engine.close()
+    for name, value in results[0][0].items():
+        torch.testing.assert_close(results[1][0][name], value, rtol=1e-3, atol=1e-4)
+    assert results[1][1] == pytest.approx(results[0][1], rel=1e-3)
 
 
 def live_tensors() -> int:

@@ -39,6 +39,7 @@ class Choices:
         overrides: "a.b=value" each.
         device: "cpu", "cuda" or "cuda:N"; None for a GPU if there is one.
         compile: whether the step is compiled; None: as a training would be.
+        cuda_graphs: whether the compiled step is recorded and replayed.
         images, source_size: how many images are made, and their side in pixels.
         seed: of images and weights.
 
@@ -58,6 +59,7 @@ class Choices:
     overrides: Sequence[str] = ()
     device: str | None = None
     compile: bool | None = None
+    cuda_graphs: bool = False
     images: int = 5000
     source_size: int = 32
     seed: int = 0

@@ -25,10 +25,11 @@ from lgkd.data.feed import Feed, Pictures
 from lgkd.guide import Guide
 from lgkd.models.factory import default_image_size, pair
 from lgkd.scoring import score
+from lgkd.trainer.compiling import choose_compile, compile_task
 from lgkd.trainer.engine import Engine
 from lgkd.trainer.memory import keep_freed_memory
 from lgkd.trainer.meters import Meters
-from lgkd.trainer.precision import choose_compile, choose_device
+from lgkd.trainer.precision import choose_device
 
 Triple = tuple[Pictures, Tensor, Tensor]
 
@@ -104,7 +105,9 @@ class Subject:
             compiled=False,  # the step is looked at part by part before it is compiled
         )
         images = max(len(data.train), _USUAL_IMAGES) if choices.dataset is None else len(data.train)
-        self.compiled = choose_compile(choices.compile, self.device, recipe.schedule.epochs * images)
+        self.compiled = choose_compile(
+            choices.compile, self.device, recipe.schedule.epochs * images, cuda_graphs=choices.cuda_graphs
+        )
         self.engine = Engine(
             make_task(self.model, [self.guide] if self.guide is not None else [], recipe),
             self.plan,
@@ -158,7 +161,7 @@ class Subject:
 
     def compile(self) -> None:
         """Translate the step by torch.compile; it happens at the next step."""
-        self.engine.task.compile(dynamic=False)
+        compile_task(self.engine.task, cuda_graphs=self.choices.cuda_graphs)
 
     def close(self) -> None:
         """Take hooks and wrappers off, and end what the feed may have running."""
@@ -193,7 +196,7 @@ class Subject:
             self._unguided = Engine(make_task(model, [], self._recipe), self.plan, names=self.feed.names)
             self._unguided.task.train()
             if self.compiled:
-                self._unguided.task.compile(dynamic=False)
+                compile_task(self._unguided.task, cuda_graphs=self.choices.cuda_graphs)
         self._step(self._unguided, self.fixed())
 
     def _evaluation(self) -> tuple[Callable[[], object], int]:

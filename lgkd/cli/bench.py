@@ -36,6 +36,7 @@ def bench(
     changes: o.Set = None,
     device: o.Device = None,
     compiled: o.Compile = None,
+    cuda_graphs: o.CudaGraphs = False,
     images: Annotated[int, typer.Option("--images", help="How many images are made.")] = 5000,
     source_size: Annotated[int, typer.Option("--source-size", help="Side of the made images, in pixels.")] = 32,
     steps: Annotated[
@@ -79,6 +80,7 @@ def bench(
         overrides=tuple(changes or ()),
         device=device,
         compile=compiled,
+        cuda_graphs=cuda_graphs,
         images=images,
         source_size=source_size,
         seed=seed,

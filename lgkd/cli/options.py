@@ -56,6 +56,9 @@ Compile = Annotated[
     bool | None,
     typer.Option("--compile/--no-compile", help="One compiled graph a step; by default on a GPU, for long trainings."),
 ]
+CudaGraphs = Annotated[
+    bool, typer.Option("--cuda-graphs", help="Replay the compiled step as a recording; for small batches on a GPU.")
+]
 Device = Annotated[
     str | None,
     typer.Option("--device", help="cpu, cuda or cuda:N; a GPU if there is one."),

@@ -36,6 +36,7 @@ def train_teacher(
     seed: o.Seed = 0,
     precision: o.Precision = None,
     compile: o.Compile = None,  # noqa: A002
+    cuda_graphs: o.CudaGraphs = False,
     val_fraction: o.ValFraction = None,
     device: o.Device = None,
     deterministic: o.Deterministic = False,
@@ -98,6 +99,7 @@ def distill(
     seed: o.Seed = 0,
     precision: o.Precision = None,
     compile: o.Compile = None,  # noqa: A002
+    cuda_graphs: o.CudaGraphs = False,
     val_fraction: o.ValFraction = None,
     cached: Annotated[
         list[str] | None,
@@ -159,6 +161,7 @@ def train(
     seed: o.Seed = 0,
     precision: o.Precision = None,
     compile: o.Compile = None,  # noqa: A002
+    cuda_graphs: o.CudaGraphs = False,
     val_fraction: o.ValFraction = None,
     device: o.Device = None,
     deterministic: o.Deterministic = False,
@@ -221,8 +224,8 @@ def resume(
 
 
 _MORE = (
-    "precision", "compile", "seed", "extra", "extra_share", "val_fraction", "device", "deterministic", "offline",
-    "max_time", "out", "force",
+    "precision", "compile", "cuda_graphs", "seed", "extra", "extra_share", "val_fraction", "device", "deterministic",
+    "offline", "max_time", "out", "force",
 )  # fmt: skip
 
 

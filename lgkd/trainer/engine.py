@@ -16,6 +16,7 @@ from lgkd.errors import InputError
 from lgkd.models.attention import quick_attention
 from lgkd.processes import gather, join
 from lgkd.tasks import Batch, Lookup, Step, Task
+from lgkd.trainer.compiling import compile_task
 from lgkd.trainer.guarding import FiniteGuard, is_out_of_memory, masked_step
 from lgkd.trainer.meters import Meters
 from lgkd.trainer.optim import make_optimizer
@@ -69,8 +70,7 @@ class Engine:
         self._until_closed.enter_context(quick_attention(task.student, self.device, plan.precision))
         self.raw_optimizer = make_optimizer(task, plan.optimizer)
         if plan.compile:
-            # In place: names of weights stay what they are. Batches that differ in size are compiled apart.
-            task.compile(dynamic=False)
+            compile_task(task, cuda_graphs=plan.cuda_graphs)
         for guide in task.guides:
             guide.begin(plan.epochs)
             if plan.precision != "fp32":
@@ -148,7 +148,9 @@ class Engine:
                 with self.accelerator.autocast():
                     step: Step = self.task(part)
                 self.accelerator.backward(step.loss * (len(part.images) / whole))
-                made.append((Step(step.loss.detach(), step.logits.detach(), step.parts), part))
+                kept = Step(step.loss.detach(), step.logits.detach(), step.parts)
+                # The next piece's recording writes over this one's results.
+                made.append((kept.copy() if self.plan.cuda_graphs else kept, part))
         if self.processes > 1:
             sum_gradients(self.task.parameters())
         return made

@@ -65,6 +65,7 @@ class Plan:
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
         channels_last: whether images are laid out channels-last, for CNNs.
         compile: whether student, teacher and terms are compiled as one graph.
+        cuda_graphs: whether the compiled step is recorded and replayed; needs `compile` and a CUDA device.
     """
 
     optimizer: OptimizerPlan
@@ -78,6 +79,7 @@ class Plan:
     evaluate_every: int = 1
     channels_last: bool = False
     compile: bool = False
+    cuda_graphs: bool = False
     device: str = "cpu"
 
     def __post_init__(self) -> None:

@@ -7,7 +7,6 @@ import torch
 from lgkd.errors import InputError, did_you_mean
 
 Precision = Literal["fp32", "bf16", "fp16"]
-_WORTH_COMPILING = 4_000_000
 
 
 def choose_device(name: str | None = None) -> str:
@@ -39,16 +38,6 @@ def choose_precision(wanted: str, device: str) -> Precision:
     if wanted not in ("fp32", "bf16", "fp16"):
         raise InputError(f"precision is {wanted!r}; {did_you_mean(wanted, ['auto', 'fp32', 'bf16', 'fp16'])}")
     return wanted  # type: ignore[return-value]
-
-
-def choose_compile(wanted: bool | None, device: str, images: int) -> bool:
-    """Whether a training that looks at so many images (epochs times images) is compiled, where nobody says.
-
-    Compiling takes a minute or two. On a GPU that pays after some millions of images; on a CPU hardly ever.
-    """
-    if wanted is not None:
-        return wanted
-    return torch.device(device).type == "cuda" and images >= _WORTH_COMPILING
 
 
 def has_native_bf16(device: str) -> bool:
