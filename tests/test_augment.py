@@ -12,8 +12,9 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torchvision.transforms import functional
 
-from lgkd.data import erasing
+from lgkd.data import erasing, threads
 from lgkd.data.augment import Augment, Plain, View
+from lgkd.data.threads import side_by_side
 from lgkd.errors import InputError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -47,10 +48,44 @@ def test_a_sample_becomes_the_same_alone_in_a_batch_and_in_another_order(view, s
     alone = torch.cat([make(pixels[[i]], sizes[[i]], index[[i]], epoch=5) for i in range(60)])
     order = torch.randperm(60)
     shuffled = make(pixels[order], sizes[order], index[order], epoch=5)
-    # Levels are equal; noise is an inverse error function that libraries vectorise by the batch.
-    assert torch.allclose(together, alone, atol=1e-6, rtol=0)
-    assert torch.allclose(together[order], shuffled, atol=1e-6, rtol=0)
-    assert torch.equal(levels(together[:, :, 0, 0]).round(), levels(alone[:, :, 0, 0]).round())
+    assert torch.equal(together, alone)
+    assert torch.equal(together[order], shuffled)
+
+
+@pytest.mark.parametrize("size", [32, 96])
+def test_how_many_threads_draw_does_not_change_a_byte(monkeypatch, size):
+    monkeypatch.setattr(threads, "_SMALLEST", 1)
+    view = View(rand_augment="rand-m9-mstd0.5-inc1", erase=0.5)
+    pixels, sizes, index = stored(23)
+    make, made, slices = augment(view, size), {}, []
+
+    def spied(work, *rest):
+        def spy(part):
+            slices.append((part.start, part.stop))
+            work(part)
+
+        side_by_side(spy, *rest)
+
+    monkeypatch.setattr("lgkd.data.augment.side_by_side", spied)
+    for number in (1, 2, 4):
+        monkeypatch.setattr(torch, "get_num_threads", lambda number=number: number)
+        made[number] = make(pixels, sizes, index, 3)
+    assert sorted(slices) == [(0, 5), (0, 11), (0, 23), (5, 11), (11, 17), (11, 23), (17, 23)]
+    assert torch.equal(made[1], made[2]) and torch.equal(made[1], made[4])
+
+
+def test_an_error_in_one_of_several_threads_is_raised_when_all_are_done(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    seen = []
+
+    def work(part):
+        seen.append((part.start, torch.is_grad_enabled()))
+        if part.start == 4:
+            raise ValueError("the middle one")
+
+    with pytest.raises(ValueError, match="the middle one"):
+        side_by_side(work, 12, 2**20, torch.device("cpu"))
+    assert sorted(seen) == [(0, False), (4, False), (8, False)]
 
 
 def test_seed_epoch_and_place_each_change_what_is_drawn():
@@ -186,8 +221,7 @@ def test_large_boxes_get_the_noise_that_all_boxes_together_get(monkeypatch):
     monkeypatch.setattr(erasing, "_LARGE", 2**30)
     erasing.erase(together, places, boxes, keys)
     assert len(places) > 3 and (boxes[:, 2] * boxes[:, 3]).max() * 3 > 2**11
-    # The inverse error function is vectorised by the number of values.
-    assert torch.allclose(one_by_one, together, atol=1e-6, rtol=0)
+    assert torch.equal(one_by_one, together)
 
 
 def test_noise_is_standard_normal_and_uncorrelated():
@@ -203,9 +237,19 @@ def test_noise_is_standard_normal_and_uncorrelated():
     assert math.isclose(float(drawn.std()), 1.0, abs_tol=0.01)
 
 
-def test_the_extremes_of_the_noise_are_finite():
-    assert torch.erfinv(torch.tensor((2**23 - 1 + 0.5) * 2.0**-22 - 1.0)).isfinite()
-    assert erasing.noise(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)).isfinite().all()
+def test_noise_is_the_same_to_the_bit_whatever_it_is_drawn_with():
+    keys, counters = torch.arange(3000) % 7, torch.arange(3000)
+    together = erasing.noise(keys, counters)
+    for first, last in ((0, 1), (5, 9), (17, 34), (64, 2049), (2999, 3000)):
+        assert torch.equal(erasing.noise(keys[first:last], counters[first:last]), together[first:last])
+
+
+def test_levels_of_the_noise_are_the_quantiles_of_equal_shares():
+    levels = erasing._quantiles(torch.device("cpu")).double()
+    assert len(levels) == 65_536 and torch.equal(levels, -levels.flip(0))
+    wanted = stats.norm.ppf((np.arange(65_536) + 0.5) / 65_536)
+    assert np.abs(levels.numpy() - wanted).max() < 1e-6
+    assert levels.max() < 4.4
 
 
 def test_one_layer_of_the_strong_policy_equals_its_operations_through_timm():

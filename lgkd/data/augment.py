@@ -23,6 +23,7 @@ from lgkd.data import erasing, geometry, policy
 from lgkd.data.geometry import Interpolation
 from lgkd.data.limits import colours, image_size_of, number_within, one_of, pair_within
 from lgkd.data.operations import apply_layer
+from lgkd.data.threads import side_by_side
 from lgkd.data.transfer import portions, room, sent
 from lgkd.errors import InputError
 
@@ -89,12 +90,12 @@ class _Normalise:
         self._offset = (-average / spread).astype(np.float32)[:, None, None]
         self._sent: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, into: Tensor | None = None) -> Tensor:
         device = images.device
         if device not in self._sent:
             self._sent[device] = sent(self._factor, device), sent(self._offset, device)
         factor, offset = self._sent[device]
-        result = room(images.shape, torch.float32, device)
+        result = room(images.shape, torch.float32, device) if into is None else into
         for part in portions(len(images), images[0].numel(), device):
             result[part].copy_(images[part]).mul_(factor).add_(offset)
         return result
@@ -173,19 +174,28 @@ class Augment:
             )
         if not len(pixels):
             return pixels.new_zeros((0, 3, *self.image_size), dtype=torch.float32)
-        view, host_index = self.view, index.detach().cpu()
-        epoch = self._drawn_as(epoch)
+        host_index, epoch = index.detach().cpu(), self._drawn_as(epoch)
+        result = room((len(pixels), 3, *self.image_size), torch.float32, pixels.device)
+
+        def draw(part: slice) -> None:
+            self._draw(result[part], pixels[part], valid[part], host_index[part], epoch)
+
+        side_by_side(draw, len(pixels), result[0].numel(), pixels.device)
+        return result
+
+    def _draw(self, result: Tensor, pixels: Tensor, valid: NDArray[np.int64], host_index: Tensor, epoch: int) -> None:
+        """Write what some images become into `result`."""
+        view = self.view
         boxes, mirrored = self._crops(valid, host_index, epoch)
         images = geometry.resample(pixels, boxes, self.image_size, view.interpolation, mirrored, valid)
         for layer in self._layers(host_index, epoch):
             apply_layer(images, layer, self._fill, view.interpolation)
-        result = self._normalise(images)
+        self._normalise(images, result)
         if view.erase > 0:
             draws = self._draws("erase", host_index, epoch, erasing.ERASE_DRAWS)
             places, spots = erasing.erase_boxes(draws, self.image_size, view.erase)
             keys = bits(self._stream("noise", epoch), host_index, 1)[places, 0] >> np.uint64(32)
             erasing.erase(result, places, spots, keys.astype(np.int64))
-        return result
 
     def crops(self, sizes: Tensor, index: Tensor, epoch: int) -> tuple[geometry.Boxes, NDArray[np.bool_]]:
         """What crop and flip come to for these samples: (B, 4) boxes in stored pixels, and (B,) who is mirrored.
