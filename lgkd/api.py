@@ -14,11 +14,13 @@ from lgkd.data.catalogue import CATALOGUE
 from lgkd.data.check import CheckReport, check_dataset_images
 from lgkd.data.images import DataSet
 from lgkd.errors import InputError, LgkdError, MissingError, TakenError
+from lgkd.importing import import_teacher
 from lgkd.job import Job
 from lgkd.models.factory import create_model, create_student, create_teacher
 from lgkd.models.frozen import Teacher
+from lgkd.models.trust import check_named_in, trust
 from lgkd.options import Options, Run
-from lgkd.runs import RECIPE, STUDENT_WEIGHTS, describe, read_metrics, read_run, read_student
+from lgkd.runs import RECIPE, RUN, STUDENT, STUDENT_WEIGHTS, describe, read_metrics, read_run, read_student
 from lgkd.scoring import Scores, score
 from lgkd.trainer.precision import choose_device
 from lgkd.weights import fill, load_weights
@@ -34,6 +36,7 @@ __all__ = [
     "create_teacher",
     "distill",
     "evaluate",
+    "import_teacher",
     "load_run",
     "load_student",
     "load_teacher",
@@ -41,6 +44,25 @@ __all__ = [
     "train",
     "train_teacher",
 ]
+
+_ASKED_AGAIN: dict[str, Any] = {
+    **dict.fromkeys(("fraction", "val_fraction", "extra_share"), int | float),
+    **dict.fromkeys(("images_per_class", "subset_seed", "seed"), int),
+    **dict.fromkeys(("extra", "device"), str),
+    **dict.fromkeys(("deterministic", "offline", "compile", "cuda_graphs", "approximate"), bool),
+    "cached": list,
+}
+# What a run's folder may ask of those who resume it: nothing that leads elsewhere than into that folder.
+_CALL: dict[str, Callable[[Any], bool]] = {
+    "model_options": lambda value: isinstance(value, dict),
+    "teachers": lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
+    "taps": lambda value: isinstance(value, list | None),
+    "replace": lambda value: isinstance(value, bool),
+    "options": lambda value: (
+        isinstance(value, dict)
+        and all(key in _ASKED_AGAIN and isinstance(one, _ASKED_AGAIN[key]) for key, one in value.items())
+    ),
+}
 
 
 def train_teacher(
@@ -65,6 +87,7 @@ def train_teacher(
     Raises:
         TakenError: the store has such a teacher already, and `replace` is False.
     """
+    trust(teacher)
     return Job("teacher", teacher, teacher_options, dataset, {"recipe": "teacher", **options}).run(replace=replace)
 
 
@@ -82,6 +105,7 @@ def train(
         dataset: a name, a folder of images, or a loaded `DataSet`.
         student_options: reach the constructor.
     """
+    trust(student)
     return Job("student", student, student_options, dataset, {"recipe": "supervised", **options}).run()
 
 
@@ -110,7 +134,9 @@ def distill(
     """
     job = Job("student", student, student_options, dataset, {"recipe": "locality-guidance", **options})
     several = isinstance(teacher, Sequence) and not isinstance(teacher, str)
-    return job.run(teachers=[*teacher] if several else [teacher], taps=taps)  # type: ignore[list-item, misc]
+    teachers: list[str | Teacher] = [*teacher] if several else [teacher]  # type: ignore[list-item, misc]
+    trust(student, *teachers)
+    return job.run(teachers=teachers, taps=taps)
 
 
 def cache_teacher(
@@ -147,7 +173,9 @@ def cache_teacher(
     job = Job("student", student, student_options, dataset, {"recipe": "locality-guidance", **options})
     place = Path(folder).expanduser() if folder is not None else None
     wanted = Wanted(views, replay, storage, place, max_gb, caching)
-    return cache_features(job, [teacher] if isinstance(teacher, str | Teacher) else list(teacher), wanted, taps=taps)
+    teachers = [teacher] if isinstance(teacher, str | Teacher) else list(teacher)
+    trust(student, *teachers)
+    return cache_features(job, teachers, wanted, taps=taps)
 
 
 def resume(folder: str | Path, **options: Unpack[Options]) -> Run:
@@ -159,17 +187,27 @@ def resume(folder: str | Path, **options: Unpack[Options]) -> Run:
 
     Raises:
         TakenError: the run is finished, or data, recipe or versions differ from when it began.
-        InputError: no run lies there, or it was started from objects made in Python; repeat that call instead.
+        InputError: no run lies there, or it was started from objects made in Python; repeat that call instead. Or the
+            folder names code that nobody else has named, see `lgkd.models.trust`.
     """
     place = Path(folder)
     info = read_run(place)
     if info["status"] == "finished":
-        raise TakenError(f"{place} is finished ({describe(info)}); there is nothing to go on with")
+        raise TakenError(
+            f"{place} is finished ({describe(info)}); there is nothing to go on with; `lgkd evaluate` looks at it"
+        )
     call = info.get("call")
     if not isinstance(call, dict):
         raise InputError(
             f"{place} was started in Python from objects that have no name; repeat that call with out={str(place)!r}"
         )
+    wrong = [key for key, fits in _CALL.items() if key not in call or not fits(call[key])]
+    if wrong:
+        raise InputError(
+            f"{place / RUN} lacks a proper call.{wrong[0]}; it is damaged or something else, repeat the command that "
+            "began it"
+        )
+    check_named_in(place / RUN, info["student"]["name"])
     about = info["dataset"]
     chosen: Options = {
         "recipe": place / RECIPE,
@@ -213,6 +251,7 @@ def load_teacher(name: str, dataset: str | Path = "cifar100", *, subset: str | N
     Raises:
         MissingError: there is none; the message holds the command that trains it.
     """
+    trust(name)
     return load_trained_teacher(name, dataset, subset=subset)
 
 
@@ -231,7 +270,8 @@ def load_student(folder: str | Path, *, model: nn.Module | None = None) -> nn.Mo
         model: an untrained model to fill, for runs of a module that was handed over in Python.
 
     Raises:
-        InputError: no finished run lies there, or its weights do not fit.
+        InputError: no finished run lies there, or its weights do not fit; or it names code that nobody else has
+            named, see `lgkd.models.trust`.
     """
     place = Path(folder)
     info = read_student(place)
@@ -241,6 +281,7 @@ def load_student(folder: str | Path, *, model: nn.Module | None = None) -> nn.Mo
                 f"{place} is the run of a {info['class']} made in Python; hand one over as "
                 "load_student(folder, model=...) to fill it with the trained weights"
             )
+        check_named_in(place / STUDENT, info["name"])
         with torch.random.fork_rng(devices=[]):
             model = create_model(
                 info["name"],

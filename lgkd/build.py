@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lgkd.building_terms import make_loss, make_schedule, name_of
-from lgkd.cards import WEIGHTS, verify_weights
+from lgkd.cards import CARD, WEIGHTS, verify_weights
 from lgkd.chance import seed_of
 from lgkd.choices import dataset_key, find_trained_teacher, subset_words
 from lgkd.data.augment import Augment, Plain, View
@@ -25,6 +25,7 @@ from lgkd.guide import Guide, Term
 from lgkd.models.factory import create_model, default_image_size
 from lgkd.models.frozen import IMAGENET_MEAN, IMAGENET_STD, Teacher
 from lgkd.models.layers import block_names
+from lgkd.models.trust import check_named_in
 from lgkd.recipe import Recipe
 from lgkd.tasks import Guided, Supervised, Task
 from lgkd.trainer.compiling import choose_compile
@@ -125,9 +126,10 @@ def load_trained_teacher(name: str, dataset: str | Path, *, subset: str | None =
 
     Raises:
         MissingError: there is none; the message holds the command that makes it.
-        InputError: its files are damaged or do not fit.
+        InputError: its files are damaged or do not fit, or its card names code that nobody else has named.
     """
     card, folder = find_trained_teacher(name, dataset, subset=subset)
+    check_named_in(folder / CARD, card.architecture)
     weights = load_weights(verify_weights(card, folder))
     with torch.random.fork_rng(devices=[]):
         model = create_model(

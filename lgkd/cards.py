@@ -222,9 +222,12 @@ def _read(folder: Path) -> TeacherCard:
         with file.open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)
     except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+        raise InputError(f"{file}: cannot be read ({error.strerror}); mend that, or remove the folder") from None
     if len(raw) > MAX_BYTES:
-        raise InputError(f"{file}: longer than {MAX_BYTES:,} bytes; this is not a card")
+        raise InputError(
+            f"{file}: longer than {MAX_BYTES:,} bytes; this is not a card, remove the folder and train the teacher "
+            "again"
+        )
     try:
         card = TeacherCard.model_validate_json(raw)
     except ValidationError as error:

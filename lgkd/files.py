@@ -32,7 +32,11 @@ def write_whole(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """`value` as indented JSON, whole or not at all; refuses what JSON has no word for (NaN)."""
-    write_whole(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False).encode() + b"\n")
+    try:
+        data = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # the name of a folder may be bytes that are no text
+        data = json.dumps(value, indent=2, allow_nan=False).encode()
+    write_whole(path, data + b"\n")
 
 
 def flush_folder(folder: Path) -> None:

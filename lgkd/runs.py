@@ -5,12 +5,14 @@ import io
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from lgkd.errors import InputError, TakenError
@@ -97,8 +99,9 @@ def _what_is_in(folder: Path) -> str:
 
 def describe(run: Mapping[str, Any]) -> str:
     """A run in a few words: who was trained by whom on what."""
-    teacher = run.get("teacher")
-    by = f" guided by {teacher['name']}" if isinstance(teacher, dict) else ""
+    teacher = run.get("teacher") or {}
+    name = teacher.get("name") or teacher.get("class")
+    by = f" guided by {name}" if name else ""
     return f"{run['student']['name']}{by} on {run['dataset']['name']}, seed {run['seed']}"
 
 
@@ -124,7 +127,7 @@ def read_run(folder: Path) -> dict[str, Any]:
             "dataset.path": str | None,
             "dataset.data_dir": str | None,
             "seed": int,
-            "device": str,
+            "device": _is_device,
             "precision": str,
         },
     )
@@ -141,7 +144,7 @@ def read_student(folder: Path) -> dict[str, Any]:
             "name": str | None,
             "options": dict,
             "num_classes": int,
-            "image_size": list,
+            "image_size": _is_size,
             "mean": list,
             "std": list,
             "interpolation": str,
@@ -154,15 +157,28 @@ def read_student(folder: Path) -> dict[str, Any]:
 def _read_json(file: Path, needed: Mapping[str, Any]) -> dict[str, Any]:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read as JSON ({error}); it is damaged or something else") from None
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         found = value.get("format") if isinstance(value, dict) else type(value).__name__
-        raise InputError(f"{file} has format {found}, this lgkd reads format {FORMAT}")
-    wrong = [key for key, kind in needed.items() if not isinstance(_at(value, key), kind)]
+        raise InputError(f"{file} has format {found}, this lgkd reads format {FORMAT}; use the lgkd that wrote it")
+    wrong = [key for key, kind in needed.items() if not _is(_at(value, key), kind)]
     if wrong:
         raise InputError(f"{file} lacks a proper {', '.join(wrong)}; it is damaged or something else")
     return value
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type, or what a function says that it has to be."""
+    return isinstance(value, kind) if isinstance(kind, type | UnionType) else kind(value)
+
+
+def _is_device(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"cpu|cuda(:\d{1,3})?", value) is not None
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(side) is int and 0 < side < 2**16 for side in value)
 
 
 def _at(value: Any, key: str) -> Any:
@@ -188,12 +204,19 @@ def write_metrics(folder: Path, rows: Sequence[Mapping[str, float | int]]) -> No
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The rows of metrics.csv; cells that an epoch did not measure are left out."""
+    """The rows of metrics.csv; cells that an epoch did not measure are left out.
+
+    Raises:
+        InputError: it is no table of numbers.
+    """
     file = folder / METRICS
     if not file.is_file():
         return []
-    with file.open(encoding="utf-8", newline="") as stream:
-        return [{key: float(cell) for key, cell in row.items() if cell} for row in csv.DictReader(stream)]
+    try:
+        with file.open(encoding="utf-8", newline="") as stream:
+            return [{key: float(cell) for key, cell in row.items() if cell} for row in csv.DictReader(stream)]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise InputError(f"{file} is no table of numbers ({error}); it is damaged, take it from a copy") from None
 
 
 def environment(device: str) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def find_fold(
             "have three dimensions, maps four; leave the layout out to have it found"
         )
     if len(shape) == 4:
-        return Fold(tap.layout or _layout_of_four(shape, image_size, layout_hint))
+        return Fold(tap.layout or _layout_of_four(tap, shape, image_size, layout_hint))
     count = shape[1]
     if tap.grid is not None:
         rows, columns = tap.grid
@@ -164,14 +164,25 @@ def _grid_of(count: int, image_size: tuple[int, int]) -> tuple[int, int] | None:
     return best if best is not None and misfit(best) < max(height, width) else None
 
 
-def _layout_of_four(shape: Sequence[int], image_size: tuple[int, int], hint: str | None) -> Layout:
-    """Where the channels are in a four-dimensional output."""
+def _layout_of_four(tap: Tap, shape: Sequence[int], image_size: tuple[int, int], hint: str | None) -> Layout:
+    """Where the channels are in a four-dimensional output.
+
+    Raises:
+        TapError: the image is square and the map is not, either way.
+    """
     _, first, second, third = shape
     as_last = _grid_of(first * second, image_size) == (first, second)
     as_first = _grid_of(second * third, image_size) == (second, third)
     if as_last != as_first:
         # The shape goes before the hint: a channels-last model may begin with a plain convolution.
         return "NHWC" if as_last else "NCHW"
+    if not as_last and image_size[0] == image_size[1]:
+        # Pieces of a map beside each other, (B, pieces, tokens, D), as NesT has them.
+        raise TapError(
+            f"tap {tap.name!r} puts out the shape {tuple(shape)}, of which neither the second and third number nor the "
+            "last two are the sides of a square map, as those of a square image are; tap a layer outside it, or give "
+            "the tap its layout"
+        )
     return "NHWC" if hint == "NHWC" else "NCHW"
 
 

@@ -66,5 +66,8 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
         if names
     ]
     if problems:
-        raise InputError(f"{origin} does not fit {type(model).__name__}: {'; '.join(problems)}")
+        raise InputError(
+            f"{origin} does not fit {type(model).__name__}: {'; '.join(problems)}. Make the model with the options "
+            "that it was trained with"
+        )
     model.load_state_dict(dict(tensors))

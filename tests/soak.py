@@ -25,9 +25,10 @@ def held() -> tuple[float, int]:
 
 
 class Looker:
-    """A watcher that looks every thousand steps."""
+    """A watcher that looks every so many steps."""
 
-    def __init__(self) -> None:
+    def __init__(self, every: int) -> None:
+        self.every = every
         self.seen: dict[int, tuple[float, int]] = {}
 
     def on_start(self, epochs: int, steps_per_epoch: int) -> None: ...
@@ -36,13 +37,14 @@ class Looker:
 
     def on_epoch(self, row: EpochRow) -> None:
         steps = row.epoch * STEPS
-        if steps % 1_000 == 0:
+        if steps % self.every == 0:
             self.seen[steps] = held()
             print(f"{steps:6,} steps: {self.seen[steps][0]:7.1f} MiB, {self.seen[steps][1]} open files", flush=True)
 
 
-def main(steps: int) -> None:
-    looker = Looker()
+def soak(steps: int, warm: int = WARM, every: int = 1_000) -> tuple[float, int]:
+    """Train for so many steps; by how many MiB and open files the process grew after the first `warm`."""
+    looker = Looker(every)
     with TemporaryDirectory() as folder:
         train(
             Path(folder),
@@ -50,8 +52,13 @@ def main(steps: int) -> None:
             watchers=(looker,),
             schedule=SchedulePlan(steps // STEPS, warmup_epochs=1, stepped="step"),
         )
-    first, last = looker.seen[WARM], looker.seen[max(looker.seen)]
-    print(f"after {WARM:,} steps: {last[0] - first[0]:+.1f} MiB, {last[1] - first[1]:+d} open files")
+    first, last = looker.seen[warm], looker.seen[max(looker.seen)]
+    return last[0] - first[0], last[1] - first[1]
+
+
+def main(steps: int) -> None:
+    memory, files = soak(steps)
+    print(f"after {WARM:,} steps: {memory:+.1f} MiB, {files:+d} open files")
 
 
 if __name__ == "__main__":

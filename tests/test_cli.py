@@ -149,11 +149,12 @@ def test_a_recipe_is_shown_as_yaml_that_can_be_used(here: Path, capsys) -> None:
 def test_layers_shows_the_default_taps_and_their_maps(here: Path, capsys) -> None:
     words = ["layers", "deit_tiny", *(word.replace("--student-option", "--option") for word in TINY)]
     lines = said(capsys, *words).splitlines()
-    assert lines[2].split() == ["blocks.0", "17", "x", "32", "32", "x", "4", "x", "4", "4", "default"]
+    assert lines[2].split() == ["blocks.0", "17", "x", "32", "32", "x", "4", "x", "4", "4", "36%", "default"]
     assert lines[-1].endswith("more layers with --all")
     rows = json.loads(said(capsys, *words, "--json"))
     assert [row["name"] for row in rows if row["tapped"]] == ["blocks.0", "blocks.1", "blocks.2"]
-    assert len(said(capsys, *words, "--all").splitlines()) == len(rows) + 2
+    pairing = 2 + 3  # the title, the heads, and a row for each default tap
+    assert len(said(capsys, *words, "--all").splitlines()) == 2 + len(rows) + pairing
 
 
 def test_piped_tables_have_one_line_a_row_and_no_spaces_at_the_end(capsys) -> None:

@@ -247,11 +247,12 @@ def test_broken_images_leave_nothing_in_the_store(photos: Path, tmp_path: Path) 
 
 def test_leavings_of_killed_processes_go_after_a_day(photos: Path, tmp_path: Path) -> None:
     images = tmp_path / "home/cache/images"
-    for name, age in ((".old-1", 2 * 86400), (".young-2", 60)):
+    old, young = (f".{'0' * 16}-{'1' * 40}-{last * 16}" for last in "23")
+    for name, age in ((old, 2 * 86400), (young, 60)):
         (images / name).mkdir(parents=True)
         os.utime(images / name, (time.time() - age,) * 2)
     load(photos)
-    assert [entry.name for entry in entries(tmp_path) if entry.name.startswith(".")] == [".young-2"]
+    assert [entry.name for entry in entries(tmp_path) if entry.name.startswith(".")] == [young]
 
 
 def test_a_refused_private_mapping_is_read_through_a_shared_one_without_a_warning(

@@ -68,7 +68,8 @@ def test_listing_draws_no_random_numbers_and_can_be_written_as_json() -> None:
     layers = describe_layers("resnet8", image_size=16)
     assert torch.equal(torch.get_rng_state(), chance)
     rows = json.loads(json.dumps([layer.as_dict() for layer in layers]))
-    assert {"name", "kind", "output", "map", "stride", "is_block", "tapped", "problem"} == set(rows[0])
+    keys = ("name", "kind", "output", "map", "stride", "depth", "is_block", "tapped", "problem", "meets")
+    assert set(rows[0]) == set(keys)
 
 
 def test_an_unknown_model_is_refused() -> None:

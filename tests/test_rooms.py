@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runs": {"errors", "files"},
     "weights": {"errors", "files"},
     "data": {"errors", "chance", "assets", "files"},
-    "models": {"errors", "cards"},
+    "models": {"errors", "cards", "weights"},
     "taps": {"errors"},
     "losses": {"errors"},
     "schedules": {"errors"},
@@ -56,9 +56,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         "journal", "build", "processes", "running", "cached",
     },
     "caching": {"errors", "recipe", "runs", "data", "models", "guide", "build", "cached", "job"},
+    "importing": {
+        "errors", "assets", "cards", "choices", "data", "models", "build", "runs", "scoring", "store", "trainer",
+    },
     "api": {
         "errors", "runs", "weights", "data", "models", "trainer", "scoring", "options", "build", "job", "cached",
-        "caching",
+        "caching", "importing",
     },
     "quickstart": {
         "errors", "files", "statistics", "report", "recipe", "runs", "data", "models", "trainer", "choices", "options",
@@ -69,7 +72,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "cli": {
         "errors", "assets", "files", "recipe", "cards", "runs", "data", "models", "trainer", "layers", "choices",
-        "statistics", "api", "quickstart", "processes", "launch", "bench", "own_terms",
+        "statistics", "api", "quickstart", "processes", "launch", "bench", "own_terms", "importing",
     },
     "__main__": {"cli"},
 }  # fmt: skip

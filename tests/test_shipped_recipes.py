@@ -105,22 +105,31 @@ def test_the_baseline_is_the_guided_recipe_without_its_guide() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "weight", "term"),
+    ("name", "weight", "terms"),
     [
-        ("adaptive-guidance", 1.0, {"kind": "blocks", "weight": 2.5}),
-        ("logit-standardized", 0.5, {"kind": "standardized-kd", "temperature": 3.0, "eps": 0.1, "weight": 10.0}),
-        ("deit-distillation", 0.5, {"kind": "deit-hard", "weight": 0.5}),
+        ("adaptive-guidance", 1.0, [{"kind": "blocks", "weight": 2.5}]),
+        ("logit-standardized", 0.5, [{"kind": "standardized-kd", "temperature": 3.0, "eps": 0.1, "weight": 10.0}]),
+        (
+            "guidance-plus",
+            1.0,
+            [
+                {"kind": "locality", "transform": "linear", "weight": 2.5},
+                {"kind": "standardized-kd", "temperature": 2.0, "eps": 0.1, "weight": 3.0},
+            ],
+        ),
+        ("deit-distillation", 0.5, [{"kind": "deit-hard", "weight": 0.5}]),
     ],
 )
-def test_other_guided_recipes_differ_in_the_guide_alone(name: str, weight: float, term: dict[str, Any]) -> None:
+def test_other_guided_recipes_differ_in_the_guide_alone(name: str, weight: float, terms: list[dict[str, Any]]) -> None:
     apart = {"about", "source", "guide"}
     ours, theirs = load_recipe("locality-guidance"), load_recipe(name)
     assert theirs.model_dump(exclude=apart) == ours.model_dump(exclude=apart)
     assert theirs.guide is not None and ours.guide is not None
     rest = {"terms", "classification_weight"}
     assert theirs.guide.model_dump(exclude=rest) == ours.guide.model_dump(exclude=rest)
-    assert theirs.guide.classification_weight == weight and len(theirs.guide.terms) == 1
-    assert term.items() <= theirs.guide.terms[0].model_dump().items()
+    assert theirs.guide.classification_weight == weight
+    for wanted, term in zip(terms, theirs.guide.terms, strict=True):
+        assert wanted.items() <= term.model_dump().items()
 
 
 def test_adaptive_guidance_ends_by_its_own_relative_measure() -> None:

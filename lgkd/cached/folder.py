@@ -6,6 +6,7 @@ name when it is whole. A folder without its index, or with files of other length
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from lgkd.files import flush_folder, write_json
 FORMAT = 1
 INDEX = "index.json"
 _PROGRESS = "progress.json"
+_OURS = re.compile(rf"[^.]+\.npy|(?:{INDEX}|{_PROGRESS})|\.(?:{INDEX}|{_PROGRESS})\.\d+\.[0-9a-f]+\.tmp")
 
 Storage = Literal["fp16", "fp32"]
 _DTYPES: dict[str, str] = {"fp16": "<f2", "fp32": "<f4"}
@@ -145,11 +147,14 @@ def open_cache(folder: Path) -> Cache:
                 "folder and make it again by `lgkd cache-teacher`"
             )
         try:
-            array = np.load(file, mmap_mode="r", allow_pickle=False)
+            array = np.lib.format.open_memmap(file, mode="r")  # this form alone, and no objects
         except (OSError, ValueError) as error:
             raise InputError(f"{file} cannot be read ({error}); remove the folder and make the cache again") from None
         if array.shape != (layout.views, layout.images, *shapes[name]) or array.dtype != layout.dtype:
-            raise InputError(f"{file} holds {array.dtype} {array.shape}, which is not what its {INDEX} says")
+            raise InputError(
+                f"{file} holds {array.dtype} {array.shape}, which is not what its {INDEX} says; remove the folder and "
+                "make the cache again"
+            )
         arrays[name] = array
     return Cache(folder, index["identity"], layout, arrays)
 
@@ -175,6 +180,7 @@ class Writer:
 
     Raises:
         BusyError: another process is writing it.
+        InputError: the folder beside its place, in which it is written, holds something else.
     """
 
     def __init__(self, folder: Path, identity: Identity, layout: Layout, about: Mapping[str, Any]) -> None:
@@ -185,8 +191,7 @@ class Writer:
         self._lock = _hold(self._part)
         self.done = self._found()
         if not self.done:
-            for left in self._part.iterdir():
-                left.unlink()
+            self._empty()
         self._files: dict[str, BinaryIO] = {}
         for name, shape in layout.shapes.items():
             path = self._part / f"{name}.npy"
@@ -246,6 +251,18 @@ class Writer:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def _empty(self) -> None:
+        """Remove what an earlier cache left here; only what a cache writes."""
+        left = sorted(self._part.iterdir())
+        foreign = [path.name for path in left if not _OURS.fullmatch(path.name)]
+        if foreign:
+            raise InputError(
+                f"{self._part} holds {foreign[0]}, which is none of a cache's files; move it away, or choose another "
+                "--out"
+            )
+        for path in left:
+            path.unlink()
 
     def _found(self) -> int:
         """Rows that an earlier process recorded of the same cache."""

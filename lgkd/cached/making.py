@@ -100,6 +100,9 @@ def _stored(name: str, values: Tensor, layout: Layout) -> NDArray[Any]:
     if not np.isfinite(rows).all():
         largest = float(np.abs(plain).max())
         if not np.isfinite(largest):
-            raise NonFiniteError(f"the teacher's {name} is not finite for some image; nothing can be cached of it")
+            raise NonFiniteError(
+                f"the teacher's {name} is not finite for some image; nothing can be cached of it, train it again with "
+                "a lower optimizer.lr"
+            )
         raise InputError(f"the teacher's {name} reaches {largest:.3g}, beyond the largest fp16; use --storage fp32")
     return rows

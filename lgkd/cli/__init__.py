@@ -7,29 +7,45 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from lgkd.cli.literal import visible
 from lgkd.launch import LOST, Relayed, begin, end, is_first, speaks
 from lgkd.processes import leave
 
 # The disk is full, so is the user's share of it, or a file has reached the largest size that is allowed.
 _NO_ROOM = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
 
+_NOWHERE = "the working folder is not there any more; change to one that is"
+
 
 def main() -> None:
     """Entry point of `lgkd`: runs a command and turns errors into one line and the documented exit code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A class called "Äpfel" must not end a command where the terminal knows ASCII only.
             stream.reconfigure(errors="backslashreplace")
     begin()
-    code = run(sys.argv[1:])
+    code = run(sys.argv[1:]) if _is_somewhere() else _fail(_NOWHERE, 2)
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         # `lgkd students | head -1`: nobody listens any more, and Python would complain of it when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+def _is_somewhere() -> bool:
+    """Whether the working folder is there; without one torch cannot be loaded, and ends the process."""
+    try:
+        Path.cwd()
+    except OSError:
+        return False
+    return True
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -52,7 +68,7 @@ def run(arguments: Sequence[str]) -> int:
             return _fail(relayed.message, relayed.code) if relayed.message else relayed.code
         except Exception as error:
             if debug:
-                traceback.print_exc()
+                sys.stderr.write(visible(traceback.format_exc()))
             return _fail(*_explained(error, words))
         except KeyboardInterrupt:
             return _fail("stopped by the keyboard", 130)
@@ -85,7 +101,8 @@ def _explained(error: Exception, words: Sequence[str]) -> tuple[str, int]:
     text = " ".join(str(error).split())[:300]
     if kind == "DistBackendError" or "gloo" in text:
         return LOST, 1
-    if kind == "OutOfMemoryError" or isinstance(error, MemoryError):
+    # On a CPU torch has no class of its own for it.
+    if kind == "OutOfMemoryError" or isinstance(error, MemoryError) or "can't allocate memory" in text:
         return f"not enough memory ({text or kind}); use a smaller --batch-size, or --set accumulate=2", 1
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         where = f"{error.filename}: " if error.filename is not None else ""
@@ -124,7 +141,7 @@ def _typed(names: Sequence[str], words: Sequence[str]) -> str | None:
 
 
 def _remark(message: Warning | str, *_: Any) -> None:
-    sys.stderr.write(f"lgkd: remark: {' '.join(str(message).split())}\n")
+    sys.stderr.write(f"lgkd: remark: {visible(' '.join(str(message).split()))}\n")
 
 
 def _ignore(message: Warning | str, *_: Any) -> None:
@@ -133,5 +150,5 @@ def _ignore(message: Warning | str, *_: Any) -> None:
 
 def _fail(message: str, code: int) -> int:
     if speaks(code, message):
-        sys.stderr.write(f"lgkd: {message}\n")
+        sys.stderr.write(f"lgkd: {visible(message)}\n")
     return end(code, message)

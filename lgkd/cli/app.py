@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from lgkd import __version__
-from lgkd.cli import arranging, bench, caching, checking, listing, looking, quickstart, training
+from lgkd.cli import arranging, bench, caching, checking, importing, listing, looking, quickstart, training
 
 _EXAMPLES = """\b
 Examples:
@@ -16,6 +16,7 @@ Examples:
   lgkd resume runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
   lgkd evaluate runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
   lgkd cache-teacher --student pvtv2 --teacher resnet56
+  lgkd import-teacher resnet56 model.pth --sha256 HEX --normalize imagenet
   lgkd check pictures/
   lgkd arrange tiny-imagenet tiny-imagenet-200.zip
   lgkd layers pvtv2
@@ -56,11 +57,12 @@ app.command("quickstart", short_help="See the whole idea at work in minutes, on 
     quickstart.quickstart
 )
 app.command("train-teacher")(training.train_teacher)
-app.command("distill")(training.distill)
+app.command("distill", short_help="Train a student that a frozen teacher guides.")(training.distill)
 app.command("train")(training.train)
 app.command("resume")(training.resume)
 app.command("evaluate")(looking.evaluate)
 app.command("cache-teacher")(caching.cache_teacher)
+app.command("import-teacher")(importing.import_teacher)
 app.command("check")(checking.check)
 app.command("arrange")(arranging.arrange)
 app.command("layers")(looking.layers)

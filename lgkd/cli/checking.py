@@ -3,11 +3,10 @@
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
 from lgkd.choices import check_dataset
 from lgkd.cli import options as o
-from lgkd.cli.screen import Display, console, show_json, show_pairs, show_table
+from lgkd.cli.screen import Display, console, line_of, show_json, show_pairs, show_table
 from lgkd.errors import DataError
 
 if TYPE_CHECKING:
@@ -138,6 +137,6 @@ def _sentences(title: str, sentences: tuple[str, ...], style: str) -> None:
     if not sentences:
         return
     console().print()
-    console().print(Text(title, style=style))
+    console().print(line_of(title, style))
     for sentence in sentences:
-        console().print(Text(f"- {sentence}"))
+        console().print(line_of(f"- {sentence}"))

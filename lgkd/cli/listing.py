@@ -11,7 +11,6 @@ from lgkd.cli.screen import console, say, show_json, show_pairs, show_table
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.errors import InputError, did_you_mean
 from lgkd.models.catalogue import MODELS, ModelInfo, canonical, names
-from lgkd.own_terms import import_terms
 from lgkd.recipe import dump_recipe, explain, load_recipe
 
 Name = Annotated[str | None, typer.Argument(help="Show this one.")]
@@ -128,7 +127,7 @@ def recipes(name: Name = None, use: o.Use = None, as_json: o.Json = False) -> No
 
     Example: lgkd recipes locality-guidance
     """
-    import_terms(use)
+    o.bring_in(use)
     if name is None:
         loaded = {key: load_recipe(key) for key in recipe_names()}
         if as_json:

@@ -1,5 +1,6 @@
 """`lgkd evaluate` and `lgkd layers`."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -8,9 +9,11 @@ import typer
 from lgkd.choices import check_dataset
 from lgkd.cli import options as o
 from lgkd.cli.screen import console, show_json, show_pairs, show_table
-from lgkd.errors import InputError
+from lgkd.errors import InputError, TapError
 from lgkd.models.catalogue import find
 from lgkd.runs import read_run, read_student
+
+_TEACHER = "resnet56"
 
 
 def evaluate(
@@ -20,6 +23,7 @@ def evaluate(
     ] = None,
     data_dir: o.DataDir = None,
     device: o.Device = None,
+    use: o.Use = None,
     as_json: o.Json = False,
 ) -> None:
     """Score a trained student on the test split.
@@ -28,6 +32,7 @@ def evaluate(
 
     Example: lgkd evaluate runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
     """
+    o.bring_in(use)
     read_run(run)
     classes = read_student(run)["classes"]
     if dataset is not None:
@@ -59,40 +64,72 @@ def layers(
     option: Annotated[
         list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Reaches the constructor.")
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option("--teacher", metavar="NAME", help=f"Show what meets its stages; by default {_TEACHER}'s."),
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every layer, not only blocks and stages.")] = False,
     as_json: o.Json = False,
 ) -> None:
     """List a model's layers that can be tapped.
 
-    With the shapes that they put out; the default taps are marked.
+    With the shapes that they put out, how deep in the model they are, and, for the default taps of a student, which
+    stage of a teacher each of them meets and on which grid.
 
     Example: lgkd layers pvtv2
     """
-    find(model)
+    info = find(model)
+    if teacher is not None:
+        find(teacher)
+    elif info is None or info.role != "teacher":
+        teacher = _TEACHER
     options = o.key_values(option, "--option")
     if image_size is not None and image_size < 1:
         raise InputError(f"--image-size is {image_size}, expected at least 1 pixel")
-    from lgkd.layers import describe_layers
+    from lgkd.layers import describe_layers, meet
 
     rows = describe_layers(model, image_size=image_size, options=options)
+    unpaired = ""
+    if teacher is not None:
+        try:
+            rows = meet(rows, teacher)
+        except TapError as error:
+            unpaired = str(error)
     if as_json:
         show_json([row.as_dict() for row in rows])
         return
     shown = [row for row in rows if everything or row.tapped or row.is_block]
     show_table(
         f"{model}: layers that can be tapped",
-        ("layer", "puts out", "as a map (C,h,w)", "stride", "tap"),
+        ("layer", "puts out", "as a map (C,h,w)", "stride", "depth", "tap"),
         (
             (
                 row.name,
-                " x ".join(map(str, row.output)),
-                " x ".join(map(str, row.map)) if row.map else row.problem or "",
+                _shape(row.output),
+                _shape(row.map) if row.map else row.problem or "",
                 f"{row.stride:g}" if row.stride else "",
+                f"{row.depth:.0%}",
                 "default" if row.tapped else "",
             )
             for row in shown
         ),
-        right=(3,),
+        right=(3, 4),
     )
+    if teacher is not None and not unpaired:
+        show_table(
+            f"what the default taps meet of {teacher}",
+            ("layer", "map", "teacher's", "map", "meet at"),
+            (
+                (row.name, _shape(row.map or ()), row.meets.layer, _shape(row.meets.map), _shape(row.meets.grid))
+                for row in rows
+                if row.meets
+            ),
+        )
+    elif unpaired:
+        console().print(unpaired, markup=False)
     if len(shown) < len(rows):
         console().print(f"{len(rows) - len(shown)} more layers with --all")
+
+
+def _shape(numbers: Iterable[int]) -> str:
+    return " x ".join(map(str, numbers))

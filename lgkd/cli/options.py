@@ -6,6 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from lgkd.errors import InputError
+from lgkd.models.trust import trust
+from lgkd.own_terms import import_terms
 
 Dataset = Annotated[str, typer.Option("--dataset", help="A named data set or a folder of images.")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where named data sets lie.")]
@@ -48,7 +50,7 @@ Set = Annotated[
 ]
 Use = Annotated[
     list[str] | None,
-    typer.Option("--use", metavar="MODULE", help="Import your module, which registers losses; may be repeated."),
+    typer.Option("--use", metavar="MODULE", help="Import your module, for its losses and models; may be repeated."),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of weights, order and augmentation.")]
 Precision = Annotated[str | None, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")]
@@ -84,6 +86,16 @@ Nproc = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the result.")]
 Json = Annotated[bool, typer.Option("--json", help="The result as JSON, nothing else.")]
+
+
+def bring_in(modules: list[str] | None) -> None:
+    """What `--use` names: imported, and from then on files may name what is in it.
+
+    Raises:
+        InputError: one cannot be imported.
+    """
+    import_terms(modules)
+    trust(*(modules or ()))
 
 
 def key_values(pairs: list[str] | None, option: str) -> dict[str, Any]:

@@ -7,10 +7,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
+
+from lgkd.cli.literal import json_visible, one_line, visible
 
 if TYPE_CHECKING:
     from lgkd.trainer.loop import EpochRow
@@ -20,15 +22,31 @@ _NEVER_FULL = 10_000
 _UNITS = ((10**6, "MB"), (10**3, "kB"), (1, "bytes"))
 
 
+class Console(RichConsole):
+    """Prints strings as they stand: no markup, no emoji codes, and nothing that acts on a terminal."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{**options, "markup": False, "emoji": False, "highlight": False})
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """What rich makes of every string that it is given."""
+        return super().render_str(visible(text), **options)
+
+
 def console(*, errors: bool = False) -> Console:
     """A console as wide as the terminal; without one, lines are never broken, for grep and for files."""
     stream = sys.stderr if errors else sys.stdout
-    return Console(file=stream, highlight=False, soft_wrap=not stream.isatty())
+    return Console(file=stream, soft_wrap=not stream.isatty())
+
+
+def line_of(sentence: object, style: str = "") -> Text:
+    """One line in a style. Texts, which rich prints as they are, are made here only."""
+    return Text(one_line(str(sentence)), style=style)
 
 
 def say(sentence: str) -> None:
     """A remark on standard error, where it does not mix with results."""
-    console(errors=True).print(Text(sentence, style="dim"))
+    console(errors=True).print(line_of(sentence, "dim"))
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[int] = ()) -> None:
@@ -40,10 +58,10 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
     for place, column in enumerate(columns):
         table.add_column(column, justify="right" if place in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
+        table.add_row(*map(line_of, row))
     out = console()
     if title:
-        out.print(Text(title, style="bold"))
+        out.print(line_of(title, "bold"))
     if out.is_terminal:
         out.print(table)
         return
@@ -56,7 +74,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
 
 def show_json(value: Any) -> None:
     """One JSON document on standard output."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(json_visible(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
 
 
 def show_pairs(pairs: Mapping[str, Any]) -> None:
@@ -64,7 +82,7 @@ def show_pairs(pairs: Mapping[str, Any]) -> None:
     width = max(map(len, pairs), default=0)
     out = console()
     for name, value in pairs.items():
-        out.print(Text(f"{name:<{width}}  ", style="dim") + Text(str(value)))
+        out.print(line_of(f"{name:<{width}}  ", "dim") + line_of(value))
 
 
 class Display:
@@ -74,17 +92,21 @@ class Display:
     """
 
     def __init__(self, title: str, *, quiet: bool = False) -> None:
-        self._title = title
+        self._title = one_line(title)
         self._quiet = quiet
         self._console = console(errors=True)
         self._live = self._console.is_terminal and not self._console.is_dumb_terminal and not quiet
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=12),
-            TextColumn("{task.fields[epoch]}/{task.total}"),
+            TextColumn("{task.fields[epoch]}/{task.total}", markup=False),
             TimeRemainingColumn(compact=True),
             # What is left of the line goes to the news, whose end matters least.
-            TextColumn("{task.fields[news]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+            TextColumn(
+                "{task.fields[news]}",
+                markup=False,
+                table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+            ),
             console=self._console,
             disable=not self._live,
             expand=True,
@@ -106,7 +128,7 @@ class Display:
     def say(self, sentence: str) -> None:
         """A remark above the live line."""
         if not self._quiet:
-            self._console.print(Text(sentence, style="dim"))
+            self._console.print(line_of(sentence, "dim"))
 
     def decoded(self, done: int, total: int) -> None:
         """Progress of reading images."""
@@ -130,7 +152,7 @@ class Display:
         if self._quiet or not (last or time.monotonic() - self._spoke > _SECONDS_BETWEEN_LINES):
             return
         self._spoke = time.monotonic()
-        self._console.print(Text(line, style="dim"))
+        self._console.print(line_of(line, "dim"))
 
     def on_start(self, epochs: int, steps_per_epoch: int) -> None:
         self._epochs, self._steps = epochs, steps_per_epoch
@@ -142,7 +164,7 @@ class Display:
         if self._task is not None:
             done = epoch + (step + 1) / self._steps
             news = self._test + _news(parts, images_per_second)
-            self._progress.update(self._task, completed=done, epoch=epoch + 1, news=news)
+            self._progress.update(self._task, completed=done, epoch=epoch + 1, news=one_line(news))
 
     def on_epoch(self, row: "EpochRow") -> None:
         top1 = row.scores.get("test_top1")
@@ -150,7 +172,7 @@ class Display:
             self._test = f"test {top1:.1%} "
         news = self._test + _news(row.train, row.images_per_second)
         if self._task is not None:
-            self._progress.update(self._task, completed=row.epoch, epoch=row.epoch, news=news)
+            self._progress.update(self._task, completed=row.epoch, epoch=row.epoch, news=one_line(news))
             return
         last = row.epoch == self._epochs
         if self._quiet or (time.monotonic() - self._spoke < _SECONDS_BETWEEN_LINES and not last):

@@ -10,7 +10,6 @@ from lgkd.choices import run_folder, settle
 from lgkd.cli import options as o
 from lgkd.cli.screen import Display, console, duration, show_json
 from lgkd.launch import is_first, share
-from lgkd.own_terms import import_terms
 from lgkd.runs import check_free, describe, read_run
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ def distill(
 
     Example: lgkd distill --student pvtv2 --teacher resnet56
     """
-    import_terms(use)
+    o.bring_in(use)
     teachers = teacher or ["resnet56"]
     shared = _shared(locals(), "student", student, dataset, by=teachers)
     student_options = o.key_values(student_option, "--student-option")
@@ -211,7 +210,7 @@ def resume(
 
     Example: lgkd resume runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
     """
-    import_terms(use)
+    o.bring_in(use)
     info = read_run(run)
     share(nproc, context.obj)
     given = {"data_dir": data_dir, "device": device, "max_time": max_time, "force": force or None}

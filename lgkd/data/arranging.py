@@ -189,8 +189,9 @@ def _sweep(folder: Path) -> None:
     """Removes what killed processes left of the same tree."""
     if not folder.parent.is_dir():
         return
-    for other in folder.parent.glob(f".{folder.name}-*"):
-        if other.is_dir() and time.time() - other.stat().st_mtime > _DAY:
+    ours = re.compile(rf"\.{re.escape(folder.name)}-[0-9a-f]{{16}}")
+    for other in folder.parent.iterdir():
+        if ours.fullmatch(other.name) and time.time() - other.lstat().st_mtime > _DAY:
             shutil.rmtree(other, ignore_errors=True)
 
 

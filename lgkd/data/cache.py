@@ -8,6 +8,7 @@ it, it is made anew; whatever is wrong with the store, the images are decoded in
 import io
 import json
 import os
+import re
 import secrets
 import shutil
 import time
@@ -29,6 +30,7 @@ FORMAT = 1
 
 _DAY = 24 * 3600.0
 _BLOCK = 2**24
+_SCRATCH = re.compile(r"\.[0-9a-f]{16}-[0-9a-f]{40}-[0-9a-f]{16}")
 
 
 class Stored(NamedTuple):
@@ -212,6 +214,6 @@ def _sweep(folder: Path) -> None:
     about = folder.name.split("-")[0]
     for other in folder.parent.iterdir():
         older = other.name.startswith(f"{about}-") and other.name != folder.name
-        abandoned = other.name.startswith(".") and time.time() - other.stat().st_mtime > _DAY
+        abandoned = _SCRATCH.fullmatch(other.name) and time.time() - other.lstat().st_mtime > _DAY
         if older or abandoned:
             shutil.rmtree(other, ignore_errors=True)

@@ -27,6 +27,9 @@ Allocate = Callable[[tuple[int, ...]], NDArray[np.uint8]]
 DEFAULT_SIDE = 256
 """The longest side, in pixels, of a canvas for images of different sizes."""
 
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+"""The formats that are read, whatever a file's name ends in. Pillow knows more, and hands some to other programs."""
+
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -227,22 +230,26 @@ class _Job:
         return results
 
 
+def _opened(path: Path) -> Image.Image:
+    return Image.open(path, formats=FORMATS)
+
+
 def _stored_size(_: int, path: Path) -> tuple[int, int]:
     """Height and width as the file has them, which costs a look at its head."""
-    with Image.open(path) as image:
+    with _opened(path) as image:
         return image.height, image.width
 
 
 def _shown_size(_: int, path: Path) -> tuple[int, int]:
     """Height and width of the upright image."""
-    with Image.open(path) as image:
+    with _opened(path) as image:
         turned = _orientation(image) in _ON_ITS_SIDE
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def _pixels(path: Path, longest: int) -> NDArray[np.uint8]:
     """One image as (height, width, 3), upright, scaled down to `longest` where its longer side exceeds it."""
-    with Image.open(path) as image:
+    with _opened(path) as image:
         return _loaded(image, longest)
 
 
@@ -261,7 +268,7 @@ def _loaded(image: Image.Image, longest: int) -> NDArray[np.uint8]:
 
 
 def _look(_: int, path: Path) -> Look:
-    with Image.open(path) as image:
+    with _opened(path) as image:
         kinds = _colours(image)
         pixels = _loaded(image, sys.maxsize)
         if _has_frames(image):

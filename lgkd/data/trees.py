@@ -5,6 +5,7 @@ Below CLASS, folders may go as deep as they like.
 """
 
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,6 +175,10 @@ def _classes(folder: Path, content: _Content) -> tuple[str, ...]:
     if not content.folders:
         found = "images, but no class folders" if content.images else "no class folders"
         raise DataError(f"{folder} holds {found}: expected {folder.name}/CLASS/*")
+    # Bytes that are no text, as from an old archive: cards and reports are text, and could not hold such a class.
+    odd = [name for name in content.folders if name != name.encode("utf-8", "replace").decode()]
+    if odd:
+        raise DataError(f"{folder} has a class folder whose name is no text ({odd[0]!r}); rename it")
     return tuple(sorted(content.folders))
 
 
@@ -235,6 +240,9 @@ def _content(folder: Path, fault: Fault) -> _Content:
                         status = entry.stat()
                     except OSError as error:  # a link that leads nowhere
                         fault(_unreadable(error, folder))
+                        continue
+                    if not stat.S_ISREG(status.st_mode):  # reading from a pipe would wait for somebody who writes
+                        fault(f"{folder / name} is a pipe, a device or the like, expected an image; remove it")
                         continue
                     content.images.append(_Found(name, status.st_size, status.st_mtime_ns))
                 else:

@@ -1,16 +1,24 @@
 """Names of teachers and students and what is known of them; no torch, so that listing is quick."""
 
 from lgkd.errors import ModelError, did_you_mean
+from lgkd.models.known.cnns import CNNS
+from lgkd.models.known.dhvt import DHVT
 from lgkd.models.known.info import ModelInfo as ModelInfo
 from lgkd.models.known.info import Role
 from lgkd.models.known.paper import PAPER
+from lgkd.models.known.pyramids import PYRAMIDS
 from lgkd.models.known.resnets import RESNETS
+from lgkd.models.known.small_vits import SMALL_VITS
 
 MODELS: dict[str, ModelInfo] = {
     info.name: info
     for info in (
         *RESNETS,
+        *CNNS,
         *PAPER,
+        *PYRAMIDS,
+        *DHVT,
+        *SMALL_VITS,
     )
 }
 _BY_ALIAS = {alias: info.name for info in MODELS.values() for alias in info.aliases}

@@ -16,6 +16,11 @@ from lgkd.models.catalogue import ModelInfo, find
 
 ImageSize = int | tuple[int, int]
 
+_NO_OPTIONS = {
+    "num_classes", "img_size", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir",
+}  # fmt: skip
+"""What timm would take and lgkd decides: the sizes, and that no file is read, whatever a run's folder says."""
+
 
 def create_teacher(name: str, *, num_classes: int, image_size: ImageSize | None = None, **options: Any) -> nn.Module:
     """An untrained teacher, a plain module (B,3,H,W) -> (B,num_classes).
@@ -124,7 +129,7 @@ def _from_timm(
     timm_name = info.timm if info is not None and info.timm else name.removeprefix("timm:")
     if info is None and not timm.is_model(timm_name):
         raise ModelError(f"timm has no model {timm_name!r}; {did_you_mean(timm_name, timm.list_models())}")
-    taken = {"num_classes", "img_size", "pretrained"} & options.keys()
+    taken = _NO_OPTIONS & options.keys()
     if taken:
         raise ModelError(f"{name}: {', '.join(sorted(taken))} is not an option; classes come from the data set, "
                          "the size from --image-size, and weights are learned from scratch")  # fmt: skip

@@ -1,4 +1,7 @@
-"""Which layers of a model are tapped when nobody says: blocks of transformers, ends of stages of CNNs."""
+"""Which layers of a model are tapped when nobody says: blocks of transformers, ends of stages of CNNs.
+
+Nothing here runs a model: blocks and stages are told from the names and classes of its modules.
+"""
 
 import re
 from collections.abc import Sequence
@@ -7,8 +10,17 @@ from torch import nn
 
 from lgkd.errors import TapError
 
-_BLOCK = re.compile(r"^(?:.*\.)?blocks\.\d+$")
+# The last part of the name of one of several alike: `blocks.3`, `encoder_layer_3`.
+_NUMBERED = re.compile(r"(?:[a-z_]+_)?\d+")
+_ATTENTION = re.compile(r"attn|attention|att(?:_|$)|(?<![a-z])mh?sa(?![a-z])", re.IGNORECASE)
+_TOKEN_MIXER = re.compile(r"token|^mixer$")
+# Gates of channels and attention added to CNNs, by the names of their classes: those with them are no transformers.
+_GATE = re.compile(
+    r"SE(?=[A-Z]|$)|Squeeze|Eca|Excite|Cbam|GlobalContext|SelectiveKernel|SplitAttn|NonLocal|Channel|Spatial"
+)
 _STAGES = ("stage", "layer", "stages.", "layers.")
+# Pixels per place of a map; what is finer is a stem's and no stage's.
+_STEM_STRIDE = 4
 
 
 def default_taps(model: nn.Module, count: int = 3) -> list[str]:
@@ -16,19 +28,25 @@ def default_taps(model: nn.Module, count: int = 3) -> list[str]:
 
     A model may state them itself as an attribute `lgkd_taps`. Transformers are tapped at their
     first, middle and last block (the pairing of Locality Guidance: 0, 6, 11 for twelve blocks, and
-    0, 3, 7 for PVTv2-B0), CNNs at the ends of their first stages.
+    0, 3, 7 for PVTv2-B0), CNNs at the ends of their first stages. Where attention works on pieces inside
+    of stages (MobileViT, NesT), the stages that hold it are tapped, from the first to the last.
 
     Raises:
-        TapError: neither blocks nor stages were found; the message says what to give instead.
+        TapError: neither blocks nor stages were found, or what they put out is in no order of places; the message
+            says what to give instead.
     """
     stated = getattr(model, "lgkd_taps", None)
     if stated is not None:
         return list(stated)
-    blocks = block_names(model)
-    if blocks:
+    _refuse_unordered(model)
+    blocks, stages = block_names(model), stage_names(model)
+    if len(blocks) >= count or (blocks and len(stages) < count):
         return spread(blocks, count, staged=len({name.rsplit(".", 1)[0] for name in blocks}) > 1)
-    stages = stage_names(model)
     if len(stages) >= count:
+        modules = dict(model.named_modules())
+        attending = [name for name in stages if _holds_attention(modules[name])]
+        if len(attending) >= count:
+            return spread(attending, count, staged=False)
         # With four or more stages the last ones have little left of the places things are at.
         return stages[:count]
     top = [name for name, _ in model.named_children()]
@@ -39,12 +57,30 @@ def default_taps(model: nn.Module, count: int = 3) -> list[str]:
 
 
 def block_names(model: nn.Module) -> list[str]:
-    """All transformer blocks in order: entries of containers called `blocks` that hold attention."""
-    return [
-        name
-        for name, module in model.named_modules()
-        if _BLOCK.match(name) and any("attn" in inner or "attention" in inner for inner, _ in module.named_children())
-    ]
+    """All transformer blocks in order.
+
+    Blocks are numbered modules that hold attention or another mixer of tokens: an attribute whose name or class says
+    so, or an attribute of one. Names that differ in their numbers alone are one family (`stages.0.blocks.1`,
+    `stages.3.blocks.0`); of several the largest is taken, so that a few blocks for the class token (CaiT) are
+    none. A family of which less than half holds attention is a CNN's. timm's models of equal layers without any
+    (gMLP, ConvMixer) have them as blocks.
+    """
+    families: dict[str, list[str]] = {}
+    sizes: dict[str, int] = {}
+    for name, module in model.named_modules():
+        # A list does not run, so that there is nothing to tap.
+        if not _NUMBERED.fullmatch(name.rpartition(".")[2]) or isinstance(module, nn.ModuleList | nn.ModuleDict):
+            continue
+        family = re.sub(r"\d+", "#", name)
+        if _works_on_pieces(family):
+            continue
+        sizes[family] = sizes.get(family, 0) + 1
+        if _is_block(module):
+            families.setdefault(family, []).append(name)
+    if not families:
+        return _equal_layers(model)
+    family = max(families, key=lambda key: len(families[key]))
+    return families[family] if 2 * len(families[family]) >= sizes[family] else []
 
 
 def stage_names(model: nn.Module) -> list[str]:
@@ -54,13 +90,93 @@ def stage_names(model: nn.Module) -> list[str]:
         found = [name for name in names if re.fullmatch(re.escape(prefix) + r"\d+", name)]
         if found:
             return sorted(found, key=lambda name: int(name.removeprefix(prefix)))
+    entries = {module: stride for module, stride in _timm_layers(model) if module in names}
+    if entries:
+        modules = list(entries)
+        return modules[1:] if len(modules) > 3 and entries[modules[0]] < _STEM_STRIDE else modules
+    return _inner_stages(names)
+
+
+def _is_block(module: nn.Module) -> bool:
+    for name, child in module.named_children():
+        if _mixes_tokens(name, child):
+            return True
+        inner = [] if _NUMBERED.fullmatch(name) or _GATE.search(type(child).__name__) else child.named_children()
+        if any(_mixes_tokens(*each) for each in inner):
+            return True
+    return False
+
+
+def _mixes_tokens(name: str, module: nn.Module) -> bool:
+    if _is_attention(name, module):
+        return True
+    if isinstance(module, nn.Identity) or not _TOKEN_MIXER.search(name):
+        return False
+    # RepViT and InceptionNeXt call convolutions a mixer of tokens; they are CNNs.
+    return not any(isinstance(each, nn.Conv2d) and max(each.kernel_size) > 1 for each in module.modules())
+
+
+def _is_attention(name: str, module: nn.Module) -> bool:
+    kind = type(module).__name__
+    if isinstance(module, nn.Identity) or _GATE.search(kind):
+        return False
+    return bool(_ATTENTION.search(name) or _ATTENTION.search(kind))
+
+
+def _holds_attention(module: nn.Module) -> bool:
+    children = [each for each in module.named_children() if not _GATE.search(type(each[1]).__name__)]
+    return any(_is_attention(*each) or _holds_attention(each[1]) for each in children)
+
+
+def _works_on_pieces(family: str) -> bool:
+    """Whether these belong to a transformer inside of a numbered part, which cuts its map into pieces for it."""
+    return re.search(r"#\.(?:.*\.)?transformer", family) is not None
+
+
+def _equal_layers(model: nn.Module) -> list[str]:
+    """What timm lists of a model whose layers all have the same stride."""
+    entries = _timm_layers(model)
+    equal = len(entries) > 2 and len({stride for _, stride in entries}) == 1
+    names = {name for name, _ in model.named_modules()}
+    return [module for module, _ in entries] if equal and names.issuperset(module for module, _ in entries) else []
+
+
+def _timm_layers(model: nn.Module) -> list[tuple[str, float]]:
+    """Names and strides of the layers that timm lists in its models' `feature_info`."""
     info = getattr(model, "feature_info", None)
-    if info is not None:
-        entries = getattr(info, "info", info)
-        modules = [entry["module"] for entry in entries if isinstance(entry, dict) and entry.get("module") in names]
-        # timm lists the stem first; it is no stage.
-        return modules[1:] if len(modules) > 3 else modules
-    return []
+    entries = getattr(info, "info", info) or []
+    found = [entry for entry in entries if isinstance(entry, dict) and entry.get("module")]
+    return [(str(entry["module"]), float(entry.get("reduction", 0))) for entry in found]
+
+
+def _inner_stages(names: Sequence[str]) -> list[str]:
+    """Stages of a model that another one wraps, by the same names: those least deep inside."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        found = re.fullmatch(r"(.+\.(?:stage|layer|stages\.|layers\.))\d+", name)
+        if found:
+            groups.setdefault(found[1], []).append(name)
+    groups = {prefix: group for prefix, group in groups.items() if len(group) > 1}
+    if not groups:
+        return []
+    prefix = min(groups, key=lambda each: each.count("."))
+    return sorted(groups[prefix], key=lambda name: int(name.removeprefix(prefix)))
+
+
+def is_unordered(model: nn.Module) -> bool:
+    """Whether its tokens are in another order than the image's rows.
+
+    Hiera sorts them so that pooling takes neighbours in the list, and has a method to sort them back.
+    """
+    return any(callable(getattr(module, "reroll", None)) for module in model.modules())
+
+
+def _refuse_unordered(model: nn.Module) -> None:
+    if is_unordered(model):
+        raise TapError(
+            f"the tokens of {type(model).__name__} are in the order of its mask units, not of the image's rows, so "
+            "that they fold into no map; choose another student"
+        )
 
 
 def spread(blocks: Sequence[str], count: int, *, staged: bool) -> list[str]:
@@ -87,6 +203,8 @@ def guided_blocks(model: nn.Module) -> list[str]:
         TapError: neither were found.
     """
     stated = getattr(model, "lgkd_blocks", None)
+    if stated is None:
+        _refuse_unordered(model)
     found = list(stated) if stated is not None else block_names(model) or stage_names(model)
     if not found:
         raise TapError(

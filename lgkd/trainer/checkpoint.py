@@ -127,10 +127,12 @@ def load_newest(root: Path) -> Checkpoint | None:
     for folder in _newest_first(root):
         try:
             tensors, state = read_checkpoint(folder)
+            if type(state.get("step")) is not int:
+                raise InputError(f"{folder / STATE} does not say of which step it is")
         except InputError as error:
             damaged.append(str(error))
             continue
-        return Checkpoint(int(state["step"]), tensors, state, folder, tuple(damaged))
+        return Checkpoint(state["step"], tensors, state, folder, tuple(damaged))
     if damaged:
         raise InputError(
             "no checkpoint can be used: " + "; ".join(damaged) + ". Move the run's folder away to begin again"
@@ -160,7 +162,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[st
         if hashlib.sha256(data).hexdigest() != expected.get("sha256"):
             raise InputError(f"{folder / name} is damaged: its SHA-256 is not the manifest's")
         if name == STATE:
-            state = json.loads(data)
+            state = _read_state(folder / name, data)
             continue
         try:
             # They come in an order of chance; processes that add them up must not differ in it.
@@ -168,6 +170,16 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[st
         except (SafetensorError, ValueError, KeyError) as error:
             raise InputError(f"{folder / name} holds no tensors ({error})") from None
     return tensors, state
+
+
+def _read_state(file: Path, data: bytes) -> dict[str, Any]:
+    try:
+        state = json.loads(data)
+    except (ValueError, RecursionError):
+        state = None
+    if not isinstance(state, dict):
+        raise InputError(f"{file} holds no state of a training")
+    return state
 
 
 def _newest_first(root: Path) -> Iterable[Path]:

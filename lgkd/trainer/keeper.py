@@ -12,9 +12,16 @@ from torch import nn
 
 from lgkd.errors import InputError, NonFiniteError
 from lgkd.processes import add_up, wait
-from lgkd.trainer.checkpoint import load_newest, read_checkpoint, save_best, save_checkpoint
+from lgkd.trainer.checkpoint import STATE, load_newest, read_checkpoint, save_best, save_checkpoint
 from lgkd.trainer.meters import Meters
-from lgkd.trainer.state import Progress, all_finite, optimizer_tensors, restore_optimizer, split_parts
+from lgkd.trainer.state import (
+    Progress,
+    all_finite,
+    optimizer_tensors,
+    read_progress,
+    restore_optimizer,
+    split_parts,
+)
 
 if TYPE_CHECKING:
     from lgkd.trainer.engine import Engine
@@ -106,6 +113,7 @@ class Keeper:
         for problem in found.damaged:
             self._say(f"passed over a damaged checkpoint: {problem}; going on from {found.folder.name}")
         parts, state = found.tensors, found.state
+        progress = read_progress(state, found.folder / STATE)
         if state["threads"] != torch.get_num_threads():
             self._say(
                 f"the checkpoint was made with {state['threads']} threads, now there are {torch.get_num_threads()}: "
@@ -125,11 +133,13 @@ class Keeper:
             restore_optimizer(engine.task, engine.raw_optimizer, parts["optimizer"])
             if engine.accelerator.scaler is not None:
                 engine.accelerator.scaler.load_state_dict(state["scaler"])
-        except (RuntimeError, KeyError) as error:
-            raise InputError(f"{found.folder} belongs to another training ({str(error).splitlines()[0]})") from error
-        progress = Progress(**state["progress"])
-        for guide, course in zip(engine.task.guides, progress.courses, strict=False):
-            guide.restore(course)
+            for guide, course in zip(engine.task.guides, progress.courses, strict=False):
+                guide.restore(course)
+        except (RuntimeError, KeyError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{found.folder} belongs to another training ({reason}); move the run's folder away to begin again"
+            ) from error
         # The sums are of all processes; one of them goes on with them.
         mine = int(engine.rank == 0)
         sums = {name: value * mine for name, value in parts["meters"].items()}

@@ -1,6 +1,8 @@
 """What a training is made of at one moment, as named parts that can be written down and put back."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,6 +37,45 @@ class Progress:
     courses: list[dict[str, Any]] = field(default_factory=list)
 
 
+def _counts(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**53
+
+
+# What a checkpoint's state must hold for a training to go on with it.
+_PROPER: dict[str, Callable[[Any], bool]] = {
+    "progress.epoch": _counts,
+    "progress.step": _counts,
+    "progress.accumulate": lambda value: _counts(value) and value > 0,
+    "progress.seconds": lambda value: type(value) in (int, float) and value >= 0,
+    "progress.rows": lambda value: isinstance(value, list) and all(isinstance(row, dict) for row in value),
+    "progress.images": _counts,
+    "progress.best": lambda value: value is None or (isinstance(value, dict) and value.keys() == {"epoch", "score"}),
+    "progress.courses": lambda value: isinstance(value, list) and all(isinstance(course, dict) for course in value),
+    "threads": _counts,
+    "processes": _counts,
+}
+
+
+def read_progress(state: Mapping[str, Any], file: Path) -> Progress:
+    """How far a training was, by a checkpoint's state.
+
+    Raises:
+        InputError: the state is whole, and yet not as this lgkd writes it; names the key.
+    """
+    inner = state.get("progress")
+    flat = {**state, **{f"progress.{key}": value for key, value in (inner if isinstance(inner, dict) else {}).items()}}
+    wrong = [key for key, proper in _PROPER.items() if key not in flat or not proper(flat[key])]
+    wrong += [key for key in flat if key.startswith("progress.") and key not in _PROPER]
+    if not wrong and len(flat["progress.rows"]) != flat["progress.epoch"]:
+        wrong = ["progress.rows"]
+    if wrong:
+        raise InputError(
+            f"{file} lacks a proper {', '.join(wrong)}; another version of lgkd wrote it: use that one, or move the "
+            "run's folder away to begin again"
+        )
+    return Progress(**state["progress"])
+
+
 def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's tensors under the names of the weights they belong to: `NAME|exp_avg`."""
     names = {id(parameter): name for name, parameter in module.named_parameters()}
@@ -56,7 +97,10 @@ def restore_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tenso
     for key, value in tensors.items():
         name, _, kind = key.rpartition("|")
         if name not in weights:
-            raise InputError(f"the checkpoint has optimiser state of {name!r}, which this training does not have")
+            raise InputError(
+                f"the checkpoint has optimiser state of {name!r}, which this training does not have; move the run's "
+                "folder away to begin again"
+            )
         weight = weights[name]
         # Counters stay what they are; moments lie where their weight lies, in its layout.
         placed = value.to(weight.device) if value.ndim == 0 else torch.empty_like(weight).copy_(value)

@@ -10,7 +10,26 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.torture import damage, equality, kills, processes, signals  # noqa: F401  each registers its parts
+from tests.torture import (  # noqa: F401  each registers its parts
+    archives,
+    damage,
+    equality,
+    factories,
+    golden,
+    images,
+    kills,
+    memory,
+    offline,
+    old,
+    pickles,
+    places,
+    processes,
+    recipes,
+    signals,
+    soaking,
+    teachers,
+    yaml_texts,
+)
 from tests.torture.arena import Arena
 from tests.torture.parts import PARTS, Trials
 

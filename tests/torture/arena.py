@@ -1,6 +1,7 @@
 """Where torture happens: a store with a small teacher, one command, and what it comes to when nobody disturbs it."""
 
 import hashlib
+import io
 import itertools
 import os
 import secrets
@@ -9,13 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from lgkd.runs import read_metrics
 from lgkd.trainer.keeper import SECONDS_VARIABLE
+from tests.small_world import World, make_world
 from tests.torture.parts import expect
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
@@ -105,30 +107,54 @@ class Arena:
 
     Args:
         root: an empty folder; everything lies below it.
+        world: pictures, a teacher and finished runs; by default made when they are first asked for.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, world: World | None = None) -> None:
         self.root = root
+        self._world = world
         self._numbers = itertools.count(1)
         self.reference = cache(self._reference)
         root.mkdir(parents=True, exist_ok=True)
-        if not (root / "home").exists():
-            taught = self.start_words([*TEACHER, "--quiet", "--device", "cpu", "--out", str(root / "teacher")])
-            assert taught.end() == 0, taught.said()
+
+    @cached_property
+    def world(self) -> World:
+        """Pictures, a teacher of them, a guided and an unguided run; nothing in it is to be changed."""
+        if self._world is not None:
+            return self._world
+        (self.root / "world").mkdir()
+        with redirect_stdout(io.StringIO()):
+            return make_world(self.root / "world")
 
     def new(self, name: str) -> Path:
         """A folder's name that nothing lies at."""
         return self.root / f"{name}-{next(self._numbers)}"
 
+    def _teach(self) -> None:
+        """The teacher of the run, in the store."""
+        if not (self.root / "home" / "teachers").exists():
+            taught = self.start_words([*TEACHER, "--quiet", "--device", "cpu", "--out", str(self.root / "teacher")])
+            assert taught.end() == 0, taught.said()
+
     def start(
         self, out: Path, *more: str, processes: int = 1, student: Sequence[str] = STUDENT, **environment: str
     ) -> Started:
         """Begin or go on with the run in a folder: always the same command."""
+        self._teach()
         several = ["--nproc", str(processes)] if processes > 1 else []
         return self.start_words(["distill", *student, *RUN, *more, "--out", str(out), *several], **environment)
 
-    def start_words(self, words: Sequence[str], **environment: str) -> Started:
-        """Begin a command of lgkd, in a process group of its own."""
+    def start_words(
+        self, words: Sequence[str], *, at: Path = CHECKOUT, through: Sequence[str] = (), **environment: str | None
+    ) -> Started:
+        """Begin a command of lgkd, in a process group of its own.
+
+        Args:
+            words: as typed, without the program's name.
+            at: the working folder.
+            through: a command that starts the one given to it, such as `nice`.
+            environment: put over the torture's own; None takes a variable away.
+        """
         token = secrets.token_hex(8)
         errors = self.root / f"{token}.err"
         kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
@@ -140,11 +166,13 @@ class Arena:
             SECONDS_VARIABLE: "0.25",
             TOKEN: token,
         }
+        given = {name: value for name, value in (kept | ours | environment).items() if value is not None}
         with errors.open("wb") as stream:
             process = subprocess.Popen(
-                [sys.executable, "-m", "lgkd", *words],
-                cwd=CHECKOUT,
-                env=kept | ours | environment,
+                [*through, sys.executable, "-m", "lgkd", *words],
+                cwd=at,
+                env=given,
+                stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stream,
                 start_new_session=True,

@@ -1,0 +1,471 @@
+"""The CNN teachers: parameters, maps, what they compute against other implementations, and their work as teachers."""
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.densenet import DenseNet as TorchvisionDenseNet
+
+from lgkd.errors import ModelError
+from lgkd.guide import Guide, Term
+from lgkd.losses import MapLoss
+from lgkd.models.catalogue import MODELS, names
+from lgkd.models.densenet import DenseNet
+from lgkd.models.factory import create_teacher, default_image_size, import_factory
+from lgkd.models.frozen import Teacher
+from lgkd.models.layers import classifier_name, default_taps, stage_names
+from lgkd.models.mobile import InvertedResidual, MobileNetV2, ShuffleNetV2
+from lgkd.models.resnet import CifarResNet, CifarResNetX4
+from lgkd.models.trimmed import trim
+from lgkd.models.vgg import Vgg
+from lgkd.models.wrn import WideResNet
+from lgkd.taps import see_shapes
+from lgkd.tasks import Batch, Guided
+
+K = 100
+# In millions, as printed: the distillation suite's by the papers that use it, the others by their own papers or, for
+# mobile and shuffle, by pytorch-cifar-models (100 classes, two decimals).
+PUBLISHED = {
+    "resnet8x4": "1.23",
+    "resnet32x4": "7.43",
+    "wrn_16_2": "0.70",
+    "wrn_40_1": "0.57",
+    "wrn_40_2": "2.26",
+    "wrn_28_10": "36.5",
+    "vgg8": "3.97",
+    "vgg13": "9.46",
+    "mobilenet_v2": "2.35",
+    "shufflenet_v2": "1.36",
+    "densenet_100_12": "0.8",
+    "resnet18": "11.2",
+    "resnet34": "21.3",
+    "resnet50": "23.7",
+}
+MAPS = {
+    "resnet8x4": [(64, 32, 32), (128, 16, 16), (256, 8, 8)],
+    "resnet32x4": [(64, 32, 32), (128, 16, 16), (256, 8, 8)],
+    "wrn_16_2": [(32, 32, 32), (64, 16, 16), (128, 8, 8)],
+    "wrn_40_1": [(16, 32, 32), (32, 16, 16), (64, 8, 8)],
+    "wrn_40_2": [(32, 32, 32), (64, 16, 16), (128, 8, 8)],
+    "wrn_28_10": [(160, 32, 32), (320, 16, 16), (640, 8, 8)],
+    "vgg8": [(64, 32, 32), (128, 16, 16), (256, 8, 8)],
+    "vgg13": [(64, 32, 32), (128, 16, 16), (256, 8, 8)],
+    "mobilenet_v2": [(24, 32, 32), (32, 16, 16), (96, 8, 8)],
+    "shufflenet_v2": [(116, 16, 16), (232, 8, 8), (464, 4, 4)],
+    "densenet_100_12": [(216, 32, 32), (300, 16, 16), (342, 8, 8)],
+    "resnet18": [(64, 56, 56), (128, 28, 28), (256, 14, 14)],
+    "resnet34": [(64, 56, 56), (128, 28, 28), (256, 14, 14)],
+    "resnet50": [(256, 56, 56), (512, 28, 28), (1024, 14, 14)],
+}
+# Small ones of every family: what makes it, how many BatchNorms of it stand right behind a convolution, and how many
+# it has in all.
+SMALL: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
+    "resnet8x4": (lambda: CifarResNetX4(8, 5), 10, 10),
+    "wrn_10_2": (lambda: WideResNet(10, 2, 5), 4, 7),
+    "wrn_16_1": (lambda: WideResNet(16, 1, 5), 6, 13),
+    "vgg8": (lambda: Vgg(8, 5), 5, 5),
+    "vgg13": (lambda: Vgg(13, 5), 10, 10),
+    "mobilenet_v2_0.5": (lambda: MobileNetV2(5, width=0.5), 52, 52),
+    "shufflenet_v2_0.5": (lambda: ShuffleNetV2(5, width=0.5), 56, 56),
+    "densenet_10_4": (lambda: DenseNet(10, 4, 5), 3, 9),
+}
+
+
+def count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def lively(model: nn.Module) -> nn.Module:
+    """Statistics and scales as a trained network has them, not the zeros and ones of a new one."""
+    torch.manual_seed(3)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.7, 1.3)
+            nn.init.normal_(module.bias, 0, 0.2)
+    return model.eval()
+
+
+def small(name: str) -> nn.Module:
+    torch.manual_seed(1)
+    return lively(SMALL[name][0]())
+
+
+# Parameters
+
+
+def test_every_cnn_of_the_field_is_a_teacher_of_the_catalogue_and_is_tested_here() -> None:
+    listed = [name for name in names("teacher") if name not in {f"resnet{d}" for d in (8, 20, 32, 44, 56, 110)}]
+    assert set(PUBLISHED) == set(MAPS) <= set(listed)
+    assert all("arXiv" in MODELS[name].source for name in PUBLISHED)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_with_100_classes_are_those_that_were_published(name: str) -> None:
+    with torch.device("meta"):
+        model = untried(name)
+    printed = PUBLISHED[name]
+    decimals = len(printed.partition(".")[2])
+    assert count(model) == MODELS[name].parameters
+    assert f"{count(model) / 1e6:.{decimals}f}" == printed
+
+
+def untried(name: str) -> nn.Module:
+    """As the factory makes it, without the images that it is tried on: these would need a real device."""
+    info = MODELS[name]
+    if info.timm is not None:
+        return timm.create_model(info.timm, num_classes=K)
+    return import_factory(info.made_by or "")(num_classes=K, **info.preset)
+
+
+@pytest.mark.parametrize("depth", [8, 14, 32])
+def test_a_resnet_x4_has_the_parameters_of_the_formula(depth: int) -> None:
+    n = (depth - 2) // 6
+    stem, head = 27 * 32 + 2 * 32, 256 * K + K
+    stages = 0
+    for before, width in ((32, 64), (64, 128), (128, 256)):
+        first = 9 * before * width + 9 * width**2 + 4 * width + before * width + 2 * width
+        stages += first + (n - 1) * (18 * width**2 + 4 * width)
+    assert count(CifarResNetX4(depth, K)) == stem + stages + head
+
+
+@pytest.mark.parametrize(("depth", "width", "classes"), [(16, 2, 10), (40, 1, 10), (40, 2, 100), (10, 3, 7)])
+def test_a_wide_resnet_has_the_parameters_of_the_formula(depth: int, width: int, classes: int) -> None:
+    n = (depth - 4) // 6
+    by_hand, before = 27 * 16, 16
+    for channels in (16 * width, 32 * width, 64 * width):
+        for block in range(n):
+            inward = before if block == 0 else channels
+            by_hand += 2 * inward + 9 * inward * channels + 2 * channels + 9 * channels**2
+        # A projection where channels or grid change; the first stage keeps its grid.
+        by_hand += before * channels if before != channels else 0
+        before = channels
+    by_hand += 2 * before + before * classes + classes
+    assert count(WideResNet(depth, width, classes)) == by_hand
+    # Counted by others: 691,674 and 563,930 for WRN-16-2 and WRN-40-1 with 10 classes.
+    assert by_hand == {(16, 2): 691_674, (40, 1): 563_930}.get((depth, width), by_hand)
+
+
+def test_densenet_bc_100_12_has_the_parameters_that_others_count_for_10_classes() -> None:
+    assert count(DenseNet(100, 12, 10)) == 769_162
+
+
+@pytest.mark.parametrize(("depth", "growth"), [(10, 4), (22, 12)])
+def test_a_densenet_has_the_parameters_of_the_formula(depth: int, growth: int) -> None:
+    n = (depth - 4) // 6
+    channels = 2 * growth
+    by_hand = 27 * channels
+    for block in range(3):
+        for _ in range(n):
+            by_hand += 2 * channels + 4 * growth * channels + 8 * growth + 36 * growth**2
+            channels += growth
+        if block < 2:
+            by_hand += 2 * channels + channels * (channels // 2)
+            channels //= 2
+    by_hand += 2 * channels + channels * K + K
+    assert count(DenseNet(depth, growth, K)) == by_hand
+
+
+@pytest.mark.parametrize(("width", "published"), [(0.5, 0.82), (0.75, 1.48), (1.0, 2.35), (1.4, 4.50)])
+def test_mobilenets_of_all_widths_have_the_parameters_of_pytorch_cifar_models(width: float, published: float) -> None:
+    with torch.device("meta"):
+        ours, theirs = MobileNetV2(K, width=width), torchvision.models.MobileNetV2(K, width_mult=width)
+    assert round(count(ours) / 1e6, 2) == published
+    assert count(ours) == count(theirs), "strides have no parameters"
+
+
+@pytest.mark.parametrize(("width", "published"), [(0.5, 0.44), (1, 1.36), (1.5, 2.58), (2.0, 5.55)])
+def test_shufflenets_of_all_widths_have_the_parameters_of_pytorch_cifar_models(width: float, published: float) -> None:
+    assert round(count(ShuffleNetV2(K, width=width)) / 1e6, 2) == published
+
+
+@pytest.mark.parametrize(("depth", "layers"), [(8, [64, 128, 256, 512, 512]), (13, [64, 128, 256, 512, 512])])
+def test_a_vgg_has_the_parameters_of_the_formula(depth: int, layers: list[int]) -> None:
+    by_hand, before = 0, 3
+    for width in layers:
+        for _ in range(1 if depth == 8 else 2):
+            by_hand += 9 * before * width + width + 2 * width
+            before = width
+    assert count(Vgg(depth, K)) == by_hand + 512 * K + K
+
+
+# Maps
+
+
+@pytest.mark.parametrize("name", [name for name in MAPS if name != "wrn_28_10"])
+def test_the_default_taps_are_the_ends_of_the_first_three_stages(name: str) -> None:
+    model = create_teacher(name, num_classes=5)
+    size = default_image_size(name)
+    taps = default_taps(model)
+    assert taps == stage_names(model)[:3]
+    _, outputs = see_shapes(model, taps, torch.zeros(1, 3, size, size))
+    assert [tuple(output.shape[1:]) for output in outputs] == MAPS[name]
+
+
+def test_the_widest_one_has_the_maps_of_its_width() -> None:
+    with torch.device("meta"):
+        model = WideResNet(28, 10, 5)
+        _, outputs = see_shapes(model, default_taps(model), torch.zeros(1, 3, 32, 32))
+    assert [tuple(output.shape[1:]) for output in outputs] == MAPS["wrn_28_10"]
+
+
+def test_what_the_docstrings_say_of_activations_holds() -> None:
+    images = torch.randn(4, 3, 32, 32)
+    for name in SMALL:
+        model = small(name)
+        _, outputs = see_shapes(model, default_taps(model), images)
+        least = [output.min().item() for output in outputs]
+        if name.startswith(("wrn", "mobile", "dense")):
+            assert max(least) < 0, f"{name} is read before an activation"
+        else:
+            assert least == [0, 0, 0], f"{name} is read after its ReLU"
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_classifier_is_found_and_its_input_is_the_mean_over_the_last_map(name: str) -> None:
+    model = small(name)
+    found = dict(model.named_modules())[classifier_name(model)]
+    assert isinstance(found, nn.Linear) and found.out_features == 5
+
+
+def test_a_vgg_for_64_px_pools_once_more_and_ends_on_the_same_grid() -> None:
+    for size, pooled in ((32, 4), (64, 4), ((64, 96), (4, 6)), (48, 6)):
+        model = create_teacher("vgg8", num_classes=2, image_size=size)
+        height, width = size if isinstance(size, tuple) else (size, size)
+        _, (last,) = see_shapes(model, ["stage5"], torch.zeros(1, 3, height, width))
+        assert tuple(last.shape[2:]) == (pooled if isinstance(pooled, tuple) else (pooled, pooled))
+
+
+@pytest.mark.parametrize("name", ["wrn_16_2", "mobilenet_v2", "shufflenet_v2", "vgg8", "resnet8x4"])
+@pytest.mark.parametrize("size", [24, 64, (32, 48)])
+def test_other_sizes_of_images_are_taken(name: str, size: int | tuple[int, int]) -> None:
+    height, width = size if isinstance(size, tuple) else (size, size)
+    model = create_teacher(name, num_classes=3, image_size=size)
+    assert model(torch.zeros(2, 3, height, width)).shape == (2, 3)
+
+
+# What they compute
+
+
+def transplant(source: nn.Module, target: nn.Module) -> None:
+    """All parameters and statistics of one module into another that has the same ones in the same order."""
+    ours, theirs = source.state_dict(), target.state_dict()
+    assert [value.shape for value in ours.values()] == [value.shape for value in theirs.values()]
+    target.load_state_dict(dict(zip(theirs, ours.values(), strict=True)))
+
+
+def test_a_vgg_computes_what_torchvisions_layers_do() -> None:
+    ours = small("vgg13")
+    layers = [64, 64, "M", 128, 128, "M", 256, 256, "M", 512, 512, 512, 512]
+    theirs = nn.Sequential(
+        torchvision.models.vgg.make_layers(layers, batch_norm=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(512, 5),
+    ).eval()
+    transplant(ours, theirs)
+    images = torch.randn(3, 3, 32, 32)
+    torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_densenet_computes_what_torchvisions_does() -> None:
+    torch.manual_seed(2)
+    ours = lively(DenseNet(16, 6, 5))
+    theirs = TorchvisionDenseNet(6, (2, 2, 2), 12, bn_size=4, num_classes=5).eval()
+    theirs.features.conv0 = nn.Conv2d(3, 12, 3, padding=1, bias=False)
+    for name in ("norm0", "relu0", "pool0"):
+        delattr(theirs.features, name)
+    transplant(ours, theirs)
+    images = torch.randn(3, 3, 32, 32)
+    torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-5)
+
+
+def norm(x: Tensor, state: dict[str, Tensor], name: str) -> Tensor:
+    mean, var, weight, bias = (state[f"{name}.{key}"] for key in ("running_mean", "running_var", "weight", "bias"))
+    scale = weight / (var + 1e-5).sqrt()
+    return x * scale[:, None, None] + (bias - mean * scale)[:, None, None]
+
+
+@pytest.mark.parametrize("name", ["wrn_10_2", "wrn_16_1"])
+def test_a_wide_resnet_computes_what_its_equations_say(name: str) -> None:
+    model = small(name)
+    state = {key: value.double() for key, value in model.state_dict().items()}
+    images = torch.randn(2, 3, 32, 32)
+    x = F.conv2d(images.double(), state["conv.weight"], padding=1)
+    for stage in (1, 2, 3):
+        for block in range(1 if name == "wrn_10_2" else 2):
+            at = f"stage{stage}.{block}"
+            stride = 2 if stage > 1 and block == 0 else 1
+            active = norm(x, state, f"{at}.bn1").clamp(min=0)
+            inner = F.conv2d(active, state[f"{at}.conv1.weight"], stride=stride, padding=1)
+            inner = F.conv2d(norm(inner, state, f"{at}.bn2").clamp(min=0), state[f"{at}.conv2.weight"], padding=1)
+            key = f"{at}.shortcut.weight"
+            assert (key in state) == (block == 0 and (stage > 1 or name == "wrn_10_2"))
+            x = inner + (F.conv2d(active, state[key], stride=stride) if key in state else x)
+    pooled = norm(x, state, "bn").clamp(min=0).mean((2, 3))
+    expected = pooled @ state["fc.weight"].T + state["fc.bias"]
+    torch.testing.assert_close(model(images), expected.float(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_resnet_x4_is_a_cifar_resnet_of_other_widths() -> None:
+    ours = small("resnet8x4")
+    plain = CifarResNet(8, 5)
+    assert set(plain.state_dict()) < set(ours.state_dict())
+    assert set(ours.state_dict()) - set(plain.state_dict()) == {
+        f"stage1.0.shortcut.{rest}"
+        for rest in (
+            "0.weight",
+            *(f"1.{k}" for k in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")),
+        )
+    }
+
+
+def test_the_halves_of_a_shuffle_block_are_interleaved() -> None:
+    model = small("shufflenet_v2_0.5")
+    block = model.stage1[1]
+    x = torch.randn(2, 48, 8, 8)
+    out = block(x)
+    assert torch.equal(out[:, 0::2], x[:, :24])
+    assert torch.equal(out[:, 1::2], block.convolved(x[:, 24:]))
+
+
+def test_an_inverted_residual_adds_its_input_only_where_the_shape_stays() -> None:
+    for stride, out, adds in ((1, 8, True), (2, 8, False), (1, 16, False)):
+        block = lively(InvertedResidual(8, out, stride, 6))
+        for parameter in block.project.parameters():
+            nn.init.zeros_(parameter)
+        block.project[1].running_mean.zero_()
+        x = torch.randn(2, 8, 6, 6)
+        assert torch.equal(block(x), x if adds else torch.zeros(2, out, 6 // stride, 6 // stride))
+
+
+def test_convolutions_start_from_hes_fan_out() -> None:
+    torch.manual_seed(0)
+    for model in (WideResNet(10, 4, 5), Vgg(8, 5), DenseNet(10, 24, 5), ShuffleNetV2(5), MobileNetV2(5)):
+        widest = max((m for m in model.modules() if isinstance(m, nn.Conv2d)), key=lambda m: m.weight.numel())
+        fan_out = widest.out_channels * math.prod(widest.kernel_size) / widest.groups
+        assert widest.weight.std().item() == pytest.approx(math.sqrt(2 / fan_out), rel=0.05)
+
+
+# Their work as teachers
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("logits", [True, False])
+def test_a_teacher_reduced_to_what_is_read_computes_the_same(name: str, logits: bool) -> None:
+    model = small(name).requires_grad_(False)
+    taps, images = default_taps(model), torch.randn(3, 3, 32, 32)
+    made = trim(model, taps, logits=logits, images=images)
+    assert made is not None
+    if logits:
+        norms = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+        assert (made.folded, norms) == SMALL[name][1:]
+    whole, outputs = see_shapes(model, taps, images)
+    ours, maps = made(images)
+    assert (ours is None) is (not logits)
+    pairs = list(zip(maps, outputs, strict=True)) + ([(ours, whole)] if ours is not None else [])
+    for found, expected in pairs:
+        assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def test_what_comes_behind_the_last_tap_is_left_out() -> None:
+    model = small("vgg13").requires_grad_(False)
+    made = trim(model, default_taps(model), logits=False, images=torch.randn(2, 3, 32, 32))
+    assert made is not None
+    left = sum(isinstance(module, nn.Conv2d) for module in made.modules())
+    assert left == 6, "two convolutions in each of three stages, of ten"
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_guided_step_teaches_the_student_and_leaves_the_teacher(
+    name: str, conv_student: nn.Module, make_batch: Callable[..., Batch]
+) -> None:
+    teacher = Teacher(small(name), image_size=32)
+    before = copy.deepcopy(teacher.model.state_dict())
+    guide = Guide(conv_student, teacher, image_size=32, terms=[Term(MapLoss("linear"), weight=2.5)])
+    step = Guided(conv_student, guide)(make_batch(32))
+    step.loss.backward()
+    assert torch.isfinite(step.loss) and float(step.parts["guidance_linear"]) > 0
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in conv_student.early.parameters() if p.ndim == 4)
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    after = teacher.model.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    guide.remove()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_gradients_reach_every_parameter_and_a_compiled_graph_says_the_same(name: str) -> None:
+    model = small(name)
+    images = torch.randn(2, 3, 32, 32)
+    model.train()
+    F.cross_entropy(model(images), torch.tensor([1, 3])).backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    model.eval()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(images), model(images))
+    torch.compiler.reset()
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: CifarResNetX4(10, 5), r"CIFAR ResNet of depth 10 does not exist; expected 6n\+2"),
+        (lambda: WideResNet(28, 0, 5), r"a wide ResNet of width 0 does not exist"),
+        (lambda: WideResNet(4, 2, 5), r"a wide ResNet of depth 4 does not exist; expected 6n\+4: 10, 16"),
+        (lambda: WideResNet(27, 2, 5), r"depth 27 does not exist"),
+        (lambda: WideResNet(10, 1, 5, dropout=1.0), r"dropout is 1.0, expected a share from 0 to below 1"),
+        (lambda: Vgg(16, 5), r"a VGG of depth 16 is not known here; expected 8 or 13"),
+        (lambda: MobileNetV2(5, width=0), r"a MobileNetV2 of width 0 is out of range"),
+        (lambda: MobileNetV2(5, dropout=-0.1), r"dropout is -0.1"),
+        (
+            lambda: ShuffleNetV2(5, width=0.75),
+            r"ShuffleNetV2 of width 0.75 is not published; expected 0.5, 1, 1.5 or 2",
+        ),
+        (lambda: DenseNet(101, 12, 5), r"a DenseNet-BC of depth 101 does not exist; expected 6n\+4"),
+        (lambda: DenseNet(100, 0, 5), r"a DenseNet of growth 0 does not exist"),
+    ],
+)
+def test_options_out_of_range_are_told(make: Callable[[], nn.Module], message: str) -> None:
+    with pytest.raises(ModelError, match=message) as error:
+        make()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("make", [lambda k: CifarResNetX4(8, k), lambda k: WideResNet(10, 1, k), lambda k: Vgg(8, k),
+                                  MobileNetV2, ShuffleNetV2, lambda k: DenseNet(10, 4, k)])  # fmt: skip
+def test_a_classifier_of_no_classes_is_refused(make: Callable[[int], nn.Module]) -> None:
+    with pytest.raises(ModelError, match="a classifier of 0 classes does not exist; expected at least 1"):
+        make(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("wrn_40_2", {"width": 4}, r"wrn_40_2 has no option 'width'; known: dropout"),
+        ("resnet8x4", {"widths": 4}, r"resnet8x4 has no option 'widths'; there are none"),
+        ("vgg8", {"depth": 13}, r"vgg8 has no option 'depth'; there are none"),
+        ("mobilenet_v2", {"widht": 2}, r"did you mean 'width'\?"),
+        ("densenet_100_12", {"dropout": 2.0}, r"densenet_100_12: dropout is 2.0"),
+        ("vgg8", {"image_size": 4}, r"vgg8 cannot take images of 4 x 4 pixels"),
+    ],
+)
+def test_what_a_name_stands_for_is_no_option(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        create_teacher(name, num_classes=5, **options)
+
+
+def test_options_of_width_reach_the_mobile_ones() -> None:
+    assert create_teacher("mobilenet_v2", num_classes=5, width=0.5).classifier.in_features == 1280
+    assert create_teacher("mobilenet_v2", num_classes=5, width=1.4).classifier.in_features == 1792
+    assert create_teacher("shufflenet_v2", num_classes=5, width=2).classifier.in_features == 2048
