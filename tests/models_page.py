@@ -127,6 +127,7 @@ FAMILIES = (
     Elsewhere("RegNet", "timm:regnetx_002", 64, {}, STAGES),
     Elsewhere("DenseNet", "timm:densenet121", 64, {}, STAGES),
     Elsewhere("torchvision's ViT", "torchvision.models:vit_b_16", 64, heavy=True),
+    Elsewhere("torchvision's Swin", "torchvision.models:swin_t", 64, heavy=True),
     Elsewhere(
         "Hugging Face's ViT",
         HUGGING_FACE,

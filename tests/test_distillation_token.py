@@ -138,7 +138,7 @@ def test_a_model_that_cannot_have_one_says_what_is_in_the_way(name: str, options
 def test_the_option_is_true_or_false_and_no_option_of_a_cnn() -> None:
     with pytest.raises(ModelError, match="distillation_token is 1, expected true or false"):
         student(distillation_token=1)
-    with pytest.raises(ModelError, match="resnet8 has no option .distillation_token"):
+    with pytest.raises(ModelError, match="resnet8 has no option 'distillation_token'"):
         create_student("resnet8", num_classes=5, image_size=32, distillation_token=True)
 
 

@@ -97,6 +97,7 @@ def test_deit_starts_from_a_head_of_zeros() -> None:
         ("convit_tiny", 32, {"patch_size": 8, "depth": 2, "local_up_to_layer": 1}),
         ("resnet8", 16, {}),
         ("timm:resnet18", 64, {}),
+        ("torchvision.models:squeezenet1_1", 64, {}),
     ],
 )
 def test_models_are_made_for_the_size_of_the_images(

@@ -190,7 +190,7 @@ def _from_factory(
             raise ModelError(f"{name} has no option {unknown[0]!r}; {did_you_mean(unknown[0], sorted(free))}")
         offered = {key: value for key, value in offered.items() if key in accepted}
     try:
-        model = factory(**{**offered, **options, **preset})
+        model = _called(factory, {**offered, **options, **preset}, asked="image_size" in options)
     except ModelError as error:
         raise ModelError(f"{name}: {error}") from error
     except Exception as error:
@@ -201,6 +201,16 @@ def _from_factory(
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name} returned a {type(model).__name__}, expected a torch.nn.Module")
     return model
+
+
+def _called(factory: Callable[..., Any], words: dict[str, Any], *, asked: bool) -> Any:
+    try:
+        return factory(**words)
+    except TypeError as error:
+        # A factory that passes every word on to a class that takes images of any size: torchvision's Swin and ResNets.
+        if asked or "unexpected keyword argument 'image_size'" not in str(error):
+            raise
+    return factory(**{key: value for key, value in words.items() if key != "image_size"})
 
 
 def import_factory(name: str) -> Callable[..., Any]:
