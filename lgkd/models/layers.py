@@ -16,7 +16,8 @@ _ATTENTION = re.compile(r"attn|attention|att(?:_|$)|(?<![a-z])mh?sa(?![a-z])", r
 _TOKEN_MIXER = re.compile(r"token|^mixer$")
 # Gates of channels and attention added to CNNs, by the names of their classes: those with them are no transformers.
 _GATE = re.compile(
-    r"SE(?=[A-Z]|$)|Squeeze|Eca|Excite|Cbam|GlobalContext|SelectiveKernel|SplitAttn|NonLocal|Channel|SpatialAttn|SpatialGate"
+    r"SE(?=[A-Z]|$)|Squeeze|Eca|Excite|Cbam|GlobalContext|SelectiveKernel|SplitAttn|NonLocal|Channel"
+    r"|SpatialAttn|SpatialGate"
 )
 _STAGES = ("stage", "layer", "stages.", "layers.")
 # Pixels per place of a map; what is finer is a stem's and no stage's.
