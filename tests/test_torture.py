@@ -32,13 +32,20 @@ from tests.golden_old_run import FOLDER
 from tests.small_world import DISTILL, World, environment, make_pictures
 from tests.soak import soak
 from tests.torture import __main__ as torture
-from tests.torture import offline, places, teachers
+from tests.torture import archives, offline, places, recipes, teachers, yaml_texts
 from tests.torture.arena import TEACHER, TOKEN, Arena, Started, expect_same
 from tests.torture.kills import POINTS
 from tests.torture.parts import PARTS, Lost, Trials, expect
 from tests.torture.pickles import vouch
 from tests.torture.processes import strike
 from tests.torture.soaking import MOST_GROWTH
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bars of seconds are the command's own; a test on a busy machine fails for what hangs alone."""
+    for module in (archives, offline, recipes, yaml_texts):
+        monkeypatch.setattr(module, "WITHIN", 60.0)
 
 
 def trials(wanted: int, seconds: float = 1e6) -> Trials:
@@ -242,6 +249,24 @@ def test_a_class_whose_name_is_no_text_is_refused_before_a_card_has_to_hold_it(t
         DataError, match=r"train has a class folder whose name is no text \('ch\\udcffcks'\); rename it"
     ):
         read_tree(folder)
+
+
+def test_class_names_are_the_same_where_the_environment_says_that_names_are_ascii(tmp_path: Path) -> None:
+    make_pictures(tmp_path / "pictures", ("rows", "größe 日本", "تفاح"))
+    code = "import sys; from pathlib import Path; from lgkd.data.trees import read_tree\n"
+    code += (
+        "tree = read_tree(Path('pictures')); print(ascii(tree.classes), len(tree.train), sys.getfilesystemencoding())"
+    )
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment(tmp_path) | ascii_only,
+        capture_output=True,
+        text=True,
+    )
+    names = sorted(["rows", "größe 日本", "تفاح"])
+    assert done.stdout == f"({', '.join(map(ascii, names))}) 24 ascii\n", done.stderr
 
 
 @pytest.mark.parametrize("content", [b"\x80\x02c", b"epoch\nx\n", b"epoch\n1,2\n", b"epoch\n\0\n"])

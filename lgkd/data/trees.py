@@ -234,7 +234,7 @@ def _content(folder: Path, fault: Fault) -> _Content:
                 stem, dot, ending = name.rpartition(".")  # Path.suffix would take most of the listing's time
                 ending = f".{ending.lower()}" if stem and dot else "no ending"
                 if entry.is_dir():
-                    content.folders[name] = folder / name
+                    content.folders[_as_text(name)] = folder / name
                 elif ending in EXTENSIONS:
                     try:
                         status = entry.stat()
@@ -250,6 +250,14 @@ def _content(folder: Path, fault: Fault) -> _Content:
     except OSError as error:
         fault(_unreadable(error, folder))
     return content
+
+
+def _as_text(name: str) -> str:
+    """A name as the text that its bytes are in UTF-8, also where the environment says that names are ASCII."""
+    try:
+        return name if name.isascii() else os.fsencode(name).decode("utf-8")
+    except UnicodeError:
+        return name
 
 
 def _unreadable(error: OSError, folder: Path) -> str:

@@ -146,7 +146,7 @@ class ConvolutionalStage(nn.Module):
     def forward(self, map_BChw: Tensor) -> Tensor:
         tokens_BND = self.norm(to_tokens(self.embed(map_BChw)))
         if self.cls_token is not None:
-            tokens_BND = torch.cat([self.cls_token.expand(len(tokens_BND), -1, -1), tokens_BND], dim=1)
+            tokens_BND = torch.cat([self.cls_token.expand(tokens_BND.shape[0], -1, -1), tokens_BND], dim=1)
         for block in self.blocks:
             tokens_BND = block(tokens_BND)
         return tokens_BND  # type: ignore[no-any-return]

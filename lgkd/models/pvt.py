@@ -145,7 +145,7 @@ class PyramidStage(nn.Module):
     def forward(self, map_BChw: Tensor) -> Tensor:
         tokens_BND = self.norm(to_tokens(self.embed(map_BChw)))
         if self.cls_token is not None:
-            tokens_BND = torch.cat([self.cls_token.expand(len(tokens_BND), -1, -1), tokens_BND], dim=1)
+            tokens_BND = torch.cat([self.cls_token.expand(tokens_BND.shape[0], -1, -1), tokens_BND], dim=1)
         tokens_BND = tokens_BND + self.pos_embed
         for block in self.blocks:
             tokens_BND = block(tokens_BND)
@@ -233,7 +233,7 @@ def attend(
 def to_map(tokens_BND: Tensor, grid: tuple[int, int]) -> Tensor:
     """Tokens laid out row by row, (B,N,D) -> (B,D,h,w)."""
     # Channels stay last in memory: behind other layouts torch 2.14's BatchNorm has wrong gradients for a single image.
-    return tokens_BND.reshape(len(tokens_BND), *grid, tokens_BND.shape[2]).permute(0, 3, 1, 2)
+    return tokens_BND.reshape(tokens_BND.shape[0], *grid, tokens_BND.shape[2]).permute(0, 3, 1, 2)
 
 
 def to_tokens(map_BDhw: Tensor) -> Tensor:

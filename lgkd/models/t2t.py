@@ -96,7 +96,8 @@ class T2TViT(nn.Module):
                 f"{self.image_size[0]} x {self.image_size[1]}; make the model with that image_size"
             )
         patches_BND = self.tokens(images_B3HW)
-        tokens_BND = torch.cat([self.cls_token.expand(len(patches_BND), -1, -1), patches_BND], dim=1) + self.pos_embed
+        class_token_B1D = self.cls_token.expand(patches_BND.shape[0], -1, -1)
+        tokens_BND = torch.cat([class_token_B1D, patches_BND], dim=1) + self.pos_embed
         for block in self.blocks:
             tokens_BND = block(tokens_BND)
         return self.head(self.norm(tokens_BND[:, 0]))  # type: ignore[no-any-return]
@@ -144,7 +145,7 @@ class TokensToToken(nn.Module):
 
 
 def _laid_out(tokens_BND: Tensor, grid: tuple[int, int]) -> Tensor:
-    return tokens_BND.transpose(1, 2).reshape(len(tokens_BND), tokens_BND.shape[2], *grid)
+    return tokens_BND.transpose(1, 2).reshape(tokens_BND.shape[0], tokens_BND.shape[2], *grid)
 
 
 def soft_split(map_BChw: Tensor, kernel: int, stride: int) -> Tensor:

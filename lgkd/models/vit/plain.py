@@ -186,7 +186,7 @@ class PlainViT(nn.Module):
         """Logits (B,K)."""
         tokens = self.patch_embed(images_B3HW)
         if self.cls_token is not None:
-            tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
+            tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         if self.pos_embed is not None:
             tokens = tokens + self.pos_embed
         tokens = self.norm(self.blocks(tokens))
