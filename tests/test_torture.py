@@ -251,6 +251,16 @@ def test_a_class_whose_name_is_no_text_is_refused_before_a_card_has_to_hold_it(t
         read_tree(folder)
 
 
+def test_a_link_to_itself_hides_nothing_that_lies_beside_it(tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path / "pictures")
+    for number in range(20):
+        (folder / "train" / "rows" / f"loop{number}.png").symlink_to(f"loop{number}.png")
+    faults: list[str] = []
+    tree = read_tree(folder, fault=faults.append)
+    assert len(tree.train) == 24
+    assert len(faults) == 20 and all("Too many levels of symbolic links" in fault for fault in faults)
+
+
 def test_class_names_are_the_same_where_the_environment_says_that_names_are_ascii(tmp_path: Path) -> None:
     make_pictures(tmp_path / "pictures", ("rows", "größe 日本", "تفاح"))
     code = "import sys; from pathlib import Path; from lgkd.data.trees import read_tree\n"

@@ -233,14 +233,15 @@ def _content(folder: Path, fault: Fault) -> _Content:
                     continue
                 stem, dot, ending = name.rpartition(".")  # Path.suffix would take most of the listing's time
                 ending = f".{ending.lower()}" if stem and dot else "no ending"
-                if entry.is_dir():
+                try:
+                    is_folder = entry.is_dir()
+                    status = entry.stat() if not is_folder and ending in EXTENSIONS else None
+                except OSError as error:  # a link that leads nowhere, or to itself
+                    fault(_unreadable(error, folder))
+                    continue
+                if is_folder:
                     content.folders[_as_text(name)] = folder / name
-                elif ending in EXTENSIONS:
-                    try:
-                        status = entry.stat()
-                    except OSError as error:  # a link that leads nowhere
-                        fault(_unreadable(error, folder))
-                        continue
+                elif status is not None:
                     if not stat.S_ISREG(status.st_mode):  # reading from a pipe would wait for somebody who writes
                         fault(f"{folder / name} is a pipe, a device or the like, expected an image; remove it")
                         continue
