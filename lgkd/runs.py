@@ -254,8 +254,11 @@ def _git_state() -> dict[str, Any] | None:
     """Commit of the working folder and whether files differ from it; None outside a repository."""
 
     def git(*words: str) -> str:
-        # Fixed words, no shell; git is looked up as a user's own call would be.
-        return subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=5).stdout.strip()  # noqa: S603, S607
+        # Fixed words, no shell; git is looked up as a user's own call would be. A stranger's folder may be a repository
+        # whose settings start a program to watch its files.
+        return subprocess.run(
+            ["git", "-c", "core.fsmonitor=false", *words], capture_output=True, text=True, check=True, timeout=5
+        ).stdout.strip()
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
