@@ -256,9 +256,9 @@ def _git_state() -> dict[str, Any] | None:
     def git(*words: str) -> str:
         # Fixed words, no shell; git is looked up as a user's own call would be. A stranger's folder may be a repository
         # whose settings start a program to watch its files.
-        return subprocess.run(
-            ["git", "-c", "core.fsmonitor=false", *words], capture_output=True, text=True, check=True, timeout=5
-        ).stdout.strip()
+        command = ["git", "-c", "core.fsmonitor=false", *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5)  # noqa: S603
+        return done.stdout.strip()
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
