@@ -24,8 +24,8 @@ from lgkd.importing import fetch_weights, import_teacher
 from lgkd.losses import MapLoss
 from lgkd.models.resnet import CifarResNet
 from lgkd.tasks import Batch, Guided
+from tests.cnns_world import lively
 from tests.small_world import CLASSES, make_pictures
-from tests.test_cnns import lively
 from tests.test_foreign_weights import Evil, TorchvisionStyle
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
