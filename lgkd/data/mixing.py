@@ -5,6 +5,7 @@ of timm's element-wise mode. Draws are pure functions of (seed, epoch, sample); 
 pure function of (seed, epoch, the samples of the batch), whatever their order.
 """
 
+from collections.abc import Iterable
 from hashlib import blake2b
 
 import numpy as np
@@ -18,6 +19,8 @@ from lgkd.data.transfer import room, sent
 from lgkd.errors import InputError
 
 Array = NDArray[np.float64]
+
+_LARGE = 2**15  # numbers an image has from which on a CPU had better take image by image
 
 _DRAWS = 5  # whether, cutmix or mixup, lambda, box centre down and across
 
@@ -133,18 +136,25 @@ class Mixing:
         own = self._smooth(labels)
         if not self.mixes or not len(images):
             return images, own
+        size = (images.shape[2], images.shape[3])
+        one_by_one = images.device.type == "cpu" and images[0].numel() >= _LARGE
+        pictures: Iterable[Tensor]
         if partner_images is None or partner_labels is None:
-            place = sent(self.partners(index, epoch).numpy(), images.device)
-            partner_images = images.index_select(0, place)
+            partner = self.partners(index, epoch)
+            place = sent(partner.numpy(), images.device)
             partner_labels = labels.index_select(0, place.to(labels.device))
-        kept, boxes = self.shares(index, epoch, (images.shape[2], images.shape[3]))
+            pictures = map(images.__getitem__, partner.tolist()) if one_by_one else images.index_select(0, place)
+        else:
+            pictures = partner_images
+        kept, boxes = self.shares(index, epoch, size)
         share = sent(kept, images.device, torch.float32)[:, None]
-        weight = self._weights(share, boxes, (images.shape[2], images.shape[3])).to(images.dtype)
-        share = share.to(labels.device)
-        # lerp is exact at weights 0 and 1: pixels that are not mixed keep their value.
         mixed = room(images.shape, images.dtype, images.device)
-        torch.lerp(partner_images, images, weight, out=mixed)
-        return mixed, torch.lerp(self._smooth(partner_labels), own, share)
+        if isinstance(pictures, Tensor) and not one_by_one:
+            # lerp is exact at weights 0 and 1: pixels that are not mixed keep their value.
+            torch.lerp(pictures, images, self._weights(share, boxes, size).to(images.dtype), out=mixed)
+        else:
+            _mix_one_by_one(mixed, images, pictures, share[:, 0].tolist(), boxes)
+        return mixed, torch.lerp(self._smooth(partner_labels), own, share.to(labels.device))
 
     def shares(self, index: Tensor, epoch: int, size: tuple[int, int]) -> tuple[Array, NDArray[np.int64]]:
         """How much each sample keeps of itself, and which box it gives away.
@@ -222,6 +232,20 @@ class Mixing:
             low, high = labels.numpy().min(), labels.numpy().max()
             if not 0 <= low <= high < self.classes:
                 raise InputError(f"labels reach from {low} to {high}; expected 0 to {self.classes - 1}")
+
+
+def _mix_one_by_one(
+    mixed: Tensor, images: Tensor, partners: Iterable[Tensor], weights: list[float], boxes: NDArray[np.int64]
+) -> None:
+    """The same numbers, image by image: large ones leave the cache in between, and this goes through each once."""
+    for result, image, partner, weight, (top, bottom, left, right) in zip(
+        mixed, images, partners, weights, boxes.tolist(), strict=True
+    ):
+        if bottom > top:
+            result.copy_(image)
+            result[:, top:bottom, left:right] = partner[:, top:bottom, left:right]
+        else:
+            torch.lerp(partner, image, weight, out=result)
 
 
 def _beta(alpha: float, draw: Array) -> Array:

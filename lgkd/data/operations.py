@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lgkd.data import pixelops, warp
+from lgkd.data import alone, pixelops, warp
 from lgkd.data.geometry import Interpolation
-from lgkd.data.policy import KINDS, Layer
+from lgkd.data.policy import KINDS, UNTOUCHED, Layer
 from lgkd.data.transfer import portions, put_back, sent
 
 _Kinds = NDArray[np.int64]
@@ -35,6 +35,10 @@ def apply_layer(images: Tensor, layer: Layer, fill: warp.Fill, interpolation: In
         fill: levels for what a geometric operation uncovers.
         interpolation: of the geometric operations.
     """
+    if images.device.type == "cpu" and images.shape[2] * images.shape[3] >= alone.LARGE:
+        for place in np.flatnonzero(layer.kind != UNTOUCHED).tolist():
+            _change_alone(images[place : place + 1], layer, place, fill, interpolation)
+        return
     for group in _GROUPS:
         numbers = [KINDS.index(name) for name in group]
         # In the order of their kinds, so that each kind is one run within the group.
@@ -42,11 +46,20 @@ def apply_layer(images: Tensor, layer: Layer, fill: warp.Fill, interpolation: In
         for part in portions(len(members), images[0].numel(), images.device):
             places = members[part]
             kinds, strengths = layer.kind[places], layer.strength[places]
-            if len(places) == 1:
-                chosen = images[places[0] : places[0] + 1]
-            else:
-                chosen = images.index_select(0, sent(places, images.device))
+            chosen = images.index_select(0, sent(places, images.device))
             put_back(images, places, _changed(chosen, group, kinds, strengths, fill, interpolation))
+
+
+def _change_alone(image: Tensor, layer: Layer, place: int, fill: warp.Fill, interpolation: Interpolation) -> None:
+    """Changes one large image (1, 3, H, W) in place."""
+    name, strength = KINDS[layer.kind[place]], float(layer.strength[place])
+    if name in alone.RECOLOURED:
+        alone.RECOLOURED[name](image, strength)
+    elif name in alone.TRANSLATED:
+        alone.translate(image, strength, alone.TRANSLATED[name], fill, interpolation)
+    else:
+        which = slice(place, place + 1)
+        image.copy_(_changed(image, (name,), layer.kind[which], layer.strength[which], fill, interpolation))
 
 
 def _changed(

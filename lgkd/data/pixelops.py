@@ -37,6 +37,14 @@ def _grey(images: Tensor) -> Tensor:
     return ((red * 19595.0 + green * 38470.0 + blue * 7471.0 + 32768.0) / 65536.0).floor_().unsqueeze(1)
 
 
+def mean_grey(images: Tensor) -> Tensor:
+    """The mean luminance of each image, rounded to a whole level: float32 (n,)."""
+    # Sums of levels are kept in integers: float32 would not hold those of a large image.
+    total = _grey(images).flatten(1).to(torch.int64).sum(1)
+    count = images.shape[2] * images.shape[3]
+    return torch.div(2 * total + count, 2 * count, rounding_mode="floor").float()
+
+
 def _blend(plain: Tensor, images: Tensor, factor: Tensor) -> Tensor:
     """From `plain` (factor 0) through the image (1) and beyond."""
     return _cut(plain + factor * (images - plain))
@@ -74,11 +82,7 @@ def brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
     """From the mean grey (0) through the image (1) and beyond."""
-    # Sums of levels are kept in integers: float32 would not hold those of a large image.
-    total = _grey(images).flatten(1).to(torch.int64).sum(1)
-    count = images.shape[2] * images.shape[3]
-    mean = torch.div(2 * total + count, 2 * count, rounding_mode="floor").float()[:, None, None]
-    return _blend(mean, _levels(images), factor[:, None, None])
+    return _blend(mean_grey(images)[:, None, None], _levels(images), factor[:, None, None])
 
 
 def autocontrast(images: Tensor, _: Tensor) -> Tensor:
