@@ -2,6 +2,7 @@
 
 import math
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torchvision.transforms import functional
 
-from lgkd.data import erasing, threads
+from lgkd.data import erasing
 from lgkd.data.augment import Augment, Plain, View
-from lgkd.data.threads import side_by_side
+from lgkd.data.operations import apply_layer
+from lgkd.data.policy import KINDS, UNTOUCHED, Layer, strength_of
+from lgkd.data.threads import one_thread
 from lgkd.errors import InputError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -52,40 +55,91 @@ def test_a_sample_becomes_the_same_alone_in_a_batch_and_in_another_order(view, s
     assert torch.equal(together[order], shuffled)
 
 
-@pytest.mark.parametrize("size", [32, 96])
-def test_how_many_threads_draw_does_not_change_a_byte(monkeypatch, size):
-    monkeypatch.setattr(threads, "_SMALLEST", 1)
+@pytest.mark.parametrize("size", [32, 160])
+def test_how_many_threads_torch_has_does_not_change_a_byte(size):
     view = View(rand_augment="rand-m9-mstd0.5-inc1", erase=0.5)
     pixels, sizes, index = stored(23)
-    make, made, slices = augment(view, size), {}, []
-
-    def spied(work, *rest):
-        def spy(part):
-            slices.append((part.start, part.stop))
-            work(part)
-
-        side_by_side(spy, *rest)
-
-    monkeypatch.setattr("lgkd.data.augment.side_by_side", spied)
-    for number in (1, 2, 4):
-        monkeypatch.setattr(torch, "get_num_threads", lambda number=number: number)
-        made[number] = make(pixels, sizes, index, 3)
-    assert sorted(slices) == [(0, 5), (0, 11), (0, 23), (5, 11), (11, 17), (11, 23), (17, 23)]
-    assert torch.equal(made[1], made[2]) and torch.equal(made[1], made[4])
+    make, made, before = augment(view, size), [], torch.get_num_threads()
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            made.append(make(pixels, sizes, index, 3))
+            assert torch.get_num_threads() == number
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(made[0], made[1]) and torch.equal(made[0], made[2])
 
 
-def test_an_error_in_one_of_several_threads_is_raised_when_all_are_done(monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+def test_one_thread_draws_and_all_are_there_again_after_an_error():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(ValueError, match="within"), one_thread(torch.device("cpu")):
+            assert torch.get_num_threads() == 1
+            raise ValueError("within")
+        assert torch.get_num_threads() == 3
+        with one_thread(torch.device("meta")):
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_two_that_draw_at_once_leave_everybody_the_threads_that_were_there():
+    before, barrier = torch.get_num_threads(), threading.Barrier(2, timeout=60)
+    torch.set_num_threads(3)
     seen = []
 
-    def work(part):
-        seen.append((part.start, torch.is_grad_enabled()))
-        if part.start == 4:
-            raise ValueError("the middle one")
+    def overlapping(first):
+        with one_thread(torch.device("cpu")):
+            if first:
+                barrier.wait()  # the other one comes in
+                barrier.wait()  # and is gone
+            seen.append(torch.get_num_threads())
+        seen.append(torch.get_num_threads())
 
-    with pytest.raises(ValueError, match="the middle one"):
-        side_by_side(work, 12, 2**20, torch.device("cpu"))
-    assert sorted(seen) == [(0, False), (4, False), (8, False)]
+    def other():
+        barrier.wait()
+        overlapping(False)
+        barrier.wait()
+
+    try:
+        thread = threading.Thread(target=other)
+        thread.start()
+        overlapping(True)
+        thread.join()
+        assert sorted(seen) == [1, 1, 3, 3]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("kind", range(len(KINDS)), ids=KINDS)
+def test_a_large_image_alone_becomes_what_it_becomes_in_a_batch(monkeypatch, kind, interpolation):
+    rng = np.random.default_rng(kind)
+    before = torch.from_numpy(rng.integers(0, 256, (5, 3, 130, 141), dtype=np.uint8))
+    before[0] = before[0, :, :1, :1]  # a flat one
+    for increasing in (False, True):
+        level, sign = rng.uniform(0, 12, 5), rng.choice([-1.0, 1.0], 5)
+        level[1:3] = 0, 10
+        layer = Layer(np.full(5, kind), strength_of(KINDS[kind], level, sign, increasing))
+        layer.kind[4] = UNTOUCHED
+        made = []
+        for large in (2**14, 2**30):
+            monkeypatch.setattr("lgkd.data.alone.LARGE", large)
+            made.append(before.clone())
+            apply_layer(made[-1], layer, (1, 130, 255), interpolation)
+        assert torch.equal(made[0], made[1])
+        assert torch.equal(made[0][4], before[4])
+
+
+def test_images_moved_out_of_sight_alone_are_all_fill():
+    before = torch.randint(0, 256, (2, 3, 128, 128), dtype=torch.uint8)
+    for name in ("translate_x", "translate_y"):
+        layer = Layer(np.full(2, KINDS.index(name)), np.asarray([1.5, -1.0]))
+        changed = before.clone()
+        apply_layer(changed, layer, (3, 4, 5), "bicubic")
+        assert torch.equal(changed, torch.tensor([3, 4, 5], dtype=torch.uint8)[None, :, None, None].expand_as(changed))
 
 
 def test_seed_epoch_and_place_each_change_what_is_drawn():

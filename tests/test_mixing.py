@@ -114,6 +114,19 @@ def test_mixing_does_not_depend_on_the_order_of_the_batch():
     assert not torch.equal(other_epoch, mixed)
 
 
+@pytest.mark.parametrize("given", [False, True], ids=["found", "given"])
+def test_large_images_are_mixed_one_by_one_to_the_same_bits(monkeypatch, given):
+    images, labels, index = batch(16, side=12)
+    mixing = Mixing(classes=5, mixup=0.8, cutmix=1.0, probability=0.8, smoothing=0.1, seed=3)
+    partner = mixing.partners(index, 2)
+    partners = (images[partner], labels[partner]) if given else ()
+    together = mixing(images, labels, index, 2, *partners)
+    monkeypatch.setattr("lgkd.data.mixing._LARGE", 1)
+    alone = mixing(images, labels, index, 2, *partners)
+    assert torch.equal(together[0], alone[0]) and torch.equal(together[1], alone[1])
+    assert not torch.equal(alone[0], images)
+
+
 def test_parts_of_a_batch_with_their_partners_equal_the_whole():
     mixing = Mixing(classes=5, mixup=0.8, cutmix=1.0, seed=2)
     images, labels, index = batch(10)

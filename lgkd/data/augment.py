@@ -23,7 +23,7 @@ from lgkd.data import erasing, geometry, policy
 from lgkd.data.geometry import Interpolation
 from lgkd.data.limits import colours, image_size_of, number_within, one_of, pair_within
 from lgkd.data.operations import apply_layer
-from lgkd.data.threads import side_by_side
+from lgkd.data.threads import one_thread
 from lgkd.data.transfer import portions, room, sent
 from lgkd.errors import InputError
 
@@ -176,15 +176,12 @@ class Augment:
             return pixels.new_zeros((0, 3, *self.image_size), dtype=torch.float32)
         host_index, epoch = index.detach().cpu(), self._drawn_as(epoch)
         result = room((len(pixels), 3, *self.image_size), torch.float32, pixels.device)
-
-        def draw(part: slice) -> None:
-            self._draw(result[part], pixels[part], valid[part], host_index[part], epoch)
-
-        side_by_side(draw, len(pixels), result[0].numel(), pixels.device)
+        with one_thread(pixels.device):
+            self._draw(result, pixels, valid, host_index, epoch)
         return result
 
     def _draw(self, result: Tensor, pixels: Tensor, valid: NDArray[np.int64], host_index: Tensor, epoch: int) -> None:
-        """Write what some images become into `result`."""
+        """Write what the images become into `result`."""
         view = self.view
         boxes, mirrored = self._crops(valid, host_index, epoch)
         images = geometry.resample(pixels, boxes, self.image_size, view.interpolation, mirrored, valid)
