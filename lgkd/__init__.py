@@ -17,56 +17,78 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lgkd import losses
     from lgkd.api import (
+        Comparison,
+        Exported,
         Options,
+        Prediction,
         Run,
+        Series,
         cache_teacher,
         check,
+        compare,
         create_student,
         create_teacher,
         distill,
+        distill_series,
         evaluate,
+        export,
         import_teacher,
         load_run,
         load_student,
         load_teacher,
+        predict,
         resume,
         train,
+        train_series,
         train_teacher,
     )
     from lgkd.data.check import CheckReport
     from lgkd.data.images import DataSet, Images
     from lgkd.data.sources import load_dataset
     from lgkd.guide import Guide, Term
+    from lgkd.inspecting.run import Inspection, inspect_run
     from lgkd.models.frozen import Teacher
     from lgkd.own_terms import register_term
     from lgkd.recipe import Recipe, load_recipe
     from lgkd.scoring import Scores
+    from lgkd.showing.writing import write_report
     from lgkd.taps import Tap
     from lgkd.tasks import Batch, Guided, Step, Supervised
 
 _HOMES = {
     "lgkd.api": (
+        "Comparison",
+        "Exported",
         "Options",
+        "Prediction",
         "Run",
+        "Series",
         "cache_teacher",
         "check",
+        "compare",
         "create_student",
         "create_teacher",
         "distill",
+        "distill_series",
         "evaluate",
+        "export",
         "import_teacher",
         "load_run",
         "load_student",
         "load_teacher",
+        "predict",
         "resume",
         "train",
+        "train_series",
         "train_teacher",
     ),
     "lgkd.data.check": ("CheckReport",),
     "lgkd.data.images": ("DataSet", "Images"),
     "lgkd.data.sources": ("load_dataset",),
     "lgkd.scoring": ("Scores",),
+    "lgkd.showing.writing": ("write_report",),
     "lgkd.guide": ("Guide", "Term"),
+    "lgkd.inspecting.run": ("Inspection", "inspect_run"),
     "lgkd.models.frozen": ("Teacher",),
     "lgkd.own_terms": ("register_term",),
     "lgkd.recipe": ("Recipe", "load_recipe"),
@@ -79,14 +101,19 @@ __version__ = "0.1.0"
 __all__ = [
     "Batch",
     "CheckReport",
+    "Comparison",
     "DataSet",
+    "Exported",
     "Guide",
     "Guided",
     "Images",
+    "Inspection",
     "Options",
+    "Prediction",
     "Recipe",
     "Run",
     "Scores",
+    "Series",
     "Step",
     "Supervised",
     "Tap",
@@ -94,21 +121,28 @@ __all__ = [
     "Term",
     "cache_teacher",
     "check",
+    "compare",
     "create_student",
     "create_teacher",
     "distill",
+    "distill_series",
     "evaluate",
+    "export",
     "import_teacher",
+    "inspect_run",
     "load_dataset",
     "load_recipe",
     "load_run",
     "load_student",
     "load_teacher",
     "losses",
+    "predict",
     "register_term",
     "resume",
     "train",
+    "train_series",
     "train_teacher",
+    "write_report",
 ]
 
 

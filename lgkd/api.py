@@ -1,47 +1,65 @@
 """What the command line and notebooks call: train a teacher, a student alone, a guided student; look at runs."""
 
+import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lgkd.build import is_convolutional, load_trained_teacher, make_test_batches, prepare_data
+from lgkd.build import is_convolutional, load_trained_teacher
 from lgkd.cached.folder import Storage
 from lgkd.caching import Cached, Wanted, cache_features
-from lgkd.data.catalogue import CATALOGUE
+from lgkd.comparing import Comparison, compare
 from lgkd.data.check import CheckReport, check_dataset_images
 from lgkd.data.images import DataSet
-from lgkd.errors import InputError, LgkdError, MissingError, TakenError
+from lgkd.errors import InputError, TakenError
+from lgkd.exporting.making import Exported, export_run
 from lgkd.importing import import_teacher
 from lgkd.job import Job
-from lgkd.models.factory import create_model, create_student, create_teacher
+from lgkd.loading import load_student
+from lgkd.models.factory import create_student, create_teacher
 from lgkd.models.frozen import Teacher
 from lgkd.models.trust import check_named_in, trust
+from lgkd.opened import open_run, teacher_of
 from lgkd.options import Options, Run
-from lgkd.runs import RECIPE, RUN, STUDENT, STUDENT_WEIGHTS, describe, read_metrics, read_run, read_student
+from lgkd.predicting.files import find_images
+from lgkd.predicting.making import Prediction, predict_images
+from lgkd.predicting.places import find_source
+from lgkd.predicting.sources import open_source
+from lgkd.runs import RECIPE, RUN, describe, read_metrics, read_run, read_student
 from lgkd.scoring import Scores, score
+from lgkd.series import Repeated, Series, Watch, train_all
+from lgkd.trackers import INSIDE, is_here
 from lgkd.trainer.precision import choose_device
-from lgkd.weights import fill, load_weights
 
 __all__ = [
     "Cached",
     "CheckReport",
+    "Comparison",
+    "Exported",
     "Options",
+    "Prediction",
     "Run",
+    "Series",
     "cache_teacher",
     "check",
+    "compare",
     "create_student",
     "create_teacher",
     "distill",
+    "distill_series",
     "evaluate",
+    "export",
     "import_teacher",
     "load_run",
     "load_student",
     "load_teacher",
+    "predict",
     "resume",
     "train",
+    "train_series",
     "train_teacher",
 ]
 
@@ -50,7 +68,7 @@ _ASKED_AGAIN: dict[str, Any] = {
     **dict.fromkeys(("images_per_class", "subset_seed", "seed"), int),
     **dict.fromkeys(("extra", "device"), str),
     **dict.fromkeys(("deterministic", "offline", "compile", "cuda_graphs", "approximate"), bool),
-    "cached": list,
+    **dict.fromkeys(("cached", "track"), list),
 }
 # What a run's folder may ask of those who resume it: nothing that leads elsewhere than into that folder.
 _CALL: dict[str, Callable[[Any], bool]] = {
@@ -61,6 +79,7 @@ _CALL: dict[str, Callable[[Any], bool]] = {
     "options": lambda value: (
         isinstance(value, dict)
         and all(key in _ASKED_AGAIN and isinstance(one, _ASKED_AGAIN[key]) for key, one in value.items())
+        and all(isinstance(name, str) and name in INSIDE for name in value.get("track", ()))
     ),
 }
 
@@ -139,6 +158,67 @@ def distill(
     return job.run(teachers=teachers, taps=taps)
 
 
+def train_series(
+    student: str = "pvt_v2_b0",
+    dataset: str | Path | DataSet = "cifar100",
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    student_options: Mapping[str, Any] | None = None,
+    watch: Watch | None = None,
+    **options: Unpack[Options],
+) -> Series:
+    """Train a student without a teacher, once with each seed, and see what comes of it; as `lgkd train --seeds`.
+
+    Args:
+        student: its name; every seed begins with a new one.
+        dataset: a name, a folder of images, or a loaded `DataSet`.
+        seeds: at least one, each once. Finished ones are kept when the call is repeated.
+        student_options: reach the constructor.
+        watch: given the title of a run, a context manager with the options that look on; see `lgkd.series.Watch`.
+        options: as for `train`; `out` is the folder of all runs, `max_time` counts for all together.
+    """
+    trust(student)
+    chosen: Options = {"recipe": "supervised", **options}
+    return train_all(Repeated(student, dataset, (), None, student_options, chosen), seeds, watch=watch)
+
+
+def distill_series(
+    student: str = "pvt_v2_b0",
+    teacher: str | Teacher | Sequence[str | Teacher] = "resnet56",
+    dataset: str | Path | DataSet = "cifar100",
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    with_baseline: bool = False,
+    taps: Sequence[str] | None = None,
+    student_options: Mapping[str, Any] | None = None,
+    watch: Watch | None = None,
+    **options: Unpack[Options],
+) -> Series:
+    """Train a guided student once with each seed; as `lgkd distill --seeds`.
+
+    Args:
+        student: its name; every seed begins with a new one.
+        teacher, dataset, taps, student_options: as for `distill`.
+        seeds: at least one, each once. Finished ones are kept when the call is repeated.
+        with_baseline: train the same student unguided with each seed, too: the same recipe otherwise.
+        watch: given the title of a run, a context manager with the options that look on; see `lgkd.series.Watch`.
+        options: as for `distill`; `out` is the folder of all runs, `max_time` counts for all together.
+
+    Returns:
+        The runs' folders, and their `comparison`: mean, spread, interval, and the gain, paired by seed.
+
+    Raises:
+        MissingError: no such teacher is trained for the data set; holds the command that trains it.
+    """
+    several = isinstance(teacher, Sequence) and not isinstance(teacher, str)
+    teachers: tuple[str | Teacher, ...] = tuple(teacher) if several else (teacher,)  # type: ignore[arg-type, assignment]
+    trust(student, *teachers)
+    chosen: Options = {"recipe": "locality-guidance", **options}
+    named = tuple(taps) if taps is not None else None
+    wanted = Repeated(student, dataset, teachers, named, student_options, chosen, with_baseline)
+    return train_all(wanted, seeds, watch=watch)
+
+
 def cache_teacher(
     student: str | nn.Module = "pvt_v2_b0",
     teacher: str | Teacher | Sequence[str | Teacher] = "resnet56",
@@ -183,7 +263,8 @@ def resume(folder: str | Path, **options: Unpack[Options]) -> Run:
 
     Args:
         folder: of the run; run.json and recipe.yaml say what is trained.
-        options: only `max_time`, `force`, `device`, `data_dir`, `watchers`, `progress` and `say` make sense here.
+        options: only `max_time`, `force`, `device`, `data_dir`, `watchers`, `progress`, `say` and `track` make
+            sense here; trackers that wrote into the folder go on unasked.
 
     Raises:
         TakenError: the run is finished, or data, recipe or versions differ from when it began.
@@ -215,11 +296,24 @@ def resume(folder: str | Path, **options: Unpack[Options]) -> Run:
         "out": place,
         **call["options"],
         **options,
+        "track": _trackers(call["options"].get("track", ()), options),
     }
     role: Literal["teacher", "student"] = "teacher" if info["kind"] == "teacher" else "student"
     dataset = about["path"] or about["name"]
     job = Job(role, info["student"]["name"], call["model_options"], dataset, chosen)
     return job.run(teachers=call["teachers"], taps=call["taps"], replace=bool(call["replace"]))
+
+
+def _trackers(before: Sequence[str], options: Options) -> list[Any]:
+    """Those that a run had and those that are asked for now; one that this machine lacks is no reason to stop."""
+    say = options.get("say") or (lambda _: None)
+    given = list(options.get("track") or ())
+    for name in before:
+        if not is_here(name):
+            say(f"the run had the tracker {name}, which is not installed here; it goes on without it")
+        elif name not in given:
+            given.append(name)
+    return given
 
 
 def check(dataset: str | Path | DataSet, *, data_dir: str | Path | None = None, offline: bool = False) -> CheckReport:
@@ -262,37 +356,6 @@ def load_run(folder: str | Path, *, model: nn.Module | None = None) -> Run:
     return Run(load_student(place, model=model), read_metrics(place), place, info)
 
 
-def load_student(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:
-    """The trained student of a run, in eval mode, on the CPU.
-
-    Args:
-        folder: a run's folder; student.json and student.safetensors are read, nothing else.
-        model: an untrained model to fill, for runs of a module that was handed over in Python.
-
-    Raises:
-        InputError: no finished run lies there, or its weights do not fit; or it names code that nobody else has
-            named, see `lgkd.models.trust`.
-    """
-    place = Path(folder)
-    info = read_student(place)
-    if model is None:
-        if info["name"] is None:
-            raise InputError(
-                f"{place} is the run of a {info['class']} made in Python; hand one over as "
-                "load_student(folder, model=...) to fill it with the trained weights"
-            )
-        check_named_in(place / STUDENT, info["name"])
-        with torch.random.fork_rng(devices=[]):
-            model = create_model(
-                info["name"],
-                num_classes=info["num_classes"],
-                image_size=(info["image_size"][0], info["image_size"][1]),
-                options=info["options"],
-            )
-    fill(model, load_weights(place / STUDENT_WEIGHTS, info["weights_sha256"]), str(place / STUDENT_WEIGHTS))
-    return model.eval()
-
-
 def evaluate(
     run: str | Path | Run,
     *,
@@ -314,60 +377,100 @@ def evaluate(
         InputError: no finished run lies there, or the data set has other classes.
         MissingError: its data set is not where it was.
     """
-    folder = run.folder if isinstance(run, Run) else Path(run)
-    info, about = read_run(folder), read_student(folder)
-    if dataset is None:
-        dataset, data_dir = _data_of(info, folder), data_dir or info["dataset"]["data_dir"]
-    data = prepare_data(dataset, normalize="imagenet", data_dir=data_dir)
-    if list(data.classes) != about["classes"]:
-        raise InputError(
-            f"{folder} knows {len(about['classes'])} classes, {data.source} has {len(data.classes)} and they differ; "
-            "evaluate on a data set with the same classes"
-        )
-    chosen = choose_device(device)
-    student = (run.student if isinstance(run, Run) else load_student(folder, model=model)).to(chosen)
-    mean, std = tuple(about["mean"]), tuple(about["std"])
-    size = (about["image_size"][0], about["image_size"][1])
-    batches = make_test_batches(
-        data.test, image_size=size, mean=mean, std=std, interpolation=about["interpolation"], device=chosen
-    )
-    # With the number format of the training, on the same kind of device, the figure is that of run.json.
-    same_device = torch.device(chosen).type == torch.device(info["device"]).type
+    opened = open_run(run, dataset=dataset, data_dir=data_dir, device=device, model=model)
     try:
         return score(
-            student,
-            batches,
-            precision=info["precision"] if same_device else "fp32",
-            channels_last=is_convolutional(student),
-            other=_teacher_of(info, mean, std, chosen),
+            opened.student,
+            opened.batches(),
+            precision=opened.precision,
+            channels_last=is_convolutional(opened.student),
+            other=teacher_of(opened),
         )
     finally:
-        student.to("cpu")
+        opened.student.to("cpu")
 
 
-def _data_of(info: Mapping[str, Any], folder: Path) -> str | Path:
-    """The name or folder of the data that a run was trained on."""
-    name, path = info["dataset"]["name"], info["dataset"]["path"]
-    if path is None and name not in CATALOGUE:
-        raise InputError(f"{folder} was trained on {name}, loaded in Python; say what to evaluate on with dataset=")
-    if path is not None and not Path(path).is_dir():
-        raise MissingError(f"the data that {folder} was trained on is not at {path} any more; name it with --dataset")
-    return Path(path) if path is not None else str(name)
+def predict(
+    source: str | Path | Run,
+    images: str | Path | Sequence[str | Path],
+    *,
+    top_k: int = 3,
+    device: str | None = None,
+    model: nn.Module | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Prediction]:
+    """Tell the classes of images, which are resized and normalised as in evaluation; in fp32.
+
+    Args:
+        source: a run, its folder, the folder of an export, or a student.onnx or student.safetensors in one.
+        images: files, folders (every image at any depth) and patterns such as "photos/*.jpg".
+        top_k: classes an image, the most likely first.
+        device: "cpu", "cuda" or "cuda:N"; an ONNX file is run on the CPU, whatever is here.
+        model: as for `load_student`.
+        progress: called with (done, total) images.
+
+    Returns:
+        One a file, in order; of one that cannot be read, why.
+
+    Raises:
+        InputError: no student or no image lies there, a file is damaged or not one of lgkd's, or it names code that
+            nobody else has named.
+        MissingError: an ONNX file is named, and the extra `onnx` is not installed.
+    """
+    names = [images] if isinstance(images, str | Path) else list(images)
+    files = find_images(names, fault=warnings.warn)
+    if isinstance(source, Run):
+        model = model or _untrained(source)
+        source = source.folder
+    opened = open_source(find_source(source), device=choose_device(device), model=model)
+    return predict_images(opened, files, top_k=top_k, progress=progress)
 
 
-def _teacher_of(
-    info: Mapping[str, Any], mean: Sequence[float], std: Sequence[float], device: str
-) -> Callable[[Tensor], Tensor] | None:
-    """The run's teacher as a function of the student's images, if it is still at hand."""
-    if not info.get("teacher") or not info["teacher"].get("name"):
-        return None
-    try:
-        teacher = load_trained_teacher(
-            info["teacher"]["name"], info["dataset"]["name"], subset=info["teacher"].get("subset")
-        ).to(device)
-    except LgkdError:
-        return None
-    if teacher.card is None or teacher.card.weights_sha256 != info["teacher"]["sha256"]:
-        return None
-    ours = torch.tensor(mean, device=device).view(3, 1, 1), torch.tensor(std, device=device).view(3, 1, 1)
-    return lambda images: teacher(teacher.view(images, *ours))
+def export(
+    run: str | Path | Run,
+    out: str | Path | None = None,
+    *,
+    formats: Sequence[str] | None = None,
+    images: str | Path | Sequence[str | Path] | None = None,
+    data_dir: str | Path | None = None,
+    model: nn.Module | None = None,
+    say: Callable[[str], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Exported:
+    """Write a run's student in formats that need no lgkd, with its classes, its preprocessing and a model card.
+
+    Every file is compared with the student on real images; where a logit differs by more than 1e-4, nothing is written.
+
+    Args:
+        run: a finished run or its folder.
+        out: the new folder; by default exports/NAME of the run.
+        formats: of "safetensors", "onnx" and "torch-export"; all if not given, ONNX only where its extra is installed.
+        images: what to compare on: files, folders and patterns; by default images of the run's test split.
+        data_dir: where a named data set lies.
+        model: as for `load_student`.
+        say: called with a sentence that the user should hear.
+        progress: called with (done, total) images while a data set is decoded.
+
+    Raises:
+        TakenError: something is there already.
+        ModelError: the student cannot be written in a format, or a copy differs from it.
+        MissingError: the extra is not installed, or the images of the run are not here.
+    """
+    if isinstance(run, Run):
+        model = model or _untrained(run)
+        run = run.folder
+    return export_run(
+        Path(run),
+        out,
+        wanted=formats,
+        images=[images] if isinstance(images, str | Path) else images,
+        data_dir=data_dir,
+        model=model,
+        say=say or (lambda _: None),
+        progress=progress,
+    )
+
+
+def _untrained(run: Run) -> nn.Module | None:
+    """What the weights of a run are put into, where its student was made in Python and has no name."""
+    return copy.deepcopy(run.student) if read_student(run.folder)["name"] is None else None

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lgkd.building_terms import make_loss, make_schedule, name_of
-from lgkd.cards import CARD, WEIGHTS, verify_weights
+from lgkd.cards import CARD, WEIGHTS, TeacherCard, verify_weights
 from lgkd.chance import seed_of
 from lgkd.choices import dataset_key, find_trained_teacher, subset_words
 from lgkd.data.augment import Augment, Plain, View
@@ -128,7 +128,15 @@ def load_trained_teacher(name: str, dataset: str | Path, *, subset: str | None =
         MissingError: there is none; the message holds the command that makes it.
         InputError: its files are damaged or do not fit, or its card names code that nobody else has named.
     """
-    card, folder = find_trained_teacher(name, dataset, subset=subset)
+    return load_kept_teacher(*find_trained_teacher(name, dataset, subset=subset))
+
+
+def load_kept_teacher(card: TeacherCard, folder: Path) -> Teacher:
+    """A trained teacher from the folder of its card.
+
+    Raises:
+        InputError: its files are damaged or do not fit, or its card names code that nobody else has named.
+    """
     check_named_in(folder / CARD, card.architecture)
     weights = load_weights(verify_weights(card, folder))
     with torch.random.fork_rng(devices=[]):

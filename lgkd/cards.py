@@ -123,6 +123,12 @@ class TeacherCard(_Part):
     created: Annotated[str, AfterValidator(_date)]
     """When, in ISO form (UTC)."""
 
+    @property
+    def near_chance(self) -> bool:
+        """Whether it does little better than guessing: less than a tenth of the way from chance to perfection."""
+        chance = 1 / len(self.classes)
+        return self.accuracy.top1 < chance + 0.1 * (1 - chance)
+
 
 def teacher_folder(name: str, dataset: str) -> Path:
     """Where the user's store keeps this teacher; it need not exist. InputError on an unsafe name."""
@@ -151,7 +157,7 @@ def find_card(name: str, dataset: str) -> tuple[TeacherCard, Path]:
     """
     for folder in (teacher_folder(name, dataset), teachers_folder() / dataset / name):
         if (folder / CARD).is_file():
-            return _read(folder), folder
+            return read_card(folder), folder
     others = sorted({card.name for card, _ in list_cards()[0] if card.dataset == dataset})
     known = f"; trained for {dataset}: {', '.join(others)}" if others else ""
     raise MissingError(
@@ -176,7 +182,7 @@ def list_cards() -> tuple[list[tuple[TeacherCard, Path]], list[tuple[Path, str]]
                 continue
             hidden.add(place)
             try:
-                cards[place] = (_read(folder), folder)
+                cards[place] = (read_card(folder), folder)
             except InputError as error:
                 broken.append((file, str(error)))
     return [cards[place] for place in sorted(cards)], broken
@@ -216,7 +222,12 @@ def verify_weights(card: TeacherCard, folder: Path) -> Path:
     return file
 
 
-def _read(folder: Path) -> TeacherCard:
+def read_card(folder: Path) -> TeacherCard:
+    """The card of the teacher that lies in a folder DATASET/NAME.
+
+    Raises:
+        InputError: it cannot be read, or belongs to another teacher.
+    """
     file = folder / CARD
     try:
         with file.open("rb") as stream:

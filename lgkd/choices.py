@@ -13,6 +13,7 @@ from lgkd.data.places import known_or_folder
 from lgkd.errors import InputError, MissingError, RecipeError, TakenError
 from lgkd.models.catalogue import canonical, find
 from lgkd.recipe import Recipe, apply_overrides, load_recipe
+from lgkd.trackers import check_trackers
 
 _TYPED_AS = {
     "schedule.epochs": "--epochs",
@@ -81,6 +82,7 @@ def settle(
     )
     check_extra(options.get("extra"), options.get("extra_share"))
     check_cached(options.get("cached"), guided=guided, approximate=bool(options.get("approximate")))
+    check_trackers(options.get("track") or ())
     subset = subset_words(options.get("fraction"), options.get("images_per_class"), options.get("subset_seed") or 0)
     store = None
     if role == "teacher" and model is not None and dataset is not None:
@@ -163,7 +165,7 @@ def run_folder(
     subset: str | None,
     by: str | None,
     recipe: str | Path | Recipe,
-    seed: int,
+    seed: int | None,
     extra: str | Path | None = None,
 ) -> Path:
     """Where a run goes if nobody says: runs/ in the working folder, named after the choices.
@@ -174,7 +176,7 @@ def run_folder(
         subset: in the words of `subset_words`.
         by: the teacher.
         recipe: its name is used.
-        seed: of the run.
+        seed: of the run; None for the folder of several seeds.
         extra: the folder of extra images.
     """
     parts = [_folder_word(canonical(model)), dataset_key(dataset)]
@@ -184,7 +186,8 @@ def run_folder(
         parts.append(f"with-{dataset_key(Path(extra))}")
     if by is not None:
         parts.append(f"by-{_folder_word(by)}")
-    return Path("runs") / "_".join([*parts, recipe_name(recipe), f"seed{seed}"])
+    parts.append(recipe_name(recipe))
+    return Path("runs") / "_".join(parts if seed is None else [*parts, f"seed{seed}"])
 
 
 def recipe_name(recipe: str | Path | Recipe) -> str:

@@ -73,6 +73,12 @@ class Interrupted(LgkdError):
         return type(self), (str(self), self.exit_code - 128)
 
 
+def safe_text(text: str, limit: int = 60) -> str:
+    """`text` on one line, free of control characters and not longer than `limit` characters."""
+    text = text if text.isprintable() else repr(text)[1:-1]
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A half sentence with the closest known names, or with all of a short list."""
     names = sorted(set(known))

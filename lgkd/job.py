@@ -38,9 +38,10 @@ from lgkd.models.layers import default_taps
 from lgkd.options import Options, Run
 from lgkd.processes import join, wait
 from lgkd.recipe import Recipe
-from lgkd.resuming import go_on, hold
-from lgkd.running import Ready, carry_out
-from lgkd.runs import check_free, claim, make_folder, now
+from lgkd.resuming import check_same, go_on, hold
+from lgkd.running import Ready, carry_out, finished_run
+from lgkd.runs import check_free, claim, is_finished, make_folder, now
+from lgkd.trackers import INSIDE
 from lgkd.trainer.exactness import exactly, remark
 from lgkd.trainer.plan import Plan
 from lgkd.trainer.precision import choose_device
@@ -55,6 +56,7 @@ class Job:
         model_options: reach the constructor.
         dataset: a name, a folder, or a loaded `DataSet`.
         options: see `Options`.
+        began: `time.monotonic()` from which `max_time` counts; now if not given.
     """
 
     def __init__(
@@ -64,6 +66,8 @@ class Job:
         model_options: Mapping[str, Any] | None,
         dataset: str | Path | DataSet,
         options: Options,
+        *,
+        began: float | None = None,
     ) -> None:
         unknown = sorted(options.keys() - Options.__annotations__.keys())
         if unknown:
@@ -73,7 +77,7 @@ class Job:
         self.model_options = dict(model_options or {})
         self.dataset = dataset
         self.options = options
-        self.began = time.monotonic()
+        self.began = time.monotonic() if began is None else began
         self.seed = options.get("seed") or 0
         self.process, self.device = join(choose_device(options.get("device")))
         # One process speaks and writes for all.
@@ -128,15 +132,29 @@ class Job:
         return data
 
     def run(
-        self, *, teachers: Sequence[str | Teacher] = (), taps: Sequence[str] | None = None, replace: bool = False
+        self,
+        *,
+        teachers: Sequence[str | Teacher] = (),
+        taps: Sequence[str] | None = None,
+        replace: bool = False,
+        keep: bool = False,
+        store: Path | None = None,
     ) -> Run:
-        """Train, and leave a finished folder (for a teacher: an entry in the store, too)."""
+        """Train, and leave a finished folder (for a teacher: an entry in the store, too).
+
+        With `keep` a finished run of the very same training that lies there is what is returned. With `store`, a folder
+        DATASET/NAME, a teacher is kept there, whatever lies there, and the user's store is neither asked nor changed.
+        """
         options = self.options
+        elsewhere = store is not None
+        replace = replace or elsewhere
         settled, found = self.choose(teachers, replace=replace)
         recipe = settled.recipe
-        store = self._place(settled, replace) if self.role == "teacher" else None
+        if self.role == "teacher" and store is None:
+            store = self._place(settled, replace)
         folder = Path(options.get("out") or self._default_folder(settled, found))
-        fresh = check_free(folder)
+        kept = keep and is_finished(folder)
+        fresh = not kept and check_free(folder)
         data = self.read(recipe, found)
         student, size = self.make_model(recipe, data)
         if store is not None:
@@ -167,7 +185,13 @@ class Job:
             cuda_graphs=bool(options.get("cuda_graphs")),
         )
         info = self._info(data, student, guides, size, plan)
-        info["call"] = self._call(teachers, taps, replace)
+        # `lgkd resume` would keep the teacher in the user's store.
+        info["call"] = None if elsewhere else self._call(teachers, taps, replace)
+        if kept:
+            for guide in guides:
+                guide.remove()
+            info["cached"] = served.about() if served is not None else None
+            return finished_run(folder, check_same(folder, info, recipe, say=self.say), student)
         lookup = None
         if served is not None:
             lookup, errors = served.begin(feed, self.device, say=self.say)
@@ -207,6 +231,7 @@ class Job:
                         say=self.say,
                         store=store,
                         replace=replace,
+                        track=tuple(options.get("track") or ()) if self.first else (),
                     )
                 )
         finally:
@@ -243,6 +268,9 @@ class Job:
         options = {name: self.options.get(name) for name in plain}
         if (extra := self.options.get("extra")) is not None:
             options["extra"] = str(Path(extra).expanduser().resolve())
+        # Those that send elsewhere have to be named again: a folder that was passed on must not do that.
+        track = self.options.get("track") or ()
+        options["track"] = [one for one in track if isinstance(one, str) and one in INSIDE] or None
         return {
             "model_options": self.model_options,
             "teachers": list(teachers),

@@ -1,11 +1,13 @@
 """What a training writes down of itself: who teaches, a row an epoch, and what it comes to."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lgkd.guide import Guide
 from lgkd.models.frozen import Teacher
+from lgkd.recipe import Recipe
 from lgkd.runs import write_metrics
 from lgkd.trainer.loop import EpochRow
 
@@ -74,6 +76,32 @@ def results(rows: Sequence[Mapping[str, float]], best: Mapping[str, float] | Non
         "training_seconds": round(sum(row["seconds"] for row in rows), 1),
         "evaluation_seconds": round(sum(row["evaluation_seconds"] for row in rows), 1),
     }
+
+
+def about_run(info: Mapping[str, Any], recipe: Recipe) -> dict[str, bool | int | float | str]:
+    """A run as plain values by name, for trackers: who learns what from whom, and how. Holds no path."""
+    teachers = [info["teacher"], *info["more_teachers"]] if info["teacher"] else []
+    data = info["dataset"]
+    known: dict[str, Any] = {
+        "lgkd": info["lgkd"],
+        "kind": info["kind"],
+        "student": info["student"],
+        "teacher": "+".join(teacher["name"] or teacher["class"] for teacher in teachers) or None,
+        "dataset": {name: data[name] for name in ("name", "classes", "train_images", "test_images", "subset")},
+        **{name: info[name] for name in ("seed", "device", "precision", "processes", "epochs", "steps_per_epoch")},
+        "recipe": {"name": info["recipe"], **recipe.model_dump(mode="json", exclude={"about", "source", "expect"})},
+    }
+    return dict(_plain(known))
+
+
+def _plain(value: Any, path: str = "") -> Iterator[tuple[str, bool | int | float | str]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _plain(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, bool | int | float | str):
+        yield path, value
+    elif value:
+        yield path, json.dumps(value)
 
 
 def about_pairs(guide: Guide) -> list[dict[str, Any]]:

@@ -41,6 +41,8 @@ class Options(TypedDict, total=False):
         out: the run's folder; by default one under runs/ that is named after the choices.
         offline: download nothing; a data set that is not here is an error.
         max_time: save and raise `Paused` after so many seconds; the same call goes on.
+        track: trackers that are told of every epoch: names such as "tensorboard", or objects of your own with a
+            `name` and `log(values, step=...)`; docs/trackers.md. One that fails is left out and stops nothing.
         force: go on with an unfinished run although recipe, data or versions differ.
         watchers: told of the training's progress.
         progress: called with (done, total) images while a data set is decoded.
@@ -71,6 +73,7 @@ class Options(TypedDict, total=False):
     out: str | Path | None
     offline: bool
     max_time: float | None
+    track: Sequence[Any]
     force: bool
     watchers: Sequence[Watcher]
     progress: Callable[[int, int], None] | None

@@ -16,10 +16,10 @@ from torch import nn
 
 from lgkd import __version__, api
 from lgkd.choices import resolve_recipe
+from lgkd.comparing.seeds import check_seeds
 from lgkd.data.images import DataSet, fingerprint_of
 from lgkd.data.sources import load_dataset
 from lgkd.data.subsets import hold_out
-from lgkd.errors import InputError
 from lgkd.files import write_json
 from lgkd.models.frozen import Teacher
 from lgkd.options import Options, Run
@@ -213,7 +213,7 @@ def quickstart(
         InputError: seeds or overrides that make no sense.
         TakenError: `out` holds something already.
     """
-    chosen = _checked(seeds)
+    chosen = check_seeds(seeds)
     recipe = resolve_recipe(RECIPE, trains="student", guided=True, epochs=epochs, overrides=overrides)
     full = resolve_recipe(RECIPE, trains="student", guided=True).schedule.epochs
     length = recipe.schedule.epochs
@@ -300,17 +300,6 @@ def held_out_digits() -> DataSet:
     rest, held = hold_out(digits.train, _HELD_OUT)
     fingerprint = fingerprint_of(digits.classes, rest, held)
     return DataSet(f"{DATASET}-held-out", digits.classes, rest, held, fingerprint, digits.notes)
-
-
-def _checked(seeds: Sequence[int]) -> list[int]:
-    if not seeds:
-        raise InputError("there are no seeds; give at least one, such as 0,1,2")
-    for seed in seeds:
-        if seed < 0:
-            raise InputError(f"a seed is {seed}, expected 0 or more")
-        if list(seeds).count(seed) > 1:
-            raise InputError(f"the seed {seed} is given twice, which would count one run as two; name each once")
-    return list(seeds)
 
 
 def _free_folder() -> Path:

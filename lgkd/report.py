@@ -1,8 +1,12 @@
 """Pictures of runs."""
 
+import io
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,6 +16,27 @@ Rows = Sequence[Mapping[str, float]]
 
 # Okabe and Ito's colours, which people of all colour vision tell apart.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+_MORE_COLOURS = ("#CC79A7", "#56B4E9", "#E69F00")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A row of a comparison's picture: a mean, how sure it is, and what it is the mean of.
+
+    Attributes:
+        label: before it.
+        values: one a seed; may be empty.
+        mean: of them.
+        low, high: the ends of its interval; None where there is none.
+        colour: of the row.
+    """
+
+    label: str
+    values: Sequence[float]
+    mean: float
+    low: float | None
+    high: float | None
+    colour: str
 
 
 def draw_curves(rows: Rows, path: Path, title: str) -> None:
@@ -19,7 +44,7 @@ def draw_curves(rows: Rows, path: Path, title: str) -> None:
     figure, (left, right) = new_figure(2)
     _line(left, rows, "train_accuracy", "training batches (augmented)", GREY)
     _line(left, rows, "test_top1", "test split", BLUE)
-    left.set(xlabel="epoch", ylabel="top-1 accuracy", title=title)
+    left.set(xlabel="epoch", ylabel="top-1 accuracy", title=_wrapped(title, 52))
     left.set_ylim(bottom=0)
     parts = [key for key in (rows[0] if rows else {}) if key.startswith("loss_")]
     for key, colour in zip(parts, cycle((BLUE, ORANGE, GREEN, GREY)), strict=False):
@@ -52,11 +77,7 @@ def draw_gain(
     figure, axis = new_figure(1, width=8.0, height=4.6)
     ends = {}
     for label, curves, colour in (("unguided", unguided, BLUE), ("guided", guided, ORANGE)):
-        mean = [sum(column) / len(column) for column in zip(*curves, strict=True)]
-        for curve in curves:
-            axis.plot(steps, curve, color=colour, linewidth=0.8, alpha=0.45)
-        axis.plot(steps, mean, color=colour, linewidth=2.4, marker="o", markersize=3.5)
-        ends[label] = (mean, colour)
+        ends[label] = (_draw_mean(axis, steps, curves, colour), colour)
     axis.axhline(teacher, color=GREY, linestyle=(0, (5, 3)), linewidth=1.3)
     (low, _), (high, _) = ends["unguided"], ends["guided"]
     _mark_gap(axis, steps[widest], low[widest], high[widest], late=widest > 0.6 * len(steps))
@@ -72,6 +93,91 @@ def draw_gain(
         ha="right",
     )  # fmt: skip
     finish(figure, (axis,), path)
+
+
+def colour_of(place: int) -> str:
+    """The colour of the first, second, ... of several things; they come again after six."""
+    colours = (BLUE, ORANGE, GREEN, *_MORE_COLOURS)
+    return colours[place % len(colours)]
+
+
+def draw_comparison(
+    path: Path,
+    *,
+    curves: Sequence[tuple[str, Sequence[float], Sequence[Sequence[float]]]],
+    rows: Sequence[Measured],
+    what: str,
+    signed: bool,
+    title: str,
+) -> None:
+    """Groups of runs side by side, as PNG: their accuracy over the epochs, and differences with their intervals.
+
+    Args:
+        path: of the PNG.
+        curves: of each group its label, the epochs at which it was measured, and for each seed the accuracies there,
+            0 to 1; the colours are those of `colour_of`.
+        rows: the right panel, from above; in percent or points.
+        what: the rows are measured in.
+        signed: whether they are differences, for which 0 says something.
+        title: words.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    figure, (left, right) = new_figure(2, width=6.4, height=4.2 + 0.25 * max(0, len(rows) - 5))
+    for place, (label, epochs, seeds) in enumerate(curves):
+        _draw_mean(left, epochs, seeds, colour_of(place), label=_wrapped(f"{label} ({_seeds(len(seeds))})"))
+    left.set(xlabel="epoch", ylabel="top-1 accuracy on the test split")
+    left.set_ylim(bottom=0)
+    left.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    left.set_title(_wrapped(title, 60), loc="left", fontweight="bold")
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if signed:
+        right.axvline(0, color=GREY, linewidth=1.2)
+    for place, row in enumerate(rows):
+        right.plot(row.values, [place] * len(row.values), "o", color=row.colour, alpha=0.4, markersize=5)
+        if row.low is not None and row.high is not None:
+            right.plot([row.low, row.high], [place, place], color=row.colour, linewidth=2.2)
+            right.plot([row.low, row.high], [place, place], "|", color=row.colour, markersize=12, markeredgewidth=2.2)
+        right.plot([row.mean], [place], "D", color=row.colour, markersize=8)
+        sign = "+" if signed else ""
+        ends = "one seed" if row.low is None else f"{row.low:{sign}.2f} to {row.high:{sign}.2f}"
+        right.annotate(
+            f"{row.mean:{sign}.2f} ({ends})",
+            (row.mean, place),
+            xytext=(0, 11),
+            textcoords="offset points",
+            ha="center",
+            fontsize=9,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8},
+        )
+    right.set_yticks(range(len(rows)), [_wrapped(row.label, 22) for row in rows])
+    right.set_ylim(len(rows) - 0.4, -0.7)
+    right.margins(x=0.18)
+    right.set_xlabel(what)
+    how = "thick: mean of the seeds, thin: each seed; diamond: mean, bar: its 95% t-interval, dots: each seed"
+    figure.supxlabel(how, fontsize=8, color=GREY, x=0.98, ha="right")
+    finish(figure, (left, right), path)
+
+
+def _draw_mean(
+    axis: "Axes", places: Sequence[float], seeds: Sequence[Sequence[float]], colour: str, *, label: str | None = None
+) -> list[float]:
+    """Every seed thin, their mean thick; the mean is returned."""
+    mean = [sum(column) / len(column) for column in zip(*seeds, strict=True)]
+    for curve in seeds:
+        axis.plot(places, curve, color=colour, linewidth=0.8, alpha=0.45)
+    axis.plot(places, mean, color=colour, linewidth=2.4, marker="o", markersize=3.5, label=label)
+    return mean
+
+
+def _wrapped(text: str, width: int = 44) -> str:
+    """Broken into lines; no word of a user's is read as a formula, and nothing in it is invisible."""
+    plain = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    return "\n".join(wrap(plain, width)).replace("$", r"\$")
+
+
+def _seeds(count: int) -> str:
+    return "one seed" if count == 1 else f"{count} seeds"
 
 
 def _mark_gap(axis: "Axes", step: float, low: float, high: float, *, late: bool) -> None:
@@ -108,25 +214,43 @@ def _label_right(axis: "Axes", lines: Sequence[tuple[Sequence[float], str, str]]
         )
 
 
-def new_figure(panels: int, *, width: float = 5.2, height: float = 3.8) -> tuple[Any, Any]:
-    """A figure with panels side by side, each of so many inches; drawn without a screen."""
+def new_figure(panels: int, *, width: float = 5.2, height: float = 3.8, rows: int = 1) -> tuple[Any, Any]:
+    """A figure with panels side by side (and in rows), each of so many inches; drawn without a screen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * panels, height), dpi=130, layout="constrained")
+    figure = Figure(figsize=(width * panels, height * rows), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, panels)
+    axes = figure.subplots(rows, panels)
     return figure, axes
 
 
 def finish(figure: Any, axes: Sequence["Axes"], path: Path) -> None:
     """The house style, and out to the file."""
+    dress(axes)
+    with warnings.catch_warnings():
+        # A name in a script that the font lacks is drawn as boxes; that is no news to those who read it elsewhere.
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+        figure.savefig(path)
+
+
+def as_svg(figure: Any) -> str:
+    """A figure as an SVG document on no background, with its text as text; the same figure gives the same document."""
+    from matplotlib import rc_context
+
+    stream = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "lgkd"}):
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    return stream.getvalue()
+
+
+def dress(axes: Sequence["Axes"]) -> None:
+    """The house style."""
     for axis in axes:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(frameon=False)
-    figure.savefig(path)
 
 
 def _line(axis: "Axes", rows: Rows, key: str, label: str, colour: str) -> None:

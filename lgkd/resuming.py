@@ -74,7 +74,7 @@ def go_on(
     """
     old = read_run(folder)
     before = _identity(old, load_recipe(folder / RECIPE), _versions_of(folder))
-    changes = list(_differences(before, _identity(info, recipe, {name: package_version(name) for name in _PACKAGES})))
+    changes = list(differences(before, _identity(info, recipe, {name: package_version(name) for name in _PACKAGES})))
     if changes and not force:
         raise TakenError(
             f"{folder} holds an unfinished run ({describe(old)}) that differs from this one; nothing was touched:\n  "
@@ -88,13 +88,48 @@ def go_on(
     return {**info, **kept, "resumed": old.get("resumed", 0) + 1}
 
 
-def _identity(info: Mapping[str, Any], recipe: Recipe, versions: Mapping[str, Any]) -> dict[str, Any]:
+def check_same(folder: Path, info: Mapping[str, Any], recipe: Recipe, *, say: Callable[[str], None]) -> dict[str, Any]:
+    """The run.json of a folder's finished run, if it is of the training that is asked for.
+
+    Args:
+        folder: holds a finished run.
+        info, recipe: of the training that is asked for.
+        say: told of versions of packages that differ.
+
+    Raises:
+        TakenError: something differs; every field is named with both values.
+    """
+    old = read_run(folder)
+    before, now = identity(old, load_recipe(folder / RECIPE)), identity(info, recipe)
+    changes = list(differences(before, now))
+    if changes:
+        raise TakenError(
+            f"{folder} holds a finished run ({describe(old)}) that differs from this one; nothing was touched:\n  "
+            + "\n  ".join(changes)
+            + "\nChoose another --out to begin anew"
+        )
+    for change in differences(_versions_of(folder), {name: package_version(name) for name in _PACKAGES}):
+        say(f"{folder.name} is finished and was made with other packages: {change}")
+    return old
+
+
+def identity(info: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """What decides on what a training computes, by dotted keys, without versions of packages.
+
+    Args:
+        info: the content of run.json.
+        recipe: complete.
+    """
     values = recipe.model_dump(mode="json", exclude={"about", "source", "expect"})
     plain = {key: info.get(key) for key in _COMPARED}
     # Runs from before there was a choice had none.
     plain["deterministic"] = bool(info.get("deterministic"))
-    flat = dict(_flattened({**plain, "recipe": values, "versions": dict(versions)}))
+    flat = dict(_flattened({**plain, "recipe": values}))
     return {key: value for key, value in flat.items() if key not in _ELSEWHERE}
+
+
+def _identity(info: Mapping[str, Any], recipe: Recipe, versions: Mapping[str, Any]) -> dict[str, Any]:
+    return identity(info, recipe) | {f"versions.{name}": version for name, version in versions.items()}
 
 
 def _versions_of(folder: Path) -> dict[str, Any]:
@@ -118,7 +153,8 @@ def _flattened(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, list(value) if isinstance(value, tuple) else value
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """Every key whose values differ, with both."""
     for key in [*old, *(key for key in new if key not in old)]:
         if old.get(key) != new.get(key):
             yield f"{key}: was {json.dumps(old.get(key))}, now {json.dumps(new.get(key))}"

@@ -12,13 +12,25 @@ from lgkd.cards import Accuracy
 from lgkd.data.feed import Feed, PlainBatches
 from lgkd.files import write_json, write_whole
 from lgkd.guide import Guide
-from lgkd.journal import Journal, results
+from lgkd.journal import Journal, about_run, flat, results
 from lgkd.models.catalogue import canonical
 from lgkd.options import Run
 from lgkd.processes import Place, add_up
 from lgkd.recipe import Recipe, dump_recipe
 from lgkd.report import draw_curves
-from lgkd.runs import ENV, FORMAT, RECIPE, STUDENT, STUDENT_WEIGHTS, describe, environment, now, write_run
+from lgkd.runs import (
+    ENV,
+    FORMAT,
+    RECIPE,
+    STUDENT,
+    STUDENT_WEIGHTS,
+    describe,
+    environment,
+    now,
+    read_metrics,
+    read_student,
+    write_run,
+)
 from lgkd.scoring import score
 from lgkd.store import keep_teacher
 from lgkd.tasks import Lookup
@@ -26,7 +38,8 @@ from lgkd.trainer.keeper import Keeper
 from lgkd.trainer.loop import Watcher, fit
 from lgkd.trainer.plan import Plan
 from lgkd.trainer.stopping import Stop
-from lgkd.weights import save_weights
+from lgkd.trainer.tracking import Tracking
+from lgkd.weights import fill, load_weights, save_weights
 
 
 @dataclass(frozen=True)
@@ -47,6 +60,7 @@ class Ready:
         say: called with a sentence that the user should hear.
         store: where a trained teacher is kept; None for a student.
         replace: whether a teacher that lies there is exchanged.
+        track: trackers that are told of the training, by name or as objects; none but in the first process.
     """
 
     folder: Path
@@ -68,6 +82,7 @@ class Ready:
     say: Callable[[str], None]
     store: Path | None
     replace: bool
+    track: tuple[Any, ...] = ()
 
 
 def carry_out(ready: Ready) -> Run:
@@ -98,6 +113,7 @@ def carry_out(ready: Ready) -> Run:
             stop=stop,
             say=ready.say,
             lookup=ready.lookup,
+            tracking=_tracking(ready),
         )
     best = None
     if data.val is not None:
@@ -116,6 +132,30 @@ def carry_out(ready: Ready) -> Run:
         finally:
             write_run(folder, info)
     return Run(student, journal.rows, folder, info)
+
+
+def _tracking(ready: Ready) -> Tracking | None:
+    """The trackers, told of the run what metrics.csv, run.json and recipe.yaml say; paths are nobody else's affair."""
+    if not ready.track:
+        return None
+    about = about_run(ready.info, ready.recipe)
+    return Tracking(ready.folder, ready.track, about=about, values=flat, say=ready.say)
+
+
+def finished_run(folder: Path, info: dict[str, Any], student: nn.Module) -> Run:
+    """A finished run as it lies in its folder.
+
+    Args:
+        folder: of the run.
+        info: the content of its run.json.
+        student: untrained, of the run's architecture; it is filled with the trained weights.
+
+    Raises:
+        InputError: the folder is damaged.
+    """
+    place = folder / STUDENT_WEIGHTS
+    fill(student, load_weights(place, read_student(folder)["weights_sha256"]), str(place))
+    return Run(student.eval(), read_metrics(folder), folder, info)
 
 
 def _test_batches(ready: Ready) -> dict[str, PlainBatches]:
@@ -162,6 +202,7 @@ def _about_student(ready: Ready) -> dict[str, Any]:
         "mean": list(ready.data.mean),
         "std": list(ready.data.std),
         "interpolation": ready.recipe.view.interpolation,
+        "longest_side": max(ready.data.test.pixels.shape[2:]),
         "classes": list(ready.data.classes),
     }
 

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import re
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,8 +14,9 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
-from lgkd.errors import InputError, TakenError
+from lgkd.errors import InputError, TakenError, safe_text
 from lgkd.files import write_json, write_whole
+from lgkd.git import git_state
 
 RUN, RECIPE, ENV, METRICS = "run.json", "recipe.yaml", "env.json", "metrics.csv"
 STUDENT_WEIGHTS, STUDENT = "student.safetensors", "student.json"
@@ -64,6 +64,14 @@ def check_free(folder: Path) -> bool:
     )
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether a finished run lies in a folder, which may be anything."""
+    try:
+        return bool(read_run(folder)["status"] == "finished")
+    except InputError:
+        return False
+
+
 def claim(folder: Path) -> Path:
     """Make a new run's folder.
 
@@ -94,15 +102,20 @@ def _what_is_in(folder: Path) -> str:
         names = sorted(path.name for path in folder.iterdir())
         more = ", ..." if len(names) > 3 else ""
         what = f"{len(names)} things that are" if len(names) > 1 else "something that is"
-        return f"{what} no run of lgkd ({', '.join(names[:3])}{more})"
+        return f"{what} no run of lgkd ({', '.join(map(safe_text, names[:3]))}{more})"
 
 
 def describe(run: Mapping[str, Any]) -> str:
     """A run in a few words: who was trained by whom on what."""
     teacher = run.get("teacher") or {}
     name = teacher.get("name") or teacher.get("class")
-    by = f" guided by {name}" if name else ""
-    return f"{run['student']['name']}{by} on {run['dataset']['name']}, seed {run['seed']}"
+    by = f" guided by {_word(name)}" if name else ""
+    return f"{_word(run['student']['name'])}{by} on {_word(run['dataset']['name'])}, seed {_word(run['seed'])}"
+
+
+def _word(value: Any) -> str:
+    # Names are whatever a stranger wrote, and stand in messages of one line.
+    return safe_text(str(value), 200) if isinstance(value, str | int) else type(value).__name__
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -115,6 +128,12 @@ def read_run(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}; expected the folder of a run (it holds {RUN})")
     if not file.is_file():
+        below = min(folder.glob(f"*/{RUN}"), default=None)
+        if below is not None:
+            raise InputError(
+                f"{folder} holds several runs; name one of them, such as {below.parent} (to go on with all of them, "
+                "repeat the command that began them)"
+            )
         raise InputError(f"{folder} holds no {RUN}, so it is no run of lgkd; expected the folder of a run")
     return _read_json(
         file,
@@ -138,29 +157,24 @@ def read_student(folder: Path) -> dict[str, Any]:
     file = folder / STUDENT
     if not file.is_file():
         raise InputError(f"{folder} holds no {STUDENT}: the run was not finished, or it is no run of lgkd")
-    return _read_json(
-        file,
-        {
-            "name": str | None,
-            "options": dict,
-            "num_classes": int,
-            "image_size": _is_size,
-            "mean": list,
-            "std": list,
-            "interpolation": str,
-            "classes": list,
-            "weights_sha256": str,
-        },
-    )
+    return _read_json(file, _OF_A_STUDENT)
 
 
-def _read_json(file: Path, needed: Mapping[str, Any]) -> dict[str, Any]:
+def parse_student(text: str, origin: Path) -> dict[str, Any]:
+    """As `read_student`, of a text that came from `origin`."""
+    return _read_json(origin, _OF_A_STUDENT, text)
+
+
+def _read_json(file: Path, needed: Mapping[str, Any], text: str | None = None) -> dict[str, Any]:
+    """What a file holds, or `text`, if that was read from it already."""
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(file.read_text(encoding="utf-8") if text is None else text)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read as JSON ({error}); it is damaged or something else") from None
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         found = value.get("format") if isinstance(value, dict) else type(value).__name__
+        # Whatever a stranger wrote there: in one line, and not at length.
+        found = safe_text(str(found)) if isinstance(found, str | int | float | None) else type(found).__name__
         raise InputError(f"{file} has format {found}, this lgkd reads format {FORMAT}; use the lgkd that wrote it")
     wrong = [key for key, kind in needed.items() if not _is(_at(value, key), kind)]
     if wrong:
@@ -186,6 +200,19 @@ def _at(value: Any, key: str) -> Any:
     for part in key.split("."):
         value = value.get(part, ...) if isinstance(value, dict) else ...
     return value
+
+
+_OF_A_STUDENT: dict[str, Any] = {
+    "name": str | None,
+    "options": dict,
+    "num_classes": int,
+    "image_size": _is_size,
+    "mean": list,
+    "std": list,
+    "interpolation": str,
+    "classes": list,
+    "weights_sha256": str,
+}
 
 
 def write_run(folder: Path, run: Mapping[str, Any]) -> None:
@@ -236,7 +263,7 @@ def environment(device: str) -> dict[str, Any]:
         "gpu": gpu,
         "cuda": torch.version.cuda if gpu else None,
         "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
-        "git": _git_state(),
+        "git": git_state(),
     }
 
 
@@ -248,19 +275,3 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor()
-
-
-def _git_state() -> dict[str, Any] | None:
-    """Commit of the working folder and whether files differ from it; None outside a repository."""
-
-    def git(*words: str) -> str:
-        # Fixed words, no shell; git is looked up as a user's own call would be. A stranger's folder may be a repository
-        # whose settings start a program to watch its files.
-        command = ["git", "-c", "core.fsmonitor=false", *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5)  # noqa: S603
-        return done.stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.SubprocessError):
-        return None

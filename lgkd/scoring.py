@@ -3,7 +3,7 @@
 Letters in shapes: B batch, K classes, N images.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from lgkd.errors import DataError
 from lgkd.models.attention import quick_attention
 
-_BINS = 15
+BINS = 15
+"""Of confidence, equally wide, for the calibration error."""
 
 
 @dataclass(frozen=True)
@@ -72,28 +73,89 @@ def score(
     Raises:
         DataError: there are no images.
     """
-    looked_at = [model, other] if isinstance(other, nn.Module) else [model]
-    flags = [(module, module.training) for classifier in looked_at for module in classifier.modules()]
-    for classifier in looked_at:
-        classifier.eval()
     sums: dict[str, Tensor] = {}
-    try:
-        for images, labels in batches:
-            if channels_last:
-                images = images.contiguous(memory_format=torch.channels_last)
-            with _autocast(images.device.type, precision), quick_attention(model, images.device, precision):
-                logits = model(images).float()
-                theirs = other(images) if other is not None else None
-            for name, value in _counts(logits, labels, theirs).items():
-                sums[name] = sums[name] + value if name in sums else value
-    finally:
-        for module, training in flags:
-            module.training = training
+    for logits, labels, theirs in _outputs(model, batches, precision, channels_last, other):
+        for name, value in _counts(logits, labels, theirs).items():
+            sums[name] = sums[name] + value if name in sums else value
     if not sums:
         raise DataError("there are no images to score; expected at least one batch")
     if add_up is not None:
         sums = _added_up(sums, add_up)
     return _scores({name: value.cpu() for name, value in sums.items()}, with_other=other is not None)
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a classifier says of every image of a split, on the CPU, in the split's order.
+
+    Attributes:
+        labels: the true classes, int64 (N,).
+        guesses: the first classes, int64 (N,).
+        confidences: their probabilities, float32 (N,).
+        chances: the probabilities of the true classes, float32 (N,).
+    """
+
+    labels: Tensor
+    guesses: Tensor
+    confidences: Tensor
+    chances: Tensor
+
+    @property
+    def right(self) -> Tensor:
+        """Which guesses are right, bool (N,)."""
+        return self.guesses == self.labels
+
+
+@torch.no_grad()
+def answer(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    precision: str = "fp32",
+    channels_last: bool = False,
+) -> Answers:
+    """As `score`, but image by image.
+
+    Raises:
+        DataError: there are no images.
+    """
+    parts: list[tuple[Tensor, ...]] = []
+    for logits, labels, _ in _outputs(model, batches, precision, channels_last, None):
+        chances = logits.softmax(dim=1)
+        confidence, guess = chances.max(dim=1)
+        parts.append((labels.cpu(), guess.cpu(), confidence.cpu(), chances.gather(1, labels[:, None])[:, 0].cpu()))
+    if not parts:
+        raise DataError("there are no images to score; expected at least one batch")
+    return Answers(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _outputs(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    precision: str,
+    channels_last: bool,
+    other: Callable[[Tensor], Tensor] | None,
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Logits (B,K), labels (B,) and the other's logits, batch by batch, in eval mode; flags are put back at the end."""
+    looked_at = [model, other] if isinstance(other, nn.Module) else [model]
+    flags = [(module, module.training) for classifier in looked_at for module in classifier.modules()]
+    for classifier in looked_at:
+        classifier.eval()
+    try:
+        for images, labels in batches:
+            if channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            with (
+                torch.no_grad(),
+                _autocast(images.device.type, precision),
+                quick_attention(model, images.device, precision),
+            ):
+                logits = model(images).float()
+                theirs = other(images) if other is not None else None
+            yield logits, labels, theirs
+    finally:
+        for module, training in flags:
+            module.training = training
 
 
 def _counts(logits_BK: Tensor, labels_B: Tensor, theirs: Tensor | None) -> dict[str, Tensor]:
@@ -103,16 +165,16 @@ def _counts(logits_BK: Tensor, labels_B: Tensor, theirs: Tensor | None) -> dict[
     correct = guess == labels_B
     five = logits_BK.topk(min(5, classes), dim=1).indices
     # A confidence that is no number has no bin; it shows as such in `loss` and `ece`.
-    bins = (confidence * _BINS).nan_to_num().long().clamp(max=_BINS - 1)
+    bins = (confidence * BINS).nan_to_num().long().clamp(max=BINS - 1)
     counts = {
         "images": torch.ones_like(labels_B).sum(),
         "loss": F.cross_entropy(logits_BK, labels_B, reduction="sum").double(),
         "top5": (five == labels_B[:, None]).any(dim=1).sum(),
         "class_images": torch.bincount(labels_B, minlength=classes),
         "class_correct": torch.bincount(labels_B, weights=correct.double(), minlength=classes),
-        "bin_images": torch.bincount(bins, minlength=_BINS),
-        "bin_confidence": torch.bincount(bins, weights=confidence.double(), minlength=_BINS),
-        "bin_correct": torch.bincount(bins, weights=correct.double(), minlength=_BINS),
+        "bin_images": torch.bincount(bins, minlength=BINS),
+        "bin_confidence": torch.bincount(bins, weights=confidence.double(), minlength=BINS),
+        "bin_correct": torch.bincount(bins, weights=correct.double(), minlength=BINS),
     }
     if theirs is not None:
         counts["agreement"] = (theirs.argmax(dim=1) == guess).sum()

@@ -76,21 +76,74 @@ def paired_interval(first: Sequence[float], second: Sequence[float], *, confiden
     """
     if len(first) != len(second):
         raise InputError(f"{len(first)} and {len(second)} measurements make no pairs; give one of each a pair")
-    if not 0 < confidence < 1:
-        raise InputError(f"the confidence is {confidence}, expected a number between 0 and 1, such as 0.95")
     _check([*first, *second])
-    differences = summarise([b - a for a, b in zip(first, second, strict=True)])
-    if differences.sd is None:
-        return Interval(differences.mean, None, None, confidence, differences.count)
-    half = _t_quantile((1 + confidence) / 2, differences.count - 1) * differences.sd / math.sqrt(differences.count)
-    return Interval(differences.mean, differences.mean - half, differences.mean + half, confidence, differences.count)
+    return mean_interval([b - a for a, b in zip(first, second, strict=True)], confidence=confidence)
 
 
-def _t_quantile(probability: float, freedom: int) -> float:
+def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval:
+    """The mean of repeated measurements with Student's t-interval; none of a single one.
+
+    It supposes measurements that are independent and roughly normal, which few seeds cannot show.
+
+    Args:
+        values: at least one.
+        confidence: between 0 and 1.
+
+    Raises:
+        InputError: no measurements, one that is not finite, or another confidence.
+    """
+    _check_confidence(confidence)
+    found = summarise(values)
+    if found.sd is None:
+        return Interval(found.mean, None, None, confidence, 1)
+    half = _t_quantile((1 + confidence) / 2, found.count - 1) * found.sd / math.sqrt(found.count)
+    return Interval(found.mean, found.mean - half, found.mean + half, confidence, found.count)
+
+
+def unpaired_interval(first: Sequence[float], second: Sequence[float], *, confidence: float = 0.95) -> Interval:
+    """By how much the mean of `second` exceeds that of `first`, measured independently: Welch's t-interval.
+
+    The spreads may differ. There is no interval where either was measured only once.
+
+    Source: Welch, The generalization of Student's problem when several different population variances are
+    involved, Biometrika 34, 1947.
+
+    Args:
+        first, second: at least one number each.
+        confidence: between 0 and 1.
+
+    Returns:
+        The interval; its `count` is that of all measurements.
+
+    Raises:
+        InputError: no measurements, one that is not finite, or another confidence.
+    """
+    _check_confidence(confidence)
+    one, other = summarise(first), summarise(second)
+    mean, count = other.mean - one.mean, one.count + other.count
+    if one.sd is None or other.sd is None:
+        return Interval(mean, None, None, confidence, count)
+    shares = [part.sd**2 / part.count for part in (one, other) if part.sd is not None]
+    variance = math.fsum(shares)
+    if variance == 0:
+        return Interval(mean, mean, mean, confidence, count)
+    # As shares of the whole: squares of tiny variances would vanish.
+    parts = zip(shares, (one, other), strict=True)
+    freedom = 1 / math.fsum((share / variance) ** 2 / (part.count - 1) for share, part in parts)
+    half = _t_quantile((1 + confidence) / 2, freedom) * math.sqrt(variance)
+    return Interval(mean, mean - half, mean + half, confidence, count)
+
+
+def _t_quantile(probability: float, freedom: float) -> float:
     # scipy.special is what scipy.stats.t calls here, and is imported ten times quicker.
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, probability))
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise InputError(f"the confidence is {confidence}, expected a number between 0 and 1, such as 0.95")
 
 
 def _check(values: Sequence[float]) -> None:

@@ -8,8 +8,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from lgkd.errors import InputError
+from lgkd.errors import InputError, safe_text
 from lgkd.files import write_whole
+
+# What reading bytes that are no safetensors file, or one of impossible sizes, may raise.
+UNREADABLE = (SafetensorError, ValueError, KeyError, TypeError, RuntimeError)
 
 
 def save_weights(tensors: Mapping[str, Tensor], path: Path) -> str:
@@ -39,11 +42,22 @@ def load_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
                 f"{path}: has SHA-256 {found[:12]}..., expected {sha256[:12]}...; it is damaged or another's, "
                 "take it from a copy or train again"
             )
-        return load(data)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); expected weights in safetensors format") from None
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: not a safetensors file ({error}); it is damaged or something else") from None
+    return parse_weights(data, path)
+
+
+def parse_weights(data: bytes, origin: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file's content; `origin` for messages.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        return load(data)
+    except UNREADABLE as error:
+        reason = safe_text(str(error), 200)  # it names tensors, and these may be called anything
+        raise InputError(f"{origin}: not a safetensors file ({reason}); it is damaged or something else") from None
 
 
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
@@ -61,7 +75,8 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
         if tensors[name].shape != have[name].shape
     ]
     problems = [
-        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        f"{len(names)} {what} ({', '.join(safe_text(name, 200) for name in names[:3])}"
+        f"{', ...' if len(names) > 3 else ''})"
         for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
         if names
     ]

@@ -1,11 +1,17 @@
 """What every test stands on: a store of its own, one thread, small models and images that need nothing."""
 
+import gc
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+# For what a test starts and what is computed ahead of it, too; read when torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import hypothesis
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,9 +21,20 @@ from lgkd.models.factory import create_student
 from lgkd.models.frozen import Teacher
 from lgkd.models.resnet import CifarResNet
 from lgkd.tasks import Batch
+from tests.forking_world import Nursery
 from tests.small_world import World, the_world
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
+
+# No test asserts a time: a busy machine is no reason to fail.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported stays; to look through it in every collection of garbage took a fourteenth of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -138,6 +155,14 @@ def make_batch() -> Callable[..., Batch]:
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """Generated pictures, a teacher, a guided and an unguided student; made once, only read."""
     return the_world(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """Processes in which a training begins at once."""
+    made = Nursery("lgkd.api", "lgkd.cli.app", "matplotlib.pyplot", "tests.training_world")
+    yield made
+    made.close()
 
 
 @pytest.fixture

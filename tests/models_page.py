@@ -8,7 +8,7 @@ Nothing is trained and hardly anything is computed: models are made on torch's m
 import importlib.util
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lgkd.bench.arithmetic import count_flops
 from lgkd.errors import LgkdError
 from lgkd.features import Reader, Wants
-from lgkd.models.catalogue import MODELS, ModelInfo
+from lgkd.models.catalogue import MODELS
 from lgkd.models.factory import create_model
 from lgkd.models.layers import block_names, default_taps
 from lgkd.taps import Tap
@@ -215,22 +215,7 @@ def code(names: list[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-Count = Callable[[ModelInfo, nn.Module, str], str]
-
-
-def counted(info: ModelInfo, model: nn.Module, device: str) -> str:
-    """GFLOPs of a known model, counted."""
-    return f"{gigaflops(model, info.image_size, device):.3f}"
-
-
-def as_on(page: str) -> Count:
-    """GFLOPs of known models as they stand on the page, which takes no time."""
-    lines = [line.strip("| ").split(" | ") for line in content(page, "models").splitlines()]
-    known = {cells[0].strip("`"): cells[-2] for cells in lines}
-    return lambda info, _model, _device: known.get(info.name, "?")
-
-
-def known_models(count: Count) -> tuple[str, str]:
+def known_models() -> tuple[str, str]:
     """Two tables of every model in the catalogue: what it is, and where it is tapped."""
     what, where = [], []
     for name, info in MODELS.items():
@@ -238,7 +223,7 @@ def known_models(count: Count) -> tuple[str, str]:
         parameters = sum(parameter.numel() for parameter in model.parameters())
         taps = default_taps(model)
         also = code(list(info.aliases))
-        flops = count(info, model, device)
+        flops = f"{gigaflops(model, info.image_size, device):.3f}"
         what.append([f"`{name}`", also, info.title, info.role, str(info.image_size), f"{parameters:,}", flops,
                      info.source])  # fmt: skip
         blocks = block_names(model)
@@ -253,11 +238,16 @@ def installed(entry: Elsewhere) -> bool:
     return entry.name != HUGGING_FACE or importlib.util.find_spec("transformers") is not None
 
 
+def tried_as(entry: Elsewhere) -> str:
+    """What stands after --student, and the kind of model where that does not tell it."""
+    kind = f" ({entry.options['model_type']})" if "model_type" in entry.options else ""
+    return f"`{entry.name}`{kind}"
+
+
 def elsewhere_row(entry: Elsewhere) -> list[str]:
     """One family: how it was tried, whether its taps are found, and what they put out."""
     model, _ = made(entry.name, classes=5, size=entry.size, options=entry.options)
-    kind = f" ({entry.options['model_type']})" if "model_type" in entry.options else ""
-    head = [entry.family, f"`{entry.name}`{kind}", str(entry.size)]
+    head = [entry.family, tried_as(entry), str(entry.size)]
     try:
         taps = default_taps(model)
         maps = read(model, taps, entry.size)
@@ -299,10 +289,10 @@ def replaced(page: str, name: str, text: str) -> str:
     return page.replace(marks.format(content(page, name)), marks.format(text.strip() + "\n"))
 
 
-def with_known_models(page: str, count: Count = counted) -> str:
+def with_known_models(page: str) -> str:
     """The page with the tables of the catalogue's models made anew."""
     with torch.random.fork_rng(devices=[]):
-        what, where = known_models(count)
+        what, where = known_models()
     return replaced(replaced(page, "models", what), "taps", where)
 
 

@@ -1,8 +1,9 @@
-"""One guided training for one process or two, run by torchrun: BatchNorm, mixup and cutmix, no dropout, fp32.
+"""Guided trainings for one process or two, run by torchrun: BatchNorm, mixup and cutmix, no dropout, fp32.
 
-    python -m torch.distributed.run ... tests/processes_world.py OUT OPTIMIZER [KEY=VALUE ...]
+    python -m torch.distributed.run ... tests/processes_world.py OUT OPTIMIZER [KEY=VALUE ...] [-- OUT OPTIMIZER ...]
 
-Writes OUT/RANK.pt: the weights, the epochs' rows, the exact counts of the evaluation and what each step saw.
+One after another. Writes OUT/RANK.pt: the weights, the epochs' rows, the exact counts of the evaluation and what each
+step saw.
 """
 
 import sys
@@ -102,4 +103,8 @@ def main(out: Path, optimizer: str, **chosen: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], **dict(word.split("=") for word in sys.argv[3:]))
+    rest = sys.argv[1:]
+    while rest:
+        end = rest.index("--") if "--" in rest else len(rest)
+        (out, optimizer, *words), rest = rest[:end], rest[end + 1 :]
+        main(Path(out), optimizer, **dict(word.split("=") for word in words))

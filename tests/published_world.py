@@ -160,3 +160,13 @@ def served(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Callable[[str], 
     web.shutdown()
     thread.join()
     web.server_close()
+
+
+class Evil:
+    """Leaves a file behind as soon as it is unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return exec, (f"open({str(self.canary)!r}, 'w').close()",)

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +15,8 @@ import torch
 from PIL import Image
 
 from lgkd.cli import run
+from lgkd.trainer import loop
+from lgkd.trainer.stopping import Stop
 
 CLASSES = ("checks", "columns", "rows")
 QUICK = ["--epochs", "2", "--batch-size", "8", "--precision", "fp32", "--device", "cpu"]
@@ -86,6 +90,17 @@ def make_world(root: Path) -> World:
     return world
 
 
+def pause_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Let the next training be paused after so many looks at the clock."""
+    real, left = Stop.why, [steps]
+
+    def why(self: Stop):
+        left[0] -= 1
+        return real(Stop(0.0)) if left[0] <= 0 else None
+
+    monkeypatch.setattr(loop.Stop, "why", why)
+
+
 def snapshot(*folders: Path) -> dict[str, str]:
     """Every file below the folders and a hash of its content; what is decoded images' cache does not count."""
     return {
@@ -96,7 +111,19 @@ def snapshot(*folders: Path) -> dict[str, str]:
     }
 
 
+def everything_below(*folders: Path) -> list[tuple[str, int]]:
+    """Every file and folder below the folders and when it was last changed, caches among them."""
+    return [(str(path), path.lstat().st_mtime_ns) for folder in folders for path in sorted(folder.rglob("*"))]
+
+
 def environment(home: Path) -> dict[str, str]:
     """For subprocesses: one thread, the given store, wide lines, this checkout."""
     checkout = str(Path(__file__).resolve().parent.parent)
     return {**os.environ, "LGKD_HOME": str(home), "OMP_NUM_THREADS": "1", "COLUMNS": "80", "PYTHONPATH": checkout}
+
+
+def python(code: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    """A program in an interpreter of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True
+    )

@@ -18,8 +18,7 @@ from lgkd.runs import METRICS
 from lgkd.schedules import AdaptiveStop, TermSchedule
 from lgkd.tasks import Guided
 from lgkd.trainer.checkpoint import load_newest
-from tests.test_resume import StopAfter, without_times
-from tests.training_world import EPOCHS, STEPS, TinyViT, digest, train
+from tests.training_world import EPOCHS, STEPS, StopAfter, TinyViT, digest, train, without_times
 
 ENDED = 2
 """The epoch after which the terms end."""

@@ -24,31 +24,9 @@ from lgkd.bench.subject import Subject, load_data
 from lgkd.cli import run
 from lgkd.errors import InputError
 from lgkd.models.resnet import CifarResNet
+from tests.bench_world import GUIDED, TEACHER, TYPED, UNGUIDED
+from tests.bench_world import small_products as small_products
 from tests.small_world import make_pictures
-
-STUDENT = {"patch_size": 8, "depth": 3, "embed_dim": 32, "num_heads": 2}
-GUIDED = Choices(
-    student="deit_tiny",
-    teacher="resnet8",
-    student_options=STUDENT,
-    image_size=32,
-    batch_size=4,
-    precision="fp32",
-    device="cpu",
-    images=20,
-)
-UNGUIDED = replace(GUIDED, teacher=None)
-TEACHER = replace(GUIDED, student=None, student_options={})
-TYPED = [
-    "bench", "--student", "deit_tiny", "--teacher", "resnet8", "--image-size", "32", "--batch-size", "4",
-    "--images", "20", "--device", "cpu", "--steps", "1", "--repeats", "2",
-    *(word for key, value in STUDENT.items() for word in ("--student-option", f"{key}={value}")),
-]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _small_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure_peak, "__defaults__", ((64,),))
 
 
 @pytest.fixture

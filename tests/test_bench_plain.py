@@ -16,7 +16,8 @@ from lgkd.bench.subject import Subject, load_data
 from lgkd.cli import run
 from lgkd.errors import ModelError
 from lgkd.tasks import Batch
-from tests.test_bench import GUIDED, TEACHER, TYPED, UNGUIDED
+from tests.bench_world import GUIDED, TEACHER, TYPED, UNGUIDED
+from tests.bench_world import small_products as small_products
 
 EXACT = ("drop_path=0",)
 PYRAMID = replace(GUIDED, student="pvt_v2_b0", student_options={"depths": [1, 1, 1, 1]}, image_size=64)

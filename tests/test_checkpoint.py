@@ -2,10 +2,6 @@
 
 import json
 import os
-import random
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +17,7 @@ from lgkd.trainer.checkpoint import (
     save_best,
     save_checkpoint,
 )
+from tests.damage_world import corruptions
 
 TENSORS = {
     "student": {"weight": torch.arange(6.0).view(2, 3), "count": torch.tensor(3)},
@@ -95,27 +92,6 @@ def test_tied_weights_and_views_are_saved(tmp_path):
     assert torch.equal(load_newest(tmp_path).tensors["student"]["part"], torch.tensor([1.0, 2.0]))
 
 
-def corruptions(folder: Path, seed: int, flips: int, cuts: int):
-    """(file name, changed bytes): flipped bytes, cut tails, empty files, a zeroed head, an added tail."""
-    draw = random.Random(seed)
-    files = sorted(folder.iterdir())
-    for _ in range(flips):
-        path = draw.choice(files)
-        data = bytearray(path.read_bytes())
-        place = draw.randrange(len(data))
-        data[place] ^= 1 << draw.randrange(8)
-        yield path, bytes(data)
-    for _ in range(cuts):
-        path = draw.choice(files)
-        data = path.read_bytes()
-        yield path, data[: draw.randrange(len(data))]
-    for path in files:
-        data = path.read_bytes()
-        yield path, b""
-        yield path, bytes(8) + data[8:]
-        yield path, data + b"\n"
-
-
 def test_every_flipped_or_cut_checkpoint_is_refused_by_name_and_the_one_before_is_used(tmp_path):
     save_checkpoint(tmp_path, 1, TENSORS, {"n": 1})
     newest = save_checkpoint(tmp_path, 2, TENSORS, {"n": 2})
@@ -154,7 +130,6 @@ SAVE = """
 import sys, torch
 from pathlib import Path
 from lgkd.trainer.checkpoint import save_checkpoint
-torch.set_num_threads(1)
 save_checkpoint(Path(sys.argv[1]), int(sys.argv[2]), {"student": {"w": torch.full((3,), float(sys.argv[2]))}}, {})
 """
 POINTS = [
@@ -171,14 +146,12 @@ POINTS = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("point", POINTS)
-def test_a_process_that_dies_at_any_point_of_a_save_leaves_a_good_checkpoint(tmp_path, point):
+def test_a_process_that_dies_at_any_point_of_a_save_leaves_a_good_checkpoint(tmp_path, nursery, point):
     for step in (1, 2):
         save_checkpoint(tmp_path, step, {"student": {"w": torch.full((3,), float(step))}}, {})
-    done = subprocess.run(
-        [sys.executable, "-c", SAVE, str(tmp_path), "3"], env=os.environ | {FAULT_VARIABLE: point}, check=False
-    )
+    done = nursery.start(["-c", SAVE, str(tmp_path), "3"], **{FAULT_VARIABLE: point})
+    done.communicate()
     assert done.returncode == 70
     found = load_newest(tmp_path)
     assert found.damaged == ()
@@ -189,14 +162,10 @@ def test_a_process_that_dies_at_any_point_of_a_save_leaves_a_good_checkpoint(tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{found.step:08d}", "step-00000004"]
 
 
-@pytest.mark.slow
-def test_dying_between_the_two_renames_of_a_step_saved_again_loses_nothing(tmp_path):
+def test_dying_between_the_two_renames_of_a_step_saved_again_loses_nothing(tmp_path, nursery):
     save_checkpoint(tmp_path, 3, {"student": {"w": torch.full((3,), 3.0)}}, {})
-    done = subprocess.run(
-        [sys.executable, "-c", SAVE, str(tmp_path), "3"],
-        env=os.environ | {FAULT_VARIABLE: "between-renames"},
-        check=False,
-    )
+    done = nursery.start(["-c", SAVE, str(tmp_path), "3"], **{FAULT_VARIABLE: "between-renames"})
+    done.communicate()
     assert done.returncode == 70
     assert load_newest(tmp_path).step == 3
 

@@ -1,13 +1,11 @@
 """The command line as people meet it: help, listings, results, JSON, quiet, tracebacks only on demand."""
 
-import io
 import json
 import re
 import subprocess
 import sys
+import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,7 +18,7 @@ from lgkd.cli.screen import Display, duration, show_pairs, show_table
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.errors import Interrupted, LgkdError, MissingError, NonFiniteError
 from lgkd.models.catalogue import names
-from lgkd.trainer.loop import EpochRow
+from tests.screen_world import row, shown_on, terminal
 from tests.small_world import CLASSES, DISTILL, TINY, World, environment
 
 COMMANDS = [command.name for command in app.registered_commands]
@@ -41,31 +39,6 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     out, err = capsys.readouterr()
     assert err == ""
     return out
-
-
-class Terminal(io.StringIO):
-    """A stream that says that it is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-@contextmanager
-def terminal() -> Iterator[Terminal]:
-    """Everything goes to a terminal of 80 columns."""
-    screen = Terminal()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("COLUMNS", "80"), ("LINES", "40"), ("TERM", "xterm")):
-            patch.setenv(name, value)
-        for stream in ("stdout", "stderr"):
-            patch.setattr(f"sys.{stream}", screen)
-        yield screen
-
-
-def shown_on(screen: Terminal) -> list[str]:
-    """Lines as a reader of the terminal sees them, every redrawing of the live line among them."""
-    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
-    return re.split(r"[\r\n]+", plain)
 
 
 def test_help_fits_80_columns_and_has_an_example_of_every_command(here: Path, capsys) -> None:
@@ -176,11 +149,6 @@ def test_long_values_are_not_broken_when_piped(capsys) -> None:
     assert capsys.readouterr().out == f"a     {'x' * 200}\nname  [bold]\n"
 
 
-def row(epoch: int, **scores: float) -> EpochRow:
-    train = {"loss": 2.0, "classification": 1.5, "guidance_linear": 0.25, "accuracy": 0.5}
-    return EpochRow(epoch=epoch, lr=0.1, train=train, scores=scores, seconds=1.0, images_per_second=1234.5)
-
-
 def test_without_a_terminal_a_training_says_a_line_now_and_then(capsys) -> None:
     with Display("guided x") as display:
         display.on_start(3, 10)
@@ -218,7 +186,7 @@ def test_the_live_line_of_a_terminal_keeps_to_one_line_of_80_columns() -> None:
     lines = [line for line in shown_on(screen) if line.strip()]
     assert max(map(len, lines)) <= 80
     assert "a remark above the line" in [line.rstrip() for line in lines]
-    assert re.search(r"^guided convit_tiny .* 2/300 .* test 25.0% train 50.0% class 1.5", lines[-1])
+    assert re.search(r"^guided.* 2/300 .* test 25.0% class 1.5 linear 0.25 1,234", lines[-1])
 
 
 @pytest.mark.parametrize(
@@ -305,6 +273,12 @@ class Broken(Exception):
             "lgkd: runs/x: Permission denied; check the place, or choose another (--out, or LGKD_HOME)\n",
         ),
         (
+            FileNotFoundError(2, "No usable temporary directory found in ['/tmp', '/var/tmp', '/usr/tmp', '/']"),
+            2,
+            "lgkd: there is no folder for temporary files that can be written, and torch does not start without one; "
+            "name one: set TMPDIR, or TORCHINDUCTOR_CACHE_DIR for what torch compiles\n",
+        ),
+        (
             MemoryError("12 GiB"),
             1,
             "lgkd: not enough memory (12 GiB); use a smaller --batch-size, or --set accumulate=2\n",
@@ -327,6 +301,19 @@ def test_a_traceback_is_shown_on_demand_only(
         err = capsys.readouterr().err
         assert err.endswith(line)
         assert isinstance(error, KeyboardInterrupt) or "Traceback (most recent call last)" in err
+
+
+def test_python_says_that_there_is_no_folder_for_temporary_files_as_it_is_read_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def imports_torch(*_: object) -> None:
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/nowhere"])
+        tempfile.gettempdir()
+
+    monkeypatch.setattr("lgkd.cli.listing.names", imports_torch)
+    assert run(["students"]) == 2
+    assert "set TMPDIR, or TORCHINDUCTOR_CACHE_DIR" in capsys.readouterr().err
 
 
 def test_every_error_of_lgkd_has_a_documented_exit_code() -> None:

@@ -15,8 +15,7 @@ from lgkd.cli import run
 from lgkd.data import decode as decode_module
 from lgkd.errors import InputError
 from lgkd.trainer.exactness import WORKSPACE, exactly, remark
-from tests.small_world import DISTILL, World
-from tests.test_resume_runs import pause_after
+from tests.small_world import DISTILL, World, pause_after
 
 cudnn = torch.backends.cudnn
 

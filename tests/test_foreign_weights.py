@@ -18,6 +18,7 @@ from lgkd.models.factory import create_teacher
 from lgkd.models.foreign import MAX_BYTES, fill_foreign, load_foreign, read_foreign
 from tests.cnns_world import lively
 from tests.published_networks import AT_HOME, CLASSES, PyclsStyle, TorchvisionStyle, VggStyle
+from tests.published_world import Evil
 from tests.small_world import environment
 
 
@@ -146,16 +147,6 @@ def test_half_precision_is_widened(home: nn.Module, tmp_path: Path) -> None:
 
 
 # Nothing runs
-
-
-class Evil:
-    """Leaves a file behind as soon as it is unpickled."""
-
-    def __init__(self, canary: Path) -> None:
-        self.canary = canary
-
-    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return exec, (f"open({str(self.canary)!r}, 'w').close()",)
 
 
 @pytest.mark.parametrize("name", ["a.pt", "a.pth", "a.bin", "a.ckpt", "a.pkl", "a.safetensors", "best"])

@@ -25,8 +25,9 @@ from lgkd.losses import MapLoss
 from lgkd.models.resnet import CifarResNet
 from lgkd.tasks import Batch, Guided
 from tests.cnns_world import lively
+from tests.published_networks import TorchvisionStyle
+from tests.published_world import Evil
 from tests.small_world import CLASSES, make_pictures
-from tests.test_foreign_weights import Evil, TorchvisionStyle
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 

@@ -1,21 +1,13 @@
 """Help, listings and `import lgkd` answer at once: they do not wait for torch."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import lgkd
-from tests.small_world import environment
+from tests.small_world import python
 
 HEAVY = "{'torch', 'torchvision', 'timm', 'numpy', 'accelerate', 'sklearn', 'PIL', 'matplotlib', 'safetensors'}"
-
-
-def python(code: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True
-    )
 
 
 def test_help_and_listings_do_not_wait_for_torch(tmp_path: Path) -> None:
@@ -24,6 +16,7 @@ def test_help_and_listings_do_not_wait_for_torch(tmp_path: Path) -> None:
         "from lgkd.cli import run\n"
         "for words in ([], ['--help'], ['--version'], ['distill', '--help'], ['students'], ['students', 'pvtv2'],\n"
         "              ['teachers'], ['teachers', 'resnet56', '--json'], ['datasets'], ['datasets', 'digits'],\n"
+        "              ['reproduce'], ['reproduce', 'digits', '--dry-run'],\n"
         "              ['recipes'], ['recipes', '--json'], ['recipes', 'teacher'], ['arrange', '--help']):\n"
         "    assert run(words) == 0, words\n"
         f"    assert not {HEAVY} & set(sys.modules), (words, {HEAVY} & set(sys.modules))\n",

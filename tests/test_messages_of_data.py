@@ -24,10 +24,10 @@ from lgkd.data.trees import read_tree
 from lgkd.errors import DataError, InputError, MissingError
 from tests.arranging_world import jpeg, make_given, tiny_files
 from tests.arranging_world import refused as refused_to_arrange
+from tests.download_world import Server, get
+from tests.download_world import server as server
 from tests.published_world import make_cifar, make_flowers, tar
 from tests.small_world import make_pictures
-from tests.test_download import Server, get
-from tests.test_download import server as server
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 

@@ -2,10 +2,8 @@
 
 import re
 
-import pytest
-
 from lgkd.models.catalogue import MODELS
-from tests.models_page import FAMILIES, PAGE, as_on, content, with_elsewhere, with_known_models
+from tests.models_page import FAMILIES, PAGE, content, tried_as, with_known_models
 
 TEXT = PAGE.read_text(encoding="utf-8")
 
@@ -18,8 +16,8 @@ def cells(name: str) -> dict[str, list[str]]:
     return {row[0].strip("`"): [cell.strip() for cell in row] for row in rows[2:]}
 
 
-def test_names_parameters_and_taps_are_those_of_the_models() -> None:
-    assert with_known_models(TEXT, as_on(TEXT)) == TEXT, "run python -m tests.models_page"
+def test_names_parameters_taps_and_operations_are_those_of_the_models() -> None:
+    assert with_known_models(TEXT) == TEXT, "run python -m tests.models_page"
 
 
 def test_the_counts_of_the_catalogue_are_those_that_were_counted() -> None:
@@ -47,13 +45,17 @@ def test_operations_are_those_of_the_authors_own_code() -> None:
 
 
 def test_every_family_that_is_tried_has_its_row() -> None:
+    """Its layers, its maps, and that none are found where that is said: see test_default_taps.py."""
     rows = cells("elsewhere")
     assert list(rows) == [entry.family for entry in FAMILIES]
     for entry in FAMILIES:
-        row = rows[entry.family]
-        assert entry.name in row[1] and row[2] == str(entry.size)
-        if row[3] != "none":
-            assert row[6:] in ([entry.note], []) or entry.note == ""
+        family, name, size, kind, layers, maps, note = rows[entry.family]
+        assert (family, name, size) == (entry.family, tried_as(entry), str(entry.size))
+        if kind == "none":
+            assert (layers, maps) == ("", "") and note
+        else:
+            assert kind == ("with `--taps`" if entry.taps else "found") and layers and maps
+            assert note == entry.note
 
 
 def test_the_page_names_layers_and_no_more_than_it_explains() -> None:
@@ -61,8 +63,3 @@ def test_the_page_names_layers_and_no_more_than_it_explains() -> None:
     assert kinds == {"found", "with `--taps`", "none"}
     for kind in kinds:
         assert f"*{kind}*" in TEXT or kind in re.sub(r"\s+", " ", TEXT.partition("<!-- elsewhere")[0])
-
-
-@pytest.mark.slow
-def test_operations_and_families_are_counted_and_found_anew() -> None:
-    assert with_elsewhere(with_known_models(TEXT)) == TEXT, "run python -m tests.models_page"

@@ -13,8 +13,8 @@ from lgkd.building_terms import make_loss, name_of
 from lgkd.cli import run
 from lgkd.errors import InputError, RecipeError
 from lgkd.recipe import apply_overrides, dump_recipe, explain, parse_recipe
+from tests.recipes_world import recipe, terms_of
 from tests.small_world import DISTILL, World
-from tests.test_term_sections import recipe, terms_of
 
 
 class Nearer(nn.Module):

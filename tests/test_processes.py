@@ -29,7 +29,8 @@ from lgkd.trainer.keeper import Keeper
 from lgkd.trainer.meters import Meters
 from lgkd.trainer.precision import choose_device
 from lgkd.weights import load_weights
-from tests.small_world import DISTILL, World, environment
+from tests import processes_world
+from tests.small_world import DISTILL, World, environment, one_thread
 from tests.training_world import make_feed, make_images, make_plan, make_task, train
 
 SCRIPT = Path(__file__).with_name("processes_world.py")
@@ -307,19 +308,36 @@ def torch_environment() -> dict[str, str]:
     return ours | {"PYTHONPATH": str(SCRIPT.parent.parent), "OMP_NUM_THREADS": "1"}
 
 
-def one_and_two(tmp_path: Path, *words: str) -> tuple[dict, dict, dict]:
-    """What one process made, and what each of two made."""
-    for name, start in (("one", []), ("two", TWO)):
-        (tmp_path / name).mkdir()
-        done = subprocess.run(
-            [sys.executable, *start, str(SCRIPT), str(tmp_path / name), *words],
-            env=torch_environment(),
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-    files = (tmp_path / "one/0.pt", tmp_path / "two/0.pt", tmp_path / "two/1.pt")
-    return tuple(torch.load(file, weights_only=True) for file in files)  # type: ignore[return-value]
+WAYS = [
+    ("sgd",),
+    ("adamw",),
+    ("sgd", "batch=7", "accumulate=2", "norm=none"),
+    ("adamw", "batch=7", "transform=similarity", "teacher_bn=batch"),
+]
+
+
+@pytest.fixture(scope="module")
+def one_and_two(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], list[dict]]:
+    """For each way to train: what one process made, and what each of two made; these begin once for all."""
+    root = tmp_path_factory.mktemp("processes")
+    words = []
+    for number, way in enumerate(WAYS):
+        for name in ("one", "two"):
+            (root / name / str(number)).mkdir(parents=True)
+        words += ["--", str(root / "two" / str(number)), *way]
+    done = subprocess.run(
+        [sys.executable, *TWO, str(SCRIPT), *words[1:]], env=torch_environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    with pytest.MonkeyPatch.context() as patch, one_thread():
+        alone(patch)
+        for number, (optimizer, *chosen) in enumerate(WAYS):
+            processes_world.main(root / "one" / str(number), optimizer, **dict(word.split("=") for word in chosen))
+    files = ("one/{}/0.pt", "two/{}/0.pt", "two/{}/1.pt")
+    return {
+        way: [torch.load(root / file.format(number), weights_only=True) for file in files]
+        for number, way in enumerate(WAYS)
+    }
 
 
 def largest_difference(ours: dict, theirs: dict) -> float:
@@ -331,18 +349,9 @@ def largest_difference(ours: dict, theirs: dict) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("sgd",),
-        ("adamw",),
-        ("sgd", "batch=7", "accumulate=2", "norm=none"),
-        ("adamw", "batch=7", "transform=similarity", "teacher_bn=batch"),
-    ],
-    ids=" ".join,
-)
-def test_two_processes_end_where_one_does(tmp_path: Path, words: tuple[str, ...]) -> None:
-    one, two, other = one_and_two(tmp_path, *words)
+@pytest.mark.parametrize("way", WAYS, ids=" ".join)
+def test_two_processes_end_where_one_does(one_and_two: dict, way: tuple[str, ...]) -> None:
+    one, two, other = one_and_two[way]
     assert one["steps"] >= 50
     assert largest_difference(two["weights"], other["weights"]) == 0.0
     assert largest_difference(one["weights"], two["weights"]) < 1e-5
@@ -370,7 +379,7 @@ def guided(world: World, *more: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_run_of_two_processes_pauses_goes_on_and_leaves_one_folder(world: World, tmp_path: Path) -> None:
+def test_a_run_of_two_processes_pauses_goes_on_and_leaves_one_folder(world: World, tmp_path: Path, monkeypatch) -> None:
     paused = lgkd(world, tmp_path, *guided(world, "--nproc", "2", "--max-time", "0"))
     _, error = paused.communicate()
     assert paused.returncode == 75, error
@@ -385,9 +394,9 @@ def test_a_run_of_two_processes_pauses_goes_on_and_leaves_one_folder(world: Worl
     assert told["resumed"] == 1
     assert told["overrides"] == ["clip_norm=1.0"], "resume takes the complete recipe; what it was made from is kept"
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
-    single = lgkd(world, tmp_path, *guided(world, "--out", "single"))
-    _, error = single.communicate()
-    assert single.returncode == 0, error
+    alone(monkeypatch)
+    monkeypatch.setenv("LGKD_HOME", str(world.home))
+    assert run(guided(world, "--out", str(tmp_path / "single"))) == 0
     ours, theirs = (load_weights(tmp_path / name / "student.safetensors") for name in ("mine", "single"))
     assert largest_difference(ours, theirs) < 1e-4
     mine, its = (read_metrics(tmp_path / name)[-1] for name in ("mine", "single"))

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from lgkd import api
 from lgkd.cli import run as lgkd
 from lgkd.cli.quickstart import gain_lines
+from lgkd.comparing import compare
 from lgkd.data.sources import load_dataset
 from lgkd.errors import InputError, TakenError
 from lgkd.quickstart import Outcome, Trial, Who, held_out_digits, quickstart, small_vit
@@ -81,6 +82,8 @@ def test_what_is_printed_is_what_the_runs_say(typed: tuple[Path, str]) -> None:
     gain = by["guided"] - by["unguided"]
     assert kept["gain"]["mean"] == pytest.approx(gain) and f"gain of the guide: {100 * gain:+.1f} points" in words
     assert kept["shortened"] is True and "Shortened to 6 of" in words
+    (difference,) = compare(folder).differences
+    assert difference.paired and difference.interval.mean == kept["gain"]["mean"]
 
 
 def test_its_runs_are_ordinary_runs(typed: tuple[Path, str]) -> None:

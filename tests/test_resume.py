@@ -1,11 +1,7 @@
 """A training that is stopped anywhere goes on as if it had not been."""
 
-import dataclasses
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,25 +14,10 @@ from lgkd.trainer import engine as engine_module
 from lgkd.trainer.checkpoint import FAULT_VARIABLE, load_newest, save_checkpoint
 from lgkd.trainer.plan import OptimizerPlan
 from lgkd.trainer.stopping import Stop
-from tests.training_world import EPOCHS, STEPS, digest, train
+from tests.forking_world import Forked, Nursery
+from tests.training_world import EPOCHS, STEPS, StopAfter, digest, train, without_times
 
 WORLD = Path(__file__).with_name("training_world.py")
-
-
-class StopAfter(Stop):
-    """Asks to stop after so many steps."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self.left = steps
-
-    def why(self):
-        self.left -= 1
-        return Paused("enough") if self.left <= 0 else None
-
-
-def without_times(rows):
-    return [{k: v for k, v in dataclasses.asdict(row).items() if "second" not in k} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -220,18 +201,11 @@ def _without_dropout(self, images):
     return self.head(tokens.mean(1))
 
 
-def start(root: Path, every: float = 0.0, **environment: str) -> subprocess.Popen:
-    place = {"PYTHONPATH": str(WORLD.parent.parent), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, str(WORLD), str(root), str(every)],
-        env=os.environ | place | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(nursery: Nursery, root: Path, every: float = 0.0, **environment: str) -> Forked:
+    return nursery.start([str(WORLD), str(root), str(every)], **environment)
 
 
-def wait_for_steps(root: Path, process: subprocess.Popen, steps: int = 1) -> None:
+def wait_for_steps(root: Path, process: Forked, steps: int = 1) -> None:
     for _ in range(6000):
         if process.poll() is not None or any(int(p.name[5:13]) >= steps for p in root.glob("step-????????")):
             return
@@ -239,17 +213,16 @@ def wait_for_steps(root: Path, process: subprocess.Popen, steps: int = 1) -> Non
     raise AssertionError("no checkpoint came")
 
 
-@pytest.mark.slow
-def test_a_training_killed_again_and_again_ends_as_the_undisturbed_one(tmp_path, undisturbed):
+def test_a_training_killed_again_and_again_ends_as_the_undisturbed_one(tmp_path, undisturbed, nursery):
     draw = random.Random(0)
     kills = 0
     for _ in range(40):
-        process = start(tmp_path)
+        process = start(nursery, tmp_path)
         done = len(list(tmp_path.glob("step-*")))
         if kills < 4:
             reached = max((int(p.name[5:13]) for p in tmp_path.glob("step-????????")), default=0)
             wait_for_steps(tmp_path, process, reached + draw.randrange(1, 5))
-            process.kill()
+            process.send_signal(signal.SIGKILL)
         out, error = process.communicate()
         if process.returncode == -signal.SIGKILL:
             kills += 1
@@ -261,13 +234,14 @@ def test_a_training_killed_again_and_again_ends_as_the_undisturbed_one(tmp_path,
     assert kills == 4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("point", ["written-student.safetensors", "synced-state.json", "before-rename", "after-rename"])
-def test_a_training_that_dies_inside_a_save_loses_nothing(tmp_path, undisturbed, point):
-    process = start(tmp_path, **{FAULT_VARIABLE: point})
+def test_a_training_that_dies_inside_a_save_loses_nothing(tmp_path, undisturbed, nursery, point):
+    with pytest.raises(Paused):
+        train(tmp_path, stop=StopAfter(7), every=1e9)
+    process = start(nursery, tmp_path, **{FAULT_VARIABLE: point})
     process.communicate()
     assert process.returncode == 70
-    process = start(tmp_path)
+    process = start(nursery, tmp_path)
     out, error = process.communicate()
     assert process.returncode == 0, error
     assert out.strip() == undisturbed[0]

@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,25 +12,12 @@ import pytest
 
 from lgkd.cli import run
 from lgkd.runs import read_metrics
-from lgkd.trainer import loop
-from lgkd.trainer.stopping import Stop
 from lgkd.weights import load_weights
-from tests.small_world import DISTILL, QUICK, TRAIN, World, environment, snapshot
+from tests.small_world import DISTILL, QUICK, TRAIN, World, environment, pause_after, snapshot
 
 
 def guided(world: World, *more: str) -> list[str]:
     return [*DISTILL, "--dataset", str(world.pictures), "--out", "mine", *more]
-
-
-def pause_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Let the next training be paused after so many looks at the clock."""
-    real, left = Stop.why, [steps]
-
-    def why(self: Stop):
-        left[0] -= 1
-        return real(Stop(0.0)) if left[0] <= 0 else None
-
-    monkeypatch.setattr(loop.Stop, "why", why)
 
 
 def paused(world: World, monkeypatch: pytest.MonkeyPatch, steps: int = 2, *more: str) -> None:
@@ -172,11 +157,10 @@ def test_the_best_epoch_is_chosen_on_held_out_images_and_the_test_split_selects_
     assert json.loads(Path("mine/run.json").read_text())["dataset"]["train_images"] == 18
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 75)])
-def test_a_signal_saves_and_ends_with_its_code_and_the_run_goes_on(world, here, number, code):
-    command = [sys.executable, "-m", "lgkd", *guided(world, "--epochs", "2000", "--set", "evaluate_every=1000")]
-    process = subprocess.Popen(command, env=environment(world.home), stderr=subprocess.PIPE, text=True)
+def test_a_signal_saves_and_ends_with_its_code_and_the_run_goes_on(world, here, nursery, number, code):
+    command = ["-m", "lgkd", *guided(world, "--epochs", "2000", "--set", "evaluate_every=1000")]
+    process = nursery.start(command, **environment(world.home))
     for _ in range(2400):
         metrics = Path("mine/metrics.csv")
         if metrics.exists() and metrics.read_text().count("\n") > 2:

@@ -19,9 +19,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "statistics": {"errors"},
     "report": set(),
     "own_terms": {"errors"},
+    "trackers": {"errors"},
+    "machine": set(),
+    "git": set(),
     "recipe": {"errors", "assets", "own_terms"},
     "cards": {"errors", "assets", "files"},
-    "runs": {"errors", "files"},
+    "runs": {"errors", "files", "git"},
     "weights": {"errors", "files"},
     "data": {"errors", "chance", "assets", "files"},
     "models": {"errors", "cards", "weights"},
@@ -31,14 +34,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "features": {"errors", "models", "taps"},
     "guide": {"errors", "models", "taps", "losses", "features", "schedules"},
     "tasks": {"errors", "features", "guide"},
-    "trainer": {"errors", "chance", "processes", "files", "weights", "tasks", "models"},
+    "trainer": {"errors", "chance", "processes", "files", "weights", "tasks", "models", "trackers"},
     "scoring": {"errors", "models"},
     "layers": {"errors", "models", "taps"},
-    "choices": {"errors", "assets", "recipe", "cards", "data", "models"},
+    "choices": {"errors", "assets", "recipe", "cards", "data", "models", "trackers"},
     "store": {"errors", "cards", "models", "runs", "weights"},
     "options": {"recipe", "trainer"},
     "resuming": {"errors", "recipe", "runs"},
-    "journal": {"guide", "models", "runs", "trainer"},
+    "comparing": {"errors", "files", "statistics", "report", "recipe", "runs", "resuming"},
+    "journal": {"guide", "models", "recipe", "runs", "trainer"},
     "building_terms": {"recipe", "losses", "own_terms", "schedules"},
     "build": {
         "errors", "chance", "recipe", "cards", "weights", "data", "models", "guide", "tasks", "trainer", "choices",
@@ -53,26 +57,49 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "job": {
         "errors", "recipe", "runs", "data", "models", "guide", "trainer", "choices", "store", "options", "resuming",
-        "journal", "build", "processes", "running", "cached",
+        "journal", "build", "processes", "running", "cached", "trackers",
     },
     "caching": {"errors", "recipe", "runs", "data", "models", "guide", "build", "cached", "job"},
+    "series": {
+        "errors", "files", "recipe", "runs", "models", "choices", "options", "comparing", "processes", "job",
+    },
+    "reproducing": {
+        "errors", "files", "statistics", "chance", "recipe", "cards", "runs", "git", "models", "data", "trainer",
+        "choices", "options", "resuming", "comparing", "build", "processes", "job", "series",
+    },
+    "loading": {"errors", "data", "models", "runs", "weights"},
+    "predicting": {"errors", "data", "runs", "loading"},
+    "exporting": {"errors", "files", "data", "models", "runs", "weights", "loading", "predicting"},
+    "opened": {"errors", "data", "models", "trainer", "options", "build", "runs", "loading"},
     "importing": {
         "errors", "assets", "cards", "choices", "data", "models", "build", "runs", "scoring", "store", "trainer",
     },
     "api": {
-        "errors", "runs", "weights", "data", "models", "trainer", "scoring", "options", "build", "job", "cached",
-        "caching", "importing",
+        "errors", "runs", "data", "models", "trainer", "scoring", "options", "build", "job", "cached", "caching",
+        "importing", "loading", "opened", "trackers", "comparing", "series", "predicting", "exporting",
     },
     "quickstart": {
         "errors", "files", "statistics", "report", "recipe", "runs", "data", "models", "trainer", "choices", "options",
-        "api",
+        "api", "comparing",
+    },
+    "showing": {"errors", "files", "report", "comparing", "runs", "data", "scoring", "build", "opened"},
+    "inspecting": {
+        "errors", "chance", "files", "report", "runs", "data", "models", "taps", "features", "scoring", "build",
+        "loading", "opened",
     },
     "bench": {
         "errors", "chance", "recipe", "runs", "data", "models", "guide", "trainer", "scoring", "choices", "build",
     },
+    "doctor": {"errors", "assets", "cards", "data", "machine", "runs", "trackers", "trainer"},
+    "foresight": {
+        "errors", "data", "losses", "recipe", "runs", "models", "guide", "trainer", "scoring", "choices", "options",
+        "build", "job", "bench", "machine",
+    },
     "cli": {
         "errors", "assets", "files", "recipe", "cards", "runs", "data", "models", "trainer", "layers", "choices",
-        "statistics", "api", "quickstart", "processes", "launch", "bench", "own_terms", "importing",
+        "statistics", "api", "quickstart", "processes", "launch", "bench", "own_terms", "importing", "trackers",
+        "comparing", "series", "showing", "inspecting", "predicting", "exporting", "reproducing",
+        "doctor", "foresight",
     },
     "__main__": {"cli"},
 }  # fmt: skip
@@ -84,23 +111,29 @@ ONLY_IN = {
     "rich": {"cli"},
     "PIL": {"data"},
     "sklearn": {"data"},
-    "matplotlib": {"report"},
+    "matplotlib": {"report", "showing"},
     "pydantic": {"recipe", "cards"},
     "yaml": {"recipe"},
     "timm": {"models", "trainer", "quickstart", "bench"},
     "safetensors": {"weights", "trainer"},
+    "onnx": {"predicting", "exporting"},
+    "onnxruntime": {"predicting"},
 }
 
 # Rooms that the command line imports before it knows that it will train: they must not wait for these.
 WITHOUT_TORCH = {
     "errors",
     "own_terms",
+    "trackers",
+    "machine",
     "assets",
     "files",
     "recipe",
     "cards",
     "runs",
     "choices",
+    "resuming",
+    "comparing",
     "cli",
     "report",
     "statistics",
@@ -117,8 +150,26 @@ FILES_WITHOUT_TORCH = {
     "data/download",
     "data/places",
     "data/trees",
+    "exporting/__init__",
+    "exporting/choices",
     "models/__init__",
     "models/catalogue",
+    "reproducing/__init__",
+    "reproducing/choosing",
+    "reproducing/folders",
+    "reproducing/known/__init__",
+    "reproducing/known/deit",
+    "reproducing/known/minutes",
+    "reproducing/known/others",
+    "reproducing/known/teachers",
+    "reproducing/known/two_cores",
+    "reproducing/markdown",
+    "reproducing/outcome",
+    "reproducing/shape",
+    "predicting/__init__",
+    "predicting/files",
+    "predicting/needs",
+    "predicting/places",
 }
 HEAVY = {"torch", "torchvision", "timm", "numpy", "accelerate", "PIL", "sklearn", "matplotlib", "safetensors"}
 
@@ -191,8 +242,9 @@ def test_a_library_is_imported_only_where_it_belongs(library: str) -> None:
     assert where <= ONLY_IN[library]
 
 
-def test_images_are_opened_in_one_file() -> None:
-    assert [path.name for _, path in sources() if "PIL" in {n.split(".")[0] for n in imports_of(path)}] == ["decode.py"]
+def test_images_are_opened_in_one_file_and_written_in_one() -> None:
+    users = [path.name for _, path in sources() if "PIL" in {n.split(".")[0] for n in imports_of(path)}]
+    assert users == ["decode.py", "encode.py"]
 
 
 def test_rooms_that_answer_at_once_do_not_wait_for_torch() -> None:
@@ -204,6 +256,16 @@ def test_rooms_that_answer_at_once_do_not_wait_for_torch() -> None:
             heavy = {name.split(".")[0] for name in imports_of(path, top_only=True)} & HEAVY
             assert not heavy, f"{path} waits for {sorted(heavy)}"
     assert looked_at > len(WITHOUT_TORCH)
+
+
+def test_files_of_tests_borrow_nothing_from_each_other() -> None:
+    """What two of them need lies in a file of its own; else who changes one breaks the other unawares."""
+    borrowed = {
+        path.name: [name for name in imports_of(path) if name.startswith("tests.test_")]
+        for path in sorted(PACKAGE.with_name("tests").rglob("*.py"))
+    }
+    assert len(borrowed) > 100
+    assert {name: found for name, found in borrowed.items() if found} == {}
 
 
 def test_the_reader_of_imports_sees_them_all(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import stat
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from lgkd.cli import run
 from lgkd.errors import InputError, TakenError
 from lgkd.files import sha256_of
 from lgkd.recipe import parse_recipe
-from lgkd.runs import check_free, claim, environment, read_metrics, read_run, write_metrics
+from lgkd.runs import check_free, claim, read_metrics, read_run, write_metrics
 from tests.small_world import CLASSES, DISTILL, TINY_OPTIONS, TRAIN, World
 
 FILES = {
@@ -267,24 +266,3 @@ def test_a_run_that_was_passed_on_is_read_elsewhere(world: World, tmp_path: Path
     moved = shutil.copytree(world.guided_run, tmp_path / "elsewhere" / "mine")
     assert read_run(moved) == read_run(world.guided_run)
     assert isinstance(lgkd.load_student(moved), torch.nn.Module)
-
-
-def test_asking_git_starts_no_program_that_a_repository_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    canary, program = tmp_path / "canary", tmp_path / "watch"
-    program.write_text(f"#!/bin/sh\ntouch {canary}\n")
-    program.chmod(0o755)
-    folder = tmp_path / "stranger"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    for words in (["init", "-q"], ["config", "core.fsmonitor", str(program)]):
-        subprocess.run(["git", *words], check=True)
-    (folder / "file").write_text("x")
-    who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "core.fsmonitor=false"]
-    subprocess.run(["git", *who, "add", "."], check=True)
-    subprocess.run(["git", *who, "commit", "-qm", "one"], check=True)
-    subprocess.run(["git", "status", "--porcelain"], check=True, capture_output=True)
-    assert canary.exists(), "the trap works"
-    canary.unlink()
-    found = environment("cpu")["git"]
-    assert found is not None and len(found["commit"]) == 40 and found["changed"] is False
-    assert not canary.exists()

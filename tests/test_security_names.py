@@ -14,7 +14,7 @@ import pytest
 
 import lgkd
 from lgkd.cli import run
-from lgkd.errors import InputError, RecipeError
+from lgkd.errors import InputError, ModelError, RecipeError
 from lgkd.models import trust
 from lgkd.models.factory import create_model
 from lgkd.recipe import load_recipe, parse_recipe
@@ -77,6 +77,13 @@ def test_a_card_cannot_name_code_that_using_the_teacher_runs(
     assert run(["teachers"]) == 0
     assert run(["teachers", "resnet8"]) == 0
     assert lgkd.evaluate("mine").agreement is None  # its teacher is not at hand
+
+
+def test_of_lgkds_own_functions_a_file_may_name_the_quickstarts_student_alone() -> None:
+    trust.check_named_in(Path("run.json"), "lgkd.quickstart:small_vit")
+    for name in ("lgkd.quickstart:run", "lgkd.files:remove", "lgkd.quickstart:small_vit.eval", "other:small_vit"):
+        with pytest.raises(ModelError, match="code that is not part of lgkd's models"):
+            trust.check_named_in(Path("run.json"), name)
 
 
 def test_what_a_person_named_may_be_loaded_again(desk: Path, canary: Path, capsys: pytest.CaptureFixture[str]) -> None:

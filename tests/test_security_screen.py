@@ -14,8 +14,8 @@ from lgkd.cli import run
 from lgkd.cli.literal import json_visible, one_line, visible
 from lgkd.cli.screen import Display, console, say, show_json, show_pairs, show_table
 from lgkd.recipe import dump_recipe, load_recipe
+from tests.screen_world import terminal
 from tests.small_world import DISTILL, World, make_pictures
-from tests.test_cli import terminal
 
 CODES = "\x1b[31m\x1b[2J\x1b]0;owned\x07"
 EVIL = {

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lgkd.errors import InputError
-from lgkd.statistics import paired_interval, summarise
+from lgkd.statistics import mean_interval, paired_interval, summarise, unpaired_interval
 
 # Additional hours of sleep of ten patients under two drugs: Student's own example (Biometrika 6, 1908).
 DRUG_1 = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
@@ -70,6 +70,38 @@ def test_what_a_pair_has_in_common_changes_nothing(rows: list[tuple[float, float
     assert (alone.mean, alone.low, alone.high) == pytest.approx((shifted.mean, shifted.low, shifted.high), abs=1e-6)
 
 
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.99])
+def test_the_interval_of_a_mean_agrees_with_scipy(confidence: float) -> None:
+    found = mean_interval(DRUG_2, confidence=confidence)
+    theirs = stats.t.interval(confidence, 9, loc=np.mean(DRUG_2), scale=stats.sem(DRUG_2))
+    assert (found.low, found.high) == pytest.approx(theirs) and found.count == 10
+    assert mean_interval([0.5]).low is None
+
+
+@pytest.mark.parametrize(("first", "second"), [(DRUG_1, DRUG_2), (DRUG_1[:4], DRUG_2), (DRUG_1, DRUG_2[:2])])
+def test_the_unpaired_interval_is_welchs_as_scipy_has_it(first: list[float], second: list[float]) -> None:
+    found = unpaired_interval(first, second, confidence=0.9)
+    theirs = stats.ttest_ind(second, first, equal_var=False).confidence_interval(0.9)
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
+    assert found.mean == pytest.approx(np.mean(second) - np.mean(first)) and found.count == len(first) + len(second)
+
+
+def test_welchs_interval_of_a_hand_worked_example() -> None:
+    # Means 2 and 6; s^2/n: 1/3 and 4/3, so the error is sqrt(5/3) and the freedom (5/3)^2 / ((1/9 + 16/9) / 2) = 50/17,
+    # at which the tables' t of 95 % lies between those of 2 and of 3: 4.3027 and 3.1824.
+    found = unpaired_interval([1.0, 2.0, 3.0], [4.0, 6.0, 8.0])
+    assert found.mean == pytest.approx(4.0) and found.high is not None
+    assert 3.1824 < (found.high - 4) / math.sqrt(5 / 3) < 4.3027
+    assert found.high == pytest.approx(4 + stats.t.ppf(0.975, 50 / 17) * math.sqrt(5 / 3))
+
+
+def test_an_unpaired_interval_needs_two_of_each_and_may_have_no_width() -> None:
+    assert unpaired_interval([1.0], [2.0, 3.0]).low is None
+    assert unpaired_interval([1.0, 1.0], [2.0, 2.0]).high == 1.0
+    tiny = unpaired_interval([0.0, 1e-170], [1.0, 1.0])
+    assert tiny.low == pytest.approx(1.0)
+
+
 def test_no_spread_gives_an_interval_of_no_width() -> None:
     found = paired_interval([1.0, 2.0], [2.0, 3.0])
     assert (found.low, found.high) == (1.0, 1.0)
@@ -84,3 +116,5 @@ def test_what_cannot_be_summarised_is_told() -> None:
         paired_interval([1.0, 2.0], [1.0])
     with pytest.raises(InputError, match="confidence is 95, expected a number between 0 and 1"):
         paired_interval([1.0, 2.0], [1.0, 2.0], confidence=95)
+    with pytest.raises(InputError, match="confidence is 1, expected a number between 0 and 1"):
+        unpaired_interval([1.0, 2.0], [1.0, 2.0], confidence=1)

@@ -9,7 +9,8 @@ from torch import nn
 from lgkd.building_terms import make_loss, name_of
 from lgkd.errors import InputError
 from lgkd.losses import TERMS
-from lgkd.recipe import OwnTerm, Recipe, Term, TermSection, dump_recipe, parse_recipe, recipe_from
+from lgkd.recipe import OwnTerm, Term, TermSection, dump_recipe, parse_recipe
+from tests.recipes_world import recipe, terms_of
 
 SECTIONS: dict[str, type[TermSection]] = {
     get_args(section.model_fields["kind"].annotation)[0]: section
@@ -52,24 +53,6 @@ CHANGED: dict[str, dict[str, Any]] = {
     "cc": {"gamma": 1.0, "order": 3},
     "cross-correlation": {"kappa": 0.5, "expansion": 2},
 }
-
-
-def recipe(*terms: dict[str, Any]) -> Recipe:
-    return recipe_from(
-        {
-            "about": "A test.",
-            "trains": "student",
-            "optimizer": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.05},
-            "schedule": {"epochs": 10},
-            "batch_size": 12,
-            "guide": {"terms": list(terms)},
-        }
-    )
-
-
-def terms_of(one: Recipe) -> tuple[Term, ...]:
-    assert one.guide is not None
-    return one.guide.terms
 
 
 def loss_of(kind: str, **options: Any) -> nn.Module:

@@ -33,7 +33,7 @@ from tests.small_world import DISTILL, World, environment, make_pictures
 from tests.soak import soak
 from tests.torture import __main__ as torture
 from tests.torture import archives, offline, places, recipes, teachers, yaml_texts
-from tests.torture.arena import TEACHER, TOKEN, Arena, Started, expect_same
+from tests.torture.arena import TEACHER, TOKEN, Arena, Started, expect_same, newest
 from tests.torture.kills import POINTS
 from tests.torture.parts import PARTS, Lost, Trials, expect
 from tests.torture.pickles import vouch
@@ -53,8 +53,7 @@ def trials(wanted: int, seconds: float = 1e6) -> Trials:
 
 
 def test_every_row_that_the_torture_answers_to_has_a_part() -> None:
-    # R21 is of trackers, of which there are none yet.
-    assert {part.row for part in PARTS.values()} == {f"R{number}" for number in range(1, 24) if number != 21}
+    assert {part.row for part in PARTS.values()} == {f"R{number}" for number in range(1, 24)}
     assert all(part.trials > 0 and part.passes for part in PARTS.values())
     assert PARTS["saves"].trials == len(set(POINTS)) == 18
 
@@ -125,7 +124,7 @@ def arena(world: World, tmp_path: Path) -> Arena:
     ("name", "count"),
     [
         ("images", 4), ("memory", 4), ("recipes", 80), ("pickles", 6), ("factories", 3), ("archives", 12), ("yaml", 12),
-        ("golden", 1), ("old", 4),
+        ("golden", 1), ("old", 4), ("trackers", 3),
     ],
 )  # fmt: skip
 def test_a_share_of_a_part_loses_nothing(arena: Arena, name: str, count: int) -> None:
@@ -368,7 +367,10 @@ def test_when_one_of_two_processes_is_struck_all_end_as_documented(tmp_path: Pat
     monkeypatch.setenv("LGKD_HOME", str(tmp_path / "arena" / "home"))
     assert run([*TEACHER, "--quiet", "--device", "cpu", "--out", str(tmp_path / "teacher")]) == 0
     arena, made = Arena(tmp_path / "arena"), trials(2)
-    strike(arena, made, "nan", 1, resume=False)
-    strike(arena, made, "kill", 0)
+    out = tmp_path / "struck"
+    strike(arena, made, "kill", 0, out=out, resume=False)
+    saved = newest(out)
+    strike(arena, made, "nan", 1, out=out, resume=False)  # the same command goes on, and meets it
     assert made.failures == []
     assert made.made == 2
+    assert 0 < saved < newest(out)

@@ -1,5 +1,6 @@
 """A small guided training of everything at once, for tests of resuming: EMA, mixup, accumulation, dropout."""
 
+import dataclasses
 import hashlib
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from lgkd.tasks import Guided
 from lgkd.trainer.keeper import Keeper
 from lgkd.trainer.loop import fit
 from lgkd.trainer.plan import EmaPlan, OptimizerPlan, Plan, SchedulePlan
-from lgkd.trainer.stopping import Stop
+from lgkd.trainer.stopping import Paused, Stop
 
 EPOCHS, STEPS = 4, 5
 
@@ -109,6 +110,22 @@ def train(
         say=say,
     )
     return task, rows
+
+
+class StopAfter(Stop):
+    """Asks to stop after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.left = steps
+
+    def why(self):
+        self.left -= 1
+        return Paused("enough") if self.left <= 0 else None
+
+
+def without_times(rows):
+    return [{k: v for k, v in dataclasses.asdict(row).items() if "second" not in k} for row in rows]
 
 
 def digest(root: Path) -> str:

@@ -37,7 +37,7 @@ def made_dataset(choices: Choices) -> DataSet:
 
 def _split(count: int, size: int, chance: torch.Generator, name: str) -> Images:
     bytes_each = 3 * size * size
-    block = _pictures(min(count, max(1, _BLOCK_BYTES // bytes_each)), size, chance)
+    block = pictures(min(count, max(1, _BLOCK_BYTES // bytes_each)), size, chance)
     pixels = _room(count, size)
     for start in range(0, count, len(block)):
         some = pixels[start : start + len(block)]
@@ -50,7 +50,7 @@ def _split(count: int, size: int, chance: torch.Generator, name: str) -> Images:
     )
 
 
-def _pictures(count: int, size: int, chance: torch.Generator) -> Tensor:
+def pictures(count: int, size: int, chance: torch.Generator) -> Tensor:
     """uint8 (count,3,size,size): coarse colours, resized, with fine noise on them."""
     coarse = torch.rand(count, 3, 4, 4, generator=chance) * 255
     smooth = F.interpolate(coarse, size=(size, size), mode="bilinear", align_corners=False)

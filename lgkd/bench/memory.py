@@ -24,16 +24,16 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(self._device)
         else:
             _forget_peak()
-            self._base = _resident()[0]
+            self._base = resident()[0]
 
     def read(self) -> int:
         """Bytes, so far."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
-        return max(0, _resident()[1] - self._base)
+        return max(0, resident()[1] - self._base)
 
 
-def _resident() -> tuple[int, int]:
+def resident() -> tuple[int, int]:
     """Bytes that the process holds in memory: now, and at most so far. Where only the latter is known, twice that."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()

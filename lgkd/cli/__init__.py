@@ -13,11 +13,16 @@ from typing import Any
 from lgkd.cli.literal import visible
 from lgkd.launch import LOST, Relayed, begin, end, is_first, speaks
 from lgkd.processes import leave
+from lgkd.trackers import STUCK
 
 # The disk is full, so is the user's share of it, or a file has reached the largest size that is allowed.
 _NO_ROOM = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
 
 _NOWHERE = "the working folder is not there any more; change to one that is"
+_NO_TEMPORARY = (
+    "there is no folder for temporary files that can be written, and torch does not start without one; name one: set "
+    "TMPDIR, or TORCHINDUCTOR_CACHE_DIR for what torch compiles"
+)
 
 
 def main() -> None:
@@ -36,6 +41,10 @@ def main() -> None:
     except BrokenPipeError:
         # `lgkd students | head -1`: nobody listens any more, and Python would complain of it when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if STUCK:
+        # Whatever such a tracker waits for, in a thread or at the interpreter's end, nobody else does.
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
@@ -104,6 +113,8 @@ def _explained(error: Exception, words: Sequence[str]) -> tuple[str, int]:
     # On a CPU torch has no class of its own for it.
     if kind == "OutOfMemoryError" or isinstance(error, MemoryError) or "can't allocate memory" in text:
         return f"not enough memory ({text or kind}); use a smaller --batch-size, or --set accumulate=2", 1
+    if isinstance(error, FileNotFoundError) and "usable temporary directory" in text:  # torch asks when it is imported
+        return _NO_TEMPORARY, 2
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         where = f"{error.filename}: " if error.filename is not None else ""
         return f"{where}{error.strerror}; what was there before is whole. Make room and run the same command again", 2

@@ -5,7 +5,24 @@ from typing import Annotated
 import typer
 
 from lgkd import __version__
-from lgkd.cli import arranging, bench, caching, checking, importing, listing, looking, quickstart, training
+from lgkd.cli import (
+    arranging,
+    bench,
+    caching,
+    checking,
+    comparing,
+    doctor,
+    exporting,
+    importing,
+    inspecting,
+    listing,
+    looking,
+    predicting,
+    quickstart,
+    reproducing,
+    showing,
+    training,
+)
 
 _EXAMPLES = """\b
 Examples:
@@ -15,11 +32,18 @@ Examples:
   lgkd train --student pvtv2
   lgkd resume runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
   lgkd evaluate runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
+  lgkd compare runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance
+  lgkd reproduce cifar100-10pct-methods
+  lgkd report runs/guided --baseline runs/unguided
+  lgkd predict runs/guided photos/
+  lgkd export runs/guided
+  lgkd inspect runs/guided --baseline runs/unguided --out inspected
   lgkd cache-teacher --student pvtv2 --teacher resnet56
   lgkd import-teacher resnet56 model.pth --sha256 HEX --normalize imagenet
   lgkd check pictures/
   lgkd arrange tiny-imagenet tiny-imagenet-200.zip
   lgkd layers pvtv2
+  lgkd doctor
   lgkd bench --student pvtv2 --teacher resnet56
   lgkd students deit_tiny
   lgkd teachers
@@ -61,10 +85,17 @@ app.command("distill", short_help="Train a student that a frozen teacher guides.
 app.command("train")(training.train)
 app.command("resume")(training.resume)
 app.command("evaluate")(looking.evaluate)
+app.command("compare", short_help="Put runs side by side: mean, spread, interval.")(comparing.compare)
+app.command("reproduce")(reproducing.reproduce)
+app.command("report")(showing.report)
+app.command("inspect")(inspecting.inspect)
+app.command("predict")(predicting.predict)
+app.command("export", short_help="Write a student in formats that need no lgkd.")(exporting.export)
 app.command("cache-teacher")(caching.cache_teacher)
 app.command("import-teacher")(importing.import_teacher)
 app.command("check")(checking.check)
 app.command("arrange")(arranging.arrange)
+app.command("doctor")(doctor.doctor)
 app.command("layers")(looking.layers)
 app.command("bench")(bench.bench)
 app.command("students")(listing.students)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lgkd.bench.choices import Choices, check_file, read_sweep
+from lgkd.cli import completing
 from lgkd.cli import options as o
 from lgkd.cli.screen import console, say, show_json, show_pairs, show_table
 from lgkd.errors import InputError
@@ -17,18 +18,38 @@ from lgkd.errors import InputError
 def bench(
     context: typer.Context,
     student: Annotated[
-        str | None, typer.Option("--student", help="A name of `lgkd students`, timm:NAME or module:factory.")
+        str | None,
+        typer.Option(
+            "--student",
+            help="A name of `lgkd students`, timm:NAME or module:factory.",
+            autocompletion=completing.students,
+        ),
     ] = None,
     teacher: Annotated[
-        str | None, typer.Option("--teacher", help="Guides the student; without one, its own training is measured.")
+        str | None,
+        typer.Option(
+            "--teacher",
+            help="Guides the student; without one, its own training is measured.",
+            autocompletion=completing.teachers,
+        ),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", help="A named data set or a folder; by default images are made.")
+        str | None,
+        typer.Option(
+            "--dataset",
+            help="A named data set or a folder; by default images are made.",
+            autocompletion=completing.datasets,
+        ),
     ] = None,
     data_dir: o.DataDir = None,
     student_option: o.StudentOption = None,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", help="A shipped recipe or a YAML file; by default the one that fits.")
+        str | None,
+        typer.Option(
+            "--recipe",
+            help="A shipped recipe or a YAML file; by default the one that fits.",
+            autocompletion=completing.recipes,
+        ),
     ] = None,
     image_size: o.ImageSize = None,
     batch_size: o.BatchSize = None,

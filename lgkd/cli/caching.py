@@ -7,15 +7,28 @@ from typing import Annotated, Any
 import typer
 
 from lgkd.choices import settle
+from lgkd.cli import completing
 from lgkd.cli import options as o
 from lgkd.cli.screen import Display, console, show_json
 
 
 def cache_teacher(
-    student: Annotated[str, typer.Option("--student", help="A name of `lgkd students`, timm:NAME or module:factory.")],
+    student: Annotated[
+        str,
+        typer.Option(
+            "--student",
+            help="A name of `lgkd students`, timm:NAME or module:factory.",
+            autocompletion=completing.students,
+        ),
+    ],
     teacher: Annotated[
         list[str] | None,
-        typer.Option("--teacher", help="A trained teacher of this data set; may be repeated.", show_default="resnet56"),
+        typer.Option(
+            "--teacher",
+            help="A trained teacher of this data set; may be repeated.",
+            show_default="resnet56",
+            autocompletion=completing.trained_teachers,
+        ),
     ] = None,
     dataset: o.Dataset = "cifar100",
     views: Annotated[
@@ -33,7 +46,9 @@ def cache_teacher(
     taps: Annotated[
         str | None, typer.Option("--taps", metavar="A,B,C", help="Layers of the student; by default three blocks.")
     ] = None,
-    recipe: Annotated[str, typer.Option("--recipe", help="A shipped recipe or a YAML file.")] = "locality-guidance",
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="A shipped recipe or a YAML file.", autocompletion=completing.recipes)
+    ] = "locality-guidance",
     changes: o.Set = None,
     seed: o.Seed = 0,
     val_fraction: o.ValFraction = None,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lgkd.choices import check_dataset
+from lgkd.cli import completing
 from lgkd.cli import options as o
 from lgkd.cli.screen import Display, console, line_of, show_json, show_pairs, show_table
 from lgkd.errors import DataError
@@ -16,7 +17,9 @@ _ROWS = 10
 
 
 def check(
-    dataset: Annotated[str, typer.Argument(help="A named data set or a folder of images.")],
+    dataset: Annotated[
+        str, typer.Argument(help="A named data set or a folder of images.", autocompletion=completing.datasets)
+    ],
     data_dir: o.DataDir = None,
     offline: o.Offline = False,
     as_json: o.Json = False,

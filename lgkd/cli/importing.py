@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from lgkd.choices import check_dataset, free_place
+from lgkd.cli import completing
 from lgkd.cli import options as o
 from lgkd.cli.screen import Display, console, show_json
 from lgkd.errors import InputError
@@ -12,7 +13,12 @@ from lgkd.models.catalogue import find
 
 
 def import_teacher(
-    teacher: Annotated[str, typer.Argument(help="A name of `lgkd teachers`, timm:NAME or package.module:factory.")],
+    teacher: Annotated[
+        str,
+        typer.Argument(
+            help="A name of `lgkd teachers`, timm:NAME or package.module:factory.", autocompletion=completing.teachers
+        ),
+    ],
     weights: Annotated[str, typer.Argument(help="A file of weights, or its https address.")],
     sha256: Annotated[str, typer.Option("--sha256", metavar="HEX", help="Of the file; it must be that one.")],
     dataset: o.Dataset = "cifar100",

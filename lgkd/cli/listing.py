@@ -6,6 +6,7 @@ import typer
 
 from lgkd.assets import recipe_names
 from lgkd.cards import list_cards
+from lgkd.cli import completing
 from lgkd.cli import options as o
 from lgkd.cli.screen import console, say, show_json, show_pairs, show_table
 from lgkd.data.catalogue import CATALOGUE
@@ -13,10 +14,11 @@ from lgkd.errors import InputError, did_you_mean
 from lgkd.models.catalogue import MODELS, ModelInfo, canonical, names
 from lgkd.recipe import dump_recipe, explain, load_recipe
 
-Name = Annotated[str | None, typer.Argument(help="Show this one.")]
 
-
-def students(name: Name = None, as_json: o.Json = False) -> None:
+def students(
+    name: Annotated[str | None, typer.Argument(help="Show this one.", autocompletion=completing.students)] = None,
+    as_json: o.Json = False,
+) -> None:
     """List the students known by name, or show one.
 
     Example: lgkd students pvtv2
@@ -37,7 +39,10 @@ def students(name: Name = None, as_json: o.Json = False) -> None:
     console().print("parameters with 100 classes; also timm:NAME and package.module:factory")
 
 
-def teachers(name: Name = None, as_json: o.Json = False) -> None:
+def teachers(
+    name: Annotated[str | None, typer.Argument(help="Show this one.", autocompletion=completing.shown_teachers)] = None,
+    as_json: o.Json = False,
+) -> None:
     """List architectures and trained teachers, or show one.
 
     Example: lgkd teachers
@@ -91,7 +96,10 @@ def teachers(name: Name = None, as_json: o.Json = False) -> None:
     )
 
 
-def datasets(name: Name = None, as_json: o.Json = False) -> None:
+def datasets(
+    name: Annotated[str | None, typer.Argument(help="Show this one.", autocompletion=completing.datasets)] = None,
+    as_json: o.Json = False,
+) -> None:
     """List the data sets known by name, or show one.
 
     Any folder of images is a data set, too: FOLDER/train/CLASS/* and FOLDER/test/CLASS/*.
@@ -120,7 +128,11 @@ def datasets(name: Name = None, as_json: o.Json = False) -> None:
     console().print("also any folder of images: FOLDER/train/CLASS/*.png and FOLDER/test/CLASS/*.png")
 
 
-def recipes(name: Name = None, use: o.Use = None, as_json: o.Json = False) -> None:
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Show this one.", autocompletion=completing.recipes)] = None,
+    use: o.Use = None,
+    as_json: o.Json = False,
+) -> None:
     """List the recipes, or show one.
 
     With a name or a file: every key with its value and meaning.

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lgkd.choices import check_dataset
+from lgkd.cli import completing
 from lgkd.cli import options as o
 from lgkd.cli.screen import console, show_json, show_pairs, show_table
 from lgkd.errors import InputError, TapError
@@ -17,9 +18,14 @@ _TEACHER = "resnet56"
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.", autocompletion=completing.runs)],
     dataset: Annotated[
-        str | None, typer.Option("--dataset", help="Another data set of the same classes; by default its own.")
+        str | None,
+        typer.Option(
+            "--dataset",
+            help="Another data set of the same classes; by default its own.",
+            autocompletion=completing.datasets,
+        ),
     ] = None,
     data_dir: o.DataDir = None,
     device: o.Device = None,
@@ -59,14 +65,24 @@ def evaluate(
 
 
 def layers(
-    model: Annotated[str, typer.Argument(help="A student or teacher: a name, timm:NAME or module:factory.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A student or teacher: a name, timm:NAME or module:factory.", autocompletion=completing.models
+        ),
+    ],
     image_size: o.ImageSize = None,
     option: Annotated[
         list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Reaches the constructor.")
     ] = None,
     teacher: Annotated[
         str | None,
-        typer.Option("--teacher", metavar="NAME", help=f"Show what meets its stages; by default {_TEACHER}'s."),
+        typer.Option(
+            "--teacher",
+            metavar="NAME",
+            help=f"Show what meets its stages; by default {_TEACHER}'s.",
+            autocompletion=completing.teachers,
+        ),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every layer, not only blocks and stages.")] = False,
     as_json: o.Json = False,

@@ -5,11 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
+from lgkd.cli import completing
 from lgkd.errors import InputError
 from lgkd.models.trust import trust
 from lgkd.own_terms import import_terms
 
-Dataset = Annotated[str, typer.Option("--dataset", help="A named data set or a folder of images.")]
+Dataset = Annotated[
+    str, typer.Option("--dataset", help="A named data set or a folder of images.", autocompletion=completing.datasets)
+]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where named data sets lie.")]
 Fraction = Annotated[
     float | None,
@@ -53,7 +56,13 @@ Use = Annotated[
     typer.Option("--use", metavar="MODULE", help="Import your module, for its losses and models; may be repeated."),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of weights, order and augmentation.")]
-Precision = Annotated[str | None, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")]
+Seeds = Annotated[
+    str | None,
+    typer.Option("--seeds", metavar="A,B,C", help="A run with each seed: mean, spread and 95% interval."),
+]
+Precision = Annotated[
+    str | None, typer.Option("--precision", help="auto, fp32, bf16 or fp16.", autocompletion=completing.precisions)
+]
 Compile = Annotated[
     bool | None,
     typer.Option("--compile/--no-compile", help="One compiled graph a step; by default on a GPU, for long trainings."),
@@ -84,6 +93,17 @@ Nproc = Annotated[
     int | None,
     typer.Option("--nproc", metavar="N", help="Train in N processes on this machine: one a GPU, or parts of the CPU."),
 ]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would do and what it would take; do nothing.")]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        metavar="NAME",
+        help="Tell tensorboard, wandb, ... of every epoch; may be repeated.",
+        autocompletion=completing.trackers,
+    ),
+]
+Report = Annotated[bool, typer.Option("--report", help="Write report.html at the end, as `lgkd report` does.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the result.")]
 Json = Annotated[bool, typer.Option("--json", help="The result as JSON, nothing else.")]
 

@@ -8,7 +8,8 @@ import typer
 from lgkd.choices import resolve_recipe
 from lgkd.cli import options as o
 from lgkd.cli.screen import Display, console, duration, show_json, show_table
-from lgkd.errors import InputError
+from lgkd.comparing.seeds import read_seeds
+from lgkd.comparing.words import gain_lines as sentences
 
 if TYPE_CHECKING:
     from lgkd.quickstart import Outcome
@@ -36,7 +37,7 @@ def quickstart(
 
     Example: lgkd quickstart
     """
-    chosen = _numbers(seeds)
+    chosen = read_seeds(seeds)
     # What can be wrong with these is told before torch is imported.
     resolve_recipe("quickstart", trains="student", guided=True, epochs=epochs, overrides=changes or ())
     silent = quiet or as_json
@@ -59,13 +60,6 @@ def quickstart(
         show_json({"folder": str(outcome.folder), **outcome.as_dict()})
     else:
         _report(outcome)
-
-
-def _numbers(text: str) -> list[int]:
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isascii() and word.isdigit() for word in words):
-        raise InputError(f"--seeds {text!r} is no list of whole numbers; write it like --seeds 0,1,2")
-    return [int(word) for word in words]
 
 
 def _report(outcome: "Outcome") -> None:
@@ -100,21 +94,8 @@ def _report(outcome: "Outcome") -> None:
 def gain_lines(outcome: "Outcome") -> list[str]:
     """What came out, in sentences that claim no more than the numbers do."""
     gain, widest, count = outcome.gain, outcome.widest, len(outcome.seeds)
-    points = 100 * gain.mean
-    if gain.low is None or gain.high is None:
-        lines = [f"gain of the guide: {points:+.1f} points with one seed, which gives no interval and is no result."]
-    else:
-        interval = f"{gain.confidence:.0%} t-interval {100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
-        pairs = zip(outcome.of("guided"), outcome.of("unguided"), strict=True)
-        by_seed = ", ".join(f"{100 * (guided.top1 - alone.top1):+.1f}" for guided, alone in pairs)
-        lines = [f"gain of the guide: {points:+.1f} points, {interval}, paired over {count} seeds ({by_seed})."]
-        if gain.includes_zero:
-            lines.append(f"The interval includes 0: {count} seeds cannot tell this gain from none.")
-        else:
-            lines.append(
-                "The interval does not include 0. It supposes roughly normal differences, which "
-                f"{count} seeds cannot show."
-            )
+    pairs = zip(outcome.of("guided"), outcome.of("unguided"), strict=True)
+    lines = sentences("gain of the guide", gain, [guided.top1 - alone.top1 for guided, alone in pairs])
     if widest.gain > 0:
         lines.append(
             f"On the way it was widest, {100 * widest.gain:+.1f} points, after {widest.step:,} of {outcome.steps:,} "

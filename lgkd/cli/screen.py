@@ -5,19 +5,24 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Column, Table
+from rich.console import ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
+from lgkd.cli.line import Standing, live_line, plain_line
+from lgkd.cli.line import duration as duration
 from lgkd.cli.literal import json_visible, one_line, visible
 
 if TYPE_CHECKING:
     from lgkd.trainer.loop import EpochRow
 
 _SECONDS_BETWEEN_LINES = 5.0
+_EPOCHS_TO_GO_BY = 10
 _NEVER_FULL = 10_000
 _UNITS = ((10**6, "MB"), (10**3, "kB"), (1, "bytes"))
 
@@ -82,7 +87,8 @@ def show_pairs(pairs: Mapping[str, Any]) -> None:
     width = max(map(len, pairs), default=0)
     out = console()
     for name, value in pairs.items():
-        out.print(line_of(f"{name:<{width}}  ", "dim") + line_of(value))
+        # Not added: the whole would take the style of the first.
+        out.print(line_of(f"{name:<{width}}  ", "dim"), line_of(value), sep="")
 
 
 class Display:
@@ -96,34 +102,25 @@ class Display:
         self._quiet = quiet
         self._console = console(errors=True)
         self._live = self._console.is_terminal and not self._console.is_dumb_terminal and not quiet
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=12),
-            TextColumn("{task.fields[epoch]}/{task.total}", markup=False),
-            TimeRemainingColumn(compact=True),
-            # What is left of the line goes to the news, whose end matters least.
-            TextColumn(
-                "{task.fields[news]}",
-                markup=False,
-                table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
-            ),
-            console=self._console,
-            disable=not self._live,
-            expand=True,
-        )
-        self._task: TaskID | None = None
+        self._shown = Live(self, console=self._console, refresh_per_second=4) if self._live else None
+        self._now = Standing(self._title, 1, 1)
         self._steps = 1
-        self._epochs = 0
-        self._began = time.monotonic()
+        self._first: tuple[float, float] | None = None  # when this part of the training began, and at which epoch
+        self._seconds: list[float] = []
         self._spoke = float("-inf")
-        self._test = ""
 
     def __enter__(self) -> "Display":
-        self._progress.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._progress.stop()
+        if self._shown is not None:
+            self._shown.stop()
+
+    def __rich_console__(self, _console: RichConsole, options: ConsoleOptions) -> RenderResult:
+        """The live line, as wide as the terminal is at this moment."""
+        line = line_of(live_line(self._now, options.max_width, ascii_only=options.ascii_only))
+        line.no_wrap = True
+        yield line
 
     def say(self, sentence: str) -> None:
         """A remark above the live line."""
@@ -137,6 +134,10 @@ class Display:
     def arranged(self, done: int, total: int) -> None:
         """Progress of laying out images."""
         self._now_and_then(f"laying out images: {done:,} of {total:,}", last=done == total)
+
+    def predicted(self, done: int, total: int) -> None:
+        """Progress of telling the classes of images."""
+        self._now_and_then(f"looking at images: {done:,} of {total:,}", last=False)
 
     def cached(self, done: int, total: int) -> None:
         """Progress of caching what a teacher says."""
@@ -155,44 +156,60 @@ class Display:
         self._console.print(line_of(line, "dim"))
 
     def on_start(self, epochs: int, steps_per_epoch: int) -> None:
-        self._epochs, self._steps = epochs, steps_per_epoch
-        self._began, self._spoke = time.monotonic(), float("-inf")
-        if self._live:
-            self._task = self._progress.add_task(self._title, total=epochs, epoch=1, news="")
+        self._now, self._steps = Standing(self._title, 1, epochs), steps_per_epoch
+        self._seconds, self._first, self._spoke = [], None, float("-inf")
+        if self._shown is not None:
+            self._shown.start()
 
     def on_step(self, epoch: int, step: int, parts: Mapping[str, float], images_per_second: float) -> None:
-        if self._task is not None:
-            done = epoch + (step + 1) / self._steps
-            news = self._test + _news(parts, images_per_second)
-            self._progress.update(self._task, completed=done, epoch=epoch + 1, news=one_line(news))
+        done = epoch + (step + 1) / self._steps
+        self._first = self._first or (time.monotonic(), done)
+        self._look(epoch + 1, done, parts, images_per_second)
 
     def on_epoch(self, row: "EpochRow") -> None:
-        top1 = row.scores.get("test_top1")
-        if top1 is not None:
-            self._test = f"test {top1:.1%} "
-        news = self._test + _news(row.train, row.images_per_second)
-        if self._task is not None:
-            self._progress.update(self._task, completed=row.epoch, epoch=row.epoch, news=one_line(news))
-            return
-        last = row.epoch == self._epochs
-        if self._quiet or (time.monotonic() - self._spoke < _SECONDS_BETWEEN_LINES and not last):
+        self._seconds.append(row.seconds + row.evaluation_seconds)
+        top1 = row.scores.get("test_top1", self._now.top1)
+        self._look(row.epoch, row.epoch, row.train, row.images_per_second, top1)
+        last = row.epoch == self._now.epochs
+        if self._live or self._quiet or (time.monotonic() - self._spoke < _SECONDS_BETWEEN_LINES and not last):
             return
         self._spoke = time.monotonic()
-        left = (self._epochs - row.epoch) * (time.monotonic() - self._began) / row.epoch
-        self._console.print(f"{self._title} epoch {row.epoch}/{self._epochs} {news}, {duration(left)} left")
+        self._console.print(line_of(plain_line(self._now)))
+
+    def _look(
+        self, epoch: int, done: float, train: Mapping[str, float], rate: float, top1: float | None = None
+    ) -> None:
+        if self._quiet:
+            return
+        memory, where = memory_in_use()
+        self._now = replace(
+            self._now,
+            epoch=epoch,
+            done=done,
+            left=self._left(done),
+            top1=self._now.top1 if top1 is None else top1,
+            train=train,
+            images_per_second=rate,
+            memory=memory,
+            where=where,
+        )
+
+    def _left(self, done: float) -> float | None:
+        """Seconds to the end: by what an epoch took so far, those of an earlier part of the training included."""
+        if self._seconds:
+            recent = self._seconds[-_EPOCHS_TO_GO_BY:]
+            return (self._now.epochs - done) * sum(recent) / len(recent)
+        if self._first is None or done <= self._first[1]:
+            return None
+        return (self._now.epochs - done) * (time.monotonic() - self._first[0]) / (done - self._first[1])
 
 
-def _news(parts: Mapping[str, float], images_per_second: float) -> str:
-    named = [(name, value) for name, value in parts.items() if name not in ("loss", "accuracy")]
-    losses = " ".join(f"{name.replace('classification', 'class')} {value:.3g}" for name, value in named)
-    return f"train {parts.get('accuracy', 0.0):.1%} {losses} {images_per_second:,.0f} img/s"
+def memory_in_use() -> tuple[int, str]:
+    """Bytes, and whose: the most that torch had allocated on the GPU, or what the process holds in memory."""
+    import torch
 
+    from lgkd.bench.memory import resident
 
-def duration(seconds: float) -> str:
-    """Seconds in words: 42s, 3m05s, 2h10m."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call, unused-ignore]
+        return sum(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count()))), "GPU"
+    return resident()[0], "RAM"

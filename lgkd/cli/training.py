@@ -1,25 +1,41 @@
 """`lgkd train-teacher`, `lgkd distill`, `lgkd train`."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lgkd.choices import run_folder, settle
+from lgkd.cli import completing
 from lgkd.cli import options as o
-from lgkd.cli.screen import Display, console, duration, show_json
+from lgkd.cli.comparing import show_comparison
+from lgkd.cli.foretelling import foretell
+from lgkd.cli.screen import Display, console, duration, say, show_json
+from lgkd.comparing.seeds import check_series, read_seeds
+from lgkd.errors import InputError, LgkdError
 from lgkd.launch import is_first, share
 from lgkd.runs import check_free, describe, read_run
+from lgkd.trackers import check_trackers
 
 if TYPE_CHECKING:
-    from lgkd.api import Run
+    from lgkd.api import Run, Series
+    from lgkd.series import Watch
 
 
 def train_teacher(
     context: typer.Context,
-    teacher: Annotated[str, typer.Argument(help="A name of `lgkd teachers`, timm:NAME or package.module:factory.")],
-    dataset: Annotated[str, typer.Argument(help="A named data set or a folder of images.")] = "cifar100",
+    teacher: Annotated[
+        str,
+        typer.Argument(
+            help="A name of `lgkd teachers`, timm:NAME or package.module:factory.", autocompletion=completing.teachers
+        ),
+    ],
+    dataset: Annotated[
+        str, typer.Argument(help="A named data set or a folder of images.", autocompletion=completing.datasets)
+    ] = "cifar100",
     data_dir: o.DataDir = None,
     fraction: o.Fraction = None,
     images_per_class: o.ImagesPerClass = None,
@@ -28,7 +44,9 @@ def train_teacher(
     extra_share: o.ExtraShare = None,
     teacher_option: o.TeacherOption = None,
     image_size: o.ImageSize = None,
-    recipe: Annotated[str, typer.Option("--recipe", help="A shipped recipe or a YAML file.")] = "teacher",
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="A shipped recipe or a YAML file.", autocompletion=completing.recipes)
+    ] = "teacher",
     epochs: o.Epochs = None,
     batch_size: o.BatchSize = None,
     changes: o.Set = None,
@@ -41,8 +59,10 @@ def train_teacher(
     deterministic: o.Deterministic = False,
     offline: o.Offline = False,
     max_time: o.MaxTime = None,
+    track: o.Track = None,
     nproc: o.Nproc = None,
     out: o.Out = None,
+    dry_run: o.DryRun = False,
     force: o.Force = False,
     replace: Annotated[bool, typer.Option("--replace", help="Exchange a teacher of that name in the store.")] = False,
     quiet: o.Quiet = False,
@@ -56,8 +76,12 @@ def train_teacher(
     """
     shared = _shared(locals(), "teacher", teacher, dataset, replace=replace)
     teacher_options = o.key_values(teacher_option, "--teacher-option")
+    if dry_run:
+        foretell("teacher", teacher, dataset, shared, model_options=teacher_options, replace_teacher=replace,
+                 processes=nproc, as_json=as_json)  # fmt: skip
+        return
     share(nproc, context.obj)
-    with Display(f"teacher {teacher}", quiet=quiet or as_json or not is_first()) as display:
+    with _aside(track), Display(f"teacher {teacher}", quiet=quiet or as_json or not is_first()) as display:
         from lgkd import api
 
         run = api.train_teacher(
@@ -73,10 +97,22 @@ def train_teacher(
 
 def distill(
     context: typer.Context,
-    student: Annotated[str, typer.Option("--student", help="A name of `lgkd students`, timm:NAME or module:factory.")],
+    student: Annotated[
+        str,
+        typer.Option(
+            "--student",
+            help="A name of `lgkd students`, timm:NAME or module:factory.",
+            autocompletion=completing.students,
+        ),
+    ],
     teacher: Annotated[
         list[str] | None,
-        typer.Option("--teacher", help="A trained teacher of this data set; may be repeated.", show_default="resnet56"),
+        typer.Option(
+            "--teacher",
+            help="A trained teacher of this data set; may be repeated.",
+            show_default="resnet56",
+            autocompletion=completing.trained_teachers,
+        ),
     ] = None,
     dataset: o.Dataset = "cifar100",
     data_dir: o.DataDir = None,
@@ -90,12 +126,18 @@ def distill(
     taps: Annotated[
         str | None, typer.Option("--taps", metavar="A,B,C", help="Layers of the student; by default three blocks.")
     ] = None,
-    recipe: Annotated[str, typer.Option("--recipe", help="A shipped recipe or a YAML file.")] = "locality-guidance",
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="A shipped recipe or a YAML file.", autocompletion=completing.recipes)
+    ] = "locality-guidance",
     epochs: o.Epochs = None,
     batch_size: o.BatchSize = None,
     changes: o.Set = None,
     use: o.Use = None,
     seed: o.Seed = 0,
+    seeds: o.Seeds = None,
+    with_baseline: Annotated[
+        bool, typer.Option("--with-baseline", help="Train it unguided, too, and show the difference.")
+    ] = False,
     precision: o.Precision = None,
     compile: o.Compile = None,  # noqa: A002
     cuda_graphs: o.CudaGraphs = False,
@@ -111,39 +153,79 @@ def distill(
     deterministic: o.Deterministic = False,
     offline: o.Offline = False,
     max_time: o.MaxTime = None,
+    report: o.Report = False,
+    track: o.Track = None,
     nproc: o.Nproc = None,
     out: o.Out = None,
+    dry_run: o.DryRun = False,
     force: o.Force = False,
     quiet: o.Quiet = False,
     as_json: o.Json = False,
 ) -> None:
     """Train a student that a frozen teacher guides: the main job.
 
+    With --seeds 0,1,2 --with-baseline: three seeds, guided and unguided, in one folder,
+    and the gain with its 95% interval. Finished runs are kept by repeating the command.
+
     Example: lgkd distill --student pvtv2 --teacher resnet56
     """
     o.bring_in(use)
     teachers = teacher or ["resnet56"]
-    shared = _shared(locals(), "student", student, dataset, by=teachers)
+    several = _seeds(seeds, seed, always=with_baseline)
+    shared = _shared(locals(), "student", student, dataset, by=teachers, several=several is not None)
     student_options = o.key_values(student_option, "--student-option")
+    named = [name.strip() for name in taps.split(",")] if taps is not None else None
+    if dry_run:
+        foretell("student", student, dataset, shared, model_options=student_options, teachers=teachers, taps=named,
+                 seeds=several, baselines=with_baseline, processes=nproc, as_json=as_json)  # fmt: skip
+        return
     share(nproc, context.obj)
-    with Display(f"guided {student}", quiet=quiet or as_json or not is_first()) as display:
+    if several is not None:
+        from lgkd import api
+
+        watch = watch_each(quiet=quiet or as_json, track=track)
+        made = api.distill_series(
+            student,
+            teachers,
+            dataset,
+            seeds=several,
+            with_baseline=with_baseline,
+            taps=named,
+            student_options=student_options,
+            watch=watch,
+            **shared,
+        )
+        _report_series(made, as_json=as_json)
+        if report:
+            _write_report(made.folder, made.folder / "report.html")
+        return
+    with _aside(track), Display(f"guided {student}", quiet=quiet or as_json or not is_first()) as display:
         from lgkd import api
 
         run = api.distill(
             student,
             teachers,
             dataset,
-            taps=[name.strip() for name in taps.split(",")] if taps is not None else None,
+            taps=named,
             student_options=student_options,
             **shared,
             **_watched(display),
         )
     _report(run, as_json=as_json)
+    if report:
+        _write_report(run.folder)
 
 
 def train(
     context: typer.Context,
-    student: Annotated[str, typer.Option("--student", help="A name of `lgkd students`, timm:NAME or module:factory.")],
+    student: Annotated[
+        str,
+        typer.Option(
+            "--student",
+            help="A name of `lgkd students`, timm:NAME or module:factory.",
+            autocompletion=completing.students,
+        ),
+    ],
     dataset: o.Dataset = "cifar100",
     data_dir: o.DataDir = None,
     fraction: o.Fraction = None,
@@ -153,11 +235,14 @@ def train(
     extra_share: o.ExtraShare = None,
     student_option: o.StudentOption = None,
     image_size: o.ImageSize = None,
-    recipe: Annotated[str, typer.Option("--recipe", help="A shipped recipe or a YAML file.")] = "supervised",
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="A shipped recipe or a YAML file.", autocompletion=completing.recipes)
+    ] = "supervised",
     epochs: o.Epochs = None,
     batch_size: o.BatchSize = None,
     changes: o.Set = None,
     seed: o.Seed = 0,
+    seeds: o.Seeds = None,
     precision: o.Precision = None,
     compile: o.Compile = None,  # noqa: A002
     cuda_graphs: o.CudaGraphs = False,
@@ -166,8 +251,11 @@ def train(
     deterministic: o.Deterministic = False,
     offline: o.Offline = False,
     max_time: o.MaxTime = None,
+    report: o.Report = False,
+    track: o.Track = None,
     nproc: o.Nproc = None,
     out: o.Out = None,
+    dry_run: o.DryRun = False,
     force: o.Force = False,
     quiet: o.Quiet = False,
     as_json: o.Json = False,
@@ -176,10 +264,24 @@ def train(
 
     Example: lgkd train --student pvtv2
     """
-    shared = _shared(locals(), "student", student, dataset)
+    several = _seeds(seeds, seed)
+    shared = _shared(locals(), "student", student, dataset, several=several is not None)
     student_options = o.key_values(student_option, "--student-option")
+    if dry_run:
+        foretell("student", student, dataset, shared, model_options=student_options, seeds=several, processes=nproc,
+                 as_json=as_json)  # fmt: skip
+        return
     share(nproc, context.obj)
-    with Display(f"unguided {student}", quiet=quiet or as_json or not is_first()) as display:
+    if several is not None:
+        from lgkd import api
+
+        watch = watch_each(quiet=quiet or as_json, track=track)
+        made = api.train_series(student, dataset, seeds=several, student_options=student_options, watch=watch, **shared)
+        _report_series(made, as_json=as_json)
+        if report:
+            _write_report(made.folder, made.folder / "report.html")
+        return
+    with _aside(track), Display(f"unguided {student}", quiet=quiet or as_json or not is_first()) as display:
         from lgkd import api
 
         run = api.train(
@@ -190,15 +292,18 @@ def train(
             **_watched(display),
         )
     _report(run, as_json=as_json)
+    if report:
+        _write_report(run.folder)
 
 
 def resume(
     context: typer.Context,
-    run: Annotated[Path, typer.Argument(help="The folder of a run that was stopped.")],
+    run: Annotated[Path, typer.Argument(help="The folder of a run that was stopped.", autocompletion=completing.runs)],
     use: o.Use = None,
     data_dir: o.DataDir = None,
     device: o.Device = None,
     max_time: o.MaxTime = None,
+    track: o.Track = None,
     nproc: o.Nproc = None,
     force: o.Force = False,
     quiet: o.Quiet = False,
@@ -213,8 +318,9 @@ def resume(
     o.bring_in(use)
     info = read_run(run)
     share(nproc, context.obj)
-    given = {"data_dir": data_dir, "device": device, "max_time": max_time, "force": force or None}
-    with Display(describe(info), quiet=quiet or as_json or not is_first()) as display:
+    given = {"data_dir": data_dir, "device": device, "max_time": max_time, "track": track, "force": force or None}
+    check_trackers(track or ())
+    with _aside(track), Display(describe(info), quiet=quiet or as_json or not is_first()) as display:
         from lgkd import api
 
         chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -224,12 +330,28 @@ def resume(
 
 _MORE = (
     "precision", "compile", "cuda_graphs", "seed", "extra", "extra_share", "val_fraction", "device", "deterministic",
-    "offline", "max_time", "out", "force",
+    "offline", "max_time", "track", "out", "force",
 )  # fmt: skip
 
 
+def _seeds(seeds: str | None, seed: int, *, always: bool = False) -> list[int] | None:
+    """The seeds of several runs in one folder; None for one run in its own."""
+    if seeds is None:
+        return [seed] if always else None
+    if seed:
+        raise InputError(f"--seed {seed} and --seeds {seeds} were both given; choose one")
+    return read_seeds(seeds)
+
+
 def _shared(
-    chosen: dict[str, Any], role: str, model: str, dataset: str, *, by: Sequence[str] = (), replace: bool = False
+    chosen: dict[str, Any],
+    role: str,
+    model: str,
+    dataset: str,
+    *,
+    by: Sequence[str] = (),
+    replace: bool = False,
+    several: bool = False,
 ) -> dict[str, Any]:
     """The options that all three commands hand on; what names and files tell is refused before torch is imported."""
     names = ("data_dir", "fraction", "images_per_class", "subset_seed", "recipe", "epochs", "batch_size", "image_size")
@@ -241,13 +363,57 @@ def _shared(
         shared["approximate"] = True
     settled = settle(role, model, dataset, shared, teachers=by, guided=bool(by), replace=replace)
     guided_by = "+".join(card.name for card in settled.cards) or None
-    named = (model, dataset, settled.subset, guided_by, chosen["recipe"], chosen["seed"], chosen["extra"])
-    check_free(chosen["out"] or run_folder(*named))
+    seed = None if several else chosen["seed"]
+    named = (model, dataset, settled.subset, guided_by, chosen["recipe"], seed, chosen["extra"])
+    folder = chosen["out"] or run_folder(*named)
+    if several:
+        check_series(folder)
+        del shared["seed"]
+    elif not chosen.get("dry_run"):
+        check_free(folder)
     return shared
+
+
+def _aside(track: Sequence[str] | None) -> AbstractContextManager[Any]:
+    """Standard output is for results; what trackers print there goes to standard error."""
+    return redirect_stdout(sys.stderr) if track else nullcontext()
 
 
 def _watched(display: Display) -> dict[str, Any]:
     return {"watchers": (display,), "progress": display.decoded, "downloading": display.downloading, "say": display.say}
+
+
+def watch_each(*, quiet: bool, track: Sequence[str] | None = None) -> "Watch":
+    """What looks on at each of several runs."""
+
+    @contextmanager
+    def look(title: str) -> Iterator[Any]:
+        with _aside(track), Display(title, quiet=quiet or not is_first()) as display:
+            yield _watched(display)
+
+    return look
+
+
+def _report_series(series: "Series", *, as_json: bool) -> None:
+    if not is_first():
+        return
+    if as_json:
+        show_json({"folder": str(series.folder), **series.comparison.as_dict()})
+        return
+    show_comparison(series.comparison)
+    console().print(f"kept in {series.folder}", soft_wrap=True)
+
+
+def _write_report(folder: Path, out: Path | None = None) -> None:
+    """The report of what has just been trained; a training that went well does not end badly for want of one."""
+    if not is_first():
+        return
+    from lgkd.showing.writing import write_report
+
+    try:
+        say(f"report in {write_report(folder, out=out)}")
+    except LgkdError as error:
+        say(f"no report was written: {error}")
 
 
 def _report(run: "Run", *, as_json: bool) -> None:
@@ -270,4 +436,4 @@ def _report(run: "Run", *, as_json: bool) -> None:
             f"best epoch on the test split: {best['test_top1']:.2%} (epoch {best['epoch']}), the figure that papers "
             "print; one seed is no result"
         )
-    out.print(f"kept in {Path(run.folder)}")
+    out.print(f"kept in {Path(run.folder)}", soft_wrap=True)

@@ -105,6 +105,33 @@ def decode(
     return pixels, sizes
 
 
+def decode_readable(
+    paths: Sequence[Path], *, max_side: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int32], dict[int, str]]:
+    """As `decode`, but broken images do not stop the others.
+
+    What an image becomes does not depend on the others: only the canvas that it lies on does.
+
+    Args:
+        paths: of the files.
+        max_side: images whose longer side exceeds it, in pixels, are scaled down to it.
+
+    Returns:
+        pixels (M,3,S,T) and sizes (M,2) of the M images that can be read, in order; and why each of the others cannot,
+        by its place in `paths`.
+    """
+    job = _Job(Path(), [str(path) for path in paths], None)
+    try:
+        canvas = job.measure(max_side)
+    except DataError:  # not one has a size
+        return np.empty((0, 3, 1, 1), np.uint8), np.empty((0, 2), np.int32), job.broken
+    pixels = in_memory((len(paths), 3, canvas.height, canvas.width))
+    sizes = np.empty((len(paths), 2), np.int32)
+    job.lay(canvas, pixels, sizes)
+    whole = [place for place in range(len(paths)) if place not in job.broken]
+    return pixels[whole], sizes[whole], job.broken
+
+
 class Look(NamedTuple):
     """What one image file holds."""
 

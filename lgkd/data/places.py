@@ -100,6 +100,15 @@ def published_file(
     return fetch(file.url, store(info) / file.name, size=file.bytes, sha256=file.sha256, progress=progress)
 
 
+def files_here(info: DataSetInfo, data_dir: str | Path | None) -> Path | None:
+    """The first folder with all of the publisher's files, by name and size; what is in them is not looked at."""
+
+    def lies(place: Path, file: PublishedFile) -> bool:
+        return (place / file.name).is_file() and (place / file.name).stat().st_size == file.bytes
+
+    return next((p for p in _searched(info, data_dir) if all(lies(p, file) for file in published(info))), None)
+
+
 def absent(
     info: DataSetInfo, data_dir: str | Path | None, *, offline: bool = False, as_tree: bool = False
 ) -> MissingError:

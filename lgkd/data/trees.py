@@ -115,6 +115,17 @@ def read_classes(root: Path, known: tuple[str, ...]) -> Tree:
     return Tree(root, known, _files(root, top, known, refuse), None, _loose(root, top))
 
 
+def images_below(folder: Path, fault: Fault = refuse) -> list[Path]:
+    """All images of a folder at any depth, sorted; hidden files and files of other endings are passed over.
+
+    Args:
+        folder: where to look.
+        fault: told of what cannot be read, such as a link that leads nowhere.
+    """
+    found, _ = _below(folder, "", 0, fault)
+    return [folder / file.path[1:] for file in sorted(found)]
+
+
 def _splits(root: Path, top: _Content, fault: Fault) -> tuple[str, str | None] | None:
     """The names of the train and test folders; None where the folders are classes."""
     by_role = {name.lower(): name for name in sorted(top.folders)}

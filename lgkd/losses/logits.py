@@ -18,7 +18,7 @@ def divergence(teacher_log_BK: Tensor, student_log_BK: Tensor) -> Tensor:
     return (teacher_log_BK.exp() * (teacher_log_BK - student_log_BK)).sum(dim=1)
 
 
-def soft_targets(student_BK: Tensor, teacher_BK: Tensor, temperature: float, mean: Mean = "batch") -> Tensor:
+def soft_targets(student_BK: Tensor, teacher_BK: Tensor, temperature: float, mean: Mean) -> Tensor:
     """T^2 KL(softmax(teacher / T) || softmax(student / T)), a scalar; see `KD`."""
     student_log = F.log_softmax(student_BK / temperature, dim=1)
     teacher_log = F.log_softmax(teacher_BK / temperature, dim=1)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
-from lgkd.errors import RecipeError
+from lgkd.errors import RecipeError, safe_text
 from lgkd.recipe.reading import problems_in, report
 from lgkd.recipe.schema import Recipe
 from lgkd.recipe.shape import (
@@ -18,7 +18,6 @@ from lgkd.recipe.shape import (
     is_pair,
     list_entry,
     nearest_key,
-    safe_text,
     sections_of,
     shown,
     type_text,

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from pydantic.fields import FieldInfo
 
-from lgkd.errors import did_you_mean
+from lgkd.errors import did_you_mean, safe_text
 from lgkd.recipe.schema import Recipe
 from lgkd.recipe.section import Section
 
@@ -25,12 +25,6 @@ class Problem(NamedTuple):
 def dotted(path: Path) -> str:
     """`("guide", "terms", 0)` as `guide.terms.0`, shortened and safe to print."""
     return ".".join(safe_text(str(part)) for part in path)
-
-
-def safe_text(text: str, limit: int = 60) -> str:
-    """`text` on one line, free of control characters and not longer than `limit` characters."""
-    text = text if text.isprintable() else repr(text)[1:-1]
-    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def shown(value: Any, limit: int = 60) -> str:

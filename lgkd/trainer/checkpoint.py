@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from lgkd.errors import InputError
+from lgkd.errors import InputError, safe_text
 from lgkd.files import flush_folder
+from lgkd.weights import UNREADABLE
 
 MANIFEST, STATE = "MANIFEST.json", "state.json"
 FORMAT = 1
@@ -155,7 +155,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[st
     for name, expected in files.items():
         part = name.removesuffix(".safetensors")
         if name != STATE and not (_PART.fullmatch(part) and name.endswith(".safetensors")):
-            raise InputError(f"{folder / MANIFEST} names {name!r}, which is no part of a checkpoint")
+            raise InputError(f"{folder / MANIFEST} names {safe_text(name)!r}, which is no part of a checkpoint")
         data = _read(folder / name)
         if not isinstance(expected, dict) or len(data) != expected.get("bytes"):
             raise InputError(f"{folder / name} is cut or changed: it has {len(data)} bytes, not the manifest's")
@@ -167,8 +167,8 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[st
         try:
             # They come in an order of chance; processes that add them up must not differ in it.
             tensors[part] = dict(sorted(load(data).items()))
-        except (SafetensorError, ValueError, KeyError) as error:
-            raise InputError(f"{folder / name} holds no tensors ({error})") from None
+        except UNREADABLE as error:
+            raise InputError(f"{folder / name} holds no tensors ({safe_text(str(error), 200)})") from None
     return tensors, state
 
 
@@ -231,7 +231,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         value = json.loads(data)
         # The manifest has no hash of its own; written again it must give the same bytes.
         unchanged = isinstance(value, dict) and _json(value) == data
-    except ValueError:
+    except (ValueError, RecursionError):
         unchanged = False
     if not unchanged:
         raise InputError(f"{path} is damaged: it is not as it was written")

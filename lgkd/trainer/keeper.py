@@ -135,7 +135,7 @@ class Keeper:
                 engine.accelerator.scaler.load_state_dict(state["scaler"])
             for guide, course in zip(engine.task.guides, progress.courses, strict=False):
                 guide.restore(course)
-        except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        except (RuntimeError, KeyError, TypeError, ValueError, OverflowError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(
                 f"{found.folder} belongs to another training ({reason}); move the run's folder away to begin again"

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from lgkd.trainer.meters import Meters
 from lgkd.trainer.plan import Plan
 from lgkd.trainer.state import Progress
 from lgkd.trainer.stopping import Stop
+from lgkd.trainer.tracking import Tracking
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -82,6 +84,7 @@ def fit(
     stop: Stop | None = None,
     say: Callable[[str], None] | None = None,
     lookup: Lookup | None = None,
+    tracking: Tracking | None = None,
 ) -> list[EpochRow]:
     """Train a task to the end of its plan, from where `keeper` has a checkpoint.
 
@@ -97,6 +100,7 @@ def fit(
         stop: asked after every step.
         say: called with a sentence that the user should hear, such as that a term has ended.
         lookup: knows what the teachers make of samples, so that they are not run; None: they are.
+        tracking: one more watcher, which is ended with the training, however that ends.
 
     Returns:
         All epochs, those of an earlier part of the training included.
@@ -110,7 +114,10 @@ def fit(
         keep_freed_memory()
     engine = Engine(task, plan, names=feed.names, lookup=lookup)
     try:
-        return _Training(engine, feed, evaluate, watchers, keeper, stop or Stop(), say or (lambda _: None)).run()
+        everyone = watchers if tracking is None else (*watchers, tracking)
+        training = _Training(engine, feed, evaluate, everyone, keeper, stop or Stop(), say or (lambda _: None))
+        with tracking or nullcontext():
+            return training.run()
     finally:
         engine.close()
         torch.set_rng_state(random_state)

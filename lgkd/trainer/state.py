@@ -1,5 +1,7 @@
 """What a training is made of at one moment, as named parts that can be written down and put back."""
 
+import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,15 +43,44 @@ def _counts(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**53
 
 
+def _is_number(value: Any) -> bool:
+    # JSON knows whole numbers that no float holds, and Python's reader NaN and Infinity.
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_number(number) for number in value.values())
+
+
+_ROW: dict[str, Callable[[Any], bool]] = {
+    "epoch": _counts,
+    "lr": _is_number,
+    "train": _are_numbers,
+    "scores": _are_numbers,
+    "seconds": _is_number,
+    "evaluation_seconds": _is_number,
+    "images_per_second": _is_number,
+}
+"""What an epoch's row holds; see `EpochRow`."""
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == _ROW.keys() and all(_ROW[key](value[key]) for key in value)
+
+
+def _is_best(value: Any) -> bool:
+    return _are_numbers(value) and value.keys() == {"epoch", "score"}
+
+
 # What a checkpoint's state must hold for a training to go on with it.
 _PROPER: dict[str, Callable[[Any], bool]] = {
     "progress.epoch": _counts,
     "progress.step": _counts,
     "progress.accumulate": lambda value: _counts(value) and value > 0,
-    "progress.seconds": lambda value: type(value) in (int, float) and value >= 0,
-    "progress.rows": lambda value: isinstance(value, list) and all(isinstance(row, dict) for row in value),
+    "progress.seconds": lambda value: _is_number(value) and value >= 0,
+    "progress.rows": lambda value: isinstance(value, list) and all(_is_row(row) for row in value),
     "progress.images": _counts,
-    "progress.best": lambda value: value is None or (isinstance(value, dict) and value.keys() == {"epoch", "score"}),
+    "progress.best": lambda value: value is None or _is_best(value),
     "progress.courses": lambda value: isinstance(value, list) and all(isinstance(course, dict) for course in value),
     "threads": _counts,
     "processes": _counts,
@@ -63,9 +94,12 @@ def read_progress(state: Mapping[str, Any], file: Path) -> Progress:
         InputError: the state is whole, and yet not as this lgkd writes it; names the key.
     """
     inner = state.get("progress")
-    flat = {**state, **{f"progress.{key}": value for key, value in (inner if isinstance(inner, dict) else {}).items()}}
+    found = {f"progress.{key}": value for key, value in (inner if isinstance(inner, dict) else {}).items()}
+    flat = found | {key: state[key] for key in ("threads", "processes") if key in state}
     wrong = [key for key, proper in _PROPER.items() if key not in flat or not proper(flat[key])]
-    wrong += [key for key in flat if key.startswith("progress.") and key not in _PROPER]
+    # Such a key may be anything: it is shown as text, and not at length.
+    strange = [key for key in flat if key not in _PROPER]
+    wrong += [key if re.fullmatch(r"[a-z_.]{1,60}", key) else repr(key[:60]) for key in strange[:3]]
     if not wrong and len(flat["progress.rows"]) != flat["progress.epoch"]:
         wrong = ["progress.rows"]
     if wrong:

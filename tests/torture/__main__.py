@@ -28,6 +28,7 @@ from tests.torture import (  # noqa: F401  each registers its parts
     signals,
     soaking,
     teachers,
+    trackers,
     yaml_texts,
 )
 from tests.torture.arena import Arena

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lgkd.errors import InputError
 from lgkd.trainer.checkpoint import load_newest
-from tests.test_checkpoint import corruptions
+from tests.damage_world import corruptions
 from tests.torture.arena import Arena, expect_same, newest, outcome
 from tests.torture.parts import Trials, expect, part
 

@@ -1,6 +1,7 @@
 """Something happens to one of two processes: all end, with the documented code, and the same command goes on."""
 
 import time
+from pathlib import Path
 
 from tests.torture.arena import Arena, newest
 from tests.torture.parts import Trials, expect, part
@@ -28,12 +29,12 @@ def one_of_two(arena: Arena, trials: Trials) -> None:
         strike(arena, trials, what, rank)
 
 
-def strike(arena: Arena, trials: Trials, what: str, rank: int, *, resume: bool = True) -> None:
-    """One trial: the fault in the process of a rank, at a step of the second epoch."""
+def strike(arena: Arena, trials: Trials, what: str, rank: int, *, out: Path | None = None, resume: bool = True) -> None:
+    """One trial: the fault in the process of a rank, at its 80th step; in a new folder, if no other is given."""
     student = ["--student", FACTORY]
     code, words = ENDS[what]
     with trials.one(f"{what} in process {rank}"):
-        out = arena.new("struck")
+        out = out or arena.new("struck")
         started = arena.start(out, processes=2, student=student, **{FAULT: f"{what}:{rank}:80"})
         started.wait_for(lambda: MARK.decode() in started.said())
         expect(newest(out) > 0, f"no save came: {started.said()}")

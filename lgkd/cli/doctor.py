@@ -1,0 +1,63 @@
+"""`lgkd doctor`."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from lgkd import __version__
+from lgkd.cli import options as o
+from lgkd.cli.screen import console, line_of, show_json
+from lgkd.errors import MissingError
+
+if TYPE_CHECKING:
+    from lgkd.doctor.finding import Finding
+
+_STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
+_FORMAT = 1
+
+
+def doctor(data_dir: o.DataDir = None, as_json: o.Json = False) -> None:
+    """Say what this machine has, what is missing, and what to do.
+
+    Python, packages, devices, the precision that `auto` means, threads, memory, disk,
+    extras, data sets and teachers. Nothing is written and nothing is downloaded. Exit
+    code 3 where there is a problem, 0 where there are only warnings.
+
+    Example: lgkd doctor
+    """
+    from lgkd.doctor import examine
+
+    findings = []
+    for finding in examine(data_dir=data_dir):
+        findings.append(finding)
+        if not as_json:
+            _show(finding)
+    counts = {state: sum(finding.state == state for finding in findings) for state in _STYLES}
+    if as_json:
+        lines = [finding.as_dict() for finding in findings]
+        show_json({"format": _FORMAT, "lgkd": __version__, **counts, "lines": lines})
+    else:
+        console().print(f"\n{_count(counts['problem'], 'problem')}, {_count(counts['warning'], 'warning')}")
+    if counts["problem"]:
+        raise MissingError(
+            f"this machine has {_count(counts['problem'], 'problem')} ({_named(findings)}); what to do stands beside "
+            "each line that says so"
+        )
+
+
+def _show(finding: "Finding") -> None:
+    out = console()
+    style = _STYLES[finding.state]
+    # One after the other, as added texts would all take the style of the first.
+    out.print(
+        line_of(f"{finding.state:<8}", style), line_of(f"{finding.what}: ", "bold"), line_of(finding.found), sep=""
+    )
+    if finding.advice:
+        out.print(line_of(f"{'':<8}-> {finding.advice}", "" if finding.state == "problem" else "dim"))
+
+
+def _named(findings: Iterable["Finding"]) -> str:
+    return ", ".join(finding.what for finding in findings if finding.state == "problem")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

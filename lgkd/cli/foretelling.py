@@ -1,0 +1,127 @@
+"""`--dry-run`: what a training would do, on the screen."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lgkd.cli.screen import console, duration, line_of, say, show_json, show_pairs, show_table
+
+if TYPE_CHECKING:
+    from lgkd.foresight import Foresight
+    from lgkd.recipe import Recipe
+
+
+def foretell(
+    role: str,
+    model: str,
+    dataset: str,
+    options: dict[str, Any],
+    *,
+    as_json: bool,
+    seeds: Sequence[int] | None = None,
+    baselines: bool = False,
+    processes: int | None = None,
+    **more: Any,
+) -> None:
+    """Find out and show; `seeds`, `baselines` and `processes` are said, and one run in one process is measured."""
+    from lgkd.foresight import foresee
+
+    if seeds is not None:
+        # Their runs lie in one folder, which was looked at already.
+        options = {**options, "seed": seeds[0], "out": Path(options.get("out") or "runs") / f"seed{seeds[0]}"}
+    if not as_json:
+        say("timing a few steps; nothing is written")
+    found = foresee(role, model, dataset, options, **more)  # type: ignore[arg-type]
+    runs = len(seeds or [0]) * (1 + baselines)
+    if as_json:
+        show_json({**found.as_dict(), "runs": runs, "processes": processes or 1})
+    else:
+        _show(found, runs, processes or 1)
+
+
+def _show(found: "Foresight", runs: int, processes: int) -> None:
+    plan, cost, seconds, images = found.plan, found.cost, found.seconds, found.outline
+    by = f" guided by {' and '.join(found.teachers)}" if found.teachers else ""
+    height, width = found.image_size
+    fewest, most = min(found.counts.train), max(found.counts.train)
+    each = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+    more = "".join(
+        f", {number:,} {what}"
+        for number, what in ((found.counts.held_out, "held out"), (found.counts.extra, "extra"))
+        if number
+    )
+    timed = f"median of {cost.steps} steps" if cost.steps else "one step, the first"
+    show_pairs(
+        {
+            "would train": f"{found.model}{by}",
+            "images": f"{sum(found.counts.train):,} ({each} a class, {len(images.classes)} classes){more}, "
+            f"{images.test:,} to test",
+            "from": f"{images.where}; stored at {images.side[0]} x {images.side[1]}, seen at {height} x {width} px",
+            "recipe": _recipe(found.recipe),
+            **{f"term {name}": line for name, line in _terms(found.recipe)},
+            "parameters": " + ".join(f"{number:,} ({what})" for what, number in found.parameters.items()),
+            "steps": f"{plan.epochs:,} epochs x {plan.steps_per_epoch:,} = {found.steps:,}, "
+            f"{found.evaluations:,} evaluations",
+            "on": f"{plan.device}, {plan.precision}{', compiled' if plan.compile else ''}",
+            "time": f"about {duration(seconds['together'])} ({duration(seconds['training'])} training, "
+            f"{duration(seconds['evaluation'])} evaluation)",
+            "": f"by {cost.seconds_a_step:.3g} s a step: {timed}, on made images",
+            "memory": f"{cost.peak_bytes / 2**20:,.0f} MiB ({cost.memory}, while these steps ran)",
+            "disk": f"{found.disk_bytes['folder'] / 2**20:,.0f} MiB for the run, "
+            f"{found.disk_bytes['decoded'] / 2**20:,.0f} MiB for decoded images",
+            "into": f"{found.folder}{' (goes on with the run there)' if found.goes_on else ''}",
+            **({"runs": f"{runs} like this one; the figures are of one"} if runs > 1 else {}),
+            **({"processes": f"{processes}; the figures are of one alone"} if processes > 1 else {}),
+        }
+    )
+    if found.pairs:
+        console().print()
+        show_table(
+            "guided pairs",
+            ("student", "map", "teacher", "map", "compared as"),
+            (
+                (
+                    pair["student"],
+                    _shape(pair["student_map"]),
+                    pair["teacher"],
+                    _shape(pair["teacher_map"]),
+                    _shape(pair["compared"] or pair["grid"]),
+                )
+                for pair in found.pairs
+            ),
+        )
+    _sentences("would not start", found.problems, "bold red")
+    _sentences("worth knowing", found.cautions, "bold")
+
+
+def _recipe(recipe: "Recipe") -> str:
+    optimizer, schedule = recipe.optimizer, recipe.schedule
+    words = [
+        f"{optimizer.name}, lr {optimizer.lr:g}, weight decay {optimizer.weight_decay:g}",
+        f"batches of {recipe.batch_size:,}" + (f" in {recipe.accumulate} pieces" if recipe.accumulate > 1 else ""),
+        f"warm-up {schedule.warmup_epochs:g} epochs",
+    ]
+    words += [f"mixup {recipe.mix.mixup:g}"] if recipe.mix.mixup else []
+    words += [f"cutmix {recipe.mix.cutmix:g}"] if recipe.mix.cutmix else []
+    words += [f"EMA {recipe.ema.decay:g}"] if recipe.ema is not None else []
+    return ", ".join(words)
+
+
+def _terms(recipe: "Recipe") -> Iterable[tuple[str, str]]:
+    for number, term in enumerate(recipe.guide.terms if recipe.guide is not None else (), start=1):
+        plain: Mapping[str, Any] = term.model_dump(mode="json", exclude_defaults=True)
+        words = [f"{key} {value}" for key, value in plain.items() if key not in ("kind", "weight")]
+        yield str(number), ", ".join([term.kind, f"weight {term.weight:g}", *words])
+
+
+def _shape(numbers: Iterable[Any]) -> str:
+    return " x ".join(map(str, numbers))
+
+
+def _sentences(title: str, sentences: Sequence[str], style: str) -> None:
+    if not sentences:
+        return
+    console().print()
+    console().print(line_of(title, style))
+    for sentence in sentences:
+        console().print(line_of(f"- {sentence}"))

@@ -1,0 +1,69 @@
+"""What the machine lets a process have: cores, memory, disk. No torch."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+_CGROUP = Path("/sys/fs/cgroup")
+_MEMORY = Path("/proc/meminfo")
+
+
+class Memory(NamedTuple):
+    """In bytes."""
+
+    total: int
+    free: int
+    """What can be had without swapping."""
+
+
+def cores() -> int:
+    """Cores that this process may use: those that it is bound to, and no more than a container grants."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    words = _words(_CGROUP / "cpu.max")
+    if len(words) == 2 and all(word.isdecimal() for word in words) and int(words[1]):
+        return max(1, min(bound, round(int(words[0]) / int(words[1]))))
+    return max(1, bound)
+
+
+def memory() -> Memory | None:
+    """The machine's memory, or the container's where that is less; None where the system does not tell."""
+    try:
+        lines = (line.partition(":") for line in _MEMORY.read_text().splitlines())
+        found = {key: int(value.split()[0]) << 10 for key, _, value in lines if key in ("MemTotal", "MemAvailable")}
+        total, free = found["MemTotal"], found["MemAvailable"]
+    except (OSError, KeyError, ValueError, IndexError):
+        return None
+    limit, used = _words(_CGROUP / "memory.max"), _words(_CGROUP / "memory.current")
+    if len(limit) == len(used) == 1 and limit[0].isdecimal() and used[0].isdecimal():
+        total, free = min(total, int(limit[0])), min(free, max(0, int(limit[0]) - int(used[0])))
+    return Memory(total, free)
+
+
+def standing(path: Path) -> Path:
+    """A folder that may not be there yet, or the nearest one above it that is."""
+    path = path.absolute()
+    return next((place for place in (path, *path.parents) if place.is_dir()), Path(path.anchor))
+
+
+def free_space(path: Path) -> int | None:
+    """Bytes that can still be written below a folder, which need not be there yet; None where nobody knows."""
+    try:
+        return shutil.disk_usage(standing(path)).free
+    except OSError:
+        return None
+
+
+def may_write(path: Path) -> bool:
+    """Whether a folder can be made or written into. Nothing is written to find out."""
+    above = path.absolute()
+    while not above.exists() and above != above.parent:
+        above = above.parent
+    return above.is_dir() and os.access(above, os.W_OK | os.X_OK)
+
+
+def _words(file: Path) -> list[str]:
+    try:
+        return file.read_text().split()
+    except OSError:
+        return []

@@ -1,0 +1,22 @@
+"""What tests of the losses draw: tensors, pairs of maps, and losses that are built for them."""
+
+import torch
+from torch import Tensor, nn
+
+from lgkd.losses import CrossCorrelation
+
+PAIRS = [((3, 4, 4), (5, 2, 2)), ((2, 2, 2), (7, 2, 2))]
+"""Shapes (C,h,w) of two pairs of maps, the student's and the teacher's."""
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def built(loss: nn.Module) -> nn.Module:
+    """A loss whose projections are made, where it has any; of embeddings for widths of 3 and 5."""
+    if isinstance(loss, CrossCorrelation):
+        loss.build(3, 5)
+    elif hasattr(loss, "build"):
+        loss.build([student for student, _ in PAIRS], [teacher for _, teacher in PAIRS])
+    return loss

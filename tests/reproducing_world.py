@@ -1,0 +1,13 @@
+"""What the arms of named experiments come to."""
+
+from lgkd.choices import resolve_recipe
+from lgkd.recipe import Recipe
+from lgkd.reproducing.shape import Arm
+
+
+def recipe_of(arm: Arm) -> Recipe:
+    """The whole recipe of an arm, whatever part of the images it is trained on."""
+    chosen = arm.chosen()
+    for name in ("fraction", "images_per_class"):
+        chosen.pop(name, None)
+    return resolve_recipe(chosen.pop("recipe"), trains=arm.role, guided=arm.teacher is not None, **chosen)
