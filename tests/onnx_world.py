@@ -100,7 +100,7 @@ def agreement(name: str, size: int, options: Mapping[str, Any], files: list[Path
     torch.manual_seed(5)
     model = lively(create_model(name, num_classes=CLASSES, image_size=size, options=options))
     images = shown(files, size)
-    if float(model(images[:20]).detach().abs().max()) < 0.01:
+    if float(model(images[:20]).detach().abs().max()) < 1e-10:
         settle(model, images[:20])
     subject = subject_of(model, name, size)
     student = formats.as_onnx(subject, formats.follow(subject)).logits
@@ -127,7 +127,7 @@ def lively(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def settle(model: nn.Module, images: Tensor) -> None:
-    """Give every BatchNorm the statistics of these images, as training would, so that signals do not fade out."""
+    """Give every BatchNorm the statistics of these images, as training would, where signals die away without them."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = 1.0

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lgkd.errors import InputError, TapError
-from lgkd.guide import Guide, PairShape, Term
-from lgkd.losses import KD, MapLoss
+from lgkd.features import Features
+from lgkd.guide import Guide, PairShape, Term, _value
+from lgkd.losses import KD, RKD, MapLoss
 from lgkd.models.frozen import Teacher
 from lgkd.models.resnet import CifarResNet
 from lgkd.schedules import AdaptiveStop, TermSchedule
@@ -27,6 +28,19 @@ def by_hand(teacher: Teacher, view: Tensor) -> list[Tensor]:
     taps = Taps(model, teacher.taps)
     with torch.no_grad():
         return taps.read(model, view)[1]
+
+
+class Pools(nn.Module):
+    """A teacher that has nothing to learn: averages, and classes from the average colour."""
+
+    lgkd_taps = ("fine", "coarse")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.coarse = nn.AvgPool2d(2), nn.AvgPool2d(4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.coarse(self.fine(images)).mean(dim=(2, 3))
 
 
 class Wayward(CifarResNet):
@@ -104,6 +118,14 @@ def test_a_moving_weight_is_the_schedules_factor_times_the_weight(conv_student: 
     assert guide.weight("still") == 3.0 and isinstance(guide.weight("still"), float)
     moving = guide.weight("near")
     assert isinstance(moving, Tensor) and moving.dtype == torch.float32 and moving.device == guide.mean.device
+
+
+def test_a_weight_moves_whatever_stands_before_it(conv_student: nn.Module, teacher: Teacher) -> None:
+    ramp = Term(KD(), weight=2.0, name="ramp", schedule=TermSchedule(warmup=2))
+    guide = a_guide(conv_student, teacher, Term(MapLoss("linear"), weight=3.0, name="still"), ramp)
+    guide.begin(4)
+    guide.at(1.0)
+    assert guide.weights_now() == {"ramp": 1.0} and guide.weight("still") == 3.0
 
 
 def test_terms_end_each_in_its_time_and_with_the_last_the_teachers_copy_goes(
@@ -198,3 +220,60 @@ def test_fewer_teacher_taps_than_student_taps_are_refused(conv_student: nn.Modul
     said = r"2 student taps \(early, late\) cannot be paired with 1 teacher taps \(stage1\)"
     with pytest.raises(TapError, match=said):
         Guide(conv_student, teacher, image_size=32, terms=[Term(MapLoss())], **names)
+
+
+def test_a_teacher_without_anything_learned_guides_too(
+    conv_student: nn.Module, make_batch: Callable[..., Batch]
+) -> None:
+    teacher, images = Teacher(Pools(), image_size=32), make_batch(32).images
+    guide = Guide(conv_student, teacher, image_size=32, terms=[Term(MapLoss("attention"))], taps=["early", "late"])
+    fine, coarse = guide.teach_view(images).maps
+    torch.testing.assert_close(fine, nn.functional.avg_pool2d(images, 2))
+    torch.testing.assert_close(coarse, nn.functional.avg_pool2d(images, 8))
+
+
+def test_an_embedding_is_what_the_teachers_classifier_takes_in(
+    conv_student: nn.Module, teacher: Teacher, make_batch: Callable[..., Batch]
+) -> None:
+    images, model = make_batch(32).images, copy.deepcopy(teacher.model)
+    guide = a_guide(conv_student, teacher, Term(RKD()), Term(KD()))
+    taught = guide.teach_view(images)
+    taken: list[Tensor] = []
+    classifier = next(module for module in model.modules() if isinstance(module, nn.Linear))
+    classifier.register_forward_pre_hook(lambda _, given: taken.append(given[0]))
+    with torch.no_grad():
+        logits = model(images)
+    torch.testing.assert_close(taught.embedding, taken[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(taught.logits, logits, rtol=1e-4, atol=1e-5)
+    assert guide.teaches == {"logits": (5,), "embedding": (64,)}
+
+
+@pytest.mark.parametrize(
+    ("reads", "blocks", "ours", "theirs"),
+    [
+        ("maps", False, "maps", "maps"),
+        ("maps", True, "blocks", "maps"),
+        ("embeddings", False, "embedding", "embedding"),
+        ("logits", False, "logits", "logits"),
+        ("distillation", False, "distillation", "logits"),
+    ],
+)
+def test_every_family_is_given_what_it_reads(reads: str, blocks: bool, ours: str, theirs: str) -> None:
+    given: list[tuple[object, ...]] = []
+
+    class Loss(nn.Module):
+        def forward(self, *values: object) -> Tensor:
+            given.append(values)
+            return torch.tensor(7.0)
+
+    Loss.reads = reads
+    if blocks:
+        Loss.all_blocks = True
+    seen, taught = (
+        Features(*(torch.tensor(float(place + start)) for place in range(len(Features._fields)))) for start in (0, 10)
+    )
+    targets = torch.tensor([1])
+    assert float(_value(Loss(), seen, taught, targets)) == 7.0
+    expected = [getattr(seen, ours), getattr(taught, theirs)] + [targets] * (reads in ("logits", "distillation"))
+    assert len(given[0]) == len(expected)
+    assert all(one is other for one, other in zip(given[0], expected, strict=True))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from lgkd.data.catalogue import CATALOGUE
 from lgkd.errors import InputError
 from lgkd.models.catalogue import MODELS, canonical
 from lgkd.reproducing.choosing import choose_arms, find_experiment, turns_of
+from lgkd.reproducing.folders import read_about
 from lgkd.reproducing.known import EXPERIMENTS
 from lgkd.reproducing.markdown import check_results, gain_words, mean_and_spread, section, took, write_results
 from lgkd.reproducing.outcome import Outcome, Row
@@ -239,3 +241,22 @@ def test_figures_are_written_as_percent_and_points() -> None:
 
 def test_a_name_is_looked_up() -> None:
     assert find_experiment("digits") is DIGITS
+
+
+def test_the_page_of_results_quotes_what_the_experiments_do() -> None:
+    page = (Path(__file__).resolve().parent.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    for one in EXPERIMENTS.values():
+        begin, end = (section(Outcome(one, Path(), ())).splitlines()[place] for place in (0, -1))
+        assert page.count(begin) == page.count(end) == 1, one.name
+        there = page[page.index(begin) : page.index(end)]
+        for arm in one.arms:
+            for figure in arm.quoted:
+                assert f"| {arm.label} | {figure.top1:.2f} | {figure.what} |" in there, (one.name, arm.key)
+
+
+def test_an_experiment_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "experiment.json").write_text("{")
+    with pytest.raises(InputError) as told:
+        read_about(tmp_path)
+    sentence = re.sub(r"\(.*\)", "(...)", str(told.value))
+    assert sentence.endswith("experiment.json cannot be read (...); it is damaged or something else")

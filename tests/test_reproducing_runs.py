@@ -153,6 +153,8 @@ def test_paused_in_a_run_and_between_all_runs_it_ends_as_the_undisturbed_one(who
     assert go("mine", "--max-time", "0") == 75
     assert "paused after 0 seconds and saved; the same command goes on" in capsys.readouterr().err
     assert json.loads(Path("mine/teacher/seed0/run.json").read_text())["status"] == "running"
+    assert go("mine", "--dry-run") == 0
+    assert re.search(r"teacher/seed0 .* begun\n", capsys.readouterr().out)
     assert not Path("mine/results.md").exists()
     monkeypatch.setattr(Stop, "why", lambda self: None)  # as if the clock ran out while a run was put away
     for done in range(1, len(RUNS)):
@@ -240,7 +242,11 @@ def test_a_folder_of_something_else_is_refused(whole, monkeypatch, capsys) -> No
         ("notes", "notes already holds a.txt and no experiment.json; nothing was touched. Choose another --out"),
         ("notes/a.txt", "a.txt is a file, expected a folder for an experiment; choose another --out"),
         ("damaged", "experiment.json does not name an experiment and commits; it is damaged or something else"),
-        ("cut", "experiment.json cannot be read"),
+        (
+            "cut",
+            "cut/experiment.json cannot be read (Expecting ':' delimiter: line 1 column 10 (char 9)); it is damaged or "
+            "something else",
+        ),
     ):
         assert go(out) == 2
         assert told in capsys.readouterr().err
@@ -327,15 +333,19 @@ def test_more_first_steps_than_there_are_is_an_error() -> None:
 def test_every_arm_of_every_experiment_starts_on_a_cpu(name: str) -> None:
     experiment = EXPERIMENTS[name]
     images = made_dataset(Choices(teacher="resnet8", images=10_000, source_size=32))
-    for arm, one in zip(experiment.arms, take_first_steps(experiment, dataset=images, batch_size=4), strict=True):
-        assert (one.arm, one.steps) == (arm.key, 2)
+    # Of arms that differ in the number of images alone, those of one number will do.
+    arms = [arm for arm in experiment.arms if arm.images_per_class in (None, 10)]
+    started = take_first_steps(experiment, arms=[arm.key for arm in arms], dataset=images, steps=1, batch_size=4)
+    for arm, one in zip(arms, started, strict=True):
+        assert (one.arm, one.steps) == (arm.key, 1)
         means_add_up(arm, one.parts)
 
 
 @pytest.mark.slow
-def test_the_experiment_of_minutes_is_run(capsys, whole) -> None:
-    assert run(["reproduce", "digits", "--quiet", "--out", "digits"]) == 0
-    row = next(row for row in look_at(EXPERIMENTS["digits"], Path("digits")).rows if row.arm.key == "guided")
-    assert row.seeds == [0, 1, 2] and row.gain is not None
-    # What three seeds of it gave wherever it was run; that guidance helps is for them to say, not for one.
-    assert row.gain.mean > 0
+def test_a_seed_of_the_experiment_of_minutes_is_run_and_guidance_helps_it(capsys) -> None:
+    assert run(["reproduce", "digits", "--quiet", "--out", "digits", "--seeds", "0"]) == 0
+    teacher, unguided, guided = look_at(EXPERIMENTS["digits"], Path("digits")).rows
+    assert teacher.top1 is not None and unguided.top1 is not None and guided.top1 is not None
+    # One of three seeds that gained 9.5 points in the mean; this one gained 18.
+    assert teacher.top1.mean > guided.top1.mean > unguided.top1.mean > 0.5
+    assert "guided: one seed gives no interval, and is no result" in capsys.readouterr().out

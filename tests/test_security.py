@@ -129,7 +129,7 @@ def test_no_file_of_lgkd_calls_what_could_run_a_strangers_file() -> None:
             if name in ("np.load", "numpy.load"):
                 assert given["allow_pickle"] == "False", f"{place}:{node.lineno}"
             if "subprocess" in name:
-                assert (place, given.get("shell")) == ("runs.py", None), f"{place}:{node.lineno}"
+                assert (place, given.get("shell")) == ("git.py", None), f"{place}:{node.lineno}"
             if last == "import_module" and not isinstance(node.args[0], ast.Constant):
                 assert place in ("__init__.py", "own_terms.py", "models/factory.py"), f"{place}:{node.lineno}"
             seen.add(name)

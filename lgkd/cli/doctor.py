@@ -16,7 +16,7 @@ _FORMAT = 1
 
 
 def doctor(data_dir: o.DataDir = None, as_json: o.Json = False) -> None:
-    """Say what this machine has, what is missing, and what to do.
+    """Say what this machine has and lacks.
 
     Python, packages, devices, the precision that `auto` means, threads, memory, disk,
     extras, data sets and teachers. Nothing is written and nothing is downloaded. Exit

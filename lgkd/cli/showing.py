@@ -33,7 +33,7 @@ def report(
     use: o.Use = None,
     as_json: o.Json = False,
 ) -> None:
-    """Write a report of a run: one HTML file to read offline and to pass on.
+    """Write a report of a run: one HTML file to pass on.
 
     Curves with the baseline's band, parts of the loss, gain class by class, confusion,
     calibration, images that guidance put right and wrong, cost, recipe, and how to make

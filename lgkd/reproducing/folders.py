@@ -126,7 +126,7 @@ def finished(out: Path, turn: Turn) -> bool:
 
 
 def progress_of(out: Path, turns: Sequence[Turn]) -> dict[str, str]:
-    """How far each run is, for those who look before they run: "done", "epoch 7" or ""."""
+    """How far each run is, for those who look before they run: "done", "epoch 7", "begun" or ""."""
     states = {}
     for turn in turns:
         folder = run_of(out, turn)
@@ -134,7 +134,8 @@ def progress_of(out: Path, turns: Sequence[Turn]) -> dict[str, str]:
             states[turn.name] = "done"
         else:
             rows = read_metrics(folder)
-            states[turn.name] = f"epoch {int(rows[-1]['epoch'])}" if rows else ""
+            begun = "begun" if folder.is_dir() else ""
+            states[turn.name] = f"epoch {int(rows[-1]['epoch'])}" if rows else begun
     return states
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from lgkd.chance import seed_of
 from lgkd.data.catalogue import CATALOGUE
@@ -24,6 +25,7 @@ from lgkd.trainer.checkpoint import load_newest
 
 STEPS = 2
 BATCH_SIZE = 8
+_NOISE = 32
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,14 @@ def _untrained(experiment: Experiment, key: str, dataset: DataSet | None) -> Tea
     name = arm.model if arm is not None else key
     size = (arm.image_size if arm is not None else None) or default_image_size(name)
     classes = len(dataset.classes) if dataset is not None else CATALOGUE[experiment.dataset].classes
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed_of(0, "untrained teacher"))
         model = create_teacher(name, num_classes=classes, image_size=size)
+        # With the statistics it begins with, a deep one's maps are millions in size.
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 1.0
+        model.train()(torch.randn(_NOISE, 3, size, size))
     return Teacher(model, image_size=size)
 
 
