@@ -1,6 +1,5 @@
 """What every test stands on: a store of its own, one thread, small models and images that need nothing."""
 
-import gc
 import json
 import os
 import sys
@@ -29,12 +28,6 @@ GOLDEN = Path(__file__).resolve().parent / "golden"
 # No test asserts a time: a busy machine is no reason to fail.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
-
-
-def pytest_collection_finish() -> None:
-    """What has been imported stays; to look through it in every collection of garbage took a fourteenth of the time."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

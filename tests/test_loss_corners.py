@@ -23,6 +23,7 @@ from lgkd.losses import (
     StandardizedDKD,
     StandardizedKD,
 )
+from lgkd.losses.maps import Normalize, normalized
 from lgkd.losses.standardized import standardized
 from tests.losses_world import PAIRS, built, normal
 
@@ -168,3 +169,8 @@ def test_a_hint_is_resized_where_a_side_grows(grid: tuple[int, int], wanted: tup
 
 def test_two_samples_are_enough_to_correlate() -> None:
     assert built(CrossCorrelation())(normal(2, 3), normal(2, 5, seed=1)).isfinite()
+
+
+@pytest.mark.parametrize("how", ["none", "channel", "unit"])
+def test_a_map_of_zeros_stays_one_however_it_is_normalised(how: Normalize) -> None:
+    assert normalized(torch.zeros(2, 3, 4, 4), how).abs().max().item() == 0.0

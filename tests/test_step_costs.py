@@ -219,10 +219,12 @@ def test_a_recorded_training_learns_what_an_eager_one_learns(accumulate: int) ->
 
 
 @pytest.fixture
-def _only_what_is_new() -> None:
+def _only_what_is_new() -> Iterator[None]:
     """What was there before is taken out of the collector's sight: it is no leak, and millions of things are slow."""
     gc.collect()
     gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def live_tensors() -> int:
