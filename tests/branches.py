@@ -17,7 +17,7 @@ BAR = 95.0
 
 ROOMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "taps": ("lgkd/taps.py", ("taps", "default_taps", "guides_of_all_kinds")),
-    "guide": ("lgkd/guide.py", ("guide", "guides_of_all_kinds", "guide_in_parts", "distillation_token")),
+    "guide": ("lgkd/guide.py", ("guide", "guides_of_all_kinds", "guide_in_parts", "guide_reads", "distillation_token")),
     "losses": (
         "lgkd/losses/*",
         ("hint_losses", "logit_losses", "map_losses", "relation_losses", "loss_details", "loss_corners", "terms_learn"),

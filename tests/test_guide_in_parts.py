@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lgkd.errors import InputError, TapError
-from lgkd.features import Features
-from lgkd.guide import Guide, PairShape, Term, _value
-from lgkd.losses import KD, RKD, MapLoss
+from lgkd.guide import Guide, PairShape, Term
+from lgkd.losses import KD, MapLoss
 from lgkd.models.frozen import Teacher
 from lgkd.models.resnet import CifarResNet
 from lgkd.schedules import AdaptiveStop, TermSchedule
@@ -28,19 +27,6 @@ def by_hand(teacher: Teacher, view: Tensor) -> list[Tensor]:
     taps = Taps(model, teacher.taps)
     with torch.no_grad():
         return taps.read(model, view)[1]
-
-
-class Pools(nn.Module):
-    """A teacher that has nothing to learn: averages, and classes from the average colour."""
-
-    lgkd_taps = ("fine", "coarse")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fine, self.coarse = nn.AvgPool2d(2), nn.AvgPool2d(4)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.coarse(self.fine(images)).mean(dim=(2, 3))
 
 
 class Wayward(CifarResNet):
@@ -222,58 +208,27 @@ def test_fewer_teacher_taps_than_student_taps_are_refused(conv_student: nn.Modul
         Guide(conv_student, teacher, image_size=32, terms=[Term(MapLoss())], **names)
 
 
-def test_a_teacher_without_anything_learned_guides_too(
-    conv_student: nn.Module, make_batch: Callable[..., Batch]
-) -> None:
-    teacher, images = Teacher(Pools(), image_size=32), make_batch(32).images
-    guide = Guide(conv_student, teacher, image_size=32, terms=[Term(MapLoss("attention"))], taps=["early", "late"])
-    fine, coarse = guide.teach_view(images).maps
-    torch.testing.assert_close(fine, nn.functional.avg_pool2d(images, 2))
-    torch.testing.assert_close(coarse, nn.functional.avg_pool2d(images, 8))
+def test_before_a_training_begins_weights_are_those_that_were_given(conv_student: nn.Module, teacher: Teacher) -> None:
+    falls = Term(KD(), weight=2.0, name="falls", schedule=TermSchedule(shape="cosine"))
+    guide = a_guide(conv_student, teacher, falls)
+    assert guide.weights_now() == {"falls": 2.0}
+    guide.at(0.5)  # of a single epoch, as long as nobody says how many there are
+    assert guide.weights_now() == {"falls": pytest.approx(1.0)}
 
 
-def test_an_embedding_is_what_the_teachers_classifier_takes_in(
-    conv_student: nn.Module, teacher: Teacher, make_batch: Callable[..., Batch]
-) -> None:
-    images, model = make_batch(32).images, copy.deepcopy(teacher.model)
-    guide = a_guide(conv_student, teacher, Term(RKD()), Term(KD()))
-    taught = guide.teach_view(images)
-    taken: list[Tensor] = []
-    classifier = next(module for module in model.modules() if isinstance(module, nn.Linear))
-    classifier.register_forward_pre_hook(lambda _, given: taken.append(given[0]))
-    with torch.no_grad():
-        logits = model(images)
-    torch.testing.assert_close(taught.embedding, taken[0], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(taught.logits, logits, rtol=1e-4, atol=1e-5)
-    assert guide.teaches == {"logits": (5,), "embedding": (64,)}
-
-
-@pytest.mark.parametrize(
-    ("reads", "blocks", "ours", "theirs"),
-    [
-        ("maps", False, "maps", "maps"),
-        ("maps", True, "blocks", "maps"),
-        ("embeddings", False, "embedding", "embedding"),
-        ("logits", False, "logits", "logits"),
-        ("distillation", False, "distillation", "logits"),
-    ],
-)
-def test_every_family_is_given_what_it_reads(reads: str, blocks: bool, ours: str, theirs: str) -> None:
-    given: list[tuple[object, ...]] = []
-
-    class Loss(nn.Module):
-        def forward(self, *values: object) -> Tensor:
-            given.append(values)
-            return torch.tensor(7.0)
-
-    Loss.reads = reads
-    if blocks:
-        Loss.all_blocks = True
-    seen, taught = (
-        Features(*(torch.tensor(float(place + start)) for place in range(len(Features._fields)))) for start in (0, 10)
+@pytest.mark.parametrize("name", ["weight_near", "loss", "accuracy", "a b", "-a", "keys"])
+def test_a_term_takes_no_name_that_the_log_or_torch_uses(conv_student: nn.Module, teacher: Teacher, name: str) -> None:
+    with pytest.raises(InputError) as caught:
+        a_guide(conv_student, teacher, Term(MapLoss(), name=name))
+    assert str(caught.value) == (
+        f"a term cannot be called {name!r}; choose letters, digits, _ and -, and no word that the log or torch uses "
+        "itself, as in 'locality'"
     )
-    targets = torch.tensor([1])
-    assert float(_value(Loss(), seen, taught, targets)) == 7.0
-    expected = [getattr(seen, ours), getattr(taught, theirs)] + [targets] * (reads in ("logits", "distillation"))
-    assert len(given[0]) == len(expected)
-    assert all(one is other for one, other in zip(given[0], expected, strict=True))
+
+
+def test_a_guide_without_terms_is_refused_with_an_example(conv_student: nn.Module, teacher: Teacher) -> None:
+    with pytest.raises(InputError) as caught:
+        Guide(conv_student, teacher, image_size=32, terms=[])
+    assert str(caught.value) == (
+        "a guide without terms guides nothing; give at least one, as in [Term(MapLoss(), weight=2.5)]"
+    )
