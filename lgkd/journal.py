@@ -54,6 +54,7 @@ def flat(row: EpochRow) -> dict[str, float]:
         "seconds": round(row.seconds, 3),
         "evaluation_seconds": round(row.evaluation_seconds, 3),
         "images_per_second": round(row.images_per_second, 1),
+        **({} if row.memory_mb is None else {"memory_mb": round(row.memory_mb, 1)}),
     }
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +39,20 @@ def memory() -> Memory | None:
     if len(limit) == len(used) == 1 and limit[0].isdecimal() and used[0].isdecimal():
         total, free = min(total, int(limit[0])), min(free, max(0, int(limit[0]) - int(used[0])))
     return Memory(total, free)
+
+
+def resident() -> tuple[int, int]:
+    """Bytes that the process holds in memory: now, and at most so far. Where only the latter is known, twice that."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        found = {key: int(value.split()[0]) << 10 for key, _, value in (line.partition(":") for line in lines)
+                 if key in ("VmRSS", "VmHWM")}  # fmt: skip
+        return found["VmRSS"], found["VmHWM"]
+    except (OSError, KeyError, ValueError):
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return (peak, peak) if sys.platform == "darwin" else (peak << 10, peak << 10)
 
 
 def standing(path: Path) -> Path:

@@ -154,7 +154,7 @@ SCHEDULES = {
 def schedules(epochs: int = 300) -> Figure:
     """The factor of a term's weight over a training, one panel a schedule."""
     figure, panels = plt.subplots(1, len(SCHEDULES), figsize=(9.6, 1.9), sharey=True, layout="constrained")
-    places = np.linspace(0, epochs, 601)
+    places = np.linspace(0, epochs, 101)
     for at, (words, schedule) in zip(panels, SCHEDULES.items(), strict=True):
         end = schedule.until or epochs + 1
         factors = [schedule.at(float(epoch), epochs) if epoch < end else 0.0 for epoch in places]

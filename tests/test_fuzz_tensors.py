@@ -154,7 +154,7 @@ def test_weights_of_any_bytes_are_tensors_or_refused_in_words(desk: Path, data: 
 # Checkpoints
 
 A_ROW = {"epoch": 1, "lr": 0.1, "train": {"loss": 1.0}, "scores": {"test_top1": 0.5}, "seconds": 1.0}
-A_ROW |= {"evaluation_seconds": 0.5, "images_per_second": 100.0}
+A_ROW |= {"evaluation_seconds": 0.5, "images_per_second": 100.0, "memory_mb": 700.0}
 A_STATE = {
     "format": 1,
     "progress": {
@@ -252,6 +252,12 @@ def test_a_state_that_is_whole_and_yet_strange_is_refused_by_its_key(
 
 def test_a_row_of_a_checkpoint_is_a_row_of_the_loop() -> None:
     assert A_ROW.keys() == EpochRow.__dataclass_fields__.keys()
+
+
+def test_a_row_from_before_memory_was_written_down_is_one_too(tmp_path: Path) -> None:
+    old = {key: value for key, value in A_ROW.items() if key != "memory_mb"}
+    rows = read_progress(A_STATE | {"progress": A_STATE["progress"] | {"rows": [old]}}, tmp_path / STATE).rows
+    assert [EpochRow(**row).memory_mb for row in rows] == [None]
 
 
 def progress_in(folder: Path) -> Progress:

@@ -13,6 +13,7 @@ import pytest
 from lgkd.cli import run
 from lgkd.runs import read_metrics
 from lgkd.weights import load_weights
+from tests.costs import is_cost
 from tests.small_world import DISTILL, QUICK, TRAIN, World, environment, pause_after, snapshot
 
 
@@ -27,7 +28,7 @@ def paused(world: World, monkeypatch: pytest.MonkeyPatch, steps: int = 2, *more:
 
 
 def plain_rows(folder: Path) -> list[dict[str, float]]:
-    return [{k: v for k, v in row.items() if "second" not in k} for row in read_metrics(folder)]
+    return [{k: v for k, v in row.items() if not is_cost(k)} for row in read_metrics(folder)]
 
 
 def same_end(one: Path, other: Path) -> None:

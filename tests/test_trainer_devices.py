@@ -16,7 +16,7 @@ from lgkd.errors import InputError, Interrupted, Paused
 from lgkd.trainer import stopping
 from lgkd.trainer.compiling import choose_compile, compile_task
 from lgkd.trainer.engine import Engine
-from lgkd.trainer.memory import keep_freed_memory
+from lgkd.trainer.memory import highest_memory, keep_freed_memory
 from lgkd.trainer.precision import choose_device, choose_precision, has_native_bf16
 from lgkd.trainer.stopping import Stop
 from tests.training_world import make_plan, make_task
@@ -112,6 +112,17 @@ def test_memory_is_kept_where_the_c_library_can_be_told(monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(ctypes, "CDLL", None)
     assert keep_freed_memory() is False
+
+
+def test_the_highest_memory_is_that_of_the_process_or_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = highest_memory("cpu")
+    block = torch.ones(32 << 20, dtype=torch.uint8)
+    grown = highest_memory("cpu")
+    assert grown >= before and grown > 50e6  # python with torch is larger than that
+    del block
+    assert highest_memory("cpu") >= grown
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: {"cuda:1": 123}[str(device)])
+    assert highest_memory("cuda:1") == 123
 
 
 # Signals

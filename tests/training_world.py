@@ -21,6 +21,7 @@ from lgkd.trainer.keeper import Keeper
 from lgkd.trainer.loop import fit
 from lgkd.trainer.plan import EmaPlan, OptimizerPlan, Plan, SchedulePlan
 from lgkd.trainer.stopping import Paused, Stop
+from tests.costs import is_cost
 
 EPOCHS, STEPS = 4, 5
 
@@ -125,7 +126,7 @@ class StopAfter(Stop):
 
 
 def without_times(rows):
-    return [{k: v for k, v in dataclasses.asdict(row).items() if "second" not in k} for row in rows]
+    return [{k: v for k, v in dataclasses.asdict(row).items() if not is_cost(k)} for row in rows]
 
 
 def digest(root: Path) -> str:

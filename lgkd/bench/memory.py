@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from lgkd.machine import resident
+
 
 class PeakMemory:
     """Counts from its making on.
@@ -31,20 +33,6 @@ class PeakMemory:
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
         return max(0, resident()[1] - self._base)
-
-
-def resident() -> tuple[int, int]:
-    """Bytes that the process holds in memory: now, and at most so far. Where only the latter is known, twice that."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        found = {key: int(value.split()[0]) << 10 for key, _, value in (line.partition(":") for line in lines)
-                 if key in ("VmRSS", "VmHWM")}  # fmt: skip
-        return found["VmRSS"], found["VmHWM"]
-    except (OSError, KeyError, ValueError):
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return (peak, peak) if sys.platform == "darwin" else (peak << 10, peak << 10)
 
 
 def _forget_peak() -> None:

@@ -208,7 +208,7 @@ def memory_in_use() -> tuple[int, str]:
     """Bytes, and whose: the most that torch had allocated on the GPU, or what the process holds in memory."""
     import torch
 
-    from lgkd.bench.memory import resident
+    from lgkd.machine import resident
 
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call, unused-ignore]
         return sum(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count()))), "GPU"

@@ -94,10 +94,8 @@ def cost(info: Mapping[str, Any], rows: Sequence[Mapping[str, float]], folder: P
         ("number format", str(info["precision"])),
         ("processes", str(info.get("processes", 1))),
     ]
-    memory = {key: max(row[key] for row in rows if key in row) for key in rows[-1] if "memory" in key} if rows else {}
-    if not memory:
-        return [*found, ("memory", "not recorded by this run")]
-    return [*found, *((key.replace("_", " ") + ", highest", f"{value:,.1f}") for key, value in memory.items())]
+    memory = max((row["memory_mb"] for row in rows if "memory_mb" in row), default=None)
+    return [*found, ("memory, highest", "not recorded by this run" if memory is None else f"{memory:,.0f} MB")]
 
 
 def environment(env: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from lgkd.processes import add_up, agree
 from lgkd.tasks import Lookup, Task
 from lgkd.trainer.engine import Engine, Pictures
 from lgkd.trainer.keeper import Keeper
-from lgkd.trainer.memory import keep_freed_memory
+from lgkd.trainer.memory import highest_memory, keep_freed_memory
 from lgkd.trainer.meters import Meters
 from lgkd.trainer.plan import Plan
 from lgkd.trainer.state import Progress
@@ -59,6 +59,8 @@ class EpochRow:
         seconds: spent on training in this epoch, without evaluation.
         evaluation_seconds: spent on evaluation.
         images_per_second: over all processes, in training.
+        memory_mb: the most so far that the first process held in memory, or allocated on its GPU, in 10^6 bytes;
+            None in epochs that an older lgkd trained.
     """
 
     epoch: int
@@ -68,6 +70,7 @@ class EpochRow:
     seconds: float = 0.0
     evaluation_seconds: float = 0.0
     images_per_second: float = 0.0
+    memory_mb: float | None = None
 
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
@@ -207,6 +210,7 @@ class _Training:
             seconds=progress.seconds,
             evaluation_seconds=time.perf_counter() - began,
             images_per_second=images / max(progress.seconds, 1e-9),
+            memory_mb=highest_memory(self.engine.device) / 1e6,
         )
         progress.rows.append(_plain(row))
         progress.epoch, progress.step, progress.seconds = epoch + 1, 0, 0.0

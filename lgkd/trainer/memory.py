@@ -1,7 +1,11 @@
-"""Keeping the C library from handing memory back to the system at every step of a CPU training."""
+"""The memory of a training: how much it took, and keeping the C library from handing it back at every step."""
 
 import ctypes
 import sys
+
+import torch
+
+from lgkd.machine import resident
 
 # From <malloc.h> of the GNU C library.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
@@ -28,3 +32,9 @@ def keep_freed_memory() -> bool:
     )
     taken = [bool(mallopt(option, value)) for option, value in settings]
     return all(taken)
+
+
+def highest_memory(device: torch.device | str) -> int:
+    """Bytes: the most that torch had allocated on a GPU so far, or that this process held in memory."""
+    device = torch.device(device)
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident()[1]

@@ -60,12 +60,18 @@ _ROW: dict[str, Callable[[Any], bool]] = {
     "seconds": _is_number,
     "evaluation_seconds": _is_number,
     "images_per_second": _is_number,
+    "memory_mb": lambda value: value is None or _is_number(value),
 }
 """What an epoch's row holds; see `EpochRow`."""
 
+_LATER = {"memory_mb"}
+"""What rows of older checkpoints lack."""
+
 
 def _is_row(value: Any) -> bool:
-    return isinstance(value, dict) and value.keys() == _ROW.keys() and all(_ROW[key](value[key]) for key in value)
+    if not isinstance(value, dict) or value.keys() | _LATER != _ROW.keys():
+        return False
+    return all(_ROW[key](value[key]) for key in value)
 
 
 def _is_best(value: Any) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from lgkd.runs import read_metrics
 from lgkd.trainer.keeper import SECONDS_VARIABLE
+from tests.costs import is_cost
 from tests.small_world import World, make_world
 from tests.torture.parts import expect
 
@@ -205,7 +206,7 @@ def outcome(out: Path) -> dict[str, str]:
     }
     for row in read_metrics(out):
         place = f"metrics, epoch {row['epoch']:.0f}, "
-        found |= {place + key: repr(value) for key, value in row.items() if "second" not in key}
+        found |= {place + key: repr(value) for key, value in row.items() if not is_cost(key)}
     return found
 
 
