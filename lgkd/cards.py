@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lgkd.assets import home, teachers_folder
-from lgkd.errors import InputError, MissingError
+from lgkd.errors import InputError, MissingError, safe_text
 from lgkd.files import sha256_of, write_whole
 
 CARD = "card.json"
@@ -255,7 +255,8 @@ def _summary(error: ValidationError) -> str:
     found = error.errors(include_url=False, include_input=False)
     if any(one["loc"] == ("version",) for one in found):
         return "another version of the format; this lgkd reads version 1"
-    words = [": ".join([*filter(None, [".".join(map(str, one["loc"]))]), one["msg"]]) for one in found]
+    places = [".".join(safe_text(str(part)) for part in one["loc"]) for one in found]
+    words = [": ".join([*filter(None, [place]), one["msg"]]) for place, one in zip(places, found, strict=True)]
     more = f"; and {len(words) - 5} more" if len(words) > 5 else ""
     text = "; ".join(words[:5]) + more
     return "".join(sign if sign.isprintable() else "?" for sign in text)

@@ -171,6 +171,15 @@ def test_a_file_that_is_no_card_is_an_input_error_that_names_it(text: str) -> No
         find_card("resnet8", "digits")
 
 
+def test_a_long_name_in_a_card_does_not_drown_what_is_wrong_with_it() -> None:
+    # Found by fuzzing: an option's value is one of several kinds, and each of them named the key whole.
+    file = keep() / "card.json"
+    file.write_text(file.read_text().replace('"options": {', f'"options": {{"{"k" * 1000}": null, '))
+    with pytest.raises(InputError, match=r"options\.k+\.\.\.\.str: Input should be a valid string") as caught:
+        find_card("resnet8", "digits")
+    assert len(str(caught.value)) < 1000
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
