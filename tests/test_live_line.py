@@ -9,6 +9,7 @@ import pytest
 from lgkd.cli import screen
 from lgkd.cli.line import Standing, live_line, plain_line
 from lgkd.cli.screen import Display, memory_in_use
+from lgkd.cli.training import title
 from lgkd.trainer.loop import EpochRow
 from tests.screen_world import Terminal, row, shown_on, terminal
 
@@ -108,12 +109,30 @@ def test_a_terminal_that_moves_no_cursor_gets_plain_lines() -> None:
 def test_the_time_left_goes_by_what_epochs_took_and_a_resumed_run_is_not_called_faster(monkeypatch) -> None:
     with terminal() as resumed, Display("x") as display:
         display.on_start(10, 4)
-        for epoch in range(1, 9):  # told anew at once, though each took a minute
-            display.on_epoch(
-                EpochRow(epoch, 0.1, TRAIN, {}, seconds=50.0, evaluation_seconds=10.0, images_per_second=1.0)
-            )
+        # Told anew at once, though each took a minute.
+        took = {"seconds": 50.0, "evaluation_seconds": 10.0, "images_per_second": 1.0}
+        display.on_earlier([EpochRow(epoch, 0.1, TRAIN, {}, **took) for epoch in range(1, 9)])
         display.on_step(8, 1, TRAIN, 1.0)
     assert "9/10 1m30s left" in [line for line in shown_on(resumed) if line.strip()][-1]
+
+
+def test_epochs_of_an_earlier_part_are_one_line_marked_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with Display("x") as display:
+        display.on_start(30, 4)
+        display.on_earlier([row(1, test_top1=0.25), row(2), row(3)])
+        display.on_epoch(row(4, test_top1=0.5))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(" train")[0] for line in lines] == [
+        "so far: x epoch 3/30 test 25.0%",
+        "x epoch 4/30 test 50.0%",
+    ]
+    assert all(line.endswith("left") for line in lines)
+
+
+def test_a_resumed_training_has_the_title_that_it_began_with() -> None:
+    assert title("distill", "deit_tiny") == "guided deit_tiny"
+    assert title("train", "pvtv2") == title("train", "pvt_v2_b0") == "unguided pvt_v2_b0"
+    assert title("teacher", "resnet8") == "teacher resnet8"
 
 
 def test_the_first_epoch_guesses_the_time_left_from_its_steps(monkeypatch) -> None:

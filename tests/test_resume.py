@@ -78,9 +78,16 @@ def test_a_finished_training_is_not_trained_again(tmp_path, undisturbed):
         def on_epoch(self, row):
             seen.append(row.epoch)
 
-    said = []
-    task, rows = train(tmp_path, say=said.append, watchers=(Spy(),))
-    assert seen == [1, 2, 3, 4]
+    class Knowing(Spy):
+        def on_epoch(self, row):
+            raise AssertionError("an earlier epoch was told as a new one")
+
+        def on_earlier(self, rows):
+            earlier.extend(row.epoch for row in rows)
+
+    said, earlier = [], []
+    task, rows = train(tmp_path, say=said.append, watchers=(Spy(), Knowing()))
+    assert seen == earlier == [1, 2, 3, 4]
     assert said == ["going on from epoch 5, step 0"]
     assert without_times(rows) == undisturbed[2]
     assert all(torch.equal(value, undisturbed[1][name]) for name, value in task.state_dict().items())

@@ -166,15 +166,25 @@ class Display:
         self._first = self._first or (time.monotonic(), done)
         self._look(epoch + 1, done, parts, images_per_second)
 
+    def on_earlier(self, rows: Sequence["EpochRow"]) -> None:
+        """Epochs of an earlier part of the training: where it stands, in one line, and how long an epoch takes."""
+        for row in rows:
+            self._count(row)
+        if not (self._live or self._quiet):
+            self._console.print(line_of(f"so far: {plain_line(self._now)}", "dim"))
+
     def on_epoch(self, row: "EpochRow") -> None:
-        self._seconds.append(row.seconds + row.evaluation_seconds)
-        top1 = row.scores.get("test_top1", self._now.top1)
-        self._look(row.epoch, row.epoch, row.train, row.images_per_second, top1)
+        self._count(row)
         last = row.epoch == self._now.epochs
         if self._live or self._quiet or (time.monotonic() - self._spoke < _SECONDS_BETWEEN_LINES and not last):
             return
         self._spoke = time.monotonic()
         self._console.print(line_of(plain_line(self._now)))
+
+    def _count(self, row: "EpochRow") -> None:
+        self._seconds.append(row.seconds + row.evaluation_seconds)
+        top1 = row.scores.get("test_top1", self._now.top1)
+        self._look(row.epoch, row.epoch, row.train, row.images_per_second, top1)
 
     def _look(
         self, epoch: int, done: float, train: Mapping[str, float], rate: float, top1: float | None = None

@@ -17,7 +17,8 @@ from lgkd.cli.screen import Display, console, duration, say, show_json
 from lgkd.comparing.seeds import check_series, read_seeds
 from lgkd.errors import InputError, LgkdError
 from lgkd.launch import is_first, share
-from lgkd.runs import check_free, describe, read_run
+from lgkd.models.catalogue import canonical
+from lgkd.runs import check_free, read_run
 from lgkd.trackers import check_trackers
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def train_teacher(
                  processes=nproc, as_json=as_json)  # fmt: skip
         return
     share(nproc, context.obj)
-    with _aside(track), Display(f"teacher {teacher}", quiet=quiet or as_json or not is_first()) as display:
+    with _aside(track), Display(title("teacher", teacher), quiet=quiet or as_json or not is_first()) as display:
         from lgkd import api
 
         run = api.train_teacher(
@@ -199,7 +200,7 @@ def distill(
         if report:
             _write_report(made.folder, made.folder / "report.html")
         return
-    with _aside(track), Display(f"guided {student}", quiet=quiet or as_json or not is_first()) as display:
+    with _aside(track), Display(title("distill", student), quiet=quiet or as_json or not is_first()) as display:
         from lgkd import api
 
         run = api.distill(
@@ -281,7 +282,7 @@ def train(
         if report:
             _write_report(made.folder, made.folder / "report.html")
         return
-    with _aside(track), Display(f"unguided {student}", quiet=quiet or as_json or not is_first()) as display:
+    with _aside(track), Display(title("train", student), quiet=quiet or as_json or not is_first()) as display:
         from lgkd import api
 
         run = api.train(
@@ -320,12 +321,19 @@ def resume(
     share(nproc, context.obj)
     given = {"data_dir": data_dir, "device": device, "max_time": max_time, "track": track, "force": force or None}
     check_trackers(track or ())
-    with _aside(track), Display(describe(info), quiet=quiet or as_json or not is_first()) as display:
+    shown = title(str(info["kind"]), str(info["student"]["name"]))
+    with _aside(track), Display(shown, quiet=quiet or as_json or not is_first()) as display:
         from lgkd import api
 
         chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         done = api.resume(run, **chosen, **_watched(display))
     _report(done, as_json=as_json)
+
+
+def title(kind: str, model: str) -> str:
+    """What stands before the lines of a training, whether it is begun or resumed: "guided deit_tiny"."""
+    word = {"distill": "guided", "train": "unguided"}.get(kind, kind)
+    return f"{word} {canonical(model)}"
 
 
 _MORE = (

@@ -1,7 +1,7 @@
 """The training loop. It knows tasks, not teachers: what is learned is the task's affair."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -39,7 +39,11 @@ class Feed(Protocol):
 
 
 class Watcher(Protocol):
-    """Someone who looks on: a progress display, a log."""
+    """Someone who looks on: a progress display, a log.
+
+    One that has a method `on_earlier(rows)` is told of the epochs of an earlier part of the training by that, at once,
+    and not by `on_epoch`.
+    """
 
     def on_start(self, epochs: int, steps_per_epoch: int) -> None: ...
     def on_step(self, epoch: int, step: int, parts: Mapping[str, float], images_per_second: float) -> None: ...
@@ -98,7 +102,7 @@ def fit(
         evaluate: called with the student (with an EMA: with the averaged one) after every
             `plan.evaluate_every` epochs and after the last one.
         watchers: told of every epoch and, a few times a second, of steps. Epochs of an earlier part
-            of the training are told again, in order.
+            of the training are told again, in order (to those with an `on_earlier`, by that).
         keeper: saves and restores; None: nothing is kept.
         stop: asked after every step.
         say: called with a sentence that the user should hear, such as that a term has ended.
@@ -151,8 +155,7 @@ class _Training:
         self.engine.accumulate = self.progress.accumulate
         for watcher in self.watchers:
             watcher.on_start(self.plan.epochs, self.plan.steps_per_epoch)
-            for row in self.progress.rows:
-                watcher.on_epoch(EpochRow(**row))
+            _tell_again(watcher, [EpochRow(**row) for row in self.progress.rows])
         for epoch in range(self.progress.epoch, self.plan.epochs):
             self._train_epoch(epoch)
             self._finish_epoch(epoch)
@@ -234,6 +237,17 @@ class _Training:
         self.engine.guard.settle()
         if self.keeper is not None:
             self.keeper.save(self.engine, self.progress, self.meters)
+
+
+def _tell_again(watcher: Watcher, rows: Sequence[EpochRow]) -> None:
+    """What happened before the training was resumed; who keeps a log needs it, who shows what is new must know."""
+    tell_all = getattr(watcher, "on_earlier", None)
+    if tell_all is not None:
+        if rows:
+            tell_all(rows)
+        return
+    for row in rows:
+        watcher.on_epoch(row)
 
 
 def _plain(row: EpochRow) -> dict[str, Any]:
