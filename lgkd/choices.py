@@ -10,7 +10,7 @@ from typing import Any
 from lgkd.cards import TeacherCard, find_card, teacher_folder
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.data.places import known_or_folder
-from lgkd.errors import InputError, MissingError, RecipeError, TakenError
+from lgkd.errors import InputError, LgkdError, MissingError, RecipeError, TakenError
 from lgkd.models.catalogue import canonical, find
 from lgkd.recipe import Recipe, apply_overrides, load_recipe
 from lgkd.trackers import check_trackers
@@ -153,10 +153,20 @@ def free_place(architecture: str, dataset: str | Path, subset: str | None, *, re
     place = teacher_folder(teacher_name(architecture, subset), dataset_key(dataset))
     if place.exists() and not replace:
         raise TakenError(
-            f"a teacher {place.name} for {place.parent.name} is already in the store ({place}); it was not "
-            "touched. Use it as it is, or exchange it with --replace"
+            f"a teacher {place.name} for {place.parent.name} is already in the store ({place}{_saw(place)}); it was "
+            "not touched. Use it as it is, or exchange it with --replace; if it saw other images, in a folder of the "
+            "same name, rename yours"
         )
     return place
+
+
+def _saw(place: Path) -> str:
+    """What a teacher of the store was trained on, as its card says; nothing where that cannot be read."""
+    try:
+        card, _ = find_card(place.name, place.parent.name)
+    except LgkdError:
+        return ""
+    return f", of {card.images:,} images in {len(card.classes)} classes"
 
 
 def run_folder(

@@ -125,7 +125,7 @@ class Guide(nn.Module):
         if paired and len(wanted) != len(theirs):
             raise TapError(
                 f"{len(wanted)} student taps ({_names(wanted)}) cannot be paired with {len(theirs)} teacher taps "
-                f"({_names(theirs)}); name as many of one as of the other"
+                f"({_names(theirs)}); name as many of one as of the other, where a layer may come twice"
             )
         both = {"logits": bool(read & {"logits", "distillation"}), "embedding": "embeddings" in read}
         distillation = "distillation" in read

@@ -156,7 +156,9 @@ def read_student(folder: Path) -> dict[str, Any]:
     """The content of a run's student.json: enough to rebuild the student without the recipe."""
     file = folder / STUDENT
     if not file.is_file():
-        raise InputError(f"{folder} holds no {STUDENT}: the run was not finished, or it is no run of lgkd")
+        if (folder / RUN).is_file() and not is_finished(folder):
+            raise InputError(f"{folder} is not finished; go on with it by: lgkd resume {folder}")
+        raise InputError(f"{folder} holds no {STUDENT}; expected the folder of a finished run, or of an export")
     return _read_json(file, _OF_A_STUDENT)
 
 

@@ -201,7 +201,7 @@ def test_a_data_set_may_be_handed_over_loaded(world: World, here: Path) -> None:
     with pytest.raises(InputError, match=r"loaded in Python; .* dataset="):
         lgkd.evaluate(done)
     assert lgkd.evaluate(done, dataset=dataset).top1 == done.top1
-    with pytest.raises(TakenError, match="already in the store"):
+    with pytest.raises(TakenError, match=r"already in the store \(.*, of \d+ images in 3 classes\); .* rename yours"):
         lgkd.train_teacher("resnet8", dataset, **SHORT)
 
 

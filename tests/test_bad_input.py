@@ -332,7 +332,7 @@ def spoil_run(folder: Path, how: str) -> None:
         ("a list in run.json", ["mine/run.json has format list", "format 1"]),
         ("another format", ["mine/run.json has format 99", "format 1"]),
         ("no data set in run.json", ["mine/run.json lacks", "dataset.path"]),
-        ("no student.json", ["mine holds no student.json", "not finished"]),
+        ("no student.json", ["mine holds no student.json", "expected the folder of a finished run"]),
         ("half of student.json", ["mine/student.json cannot be read as JSON"]),
         ("no size in student.json", ["mine/student.json lacks a proper image_size"]),
         ("no weights", ["mine/student.safetensors", "cannot be read"]),

@@ -22,6 +22,7 @@ from lgkd.api import Exported
 from lgkd.cli import run
 from lgkd.errors import DataError, InputError, MissingError, ModelError, TakenError
 from lgkd.exporting import formats, making
+from lgkd.exporting.choices import export_folder
 from lgkd.exporting.making import largest_difference
 from lgkd.opened import open_run
 from tests.onnx_world import subject_of
@@ -215,6 +216,15 @@ def test_a_copy_that_differs_is_refused_and_leaves_nothing(
     monkeypatch.setattr(formats, "as_program", shifted(0.0))
     assert run(words) == 0
     assert [path.name for path in Path("exports").iterdir()] == [world.guided_run.name]
+
+
+@pytest.mark.parametrize(
+    ("run", "called"),
+    [("runs/mine", "mine"), ("runs/vit_photos/seed0-guided", "vit_photos_seed0-guided"), ("runs/a/seed12", "a_seed12")],
+)
+def test_an_export_is_called_as_its_run_and_that_of_a_series_as_both(run: str, called: str, here: Path) -> None:
+    # Every series has a seed0-guided: its exports would lie in each other's way.
+    assert export_folder(Path(run), None) == Path("exports") / called
 
 
 def test_the_difference_is_the_largest_of_any_image_and_any_number_of_them() -> None:

@@ -42,6 +42,9 @@ def test_the_same_command_goes_on_and_ends_as_the_undisturbed_run(world, here, m
     paused(world, monkeypatch)
     assert "paused after 0 seconds and saved; the same command goes on" in capsys.readouterr().err
     assert json.loads(Path("mine/run.json").read_text())["status"] == "running"
+    for command in ("predict", "evaluate", "export"):
+        assert run([command, "mine", *(["pictures"] if command == "predict" else [])]) == 2
+        assert "mine is not finished; go on with it by: lgkd resume mine" in capsys.readouterr().err
     assert run(guided(world)) == 0
     same_end(Path("mine"), world.guided_run)
     info = json.loads(Path("mine/run.json").read_text())

@@ -123,5 +123,7 @@ def _tell_of_the_broken(found: "Sequence[Prediction]") -> None:
         return
     named = "; ".join(f"{one.image} ({one.error})" for one in broken[:_NAMED])
     more = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
-    rest = "" if len(broken) == len(found) else "; the others have their answers"
-    raise DataError(f"{len(broken)} of {len(found)} images could not be read and were passed over: {named}{more}{rest}")
+    if len(broken) == len(found):
+        raise DataError(f"no image could be read: {named}{more}")
+    counts = f"{len(broken)} of {len(found)} images could not be read and were passed over"
+    raise DataError(f"{counts}: {named}{more}; the others have their answers")

@@ -1,5 +1,6 @@
 """What can be chosen of an export, and whether it can be written. No torch in here."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def export_folder(run: Path, out: str | Path | None) -> Path:
     Raises:
         TakenError: something is there; nothing was touched.
     """
-    folder = Path(out).expanduser() if out is not None else Path("exports") / run.resolve().name
+    folder = Path(out).expanduser() if out is not None else Path("exports") / _called(run.resolve())
     if folder.exists() and not folder.is_dir():
         raise TakenError(
             f"{folder} is a file, expected a folder that is new or empty to export to; choose another --out"
@@ -57,3 +58,8 @@ def export_folder(run: Path, out: str | Path | None) -> Path:
             f"{folder} already holds {first!r}; nothing was touched. Choose another --out to export to, or move it away"
         )
     return folder
+
+
+def _called(run: Path) -> str:
+    """A run's name; one of a series, which is called seed0 or seed0-guided, brings the name of its series."""
+    return f"{run.parent.name}_{run.name}" if re.fullmatch(r"seed\d+(-\w+)?", run.name) else run.name

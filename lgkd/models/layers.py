@@ -188,7 +188,11 @@ def spread(blocks: Sequence[str], count: int, *, staged: bool) -> list[str]:
     """
     last = len(blocks) - 1
     if count > len(blocks):
-        raise TapError(f"a model of {len(blocks)} blocks cannot be tapped at {count}; name its layers with --taps")
+        twice = ",".join([*blocks, *[blocks[-1]] * count][:count])
+        raise TapError(
+            f"a model of {len(blocks)} blocks cannot be tapped at {count} different ones; take a deeper one, or name "
+            f"its layers with --taps, where one may come twice: --taps {twice}"
+        )
     if count == 1:
         return [blocks[-1]]
     per_stage = [name.rsplit(".", 1)[0] for name in blocks]
