@@ -152,7 +152,7 @@ class Job:
         recipe = settled.recipe
         if self.role == "teacher" and store is None:
             store = self._place(settled, replace)
-        folder = Path(options.get("out") or self._default_folder(settled, found))
+        folder = self.folder(settled, found)
         kept = keep and is_finished(folder)
         fresh = not kept and check_free(folder)
         data = self.read(recipe, found)
@@ -184,7 +184,7 @@ class Job:
             compiled=options.get("compile"),
             cuda_graphs=bool(options.get("cuda_graphs")),
         )
-        info = self._info(data, student, guides, size, plan)
+        info = self.info(data, student, guides, size, plan)
         # `lgkd resume` would keep the teacher in the user's store.
         info["call"] = None if elsewhere else self._call(teachers, taps, replace)
         if kept:
@@ -328,7 +328,7 @@ class Job:
         check_model(self.model, type(self.model).__name__, num_classes=classes, image_size=pair(size))
         return self.model, pair(size)
 
-    def _info(
+    def info(
         self,
         data: Data,
         student: nn.Module,
@@ -382,7 +382,10 @@ class Job:
             "steps_per_epoch": plan.steps_per_epoch,
         }
 
-    def _default_folder(self, settled: Settled, teachers: Sequence[Teacher]) -> Path:
+    def folder(self, settled: Settled, teachers: Sequence[Teacher]) -> Path:
+        """Where the run goes: `out`, or a folder below runs/ that is named after the choices."""
+        if (out := self.options.get("out")) is not None:
+            return Path(out)
         names = [teacher.card.name if teacher.card else type(teacher.model).__name__ for teacher in teachers]
         return run_folder(
             self.model if isinstance(self.model, str) else type(self.model).__name__,

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,13 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def go_on(
-    folder: Path, info: Mapping[str, Any], recipe: Recipe, *, force: bool, say: Callable[[str], None]
+    folder: Path,
+    info: Mapping[str, Any],
+    recipe: Recipe,
+    *,
+    force: bool,
+    say: Callable[[str], None],
+    unknown: Collection[str] = (),
 ) -> dict[str, Any]:
     """The run.json to go on with: the folder's own, if it is of the same training.
 
@@ -68,13 +74,15 @@ def go_on(
         info, recipe: of the training that is asked for.
         force: go on although something differs.
         say: told of what differs then.
+        unknown: dotted keys of `info` and "recipe" that a dry run cannot know, and that are not compared.
 
     Raises:
         TakenError: something differs; every field is named with both values. Nothing was touched.
     """
     old = read_run(folder)
     before = _identity(old, load_recipe(folder / RECIPE), _versions_of(folder))
-    changes = list(differences(before, _identity(info, recipe, {name: package_version(name) for name in _PACKAGES})))
+    now = _identity(info, recipe, {name: package_version(name) for name in _PACKAGES})
+    changes = list(differences(_known(before, unknown), _known(now, unknown)))
     if changes and not force:
         raise TakenError(
             f"{folder} holds an unfinished run ({describe(old)}) that differs from this one; nothing was touched:\n  "
@@ -88,20 +96,28 @@ def go_on(
     return {**info, **kept, "resumed": old.get("resumed", 0) + 1}
 
 
-def check_same(folder: Path, info: Mapping[str, Any], recipe: Recipe, *, say: Callable[[str], None]) -> dict[str, Any]:
+def check_same(
+    folder: Path,
+    info: Mapping[str, Any],
+    recipe: Recipe,
+    *,
+    say: Callable[[str], None],
+    unknown: Collection[str] = (),
+) -> dict[str, Any]:
     """The run.json of a folder's finished run, if it is of the training that is asked for.
 
     Args:
         folder: holds a finished run.
         info, recipe: of the training that is asked for.
         say: told of versions of packages that differ.
+        unknown: as for `go_on`.
 
     Raises:
         TakenError: something differs; every field is named with both values.
     """
     old = read_run(folder)
     before, now = identity(old, load_recipe(folder / RECIPE)), identity(info, recipe)
-    changes = list(differences(before, now))
+    changes = list(differences(_known(before, unknown), _known(now, unknown)))
     if changes:
         raise TakenError(
             f"{folder} holds a finished run ({describe(old)}) that differs from this one; nothing was touched:\n  "
@@ -130,6 +146,10 @@ def identity(info: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
 
 def _identity(info: Mapping[str, Any], recipe: Recipe, versions: Mapping[str, Any]) -> dict[str, Any]:
     return identity(info, recipe) | {f"versions.{name}": version for name, version in versions.items()}
+
+
+def _known(values: Mapping[str, Any], unknown: Collection[str]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if not any(f"{key}.".startswith(f"{one}.") for one in unknown)}
 
 
 def _versions_of(folder: Path) -> dict[str, Any]:

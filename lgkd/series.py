@@ -89,7 +89,7 @@ def train_all(wanted: Repeated, seeds: Sequence[int], *, watch: Watch | None = N
     seeds = check_seeds(seeds)
     if (seed := wanted.options.get("seed")) is not None:
         raise InputError(f"seed={seed} was given beside seeds={list(seeds)}; leave one of them out")
-    folder = _folder(wanted)
+    folder = series_folder(wanted)
     check_series(folder)
     kinds = [
         kind for kind, asked in ((True, wanted.teachers), (False, wanted.with_baseline or not wanted.teachers)) if asked
@@ -118,7 +118,7 @@ def train_all(wanted: Repeated, seeds: Sequence[int], *, watch: Watch | None = N
     return series
 
 
-def _folder(wanted: Repeated) -> Path:
+def series_folder(wanted: Repeated) -> Path:
     """Where the runs go: `out`, or a folder below runs/ that is named after the choices."""
     options = wanted.options
     if not isinstance(wanted.student, str):

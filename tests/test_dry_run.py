@@ -1,6 +1,7 @@
 """A dry run foretells what the run then is, and does nothing."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -31,8 +32,8 @@ def here(tmp_path: Path, monkeypatch, world: World) -> Path:
     return folder
 
 
-def foretold(words: list[str], capsys) -> dict:
-    assert run([*words, "--dry-run", "--json"]) == 0
+def foretold(words: list[str], capsys, code: int = 0) -> dict:
+    assert run([*words, "--dry-run", "--json"]) == code
     return json.loads(capsys.readouterr().out)
 
 
@@ -81,7 +82,8 @@ def test_in_words_it_says_what_would_be_done_and_what_is_worth_knowing(here: Pat
     assert "24 (8 a class, 3 classes), 12 to test" in out
     assert "2 epochs x 3 = 6, 2 evaluations" in out
     assert "term 1 locality, weight 2.5" in out
-    assert "4 like this one; the figures are of one" in out
+    assert "into runs/deit_tiny_pictures_by-resnet8_locality-guidance/seed0-guided" in out
+    assert re.search(r"2 guided, 2 unguided; at most [\w ]+ together\. The figures are of one guided run", out)
     assert "blocks.0 32 x 4 x 4 stage1 16 x 16 x 16 16 x 16 x 16" in out
     assert "few images a class: 3 of 3 classes have fewer than 20 (checks: 8, the median class 8)" in out
     assert "the test split has 12 images, so that each is 8.3% of the accuracy" in out
@@ -93,7 +95,7 @@ def test_a_folder_that_is_taken_is_foretold_and_an_unfinished_run_is_gone_on_wit
     here: Path, world: World, capsys
 ) -> None:
     words = of_world(TRAIN, world)
-    told = foretold([*words, "--out", str(world.unguided_run)], capsys)
+    told = foretold([*words, "--out", str(world.unguided_run)], capsys, code=2)
     assert [problem.partition(" (")[0] for problem in told["problems"]] == [
         f"{world.unguided_run} already holds a finished run"
     ]
@@ -101,6 +103,48 @@ def test_a_folder_that_is_taken_is_foretold_and_an_unfinished_run_is_gone_on_wit
     capsys.readouterr()
     assert foretold([*words, "--out", "mine"], capsys)["goes_on"]
     assert not foretold([*words, "--out", "other"], capsys)["goes_on"]
+
+
+@pytest.mark.parametrize("begun", [DISTILL, TRAIN])
+def test_an_unfinished_run_that_differs_is_foretold_in_the_words_in_which_the_training_refuses_it(
+    begun: list[str], here: Path, world: World, capsys
+) -> None:
+    words = [*of_world(begun, world), "--out", "mine", "--val-fraction", "0.3"]
+    assert run([*words, "--max-time", "0"]) == 75
+    capsys.readouterr()
+    assert foretold(words, capsys)["problems"] == []
+    other = [*words, "--batch-size", "1000", "--seed", "7"]
+    before = everything_below(here)
+    told = foretold(other, capsys, code=2)
+    assert everything_below(here) == before and not told["goes_on"]
+    assert run(other) == 2
+    error = capsys.readouterr().err
+    assert "seed: was 0, now 7" in error and "recipe.batch_size: was 8, now 1000" in error
+    assert told["problems"] and error.endswith(f"lgkd: {told['problems'][0]}\n")
+    assert run([*other, "--dry-run"]) == 2
+    shown = capsys.readouterr().out
+    assert "would not start" in shown and "(goes on" not in shown and "\n    recipe.batch_size: was 8" in shown
+    forced = foretold([*other, "--force"], capsys)
+    assert forced["goes_on"] and "going on although it differs: seed: was 0, now 7" in forced["cautions"]
+
+
+def test_where_each_run_of_a_series_lies_is_foretold_and_all_of_them_are_looked_at(
+    here: Path, world: World, capsys
+) -> None:
+    words = [*of_world(DISTILL, world), "--with-baseline"]
+    assert run([*words, "--seeds", "0", "--quiet"]) == 0
+    capsys.readouterr()
+    (folder,) = (here / "runs").iterdir()
+    told = foretold([*words, "--seeds", "0,1"], capsys)
+    assert told["folder"] == str(folder.relative_to(here) / "seed0-guided")
+    assert (told["runs"], told["guided_runs"], told["unguided_runs"], told["finished_runs"]) == (4, 2, 2, 2)
+    assert told["seconds_of_all_at_most"] == pytest.approx(2 * told["seconds"]["together"])
+    assert told["problems"] == [] and not told["goes_on"]
+    refused = foretold([*words, "--seeds", "0,1", "--set", "optimizer.lr=0.1"], capsys, code=2)["problems"]
+    assert [problem.partition(" (")[0] for problem in refused] == [
+        f"{folder.relative_to(here) / name} holds a finished run" for name in ("seed0-guided", "seed0-unguided")
+    ]
+    assert all("recipe.optimizer.lr: was 0.0005, now 0.1" in problem for problem in refused)
 
 
 def test_what_a_run_would_be_refused_for_a_dry_run_is(here: Path, world: World, capsys) -> None:
@@ -113,7 +157,7 @@ def test_what_a_run_would_be_refused_for_a_dry_run_is(here: Path, world: World, 
 
 def test_a_teacher_of_other_classes_would_keep_it_from_starting(here: Path, world: World, capsys) -> None:
     other = make_pictures(here / "pictures", ("bricks", "columns", "rows"))
-    told = foretold([word for word in DISTILL if word != "--quiet"] + ["--dataset", str(other)], capsys)
+    told = foretold([word for word in DISTILL if word != "--quiet"] + ["--dataset", str(other)], capsys, code=2)
     assert len(told["problems"]) == 1
     assert "was trained on 3 classes of pictures" in told["problems"][0]
     assert "(checks)" in told["problems"][0]

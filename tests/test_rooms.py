@@ -93,7 +93,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "doctor": {"errors", "assets", "cards", "data", "machine", "runs", "trackers", "trainer"},
     "foresight": {
         "errors", "data", "losses", "recipe", "runs", "models", "guide", "trainer", "scoring", "choices", "options",
-        "build", "job", "bench", "machine",
+        "build", "job", "bench", "machine", "resuming",
     },
     "cli": {
         "errors", "assets", "files", "recipe", "cards", "runs", "data", "models", "trainer", "layers", "choices",

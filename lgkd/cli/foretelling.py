@@ -1,14 +1,22 @@
 """`--dry-run`: what a training would do, on the screen."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from lgkd.cli.screen import console, duration, line_of, say, show_json, show_pairs, show_table
+from lgkd.comparing.seeds import member
+from lgkd.runs import is_finished
 
 if TYPE_CHECKING:
     from lgkd.foresight import Foresight
+    from lgkd.foresight.standing import Member
     from lgkd.recipe import Recipe
+
+REFUSED = 2
+"""With which a training ends that something is in the way of."""
 
 
 def foretell(
@@ -23,23 +31,95 @@ def foretell(
     processes: int | None = None,
     **more: Any,
 ) -> None:
-    """Find out and show; `seeds`, `baselines` and `processes` are said, and one run in one process is measured."""
+    """Find out and show; `seeds`, `baselines` and `processes` are said, and one run in one process is measured.
+
+    Raises:
+        typer.Exit: with the training's code, where something would keep it from starting.
+    """
     from lgkd.foresight import foresee
 
+    runs = Runs()
     if seeds is not None:
-        # Their runs lie in one folder, which was looked at already.
-        options = {**options, "seed": seeds[0], "out": Path(options.get("out") or "runs") / f"seed{seeds[0]}"}
+        members = _members(model, dataset, options, seeds, baselines=baselines, **more)
+        options = {**options, "seed": members[0].seed, "out": members[0].folder}
+        more["series"] = members
+        runs = Runs.of(members)
     if not as_json:
         say("timing a few steps; nothing is written")
     found = foresee(role, model, dataset, options, **more)  # type: ignore[arg-type]
-    runs = len(seeds or [0]) * (1 + baselines)
     if as_json:
-        show_json({**found.as_dict(), "runs": runs, "processes": processes or 1})
+        show_json({**found.as_dict(), **runs.as_dict(found), "processes": processes or 1})
     else:
         _show(found, runs, processes or 1)
+    if found.problems:
+        raise typer.Exit(REFUSED)
 
 
-def _show(found: "Foresight", runs: int, processes: int) -> None:
+@dataclass(frozen=True)
+class Runs:
+    """How many runs there are of each kind, and how many are done."""
+
+    guided: int = 0
+    unguided: int = 0
+    finished: int = 0
+
+    @classmethod
+    def of(cls, members: Sequence["Member"]) -> "Runs":
+        """Those of a series."""
+        guided = sum(one.guided for one in members)
+        return cls(guided, len(members) - guided, sum(is_finished(one.folder) for one in members))
+
+    @property
+    def number(self) -> int:
+        """Of all runs; one that is no series has no kinds."""
+        return self.guided + self.unguided or 1
+
+    def seconds_at_most(self, found: "Foresight") -> float:
+        """Of all that are left; an unguided one takes less time than the guided one that was timed."""
+        return (self.number - self.finished) * found.seconds["together"]
+
+    def as_dict(self, found: "Foresight") -> dict[str, Any]:
+        """For JSON."""
+        kinds = {"guided_runs": self.guided, "unguided_runs": self.unguided, "finished_runs": self.finished}
+        series = {**kinds, "seconds_of_all_at_most": self.seconds_at_most(found)} if self.number > 1 else {}
+        return {"runs": self.number, **series}
+
+    def in_words(self, found: "Foresight") -> str:
+        """Kinds, and the time of all."""
+        kinds = [
+            f"{number} {kind}" for number, kind in ((self.guided, "guided"), (self.unguided, "unguided")) if number
+        ]
+        done = f" ({self.finished} finished, to be kept)" if self.finished else ""
+        bound = "at most" if self.guided and self.unguided else "about"
+        return (
+            f"{', '.join(kinds)}{done}; {bound} {duration(self.seconds_at_most(found))} together. The figures are of "
+            f"one{' guided run' if self.guided else ''}"
+        )
+
+
+def _members(
+    model: str,
+    dataset: str,
+    options: dict[str, Any],
+    seeds: Sequence[int],
+    *,
+    baselines: bool,
+    teachers: Sequence[str] = (),
+    taps: Sequence[str] | None = None,
+    model_options: Mapping[str, Any] | None = None,
+) -> "list[Member]":
+    """The runs of a series, in its folder; first the one that is measured."""
+    from lgkd.foresight.standing import Member
+    from lgkd.series import Repeated, series_folder
+
+    named = tuple(taps) if taps is not None else None
+    wanted = Repeated(model, dataset, tuple(teachers), named, model_options, options, baselines)  # type: ignore[arg-type]
+    folder = series_folder(wanted)
+    kinds = [True] * bool(teachers) + [False] * (baselines or not teachers)
+    return [Member(member(folder, seed, guided=guided), seed, guided) for guided in kinds for seed in seeds]
+
+
+def _show(found: "Foresight", runs: Runs, processes: int) -> None:
     plan, cost, seconds, images = found.plan, found.cost, found.seconds, found.outline
     by = f" guided by {' and '.join(found.teachers)}" if found.teachers else ""
     height, width = found.image_size
@@ -70,7 +150,7 @@ def _show(found: "Foresight", runs: int, processes: int) -> None:
             "disk": f"{found.disk_bytes['folder'] / 2**20:,.0f} MiB for the run, "
             f"{found.disk_bytes['decoded'] / 2**20:,.0f} MiB for decoded images",
             "into": f"{found.folder}{' (goes on with the run there)' if found.goes_on else ''}",
-            **({"runs": f"{runs} like this one; the figures are of one"} if runs > 1 else {}),
+            **({"runs": runs.in_words(found)} if runs.number > 1 else {}),
             **({"processes": f"{processes}; the figures are of one alone"} if processes > 1 else {}),
         }
     )
@@ -124,4 +204,6 @@ def _sentences(title: str, sentences: Sequence[str], style: str) -> None:
     console().print()
     console().print(line_of(title, style))
     for sentence in sentences:
-        console().print(line_of(f"- {sentence}"))
+        first, *more = sentence.splitlines()
+        for line in (f"- {first}", *(f"  {line}" for line in more)):
+            console().print(line_of(line))

@@ -21,13 +21,13 @@ from lgkd.build import (
     make_plan,
     prepare_data,
 )
-from lgkd.choices import Settled, run_folder
 from lgkd.data.images import DataSet
 from lgkd.data.order import Order
-from lgkd.errors import InputError, TakenError
+from lgkd.errors import InputError
 from lgkd.foresight.cautions import about_images, about_locality, about_steps, about_teacher, best_unguided
 from lgkd.foresight.cost import Cost, measure
 from lgkd.foresight.outline import Counts, Outline, count, outline, stand_in
+from lgkd.foresight.standing import Member, Wanted, standing
 from lgkd.guide import Guide
 from lgkd.job import Job
 from lgkd.losses.maps import MapLoss
@@ -35,7 +35,6 @@ from lgkd.machine import free_space, memory
 from lgkd.models.frozen import Teacher
 from lgkd.options import Options
 from lgkd.recipe import Recipe, dump_recipe
-from lgkd.runs import check_free
 from lgkd.trainer.plan import Plan
 
 FORMAT = 1
@@ -154,6 +153,7 @@ def foresee(
     teachers: Sequence[str | Teacher] = (),
     taps: Sequence[str] | None = None,
     replace_teacher: bool = False,
+    series: Sequence[Member] = (),
 ) -> Foresight:
     """Find out what a training would do.
 
@@ -163,13 +163,14 @@ def foresee(
         teachers: those that guide.
         taps: layers of the student.
         replace_teacher: whether a teacher in the store may be exchanged.
+        series: of several runs, all of them; `options` are those of the one that is measured.
 
     Raises:
         LgkdError: what the training itself would end with before it begins, but for what `problems` holds.
     """
     job = Job(role, model, model_options, dataset, options)
     settled, found_teachers = job.choose(teachers, replace=replace_teacher)
-    folder, goes_on, problems = _folder(job, settled, found_teachers)
+    folder, problems = job.folder(settled, found_teachers), list[str]()
     found = outline(dataset, data_dir=options.get("data_dir"), offline=bool(options.get("offline")))
     counts = count(
         found,
@@ -204,7 +205,11 @@ def foresee(
             recipe, data, image_size=size, seed=job.seed, device=job.device,
             teacher_sizes=[guide.teacher.image_size for guide in guides],
         )  # fmt: skip
-        cautions = [" ".join(str(one.message).split()) for one in heard]
+        wanted = Wanted.of(job, settled, found, counts, job.info(data, student, guides, size, plan))
+        members = series or [Member(folder, job.seed, guided=bool(guides))]
+        goes_on, refused, cautions = standing(wanted, members, keep=bool(series))
+        problems = [*refused, *problems]
+        cautions += [" ".join(str(one.message).split()) for one in heard]
         cautions += [sentence for guide in guides for sentence in about_locality(guide)]
         pairs = tuple(pair for guide in guides for pair in _pairs(guide, len(guides) > 1))
         parameters = {"model": _count(student)}
@@ -239,25 +244,6 @@ def foresee(
     cautions += [*about_images(found, counts), *about_steps(foresight.steps), *found.notes, *_about_room(foresight)]
     cautions += _about_estimates(foresight, options)
     return replace(foresight, cautions=tuple(dict.fromkeys(cautions)))
-
-
-def _folder(job: Job, settled: Settled, teachers: Sequence[Teacher]) -> tuple[Path, bool, list[str]]:
-    """Where the run would go, whether one lies there to go on with, and what is in its way."""
-    names = [teacher.card.name if teacher.card else type(teacher.model).__name__ for teacher in teachers]
-    model, dataset, options = job.model, job.dataset, job.options
-    folder = options.get("out") or run_folder(
-        model if isinstance(model, str) else type(model).__name__,
-        dataset.name if isinstance(dataset, DataSet) else dataset,
-        settled.subset,
-        "+".join(names) or None,
-        options["recipe"],
-        job.seed,
-        options.get("extra"),
-    )
-    try:
-        return Path(folder), not check_free(Path(folder)), []
-    except TakenError as error:
-        return Path(folder), False, [str(error)]
 
 
 def _steps(recipe: Recipe, counts: Counts, options: Options) -> int:

@@ -32,6 +32,7 @@ class Outline:
         test: images in the test split.
         side: (height, width) of a stored image, in pixels.
         where: in words.
+        fingerprint: of images that are in memory already; None where they would have to be decoded for it.
         notes: what the user should hear.
     """
 
@@ -43,6 +44,7 @@ class Outline:
     side: tuple[int, int]
     where: str
     notes: tuple[str, ...] = ()
+    fingerprint: str | None = None
 
     @property
     def decoded_bytes(self) -> int:
@@ -61,7 +63,10 @@ def outline(source: str | Path | DataSet, *, data_dir: str | Path | None, offlin
         source = load_dataset("digits")
     if isinstance(source, DataSet):
         side = (int(source.train.pixels.shape[2]), int(source.train.pixels.shape[3]))
-        return Outline(source.name, source.classes, True, source.train.labels, len(source.test), side, "in memory")
+        return Outline(
+            source.name, source.classes, True, source.train.labels, len(source.test), side, "in memory",
+            fingerprint=source.fingerprint,
+        )  # fmt: skip
     info = CATALOGUE.get(source) if known_or_folder(source) is None else None  # type: ignore[arg-type]
     if info is not None and tree_folder(info, data_dir) is None and published(info):
         return _published(info, data_dir, offline=offline)
@@ -131,7 +136,7 @@ def count(
     Raises:
         InputError: a part that cannot be had.
     """
-    chosen = subset(_stubs(found), fraction=fraction, per_class=images_per_class, seed=subset_seed)
+    chosen = subset(stubs(found.train, found.classes), fraction=fraction, per_class=images_per_class, seed=subset_seed)
     held = 0
     if val_fraction is not None:
         chosen, val = hold_out(chosen, val_fraction, subset_seed)
@@ -142,13 +147,14 @@ def count(
     return Counts(tuple(torch.bincount(chosen.labels, minlength=len(found.classes)).tolist()), held, more)
 
 
-def _stubs(found: Outline) -> Images:
-    number = len(found.train)
+def stubs(labels: Tensor, classes: Sequence[str]) -> Images:
+    """Images of which there is nothing but their labels, int64 (N,)."""
+    number = len(labels)
     return Images(
         torch.zeros(1, 3, 1, 1, dtype=torch.uint8).expand(number, -1, -1, -1),
         torch.ones(number, 2, dtype=torch.int32),
-        found.train,
-        tuple(f"{found.classes[label]}" for label in found.train.tolist()),
+        labels,
+        tuple(classes[label] for label in labels.tolist()),
     )
 
 
