@@ -35,6 +35,7 @@ from lgkd.models.catalogue import canonical
 from lgkd.models.factory import check_model, default_image_size, pair
 from lgkd.models.frozen import Teacher
 from lgkd.models.layers import default_taps
+from lgkd.models.patches import unseen_pixels
 from lgkd.options import Options, Run
 from lgkd.processes import join, wait
 from lgkd.recipe import Recipe
@@ -157,6 +158,8 @@ class Job:
         fresh = not kept and check_free(folder)
         data = self.read(recipe, found)
         student, size = self.make_model(recipe, data)
+        if (unseen := unseen_pixels(student, size)) is not None:
+            self.say(unseen)
         if store is not None:
             _check_tapped(student)
         guides = make_guides(student, found, recipe, data, image_size=size, taps=taps, seed=self.seed)

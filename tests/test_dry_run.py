@@ -7,18 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from timm.layers import PatchEmbed
 from torch import nn
 
 from lgkd.build import prepare_data
 from lgkd.cli import run
 from lgkd.data.catalogue import PUBLISHED
 from lgkd.errors import MissingError
-from lgkd.foresight.cautions import about_locality, best_unguided, far_influence
+from lgkd.foresight.cautions import about_grids, about_locality, best_unguided, far_influence
 from lgkd.foresight.outline import count, outline
-from lgkd.guide import Guide, Term
+from lgkd.guide import Guide, PairShape, Term
 from lgkd.losses import MapLoss
 from lgkd.models.factory import create_model
 from lgkd.models.frozen import Teacher
+from lgkd.models.patches import unseen_pixels
 from lgkd.runs import read_run
 from tests.small_world import DISTILL, QUICK, TINY_OPTIONS, TRAIN, World, everything_below, make_pictures
 
@@ -196,6 +198,61 @@ def test_a_pair_that_meets_at_a_single_cell_is_told_of(here: Path, world: World,
     told = foretold([*of_world(DISTILL, world), "--student-option", "patch_size=16"], capsys)
     said = [one for one in told["cautions"] if "nothing local is left to imitate" in one]
     assert said[0].startswith("the pair blocks.0 (32, 1, 1) - stage1 (16, 16, 16) meets at a map of 1 x 1")
+
+
+def test_a_student_of_few_places_is_told_of_with_the_patch_that_would_do(here: Path, world: World, capsys) -> None:
+    words = of_world(DISTILL, world)
+    said = foretold([*words, "--student-option", "patch_size=8"], capsys)["cautions"]
+    assert [one for one in said if "coarse" in one] == [
+        "a coarse student: 2 of 3 pairs meet at less than 4 x 4 places of its own (blocks.0: 2 x 2, the teacher's "
+        "stage1: 16 x 16), so that little locality is left to imitate; take a smaller patch (--student-option "
+        "patch_size=2) or a larger --image-size"
+    ]
+    assert not [one for one in foretold(words, capsys)["cautions"] if "coarse" in one]
+
+
+def test_a_pyramid_of_few_places_is_told_to_take_larger_images() -> None:
+    pairs = [
+        PairShape("stages.0", (64, 8, 8), "stage1", (16, 32, 32)),
+        PairShape("stages.3", (256, 2, 2), "stage3", (64, 8, 8)),
+    ]
+    (said,) = about_grids(pairs, (4, 4), (32, 32))
+    assert said.startswith("a coarse student: 1 of 2 pairs meet at less than 4 x 4 places of its own (stages.3: 2 x 2")
+    assert said.endswith("; take a larger --image-size")
+
+
+def test_pixels_that_are_never_seen_are_told_of_before_and_by_the_training(here: Path, world: World, capsys) -> None:
+    words = [*of_world(TRAIN, world), "--student-option", "patch_size=5", "--image-size", "32"]
+    sentence = "32 is no multiple of patch_size 5; 2 rows and 2 columns of pixels are never seen"
+    assert [one.partition(":")[0] for one in foretold(words, capsys)["cautions"] if "never seen" in one] == [sentence]
+    assert run([*words, "--max-time", "0"]) == 75
+    assert sentence in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(("model", "side", "options", "unseen"), [
+    ("deit_tiny", 33, {"patch_size": 4, "depth": 1}, "33 is no multiple of patch_size 4; 1 row and 1 column of pixels"),
+    ("deit_tiny", 32, {"patch_size": 4, "depth": 1}, None),
+    ("resnet8", 33, {}, None),
+])  # fmt: skip
+def test_pixels_are_lost_where_patches_do_not_reach(model: str, side: int, options: dict, unseen: str | None) -> None:
+    said = unseen_pixels(create_model(model, num_classes=3, image_size=side, options=options), (side, side))
+    assert (said or "").partition(" are never seen")[0] == (unseen or "")
+
+
+def test_rows_and_columns_that_are_never_seen_are_counted_apart() -> None:
+    patches = nn.Sequential(nn.Conv2d(3, 4, (2, 5), stride=(2, 5)))
+    assert unseen_pixels(PatchEmbed(32, 4, dynamic_img_pad=True), (33, 33)) is None, "it pads them"
+    assert (unseen_pixels(patches, (8, 16)) or "").startswith(
+        "8 x 16 is no multiple of patch_size 2 x 5; 1 column of pixels is never seen"
+    )
+
+
+def test_words_are_by_role_and_in_the_singular(here: Path, world: World, capsys) -> None:
+    words = ["train-teacher", "resnet8", str(world.pictures), "--epochs", "1", "--batch-size", "24", "--replace"]
+    assert run([*words, "--image-size", "16", "--device", "cpu", "--dry-run"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "1 epoch x 1 = 1, 1 evaluation on" in out
+    assert "only 1 step in all: a teacher learns little in it; use more --epochs" in out
 
 
 class Layers(nn.Module):

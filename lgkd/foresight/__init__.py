@@ -24,7 +24,14 @@ from lgkd.build import (
 from lgkd.data.images import DataSet
 from lgkd.data.order import Order
 from lgkd.errors import InputError
-from lgkd.foresight.cautions import about_images, about_locality, about_steps, about_teacher, best_unguided
+from lgkd.foresight.cautions import (
+    about_grids,
+    about_images,
+    about_locality,
+    about_steps,
+    about_teacher,
+    best_unguided,
+)
 from lgkd.foresight.cost import Cost, measure
 from lgkd.foresight.outline import Counts, Outline, count, outline, stand_in
 from lgkd.foresight.standing import Member, Wanted, standing
@@ -33,6 +40,7 @@ from lgkd.job import Job
 from lgkd.losses.maps import MapLoss
 from lgkd.machine import free_space, memory
 from lgkd.models.frozen import Teacher
+from lgkd.models.patches import patch_size, unseen_pixels
 from lgkd.options import Options
 from lgkd.recipe import Recipe, dump_recipe
 from lgkd.trainer.plan import Plan
@@ -211,6 +219,9 @@ def foresee(
         problems = [*refused, *problems]
         cautions += [" ".join(str(one.message).split()) for one in heard]
         cautions += [sentence for guide in guides for sentence in about_locality(guide)]
+        cautions += [sentence for guide in guides for sentence in about_grids(guide.pairs, patch_size(student), size)]
+        if (unseen := unseen_pixels(student, size)) is not None:
+            cautions.append(unseen)
         pairs = tuple(pair for guide in guides for pair in _pairs(guide, len(guides) > 1))
         parameters = {"model": _count(student)}
         if guides:
@@ -241,7 +252,12 @@ def foresee(
         cost=cost,
         problems=tuple(problems),
     )
-    cautions += [*about_images(found, counts), *about_steps(foresight.steps), *found.notes, *_about_room(foresight)]
+    cautions += [
+        *about_images(found, counts),
+        *about_steps(foresight.steps, role),
+        *found.notes,
+        *_about_room(foresight),
+    ]
     cautions += _about_estimates(foresight, options)
     return replace(foresight, cautions=tuple(dict.fromkeys(cautions)))
 

@@ -10,13 +10,15 @@ from torch import nn
 
 from lgkd.errors import InputError
 from lgkd.foresight.outline import Counts, Outline
-from lgkd.guide import Guide
+from lgkd.guide import Guide, PairShape
 from lgkd.models.frozen import Teacher
 from lgkd.runs import RUN, read_run
 
 FEW_IMAGES, FEW_TESTED, FEW_STEPS = 20, 100, 500
 GLOBAL = 0.5
 """Influence of the far half of an image on a corner of a map, beside that of all of it; 1 is no locality at all."""
+COARSE, WANTED = 4, 8
+"""Rows or columns below which a student's map holds hardly any place apart, and as many as would do."""
 
 
 def about_images(found: Outline, counts: Counts) -> Iterator[str]:
@@ -36,13 +38,41 @@ def about_images(found: Outline, counts: Counts) -> Iterator[str]:
         )
 
 
-def about_steps(steps: int) -> Iterator[str]:
-    """A training too short to learn."""
+def about_steps(steps: int, role: str) -> Iterator[str]:
+    """A training too short for a "student" or "teacher" to learn."""
     if steps < FEW_STEPS:
-        yield (
-            f"only {steps:,} steps in all: a transformer learns little in them; use more --epochs or a smaller "
-            "--batch-size"
-        )
+        few, them = (f"{steps:,} steps", "them") if steps != 1 else ("1 step", "it")
+        yield f"only {few} in all: a {role} learns little in {them}; use more --epochs or a smaller --batch-size"
+
+
+def about_grids(
+    pairs: Sequence[PairShape], patch: tuple[int, int] | None, image_size: tuple[int, int]
+) -> Iterator[str]:
+    """A student whose maps are far coarser than the teacher's; of maps of 1 x 1 the guide itself speaks.
+
+    Args:
+        pairs: of a guide.
+        patch: (height, width) of the student's patches; None if it cuts none.
+        image_size: (height, width) of its images; both in pixels.
+    """
+    coarse = [pair for pair in pairs if _is_coarse(pair)]
+    if not coarse:
+        return
+    pair = coarse[0]
+    (height, width), (theirs, across) = pair.student_map[1:], pair.teacher_map[1:]
+    # A smaller patch makes the map finer where the patches are the map, which they are not in a pyramid.
+    plain = patch is not None and (height, width) == (image_size[0] // patch[0], image_size[1] // patch[1])
+    smaller = f"a smaller patch (--student-option patch_size={max(1, min(image_size) // WANTED)}) or "
+    yield (
+        f"a coarse student: {len(coarse)} of {len(pairs)} pairs meet at less than {COARSE} x {COARSE} places of its "
+        f"own ({pair.student}: {height} x {width}, the teacher's {pair.teacher}: {theirs} x {across}), so that little "
+        f"locality is left to imitate; take {smaller if plain else ''}a larger --image-size"
+    )
+
+
+def _is_coarse(pair: PairShape) -> bool:
+    ours, theirs = pair.student_map[1:], pair.teacher_map[1:]
+    return ours != (1, 1) and min(ours) < COARSE and min(theirs) >= COARSE * min(ours)
 
 
 def about_teacher(teacher: Teacher, found: Outline, beaten_by: tuple[float, Path] | None) -> Iterator[str]:

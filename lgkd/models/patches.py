@@ -1,0 +1,42 @@
+"""How a model cuts images into patches, and what of an image falls off."""
+
+from torch import nn
+
+
+def patch_size(model: nn.Module) -> tuple[int, int] | None:
+    """(height, width) of the patches that a model cuts its images into; None for one that does not, or pads them."""
+    modules = dict(model.named_modules())
+    for name, module in modules.items():
+        if not isinstance(module, nn.Conv2d) or module.in_channels != 3:
+            continue
+        # Patches lie side by side where the kernel moves on by its own size; anything else overlaps.
+        kernel, step = tuple(module.kernel_size), tuple(module.stride)
+        padded = getattr(modules[name.rpartition(".")[0]], "dynamic_img_pad", False)
+        apart = kernel == step and max(kernel) > 1 and module.padding in ((0, 0), "valid")
+        return (kernel[0], kernel[1]) if apart and not padded else None
+    return None
+
+
+def unseen_pixels(model: nn.Module, image_size: tuple[int, int]) -> str | None:
+    """A sentence on the rows and columns at an image's edge that fill no patch; None where all pixels are seen.
+
+    Args:
+        model: as made.
+        image_size: (height, width) of its images, in pixels.
+    """
+    patch = patch_size(model)
+    if patch is None:
+        return None
+    left = [side % step for side, step in zip(image_size, patch, strict=True)]
+    if not any(left):
+        return None
+    words = [f"{n} {word}{'' if n == 1 else 's'}" for n, word in zip(left, ("row", "column"), strict=True) if n]
+    verb = "is" if sum(left) == 1 else "are"
+    return (
+        f"{_side(image_size)} is no multiple of patch_size {_side(patch)}; {' and '.join(words)} of pixels {verb} "
+        "never seen: take a patch_size that divides it, or another --image-size"
+    )
+
+
+def _side(size: tuple[int, int]) -> str:
+    return f"{size[0]}" if size[0] == size[1] else f"{size[0]} x {size[1]}"
