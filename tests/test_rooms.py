@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "features": {"errors", "models", "taps"},
     "guide": {"errors", "models", "taps", "losses", "features", "schedules"},
     "tasks": {"errors", "features", "guide"},
-    "trainer": {"errors", "chance", "processes", "files", "weights", "tasks", "models", "trackers"},
+    "trainer": {"errors", "chance", "processes", "files", "machine", "weights", "tasks", "models", "trackers"},
     "scoring": {"errors", "models"},
     "layers": {"errors", "models", "taps"},
     "choices": {"errors", "assets", "recipe", "cards", "data", "models", "trackers"},
@@ -82,13 +82,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         "errors", "files", "statistics", "report", "recipe", "runs", "data", "models", "trainer", "choices", "options",
         "api", "comparing",
     },
-    "showing": {"errors", "files", "report", "comparing", "runs", "data", "scoring", "build", "opened"},
+    "showing": {"errors", "files", "statistics", "report", "comparing", "runs", "data", "scoring", "build", "opened"},
     "inspecting": {
         "errors", "chance", "files", "report", "runs", "data", "models", "taps", "features", "scoring", "build",
         "loading", "opened",
     },
     "bench": {
         "errors", "chance", "recipe", "runs", "data", "models", "guide", "trainer", "scoring", "choices", "build",
+        "machine",
     },
     "doctor": {"errors", "assets", "cards", "data", "machine", "runs", "trackers", "trainer"},
     "foresight": {
@@ -99,7 +100,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "errors", "assets", "files", "recipe", "cards", "runs", "data", "models", "trainer", "layers", "choices",
         "statistics", "api", "quickstart", "processes", "launch", "bench", "own_terms", "importing", "trackers",
         "comparing", "series", "showing", "inspecting", "predicting", "exporting", "reproducing",
-        "doctor", "foresight",
+        "doctor", "foresight", "machine",
     },
     "__main__": {"cli"},
 }  # fmt: skip
