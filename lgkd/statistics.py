@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import ROUND_HALF_UP, Decimal
 
 from lgkd.errors import InputError
 
@@ -45,6 +46,26 @@ class Interval:
         if self.low is None or self.high is None:
             return None
         return self.low <= 0 <= self.high
+
+    def within(self, lowest: float, highest: float) -> "Interval":
+        """With ends that the measured quantity can have: no accuracy is below 0."""
+        if self.low is None or self.high is None:
+            return self
+        return replace(self, low=max(lowest, self.low), high=min(highest, self.high))
+
+
+def in_percent(share: float, *, signed: bool = False, digits: int = 2) -> str:
+    """A share in percent, or a difference of shares in points, without the unit: 0.0375 is "3.75".
+
+    Half is rounded away from zero, by the decimal number: to one digit 0.0375 is 3.8, though the nearest binary number
+    to it may lie below. There is no "-0.00".
+    """
+    if not math.isfinite(share):
+        return str(share)
+    # Twelve digits are more than any accuracy has, and fewer than the noise of adding a few of them up.
+    exact = Decimal(f"{100 * share:.10f}")
+    shown = exact.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)
+    return f"{shown or abs(shown):{'+' if signed else ''}.{digits}f}"
 
 
 def summarise(values: Sequence[float]) -> Summary:

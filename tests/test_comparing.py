@@ -50,6 +50,15 @@ def test_runs_that_differ_only_by_seed_become_mean_spread_and_interval(both: Pat
         )
 
 
+def test_no_accuracy_is_said_to_reach_below_0_or_above_100(tmp_path: Path) -> None:
+    make_seeds(tmp_path / "wide", [0.1, 0.6])
+    make_seeds(tmp_path / "wide", [0.9, 0.4], guided=True)
+    found = compare(tmp_path / "wide")
+    assert [(group.top1.low, group.top1.high) for group in found.groups] == [(0, 1), (0, 1)]
+    gain = found.differences[0].interval
+    assert gain.low is not None and gain.low < -1  # of a difference the interval is left as it is
+
+
 def test_the_gain_is_paired_by_seed(both: Path) -> None:
     (gain,) = compare(both).differences
     theirs = stats.ttest_rel(GUIDED, ALONE).confidence_interval(0.95)
@@ -58,7 +67,7 @@ def test_the_gain_is_paired_by_seed(both: Path) -> None:
     assert [(seed, round(value, 2)) for seed, value in gain.by_seed] == [(0, 0.06), (1, 0.03), (2, 0.08), (3, 0.05)]
     lines = words_of(both)
     assert lines.startswith(
-        "B - A: +5.5 points, 95% t-interval +2.2 to +8.8, paired over 4 seeds (+6.0, +3.0, +8.0, +5.0)."
+        "B - A: +5.50 points, 95% t-interval +2.19 to +8.81, paired over 4 seeds (+6.00, +3.00, +8.00, +5.00)."
     )
     assert (
         "The interval does not include 0. It supposes roughly normal differences, which 4 seeds cannot show." in lines
@@ -81,9 +90,9 @@ def test_one_seed_is_never_called_a_result(tmp_path: Path, capsys: pytest.Captur
     alone = make_run(tmp_path / "alone", 0.6)
     guided = make_run(tmp_path / "guided", 0.7, guided=True)
     assert words_of(alone) == "One seed is no result (A): train with --seeds 0,1,2 for a spread."
-    assert words_of(alone, guided) == ("B - A: +10.0 points with one seed, which gives no interval and is no result.")
+    assert words_of(alone, guided) == ("B - A: +10.00 points with one seed, which gives no interval and is no result.")
     more = make_seeds(tmp_path / "more", GUIDED, guided=True, first=1)
-    assert "+5.8 points. One seed gives no interval, so this is no result." in words_of(alone, more)
+    assert "+5.75 points. One seed gives no interval, so this is no result." in words_of(alone, more)
     kept = compare(alone, guided).as_dict()
     assert [group["is_a_result"] for group in kept["groups"]] == [False, False]
     assert kept["differences"][0]["is_a_result"] is False and kept["differences"][0]["low"] is None

@@ -77,10 +77,10 @@ def test_what_is_printed_is_what_the_runs_say(typed: tuple[Path, str]) -> None:
         run = json.loads((folder / trial["folder"] / "run.json").read_text())
         assert trial["top1"] == run["results"]["test_top1"] and run["seed"] == trial["seed"]
         assert run["dataset"]["subset"] == f"20 images per class, seed {trial['seed']}"
-        assert f"{trial['top1']:.1%}" in words
+        assert f"{trial['top1']:.2%}" in words
     by = {trial["who"]: trial["top1"] for trial in kept["runs"]}
     gain = by["guided"] - by["unguided"]
-    assert kept["gain"]["mean"] == pytest.approx(gain) and f"gain of the guide: {100 * gain:+.1f} points" in words
+    assert kept["gain"]["mean"] == pytest.approx(gain) and f"gain of the guide: {100 * gain:+.2f} points" in words
     assert kept["shortened"] is True and "Shortened to 6 of" in words
     (difference,) = compare(folder).differences
     assert difference.paired and difference.interval.mean == kept["gain"]["mean"]
@@ -138,14 +138,14 @@ def test_an_interval_that_includes_zero_is_told_plainly() -> None:
 
 def test_a_clear_gain_a_loss_and_one_seed_are_told_as_they_are() -> None:
     clear = gain_lines(outcome([0.90, 0.91, 0.92], [0.80, 0.81, 0.81]))
-    assert clear[0].startswith("gain of the guide: +10.3 points, 95% t-interval +8.9 to +11.8")
-    assert clear[0].endswith("paired over 3 seeds (+10.0, +10.0, +11.0).")
+    assert clear[0].startswith("gain of the guide: +10.33 points, 95% t-interval +8.90 to +11.77")
+    assert clear[0].endswith("paired over 3 seeds (+10.00, +10.00, +11.00).")
     assert clear[1].startswith("The interval does not include 0.")
-    assert "widest, +10.3 points, after 100 of 100 steps" in clear[2]
+    assert "widest, +10.33 points, after 100 of 100 steps" in clear[2]
     loss = gain_lines(outcome([0.6, 0.6], [0.7, 0.8]))
-    assert loss[0].startswith("gain of the guide: -15.0 points")
+    assert loss[0].startswith("gain of the guide: -15.00 points")
     single = gain_lines(outcome([0.9], [0.8]))
-    assert single[0].endswith("+10.0 points with one seed, which gives no interval and is no result.")
+    assert single[0].endswith("+10.00 points with one seed, which gives no interval and is no result.")
 
 
 def test_changed_settings_and_other_images_are_told() -> None:

@@ -80,8 +80,8 @@ def test_the_gain_is_shown_by_seed_with_its_interval(whole) -> None:
     ends = {name: about(folder / name)["results"]["test_top1"] for name in MEMBERS}
     gains = [ends[f"seed{seed}-guided"] - ends[f"seed{seed}-unguided"] for seed in (0, 1)]
     assert [gain for _, gain in difference.by_seed] == pytest.approx(gains)
-    assert f"B - A: {sum(gains) / 2 * 100 + 0.0:+.1f} points, 95% t-interval " in printed
-    assert f"paired over 2 seeds ({', '.join(f'{100 * gain:+.1f}' for gain in gains)})" in printed
+    assert f"B - A: {sum(gains) / 2 * 100 + 0.0:+.2f} points, 95% t-interval " in printed
+    assert f"paired over 2 seeds ({', '.join(f'{100 * gain + 0.0:+.2f}' for gain in gains)})" in printed
     assert printed.rstrip().endswith(f"kept in {folder}")
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lgkd.errors import InputError
-from lgkd.statistics import mean_interval, paired_interval, summarise, unpaired_interval
+from lgkd.statistics import in_percent, mean_interval, paired_interval, summarise, unpaired_interval
 
 # Additional hours of sleep of ten patients under two drugs: Student's own example (Biometrika 6, 1908).
 DRUG_1 = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
@@ -118,3 +118,23 @@ def test_what_cannot_be_summarised_is_told() -> None:
         paired_interval([1.0, 2.0], [1.0, 2.0], confidence=95)
     with pytest.raises(InputError, match="confidence is 1, expected a number between 0 and 1"):
         unpaired_interval([1.0, 2.0], [1.0, 2.0], confidence=1)
+
+
+def test_halves_are_rounded_away_from_zero_whatever_the_binary_number() -> None:
+    assert [in_percent(value, digits=1) for value in (0.3125, 0.0625, 0.0005)] == ["31.3", "6.3", "0.1"]
+    # 0.3125 - 0.275 is a little less than 0.0375, and (0.29 + 0.3) / 2 a little more than 0.295.
+    assert in_percent(0.3125 - 0.275, signed=True, digits=1) == "+3.8"
+    assert in_percent(0.275 - 0.3125, signed=True, digits=1) == "-3.8"
+    assert in_percent(0.3125) == "31.25" and in_percent(1.0) == "100.00"
+
+
+def test_nothing_gained_has_no_minus() -> None:
+    assert in_percent(-0.00001, signed=True) == in_percent(0.0, signed=True) == "+0.00"
+    assert in_percent(float("nan")) == "nan"
+
+
+def test_an_interval_is_cut_at_what_can_be() -> None:
+    wide = mean_interval([0.1, 0.9])
+    assert (wide.low or 0) < 0 and (wide.high or 0) > 1
+    assert (wide.within(0, 1).low, wide.within(0, 1).high, wide.within(0, 1).mean) == (0, 1, 0.5)
+    assert mean_interval([0.5]).within(0, 1).low is None

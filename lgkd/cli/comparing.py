@@ -9,6 +9,7 @@ from lgkd.cli import completing
 from lgkd.cli import options as o
 from lgkd.cli.screen import console, say, show_json, show_table
 from lgkd.errors import TakenError
+from lgkd.statistics import in_percent
 
 if TYPE_CHECKING:
     from lgkd.comparing import Comparison
@@ -112,7 +113,7 @@ def _show_seeds(comparison: "Comparison") -> None:
         cells = [_percent(values[group.letter].get(pair)) for group in groups]
         gains = [values[one.group.letter][pair] - values[one.reference.letter][pair]
                  if pair in values[one.group.letter] else None for one in paired]  # fmt: skip
-        rows.append((pair[0], *cells, *("" if gain is None else f"{100 * gain:+.2f}" for gain in gains)))
+        rows.append((pair[0], *cells, *("" if gain is None else in_percent(gain, signed=True) for gain in gains)))
     heads = [f"{one.group.letter} - {one.reference.letter}" for one in paired]
     show_table(
         "", ("seed", *(group.letter for group in groups), *heads), rows, right=range(1 + len(groups) + len(heads))
@@ -122,4 +123,4 @@ def _show_seeds(comparison: "Comparison") -> None:
 
 
 def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"
+    return "-" if value is None else in_percent(value)

@@ -10,6 +10,7 @@ from lgkd.cli import options as o
 from lgkd.cli.screen import Display, console, show_json
 from lgkd.errors import InputError
 from lgkd.models.catalogue import find
+from lgkd.statistics import in_percent
 
 
 def import_teacher(
@@ -98,7 +99,9 @@ def import_teacher(
         show_json({**card.model_dump(mode="json", exclude={"classes"}), "folder": str(folder)})
         return
     out = console()
-    out.print(f"test top-1 {card.accuracy.top1:.2%}, {card.parameters:,} parameters, taps {', '.join(card.taps)}")
+    out.print(
+        f"test top-1 {in_percent(card.accuracy.top1)}%, {card.parameters:,} parameters, taps {', '.join(card.taps)}"
+    )
     out.print(f"kept in {folder}", markup=False)
 
 

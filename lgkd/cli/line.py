@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from lgkd.statistics import in_percent
+
 _BAR = 16
 _SHORTEST_TITLE = 8
 _NOT_LOSSES = ("loss", "accuracy")
@@ -107,9 +109,9 @@ def _news(now: Standing, shown: _Shown) -> str:
     """Accuracies, losses and speed."""
     parts = []
     if now.top1 is not None:
-        parts.append(f"test {now.top1:.1%}")
+        parts.append(f"test {in_percent(now.top1, digits=1)}%")
     if "accuracy" in now.train and (shown.train_accuracy or now.top1 is None):
-        parts.append(f"train {now.train['accuracy']:.1%}")
+        parts.append(f"train {in_percent(now.train['accuracy'], digits=1)}%")
     if shown.losses:
         parts.append(_losses(now.train, shown))
     if now.images_per_second is not None:

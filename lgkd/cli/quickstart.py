@@ -10,6 +10,7 @@ from lgkd.cli import options as o
 from lgkd.cli.screen import Display, console, duration, show_json, show_table
 from lgkd.comparing.seeds import read_seeds
 from lgkd.comparing.words import gain_lines as sentences
+from lgkd.statistics import in_percent
 
 if TYPE_CHECKING:
     from lgkd.quickstart import Outcome
@@ -72,9 +73,9 @@ def _report(outcome: "Outcome") -> None:
         (
             (
                 who,
-                f"{outcome.top1(who).mean:.1%}",
+                f"{in_percent(outcome.top1(who).mean)}%",
                 _spread(outcome.top1(who).sd),
-                *(f"{trial.top1:.1%}" for trial in outcome.of(who)),
+                *(f"{in_percent(trial.top1)}%" for trial in outcome.of(who)),
                 f"{outcome.seconds_of(who):.1f} s",
             )
             for who in WHO
@@ -98,8 +99,8 @@ def gain_lines(outcome: "Outcome") -> list[str]:
     lines = sentences("gain of the guide", gain, [guided.top1 - alone.top1 for guided, alone in pairs])
     if widest.gain > 0:
         lines.append(
-            f"On the way it was widest, {100 * widest.gain:+.1f} points, after {widest.step:,} of {outcome.steps:,} "
-            "steps (picked from the curve: a description, no result)."
+            f"On the way it was widest, {in_percent(widest.gain, signed=True)} points, after {widest.step:,} of "
+            f"{outcome.steps:,} steps (picked from the curve: a description, no result)."
         )
     else:
         lines.append("On the way the guided students were never ahead in the mean.")
@@ -126,4 +127,4 @@ def _how_chosen(outcome: "Outcome") -> str:
 
 
 def _spread(sd: float | None) -> str:
-    return "-" if sd is None else f"{100 * sd:.1f}"
+    return "-" if sd is None else in_percent(sd)

@@ -47,8 +47,8 @@ class Group:
 
     @cached_property
     def top1(self) -> Interval:
-        """Mean top-1 accuracy after the last epoch, with its 95 % t-interval where there are several seeds."""
-        return mean_interval([run.top1 for run in self.runs])
+        """Mean top-1 accuracy after the last epoch, with its 95 % t-interval, cut at 0 and 1, of several seeds."""
+        return mean_interval([run.top1 for run in self.runs]).within(0, 1)
 
     @property
     def sd(self) -> float | None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from lgkd.comparing.groups import Group
 from lgkd.comparing.outcome import Comparison, Difference
-from lgkd.statistics import Interval
+from lgkd.statistics import Interval, in_percent
 
 
 def told(comparison: Comparison) -> list[str]:
@@ -49,17 +49,18 @@ def gain_lines(what: str, gain: Interval, by_seed: Sequence[float], *, unpaired:
         by_seed: that of each pair; empty where they are not paired.
         unpaired: how many seeds of what, where they are not paired.
     """
-    points, seeds = round(100 * gain.mean, 1) + 0.0, len(by_seed) or gain.count  # no "-0.0"
+    points, seeds = in_percent(gain.mean, signed=True), len(by_seed) or gain.count
     if gain.low is None or gain.high is None:
         if not unpaired:
-            return [f"{what}: {points:+.1f} points with one seed, which gives no interval and is no result."]
-        return [f"{what}: {points:+.1f} points. One seed gives no interval, so this is no result."]
-    interval = f"{gain.confidence:.0%} t-interval {100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
+            return [f"{what}: {points} points with one seed, which gives no interval and is no result."]
+        return [f"{what}: {points} points. One seed gives no interval, so this is no result."]
+    low, high = (in_percent(end, signed=True) for end in (gain.low, gain.high))
+    interval = f"{gain.confidence:.0%} t-interval {low} to {high}"
     if unpaired:
-        lines = [f"{what}: {points:+.1f} points, {interval} (Welch's), not paired."]
+        lines = [f"{what}: {points} points, {interval} (Welch's), not paired."]
     else:
-        each = ", ".join(f"{100 * one:+.1f}" for one in by_seed)
-        lines = [f"{what}: {points:+.1f} points, {interval}, paired over {seeds} seeds ({each})."]
+        each = ", ".join(in_percent(one, signed=True) for one in by_seed)
+        lines = [f"{what}: {points} points, {interval}, paired over {seeds} seeds ({each})."]
     if gain.low == gain.high:
         lines.append("All seeds gave the same, so that the interval has no width: it cannot tell of other seeds.")
     elif gain.includes_zero:

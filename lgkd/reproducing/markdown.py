@@ -7,7 +7,7 @@ from lgkd.errors import InputError
 from lgkd.files import write_whole
 from lgkd.reproducing.outcome import Outcome, Row
 from lgkd.reproducing.shape import Experiment
-from lgkd.statistics import Interval, Summary
+from lgkd.statistics import Interval, Summary, in_percent
 
 _HEAD = b"# Results\n"
 _MEASURED = (
@@ -91,18 +91,22 @@ def mean_and_spread(summary: Summary | None) -> str:
     """Percent, with the standard deviation over the seeds where there are several."""
     if summary is None:
         return ""
-    mean = f"{100 * summary.mean:.2f}"
-    return mean if summary.sd is None else f"{mean} ± {100 * summary.sd:.2f}"
+    mean = in_percent(summary.mean)
+    return mean if summary.sd is None else f"{mean} ± {in_percent(summary.sd)}"
 
 
 def gain_words(gain: Interval | None) -> str:
     """Points, with the 95 % interval where there is one."""
     if gain is None:
         return ""
-    mean = f"{100 * gain.mean:+.1f}"
+    mean = _points(gain.mean)
     if gain.low is None or gain.high is None:
         return f"{mean} (one seed)"
-    return f"{mean} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+    return f"{mean} ({_points(gain.low)} to {_points(gain.high)})"
+
+
+def _points(gain: float) -> str:
+    return in_percent(gain, signed=True, digits=1)
 
 
 def took(seconds: float | None) -> str:
