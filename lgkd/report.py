@@ -50,6 +50,8 @@ def draw_curves(rows: Rows, path: Path, title: str) -> None:
     for key, colour in zip(parts, cycle((BLUE, ORANGE, GREEN, GREY)), strict=False):
         _line(right, rows, key, key.removeprefix("loss_").replace("_", " "), colour)
     right.set(xlabel="epoch", ylabel="loss, not weighted", title="parts of the loss")
+    count_epochs(left)
+    count_epochs(right)
     finish(figure, (left, right), path)
 
 
@@ -121,8 +123,6 @@ def draw_comparison(
         signed: whether they are differences, for which 0 says something.
         title: words.
     """
-    from matplotlib.ticker import MaxNLocator
-
     figure, (left, right) = new_figure(2, width=6.4, height=4.2 + 0.25 * max(0, len(rows) - 5))
     for place, (label, epochs, seeds) in enumerate(curves):
         _draw_mean(left, epochs, seeds, colour_of(place), label=_wrapped(f"{label} ({_seeds(len(seeds))})"))
@@ -130,7 +130,7 @@ def draw_comparison(
     left.set_ylim(bottom=0)
     left.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     left.set_title(_wrapped(title, 60), loc="left", fontweight="bold")
-    left.xaxis.set_major_locator(MaxNLocator(integer=True))
+    count_epochs(left)
     if signed:
         right.axvline(0, color=GREY, linewidth=1.2)
     for place, row in enumerate(rows):
@@ -242,6 +242,13 @@ def as_svg(figure: Any) -> str:
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "lgkd"}):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     return stream.getvalue()
+
+
+def count_epochs(axis: "Axes") -> None:
+    """No marks between epochs, however few there are."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def dress(axes: Sequence["Axes"]) -> None:

@@ -17,11 +17,15 @@ from lgkd.data.images import Images
 from lgkd.errors import InputError, TakenError
 from lgkd.report import as_svg, new_figure
 from lgkd.runs import read_run
-from lgkd.showing import html
-from lgkd.showing.command import command
+from lgkd.showing import html, words
+from lgkd.showing.chosen import choose
+from lgkd.showing.command import command, notes
+from lgkd.showing.figures import draw_accuracy, draw_losses
+from lgkd.showing.measures import Curve
 from lgkd.showing.pictures import picture
 from lgkd.showing.svg import inline
 from lgkd.showing.writing import check_place, write_report
+from tests.comparing_world import make_run, make_seeds
 from tests.small_world import QUICK, TINY, World, make_pictures, snapshot
 
 EVIL = "<script>alert(1)</script>"
@@ -121,8 +125,8 @@ def test_it_says_what_run_json_says_and_calls_one_seed_no_result(page: Path, wor
     words = " ".join(" ".join(Reader(page.read_text(encoding="utf-8")).words).split())
     info = read_run(world.guided_run)
     gain = info["results"]["test_top1"] - read_run(world.unguided_run)["results"]["test_top1"]
-    assert f"{info['results']['test_top1']:.1%} of 12 test images" in words
-    assert f"{100 * gain:+.1f} points with one seed, which gives no interval and is no result" in words
+    assert f"{info['results']['test_top1']:.2%} of 12 test images" in words
+    assert f"{100 * gain:+.2f} points with one seed, which gives no interval and is no result" in words
     assert "hf_not_to_be_written_down" not in page.read_text(encoding="utf-8")
     assert re.search(r"memory, highest [1-9][\d,]* MB", words)
     for key in ("processor", "packages: torch", "optimizer:"):
@@ -215,9 +219,15 @@ def test_a_picture_is_cut_out_of_its_canvas_and_made_small() -> None:
 
 
 def test_the_command_makes_the_very_same_student_again(world: World, here: Path) -> None:
+    (here / "pictures").symlink_to(world.pictures)
     for folder in (world.guided_run, world.unguided_run):
-        line = command(folder, read_run(folder), out=f"again-{folder.name}")
-        assert line is not None
+        chosen = choose([folder])
+        line = command(chosen, out=f"again-{folder.name}")
+        assert line is not None and str(world.pictures.parent) not in line
+        assert notes(chosen)[0].startswith(
+            "Save the recipe below as recipe.yaml. The working folder has to hold pictures"
+        )
+        shutil.copy(folder / "recipe.yaml", here / "recipe.yaml")
         words = shlex.split(line)
         assert words[0] == "lgkd"
         assert run([*words[1:], "--quiet", *(["--report"] if folder == world.guided_run else [])]) == 0
@@ -236,8 +246,61 @@ def test_a_training_does_not_end_badly_for_want_of_a_report(
     assert "no report was written: --out is" in capsys.readouterr().err
 
 
-def test_a_run_of_objects_has_no_command() -> None:
-    assert command(Path("x"), {"kind": "train", "call": None}, out="again") is None
+def test_a_run_of_objects_has_no_command(here: Path) -> None:
+    made_in_python = choose([make_run(here / "x", 0.5, call=None)])
+    assert command(made_in_python, out="again") is None
+
+
+def a_call(*teachers: str, **options: object) -> dict[str, object]:
+    return {"model_options": {"depth": 3}, "teachers": teachers, "taps": None, "options": {"subset_seed": 0, **options}}
+
+
+def test_the_command_of_a_series_names_all_seeds_and_its_baseline(here: Path) -> None:
+    photos = {"path": "/home/somebody/photos"}
+    for guided in (False, True):
+        make_seeds(here / "series", [0.5, 0.6], guided=guided, dataset=photos, call=a_call(*["resnet8"] * guided))
+    chosen = choose([here / "series"])
+    assert command(chosen, out="again") == (
+        "lgkd distill --student deit_tiny --teacher resnet8 --dataset photos/ --student-option depth=3 "
+        "--recipe recipe.yaml --seeds 0,1 --with-baseline --out again"
+    )
+    before, after = notes(chosen)
+    assert before.startswith("Save the recipe below as recipe.yaml. The working folder has to hold photos, or links")
+    assert "the same students" in after
+
+
+def test_a_baseline_of_other_seeds_is_not_part_of_the_command(here: Path) -> None:
+    alone = make_seeds(here / "alone", [0.5, 0.5], first=5, call=a_call())
+    guided = make_seeds(here / "guided", [0.5, 0.5], guided=True, call=a_call("resnet8", fraction=0.5))
+    chosen = choose([guided], [alone])
+    line = command(chosen, out="again")
+    assert line is not None and "--seeds 0,1 --fraction 0.5 --subset-seed 0 --out" in line
+    assert notes(chosen)[1].endswith("The baseline was trained by another command; a report of it alone shows that.")
+
+
+def test_the_summary_tells_how_large_the_student_and_how_good_its_teacher_is(here: Path) -> None:
+    small = {"options": {"depth": 3, "embed_dim": 48}, "parameters": 90824}
+    run_ = make_run(here / "run", 0.5, guided=True, student=small, teacher={"test_top1": 0.3125})
+    told = " ".join(words.summary(choose([run_])))
+    assert "The student has 90,824 parameters: depth 3, embed_dim 48." in told
+    assert "The teacher resnet8 names 31.25% of the test images rightly." in told
+    nothing_known = " ".join(words.summary(choose([make_run(here / "other", 0.5, guided=True)])))
+    assert "The teacher resnet8" not in nothing_known and "7 parameters." in nothing_known
+
+
+def test_a_report_of_several_seeds_names_them_all_and_the_last_to_end() -> None:
+    ends = ("2026-11-28T10:00:00+00:00", "2026-11-28T12:00:00+00:00")
+    infos = [{"seed": seed, "finished": end} for seed, end in enumerate(ends)]
+    assert words.when(infos) == "Seeds 0, 1, finished 2026-11-28 12:00:00 UTC"
+    assert words.when([{"seed": 3}]) == "Seed 3, finished at an unknown time"
+
+
+def test_no_axis_of_epochs_has_marks_between_them() -> None:
+    rows = [{"epoch": float(epoch), "loss_a": 1.0 / epoch} for epoch in (1, 2, 3)]
+    curve = Curve([1.0, 2.0], [0.1, 0.2], [0.1, 0.2], [0.1, 0.2], 1)
+    for figure in (draw_accuracy(curve, None, "x"), draw_losses(rows), draw_losses(rows[:1])):
+        figure.draw_without_rendering()
+        assert all(mark == round(mark) for mark in figure.axes[-1].get_xticks())
 
 
 def test_a_report_goes_over_a_report_and_over_nothing_else(page: Path, world: World, here: Path) -> None:

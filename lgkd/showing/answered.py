@@ -17,6 +17,7 @@ from lgkd.showing.measures import (
     reliability,
 )
 from lgkd.showing.pictures import embedded
+from lgkd.statistics import in_percent
 
 _MOST_BARS, _FEW_BARS = 30, 12
 _MOST_PAIRS, _MOST_EXAMPLES = 15, 12
@@ -29,7 +30,7 @@ def classes(known: Known, ours: Answers, keep: Keep) -> Html:
     other = known.baseline_answers
     theirs = accuracy_by_class(other, count) if other is not None else None
     values = {
-        place: value if theirs is None else 100 * (value - (theirs[place] or 0.0))
+        place: value if theirs is None else value - (theirs[place] or 0.0)
         for place, value in enumerate(accuracies)
         if value is not None
     }
@@ -40,16 +41,17 @@ def classes(known: Known, ours: Answers, keep: Keep) -> Html:
     if len(shown) < len(order):
         some = f" The {_FEW_BARS} highest and the {_FEW_BARS} lowest of {count} classes; the table has all."
     pair = "" if theirs is None else f" {known.which} A class of few images moves by chance alone."
-    unit = "{:.1%}" if theirs is None else "{:+.1f} points"
-    told = ", ".join(f"{names[place]} {unit.format(values[place])}" for place in (*order[:3], *order[-3:]))
+    unit = "%" if theirs is None else " points"
+    written = {place: in_percent(value, signed=theirs is not None) for place, value in values.items()}
+    told = ", ".join(f"{names[place]} {written[place]}{unit}" for place in (*order[:3], *order[-3:]))
     columns = ["class", "test images", "accuracy", *([] if theirs is None else ["baseline", "gain, points"])]
     seen = confusion(ours, count).sum(dim=1).tolist()
     rows = [
-        [names[place], f"{seen[place]:,}", f"{accuracies[place]:.1%}",
-         *([] if theirs is None else [f"{theirs[place]:.1%}", f"{values[place]:+.1f}"])]
+        [names[place], f"{seen[place]:,}", f"{in_percent(accuracies[place] or 0.0)}%",
+         *([] if theirs is None else [f"{in_percent(theirs[place] or 0.0)}%", written[place]])]
         for place in order
     ]  # fmt: skip
-    shares = [values[place] for place in shown]
+    shares = [values[place] * (1 if theirs is None else 100) for place in shown]
     picture = Shown(
         "classes",
         draw_classes([names[place] for place in shown], shares, gains=theirs is not None),
@@ -89,22 +91,22 @@ def calibration(known: Known, ours: Answers, keep: Keep) -> Html:
     error = calibration_error(bins)
     sure = float(ours.confidences.double().mean()) > float(ours.right.double().mean())
     lean = "surer than it is right" if sure else "less sure than it is right"
-    beside = f"; the baseline's is {calibration_error(theirs):.1%}" if theirs is not None else ""
+    beside = f"; the baseline's is {in_percent(calibration_error(theirs))}%" if theirs is not None else ""
     picture = Shown(
         "calibration",
         draw_reliability(bins, theirs),
         "Reliability diagram",
-        f"Accuracy over confidence in {len(bins)} bins; expected calibration error {error:.1%}.",
+        f"Accuracy over confidence in {len(bins)} bins; expected calibration error {in_percent(error)}%.",
         "Above the diagonal it is more often right than it says. Below: how many images are that sure.",
     )
     rows = [
         (f"{one.low:.0%} to {one.high:.0%}", f"{one.images:,}",
-         *("" if value is None else f"{value:.1%}" for value in (one.confidence, one.accuracy)))
+         *("" if value is None else f"{in_percent(value)}%" for value in (one.confidence, one.accuracy)))
         for one in bins
     ]  # fmt: skip
     told = (
-        f"The expected calibration error is {error:.1%}{beside}: so far are confidence and accuracy apart on average, "
-        f"over {len(bins)} bins of confidence. On the whole this model is {lean}."
+        f"The expected calibration error is {in_percent(error)}%{beside}: so far are confidence and accuracy apart on "
+        f"average, over {len(bins)} bins of confidence. On the whole this model is {lean}."
     )
     listed = html.table("Confidence and accuracy", ("confidence", "images", "mean", "accuracy"), rows)
     return html.paragraphs([told]) + picture.html(keep) + html.folded("The same as a table", listed)

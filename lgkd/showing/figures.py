@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lgkd.report import BLUE, GREEN, GREY, ORANGE, dress, new_figure
+from lgkd.report import BLUE, GREEN, GREY, ORANGE, count_epochs, dress, new_figure
 from lgkd.showing.html import plain
 from lgkd.showing.measures import Bin, Curve
 
@@ -38,6 +38,7 @@ def draw_accuracy(ours: Curve, baseline: Curve | None, name: str) -> Any:
     axis.set(xlabel="epoch", ylabel="top-1 accuracy, test split")
     axis.set_ylim(bottom=0)
     axis.yaxis.set_major_formatter(percent)
+    count_epochs(axis)
     dress((axis,))
     return figure
 
@@ -53,6 +54,7 @@ def draw_losses(rows: Sequence[dict[str, float]]) -> Any:
         axis.plot(*zip(*points, strict=True), color=colour, linewidth=2, marker="o" if len(points) < 15 else None, ms=4)
         _write(axis.set_title, part.removeprefix("loss_").replace("_", " "), loc="left", fontsize=10)
     panels[-1].set_xlabel("epoch")
+    count_epochs(panels[-1])
     dress(panels)
     return figure
 

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from lgkd import __version__
 from lgkd.showing import answered, html, words
-from lgkd.showing.command import command
+from lgkd.showing.command import command, notes
 from lgkd.showing.figures import draw_accuracy, draw_losses, loss_parts
 from lgkd.showing.html import Html
 from lgkd.showing.known import Keep, Known, Shown
 from lgkd.showing.measures import Curve, curve_of
+from lgkd.statistics import in_percent
 
 GENERATOR = '<meta name="generator" content="lgkd report">'
 """By which a report is known as one."""
@@ -33,8 +34,7 @@ def write_page(known: Known, keep: Keep) -> Html:
     ]
     info = known.chosen.main.info
     title = f"{words.who(info)}, on {info['dataset']['name']}"
-    finished = str(info.get("finished") or "at an unknown time").replace("T", " ").replace("+00:00", " UTC")
-    when = f"Seed {info['seed']}, finished {finished}"
+    when = words.when([run.info for run in known.chosen.ours.runs])
     links = "".join(f'<li><a href="#{name}">{html.text(heading)}</a></li>' for name, heading, _ in parts)
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -66,16 +66,17 @@ def write_page(known: Known, keep: Keep) -> Html:
 def _summary(known: Known) -> Html:
     chosen, results = known.chosen, known.chosen.main.info["results"]
     single = len(chosen.ours.runs) == 1
-    key = [(f"test accuracy{'' if single else ', mean of seeds'}", f"{chosen.ours.top1.mean:.1%}")]
+    key = [(f"test accuracy{'' if single else ', mean of seeds'}", f"{in_percent(chosen.ours.top1.mean)}%")]
     difference = chosen.difference
     if difference is not None:
         gain = difference.interval
-        key.append(("gain, points" if gain.count > 1 else "gain, points, one seed", f"{100 * gain.mean:+.1f}"))
+        key.append(("gain, points" if gain.count > 1 else "gain, points, one seed", in_percent(gain.mean, signed=True)))
         if gain.low is not None and gain.high is not None:
-            key.append(("95% interval of the gain", f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f}"))
+            low, high = (in_percent(end, signed=True) for end in (gain.low, gain.high))
+            key.append(("95% interval of the gain", f"{low} to {high}"))
     if len(known.classes) > 5:
-        key.append((f"among the first five, seed {chosen.main.seed}", f"{results['test_top5']:.1%}"))
-    key.append((f"calibration error, seed {chosen.main.seed}", f"{results['test_ece']:.1%}"))
+        key.append((f"among the first five, seed {chosen.main.seed}", f"{in_percent(results['test_top5'])}%"))
+    key.append((f"calibration error, seed {chosen.main.seed}", f"{in_percent(results['test_ece'])}%"))
     tiles = "".join(f"<div><dt>{html.text(name)}</dt><dd>{html.text(value)}</dd></div>" for name, value in key)
     return f'{html.paragraphs(words.summary(chosen))}\n<dl class="key">{tiles}</dl>'
 
@@ -87,13 +88,14 @@ def _curves(known: Known, keep: Keep) -> Html:
         return html.paragraphs(["The test split was not looked at on the way."])
     theirs = curve_of(chosen.baseline.runs) if chosen.baseline is not None else None
     name = "guided" if chosen.ours.guided else "this run"
-    told = f"From {ours.mean[0]:.1%} at epoch {ours.epochs[0]:g} to {ours.mean[-1]:.1%} at epoch {ours.epochs[-1]:g}"
+    first, last = (f"{in_percent(ours.mean[place])}% at epoch {ours.epochs[place]:g}" for place in (0, -1))
+    told = f"From {first} to {last}"
     bands = " Bands go from the lowest to the highest seed." if ours.seeds > 1 or (theirs and theirs.seeds > 1) else ""
     picture = Shown(
         "curves",
         draw_accuracy(ours, theirs, name),
         "Accuracy on the test split over the epochs",
-        f"{told}; the baseline ends at {theirs.mean[-1]:.1%}." if theirs else f"{told}.",
+        f"{told}; the baseline ends at {in_percent(theirs.mean[-1])}%." if theirs else f"{told}.",
         f"Share of the test images whose class comes first.{bands}",
     )
     columns, rows = ["epoch"], [[f"{epoch:g}"] for epoch in ours.epochs]
@@ -112,7 +114,7 @@ def _at(curve: Curve, epoch: float) -> list[str]:
     columns = [curve.mean] if curve.seeds == 1 else [curve.mean, curve.low, curve.high]
     if epoch not in curve.epochs:
         return [""] * len(columns)
-    return [f"{column[curve.epochs.index(epoch)]:.1%}" for column in columns]
+    return [f"{in_percent(column[curve.epochs.index(epoch)])}%" for column in columns]
 
 
 def _losses(known: Known, keep: Keep) -> Html:
@@ -155,14 +157,14 @@ def _answered(known: Known, keep: Keep) -> list[Part]:
 def _facts(known: Known) -> list[Part]:
     """What it took, how to make it again, and with what it was made."""
     main = known.chosen.main
-    line = command(main.folder, main.info, out="again")
+    line = command(known.chosen, out="again")
     if line is None:
         again = html.paragraphs(
             ["This run was started in Python from objects that have no name; repeat that call. Its recipe is below."]
         )
     else:
-        note = "On the same machine and versions it gives the same student; run.json names the teacher by its hash."
-        again = f"<pre>{html.text(line)}</pre>\n{html.paragraphs([note])}"
+        before, after = notes(known.chosen)
+        again = f"{html.paragraphs([before])}\n<pre>{html.text(line)}</pre>\n{html.paragraphs([after])}"
     costs = words.cost(main.info, main.rows, main.folder)
     made_with = words.environment(known.env)
     return [
