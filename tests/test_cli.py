@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,7 +21,7 @@ from lgkd.data.catalogue import CATALOGUE
 from lgkd.errors import Interrupted, LgkdError, MissingError, NonFiniteError
 from lgkd.models.catalogue import names
 from tests.screen_world import row, shown_on, terminal
-from tests.small_world import CLASSES, DISTILL, TINY, World, environment
+from tests.small_world import CLASSES, DISTILL, QUICK, TINY, World, environment
 
 COMMANDS = [command.name for command in app.registered_commands]
 
@@ -130,6 +132,13 @@ def test_layers_shows_the_default_taps_and_their_maps(here: Path, capsys) -> Non
     assert len(said(capsys, *words, "--all").splitlines()) == 2 + len(rows) + pairing
 
 
+def test_layers_takes_options_by_the_names_that_the_trainings_have_for_them(capsys) -> None:
+    plain = [word for word in TINY if word != "--student-option"]
+    assert said(capsys, "layers", "deit_tiny", *TINY) == said(
+        capsys, "layers", "deit_tiny", *plain[:2], *(word for one in plain[2:] for word in ("--teacher-option", one))
+    )
+
+
 def test_piped_tables_have_one_line_a_row_and_no_spaces_at_the_end(capsys) -> None:
     show_table("a title", ("name", "number"), [("x" * 100, 5), ("[red]y[/red]", 10_000)], right=(1,))
     lines = capsys.readouterr().out.splitlines()
@@ -216,7 +225,47 @@ def test_evaluate_tells_what_the_training_found(world: World, here: Path, capsys
     text = said(capsys, "evaluate", str(world.guided_run))
     assert re.search(rf"^top-1 +{result['test_top1']:.2%}$", text, re.M)
     text = said(capsys, "evaluate", str(world.unguided_run))
-    assert "no teacher at hand" in text
+    assert "top-1" in text and "teacher" not in text
+
+
+def test_evaluate_says_so_where_the_teacher_is_not_here(world: World, here: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("LGKD_HOME", str(here / "empty"))
+    assert "no teacher at hand" in said(capsys, "evaluate", str(world.guided_run))
+    assert "teacher" not in said(capsys, "evaluate", str(world.teacher_run))
+
+
+def test_a_trained_teacher_is_followed_by_the_command_that_it_is_for(
+    world: World, here: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setenv("LGKD_HOME", str(here / "store"))
+    (here / "pictures").symlink_to(world.pictures)
+    teach = ["train-teacher", "resnet8", "pictures/", *QUICK, "--epochs", "1", "--image-size", "16"]
+    assert run([*teach, "--images-per-class", "4", "--subset-seed", "1", "--out", "mine"]) == 0
+    kept, told = capsys.readouterr().out.splitlines()[-2:]
+    assert kept == "kept in mine"
+    assert told == (
+        "as teacher resnet8 for pictures (4 images per class, seed 1) in the store; next: lgkd distill --student "
+        "deit_tiny --teacher resnet8 --dataset pictures/ --images-per-class 4 --subset-seed 1"
+    )
+    words = shlex.split(told.partition("next: lgkd ")[2])
+    assert run([*words, *TINY, *QUICK, "--dry-run", "--json"]) == 0
+
+
+def test_two_teachers_of_a_name_are_two_blocks_and_a_folder_is_sent_to_check(
+    world: World, here: Path, capsys, monkeypatch
+) -> None:
+    store = here / "store"
+    monkeypatch.setenv("LGKD_HOME", str(store))
+    one = next(world.home.glob("teachers/*/resnet8"))
+    for name in ("first", "second"):
+        shutil.copytree(one, store / "teachers" / name / "resnet8")
+        card = store / "teachers" / name / "resnet8" / "card.json"
+        card.write_text(card.read_text().replace('"dataset": "pictures"', f'"dataset": "{name}"'))
+    blocks = said(capsys, "teachers", "resnet8").split("\n\n")
+    assert [re.search(r"data set +(\w+)", block)[1] for block in blocks] == ["first", "second"]  # type: ignore[index]
+    (here / "photos").mkdir()
+    assert run(["datasets", "photos"]) == 2
+    assert "look at it with: lgkd check photos" in capsys.readouterr().err
 
 
 def test_json_of_a_training_is_its_run_json_and_all_that_is_printed(world: World, here: Path, capsys) -> None:

@@ -181,7 +181,7 @@ def test_broken_images_are_counted_and_the_first_five_named(tmp_path: Path) -> N
     (root / "train/a/2.png").write_bytes(b"hello")
     text = message(DataError, root)
     assert text == (
-        f"2 of 12 images in {root} cannot be read: train/a/0.png (not an image that Pillow knows); "
+        f"2 of 12 images in {root} cannot be read: train/a/0.png (it is empty); "
         "train/a/2.png (not an image that Pillow knows): replace them or remove them"
     )
     for name in ("train/a/1.png", "train/b/0.png", "train/b/1.png", "test/a/0.png", "test/b/2.png"):

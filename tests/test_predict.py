@@ -253,6 +253,13 @@ def test_a_run_cannot_name_code_that_predicting_runs(
 # What is shown
 
 
+def test_one_class_an_image_leaves_no_empty_column(
+    world: World, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["predict", str(world.unguided_run), "photos/rows/0.png", "--top-k", "1", "--quiet"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split() == ["image", "class", "sure"]
+
+
 def test_the_table_has_a_line_an_image_and_broken_ones_end_the_command_with_2(
     world: World, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

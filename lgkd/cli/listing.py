@@ -1,5 +1,7 @@
 """`lgkd students`, `teachers`, `datasets`, `recipes`: list; with a name, show. None of them imports torch."""
 
+import shlex
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +15,7 @@ from lgkd.data.catalogue import CATALOGUE
 from lgkd.errors import InputError, did_you_mean
 from lgkd.models.catalogue import MODELS, ModelInfo, canonical, names
 from lgkd.recipe import dump_recipe, explain, load_recipe
+from lgkd.statistics import in_percent
 
 
 def students(
@@ -57,13 +60,15 @@ def teachers(
         elif as_json:
             show_json([{**card.model_dump(mode="json"), "folder": str(folder)} for card, folder in mine])
         else:
-            for card, folder in mine:
+            for place, (card, folder) in enumerate(mine):
+                if place:
+                    console().print("")
                 show_pairs(
                     {
                         "name": card.name,
                         "data set": f"{card.dataset} ({len(card.classes)} classes, {card.images:,} images)",
-                        "top-1": f"{card.accuracy.top1:.2%} on {card.accuracy.split}, epoch {card.accuracy.epoch} "
-                        f"of {card.accuracy.epochs}",
+                        "top-1": f"{in_percent(card.accuracy.top1)}% on {card.accuracy.split}, epoch "
+                        f"{card.accuracy.epoch} of {card.accuracy.epochs}",
                         "images": f"{card.image_size} x {card.image_size} px",
                         "taps": ", ".join(card.taps),
                         "parameters": f"{card.parameters:,}",
@@ -91,7 +96,7 @@ def teachers(
     show_table(
         "trained teachers",
         ("name", "data set", "top-1", "images"),
-        ((c.name, c.dataset, f"{c.accuracy.top1:.2%}", f"{c.images:,}") for c, _ in cards),
+        ((c.name, c.dataset, f"{in_percent(c.accuracy.top1)}%", f"{c.images:,}") for c, _ in cards),
         right=(2, 3),
     )
 
@@ -109,6 +114,10 @@ def datasets(
     infos = list(CATALOGUE.values())
     if name is not None:
         if name not in CATALOGUE:
+            if Path(name).is_dir():
+                raise InputError(
+                    f"{name} is a folder, not a data set known by name; look at it with: lgkd check {shlex.quote(name)}"
+                )
             raise InputError(f"no data set is called {name!r}; {did_you_mean(name, CATALOGUE)}")
         infos = [CATALOGUE[name]]
     if as_json:

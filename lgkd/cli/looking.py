@@ -1,8 +1,8 @@
 """`lgkd evaluate` and `lgkd layers`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from lgkd.cli.screen import console, show_json, show_pairs, show_table
 from lgkd.errors import InputError, TapError
 from lgkd.models.catalogue import find
 from lgkd.runs import read_run, read_student
+from lgkd.statistics import in_percent
 
 _TEACHER = "resnet56"
 
@@ -39,7 +40,7 @@ def evaluate(
     Example: lgkd evaluate runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
     """
     o.bring_in(use)
-    read_run(run)
+    info = read_run(run)
     classes = read_student(run)["classes"]
     if dataset is not None:
         check_dataset(dataset, data_dir)
@@ -53,15 +54,22 @@ def evaluate(
     show_pairs(
         {
             "test images": f"{scores.images:,}",
-            "top-1": f"{scores.top1:.2%}",
-            "top-5": f"{scores.top5:.2%}",
+            "top-1": f"{in_percent(scores.top1)}%",
+            "top-5": f"{in_percent(scores.top5)}%",
             "cross entropy": f"{scores.loss:.4f}",
-            "calibration error": f"{scores.ece:.2%}",
-            "agrees with teacher": "no teacher at hand" if scores.agreement is None else f"{scores.agreement:.2%}",
+            "calibration error": f"{in_percent(scores.ece)}%",
+            **_agreement(info, scores.agreement),
             "hardest classes": ", ".join(f"{name} {value:.0%}" for value, name in known[:3]),
             "easiest classes": ", ".join(f"{name} {value:.0%}" for value, name in known[:-4:-1]),
         }
     )
+
+
+def _agreement(info: Mapping[str, Any], agreement: float | None) -> dict[str, str]:
+    """No row where the run never had a teacher to agree with."""
+    if agreement is None and not info.get("teacher"):
+        return {}
+    return {"agrees with teacher": "no teacher at hand" if agreement is None else f"{in_percent(agreement)}%"}
 
 
 def layers(
@@ -73,7 +81,14 @@ def layers(
     ],
     image_size: o.ImageSize = None,
     option: Annotated[
-        list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="Reaches the constructor.")
+        list[str] | None,
+        typer.Option(
+            "--option",
+            "--student-option",
+            "--teacher-option",
+            metavar="KEY=VALUE",
+            help="Reaches the constructor; by whatever name the training calls it.",
+        ),
     ] = None,
     teacher: Annotated[
         str | None,

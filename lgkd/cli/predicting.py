@@ -75,20 +75,20 @@ def _show(found: "Sequence[Prediction]") -> None:
     read = [one for one in found if one.error is None]
     if not read:
         return
+    several = any(len(one.classes) > 1 for one in read)
     show_table(
         "",
-        ("image", "class", "sure", "or"),
+        ("image", "class", "sure", *(("or",) if several else ())),
         (
-            (
-                one.image,
-                one.classes[0],
-                f"{one.confidences[0]:.1%}",
-                ", ".join(f"{name} {share:.1%}" for name, share in _pairs(one)[1:]),
-            )
+            (one.image, one.classes[0], f"{one.confidences[0]:.1%}", *((_others(one),) if several else ()))
             for one in read
         ),
         right=(2,),
     )
+
+
+def _others(one: "Prediction") -> str:
+    return ", ".join(f"{name} {share:.1%}" for name, share in _pairs(one)[1:])
 
 
 def _as_dict(one: "Prediction") -> dict[str, object]:

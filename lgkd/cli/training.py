@@ -1,5 +1,6 @@
 """`lgkd train-teacher`, `lgkd distill`, `lgkd train`."""
 
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
@@ -13,12 +14,13 @@ from lgkd.cli import completing
 from lgkd.cli import options as o
 from lgkd.cli.comparing import show_comparison
 from lgkd.cli.foretelling import foretell
-from lgkd.cli.screen import Display, console, duration, say, show_json
+from lgkd.cli.screen import Display, console, duration, line_of, say, show_json
 from lgkd.comparing.seeds import check_series, read_seeds
 from lgkd.errors import InputError, LgkdError
 from lgkd.launch import is_first, share
 from lgkd.models.catalogue import canonical
 from lgkd.runs import check_free, read_run
+from lgkd.statistics import in_percent
 from lgkd.trackers import check_trackers
 
 if TYPE_CHECKING:
@@ -94,6 +96,8 @@ def train_teacher(
             **_watched(display),
         )
     _report(run, as_json=as_json)
+    if not (quiet or as_json):
+        _tell_what_next(run, dataset, data_dir)
 
 
 def distill(
@@ -328,6 +332,9 @@ def resume(
         chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         done = api.resume(run, **chosen, **_watched(display))
     _report(done, as_json=as_json)
+    if done.info["kind"] == "teacher" and not (quiet or as_json):
+        about = done.info["dataset"]
+        _tell_what_next(done, str(about["path"] or about["name"]), data_dir or about["data_dir"])
 
 
 def title(kind: str, model: str) -> str:
@@ -424,6 +431,24 @@ def _write_report(folder: Path, out: Path | None = None) -> None:
         say(f"no report was written: {error}")
 
 
+def _tell_what_next(run: "Run", dataset: str, data_dir: str | Path | None) -> None:
+    """Where a trained teacher is, besides its run, and the command that it is for."""
+    if not is_first():
+        return
+    info = run.info
+    name, about, options = info["student"]["name"], info["dataset"], (info.get("call") or {}).get("options") or {}
+    words = ["lgkd", "distill", "--student", "deit_tiny", "--teacher", name, "--dataset", dataset]
+    given = {"data_dir": data_dir, **{key: options.get(key) for key in ("fraction", "images_per_class")}}
+    if about["subset"]:
+        given["subset_seed"] = options.get("subset_seed") or None
+    for key, value in given.items():
+        words += [] if value is None else ["--" + key.replace("_", "-"), str(value)]
+    part = f" ({about['subset']})" if about["subset"] else ""
+    console().print(
+        line_of(f"as teacher {name} for {about['name']}{part} in the store; next: {shlex.join(words)}"), soft_wrap=True
+    )
+
+
 def _report(run: "Run", *, as_json: bool) -> None:
     if not is_first():
         return
@@ -436,12 +461,12 @@ def _report(run: "Run", *, as_json: bool) -> None:
     out = console()
     how = "chosen on held-out images" if results["selected_on"] else "the last; nothing was selected"
     out.print(
-        f"test top-1 {run.top1:.2%} after epoch {results['epoch']} ({how}), "
-        f"calibration error {results['test_ece']:.1%}, {duration(seconds)}"
+        f"test top-1 {in_percent(run.top1)}% after epoch {results['epoch']} ({how}), "
+        f"calibration error {in_percent(results['test_ece'])}%, {duration(seconds)}"
     )
     if best["epoch"] != results["epoch"]:
         out.print(
-            f"best epoch on the test split: {best['test_top1']:.2%} (epoch {best['epoch']}), the figure that papers "
-            "print; one seed is no result"
+            f"best epoch on the test split: {in_percent(best['test_top1'])}% (epoch {best['epoch']}), the figure that "
+            "papers print; one seed is no result"
         )
     out.print(f"kept in {Path(run.folder)}", soft_wrap=True)

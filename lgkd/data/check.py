@@ -247,11 +247,7 @@ def _of_tree(name: str, tree: Tree, problems: list[str], progress: Progress | No
         train_files, test_files, notes = tree.train, (), tree.notes
     files = train_files + test_files
     looks = survey(tree.root, [file.path for file in files], progress=progress)
-    broken = tuple(
-        Broken(file.path, "it is empty" if file.size == 0 else look)
-        for file, look in zip(files, looks, strict=True)
-        if isinstance(look, str)
-    )
+    broken = tuple(Broken(file.path, look) for file, look in zip(files, looks, strict=True) if isinstance(look, str))
     if broken:
         problems.append(about_broken([(one.name, one.reason) for one in broken], len(files)))
     cut = len(train_files)

@@ -258,7 +258,12 @@ class _Job:
 
 
 def _opened(path: Path) -> Image.Image:
-    return Image.open(path, formats=FORMATS)
+    try:
+        return Image.open(path, formats=FORMATS)
+    except UnidentifiedImageError:
+        if path.stat().st_size == 0:  # asked only then: on network file systems every look costs
+            raise ValueError("it is empty") from None
+        raise
 
 
 def _stored_size(_: int, path: Path) -> tuple[int, int]:

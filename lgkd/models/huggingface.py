@@ -1,6 +1,6 @@
 """Image classifiers of Hugging Face transformers, made from a configuration and trained from scratch.
 
-An optional extra: `pip install lgkd[hf]`. Nothing is downloaded.
+An optional extra: `pip install 'lgkd[hf]'`. Nothing is downloaded.
 
 Letters in shapes: B batch, K classes, H W image size.
 """
@@ -56,7 +56,7 @@ def classifier(num_classes: int, model_type: str, image_size: ImageSize | None =
     try:
         transformers: Any = importlib.import_module("transformers")
     except ImportError as error:
-        raise ModelError(f"transformers cannot be imported ({error}); install it: pip install lgkd[hf]") from error
+        raise ModelError(f"transformers cannot be imported ({error}); install it: pip install 'lgkd[hf]'") from error
     named = transformers.models.auto.modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
     known = sorted(named.keys() - _NOT_HERE)
     if model_type not in known:
