@@ -142,7 +142,14 @@ def test_options_reach_the_constructor() -> None:
         ("resnet57", {}, r"no model is called 'resnet57'; did you mean 'resnet56'"),
         ("deit_tyni", {}, r"did you mean 'deit_tiny'.* Any timm classifier is `timm:NAME`, a model of your own"),
         ("timm:resnet19", {}, r"timm has no model 'resnet19'; did you mean 'resnet1"),
-        ("deit_tiny", {"patchsize": 4}, r"deit_tiny cannot be made with patchsize=4: .*patchsize"),
+        (
+            "timm:deit_tinyy",
+            {},
+            r"timm has no model 'deit_tinyy'; did you mean 'deit_tiny_patch16_224' or 'deit_tiny_d",
+        ),
+        ("deit_tiny", {"patchsize": 4}, r"^deit_tiny has no option 'patchsize'; did you mean 'patch_size'"),
+        ("timm:resnet18", {"stemwidth": 4}, r"^timm:resnet18 has no option 'stemwidth'; did you mean 'stem_width'"),
+        ("deit_tiny", {"depth": "deep"}, r"^deit_tiny cannot be made with depth=deep: "),
         ("resnet8", {"width": 4}, r"resnet8 has no option 'width'; there are none"),
         ("deit_tiny", {"pretrained": True}, r"pretrained is not an option; classes come from the data set"),
         ("deit_tiny", {"img_size": 32}, r"img_size is not an option"),
@@ -186,6 +193,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "        self.image_size = image_size\n"
         "def plain(): return Net(4, 8)\n"
         "def anything(**options): return Net(**options)\n"
+        "def passes_on(num_classes, image_size, **options): return nn.Conv2d(3, num_classes, 3, **options)\n"
         "def wrong_width(num_classes): return Net(num_classes + 1, 8)\n"
         "def maps(num_classes): return nn.Conv2d(3, num_classes, 3)\n"
         "def pair(num_classes): return Pair()\n"
@@ -220,6 +228,12 @@ def test_a_factory_is_offered_only_what_it_takes(here: Path) -> None:
     ("factory", "options", "message"),
     [
         ("mine_for_tests:Net", {"widht": 3}, r"mine_for_tests:Net has no option 'widht'; did you mean 'width'\?"),
+        (
+            "mine_for_tests:anything",
+            {"widht": 3},
+            r"^mine_for_tests:anything has no option 'widht'; did you mean 'width'",
+        ),
+        ("mine_for_tests:passes_on", {"kernal": 3}, r"cannot be made with .*kernal=3: TypeError: Conv2d.* 'kernal'"),
         ("mine_for_tests:net", {}, r"mine_for_tests has no factory 'net'; did you mean 'Net'"),
         ("mine_for_tests:", {}, r"mine_for_tests has no factory ''"),
         ("mine_for_tests:wrong_width", {}, r"returns logits for 5 classes, expected 4"),

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -20,6 +21,8 @@ _NO_OPTIONS = {
     "num_classes", "img_size", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir",
 }  # fmt: skip
 """What timm would take and lgkd decides: the sizes, and that no file is read, whatever a run's folder says."""
+
+_UNEXPECTED = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
 
 
 def create_teacher(name: str, *, num_classes: int, image_size: ImageSize | None = None, **options: Any) -> nn.Module:
@@ -152,6 +155,7 @@ def _from_timm(
         try:
             model = build()
         except Exception as second:
+            _refuse_unknown(second, name, options, timm.models.model_entrypoint(timm_name))
             raise ModelError(f"{name} cannot be made with {_listed(options)}: {_first_line(second)}") from first
     heads = ["head"]
     if distilled:
@@ -194,6 +198,7 @@ def _from_factory(
     except ModelError as error:
         raise ModelError(f"{name}: {error}") from error
     except Exception as error:
+        _refuse_unknown(error, name, options, factory)
         raise ModelError(
             f"{name} cannot be made with {_listed({**offered, **options})}: "
             f"{type(error).__name__}: {_first_line(error)}"
@@ -201,6 +206,30 @@ def _from_factory(
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name} returned a {type(model).__name__}, expected a torch.nn.Module")
     return model
+
+
+def _refuse_unknown(error: Exception, name: str, options: Mapping[str, Any], factory: Callable[..., Any]) -> None:
+    """Name an option that the class behind a factory does not have, where that class says which it has.
+
+    Args:
+        error: with which the factory ended.
+        name: the model's.
+        options: those that were asked for.
+        factory: passes on whatever it is given.
+
+    Raises:
+        ModelError: the error is of that kind.
+    """
+    found = _UNEXPECTED.match(str(error))
+    home = sys.modules.get(getattr(factory, "__module__", None) or "")
+    made = getattr(home, found[1], None) if found is not None else None
+    if found is None or found[2] not in options or not isinstance(made, type):
+        return
+    known = inspect.signature(made).parameters
+    # A part of the model can complain, too, of words that the model itself would take.
+    if "num_classes" in known:
+        free = {key for key, p in known.items() if p.kind is not p.VAR_KEYWORD} - _NO_OPTIONS
+        raise ModelError(f"{name} has no option {found[2]!r}; {did_you_mean(found[2], free)}") from error
 
 
 def _called(factory: Callable[..., Any], words: dict[str, Any], *, asked: bool) -> Any:
