@@ -201,7 +201,7 @@ def test_what_is_no_student_is_refused(world: World, here: Path) -> None:
     Path("bare/student.safetensors").unlink()
     for place, told in {
         "nowhere": "there is no nowhere; expected the folder of a finished run or an export, or an ONNX file",
-        "photos": "photos holds no student.json",
+        "photos": "photos holds no student.json; expected the folder of a finished run, or of an export",
         "bare": "bare has a student.json, but neither a student.safetensors nor a student.onnx; export it with one",
         "bare/run.json": "bare/run.json is neither a folder nor an ONNX file nor a student.safetensors; expected the",
         "bare/student.pt2": "bare/student.pt2 is a program of torch.export, which only torch's own reader opens",
