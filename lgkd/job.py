@@ -307,7 +307,10 @@ class Job:
                 f"{data.subset or 'all of them'}: its guidance carries over from images that the student does not have"
             )
         elif card.fingerprint != data.fingerprint:
-            self.say(f"the teacher was trained on other images than those of {data.source}, of the same classes")
+            self.say(
+                f"the teacher was trained on other images than those of {data.source}, or on these in another order "
+                "(an image tree and the publisher's archive differ so); the classes are the same"
+            )
 
     def _place(self, settled: Settled, replace: bool) -> Path:
         """Where the new teacher will be kept."""

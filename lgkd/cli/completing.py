@@ -6,7 +6,7 @@ A shell asks while somebody types, so nothing is said and nothing fails; where n
 from collections.abc import Iterable
 from pathlib import Path
 
-from lgkd.assets import recipe_names
+from lgkd.assets import recipe_names, teachers_folder
 from lgkd.cards import list_cards
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.errors import LgkdError
@@ -29,13 +29,16 @@ def teachers(incomplete: str) -> list[str]:
 
 
 def trained_teachers(incomplete: str) -> list[str]:
-    """Teachers that are trained; architectures where none is."""
+    """Teachers that are trained, the user's own first; architectures where the user has none."""
     try:
-        cards = [card for card, _ in list_cards()[0]]
+        found = list_cards()[0]
     except (LgkdError, OSError):
-        cards = []
-    known = dict.fromkeys([*(card.architecture for card in cards), *(card.name for card in cards)])
-    return _starting(known, incomplete) if known else teachers(incomplete)
+        found = []
+    found.sort(key=lambda one: teachers_folder() in one[1].parents)
+    if not found or teachers_folder() in found[0][1].parents:
+        return teachers(incomplete)
+    cards = [card for card, _ in found]
+    return _starting(dict.fromkeys(word for card in cards for word in (card.architecture, card.name)), incomplete)
 
 
 def models(incomplete: str) -> list[str]:
