@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lgkd.cli import run
-from lgkd.cli.training import _write_report
+from lgkd.cli.ending import write_page
 from lgkd.data.images import Images
 from lgkd.errors import InputError, TakenError
 from lgkd.report import as_svg, new_figure
@@ -242,7 +242,7 @@ def test_the_command_makes_the_very_same_student_again(world: World, here: Path)
 def test_a_training_does_not_end_badly_for_want_of_a_report(
     world: World, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _write_report(world.guided_run, here / "taken.txt")
+    write_page(world.guided_run, here / "taken.txt")
     assert "no report was written: --out is" in capsys.readouterr().err
 
 

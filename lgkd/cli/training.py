@@ -1,6 +1,5 @@
 """`lgkd train-teacher`, `lgkd distill`, `lgkd train`."""
 
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
@@ -12,19 +11,17 @@ import typer
 from lgkd.choices import run_folder, settle
 from lgkd.cli import completing
 from lgkd.cli import options as o
-from lgkd.cli.comparing import show_comparison
+from lgkd.cli.ending import tell, tell_series, tell_what_next, write_page
 from lgkd.cli.foretelling import foretell
-from lgkd.cli.screen import Display, console, duration, line_of, say, show_json
+from lgkd.cli.screen import Display
 from lgkd.comparing.seeds import check_series, read_seeds
-from lgkd.errors import InputError, LgkdError
+from lgkd.errors import InputError
 from lgkd.launch import is_first, share
 from lgkd.models.catalogue import canonical
 from lgkd.runs import check_free, read_run
-from lgkd.statistics import in_percent
 from lgkd.trackers import check_trackers
 
 if TYPE_CHECKING:
-    from lgkd.api import Run, Series
     from lgkd.series import Watch
 
 
@@ -95,9 +92,9 @@ def train_teacher(
             **shared,
             **_watched(display),
         )
-    _report(run, as_json=as_json)
+    tell(run, as_json=as_json)
     if not (quiet or as_json):
-        _tell_what_next(run, dataset, data_dir)
+        tell_what_next(run, dataset, data_dir)
 
 
 def distill(
@@ -200,9 +197,9 @@ def distill(
             watch=watch,
             **shared,
         )
-        _report_series(made, as_json=as_json)
+        tell_series(made, as_json=as_json)
         if report:
-            _write_report(made.folder, made.folder / "report.html")
+            write_page(made.folder, made.folder / "report.html")
         return
     with _aside(track), Display(title("distill", student), quiet=quiet or as_json or not is_first()) as display:
         from lgkd import api
@@ -216,9 +213,9 @@ def distill(
             **shared,
             **_watched(display),
         )
-    _report(run, as_json=as_json)
+    tell(run, as_json=as_json)
     if report:
-        _write_report(run.folder)
+        write_page(run.folder)
 
 
 def train(
@@ -282,9 +279,9 @@ def train(
 
         watch = watch_each(quiet=quiet or as_json, track=track)
         made = api.train_series(student, dataset, seeds=several, student_options=student_options, watch=watch, **shared)
-        _report_series(made, as_json=as_json)
+        tell_series(made, as_json=as_json)
         if report:
-            _write_report(made.folder, made.folder / "report.html")
+            write_page(made.folder, made.folder / "report.html")
         return
     with _aside(track), Display(title("train", student), quiet=quiet or as_json or not is_first()) as display:
         from lgkd import api
@@ -296,9 +293,9 @@ def train(
             **shared,
             **_watched(display),
         )
-    _report(run, as_json=as_json)
+    tell(run, as_json=as_json)
     if report:
-        _write_report(run.folder)
+        write_page(run.folder)
 
 
 def resume(
@@ -331,10 +328,10 @@ def resume(
 
         chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         done = api.resume(run, **chosen, **_watched(display))
-    _report(done, as_json=as_json)
+    tell(done, as_json=as_json)
     if done.info["kind"] == "teacher" and not (quiet or as_json):
         about = done.info["dataset"]
-        _tell_what_next(done, str(about["path"] or about["name"]), data_dir or about["data_dir"])
+        tell_what_next(done, str(about["path"] or about["name"]), data_dir or about["data_dir"])
 
 
 def title(kind: str, model: str) -> str:
@@ -407,66 +404,3 @@ def watch_each(*, quiet: bool, track: Sequence[str] | None = None) -> "Watch":
             yield _watched(display)
 
     return look
-
-
-def _report_series(series: "Series", *, as_json: bool) -> None:
-    if not is_first():
-        return
-    if as_json:
-        show_json({"folder": str(series.folder), **series.comparison.as_dict()})
-        return
-    show_comparison(series.comparison)
-    console().print(f"kept in {series.folder}", soft_wrap=True)
-
-
-def _write_report(folder: Path, out: Path | None = None) -> None:
-    """The report of what has just been trained; a training that went well does not end badly for want of one."""
-    if not is_first():
-        return
-    from lgkd.showing.writing import write_report
-
-    try:
-        say(f"report in {write_report(folder, out=out)}")
-    except LgkdError as error:
-        say(f"no report was written: {error}")
-
-
-def _tell_what_next(run: "Run", dataset: str, data_dir: str | Path | None) -> None:
-    """Where a trained teacher is, besides its run, and the command that it is for."""
-    if not is_first():
-        return
-    info = run.info
-    name, about, options = info["student"]["name"], info["dataset"], (info.get("call") or {}).get("options") or {}
-    words = ["lgkd", "distill", "--student", "deit_tiny", "--teacher", name, "--dataset", dataset]
-    given = {"data_dir": data_dir, **{key: options.get(key) for key in ("fraction", "images_per_class")}}
-    if about["subset"]:
-        given["subset_seed"] = options.get("subset_seed") or None
-    for key, value in given.items():
-        words += [] if value is None else ["--" + key.replace("_", "-"), str(value)]
-    part = f" ({about['subset']})" if about["subset"] else ""
-    console().print(
-        line_of(f"as teacher {name} for {about['name']}{part} in the store; next: {shlex.join(words)}"), soft_wrap=True
-    )
-
-
-def _report(run: "Run", *, as_json: bool) -> None:
-    if not is_first():
-        return
-    if as_json:
-        show_json({"folder": str(run.folder), **run.info})
-        return
-    results = run.info["results"]
-    best = results["best_epoch_on_the_test_split"]
-    seconds = results["training_seconds"] + results["evaluation_seconds"]
-    out = console()
-    how = "chosen on held-out images" if results["selected_on"] else "the last; nothing was selected"
-    out.print(
-        f"test top-1 {in_percent(run.top1)}% after epoch {results['epoch']} ({how}), "
-        f"calibration error {in_percent(results['test_ece'])}%, {duration(seconds)}"
-    )
-    if best["epoch"] != results["epoch"]:
-        out.print(
-            f"best epoch on the test split: {in_percent(best['test_top1'])}% (epoch {best['epoch']}), the figure that "
-            "papers print; one seed is no result"
-        )
-    out.print(f"kept in {Path(run.folder)}", soft_wrap=True)
