@@ -364,5 +364,5 @@ def test_the_same_configuration_gives_the_logits_of_transformers_itself() -> Non
 
 def test_without_transformers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(LgkdError, match=r"transformers cannot be imported .*; install it: pip install lgkd\[hf\]"):
+    with pytest.raises(LgkdError, match=r"transformers cannot be imported .*; install it: pip install 'lgkd\[hf\]'"):
         create_student(HUGGING_FACE, num_classes=3, image_size=32, model_type="vit")
