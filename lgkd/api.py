@@ -8,30 +8,29 @@ from typing import Any, Literal, Unpack
 
 from torch import nn
 
+from lgkd.begun import call_of, trackers_again
 from lgkd.build import is_convolutional, load_trained_teacher
 from lgkd.cached.folder import Storage
 from lgkd.caching import Cached, Wanted, cache_features
 from lgkd.comparing import Comparison, compare
 from lgkd.data.check import CheckReport, check_dataset_images
 from lgkd.data.images import DataSet
-from lgkd.errors import InputError, TakenError
 from lgkd.exporting.making import Exported, export_run
 from lgkd.importing import import_teacher
 from lgkd.job import Job
 from lgkd.loading import load_student
 from lgkd.models.factory import create_student, create_teacher
 from lgkd.models.frozen import Teacher
-from lgkd.models.trust import check_named_in, trust
+from lgkd.models.trust import trust
 from lgkd.opened import open_run, teacher_of
 from lgkd.options import Options, Run
 from lgkd.predicting.files import find_images
 from lgkd.predicting.making import Prediction, predict_images
 from lgkd.predicting.places import find_source
 from lgkd.predicting.sources import open_source
-from lgkd.runs import RECIPE, RUN, describe, read_metrics, read_run, read_student
+from lgkd.runs import RECIPE, read_metrics, read_run, read_student
 from lgkd.scoring import Scores, score
 from lgkd.series import Repeated, Series, Watch, train_all
-from lgkd.trackers import INSIDE, is_here
 from lgkd.trainer.precision import choose_device
 
 __all__ = [
@@ -62,26 +61,6 @@ __all__ = [
     "train_series",
     "train_teacher",
 ]
-
-_ASKED_AGAIN: dict[str, Any] = {
-    **dict.fromkeys(("fraction", "val_fraction", "extra_share"), int | float),
-    **dict.fromkeys(("images_per_class", "subset_seed", "seed"), int),
-    **dict.fromkeys(("extra", "device"), str),
-    **dict.fromkeys(("deterministic", "offline", "compile", "cuda_graphs", "approximate"), bool),
-    **dict.fromkeys(("cached", "track"), list),
-}
-# What a run's folder may ask of those who resume it: nothing that leads elsewhere than into that folder.
-_CALL: dict[str, Callable[[Any], bool]] = {
-    "model_options": lambda value: isinstance(value, dict),
-    "teachers": lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
-    "taps": lambda value: isinstance(value, list | None),
-    "replace": lambda value: isinstance(value, bool),
-    "options": lambda value: (
-        isinstance(value, dict)
-        and all(key in _ASKED_AGAIN and isinstance(one, _ASKED_AGAIN[key]) for key, one in value.items())
-        and all(isinstance(name, str) and name in INSIDE for name in value.get("track", ()))
-    ),
-}
 
 
 def train_teacher(
@@ -273,22 +252,7 @@ def resume(folder: str | Path, **options: Unpack[Options]) -> Run:
     """
     place = Path(folder)
     info = read_run(place)
-    if info["status"] == "finished":
-        raise TakenError(
-            f"{place} is finished ({describe(info)}); there is nothing to go on with; `lgkd evaluate` looks at it"
-        )
-    call = info.get("call")
-    if not isinstance(call, dict):
-        raise InputError(
-            f"{place} was started in Python from objects that have no name; repeat that call with out={str(place)!r}"
-        )
-    wrong = [key for key, fits in _CALL.items() if key not in call or not fits(call[key])]
-    if wrong:
-        raise InputError(
-            f"{place / RUN} lacks a proper call.{wrong[0]}; it is damaged or something else, repeat the command that "
-            "began it"
-        )
-    check_named_in(place / RUN, info["student"]["name"])
+    call = call_of(place, info)
     about = info["dataset"]
     chosen: Options = {
         "recipe": place / RECIPE,
@@ -296,24 +260,12 @@ def resume(folder: str | Path, **options: Unpack[Options]) -> Run:
         "out": place,
         **call["options"],
         **options,
-        "track": _trackers(call["options"].get("track", ()), options),
+        "track": trackers_again(call["options"].get("track", ()), options),
     }
     role: Literal["teacher", "student"] = "teacher" if info["kind"] == "teacher" else "student"
     dataset = about["path"] or about["name"]
     job = Job(role, info["student"]["name"], call["model_options"], dataset, chosen)
     return job.run(teachers=call["teachers"], taps=call["taps"], replace=bool(call["replace"]))
-
-
-def _trackers(before: Sequence[str], options: Options) -> list[Any]:
-    """Those that a run had and those that are asked for now; one that this machine lacks is no reason to stop."""
-    say = options.get("say") or (lambda _: None)
-    given = list(options.get("track") or ())
-    for name in before:
-        if not is_here(name):
-            say(f"the run had the tracker {name}, which is not installed here; it goes on without it")
-        elif name not in given:
-            given.append(name)
-    return given
 
 
 def check(dataset: str | Path | DataSet, *, data_dir: str | Path | None = None, offline: bool = False) -> CheckReport:
