@@ -41,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": {"errors", "cards", "models", "runs", "weights"},
     "options": {"recipe", "trainer"},
     "resuming": {"errors", "recipe", "runs"},
+    "begun": {"errors", "models", "options", "runs", "trackers"},
     "comparing": {"errors", "files", "statistics", "report", "recipe", "runs", "resuming"},
     "journal": {"guide", "models", "recipe", "runs", "trainer"},
     "building_terms": {"recipe", "losses", "own_terms", "schedules"},
@@ -75,8 +76,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "errors", "assets", "cards", "choices", "data", "models", "build", "runs", "scoring", "store", "trainer",
     },
     "api": {
-        "errors", "runs", "data", "models", "trainer", "scoring", "options", "build", "job", "cached", "caching",
-        "importing", "loading", "opened", "trackers", "comparing", "series", "predicting", "exporting",
+        "runs", "data", "models", "trainer", "scoring", "options", "begun", "build", "job", "cached", "caching",
+        "importing", "loading", "opened", "comparing", "series", "predicting", "exporting",
     },
     "quickstart": {
         "errors", "files", "statistics", "report", "recipe", "runs", "data", "models", "trainer", "choices", "options",
