@@ -59,12 +59,13 @@ def test_without_checkpoints_the_training_is_the_same(undisturbed):
     assert all(torch.equal(value, undisturbed[1][name]) for name, value in task.state_dict().items())
 
 
-def test_sgd_with_momentum_resumes_to_the_bit(tmp_path):
-    sgd = {"optimizer": OptimizerPlan("sgd", lr=0.05, weight_decay=1e-3), "ema": None}
-    train(tmp_path / "whole", every=1e9, **sgd)
+@pytest.mark.parametrize("name", ["sgd", "muon", "lion", "nadamw"])
+def test_every_other_optimiser_resumes_to_the_bit(tmp_path, name):
+    changed = {"optimizer": OptimizerPlan(name, lr=0.01, weight_decay=1e-3), "ema": None}
+    train(tmp_path / "whole", every=1e9, **changed)
     with pytest.raises(Paused):
-        train(tmp_path / "parts", stop=StopAfter(7), every=1e9, **sgd)
-    train(tmp_path / "parts", every=1e9, **sgd)
+        train(tmp_path / "parts", stop=StopAfter(7), every=1e9, **changed)
+    train(tmp_path / "parts", every=1e9, **changed)
     assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.data.mixup import Mixup
-from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined, unused-ignore]
+from timm.optim import create_optimizer_v2, param_groups_weight_decay  # type: ignore[attr-defined, unused-ignore]
 from torch import Tensor, nn
 
 from lgkd.bench.choices import Choices
@@ -94,11 +94,13 @@ class Plain:
         )
         optimizer = recipe.optimizer
         # The rate is the least that a warm-up has: timing needs no progress, but finite numbers.
-        self.optimizer: torch.optim.Optimizer = (
-            torch.optim.AdamW(groups, lr=1e-6, betas=optimizer.betas, eps=optimizer.eps)
-            if optimizer.name == "adamw"
-            else torch.optim.SGD(groups, lr=1e-6, momentum=optimizer.momentum, nesterov=optimizer.nesterov)
-        )
+        self.optimizer: torch.optim.Optimizer
+        if optimizer.name == "adamw":
+            self.optimizer = torch.optim.AdamW(groups, lr=1e-6, betas=optimizer.betas, eps=optimizer.eps)
+        elif optimizer.name == "sgd":
+            self.optimizer = torch.optim.SGD(groups, lr=1e-6, momentum=optimizer.momentum, nesterov=optimizer.nesterov)
+        else:
+            self.optimizer = create_optimizer_v2(groups, opt=optimizer.name, lr=1e-6, betas=optimizer.betas)
         self.smoothing, self.clip_norm = recipe.label_smoothing, recipe.clip_norm
         mix = recipe.mix
         self.mixup = (

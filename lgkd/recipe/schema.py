@@ -108,23 +108,23 @@ class Mix(Section):
 class Optimizer(Section):
     """The optimiser and its settings."""
 
-    name: Literal["adamw", "sgd"]
-    """AdamW, or stochastic gradient descent with momentum."""
+    name: Literal["adamw", "sgd", "muon", "lion", "nadamw"]
+    """adamw; sgd with momentum; muon for the matrices inside the model, with adamw for the rest; lion; nadamw."""
     lr: Number = Field(gt=0, le=100)
     """Peak learning rate; not scaled with the batch size."""
     weight_decay: Number = Field(ge=0, le=10)
-    """Weight decay (decoupled in adamw); biases, 1-D tensors and tokens take none."""
+    """Weight decay (coupled in sgd, else decoupled); biases, 1-D tensors and tokens take none."""
     betas: Annotated[
         tuple[Annotated[Number, Field(ge=0, lt=1)], Annotated[Number, Field(ge=0, lt=1)]],
         BeforeValidator(_pair),
     ] = (0.9, 0.999)
-    """Decay of AdamW's running mean and running square; sgd ignores it."""
+    """Decay of the running mean and the running square; of lion's two means; sgd ignores it."""
     eps: Number = Field(default=1e-8, gt=0, le=1)
-    """Added to AdamW's denominator; sgd ignores it."""
+    """Added to the denominator of adamw, nadamw and muon; the others ignore it."""
     momentum: Number = Field(default=0.9, ge=0, lt=1)
-    """Momentum of sgd; adamw ignores it."""
+    """Momentum of sgd and muon; the others ignore it."""
     nesterov: bool = True
-    """Nesterov's form of momentum in sgd; adamw ignores it."""
+    """Nesterov's form of momentum in sgd and muon (whose adamw is then nadamw); the others ignore it."""
 
     @field_validator("nesterov")
     @classmethod

@@ -86,8 +86,15 @@ class FiniteGuard:
 
 
 def masked_step(optimizer: Any, bad: Tensor) -> None:
-    """Step the optimiser unless `bad` is 1, without the host knowing which: fused optimisers look themselves."""
+    """Step the optimiser unless `bad` is 1, without the host knowing which: fused optimisers look themselves.
+
+    For those that do not, the host looks, and waits for the device once a step.
+    """
     raw = getattr(optimizer, "optimizer", optimizer)
+    if not raw.defaults.get("fused"):
+        if not bad:
+            optimizer.step()
+        return
     raw.found_inf, raw.grad_scale = bad, None
     try:
         optimizer.step()

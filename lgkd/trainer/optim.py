@@ -1,10 +1,12 @@
 """Optimisers and which weights decay."""
 
+from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import nn
 
+from lgkd.errors import InputError
 from lgkd.trainer.plan import OptimizerPlan
 
 # Positions and tokens are no directions in feature space; pulling them to zero has no meaning.
@@ -35,11 +37,68 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     return [group for group in groups if group["params"]]
 
 
+def hidden_matrices(module: nn.Module) -> set[int]:
+    """Identities of the weights that Muon is made for: the matrices between input and output of a model.
+
+    They are the weights of two and more dimensions inside repeated parts (`blocks.0.attn.qkv.weight`). The others are
+    what reads the input, the classifier, depthwise convolutions, positions, tokens, and whatever belongs to a guide.
+    """
+    student = getattr(module, "student", module)
+    matrices = [
+        (name, weight)
+        for name, weight in student.named_parameters()
+        if weight.ndim >= 2 and weight.shape[0] > 1 and weight.shape[1] > 1
+    ]
+    # The first reads the input and the last classifies; a model with two heads says which they are.
+    spared = {id(weight) for _, weight in (*matrices[:1], *matrices[-1:])}
+    classify = getattr(student, "get_classifier", lambda: None)()
+    for head in classify if isinstance(classify, tuple) else (classify,):
+        if isinstance(head, nn.Module):
+            spared |= {id(weight) for weight in head.parameters()}
+    return {
+        id(weight)
+        for name, weight in matrices
+        if id(weight) not in spared and any(part.isdecimal() for part in name.split("."))
+    }
+
+
 def make_optimizer(module: nn.Module, plan: OptimizerPlan) -> torch.optim.Optimizer:
-    """AdamW or SGD over everything in `module` that takes a gradient, fused into one pass over the weights."""
+    """An optimiser over everything in `module` that takes a gradient.
+
+    AdamW and SGD are torch's, fused into one pass over the weights; the others timm's. Muon takes `hidden_matrices`,
+    and AdamW at the same rate the rest: its steps are scaled to the size of AdamW's.
+
+    Raises:
+        InputError: the timm that is installed does not have it.
+    """
     groups = parameter_groups(module, plan.weight_decay)
     if plan.name == "adamw":
         return torch.optim.AdamW(groups, lr=plan.lr, betas=plan.betas, eps=plan.eps, fused=True)
-    return torch.optim.SGD(
-        groups, lr=plan.lr, momentum=plan.momentum, nesterov=plan.nesterov and plan.momentum > 0, fused=True
-    )
+    if plan.name == "sgd":
+        return torch.optim.SGD(
+            groups, lr=plan.lr, momentum=plan.momentum, nesterov=plan.nesterov and plan.momentum > 0, fused=True
+        )
+    return _timms(module, groups, plan)
+
+
+def _timms(module: nn.Module, groups: list[dict[str, Any]], plan: OptimizerPlan) -> torch.optim.Optimizer:
+    from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined, unused-ignore]
+
+    if plan.name not in list_optimizers():
+        raise InputError(
+            f"optimizer.name is {plan.name!r}, which timm {version('timm')} does not have; pip install --upgrade timm"
+        )
+    settings: dict[str, Any] = {"lr": plan.lr, "betas": plan.betas}
+    if plan.name != "lion":
+        settings["eps"] = plan.eps
+    if plan.name == "muon":
+        hidden = hidden_matrices(module)
+        groups = [
+            {**group, "params": chosen, "use_fallback": rest}
+            for group in groups
+            for rest in (False, True)
+            if (chosen := [weight for weight in group["params"] if (id(weight) in hidden) != rest])
+        ]
+        settings |= {"momentum": plan.momentum, "nesterov": plan.nesterov}
+    made: torch.optim.Optimizer = create_optimizer_v2(groups, opt=plan.name, weight_decay=plan.weight_decay, **settings)
+    return made

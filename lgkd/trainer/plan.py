@@ -6,12 +6,14 @@ from typing import Literal
 
 from lgkd.errors import InputError
 
+OptimizerName = Literal["adamw", "sgd", "muon", "lion", "nadamw"]
+
 
 @dataclass(frozen=True)
 class OptimizerPlan:
-    """AdamW or SGD. `lr` is the peak learning rate; it is not scaled by the batch size."""
+    """An optimiser by name. `lr` is the peak learning rate; it is not scaled by the batch size."""
 
-    name: Literal["adamw", "sgd"]
+    name: OptimizerName
     lr: float
     weight_decay: float
     betas: tuple[float, float] = (0.9, 0.999)

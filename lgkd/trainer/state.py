@@ -123,7 +123,8 @@ def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> di
         f"{names[id(parameter)]}|{key}": value if isinstance(value, Tensor) else torch.tensor(value)
         for parameter, state in optimizer.state.items()
         for key, value in state.items()
-        if value is not None
+        # timm's Muon notes which way a weight goes, and finds out again.
+        if value is not None and not isinstance(value, bool)
     }
 
 

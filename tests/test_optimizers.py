@@ -1,0 +1,143 @@
+"""Optimisers by name: timm's equal timm's own, Muon takes what it is made for, and all of them resume to the bit."""
+
+import pytest
+import timm
+import timm.optim
+import torch
+from torch import nn
+
+from lgkd.errors import InputError
+from lgkd.models.factory import create_model
+from lgkd.tasks import Supervised
+from lgkd.trainer.guarding import masked_step
+from lgkd.trainer.optim import hidden_matrices, make_optimizer
+from lgkd.trainer.plan import OptimizerPlan
+from lgkd.trainer.state import optimizer_tensors, restore_optimizer
+
+TIMMS = ("muon", "lion", "nadamw")
+
+
+def plan(name: str) -> OptimizerPlan:
+    return OptimizerPlan(name, lr=3e-3, weight_decay=0.05, betas=(0.9, 0.98))  # type: ignore[arg-type]
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    blocks = nn.Sequential(nn.Linear(12, 12), nn.GELU(), nn.LayerNorm(12))
+    return nn.Sequential(nn.Linear(8, 12), blocks, nn.Linear(12, 3))
+
+
+def descend(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
+    for step in steps:
+        draw = torch.Generator().manual_seed(step)
+        loss = model(torch.randn(16, 8, generator=draw)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", *TIMMS])
+def test_state_put_into_a_new_optimiser_goes_on_to_the_bit(name: str) -> None:
+    model = network()
+    optimizer = make_optimizer(model, plan(name))
+    descend(model, optimizer, range(3))
+    saved = {key: value.clone() for key, value in optimizer_tensors(model, optimizer).items()}
+    twin = network()
+    twin.load_state_dict(model.state_dict())
+    again = make_optimizer(twin, plan(name))
+    restore_optimizer(twin, again, saved)
+    descend(model, optimizer, range(3, 6))
+    descend(twin, again, range(3, 6))
+    for (name_of, ours), theirs in zip(model.named_parameters(), twin.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name_of
+
+
+@pytest.mark.parametrize("name", ["lion", "nadamw"])
+def test_the_timm_ones_step_as_timms_own(name: str) -> None:
+    ours, theirs = network(), network()
+    groups = [
+        {"params": [weight for weight in theirs.parameters() if (weight.ndim > 1) == wide], "weight_decay": decay}
+        for wide, decay in ((True, 0.05), (False, 0.0))
+    ]
+    kinds = {"lion": timm.optim.Lion, "nadamw": timm.optim.NAdamW}  # type: ignore[attr-defined]
+    descend(ours, make_optimizer(ours, plan(name)), range(4))
+    descend(theirs, kinds[name](groups, lr=3e-3, betas=(0.9, 0.98)), range(4))
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_muon_steps_alike_in_all_directions_of_a_matrix_and_leaves_the_rest_to_nadamw() -> None:
+    """The singular values of a step are about 0.2 sqrt(12) times the rate; those of its gradient are far apart."""
+    ours, theirs = network(), network()
+    before = ours[1][0].weight.detach().clone()
+    descend(ours, make_optimizer(ours, plan("muon")), range(1))
+    step = (ours[1][0].weight.detach() - before * (1 - 3e-3 * 0.05)) / 3e-3
+    sizes = torch.linalg.svdvals(step) / (0.2 * 12**0.5)
+    given = torch.linalg.svdvals(ours[1][0].weight.grad)
+    assert given[0] > 20 * given[8]
+    assert 0.7 < sizes[8] < sizes[0] < 1.2  # five iterations do not lift the faintest three
+    descend(theirs, make_optimizer(theirs, plan("nadamw")), range(1))
+    for (name, one), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(one, other) == (name != "1.0.weight"), name
+
+
+@pytest.mark.parametrize(
+    ("model", "inside", "outside"),
+    [
+        (
+            lambda: create_model("deit_tiny", num_classes=5, image_size=32, options={"patch_size": 8, "depth": 2}),
+            {"blocks.0.attn.qkv.weight", "blocks.0.attn.proj.weight", "blocks.1.mlp.fc1.weight"},
+            {"head.weight", "patch_embed.proj.weight", "pos_embed", "cls_token", "blocks.0.attn.qkv.bias"},
+        ),
+        (
+            lambda: create_model("dhvt_tiny", num_classes=5, image_size=32),
+            {"blocks.0.attn.qkv.weight"},
+            {"head.weight"},
+        ),
+        (
+            lambda: create_model("pvt_v2_b0", num_classes=5, image_size=64),
+            {"stages.0.blocks.0.attn.q.weight", "stages.1.blocks.0.mlp.fc1.weight"},
+            {"head.weight", "stages.0.blocks.0.mlp.dwconv.weight", "patch_embed.proj.weight"},
+        ),
+        (
+            lambda: create_model("resnet20", num_classes=5, image_size=32),
+            {"stage1.0.conv1.weight"},
+            {"conv.weight", "fc.weight"},
+        ),
+    ],
+    ids=["deit", "dhvt", "pvt", "resnet"],
+)
+def test_the_hidden_matrices_of_known_models_are_these(model, inside: set[str], outside: set[str]) -> None:
+    student = model()
+    hidden = hidden_matrices(Supervised(student))
+    names = {name for name, weight in student.named_parameters() if id(weight) in hidden}
+    known = {name for name, _ in student.named_parameters()}
+    assert inside <= names
+    assert outside <= known
+    assert not outside & names
+
+
+def test_a_guides_projections_are_no_hidden_matrices() -> None:
+    task = nn.ModuleDict({"student": network(), "guides": nn.ModuleList([nn.Conv2d(4, 4, 1)])})
+    assert hidden_matrices(task) == {id(task["student"][1][0].weight)}
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", *TIMMS])
+def test_a_step_that_went_bad_moves_nothing(name: str) -> None:
+    model = network()
+    optimizer = make_optimizer(model, plan(name))
+    descend(model, optimizer, range(2))
+    before = [weight.detach().clone() for weight in model.parameters()]
+    model(torch.full((4, 8), float("nan"))).mean().backward()
+    masked_step(optimizer, torch.tensor(1.0))
+    assert all(torch.equal(now, then) for now, then in zip(model.parameters(), before, strict=True))
+    model.zero_grad()
+    model(torch.ones(4, 8)).square().mean().backward()
+    masked_step(optimizer, torch.tensor(0.0))
+    assert not torch.equal(model[2].weight, before[4])
+
+
+def test_an_older_timm_without_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timm.optim, "list_optimizers", lambda: ["adamw", "lion"])
+    with pytest.raises(InputError, match=r"'muon', which timm .* does not have; pip install --upgrade timm"):
+        make_optimizer(network(), plan("muon"))
