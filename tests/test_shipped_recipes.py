@@ -109,14 +109,6 @@ def test_the_baseline_is_the_guided_recipe_without_its_guide() -> None:
     [
         ("adaptive-guidance", 1.0, [{"kind": "blocks", "weight": 2.5}]),
         ("logit-standardized", 0.5, [{"kind": "standardized-kd", "temperature": 3.0, "eps": 0.1, "weight": 10.0}]),
-        (
-            "guidance-plus",
-            1.0,
-            [
-                {"kind": "locality", "transform": "linear", "weight": 2.5},
-                {"kind": "standardized-kd", "temperature": 2.0, "eps": 0.1, "weight": 3.0},
-            ],
-        ),
         ("deit-distillation", 0.5, [{"kind": "deit-hard", "weight": 0.5}]),
     ],
 )
@@ -130,6 +122,18 @@ def test_other_guided_recipes_differ_in_the_guide_alone(name: str, weight: float
     assert theirs.guide.classification_weight == weight
     for wanted, term in zip(terms, theirs.guide.terms, strict=True):
         assert wanted.items() <= term.model_dump().items()
+
+
+def test_guidance_plus_is_locality_guidance_with_logits_and_another_optimiser() -> None:
+    apart = {"about", "source", "guide", "optimizer"}
+    ours, theirs = load_recipe("guidance-plus"), load_recipe("locality-guidance")
+    assert ours.model_dump(exclude=apart) == theirs.model_dump(exclude=apart)
+    assert ours.guide is not None and theirs.guide is not None
+    assert ours.guide.model_dump(exclude={"terms"}) == theirs.guide.model_dump(exclude={"terms"})
+    maps, logits = ours.guide.terms
+    assert maps == theirs.guide.terms[0]
+    assert logits.model_dump(exclude_defaults=True) == {"kind": "standardized-kd", "eps": 0.1, "weight": 3.0}
+    assert (ours.optimizer.name, ours.optimizer.weight_decay) == ("muon", theirs.optimizer.weight_decay)
 
 
 def test_adaptive_guidance_ends_by_its_own_relative_measure() -> None:

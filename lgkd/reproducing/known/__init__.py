@@ -12,6 +12,7 @@ _FULL = (
     deit.ADAPTIVE,
     deit.LOGITS,
     others.DHVT,
+    deit.PLUS,
     teachers.ZOO,
 )
 
