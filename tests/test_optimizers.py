@@ -6,7 +6,6 @@ import timm.optim
 import torch
 from torch import nn
 
-from lgkd.errors import InputError
 from lgkd.models.factory import create_model
 from lgkd.tasks import Supervised
 from lgkd.trainer.guarding import masked_step
@@ -135,9 +134,3 @@ def test_a_step_that_went_bad_moves_nothing(name: str) -> None:
     model(torch.ones(4, 8)).square().mean().backward()
     masked_step(optimizer, torch.tensor(0.0))
     assert not torch.equal(model[2].weight, before[4])
-
-
-def test_an_older_timm_without_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timm.optim, "list_optimizers", lambda: ["adamw", "lion"])
-    with pytest.raises(InputError, match=r"'muon', which timm .* does not have; pip install --upgrade timm"):
-        make_optimizer(network(), plan("muon"))

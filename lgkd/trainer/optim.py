@@ -1,12 +1,10 @@
 """Optimisers and which weights decay."""
 
-from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import nn
 
-from lgkd.errors import InputError
 from lgkd.trainer.plan import OptimizerPlan
 
 # Positions and tokens are no directions in feature space; pulling them to zero has no meaning.
@@ -42,6 +40,7 @@ def hidden_matrices(module: nn.Module) -> set[int]:
 
     They are the weights of two and more dimensions inside repeated parts (`blocks.0.attn.qkv.weight`). The others are
     what reads the input, the classifier, depthwise convolutions, positions, tokens, and whatever belongs to a guide.
+    Source: Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024 (kellerjordan.github.io).
     """
     student = getattr(module, "student", module)
     matrices = [
@@ -66,10 +65,7 @@ def make_optimizer(module: nn.Module, plan: OptimizerPlan) -> torch.optim.Optimi
     """An optimiser over everything in `module` that takes a gradient.
 
     AdamW and SGD are torch's, fused into one pass over the weights; the others timm's. Muon takes `hidden_matrices`,
-    and AdamW at the same rate the rest: its steps are scaled to the size of AdamW's.
-
-    Raises:
-        InputError: the timm that is installed does not have it.
+    in steps scaled to the size of AdamW's, and AdamW (with `nesterov` NAdamW) the rest at the same rate.
     """
     groups = parameter_groups(module, plan.weight_decay)
     if plan.name == "adamw":
@@ -82,12 +78,8 @@ def make_optimizer(module: nn.Module, plan: OptimizerPlan) -> torch.optim.Optimi
 
 
 def _timms(module: nn.Module, groups: list[dict[str, Any]], plan: OptimizerPlan) -> torch.optim.Optimizer:
-    from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined, unused-ignore]
+    from timm.optim import create_optimizer_v2  # type: ignore[attr-defined, unused-ignore]
 
-    if plan.name not in list_optimizers():
-        raise InputError(
-            f"optimizer.name is {plan.name!r}, which timm {version('timm')} does not have; pip install --upgrade timm"
-        )
     settings: dict[str, Any] = {"lr": plan.lr, "betas": plan.betas}
     if plan.name != "lion":
         settings["eps"] = plan.eps
