@@ -23,6 +23,8 @@ def rows(text: str) -> dict[str, list[tuple[int, float, float]]]:
         r"^\| (\d+) a class: ([^|]+?) \| [\d, ]+ \| ([\d.]+)( ± ([\d.]+))? \|", text, flags=re.MULTILINE
     ):
         found[arm].append((int(count), float(mean), float(spread or 0)))
+    if not all(found.values()):
+        raise SystemExit(f"docs/results.md lacks rows of {NAME}; write them with: lgkd reproduce {NAME}")
     return {arm: sorted(points) for arm, points in found.items()}
 
 
@@ -31,8 +33,6 @@ def draw(folder: Path) -> Path:
     with plt.rc_context(STYLE):
         figure, at = plt.subplots(figsize=(6.0, 3.6), layout="constrained")
         for arm, points in rows(RESULTS.read_text(encoding="utf-8")).items():
-            if not points:
-                continue
             counts, means, spreads = zip(*points, strict=True)
             colour, line = ARMS[arm]
             at.errorbar(counts, means, spreads, color=colour, linestyle=line, marker="o", ms=4, capsize=3, lw=1.6)

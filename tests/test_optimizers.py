@@ -6,6 +6,7 @@ import timm.optim
 import torch
 from torch import nn
 
+from lgkd.errors import InputError
 from lgkd.models.factory import create_model
 from lgkd.tasks import Supervised
 from lgkd.trainer.guarding import masked_step
@@ -116,6 +117,33 @@ def test_the_hidden_matrices_of_known_models_are_these(model, inside: set[str], 
     assert not outside & names
 
 
+@pytest.mark.parametrize(
+    ("name", "inside", "outside"),
+    [
+        (
+            "swin_tiny_patch4_window7_224",
+            "layers.0.blocks.0.attn.qkv.weight",
+            "layers.0.blocks.0.attn.relative_position_bias_table",
+        ),
+        ("densenet121", "features.denseblock1.denselayer1.conv1.weight", "features.conv0.weight"),
+        ("levit_128s", "stages.0.blocks.0.attn.qkv.linear.weight", "stages.0.blocks.0.attn.attention_biases"),
+        ("deit_tiny_distilled_patch16_224", "blocks.0.mlp.fc1.weight", "head_dist.weight"),
+    ],
+)
+def test_tables_heads_and_what_reads_pixels_are_no_hidden_matrices_in_timms_models(name, inside, outside) -> None:
+    with torch.device("meta"):
+        student = timm.create_model(name, num_classes=7)
+    weights = dict(student.named_parameters())
+    hidden = hidden_matrices(student)
+    assert id(weights[inside]) in hidden
+    assert id(weights[outside]) not in hidden
+
+
+def test_muon_without_a_matrix_to_turn_is_refused() -> None:
+    with pytest.raises(InputError, match="between input and output, and a Sequential has none; use adamw"):
+        make_optimizer(nn.Sequential(nn.Linear(8, 12), nn.Linear(12, 3)), plan("muon"))
+
+
 def test_a_guides_projections_are_no_hidden_matrices() -> None:
     task = nn.ModuleDict({"student": network(), "guides": nn.ModuleList([nn.Conv2d(4, 4, 1)])})
     assert hidden_matrices(task) == {id(task["student"][1][0].weight)}
@@ -126,11 +154,28 @@ def test_a_step_that_went_bad_moves_nothing(name: str) -> None:
     model = network()
     optimizer = make_optimizer(model, plan(name))
     descend(model, optimizer, range(2))
-    before = [weight.detach().clone() for weight in model.parameters()]
+    before = {key: value.detach().clone() for key, value in model.named_parameters()}
     model(torch.full((4, 8), float("nan"))).mean().backward()
     masked_step(optimizer, torch.tensor(1.0))
-    assert all(torch.equal(now, then) for now, then in zip(model.parameters(), before, strict=True))
+    assert all(torch.equal(now, before[key]) for key, now in model.named_parameters())
+    assert all(torch.isfinite(value).all() for value in optimizer_tensors(model, optimizer).values())
     model.zero_grad()
     model(torch.ones(4, 8)).square().mean().backward()
     masked_step(optimizer, torch.tensor(0.0))
-    assert not torch.equal(model[2].weight, before[4])
+    assert not any(torch.equal(now, before[key]) for key, now in model.named_parameters() if key.endswith("weight"))
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", *TIMMS])
+def test_a_change_of_the_rate_reaches_every_weight(name: str) -> None:
+    """Older timms kept the first rate for what Muon leaves to AdamW."""
+    moved = {}
+    for rate in (1e-3, 1e-4):
+        model = network()
+        optimizer = make_optimizer(model, plan(name))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        before = {key: value.detach().clone() for key, value in model.named_parameters()}
+        descend(model, optimizer, range(1))
+        moved[rate] = {key: (value.detach() - before[key]).norm() for key, value in model.named_parameters()}
+    for key, much in moved[1e-3].items():
+        assert float(much / moved[1e-4][key]) == pytest.approx(10, rel=0.02), key

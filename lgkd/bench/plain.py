@@ -1,7 +1,7 @@
 """What lgkd is measured against: the loop that one writes by hand with PyTorch and timm.
 
 timm's transforms on PIL images in a `DataLoader`, an eager student, an eager teacher with forward hooks, locality
-guidance in a few lines, and torch's own optimisers at their defaults. Nothing of lgkd's feed, guide, losses,
+guidance in a few lines, and the optimisers of torch and timm at their defaults. Nothing of lgkd's feed, guide, losses,
 engine or optimiser is in it. What a careful user does is done: as many workers as serve best, workers that
 persist, pinned memory, gradients set to None, cuDNN's search for the fastest convolution, no waiting for the device.
 
@@ -100,7 +100,10 @@ class Plain:
         elif optimizer.name == "sgd":
             self.optimizer = torch.optim.SGD(groups, lr=1e-6, momentum=optimizer.momentum, nesterov=optimizer.nesterov)
         else:
-            self.optimizer = create_optimizer_v2(groups, opt=optimizer.name, lr=1e-6, betas=optimizer.betas)
+            settings: dict[str, Any] = {"betas": optimizer.betas}
+            if optimizer.name == "muon":
+                settings |= {"momentum": optimizer.momentum, "nesterov": optimizer.nesterov}
+            self.optimizer = create_optimizer_v2(groups, opt=optimizer.name, lr=1e-6, **settings)
         self.smoothing, self.clip_norm = recipe.label_smoothing, recipe.clip_norm
         mix = recipe.mix
         self.mixup = (

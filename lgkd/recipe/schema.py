@@ -109,7 +109,7 @@ class Optimizer(Section):
     """The optimiser and its settings."""
 
     name: Literal["adamw", "sgd", "muon", "lion", "nadamw"]
-    """adamw; sgd with momentum; muon for the matrices inside the model, with adamw for the rest; lion; nadamw."""
+    """adamw; sgd with momentum; muon for the matrices inside the model, with nadamw for the rest; lion; nadamw."""
     lr: Number = Field(gt=0, le=100)
     """Peak learning rate; not scaled with the batch size."""
     weight_decay: Number = Field(ge=0, le=10)

@@ -30,6 +30,7 @@ class FiniteGuard:
 
     No step waits for it: the verdict is copied asynchronously and read when the next step has been
     queued, so the training stops within two steps and the weights are those of the last good one.
+    An optimiser that is not fused cannot look itself, and its steps wait; see `masked_step`.
 
     Args:
         names: gives the names of samples from their places in the data set.

@@ -5,10 +5,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from lgkd.errors import InputError
 from lgkd.trainer.plan import OptimizerPlan
 
 # Positions and tokens are no directions in feature space; pulling them to zero has no meaning.
 _NO_DECAY = ("cls_token", "pos_embed", "dist_token", "distill_token")
+# Tables of relative positions, which have two dimensions and are no maps: as Swin, BEiT, MViT and LeViT name them.
+_TABLES = ("pos", "bias_table", "attention_biases")
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -18,12 +21,7 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     tokens, position embeddings, and what a model of timm's names in `no_weight_decay()`.
     Source: the settings of Locality Guidance, arXiv 2207.10026.
     """
-    exempt: set[int] = set()
-    for owner in module.modules():
-        stated = getattr(owner, "no_weight_decay", None)
-        if callable(stated):
-            names = set(stated())
-            exempt |= {id(parameter) for name, parameter in owner.named_parameters() if name in names}
+    exempt = _undecayed_by_name(module)
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
@@ -35,11 +33,23 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     return [group for group in groups if group["params"]]
 
 
+def _undecayed_by_name(module: nn.Module) -> set[int]:
+    """Identities of what a model of timm's names in `no_weight_decay()`."""
+    found: set[int] = set()
+    for owner in module.modules():
+        stated = getattr(owner, "no_weight_decay", None)
+        if callable(stated):
+            names = set(stated())
+            found |= {id(parameter) for name, parameter in owner.named_parameters() if name in names}
+    return found
+
+
 def hidden_matrices(module: nn.Module) -> set[int]:
     """Identities of the weights that Muon is made for: the matrices between input and output of a model.
 
-    They are the weights of two and more dimensions inside repeated parts (`blocks.0.attn.qkv.weight`). The others are
+    They are the weights of two and more dimensions inside numbered parts (`blocks.0.attn.qkv.weight`). The others are
     what reads the input, the classifier, depthwise convolutions, positions, tokens, and whatever belongs to a guide.
+    timm's Muon leaves out some more, whose shape is too narrow to turn.
     Source: Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024 (kellerjordan.github.io).
     """
     student = getattr(module, "student", module)
@@ -54,10 +64,14 @@ def hidden_matrices(module: nn.Module) -> set[int]:
     for head in classify if isinstance(classify, tuple) else (classify,):
         if isinstance(head, nn.Module):
             spared |= {id(weight) for weight in head.parameters()}
+    tables = _undecayed_by_name(student)
     return {
         id(weight)
         for name, weight in matrices
-        if id(weight) not in spared and any(part.isdecimal() for part in name.split("."))
+        if id(weight) not in spared | tables
+        and not (weight.ndim == 4 and weight.shape[1] == 3)
+        and not any(part in name for part in _TABLES)
+        and any(any(letter.isdigit() for letter in part) for part in name.split("."))
     }
 
 
@@ -66,6 +80,9 @@ def make_optimizer(module: nn.Module, plan: OptimizerPlan) -> torch.optim.Optimi
 
     AdamW and SGD are torch's, fused into one pass over the weights; the others timm's. Muon takes `hidden_matrices`,
     in steps scaled to the size of AdamW's, and AdamW (with `nesterov` NAdamW) the rest at the same rate.
+
+    Raises:
+        InputError: Muon is asked for, and the student has no such matrix.
     """
     groups = parameter_groups(module, plan.weight_decay)
     if plan.name == "adamw":
@@ -85,6 +102,12 @@ def _timms(module: nn.Module, groups: list[dict[str, Any]], plan: OptimizerPlan)
         settings["eps"] = plan.eps
     if plan.name == "muon":
         hidden = hidden_matrices(module)
+        if not hidden:
+            student = type(getattr(module, "student", module)).__name__
+            raise InputError(
+                f"optimizer.name is 'muon', which is for the matrices between input and output, and a {student} has "
+                "none; use adamw"
+            )
         groups = [
             {**group, "params": chosen, "use_fallback": rest}
             for group in groups

@@ -143,8 +143,10 @@ def restore_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tenso
                 "folder away to begin again"
             )
         weight = weights[name]
-        # Counters stay what they are; moments lie where their weight lies, in its layout.
-        placed = value.to(weight.device) if value.ndim == 0 else torch.empty_like(weight).copy_(value)
+        # Moments lie where their weight lies, in its layout. Counters too where a fused optimiser reads them there;
+        # others read them on the host, and would wait for the device at each.
+        there = weight.device if optimizer.defaults.get("fused") else "cpu"
+        placed = value.to(there) if value.ndim == 0 else torch.empty_like(weight).copy_(value)
         optimizer.state[weight][kind] = placed
 
 

@@ -148,7 +148,7 @@ LOGITS = _experiment(
 )
 PLUS = _experiment(
     "cifar100-deit-tiny-plus",
-    "lgkd's own best recipe, 224 px",
+    "guidance-plus, 224 px",
     "Does guidance-plus reach 84 % in 300 epochs, and the paper's figure of 300 epochs in 100?",
     replace(_GUIDED, key="plus-300", label="guidance-plus", recipe="guidance-plus", against=None, early=None),
     replace(
