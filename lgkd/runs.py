@@ -20,6 +20,7 @@ from lgkd.git import git_state
 
 RUN, RECIPE, ENV, METRICS = "run.json", "recipe.yaml", "env.json", "metrics.csv"
 STUDENT_WEIGHTS, STUDENT = "student.safetensors", "student.json"
+EXPORT = "export.json"
 FORMAT = 1
 
 _PACKAGES = ("lgkd", "torch", "torchvision", "timm", "accelerate", "safetensors", "numpy", "pillow", "pydantic")
@@ -133,6 +134,11 @@ def read_run(folder: Path) -> dict[str, Any]:
             raise InputError(
                 f"{folder} holds several runs; name one of them, such as {below.parent} (to go on with all of them, "
                 "repeat the command that began them)"
+            )
+        if (folder / EXPORT).is_file():
+            raise InputError(
+                f"{folder} holds an exported student and not its run; README.md in it has the figures, `lgkd predict` "
+                "takes it; expected the folder of a run"
             )
         raise InputError(f"{folder} holds no {RUN}, so it is no run of lgkd; expected the folder of a run")
     return _read_json(

@@ -171,6 +171,12 @@ def test_an_export_predicts_as_its_run(world: World, exported: Exported) -> None
     assert lgkd.predict(exported.folder / "student.safetensors", images) == expected
 
 
+def test_an_export_is_no_run_and_evaluate_says_where_its_figures_are(exported: Exported) -> None:
+    with pytest.raises(InputError, match=r"holds an exported student and not its run; README.md in it has the figures"):
+        lgkd.evaluate(exported.folder)
+    assert "top-1" in (exported.folder / "README.md").read_text(encoding="utf-8").lower()
+
+
 def test_a_student_of_a_module_is_exported_from_its_run_and_from_its_folder(
     world: World, conv_student: nn.Module, tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ FORMATS = {
 }
 """Every format and its file."""
 
-EXPORT, CARD = "export.json", "README.md"
+CARD = "README.md"
 
 
 def choose_formats(wanted: Sequence[str] | None, say: Callable[[str], None]) -> tuple[str, ...]:

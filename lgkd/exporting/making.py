@@ -16,12 +16,12 @@ from lgkd.data.arranging import whole
 from lgkd.errors import ModelError
 from lgkd.exporting import formats
 from lgkd.exporting.card import model_card
-from lgkd.exporting.choices import CARD, EXPORT, FORMATS, choose_formats, export_folder
+from lgkd.exporting.choices import CARD, FORMATS, choose_formats, export_folder
 from lgkd.exporting.formats import Copy, Logits
 from lgkd.exporting.subject import Subject, environment_of, read_subject, real_images
 from lgkd.files import write_json, write_whole
 from lgkd.models.plain_timm import TimmCall, timm_call
-from lgkd.runs import FORMAT, STUDENT, now, package_version
+from lgkd.runs import EXPORT, FORMAT, STUDENT, now, package_version
 
 LIMIT = 1e-4
 """By how much a logit of a copy may differ from the student's, in fp32."""
