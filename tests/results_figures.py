@@ -30,26 +30,42 @@ def rows(text: str) -> dict[str, list[tuple[int, float, float]]]:
 
 def draw(folder: Path) -> Path:
     """The picture's path."""
+    found = rows(RESULTS.read_text(encoding="utf-8"))
+    told = "; ".join(
+        f"{arm}: " + ", ".join(f"{mean:.2f} ± {spread:.2f} at {count}" for count, mean, spread in points)
+        for arm, points in found.items()
+    )
     with plt.rc_context(STYLE):
         figure, at = plt.subplots(figsize=(6.0, 3.6), layout="constrained")
-        for arm, points in rows(RESULTS.read_text(encoding="utf-8")).items():
+        for arm, points in found.items():
             counts, means, spreads = zip(*points, strict=True)
             colour, line = ARMS[arm]
-            at.errorbar(counts, means, spreads, color=colour, linestyle=line, marker="o", ms=4, capsize=3, lw=1.6)
+            at.errorbar(
+                counts,
+                means,
+                spreads if any(spreads) else None,
+                color=colour,
+                linestyle=line,
+                marker="o",
+                ms=4,
+                capsize=3,
+                lw=1.6,
+            )
             at.annotate(
                 arm, (counts[-1], means[-1]), xytext=(9, 0), textcoords="offset points", color=colour, va="center"
             )
         at.set_xscale("log")
         at.set_xticks([10, 25, 50, 100], ["10", "25", "50", "100"])
         at.minorticks_off()
-        at.set_xlim(9, 260)
+        at.set_xlim(9, 330)
         at.set_ylim(bottom=0)
         at.set_xlabel("images of each class")
         at.set_ylabel("top-1 on the test split, %")
         at.spines[["top", "right"]].set_visible(False)
         at.grid(axis="y", color="#dddddd", lw=0.6)
         path = folder / f"{NAME}.svg"
-        figure.savefig(path, metadata={"Date": None})
+        title = "Accuracy by images of each class, guided and unguided"
+        figure.savefig(path, metadata={"Date": None, "Title": title, "Description": told})
         plt.close(figure)
     return path
 

@@ -10,7 +10,7 @@ import yaml
 
 import lgkd
 from lgkd import errors, losses
-from tests import guidance_figures
+from tests import guidance_figures, results_figures
 from tests.pages import PAGES, ROOT
 
 DOCS = ROOT / "docs"
@@ -87,6 +87,25 @@ def test_the_figures_are_those_that_the_code_draws(figures: list[Path]) -> None:
         kept = DOCS / "img" / path.name
         assert described(path) == described(kept), f"{path.name}: run python -m tests.guidance_figures"
         assert any("img/" + path.name in page.read_text(encoding="utf-8") for page in DOCS.glob("*.md"))
+
+
+def test_the_figure_of_the_results_is_of_the_rows_that_are_there(tmp_path: Path) -> None:
+    text = "| 10 a class: unguided | 0, 1 | 8.06 ± 0.21 | 9 |\n| 5 a class: locality guidance | 0 | 9.00 | 9 |\n"
+    with pytest.raises(SystemExit, match="lacks rows of cifar100-images-per-class"):
+        results_figures.rows(text)
+    whole = (
+        text
+        + "| 10 a class: ResNet-20, the teacher | 0 | 13.56 | 13 |\n| 5 a class: unguided | 0, 1 | 7.50 ± 1.00 | 9 |\n"
+    )
+    assert results_figures.rows(whole) == {
+        "ResNet-20, the teacher": [(10, 13.56, 0.0)],
+        "locality guidance": [(5, 9.0, 0.0)],
+        "unguided": [(5, 7.5, 1.0), (10, 8.06, 0.21)],
+    }
+    drawn = results_figures.draw(tmp_path)
+    kept = DOCS / "img" / drawn.name
+    told = [re.search(r"ResNet-20, the teacher: [^<]+", path.read_text(encoding="utf-8")) for path in (drawn, kept)]
+    assert told[0] and told[1] and told[0][0] == told[1][0], "run python -m tests.results_figures"
 
 
 def test_the_figure_of_the_method_shows_the_papers_shapes() -> None:
