@@ -168,10 +168,9 @@ _CURVE = Experiment(
 )
 
 # Each at the best rate that was tried for it on held-out training images.
-_ADAMW_ALONE, _ADAMW, _MUON = (
-    ("optimizer.lr=1e-3",),
-    ("optimizer.lr=1e-2",),
-    ("optimizer.name=muon", "optimizer.lr=1e-2", "optimizer.momentum=0.95"),
+_ADAMW_ALONE, _ADAMW = ("optimizer.lr=1e-3",), ("optimizer.lr=1e-2",)
+_MUON_ALONE, _MUON = (
+    ("optimizer.name=muon", f"optimizer.lr={rate}", "optimizer.momentum=0.95") for rate in ("3e-3", "1e-2")
 )
 
 
@@ -195,14 +194,14 @@ _PLUS = Experiment(
         _TEACHER,
         _tuned(_UNGUIDED, "unguided", "small ViT, unguided, AdamW", *_ADAMW_ALONE),
         _tuned(_GUIDED, "locality", "locality guidance, AdamW", *_ADAMW, against=None),
-        _tuned(_UNGUIDED, "unguided-muon", "small ViT, unguided, Muon", *_MUON),
+        _tuned(_UNGUIDED, "unguided-muon", "small ViT, unguided, Muon", *_MUON_ALONE),
         _tuned(_GUIDED, "locality-muon", "locality guidance, Muon", *_MUON, against="locality"),
         _tuned(_GUIDED, "plus", "guidance-plus", recipe="guidance-plus", against="locality"),
     ),
     notes=(
         "The student, the teacher's training and the steps are those of cifar100-10pct-methods. Searched on held-out "
-        "training images with seed 0 (docs/log.md, 2026-11-28): the rates of AdamW without a teacher (1e-3) and with "
-        "locality guidance (1e-2), and guidance-plus, whose optimiser is Muon at 1e-2.",
+        "training images with seed 0 (docs/log.md, 2026-11-28): the rates of AdamW (1e-3 without a guide, 1e-2 with "
+        "one) and of Muon (3e-3 and 1e-2), and guidance-plus, whose optimiser is Muon at 1e-2.",
     ),
 )
 
