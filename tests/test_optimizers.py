@@ -66,7 +66,7 @@ def test_the_timm_ones_step_as_timms_own(name: str) -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-def test_muon_steps_alike_in_all_directions_of_a_matrix_and_leaves_the_rest_to_nadamw() -> None:
+def test_muon_steps_alike_in_strong_and_faint_directions_of_a_matrix_and_leaves_the_rest_to_nadamw() -> None:
     """The singular values of a step are about 0.2 sqrt(12) times the rate; those of its gradient are far apart."""
     ours, theirs = network(), network()
     before = ours[1][0].weight.detach().clone()
@@ -155,10 +155,11 @@ def test_a_step_that_went_bad_moves_nothing(name: str) -> None:
     optimizer = make_optimizer(model, plan(name))
     descend(model, optimizer, range(2))
     before = {key: value.detach().clone() for key, value in model.named_parameters()}
+    state = {key: value.clone() for key, value in optimizer_tensors(model, optimizer).items()}
     model(torch.full((4, 8), float("nan"))).mean().backward()
     masked_step(optimizer, torch.tensor(1.0))
     assert all(torch.equal(now, before[key]) for key, now in model.named_parameters())
-    assert all(torch.isfinite(value).all() for value in optimizer_tensors(model, optimizer).values())
+    assert all(torch.equal(value, state[key]) for key, value in optimizer_tensors(model, optimizer).items())
     model.zero_grad()
     model(torch.ones(4, 8)).square().mean().backward()
     masked_step(optimizer, torch.tensor(0.0))

@@ -169,9 +169,8 @@ _CURVE = Experiment(
 
 # Each at the best rate that was tried for it on held-out training images.
 _ADAMW_ALONE, _ADAMW = ("optimizer.lr=1e-3",), ("optimizer.lr=1e-2",)
-_MUON_ALONE, _MUON = (
-    ("optimizer.name=muon", f"optimizer.lr={rate}", "optimizer.momentum=0.95") for rate in ("3e-3", "1e-2")
-)
+_TURNED = ("optimizer.name=muon", "optimizer.momentum=0.95")
+_MUON_ALONE, _MUON = (*_TURNED, "optimizer.lr=3e-3"), (*_TURNED, "optimizer.lr=1e-2")
 
 
 def _tuned(arm: Arm, key: str, label: str, *changes: str, **more: Any) -> Arm:
