@@ -1,7 +1,6 @@
 """From a recipe and choices to live objects. The only place where settings turn into things."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +10,12 @@ from torch import nn
 from lgkd.building_terms import make_loss, make_schedule, name_of
 from lgkd.cards import CARD, WEIGHTS, TeacherCard, verify_weights
 from lgkd.chance import seed_of
-from lgkd.choices import dataset_key, find_trained_teacher, subset_words
-from lgkd.data.augment import Augment, Plain, View
-from lgkd.data.check import held_out_remarks
-from lgkd.data.extra import Extra, fingerprint_with, load_extra
-from lgkd.data.feed import Feed, PlainBatches
-from lgkd.data.images import DataSet, Images
-from lgkd.data.mixing import Mixing
-from lgkd.data.sources import load_dataset
-from lgkd.data.subsets import hold_out, subset
+from lgkd.choices import find_trained_teacher
+from lgkd.data.prepare import Data
 from lgkd.errors import InputError
 from lgkd.guide import Guide, Term
 from lgkd.models.factory import create_model, default_image_size
-from lgkd.models.frozen import IMAGENET_MEAN, IMAGENET_STD, Teacher
+from lgkd.models.frozen import Teacher
 from lgkd.models.layers import block_names
 from lgkd.models.trust import check_named_in
 from lgkd.recipe import Recipe
@@ -32,93 +24,6 @@ from lgkd.trainer.compiling import choose_compile
 from lgkd.trainer.plan import EmaPlan, OptimizerPlan, Plan, SchedulePlan
 from lgkd.trainer.precision import choose_precision
 from lgkd.weights import fill, load_weights
-
-Channels = tuple[float, float, float]
-
-_EXTRA_SHARE = 0.5
-
-
-@dataclass(frozen=True)
-class Data:
-    """The images of one training.
-
-    Attributes:
-        key: what teachers trained on it are kept under: the name of a named set, else the folder's name.
-        source: what the user called it.
-        train, test: decoded splits; `train` is the chosen subset, less what is held out.
-        val: held-out training images on which the best epoch is chosen; None: none are.
-        subset: which part of the training split that is, in words; None for all of it.
-        extra: more training images, which make up a share of every batch; None: there are none.
-        fingerprint: of the whole data set and the extra images.
-        mean, std: normalisation of the student's images.
-        notes: what the user should hear.
-    """
-
-    key: str
-    source: str
-    classes: tuple[str, ...]
-    train: Images
-    test: Images
-    val: Images | None
-    subset: str | None
-    fingerprint: str
-    mean: Channels
-    std: Channels
-    notes: tuple[str, ...] = ()
-    extra: Extra | None = None
-
-
-def prepare_data(
-    source: str | Path | DataSet,
-    *,
-    normalize: str,
-    data_dir: str | Path | None = None,
-    fraction: float | None = None,
-    images_per_class: int | None = None,
-    subset_seed: int = 0,
-    val_fraction: float | None = None,
-    extra: str | Path | None = None,
-    extra_share: float | None = None,
-    offline: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-    downloading: Callable[[str, int, int], None] | None = None,
-    look: Callable[[DataSet], None] | None = None,
-) -> Data:
-    """Load a data set and choose the subset to train on; `look` is called with the whole of it."""
-    if isinstance(source, DataSet):
-        dataset, name = source, source.name
-    else:
-        dataset, name = (
-            load_dataset(source, data_dir=data_dir, offline=offline, progress=progress, downloading=downloading),
-            str(source),
-        )
-    if look is not None:
-        look(dataset)
-    chosen = subset(dataset.train, fraction=fraction, per_class=images_per_class, seed=subset_seed)
-    val, notes = None, dataset.notes
-    if val_fraction is not None:
-        chosen, val = hold_out(chosen, val_fraction, subset_seed)
-        notes = (*notes, *held_out_remarks(chosen, val))
-    more = None
-    if extra is not None:
-        share = _EXTRA_SHARE if extra_share is None else extra_share
-        more = load_extra(extra, dataset, share=share, progress=progress)
-    words = subset_words(fraction, images_per_class, subset_seed)
-    mean, std = dataset.statistics() if normalize == "dataset" else (IMAGENET_MEAN, IMAGENET_STD)
-    return Data(
-        key=dataset_key(dataset.name if isinstance(source, DataSet) else source),
-        source=name,
-        classes=dataset.classes,
-        train=chosen,
-        test=dataset.test,
-        val=val,
-        subset=words,
-        fingerprint=dataset.fingerprint if more is None else fingerprint_with(dataset.fingerprint, more.fingerprint),
-        mean=mean,
-        std=std,
-        notes=notes if more is None else (*notes, *more.notes),
-        extra=more,
-    )
 
 
 def load_trained_teacher(name: str, dataset: str | Path, *, subset: str | None = None) -> Teacher:
@@ -246,97 +151,6 @@ def make_guides(
                 )
             )
     return guides
-
-
-def make_augment(recipe: Recipe, data: Data, *, image_size: tuple[int, int], seed: int) -> Augment:
-    """What draws the student's training images."""
-    view = recipe.view
-    return Augment(
-        View(
-            crop=view.crop,
-            scale=view.scale,
-            ratio=view.ratio,
-            padding=view.padding,
-            interpolation=view.interpolation,
-            flip=view.flip,
-            rand_augment=view.rand_augment,
-            color_jitter=view.color_jitter,
-            erase=view.erase,
-            fixed=view.fixed,
-        ),
-        image_size,
-        mean=data.mean,
-        std=data.std,
-        seed=seed,
-    )
-
-
-def make_mixing(recipe: Recipe, data: Data, *, seed: int) -> Mixing:
-    """Mixup, cutmix and label smoothing."""
-    return Mixing(
-        classes=len(data.classes),
-        mixup=recipe.mix.mixup,
-        cutmix=recipe.mix.cutmix,
-        probability=recipe.mix.probability,
-        switch=recipe.mix.switch,
-        smoothing=recipe.label_smoothing,
-        seed=seed,
-    )
-
-
-def make_feed(
-    recipe: Recipe,
-    data: Data,
-    *,
-    image_size: tuple[int, int],
-    seed: int,
-    device: str,
-    rank: int = 0,
-    processes: int = 1,
-    teacher_sizes: Sequence[tuple[int, int]] = (),
-) -> Feed:
-    """Training batches as the recipe draws them; of several processes each has its share.
-
-    Where the recipe shows teachers the stored images, each batch has a view for each teacher, (height, width) of
-    `teacher_sizes`; one of the student's size sees the student's images.
-    """
-    drawn_anew = recipe.guide is not None and recipe.guide.view == "original"
-    return Feed(
-        data.train,
-        make_augment(recipe, data, image_size=image_size, seed=seed),
-        make_mixing(recipe, data, seed=seed),
-        batch_size=recipe.batch_size,
-        seed=seed,
-        drop_last=recipe.drop_last,
-        device=device,
-        rank=rank,
-        processes=processes,
-        repeats=recipe.view.repeats,
-        extra=data.extra.images if data.extra is not None else None,
-        extra_share=data.extra.share if data.extra is not None else 0.0,
-        views=[
-            make_augment(recipe, data, image_size=size, seed=seed) if size != image_size else None
-            for size in (teacher_sizes if drawn_anew else ())
-        ],
-    )
-
-
-def make_test_batches(
-    images: Images,
-    *,
-    image_size: tuple[int, int],
-    mean: Channels,
-    std: Channels,
-    interpolation: str,
-    device: str,
-    rank: int = 0,
-    processes: int = 1,
-) -> PlainBatches:
-    """A split for evaluation (or this process's share), in large batches: no gradients are kept, so they are cheap."""
-    pixels = image_size[0] * image_size[1]
-    batch_size = max(16, min(512, 512 * 64 * 64 // pixels))
-    plain = Plain(image_size, mean=mean, std=std, interpolation=interpolation)  # type: ignore[arg-type]
-    return PlainBatches(images, plain, batch_size=batch_size, device=device, rank=rank, processes=processes)
 
 
 def make_plan(

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from lgkd import __version__
-from lgkd.build import Data, make_augment, make_guides
+from lgkd.build import make_guides
 from lgkd.cached.fitting import Mode, check_cacheable, identity_of, not_honoured
 from lgkd.cached.folder import Layout, Storage, features_folder, key_of, open_cache
 from lgkd.cached.making import Draw, check_size, write_cache
 from lgkd.data.augment import Plain
+from lgkd.data.prepare import Data, make_augment
 from lgkd.errors import InputError, TakenError
 from lgkd.guide import Guide
 from lgkd.job import Job

@@ -12,8 +12,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lgkd.assets import home, teachers_folder
-from lgkd.errors import InputError, MissingError, safe_text
+from lgkd.errors import InputError, MissingError
 from lgkd.files import sha256_of, write_whole
+from lgkd.text import safe_text
 
 CARD = "card.json"
 WEIGHTS = "weights.safetensors"

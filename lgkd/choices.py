@@ -1,6 +1,5 @@
 """What choices are called and where they lead; no torch, so that a wrong one is told at once."""
 
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lgkd.cards import TeacherCard, find_card, teacher_folder
-from lgkd.data.catalogue import CATALOGUE
+from lgkd.data.names import dataset_key, folder_word, subset_words
 from lgkd.data.places import known_or_folder
 from lgkd.errors import InputError, LgkdError, MissingError, RecipeError, TakenError
 from lgkd.models.catalogue import canonical, find
@@ -189,13 +188,13 @@ def run_folder(
         seed: of the run; None for the folder of several seeds.
         extra: the folder of extra images.
     """
-    parts = [_folder_word(canonical(model)), dataset_key(dataset)]
+    parts = [folder_word(canonical(model)), dataset_key(dataset)]
     if subset is not None:
-        parts.append(_folder_word(subset))
+        parts.append(folder_word(subset))
     if extra is not None:
         parts.append(f"with-{dataset_key(Path(extra))}")
     if by is not None:
-        parts.append(f"by-{_folder_word(by)}")
+        parts.append(f"by-{folder_word(by)}")
     parts.append(recipe_name(recipe))
     return Path("runs") / "_".join(parts if seed is None else [*parts, f"seed{seed}"])
 
@@ -269,38 +268,10 @@ def _as_typed(message: str, given: Mapping[str, object], overrides: Sequence[str
     return lines[0] if len(lines) == 1 else f"{len(lines)} problems with the options\n  " + "\n  ".join(lines)
 
 
-def dataset_key(source: str | Path) -> str:
-    """The name under which teachers of a data set are kept; a safe name of a folder."""
-    if isinstance(source, str) and source in CATALOGUE:
-        return source
-    return _folder_word(Path(source).expanduser().resolve().name) or "folder"
-
-
-def subset_words(fraction: float | None, images_per_class: int | None, seed: int) -> str | None:
-    """A subset in the words of a teacher's card; None for all images.
-
-    Raises:
-        InputError: both were given, or one is out of range.
-    """
-    if fraction is not None and images_per_class is not None:
-        raise InputError(
-            f"--fraction {fraction:g} and --images-per-class {images_per_class} were both given; choose one"
-        )
-    if fraction is not None and not 0 < fraction <= 1:
-        raise InputError(f"--fraction is {fraction:g}, expected a number above 0 and at most 1")
-    if images_per_class is not None and images_per_class < 1:
-        raise InputError(f"--images-per-class is {images_per_class}, expected at least 1")
-    if seed < 0:
-        raise InputError(f"--subset-seed is {seed}, expected 0 or more")
-    if images_per_class is not None:
-        return f"{images_per_class} images per class, seed {seed}"
-    return f"fraction {fraction:g}, seed {seed}" if fraction is not None and fraction != 1 else None
-
-
 def teacher_name(architecture: str, subset: str | None) -> str:
     """What a trained teacher is kept as: its architecture, and the subset if it saw only a part."""
-    name = _folder_word(canonical(architecture))
-    return name if subset is None else f"{name}--{_folder_word(subset)}"
+    name = folder_word(canonical(architecture))
+    return name if subset is None else f"{name}--{folder_word(subset)}"
 
 
 def find_trained_teacher(name: str, dataset: str | Path, *, subset: str | None = None) -> tuple[TeacherCard, Path]:
@@ -344,8 +315,3 @@ def _subset_options(subset: str | None) -> str:
     words = amount.split()
     chosen = f" --fraction {words[1]}" if words[0] == "fraction" else f" --images-per-class {words[0]}"
     return chosen + (f" --subset-seed {seed}" if seed != "0" else "")
-
-
-def _folder_word(text: str) -> str:
-    """`text` as a part of a folder's name."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip(".-")

@@ -12,10 +12,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from lgkd.data.constants import IMAGENET_MEAN, IMAGENET_STD
 from lgkd.errors import InputError, TapError
 from lgkd.features import Features, MapShape, Reader, Wants
 from lgkd.models.factory import ImageSize, pair
-from lgkd.models.frozen import IMAGENET_MEAN, IMAGENET_STD, Teacher
+from lgkd.models.frozen import Teacher
 from lgkd.models.layers import default_taps
 from lgkd.models.trimmed import Trimmed, trim
 from lgkd.schedules import Course, TermSchedule

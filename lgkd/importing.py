@@ -8,11 +8,12 @@ from urllib.parse import urlsplit
 import torch
 
 from lgkd.assets import home
-from lgkd.build import Channels, is_convolutional, make_test_batches, prepare_data
+from lgkd.build import is_convolutional
 from lgkd.cards import Accuracy, TeacherCard, find_card
 from lgkd.choices import check_dataset, free_place
 from lgkd.data.download import fetch
 from lgkd.data.images import DataSet
+from lgkd.data.prepare import Channels, make_test_batches, prepare_data
 from lgkd.errors import InputError
 from lgkd.models.catalogue import canonical, find
 from lgkd.models.factory import create_model, default_image_size

@@ -12,23 +12,21 @@ from torch import nn
 
 from lgkd import __version__
 from lgkd.build import (
-    Data,
     check_precision,
     check_teacher_classes,
     is_convolutional,
     load_trained_teacher,
-    make_feed,
     make_guides,
     make_plan,
     make_student,
-    prepare_data,
 )
 from lgkd.cached.serving import Served, serve
 from lgkd.choices import Settled, free_place, recipe_name, run_folder, settle
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.data.check import quick_check
 from lgkd.data.images import DataSet
-from lgkd.errors import InputError, TapError, did_you_mean
+from lgkd.data.prepare import Data, make_feed, prepare_data
+from lgkd.errors import InputError, TapError
 from lgkd.guide import Guide
 from lgkd.journal import about_pairs, about_teacher
 from lgkd.models.catalogue import canonical
@@ -42,6 +40,7 @@ from lgkd.recipe import Recipe
 from lgkd.resuming import check_same, go_on, hold
 from lgkd.running import Ready, carry_out, finished_run
 from lgkd.runs import check_free, claim, is_finished, make_folder, now
+from lgkd.text import did_you_mean
 from lgkd.trackers import INSIDE
 from lgkd.trainer.exactness import exactly, remark
 from lgkd.trainer.plan import Plan

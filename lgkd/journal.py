@@ -9,7 +9,7 @@ from lgkd.guide import Guide
 from lgkd.models.frozen import Teacher
 from lgkd.recipe import Recipe
 from lgkd.runs import write_metrics
-from lgkd.trainer.loop import EpochRow
+from lgkd.trainer.callbacks import EpochRow
 
 
 class Journal:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lgkd.build import Channels, Data, load_trained_teacher, make_test_batches, prepare_data
+from lgkd.build import load_trained_teacher
 from lgkd.data.feed import PlainBatches
 from lgkd.data.images import DataSet, Images
+from lgkd.data.prepare import Channels, Data, make_test_batches, prepare_data
 from lgkd.errors import InputError, LgkdError
 from lgkd.loading import data_of, load_student
 from lgkd.models.frozen import Teacher

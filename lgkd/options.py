@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 from torch import nn
 
 from lgkd.recipe import Recipe
-from lgkd.trainer.loop import Watcher
+from lgkd.trainer.callbacks import Watcher
 
 
 class Options(TypedDict, total=False):

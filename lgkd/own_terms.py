@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lgkd.errors import InputError, did_you_mean
+from lgkd.errors import InputError
+from lgkd.text import did_you_mean
 
 Loss = TypeVar("Loss", bound=type)
 _REGISTERED: dict[str, type] = {}

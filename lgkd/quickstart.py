@@ -26,7 +26,7 @@ from lgkd.options import Options, Run
 from lgkd.report import draw_gain
 from lgkd.runs import claim, read_student
 from lgkd.statistics import Interval, Summary, paired_interval, summarise
-from lgkd.trainer.loop import Watcher
+from lgkd.trainer.callbacks import Watcher
 
 Who = Literal["teacher", "unguided", "guided"]
 WHO: tuple[Who, ...] = get_args(Who)

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from lgkd.build import Data, make_task, make_test_batches
+from lgkd.build import make_task
 from lgkd.cards import Accuracy
 from lgkd.data.feed import Feed, PlainBatches
+from lgkd.data.prepare import Data, make_test_batches
 from lgkd.files import write_json, write_whole
 from lgkd.guide import Guide
 from lgkd.journal import Journal, about_run, flat, results
@@ -34,8 +35,9 @@ from lgkd.runs import (
 from lgkd.scoring import score
 from lgkd.store import keep_teacher
 from lgkd.tasks import Lookup
+from lgkd.trainer.callbacks import Watcher
 from lgkd.trainer.keeper import Keeper
-from lgkd.trainer.loop import Watcher, fit
+from lgkd.trainer.loop import fit
 from lgkd.trainer.plan import Plan
 from lgkd.trainer.stopping import Stop
 from lgkd.trainer.tracking import Tracking

@@ -14,9 +14,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
-from lgkd.errors import InputError, TakenError, safe_text
+from lgkd.errors import InputError, TakenError
 from lgkd.files import write_json, write_whole
 from lgkd.git import git_state
+from lgkd.text import safe_text
 
 RUN, RECIPE, ENV, METRICS = "run.json", "recipe.yaml", "env.json", "metrics.csv"
 STUDENT_WEIGHTS, STUDENT = "student.safetensors", "student.json"

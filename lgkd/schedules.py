@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from lgkd.errors import InputError, did_you_mean
+from lgkd.errors import InputError
+from lgkd.text import did_you_mean
 
 Shape = Literal["constant", "cosine", "steps"]
 

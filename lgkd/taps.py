@@ -15,7 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lgkd.errors import TapError, did_you_mean
+from lgkd.errors import TapError
+from lgkd.text import did_you_mean
 
 Layout = Literal["tokens", "NCHW", "NHWC"]
 _LAYOUTS = ("tokens", "NCHW", "NHWC")

@@ -6,7 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lgkd.errors import InputError, MissingError, did_you_mean
+from lgkd.errors import InputError, MissingError
+from lgkd.text import did_you_mean
 
 TRACKED = "tracked.json"
 """In a run's folder: how far each tracker has been told, so that nothing is told twice."""

@@ -8,8 +8,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from lgkd.errors import InputError, safe_text
+from lgkd.errors import InputError
 from lgkd.files import write_whole
+from lgkd.text import safe_text
 
 # What reading bytes that are no safetensors file, or one of impossible sizes, may raise.
 UNREADABLE = (SafetensorError, ValueError, KeyError, TypeError, RuntimeError)

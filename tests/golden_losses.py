@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from lgkd.data.augment import Augment, View
+from lgkd.data.constants import IMAGENET_MEAN, IMAGENET_STD
 from lgkd.data.feed import Feed
 from lgkd.data.mixing import Mixing
 from lgkd.data.sources import load_dataset
@@ -24,7 +25,7 @@ from lgkd.guide import Guide, Term
 from lgkd.losses import TERMS as losses_by_kind
 from lgkd.losses import MapLoss
 from lgkd.models.factory import create_student
-from lgkd.models.frozen import IMAGENET_MEAN, IMAGENET_STD, Teacher
+from lgkd.models.frozen import Teacher
 from lgkd.models.resnet import CifarResNet
 from lgkd.tasks import Guided
 from lgkd.trainer.loop import fit

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from lgkd.trainer.loop import EpochRow
+from lgkd.trainer.callbacks import EpochRow
 
 
 class Terminal(io.StringIO):

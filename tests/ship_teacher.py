@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from lgkd.assets import teachers_folder
-from lgkd.build import load_trained_teacher, make_test_batches, prepare_data
+from lgkd.build import load_trained_teacher
 from lgkd.cards import WEIGHTS, Accuracy, TeacherCard, find_card, save_card
+from lgkd.data.prepare import make_test_batches, prepare_data
 from lgkd.models.frozen import Teacher
 from lgkd.scoring import Scores, score
 from lgkd.weights import load_weights, save_weights

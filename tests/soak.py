@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from lgkd.trainer.loop import EpochRow
+from lgkd.trainer.callbacks import EpochRow
 from lgkd.trainer.plan import SchedulePlan
 from tests.training_world import STEPS, train
 

@@ -17,13 +17,13 @@ from lgkd.bench.arithmetic import count_flops, measure_peak
 from lgkd.bench.choices import Choices, read_sweep
 from lgkd.bench.clock import Part, Timing, measure
 from lgkd.bench.made import made_dataset, teaching_model
-from lgkd.bench.memory import PeakMemory
 from lgkd.bench.run import bench, sweep
 from lgkd.bench.shares import Stopwatch, time_shares
 from lgkd.bench.subject import Subject, load_data
 from lgkd.cli import run
 from lgkd.errors import InputError
 from lgkd.models.resnet import CifarResNet
+from lgkd.trainer.peak_memory import PeakMemory
 from tests.bench_world import GUIDED, TEACHER, TYPED, UNGUIDED
 from tests.bench_world import small_products as small_products
 from tests.small_world import make_pictures

@@ -10,9 +10,9 @@ import torch
 from timm.layers import PatchEmbed
 from torch import nn
 
-from lgkd.build import prepare_data
 from lgkd.cli import run
 from lgkd.data.catalogue import PUBLISHED
+from lgkd.data.prepare import prepare_data
 from lgkd.errors import MissingError
 from lgkd.foresight.cautions import about_grids, about_locality, best_unguided, far_influence
 from lgkd.foresight.outline import count, outline

@@ -16,8 +16,8 @@ from safetensors.torch import save
 from torch import nn
 
 from lgkd.errors import InputError
+from lgkd.trainer.callbacks import EpochRow
 from lgkd.trainer.checkpoint import MANIFEST, STATE, load_newest, read_checkpoint, save_checkpoint
-from lgkd.trainer.loop import EpochRow
 from lgkd.trainer.state import Progress, read_progress
 from lgkd.weights import fill, load_weights
 from tests.fuzzing_world import (

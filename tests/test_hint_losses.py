@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lgkd.errors import InputError
 from lgkd.losses import TERMS, AttentionTransfer, BlockGuidance, Hint, MapLoss, ReviewKD, SimilarityPreserving
-from lgkd.losses.hints import context_loss
+from lgkd.losses.review_kd import context_loss
 from tests.golden_inputs import golden_inputs
 
 STUDENT = [(3, 4, 4), (5, 4, 4), (5, 4, 4)]

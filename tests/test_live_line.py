@@ -10,7 +10,7 @@ from lgkd.cli import screen
 from lgkd.cli.line import Standing, live_line, plain_line
 from lgkd.cli.screen import Display, memory_in_use
 from lgkd.cli.training import title
-from lgkd.trainer.loop import EpochRow
+from lgkd.trainer.callbacks import EpochRow
 from tests.screen_world import Terminal, row, shown_on, terminal
 
 TRAIN = {"loss": 2.125, "classification": 1.5, "guidance_linear": 0.25, "accuracy": 0.5}

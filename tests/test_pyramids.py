@@ -18,7 +18,7 @@ from lgkd.models.catalogue import MODELS, canonical
 from lgkd.models.cvt import QuickGELU
 from lgkd.models.factory import create_student
 from lgkd.models.frozen import Teacher
-from lgkd.models.known.pyramids import PYRAMIDS
+from lgkd.models.known_models import PYRAMIDS
 from lgkd.models.layers import block_names, classifier_name, default_taps
 from lgkd.models.t2t import (
     Performer,

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 import lgkd
-from lgkd.build import Data, prepare_data
 from lgkd.cli import run
 from lgkd.data import copies as copies_room
 from lgkd.data.check import quick_check
 from lgkd.data.copies import Part, compare, copies_of, digests_of
 from lgkd.data.images import DataSet, Images
+from lgkd.data.prepare import Data, prepare_data
 from lgkd.data.sources import load_dataset
 from tests.data_world import distinct, images, leaky, made
 from tests.small_world import QUICK, TINY, TINY_OPTIONS, make_pictures

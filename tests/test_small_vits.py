@@ -16,7 +16,7 @@ from lgkd.losses import MapLoss
 from lgkd.models.catalogue import MODELS
 from lgkd.models.factory import create_student, default_image_size
 from lgkd.models.frozen import Teacher
-from lgkd.models.known.small_vits import SMALL_VITS
+from lgkd.models.known_models import SMALL_VITS
 from lgkd.models.layers import block_names, classifier_name, default_taps
 from lgkd.models.vit.plain import PlainViT
 from lgkd.taps import see_shapes

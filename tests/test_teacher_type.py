@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lgkd.data.constants import IMAGENET_MEAN, IMAGENET_STD
 from lgkd.errors import InputError, TapError
 from lgkd.guide import Guide, Term
 from lgkd.losses import MapLoss
-from lgkd.models.frozen import IMAGENET_MEAN, IMAGENET_STD, Teacher, smaller
+from lgkd.models.frozen import Teacher, smaller
 from lgkd.models.resnet import CifarResNet
 from lgkd.tasks import Batch, Guided
 

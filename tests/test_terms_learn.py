@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgkd.build import Data, make_feed, make_guides, make_student, make_task, prepare_data
+from lgkd.build import make_guides, make_student, make_task
+from lgkd.data.prepare import Data, make_feed, prepare_data
 from lgkd.losses import TERMS
 from lgkd.models.frozen import Teacher
 from lgkd.models.resnet import CifarResNet

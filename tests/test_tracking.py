@@ -14,7 +14,7 @@ from lgkd.cli import run
 from lgkd.errors import InputError, MissingError
 from lgkd.runs import read_metrics, read_run
 from lgkd.trackers import INSIDE, KNOWN, STUCK, TRACKED, check_trackers
-from lgkd.trainer.loop import EpochRow
+from lgkd.trainer.callbacks import EpochRow
 from lgkd.trainer.tracking import PATIENCE_VARIABLE, Tracking
 from tests.small_world import QUICK, TINY, TINY_OPTIONS, World
 

@@ -9,7 +9,8 @@ from torch import nn
 
 from lgkd.errors import InputError, NonFiniteError
 from lgkd.tasks import Batch, Step, Supervised
-from lgkd.trainer.loop import EpochRow, fit
+from lgkd.trainer.callbacks import EpochRow
+from lgkd.trainer.loop import fit
 from lgkd.trainer.meters import Meters
 from lgkd.trainer.optim import make_optimizer, parameter_groups
 from lgkd.trainer.plan import EmaPlan, OptimizerPlan, Plan, SchedulePlan

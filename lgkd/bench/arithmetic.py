@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lgkd.bench.clock import synchronise
+from lgkd.trainer.timing import synchronise
 
 _SIZES = (1024, 2048, 4096, 8192)
 _LONGEST_PRODUCT = 1.0

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from lgkd.choices import check_dataset, resolve_recipe
-from lgkd.errors import InputError, did_you_mean
+from lgkd.errors import InputError
 from lgkd.models.catalogue import find
 from lgkd.recipe import Recipe
 from lgkd.recipe.terms import LocalityTerm
+from lgkd.text import did_you_mean
 
 CLASSES = 100
 """Of made images."""

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
+from lgkd.trainer.timing import synchronise
 
 # A lap is about as long, unless the number of steps is given: long against the clock, short against a bench.
 _SECONDS_A_LAP = 0.5
@@ -77,12 +77,6 @@ class Timing:
             "images_per_step": self.images,
             "steps_per_lap": self.steps,
         }
-
-
-def synchronise(device: str | torch.device) -> None:
-    """Wait until a GPU has done what it was told; a CPU always has."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def timed(go: Callable[[], object], device: str) -> Callable[[int], float]:

@@ -4,13 +4,14 @@ import tempfile
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgkd.bench.choices import CLASSES, Choices
-from lgkd.build import Data, is_convolutional, make_test_batches
+from lgkd.build import is_convolutional
 from lgkd.chance import seed_of
 from lgkd.data.images import DataSet, Images
+from lgkd.data.prepare import Data, make_test_batches
+from lgkd.data.synthetic import pictures
 from lgkd.models.factory import create_model, default_image_size
 from lgkd.models.frozen import Teacher
 
@@ -48,13 +49,6 @@ def _split(count: int, size: int, chance: torch.Generator, name: str) -> Images:
         labels=torch.arange(count) % CLASSES,
         names=(f"a made image of {name}",) * count,
     )
-
-
-def pictures(count: int, size: int, chance: torch.Generator) -> Tensor:
-    """uint8 (count,3,size,size): coarse colours, resized, with fine noise on them."""
-    coarse = torch.rand(count, 3, 4, 4, generator=chance) * 255
-    smooth = F.interpolate(coarse, size=(size, size), mode="bilinear", align_corners=False)
-    return smooth.add_(torch.randn(smooth.shape, generator=chance), alpha=16).clamp_(0, 255).to(torch.uint8)
 
 
 def _room(count: int, size: int) -> Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import to_pil_image
 
-from lgkd.build import Data
 from lgkd.data.images import Images
+from lgkd.data.prepare import Data
 from lgkd.recipe import Recipe
 
 _PREFETCH = 2

@@ -20,12 +20,12 @@ from timm.optim import create_optimizer_v2, param_groups_weight_decay  # type: i
 from torch import Tensor, nn
 
 from lgkd.bench.choices import Choices
-from lgkd.bench.clock import synchronise
 from lgkd.bench.made import teaching_model
 from lgkd.bench.pipeline import PillowImages, Pipeline, timm_transform
 from lgkd.bench.subject import load_data, load_pair
 from lgkd.build import make_student
 from lgkd.trainer.precision import choose_device, choose_precision
+from lgkd.trainer.timing import synchronise
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _TRIAL_STEPS = 2

@@ -12,8 +12,8 @@ import torch.multiprocessing
 
 from lgkd.bench.choices import Choices
 from lgkd.bench.clock import Part
-from lgkd.bench.memory import PeakMemory
 from lgkd.errors import InputError
+from lgkd.trainer.peak_memory import PeakMemory
 from lgkd.trainer.precision import choose_device
 
 

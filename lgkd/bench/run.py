@@ -10,12 +10,12 @@ from typing import Any
 from lgkd.bench.arithmetic import count_flops, measure_peak
 from lgkd.bench.choices import Choices, check_file, check_plain
 from lgkd.bench.clock import Spread, Timing, measure
-from lgkd.bench.memory import PeakMemory
 from lgkd.bench.rival import Rival
 from lgkd.bench.shares import time_shares, write_profile
 from lgkd.bench.subject import Subject
 from lgkd.errors import InputError
 from lgkd.runs import environment, now
+from lgkd.trainer.peak_memory import PeakMemory
 from lgkd.trainer.precision import choose_device
 
 FORMAT = 1

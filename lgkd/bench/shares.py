@@ -12,8 +12,8 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.profiler import ProfilerActivity, profile
 
-from lgkd.bench.clock import synchronise
 from lgkd.bench.subject import Subject
+from lgkd.trainer.timing import synchronise
 
 _ROWS = 15
 _LARGEST = 5

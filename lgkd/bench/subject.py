@@ -1,27 +1,17 @@
 """The live objects of one bench, and one step of each of their parts."""
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count, cycle, islice
+from itertools import cycle, islice
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lgkd.bench.choices import Choices
 from lgkd.bench.clock import Part, timed
 from lgkd.bench.made import made_dataset, made_teacher
-from lgkd.build import (
-    Data,
-    check_precision,
-    is_convolutional,
-    make_feed,
-    make_guides,
-    make_plan,
-    make_student,
-    make_task,
-    make_test_batches,
-    prepare_data,
-)
-from lgkd.data.feed import Feed, Pictures
+from lgkd.build import check_precision, is_convolutional, make_guides, make_plan, make_student, make_task
+from lgkd.data.prepare import Data, make_feed, make_test_batches, prepare_data
+from lgkd.foresight.batches import Batches, Triple
 from lgkd.guide import Guide
 from lgkd.models.factory import default_image_size, pair
 from lgkd.scoring import score
@@ -30,8 +20,6 @@ from lgkd.trainer.engine import Engine
 from lgkd.trainer.memory import keep_freed_memory
 from lgkd.trainer.meters import Meters
 from lgkd.trainer.precision import choose_device
-
-Triple = tuple[Pictures, Tensor, Tensor]
 
 PARTS = ("data", "student", "guided", "whole", "evaluation")
 _FIXED_BATCHES = 2
@@ -215,25 +203,3 @@ class Subject:
             score(self.engine.judged, some, precision=self.plan.precision, channels_last=self.plan.channels_last)
 
         return evaluate, len(some[0][0])
-
-
-class Batches:
-    """A feed's batches, epoch after epoch; whatever an epoch has running ends with `close()`."""
-
-    def __init__(self, feed: Feed) -> None:
-        self._feed = feed
-        self._epochs = count()
-        self._epoch: Iterator[Triple] = iter(())
-
-    def __next__(self) -> Triple:
-        batch = next(self._epoch, None)
-        if batch is None:
-            self._epoch = self._feed.epoch(next(self._epochs))
-            batch = next(self._epoch)
-        return batch
-
-    def close(self) -> None:
-        """End the epoch."""
-        end = getattr(self._epoch, "close", None)
-        if end is not None:
-            end()

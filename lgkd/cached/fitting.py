@@ -12,8 +12,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
-from lgkd.build import Data
 from lgkd.cached.folder import Cache, Identity, difference, open_cache, read_index, stored_caches
+from lgkd.data.prepare import Data
 from lgkd.errors import InputError, LgkdError, MissingError
 from lgkd.guide import Guide
 from lgkd.models.frozen import Teacher

@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lgkd.build import Data, make_augment, make_mixing
 from lgkd.cached.fitting import check_cacheable, choose_caches, identity_of, not_honoured
 from lgkd.cached.folder import Cache, key_of
 from lgkd.cached.lookup import CachedFeatures, measure
 from lgkd.data.feed import Feed
+from lgkd.data.prepare import Data, make_augment, make_mixing
 from lgkd.errors import InputError
 from lgkd.guide import Guide
 from lgkd.recipe import Recipe

@@ -125,7 +125,7 @@ def _explained(error: Exception, words: Sequence[str]) -> tuple[str, int]:
 
 def _usage(error: Any, words: Sequence[str]) -> str:
     """A mistyped command or option; with the closest one, and where all are listed."""
-    from lgkd.errors import did_you_mean
+    from lgkd.text import did_you_mean
 
     context = getattr(error, "ctx", None)
     command: Any = getattr(context, "command", None)

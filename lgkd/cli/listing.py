@@ -12,10 +12,11 @@ from lgkd.cli import completing
 from lgkd.cli import options as o
 from lgkd.cli.screen import console, say, show_json, show_pairs, show_table
 from lgkd.data.catalogue import CATALOGUE
-from lgkd.errors import InputError, did_you_mean
+from lgkd.errors import InputError
 from lgkd.models.catalogue import MODELS, ModelInfo, canonical, names
 from lgkd.recipe import dump_recipe, explain, load_recipe
 from lgkd.statistics import in_percent
+from lgkd.text import did_you_mean
 
 
 def students(

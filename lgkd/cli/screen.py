@@ -19,7 +19,7 @@ from lgkd.cli.line import duration as duration
 from lgkd.cli.literal import json_visible, one_line, visible
 
 if TYPE_CHECKING:
-    from lgkd.trainer.loop import EpochRow
+    from lgkd.trainer.callbacks import EpochRow
 
 _SECONDS_BETWEEN_LINES = 5.0
 _EPOCHS_TO_GO_BY = 10

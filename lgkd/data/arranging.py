@@ -20,7 +20,8 @@ from lgkd.data.archives import ZipMembers, is_inside, opened_zip
 from lgkd.data.catalogue import CATALOGUE, DataSetInfo
 from lgkd.data.places import target
 from lgkd.data.trees import EXTENSIONS
-from lgkd.errors import DataError, InputError, MissingError, TakenError, did_you_mean
+from lgkd.errors import DataError, InputError, MissingError, TakenError
+from lgkd.text import did_you_mean
 
 Progress = Callable[[int, int], None]
 

@@ -11,7 +11,8 @@ from lgkd.assets import home
 from lgkd.data.catalogue import CATALOGUE, DataSetInfo, PublishedFile, published
 from lgkd.data.download import OFFLINE, fetch, is_offline, verified
 from lgkd.data.trees import LAYOUT
-from lgkd.errors import DataError, InputError, MissingError, did_you_mean
+from lgkd.errors import DataError, InputError, MissingError
+from lgkd.text import did_you_mean
 
 Downloading = Callable[[str, int, int], None]
 """Called with a file's name, the bytes that have come, and all of them."""

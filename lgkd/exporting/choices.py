@@ -4,8 +4,9 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lgkd.errors import InputError, MissingError, TakenError, did_you_mean
+from lgkd.errors import InputError, MissingError, TakenError
 from lgkd.predicting.needs import check_onnx_is_here
+from lgkd.text import did_you_mean
 
 FORMATS = {
     "safetensors": "student.safetensors",

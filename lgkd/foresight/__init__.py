@@ -10,19 +10,11 @@ from warnings import catch_warnings, simplefilter
 import torch
 from torch import nn
 
-from lgkd.bench.made import pictures
-from lgkd.bench.memory import PeakMemory
-from lgkd.build import (
-    Data,
-    check_teacher_classes,
-    is_convolutional,
-    make_feed,
-    make_guides,
-    make_plan,
-    prepare_data,
-)
+from lgkd.build import check_teacher_classes, is_convolutional, make_guides, make_plan
 from lgkd.data.images import DataSet
 from lgkd.data.order import Order
+from lgkd.data.prepare import Data, make_feed, prepare_data
+from lgkd.data.synthetic import pictures
 from lgkd.errors import InputError
 from lgkd.foresight.cautions import (
     about_grids,
@@ -43,6 +35,7 @@ from lgkd.models.frozen import Teacher
 from lgkd.models.patches import patch_size, unseen_pixels
 from lgkd.options import Options
 from lgkd.recipe import Recipe, dump_recipe
+from lgkd.trainer.peak_memory import PeakMemory
 from lgkd.trainer.plan import Plan
 
 FORMAT = 1

@@ -10,17 +10,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from lgkd.bench.clock import synchronise
-from lgkd.bench.memory import PeakMemory
-from lgkd.bench.subject import Batches
-from lgkd.build import Data, make_task, make_test_batches
+from lgkd.build import make_task
 from lgkd.data.feed import Feed
+from lgkd.data.prepare import Data, make_test_batches
+from lgkd.foresight.batches import Batches
 from lgkd.guide import Guide
 from lgkd.recipe import Recipe
 from lgkd.scoring import score
 from lgkd.trainer.engine import Engine
 from lgkd.trainer.meters import Meters
+from lgkd.trainer.peak_memory import PeakMemory
 from lgkd.trainer.plan import Plan
+from lgkd.trainer.timing import synchronise
 
 _SECONDS, _LONG = 3.0, 20.0
 _MOST_STEPS = 10

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lgkd.choices import Settled, dataset_key
+from lgkd.choices import Settled
 from lgkd.data.images import DataSet
+from lgkd.data.names import dataset_key
 from lgkd.errors import InputError
 from lgkd.foresight.outline import Counts, Outline
 from lgkd.job import Job

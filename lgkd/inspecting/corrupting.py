@@ -15,7 +15,8 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from lgkd.chance import seed_of
 from lgkd.data.encode import through_jpeg
 from lgkd.data.images import Images
-from lgkd.errors import InputError, did_you_mean
+from lgkd.errors import InputError
+from lgkd.text import did_you_mean
 
 STRENGTHS: dict[str, tuple[float, ...]] = {
     "gaussian noise": (0.04, 0.06, 0.08, 0.09, 0.10),

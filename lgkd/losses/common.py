@@ -6,7 +6,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from lgkd.errors import InputError, did_you_mean
+from lgkd.errors import InputError
+from lgkd.text import did_you_mean
 
 
 def at_least_single(tensor: Tensor) -> Tensor:
@@ -61,3 +62,12 @@ def embeddings_of(loss: str, student_BD: Tensor, teacher_BC: Tensor) -> tuple[Te
             f"{tuple(teacher_BC.shape)}; they must be (B,D) and (B,C), pooled features of the same images"
         )
     return at_least_single(student_BD), at_least_single(teacher_BC.detach())
+
+
+def refuse_unbuilt(name: str, built: int, given: int) -> None:
+    """Raise an InputError if a loss was built for another number of pairs."""
+    if built != given:
+        raise InputError(
+            f"{name} was built for {built} pairs and given {given} student maps; call "
+            "build(student_shapes, teacher_shapes) first, or hand it to a Guide"
+        )

@@ -1,26 +1,12 @@
 """Names of teachers and students and what is known of them; no torch, so that listing is quick."""
 
-from lgkd.errors import ModelError, did_you_mean
-from lgkd.models.known.cnns import CNNS
-from lgkd.models.known.dhvt import DHVT
-from lgkd.models.known.info import ModelInfo as ModelInfo
-from lgkd.models.known.info import Role
-from lgkd.models.known.paper import PAPER
-from lgkd.models.known.pyramids import PYRAMIDS
-from lgkd.models.known.resnets import RESNETS
-from lgkd.models.known.small_vits import SMALL_VITS
+from lgkd.errors import ModelError
+from lgkd.models.known_models import KNOWN_MODELS
+from lgkd.models.model_info import ModelInfo as ModelInfo
+from lgkd.models.model_info import Role
+from lgkd.text import did_you_mean
 
-MODELS: dict[str, ModelInfo] = {
-    info.name: info
-    for info in (
-        *RESNETS,
-        *CNNS,
-        *PAPER,
-        *PYRAMIDS,
-        *DHVT,
-        *SMALL_VITS,
-    )
-}
+MODELS: dict[str, ModelInfo] = {info.name: info for info in KNOWN_MODELS}
 _BY_ALIAS = {alias: info.name for info in MODELS.values() for alias in info.aliases}
 
 

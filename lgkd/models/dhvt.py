@@ -10,7 +10,7 @@ import torch
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
-from lgkd.errors import ModelError, did_you_mean
+from lgkd.errors import ModelError
 from lgkd.models.dhvt_parts import (
     AggregatingFeedForward,
     Attention,
@@ -22,6 +22,7 @@ from lgkd.models.dhvt_parts import (
     to_tokens,
 )
 from lgkd.models.factory import ImageSize, pair
+from lgkd.text import did_you_mean
 
 PatchEmbedding = Literal["sope", "linear"]
 FeedForward = Literal["daff", "mlp"]

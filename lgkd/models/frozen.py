@@ -11,12 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgkd.cards import TeacherCard
-from lgkd.errors import InputError, did_you_mean
+from lgkd.data.constants import IMAGENET_MEAN, IMAGENET_STD
+from lgkd.errors import InputError
 from lgkd.models.factory import ImageSize, pair
 from lgkd.models.layers import default_taps
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from lgkd.text import did_you_mean
 
 BatchNormMode = Literal["running", "batch"]
 

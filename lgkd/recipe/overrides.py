@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
-from lgkd.errors import RecipeError, safe_text
+from lgkd.errors import RecipeError
 from lgkd.recipe.reading import problems_in, report
 from lgkd.recipe.schema import Recipe
 from lgkd.recipe.shape import (
@@ -23,6 +23,7 @@ from lgkd.recipe.shape import (
     type_text,
 )
 from lgkd.recipe.text import Document, read_yaml
+from lgkd.text import safe_text
 
 
 class _MistakeError(Exception):

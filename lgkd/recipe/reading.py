@@ -7,11 +7,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from lgkd.assets import recipe_names, recipes_folder
-from lgkd.errors import RecipeError, did_you_mean, safe_text
+from lgkd.errors import RecipeError
 from lgkd.recipe.schema import Recipe
 from lgkd.recipe.section import Section
 from lgkd.recipe.shape import Path, Problem, dotted, known_keys, nearest_key, plain, shown
 from lgkd.recipe.text import MAX_BYTES, Document, read_yaml, write_yaml
+from lgkd.text import did_you_mean, safe_text
 
 _SHOWN_PROBLEMS = 50
 

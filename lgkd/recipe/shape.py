@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from pydantic.fields import FieldInfo
 
-from lgkd.errors import did_you_mean, safe_text
 from lgkd.recipe.schema import Recipe
 from lgkd.recipe.section import Section
+from lgkd.text import did_you_mean, safe_text
 
 Path = tuple[str | int, ...]
 """Where something is in a recipe: keys and list indexes from the top."""

@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from lgkd.errors import safe_text
 from lgkd.recipe.section import FLOAT_TEXT, WHOLE_TEXT
 from lgkd.recipe.shape import Path, Problem
+from lgkd.text import safe_text
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lgkd.choices import subset_words, teacher_name
+from lgkd.choices import teacher_name
 from lgkd.comparing.seeds import check_seeds
-from lgkd.errors import InputError, did_you_mean
+from lgkd.data.names import subset_words
+from lgkd.errors import InputError
 from lgkd.reproducing.known import EXPERIMENTS
 from lgkd.reproducing.shape import Arm, Experiment
+from lgkd.text import did_you_mean
 
 
 @dataclass(frozen=True)

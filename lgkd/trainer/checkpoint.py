@@ -22,8 +22,9 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
-from lgkd.errors import InputError, safe_text
+from lgkd.errors import InputError
 from lgkd.files import flush_folder
+from lgkd.text import safe_text
 from lgkd.weights import UNREADABLE
 
 MANIFEST, STATE = "MANIFEST.json", "state.json"

@@ -24,8 +24,8 @@ from lgkd.trainer.state import (
 )
 
 if TYPE_CHECKING:
+    from lgkd.trainer.callbacks import EpochRow
     from lgkd.trainer.engine import Engine
-    from lgkd.trainer.loop import EpochRow
 
 SECONDS_VARIABLE = "LGKD_SAVE_SECONDS"
 """Name of an environment variable that sets the seconds between saves, whatever was asked for; for tests."""

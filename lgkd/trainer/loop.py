@@ -1,9 +1,8 @@
 """The training loop. It knows tasks, not teachers: what is learned is the task's affair."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from lgkd.errors import NonFiniteError
 from lgkd.processes import add_up, agree
 from lgkd.tasks import Lookup, Task
+from lgkd.trainer.callbacks import EpochRow, Watcher
 from lgkd.trainer.engine import Engine, Pictures
 from lgkd.trainer.keeper import Keeper
 from lgkd.trainer.memory import highest_memory, keep_freed_memory
@@ -36,45 +36,6 @@ class Feed(Protocol):
     def names(self, index: Tensor) -> list[str]:
         """What the samples at these places are called."""
         ...
-
-
-class Watcher(Protocol):
-    """Someone who looks on: a progress display, a log.
-
-    One that has a method `on_earlier(rows)` is told of the epochs of an earlier part of the training by that, at once,
-    and not by `on_epoch`.
-    """
-
-    def on_start(self, epochs: int, steps_per_epoch: int) -> None: ...
-    def on_step(self, epoch: int, step: int, parts: Mapping[str, float], images_per_second: float) -> None: ...
-    def on_epoch(self, row: "EpochRow") -> None: ...
-
-
-@dataclass(frozen=True)
-class EpochRow:
-    """What an epoch came to; a row of metrics.csv.
-
-    Attributes:
-        epoch: counted from 1.
-        lr: learning rate of the epoch's last step.
-        train: means over the epoch: "loss", its parts by name, "accuracy" on the (augmented, mixed)
-            training batches.
-        scores: what the evaluation returned, empty where none was due.
-        seconds: spent on training in this epoch, without evaluation.
-        evaluation_seconds: spent on evaluation.
-        images_per_second: over all processes, in training.
-        memory_mb: the most so far that the first process held in memory, or allocated on its GPU, in 10^6 bytes;
-            None in epochs that an older lgkd trained.
-    """
-
-    epoch: int
-    lr: float
-    train: dict[str, float]
-    scores: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-    evaluation_seconds: float = 0.0
-    images_per_second: float = 0.0
-    memory_mb: float | None = None
 
 
 Evaluate = Callable[[nn.Module], dict[str, float]]

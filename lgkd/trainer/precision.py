@@ -4,7 +4,8 @@ from typing import Literal
 
 import torch
 
-from lgkd.errors import InputError, did_you_mean
+from lgkd.errors import InputError
+from lgkd.text import did_you_mean
 
 Precision = Literal["fp32", "bf16", "fp16"]
 

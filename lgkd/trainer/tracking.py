@@ -17,7 +17,7 @@ from lgkd.files import write_json
 from lgkd.trackers import KNOWN, STUCK, TRACKED, name_of
 
 if TYPE_CHECKING:
-    from lgkd.trainer.loop import EpochRow
+    from lgkd.trainer.callbacks import EpochRow
 
 PROJECT = "lgkd"
 """The project, or experiment, under which trackers keep runs."""

@@ -1,0 +1,53 @@
+"""Distillation losses of DeiT, for a distillation token."""
+
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lgkd.losses.common import logits_of
+from lgkd.losses.logits import KD, Mean
+
+
+class DeiTSoft(KD):
+    """`KD` for a distillation token: the logits are those of its own head.
+
+    Source: Touvron et al., Training data-efficient image transformers, ICML 2021 (arXiv 2012.12877): weight
+    0.1 at T = 3, beside 0.9 for the classification by the class token. The authors' code takes the mean over
+    the elements, the default here is that over the batch.
+
+    Args:
+        temperature: T, > 0.
+        mean: "batch" or "elements".
+    """
+
+    reads: ClassVar[str] = "distillation"
+
+    def __init__(self, temperature: float = 3.0, mean: Mean = "batch") -> None:
+        super().__init__(temperature, mean)
+
+
+class DeiTHard(nn.Module):
+    """The teacher's decision as the label of a distillation token's head.
+
+        loss = - 1/B * sum over b of log softmax(student)_b at argmax over k of teacher_bk
+
+    Source: as `DeiTSoft`; weight 0.5, beside 0.5 for the classification by the class token.
+    """
+
+    reads: ClassVar[str] = "distillation"
+    across_batch: ClassVar[bool] = False
+
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG002
+        """The loss, a scalar.
+
+        Args:
+            student_logits: (B,K), of the distillation head.
+            teacher_logits: (B,K).
+            targets: not read.
+
+        Raises:
+            InputError: the logits are not two equal (B,K).
+        """
+        student, teacher = logits_of("DeiTHard", student_logits, teacher_logits)
+        return F.cross_entropy(student, teacher.argmax(dim=1))

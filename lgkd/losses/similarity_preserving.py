@@ -1,0 +1,38 @@
+"""Similarity-preserving distillation between feature maps.
+
+Letters in shapes: B batch, D student width, C teacher width, h w map size.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lgkd.losses.common import at_least_single
+from lgkd.losses.maps import similarity
+
+
+class SimilarityPreserving(nn.Module):
+    """How alike the batch's samples are to each other, in the student as in the teacher.
+
+        G(F) = Gram matrix of the flattened maps, rows with unit L2 norm: (B, B)
+        loss = sum over k of mean( (G(T_k) - G(S_k))^2 )
+
+    The mean runs over the B^2 entries, which is the squared Frobenius norm divided by B^2. Maps are not
+    resized: widths and grids need not agree. It looks across the batch.
+
+    Source: Tung, Mori, Similarity-Preserving Knowledge Distillation, ICCV 2019 (arXiv 1907.09682), as
+    mdistiller computes it: weight 3000, beside 1 for the classification.
+    """
+
+    reads: ClassVar[str] = "maps"
+    across_batch: ClassVar[bool] = True
+
+    def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
+        """The loss, a scalar; maps (B,D_k,h,w) and (B,C_k,h',w'), one of each for each pair."""
+        losses = [
+            F.mse_loss(similarity(at_least_single(student)), similarity(at_least_single(teacher.detach())))
+            for student, teacher in zip(student_maps, teacher_maps, strict=True)
+        ]
+        return sum(losses[1:], start=losses[0])

@@ -1,0 +1,40 @@
+"""Text for messages: one-line escapes and the closest known names."""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from itertools import takewhile
+
+_FIRST_LETTERS = 4
+"""So many have to be alike before they count for more than the rest of a name."""
+
+
+def safe_text(text: str, limit: int = 60) -> str:
+    """`text` on one line, free of control characters and not longer than `limit` characters."""
+    text = text if text.isprintable() else repr(text)[1:-1]
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A half sentence with the closest known names, or with all of a short list."""
+    names = sorted(set(known))
+    close = list(dict.fromkeys([*_begun_alike(name, names), *get_close_matches(name, names, n=3, cutoff=0.5)]))[:3]
+    if close:
+        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
+    if not names:
+        return "there are none"
+    if len(names) <= 12:
+        return "known: " + ", ".join(names)
+    return "known: " + ", ".join(names[:12]) + f", ... ({len(names)} in all)"
+
+
+def _begun_alike(name: str, names: Sequence[str]) -> list[str]:
+    """The names that share most of the first letters; a long one is not close to what was typed, but meant."""
+    shared = {one: _shared(one, name) for one in names}
+    most = max(shared.values(), default=0)
+    if most < _FIRST_LETTERS or most < 0.75 * len(name):
+        return []
+    return get_close_matches(name, [one for one in names if shared[one] == most], n=3, cutoff=0)
+
+
+def _shared(one: str, other: str) -> int:
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
