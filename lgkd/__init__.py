@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lgkd import losses
+    from lgkd.analysis.inspect.inspect import Inspection, inspect_run
+    from lgkd.analysis.report.report import write_report
     from lgkd.api import (
         Comparison,
         Exported,
@@ -42,18 +44,16 @@ if TYPE_CHECKING:
         train_series,
         train_teacher,
     )
-    from lgkd.data.check import CheckReport
-    from lgkd.data.images import DataSet, Images
-    from lgkd.data.sources import load_dataset
-    from lgkd.guide import Guide, Term
-    from lgkd.inspecting.run import Inspection, inspect_run
-    from lgkd.models.frozen import Teacher
-    from lgkd.own_terms import register_term
-    from lgkd.recipe import Recipe, load_recipe
-    from lgkd.scoring import Scores
-    from lgkd.showing.writing import write_report
-    from lgkd.taps import Tap
-    from lgkd.tasks import Batch, Guided, Step, Supervised
+    from lgkd.config import Recipe, load_recipe
+    from lgkd.config.registry import register_term
+    from lgkd.data.checks.report import CheckReport
+    from lgkd.data.dataset import DataSet, Images
+    from lgkd.data.load import load_dataset
+    from lgkd.distillation.guide import Guide, Term
+    from lgkd.distillation.taps import Tap
+    from lgkd.distillation.tasks import Batch, Guided, Step, Supervised
+    from lgkd.models.teacher import Teacher
+    from lgkd.training.evaluate import Scores
 
 _HOMES = {
     "lgkd.api": (
@@ -82,18 +82,18 @@ _HOMES = {
         "train_series",
         "train_teacher",
     ),
-    "lgkd.data.check": ("CheckReport",),
-    "lgkd.data.images": ("DataSet", "Images"),
-    "lgkd.data.sources": ("load_dataset",),
-    "lgkd.scoring": ("Scores",),
-    "lgkd.showing.writing": ("write_report",),
-    "lgkd.guide": ("Guide", "Term"),
-    "lgkd.inspecting.run": ("Inspection", "inspect_run"),
-    "lgkd.models.frozen": ("Teacher",),
-    "lgkd.own_terms": ("register_term",),
-    "lgkd.recipe": ("Recipe", "load_recipe"),
-    "lgkd.taps": ("Tap",),
-    "lgkd.tasks": ("Batch", "Guided", "Step", "Supervised"),
+    "lgkd.data.checks.report": ("CheckReport",),
+    "lgkd.data.dataset": ("DataSet", "Images"),
+    "lgkd.data.load": ("load_dataset",),
+    "lgkd.training.evaluate": ("Scores",),
+    "lgkd.analysis.report.report": ("write_report",),
+    "lgkd.distillation.guide": ("Guide", "Term"),
+    "lgkd.analysis.inspect.inspect": ("Inspection", "inspect_run"),
+    "lgkd.models.teacher": ("Teacher",),
+    "lgkd.config.registry": ("register_term",),
+    "lgkd.config": ("Recipe", "load_recipe"),
+    "lgkd.distillation.taps": ("Tap",),
+    "lgkd.distillation.tasks": ("Batch", "Guided", "Step", "Supervised"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -8,30 +8,30 @@ from typing import Any, Literal, Unpack
 
 from torch import nn
 
-from lgkd.begun import call_of, trackers_again
-from lgkd.build import is_convolutional, load_trained_teacher
-from lgkd.cached.folder import Storage
-from lgkd.caching import Cached, Wanted, cache_features
-from lgkd.comparing import Comparison, compare
-from lgkd.data.check import CheckReport, check_dataset_images
-from lgkd.data.images import DataSet
-from lgkd.exporting.making import Exported, export_run
-from lgkd.importing import import_teacher
-from lgkd.job import Job
-from lgkd.loading import load_student
+from lgkd.data.checks.report import CheckReport, check_dataset_images
+from lgkd.data.dataset import DataSet
+from lgkd.deploy.export import Exported, export_run
+from lgkd.deploy.inference.image_files import find_images
+from lgkd.deploy.inference.load import open_source
+from lgkd.deploy.inference.locate import find_source
+from lgkd.deploy.inference.predict import Prediction, predict_images
+from lgkd.distillation.teacher_cache.storage import Storage
 from lgkd.models.factory import create_student, create_teacher
-from lgkd.models.frozen import Teacher
+from lgkd.models.teacher import Teacher
 from lgkd.models.trust import trust
-from lgkd.opened import open_run, teacher_of
-from lgkd.options import Options, Run
-from lgkd.predicting.files import find_images
-from lgkd.predicting.making import Prediction, predict_images
-from lgkd.predicting.places import find_source
-from lgkd.predicting.sources import open_source
-from lgkd.runs import RECIPE, read_metrics, read_run, read_student
-from lgkd.scoring import Scores, score
-from lgkd.series import Repeated, Series, Watch, train_all
-from lgkd.trainer.precision import choose_device
+from lgkd.runner.build import is_convolutional, load_trained_teacher
+from lgkd.runner.cache_teacher import Cached, Wanted, cache_features
+from lgkd.runner.import_teacher import import_teacher
+from lgkd.runner.loaded_run import open_run, teacher_of
+from lgkd.runner.options import Options, Run
+from lgkd.runner.resume import call_of, trackers_again
+from lgkd.runner.runner import Job
+from lgkd.runner.sweep import Repeated, Series, Watch, train_all
+from lgkd.runs.compare import Comparison, compare
+from lgkd.runs.folder import RECIPE, read_metrics, read_run, read_student
+from lgkd.runs.load_student import load_student
+from lgkd.training.evaluate import Scores, score
+from lgkd.training.precision import choose_device
 
 __all__ = [
     "Cached",
@@ -153,7 +153,7 @@ def train_series(
         dataset: a name, a folder of images, or a loaded `DataSet`.
         seeds: at least one, each once. Finished ones are kept when the call is repeated.
         student_options: reach the constructor.
-        watch: given the title of a run, a context manager with the options that look on; see `lgkd.series.Watch`.
+        watch: given the title of a run, a context manager with the options that look on; see `lgkd.runner.sweep.Watch`.
         options: as for `train`; `out` is the folder of all runs, `max_time` counts for all together.
     """
     trust(student)
@@ -180,7 +180,7 @@ def distill_series(
         teacher, dataset, taps, student_options: as for `distill`.
         seeds: at least one, each once. Finished ones are kept when the call is repeated.
         with_baseline: train the same student unguided with each seed, too: the same recipe otherwise.
-        watch: given the title of a run, a context manager with the options that look on; see `lgkd.series.Watch`.
+        watch: given the title of a run, a context manager with the options that look on; see `lgkd.runner.sweep.Watch`.
         options: as for `distill`; `out` is the folder of all runs, `max_time` counts for all together.
 
     Returns:

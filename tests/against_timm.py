@@ -22,13 +22,13 @@ from PIL import Image
 from timm.data import auto_augment, create_transform
 from torch import Tensor, nn
 
-from lgkd.chance import epoch_order
-from lgkd.data.augment import Augment, Plain, View
-from lgkd.data.feed import Feed, PlainBatches
-from lgkd.data.images import Images
-from lgkd.data.mixing import Mixing
-from lgkd.data.sources import load_dataset
-from lgkd.models.resnet import CifarResNet
+from lgkd._internal.rng import epoch_order
+from lgkd.data.dataset import Images
+from lgkd.data.load import load_dataset
+from lgkd.data.loader import Feed, PlainBatches
+from lgkd.data.transforms.augment import Augment, Plain, View
+from lgkd.data.transforms.mixup import Mixing
+from lgkd.models.cnn.resnet import CifarResNet
 
 POLICY = "rand-m9-mstd0.5-inc1"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

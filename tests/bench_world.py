@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from lgkd.bench.arithmetic import measure_peak
-from lgkd.bench.choices import Choices
+from lgkd.benchmark.flops import measure_peak
+from lgkd.benchmark.options import Choices
 
 STUDENT = {"patch_size": 8, "depth": 3, "embed_dim": 32, "num_heads": 2}
 GUIDED = Choices(

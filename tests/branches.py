@@ -16,14 +16,17 @@ TOP = Path(__file__).resolve().parent.parent
 BAR = 95.0
 
 ROOMS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "taps": ("lgkd/taps.py", ("taps", "default_taps", "guides_of_all_kinds")),
-    "guide": ("lgkd/guide.py", ("guide", "guides_of_all_kinds", "guide_in_parts", "guide_reads", "distillation_token")),
+    "taps": ("lgkd/distillation/taps.py", ("taps", "default_taps", "guides_of_all_kinds")),
+    "guide": (
+        "lgkd/distillation/guide.py",
+        ("guide", "guides_of_all_kinds", "guide_in_parts", "guide_reads", "distillation_token"),
+    ),
     "losses": (
         "lgkd/losses/*",
         ("hint_losses", "logit_losses", "map_losses", "relation_losses", "loss_details", "loss_corners", "terms_learn"),
     ),
     "trainer": (
-        "lgkd/trainer/*",
+        "lgkd/training/*",
         (
             "trainer",
             "trainer_in_parts",
@@ -41,7 +44,7 @@ ROOMS: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     "recipe": (
-        "lgkd/recipe/*",
+        "lgkd/config/*",
         ("recipe_reading", "recipe_schema", "overrides", "own_terms", "shipped_recipes", "term_sections", "schedules"),
     ),
 }

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from lgkd.models.densenet import DenseNet
-from lgkd.models.mobile import MobileNetV2, ShuffleNetV2
-from lgkd.models.resnet import CifarResNetX4
-from lgkd.models.vgg import Vgg
-from lgkd.models.wrn import WideResNet
+from lgkd.models.cnn.densenet import DenseNet
+from lgkd.models.cnn.mobile import MobileNetV2, ShuffleNetV2
+from lgkd.models.cnn.resnet import CifarResNetX4
+from lgkd.models.cnn.vgg import Vgg
+from lgkd.models.cnn.wide_resnet import WideResNet
 
 K = 100
 # In millions, as printed: the distillation suite's by the papers that use it, the others by their own papers or, for

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lgkd.files import write_whole
-from lgkd.recipe import dump_recipe, load_recipe
-from lgkd.runs import RECIPE, write_metrics, write_run
+from lgkd._internal.atomic_io import write_whole
+from lgkd.config import dump_recipe, load_recipe
+from lgkd.runs.folder import RECIPE, write_metrics, write_run
 
 STUDENT = {"name": "deit_tiny", "options": {}, "image_size": [32, 32], "parameters": 7}
 TEACHER = {"name": "resnet8", "kept_as": "resnet8", "sha256": "a" * 64, "subset": None, "batch_norm": "running"}

@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lgkd import own_terms
+from lgkd.config import registry
+from lgkd.distillation.tasks import Batch
+from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.factory import create_student
-from lgkd.models.frozen import Teacher
-from lgkd.models.resnet import CifarResNet
-from lgkd.tasks import Batch
+from lgkd.models.teacher import Teacher
 from tests.forking_world import Nursery
 from tests.small_world import World, the_world
 
@@ -55,7 +55,7 @@ def _one_thread() -> Iterator[None]:
 def own_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing that a test registers or imports from a folder of its own is left to the next one."""
     path, modules = list(sys.path), set(sys.modules)
-    monkeypatch.setattr(own_terms, "_REGISTERED", {})
+    monkeypatch.setattr(registry, "_REGISTERED", {})
     for name in ("my_terms", "broken_terms"):
         assert name not in modules, f"{name} was left by another test"
     yield

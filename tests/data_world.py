@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lgkd.cli import run
-from lgkd.data.images import DataSet, Images, fingerprint_of
-from lgkd.data.sources import load_dataset
+from lgkd.data.dataset import DataSet, Images, fingerprint_of
+from lgkd.data.load import load_dataset
 
 
 def noise(seed: int, height: int = 6, width: int = 6) -> NDArray[np.uint8]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from lgkd.data import download
-from lgkd.data.download import fetch
+from lgkd.data.sources import download
+from lgkd.data.sources.download import fetch
 
 CONTENT = bytes(range(256)) * 3000
 SUM = hashlib.sha256(CONTENT).hexdigest()

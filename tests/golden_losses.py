@@ -15,21 +15,21 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lgkd.data.augment import Augment, View
 from lgkd.data.constants import IMAGENET_MEAN, IMAGENET_STD
-from lgkd.data.feed import Feed
-from lgkd.data.mixing import Mixing
-from lgkd.data.sources import load_dataset
+from lgkd.data.load import load_dataset
+from lgkd.data.loader import Feed
 from lgkd.data.subsets import subset
-from lgkd.guide import Guide, Term
+from lgkd.data.transforms.augment import Augment, View
+from lgkd.data.transforms.mixup import Mixing
+from lgkd.distillation.guide import Guide, Term
+from lgkd.distillation.tasks import Guided
 from lgkd.losses import TERMS as losses_by_kind
 from lgkd.losses import MapLoss
+from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.factory import create_student
-from lgkd.models.frozen import Teacher
-from lgkd.models.resnet import CifarResNet
-from lgkd.tasks import Guided
-from lgkd.trainer.loop import fit
-from lgkd.trainer.plan import OptimizerPlan, Plan, SchedulePlan
+from lgkd.models.teacher import Teacher
+from lgkd.training.config import OptimizerPlan, Plan, SchedulePlan
+from lgkd.training.loop import fit
 
 FOLDER = Path(__file__).resolve().parent / "golden"
 STEPS = 30

@@ -16,11 +16,11 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.text import Text
 from torch.nn.functional import interpolate
 
-from lgkd.guide import Guide, PairShape, Term
+from lgkd.distillation.guide import Guide, PairShape, Term
+from lgkd.distillation.schedules import TermSchedule
 from lgkd.losses import MapLoss
 from lgkd.models.factory import create_student, create_teacher
-from lgkd.models.frozen import Teacher
-from lgkd.schedules import TermSchedule
+from lgkd.models.teacher import Teacher
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "img"
 STUDENT, TEACHER, LOSS, PLAIN = "#2a6fb0", "#b5651d", "#1f6f63", "#555555"

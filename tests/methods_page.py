@@ -15,15 +15,15 @@ from typing import get_args
 import torch
 from torch import nn
 
-from lgkd.guide import Guide, Term
+from lgkd.config import Term as AnyTerm
+from lgkd.config import TermSection
+from lgkd.config.introspect import shown, type_text
+from lgkd.distillation.guide import Guide, Term
+from lgkd.distillation.tasks import Batch, Guided, Supervised
 from lgkd.losses import TERMS
+from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.factory import create_student
-from lgkd.models.frozen import Teacher
-from lgkd.models.resnet import CifarResNet
-from lgkd.recipe import Term as AnyTerm
-from lgkd.recipe import TermSection
-from lgkd.recipe.shape import shown, type_text
-from lgkd.tasks import Batch, Guided, Supervised
+from lgkd.models.teacher import Teacher
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
 READS = {

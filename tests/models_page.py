@@ -18,13 +18,13 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lgkd.bench.arithmetic import count_flops
+from lgkd.benchmark.flops import count_flops
+from lgkd.distillation.features import Reader, Wants
+from lgkd.distillation.taps import Tap
 from lgkd.errors import LgkdError
-from lgkd.features import Reader, Wants
-from lgkd.models.catalogue import MODELS
+from lgkd.models.default_taps import block_names, default_taps
 from lgkd.models.factory import create_model
-from lgkd.models.layers import block_names, default_taps
-from lgkd.taps import Tap
+from lgkd.models.registry import MODELS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "models.md"
 HUGGING_FACE = "lgkd.models.huggingface:classifier"

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lgkd.data.augment import Plain
 from lgkd.data.decode import decode
+from lgkd.data.transforms.augment import Plain
+from lgkd.deploy import formats
+from lgkd.deploy.subject import Subject
 from lgkd.errors import ModelError
-from lgkd.exporting import formats
-from lgkd.exporting.subject import Subject
-from lgkd.models.catalogue import MODELS, names
 from lgkd.models.factory import create_model
+from lgkd.models.registry import MODELS, names
 from tests.models_page import FAMILIES, HUGGING_FACE, Elsewhere
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,19 +13,19 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lgkd.data.augment import Augment, Plain, View
-from lgkd.data.feed import Feed, PlainBatches
-from lgkd.data.images import Images
-from lgkd.data.mixing import Mixing
-from lgkd.guide import Guide, Term
+from lgkd._internal.distributed import add_up, join
+from lgkd.data.dataset import Images
+from lgkd.data.loader import Feed, PlainBatches
+from lgkd.data.transforms.augment import Augment, Plain, View
+from lgkd.data.transforms.mixup import Mixing
+from lgkd.distillation.guide import Guide, Term
+from lgkd.distillation.tasks import Guided
 from lgkd.losses import MapLoss
-from lgkd.models.frozen import Teacher
-from lgkd.models.resnet import CifarResNet
-from lgkd.processes import add_up, join
-from lgkd.scoring import score
-from lgkd.tasks import Guided
-from lgkd.trainer.loop import fit
-from lgkd.trainer.plan import EmaPlan, OptimizerPlan, Plan, SchedulePlan
+from lgkd.models.cnn.resnet import CifarResNet
+from lgkd.models.teacher import Teacher
+from lgkd.training.config import EmaPlan, OptimizerPlan, Plan, SchedulePlan
+from lgkd.training.evaluate import score
+from lgkd.training.loop import fit
 from tests.training_world import TinyViT, make_images
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)

@@ -20,7 +20,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from lgkd.data.catalogue import CATALOGUE, PUBLISHED, PublishedFile
-from lgkd.data.images import DataSet
+from lgkd.data.dataset import DataSet
 
 SIDE = 4
 # The publisher's order is that of the list; in sorted order the numbers become 1, 2, 0.

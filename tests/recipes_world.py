@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lgkd.recipe import Recipe, Term, recipe_from
+from lgkd.config import Recipe, Term, recipe_from
 
 
 def recipe(*terms: dict[str, Any]) -> Recipe:

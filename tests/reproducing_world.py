@@ -1,8 +1,8 @@
 """What the arms of named experiments come to."""
 
-from lgkd.choices import resolve_recipe
-from lgkd.recipe import Recipe
-from lgkd.reproducing.shape import Arm
+from lgkd.config import Recipe
+from lgkd.experiments.spec import Arm
+from lgkd.runner.resolve import resolve_recipe
 
 
 def recipe_of(arm: Arm) -> Recipe:

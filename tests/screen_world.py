@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from lgkd.trainer.callbacks import EpochRow
+from lgkd.training.callbacks import EpochRow
 
 
 class Terminal(io.StringIO):

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-from lgkd.assets import teachers_folder
-from lgkd.build import load_trained_teacher
-from lgkd.cards import WEIGHTS, Accuracy, TeacherCard, find_card, save_card
+from lgkd._internal.paths import teachers_folder
+from lgkd._internal.safetensors_io import load_weights, save_weights
 from lgkd.data.prepare import make_test_batches, prepare_data
-from lgkd.models.frozen import Teacher
-from lgkd.scoring import Scores, score
-from lgkd.weights import load_weights, save_weights
+from lgkd.models.teacher import Teacher
+from lgkd.models.teacher_card import WEIGHTS, Accuracy, TeacherCard, find_card, save_card
+from lgkd.runner.build import load_trained_teacher
+from lgkd.training.evaluate import Scores, score
 
 _MOST_LOST = 0.001
 

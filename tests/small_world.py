@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from lgkd.cli import run
-from lgkd.trainer import loop
-from lgkd.trainer.stopping import Stop
+from lgkd.training import loop
+from lgkd.training.signals import Stop
 
 CLASSES = ("checks", "columns", "rows")
 QUICK = ["--epochs", "2", "--batch-size", "8", "--precision", "fp32", "--device", "cpu"]

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from lgkd.trainer.callbacks import EpochRow
-from lgkd.trainer.plan import SchedulePlan
+from lgkd.training.callbacks import EpochRow
+from lgkd.training.config import SchedulePlan
 from tests.training_world import STEPS, train
 
 WARM = 2_000

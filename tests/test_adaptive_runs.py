@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import nn
 
+from lgkd.distillation.guide import Guide, Term
+from lgkd.distillation.schedules import AdaptiveStop, TermSchedule
+from lgkd.distillation.tasks import Guided
 from lgkd.errors import Paused
-from lgkd.guide import Guide, Term
-from lgkd.journal import Journal
 from lgkd.losses import BlockGuidance, MapLoss
-from lgkd.models.frozen import Teacher
-from lgkd.models.resnet import CifarResNet
-from lgkd.runs import METRICS
-from lgkd.schedules import AdaptiveStop, TermSchedule
-from lgkd.tasks import Guided
-from lgkd.trainer.checkpoint import load_newest
+from lgkd.models.cnn.resnet import CifarResNet
+from lgkd.models.teacher import Teacher
+from lgkd.runner.record import Journal
+from lgkd.runs.folder import METRICS
+from lgkd.training.checkpoint import load_newest
 from tests.training_world import EPOCHS, STEPS, StopAfter, TinyViT, digest, train, without_times
 
 ENDED = 2

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import lgkd
-from lgkd import running
 from lgkd.cli import run
 from lgkd.errors import InputError, MissingError, TakenError, TapError
-from lgkd.runs import read_metrics
+from lgkd.runner import execute
+from lgkd.runs.folder import read_metrics
 from tests.small_world import CLASSES, DISTILL, QUICK, TINY, TINY_OPTIONS, World, make_pictures
 
 SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 8, "precision": "fp32", "device": "cpu", "image_size": 16}
@@ -53,7 +53,7 @@ def before_training(monkeypatch: pytest.MonkeyPatch, call: Any) -> dict[str, Any
         raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(running, "fit", look)
+        patch.setattr(execute, "fit", look)
         with pytest.raises(Stop):
             call()
     return seen
@@ -162,14 +162,14 @@ def test_a_student_without_blocks_asks_for_taps_and_says_where_to_find_them(worl
 
 def test_projections_learn_and_stay_out_of_the_student(world: World, here: Path, monkeypatch) -> None:
     kept: dict[str, Any] = {}
-    original = running.fit
+    original = execute.fit
 
     def watch(task: nn.Module, *arguments: Any, **options: Any) -> Any:
         kept["guide"] = task.guide
         kept["before"] = {name: value.detach().clone() for name, value in task.guide.named_parameters()}
         return original(task, *arguments, **options)
 
-    monkeypatch.setattr(running, "fit", watch)
+    monkeypatch.setattr(execute, "fit", watch)
     lgkd.distill("deit_tiny", "resnet8", world.pictures, student_options=TINY_OPTIONS, out="mine", **SHORT)
     after = dict(kept["guide"].named_parameters())
     assert len(after) >= 3
@@ -297,14 +297,14 @@ def test_a_teacher_is_exchanged_on_demand_only(world: World, here: Path, monkeyp
 def test_a_teacher_that_another_training_kept_meanwhile_is_not_touched(world: World, here: Path, monkeypatch) -> None:
     monkeypatch.setenv("LGKD_HOME", str(here / "home"))
     place = here / "home" / "teachers" / "pictures" / "resnet8"
-    original = running.fit
+    original = execute.fit
 
     def meanwhile(*arguments: Any, **options: Any) -> Any:
         place.mkdir(parents=True)
         (place / "card.json").write_text("theirs")
         return original(*arguments, **options)
 
-    monkeypatch.setattr(running, "fit", meanwhile)
+    monkeypatch.setattr(execute, "fit", meanwhile)
     with pytest.raises(TakenError, match=r"meanwhile .*kept in mine"):
         lgkd.train_teacher("resnet8", world.pictures, out="mine", **SHORT)
     assert (place / "card.json").read_text() == "theirs"

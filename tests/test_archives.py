@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lgkd.data.archives import read_tar
+from lgkd.data.sources.archives import read_tar
 from lgkd.errors import DataError
 
 MEGA = 2**20

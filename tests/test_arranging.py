@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from lgkd.cli import run
-from lgkd.data import arranging
-from lgkd.data.arranging import CHAOYANG, arrange, arrangeable
 from lgkd.data.catalogue import CATALOGUE
-from lgkd.data.sources import load_dataset
+from lgkd.data.load import load_dataset
+from lgkd.data.sources import arrange as arrange_module
+from lgkd.data.sources.arrange import CHAOYANG, arrange, arrangeable
 from lgkd.errors import DataError, InputError, MissingError, TakenError
 from tests.arranging_world import SLIDES, VAL, WNIDS, Change, make_given, refused, slide_files, tiny_files
 from tests.data_world import message
@@ -214,7 +214,7 @@ def test_a_mistyped_name_a_missing_source_and_links_into_an_archive_are_refused(
 def test_a_folder_of_everything_is_not_searched_to_its_end(
     given: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arranging, "_MOST_FILES", 5)
+    monkeypatch.setattr(arrange_module, "_MOST_FILES", 5)
     assert "holds more than 5 files" in refused(DataError, "tiny-imagenet", given("tiny-imagenet"))
 
 

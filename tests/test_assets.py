@@ -10,14 +10,14 @@ from types import ModuleType
 
 import pytest
 
-from lgkd import assets
+from lgkd._internal import paths
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def test_the_store_is_where_the_variable_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LGKD_HOME", str(tmp_path / "store"))
-    assert assets.home() == tmp_path / "store"
+    assert paths.home() == tmp_path / "store"
     assert not (tmp_path / "store").exists(), "asking must not make the folder"
 
 
@@ -26,10 +26,10 @@ def test_a_relative_store_is_made_absolute_and_a_tilde_is_the_home(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LGKD_HOME", "store")
-    assert assets.home() == tmp_path / "store"
+    assert paths.home() == tmp_path / "store"
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("LGKD_HOME", "~/kept")
-    assert assets.home() == tmp_path / "kept"
+    assert paths.home() == tmp_path / "kept"
 
 
 @pytest.mark.parametrize("value", ["", "  ", None])
@@ -41,7 +41,7 @@ def test_without_the_variable_the_store_is_in_the_cache_of_the_home(
         monkeypatch.delenv("LGKD_HOME", raising=False)
     else:
         monkeypatch.setenv("LGKD_HOME", value)
-    assert assets.home() == tmp_path / ".cache" / "lgkd"
+    assert paths.home() == tmp_path / ".cache" / "lgkd"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="user numbers are a posix thing")
@@ -51,22 +51,22 @@ def test_a_user_without_any_home_still_has_a_store(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.delenv("LGKD_HOME", raising=False)
     monkeypatch.setattr(Path, "home", homeless)
-    found = assets.home()
+    found = paths.home()
     assert found.is_absolute()
     assert str(os.getuid()) in found.name
 
 
 def test_in_a_checkout_recipes_and_teachers_lie_beside_the_package() -> None:
-    assert assets.recipes_folder() == REPOSITORY / "recipes"
-    assert assets.teachers_folder() == REPOSITORY / "teachers"
-    assert assets.teachers_folder().is_dir()
+    assert paths.recipes_folder() == REPOSITORY / "recipes"
+    assert paths.teachers_folder() == REPOSITORY / "teachers"
+    assert paths.teachers_folder().is_dir()
 
 
 def test_recipe_names_are_those_of_the_files() -> None:
     on_disk = sorted(
         file.name.removesuffix(".yaml") for file in (REPOSITORY / "recipes").iterdir() if file.name.endswith(".yaml")
     )
-    assert assets.recipe_names() == on_disk
+    assert paths.recipe_names() == on_disk
     assert len(on_disk) >= 4
 
 
@@ -77,8 +77,9 @@ def _installed(place: Path) -> ModuleType:
         (package / folder).mkdir(parents=True)
     (package / "_assets/recipes/ours.yaml").write_text("about: ours")
     (place / "recipes/theirs.yaml").write_text("about: of some other package")
-    (package / "assets.py").write_text(Path(assets.__file__).read_text())
-    spec = importlib.util.spec_from_file_location("installed_assets", package / "assets.py")
+    (package / "_internal").mkdir()
+    (package / "_internal/paths.py").write_text(Path(paths.__file__).read_text())
+    spec = importlib.util.spec_from_file_location("installed_paths", package / "_internal/paths.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -101,9 +102,11 @@ def test_the_wheel_is_told_to_carry_both_folders() -> None:
 def test_reading_every_recipe_and_card_needs_no_torch() -> None:
     program = """
 import sys
-from lgkd import assets, cards, recipe
-recipes = [recipe.load_recipe(name) for name in assets.recipe_names()]
-cards.list_cards()
+from lgkd import config
+from lgkd._internal import paths
+from lgkd.models import teacher_card
+recipes = [config.load_recipe(name) for name in paths.recipe_names()]
+teacher_card.list_cards()
 assert len(recipes) >= 4
 heavy = {"torch", "numpy", "torchvision", "timm", "accelerate"} & set(sys.modules)
 assert not heavy, heavy

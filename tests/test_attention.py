@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from lgkd.models.attention import quick_attention
+from lgkd.distillation.tasks import Supervised
 from lgkd.models.factory import create_student
-from lgkd.tasks import Supervised
-from lgkd.trainer.engine import Engine
+from lgkd.models.sdpa import quick_attention
+from lgkd.training.train_step import Engine
 from tests.training_world import make_plan
 
 

@@ -13,11 +13,11 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torchvision.transforms import functional
 
-from lgkd.data import erasing
-from lgkd.data.augment import Augment, Plain, View
-from lgkd.data.operations import apply_layer
-from lgkd.data.policy import KINDS, UNTOUCHED, Layer, strength_of
-from lgkd.data.threads import one_thread
+from lgkd.data.transforms import random_erasing
+from lgkd.data.transforms.apply import apply_layer
+from lgkd.data.transforms.augment import Augment, Plain, View
+from lgkd.data.transforms.rand_augment import KINDS, UNTOUCHED, Layer, strength_of
+from lgkd.data.transforms.threads import one_thread
 from lgkd.errors import InputError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -126,7 +126,7 @@ def test_a_large_image_alone_becomes_what_it_becomes_in_a_batch(monkeypatch, kin
         layer.kind[4] = UNTOUCHED
         made = []
         for large in (2**14, 2**30):
-            monkeypatch.setattr("lgkd.data.alone.LARGE", large)
+            monkeypatch.setattr("lgkd.data.transforms.color_cpu.LARGE", large)
             made.append(before.clone())
             apply_layer(made[-1], layer, (1, 130, 255), interpolation)
         assert torch.equal(made[0], made[1])
@@ -248,8 +248,8 @@ def test_erased_boxes_are_distributed_like_timms():
         if len(touched):
             (top, left), (bottom, right) = touched.amin(0).tolist(), touched.amax(0).tolist()
             theirs.append([top, left, bottom - top + 1, right - left + 1])
-    draws = np.random.default_rng(4).random((3000, erasing.ERASE_DRAWS))
-    places, boxes = erasing.erase_boxes(draws, (32, 32), 0.5)
+    draws = np.random.default_rng(4).random((3000, random_erasing.ERASE_DRAWS))
+    places, boxes = random_erasing.erase_boxes(draws, (32, 32), 0.5)
     assert abs(len(places) - 1500) < 120 and abs(len(theirs) - 1500) < 120
     for column in range(4):
         assert stats.ks_2samp(boxes[:, column], np.array(theirs)[:, column]).pvalue > 1e-3, column
@@ -258,7 +258,7 @@ def test_erased_boxes_are_distributed_like_timms():
 def test_erasing_fills_exactly_the_box_with_noise():
     images = torch.zeros(5, 3, 20, 24)
     places, boxes = np.array([1, 4]), np.array([[2, 3, 5, 7], [0, 0, 19, 23]])
-    erasing.erase(images, places, boxes, np.array([7, 8]))
+    random_erasing.erase(images, places, boxes, np.array([7, 8]))
     expected = torch.zeros(5, 20, 24, dtype=torch.bool)
     expected[1, 2:7, 3:10] = True
     expected[4, :19, :23] = True
@@ -267,20 +267,20 @@ def test_erasing_fills_exactly_the_box_with_noise():
 
 
 def test_large_boxes_get_the_noise_that_all_boxes_together_get(monkeypatch):
-    draws = np.random.default_rng(1).random((6, erasing.ERASE_DRAWS))
-    places, boxes = erasing.erase_boxes(draws, (80, 96), 1.0)
+    draws = np.random.default_rng(1).random((6, random_erasing.ERASE_DRAWS))
+    places, boxes = random_erasing.erase_boxes(draws, (80, 96), 1.0)
     keys = np.random.default_rng(2).integers(0, 2**32, len(places))
     one_by_one, together = torch.zeros(6, 3, 80, 96), torch.zeros(6, 3, 80, 96)
-    erasing.erase(one_by_one, places, boxes, keys)
-    monkeypatch.setattr(erasing, "_LARGE", 2**30)
-    erasing.erase(together, places, boxes, keys)
+    random_erasing.erase(one_by_one, places, boxes, keys)
+    monkeypatch.setattr(random_erasing, "_LARGE", 2**30)
+    random_erasing.erase(together, places, boxes, keys)
     assert len(places) > 3 and (boxes[:, 2] * boxes[:, 3]).max() * 3 > 2**11
     assert torch.equal(one_by_one, together)
 
 
 def test_noise_is_standard_normal_and_uncorrelated():
     keys = torch.tensor([3, 3_000_000_000, 77, 78])[:, None]
-    drawn = erasing.noise(keys, torch.arange(50_000)[None])
+    drawn = random_erasing.noise(keys, torch.arange(50_000)[None])
     assert drawn.isfinite().all()
     for row in drawn:
         assert stats.kstest(row.numpy(), "norm").pvalue > 1e-3
@@ -293,13 +293,13 @@ def test_noise_is_standard_normal_and_uncorrelated():
 
 def test_noise_is_the_same_to_the_bit_whatever_it_is_drawn_with():
     keys, counters = torch.arange(3000) % 7, torch.arange(3000)
-    together = erasing.noise(keys, counters)
+    together = random_erasing.noise(keys, counters)
     for first, last in ((0, 1), (5, 9), (17, 34), (64, 2049), (2999, 3000)):
-        assert torch.equal(erasing.noise(keys[first:last], counters[first:last]), together[first:last])
+        assert torch.equal(random_erasing.noise(keys[first:last], counters[first:last]), together[first:last])
 
 
 def test_levels_of_the_noise_are_the_quantiles_of_equal_shares():
-    levels = erasing._quantiles(torch.device("cpu")).double()
+    levels = random_erasing._quantiles(torch.device("cpu")).double()
     assert len(levels) == 65_536 and torch.equal(levels, -levels.flip(0))
     wanted = stats.norm.ppf((np.arange(65_536) + 0.5) / 65_536)
     assert np.abs(levels.numpy() - wanted).max() < 1e-6
@@ -309,7 +309,7 @@ def test_levels_of_the_noise_are_the_quantiles_of_equal_shares():
 def test_one_layer_of_the_strong_policy_equals_its_operations_through_timm():
     from timm.data import auto_augment as oracle
 
-    from lgkd.data.policy import KINDS, UNTOUCHED, parse
+    from lgkd.data.transforms.rand_augment import KINDS, UNTOUCHED, parse
 
     functions = {"rotate": oracle.rotate, "shear_x": oracle.shear_x, "shear_y": oracle.shear_y,
                  "translate_x": oracle.translate_x_rel, "translate_y": oracle.translate_y_rel,

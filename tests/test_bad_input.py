@@ -267,7 +267,7 @@ def test_a_run_is_never_written_over(world: World, desk: Path, refused: Callable
 
 
 def test_a_recipe_file_tells_all_its_mistakes_by_line(desk: Path, refused: Callable[..., str]) -> None:
-    from lgkd.recipe import dump_recipe, load_recipe
+    from lgkd.config import dump_recipe, load_recipe
 
     text = dump_recipe(load_recipe("supervised")).replace("lr: 0.0005", "lr: fast").replace("flip: 0.5", "flop: 0.5")
     (desk / "mine.yaml").write_text(text)
@@ -312,13 +312,13 @@ def spoil_run(folder: Path, how: str) -> None:
     elif how == "half of the weights":
         weights.write_bytes(weights.read_bytes()[:1000])
     elif how == "weights of another shape":
-        from lgkd.files import sha256_of
+        from lgkd._internal.atomic_io import sha256_of
 
         tensors = load_file(weights)
         save_file({**tensors, "head.weight": torch.zeros(3, 16)}, weights)
         student_json.write_text(json.dumps({**about, "weights_sha256": sha256_of(weights)}))
     else:
-        from lgkd.files import sha256_of
+        from lgkd._internal.atomic_io import sha256_of
 
         weights.write_bytes(b"no weights at all")
         student_json.write_text(json.dumps({**about, "weights_sha256": sha256_of(weights)}))
@@ -369,7 +369,7 @@ def test_a_store_that_cannot_be_written_is_found_before_the_training(
 ) -> None:
     (desk / "a-file").write_text("")
     monkeypatch.setenv("LGKD_HOME", str(desk / "a-file"))
-    monkeypatch.setattr("lgkd.running.fit", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr("lgkd.runner.execute.fit", lambda *_, **__: pytest.fail("trained"))
     refused(
         ["train-teacher", "resnet8", "pictures", *QUICK, "--image-size", "16", "--quiet"],
         2, "a-file/teachers/pictures cannot be made",

@@ -12,18 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lgkd.bench import arithmetic, clock, made, shares
-from lgkd.bench.arithmetic import count_flops, measure_peak
-from lgkd.bench.choices import Choices, read_sweep
-from lgkd.bench.clock import Part, Timing, measure
-from lgkd.bench.made import made_dataset, teaching_model
-from lgkd.bench.run import bench, sweep
-from lgkd.bench.shares import Stopwatch, time_shares
-from lgkd.bench.subject import Subject, load_data
+from lgkd.benchmark import flops, profile, synthetic, timer
+from lgkd.benchmark.flops import count_flops, measure_peak
+from lgkd.benchmark.options import Choices, read_sweep
+from lgkd.benchmark.profile import Stopwatch, time_shares
+from lgkd.benchmark.run import bench, sweep
+from lgkd.benchmark.subject import Subject, load_data
+from lgkd.benchmark.synthetic import made_dataset, teaching_model
+from lgkd.benchmark.timer import Part, Timing, measure
 from lgkd.cli import run
 from lgkd.errors import InputError
-from lgkd.models.resnet import CifarResNet
-from lgkd.trainer.peak_memory import PeakMemory
+from lgkd.models.cnn.resnet import CifarResNet
+from lgkd.training.peak_memory import PeakMemory
 from tests.bench_world import GUIDED, TEACHER, TYPED, UNGUIDED
 from tests.bench_world import small_products as small_products
 from tests.small_world import make_pictures
@@ -214,7 +214,7 @@ def test_ratios_are_taken_round_by_round() -> None:
 
 def test_a_lap_has_one_call_that_is_not_timed(seconds: None) -> None:
     calls: list[int] = []
-    assert clock.timed(lambda: calls.append(1), "cpu")(3) == 1.0
+    assert timer.timed(lambda: calls.append(1), "cpu")(3) == 1.0
     assert len(calls) == 4
 
 
@@ -249,7 +249,7 @@ def test_shares_add_up_and_everything_that_was_watched_is_as_before() -> None:
 
 def test_the_profile_is_a_table_and_its_five_largest_rows(tmp_path) -> None:
     linear, images = nn.Linear(64, 64), torch.randn(256, 64)
-    rows = shares.write_profile(lambda: linear(images).relu(), "cpu", tmp_path / "profile.txt", steps=2)
+    rows = profile.write_profile(lambda: linear(images).relu(), "cpu", tmp_path / "profile.txt", steps=2)
     text = (tmp_path / "profile.txt").read_text()
     assert {"aten::addmm"} <= {row["operation"] for row in rows}
     assert all(row["operation"] in text for row in rows)
@@ -265,8 +265,8 @@ def test_made_images_are_seeded_balanced_and_the_same_in_a_file(monkeypatch: pyt
     assert dataset.train.pixels.shape == (250, 3, 12, 12)
     assert sorted(torch.bincount(dataset.train.labels).tolist()) == [2] * 50 + [3] * 50
     assert dataset.train.pixels.float().std() > 20
-    monkeypatch.setattr(made, "_IN_MEMORY_BYTES", 0)
-    monkeypatch.setattr(made, "_BLOCK_BYTES", 100 * 3 * 12 * 12)
+    monkeypatch.setattr(synthetic, "_IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(synthetic, "_BLOCK_BYTES", 100 * 3 * 12 * 12)
     filed = made_dataset(choices)
     assert torch.equal(filed.train.pixels[:100], filed.train.pixels[100:200])  # blocks repeat where there are many
     assert torch.equal(made_dataset(choices).train.pixels, filed.train.pixels)
@@ -373,7 +373,7 @@ def test_the_name_of_a_swept_choice_is_checked_before_anything_is_built() -> Non
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arithmetic, "_TRIES", 1)
+    monkeypatch.setattr(flops, "_TRIES", 1)
     document = bench(replace(GUIDED, device="cuda", precision=None), steps=2, repeats=2, against="plain")
     check_document(document, {"data", "student", "guided", "whole", "evaluation"})
     assert document["memory"]["kind"] == "allocated on the GPU"

@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lgkd.bench.choices import Choices
-from lgkd.bench.pipeline import timm_transform
-from lgkd.bench.plain import Plain
-from lgkd.bench.rival import Rival
-from lgkd.bench.subject import Subject, load_data
+from lgkd.benchmark.baseline_loop import Plain
+from lgkd.benchmark.baseline_process import Rival
+from lgkd.benchmark.options import Choices
+from lgkd.benchmark.subject import Subject, load_data
+from lgkd.benchmark.timm_pipeline import timm_transform
 from lgkd.cli import run
+from lgkd.distillation.tasks import Batch
 from lgkd.errors import ModelError
-from lgkd.tasks import Batch
 from tests.bench_world import GUIDED, TEACHER, TYPED, UNGUIDED
 from tests.bench_world import small_products as small_products
 

@@ -12,24 +12,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgkd.cached.folder import Layout, Writer, difference, open_cache
-from lgkd.cached.lookup import CachedFeatures, measure
-from lgkd.cached.making import check_size, write_cache
-from lgkd.cached.replay import mix, replay
-from lgkd.data.augment import Augment, Plain, View
-from lgkd.data.feed import Feed
-from lgkd.data.images import Images
-from lgkd.data.mixing import Mixing, cut_boxes
+from lgkd.data.dataset import Images
+from lgkd.data.loader import Feed
+from lgkd.data.transforms.augment import Augment, Plain, View
+from lgkd.data.transforms.mixup import Mixing, cut_boxes
+from lgkd.distillation.features import Features
+from lgkd.distillation.guide import Guide, Term
+from lgkd.distillation.tasks import Batch, Guided
+from lgkd.distillation.teacher_cache.lookup import CachedFeatures, measure
+from lgkd.distillation.teacher_cache.replay import mix, replay
+from lgkd.distillation.teacher_cache.storage import Layout, Writer, difference, open_cache
+from lgkd.distillation.teacher_cache.writer import check_size, write_cache
 from lgkd.errors import BusyError, InputError, MissingError, NonFiniteError
-from lgkd.features import Features
-from lgkd.guide import Guide, Term
 from lgkd.losses import MapLoss
-from lgkd.losses.logits import KD
-from lgkd.models.frozen import Teacher
-from lgkd.models.resnet import CifarResNet
-from lgkd.tasks import Batch, Guided
-from lgkd.trainer.loop import fit
-from lgkd.trainer.plan import OptimizerPlan
+from lgkd.losses.kd import KD
+from lgkd.models.cnn.resnet import CifarResNet
+from lgkd.models.teacher import Teacher
+from lgkd.training.config import OptimizerPlan
+from lgkd.training.loop import fit
 from tests.training_world import TinyViT, make_images, make_plan
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)

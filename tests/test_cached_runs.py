@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 import lgkd
-from lgkd.cached.folder import stored_caches
 from lgkd.cli import run
+from lgkd.distillation.teacher_cache.storage import stored_caches
 from lgkd.errors import InputError
 from tests.small_world import DISTILL, TINY, World
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from lgkd import cards
-from lgkd.cards import TeacherCard, find_card, list_cards, save_card, teacher_folder, verify_weights
 from lgkd.errors import InputError, MissingError
+from lgkd.models import teacher_card
+from lgkd.models.teacher_card import TeacherCard, find_card, list_cards, save_card, teacher_folder, verify_weights
 
 WEIGHTS = b"not really weights"
 
@@ -21,7 +21,7 @@ WEIGHTS = b"not really weights"
 def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An empty store, and an empty folder of shipped teachers."""
     monkeypatch.setenv("LGKD_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(cards, "teachers_folder", lambda: tmp_path / "shipped")
+    monkeypatch.setattr(teacher_card, "teachers_folder", lambda: tmp_path / "shipped")
     return tmp_path
 
 

@@ -11,11 +11,11 @@ from PIL import Image
 
 import lgkd
 from lgkd.cli import run
-from lgkd.data import copies as copies_room
-from lgkd.data.check import CheckReport
+from lgkd.data.checks import duplicates as copies_room
+from lgkd.data.checks.report import CheckReport
+from lgkd.data.dataset import DataSet
 from lgkd.data.decode import KINDS, Look, survey
-from lgkd.data.images import DataSet
-from lgkd.data.sources import load_dataset
+from lgkd.data.load import load_dataset
 from lgkd.errors import DataError, InputError, MissingError
 from tests.data_world import leaky, noise, noisy_pictures, only, printed, save
 
@@ -99,7 +99,7 @@ def test_a_named_set_without_files_of_images_is_checked_as_it_is_decoded(
         asked.append((name, options["data_dir"]))
         return leaky()
 
-    monkeypatch.setattr("lgkd.data.check.load_dataset", loaded)
+    monkeypatch.setattr("lgkd.data.checks.report.load_dataset", loaded)
     report = lgkd.check("cifar10", data_dir=tmp_path)
     assert asked == [("cifar10", tmp_path)]
     assert (report.folder, report.train.images, report.copies.leaks.count) == (None, 12, 1)

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load
 
 from lgkd.errors import InputError
-from lgkd.trainer import checkpoint
-from lgkd.trainer.checkpoint import (
+from lgkd.training import checkpoint
+from lgkd.training.checkpoint import (
     FAULT_VARIABLE,
     MANIFEST,
     load_newest,
@@ -129,7 +129,7 @@ def test_a_manifest_that_names_a_file_elsewhere_is_refused(tmp_path):
 SAVE = """
 import sys, torch
 from pathlib import Path
-from lgkd.trainer.checkpoint import save_checkpoint
+from lgkd.training.checkpoint import save_checkpoint
 save_checkpoint(Path(sys.argv[1]), int(sys.argv[2]), {"student": {"w": torch.full((3,), float(sys.argv[2]))}}, {})
 """
 POINTS = [

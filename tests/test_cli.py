@@ -15,11 +15,11 @@ import pytest
 from lgkd import __version__
 from lgkd.cli import run
 from lgkd.cli.app import app
+from lgkd.cli.display import Display, duration, show_pairs, show_table
 from lgkd.cli.options import key_values
-from lgkd.cli.screen import Display, duration, show_pairs, show_table
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.errors import Interrupted, LgkdError, MissingError, NonFiniteError
-from lgkd.models.catalogue import names
+from lgkd.models.registry import names
 from tests.screen_world import row, shown_on, terminal
 from tests.small_world import CLASSES, DISTILL, QUICK, TINY, World, environment
 
@@ -113,7 +113,7 @@ def test_the_teacher_that_was_trained_is_listed_and_shown(world: World, here: Pa
 
 
 def test_a_recipe_is_shown_as_yaml_that_can_be_used(here: Path, capsys) -> None:
-    from lgkd.recipe import load_recipe, parse_recipe
+    from lgkd.config import load_recipe, parse_recipe
 
     text = said(capsys, "recipes", "teacher")
     assert parse_recipe(text) == load_recipe("teacher")
@@ -340,7 +340,7 @@ def test_a_traceback_is_shown_on_demand_only(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("lgkd.cli.listing.names", fail)
+    monkeypatch.setattr("lgkd.cli.catalogue.names", fail)
     assert run(["students"]) == code
     out, err = capsys.readouterr()
     assert out == ""
@@ -360,7 +360,7 @@ def test_python_says_that_there_is_no_folder_for_temporary_files_as_it_is_read_h
         monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/nowhere"])
         tempfile.gettempdir()
 
-    monkeypatch.setattr("lgkd.cli.listing.names", imports_torch)
+    monkeypatch.setattr("lgkd.cli.catalogue.names", imports_torch)
     assert run(["students"]) == 2
     assert "set TMPDIR, or TORCHINDUCTOR_CACHE_DIR" in capsys.readouterr().err
 
@@ -383,7 +383,7 @@ def test_warnings_are_remarks_of_one_line_and_none_where_only_the_result_was_ask
             warnings.warn("an odd\nthing", stacklevel=1)
         return []
 
-    monkeypatch.setattr("lgkd.cli.listing.names", listed)
+    monkeypatch.setattr("lgkd.cli.catalogue.names", listed)
     assert run(["students"]) == 0
     assert capsys.readouterr().err == "lgkd: remark: an odd thing\n"
     assert run(["students", "--json"]) == 0

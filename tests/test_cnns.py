@@ -11,21 +11,21 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
+from lgkd.distillation.guide import Guide, Term
+from lgkd.distillation.taps import see_shapes
+from lgkd.distillation.tasks import Batch, Guided
 from lgkd.errors import ModelError
-from lgkd.guide import Guide, Term
 from lgkd.losses import MapLoss
-from lgkd.models.catalogue import MODELS, names
-from lgkd.models.densenet import DenseNet
+from lgkd.models.cnn.densenet import DenseNet
+from lgkd.models.cnn.mobile import MobileNetV2, ShuffleNetV2
+from lgkd.models.cnn.resnet import CifarResNetX4
+from lgkd.models.cnn.vgg import Vgg
+from lgkd.models.cnn.wide_resnet import WideResNet
+from lgkd.models.default_taps import classifier_name, default_taps, stage_names
 from lgkd.models.factory import create_teacher, default_image_size, import_factory
-from lgkd.models.frozen import Teacher
-from lgkd.models.layers import classifier_name, default_taps, stage_names
-from lgkd.models.mobile import MobileNetV2, ShuffleNetV2
-from lgkd.models.resnet import CifarResNetX4
-from lgkd.models.trimmed import trim
-from lgkd.models.vgg import Vgg
-from lgkd.models.wrn import WideResNet
-from lgkd.taps import see_shapes
-from lgkd.tasks import Batch, Guided
+from lgkd.models.pruned_teacher import trim
+from lgkd.models.registry import MODELS, names
+from lgkd.models.teacher import Teacher
 from tests.cnns_world import MAPS, PUBLISHED, SMALL, K, count, small
 
 # Parameters

@@ -9,11 +9,11 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.densenet import DenseNet as TorchvisionDenseNet
 
-from lgkd.models.densenet import DenseNet
-from lgkd.models.mobile import InvertedResidual, MobileNetV2, ShuffleNetV2
-from lgkd.models.resnet import CifarResNet
-from lgkd.models.vgg import Vgg
-from lgkd.models.wrn import WideResNet
+from lgkd.models.cnn.densenet import DenseNet
+from lgkd.models.cnn.mobile import InvertedResidual, MobileNetV2, ShuffleNetV2
+from lgkd.models.cnn.resnet import CifarResNet
+from lgkd.models.cnn.vgg import Vgg
+from lgkd.models.cnn.wide_resnet import WideResNet
 from tests.cnns_world import lively, small
 
 # What they compute

@@ -14,10 +14,10 @@ from PIL import Image
 from scipy import stats
 
 from lgkd.cli import run as lgkd
-from lgkd.comparing import compare
-from lgkd.comparing.words import told
 from lgkd.errors import InputError, TakenError
-from lgkd.runs import claim
+from lgkd.runs.compare import compare
+from lgkd.runs.compare.summary import told
+from lgkd.runs.folder import claim
 from tests.comparing_world import make_run, make_seeds
 from tests.screen_world import shown_on, terminal
 

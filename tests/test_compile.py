@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from lgkd.distillation.guide import Guide, Term
+from lgkd.distillation.tasks import Batch, Guided
 from lgkd.errors import TapError
-from lgkd.guide import Guide, Term
 from lgkd.losses import MapLoss
-from lgkd.models.frozen import Teacher
-from lgkd.tasks import Batch, Guided
+from lgkd.models.teacher import Teacher
 
 
 @pytest.fixture(autouse=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lgkd.assets import recipe_names
-from lgkd.cli import completing
+from lgkd._internal.paths import recipe_names
+from lgkd.cli import completion
 from lgkd.data.catalogue import CATALOGUE
-from lgkd.models.catalogue import names
+from lgkd.models.registry import names
 from tests.small_world import World, environment
 
 HEAVY = "{'torch', 'torchvision', 'timm', 'numpy', 'accelerate', 'sklearn', 'PIL', 'matplotlib', 'safetensors'}"
@@ -64,21 +64,21 @@ def test_other_shells_are_answered_too(world: World, shell: str) -> None:
 
 
 def test_without_a_word_all_names_are_offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(names("student")) <= set(completing.students(""))
+    assert set(names("student")) <= set(completion.students(""))
     # Who has trained none is offered what can be trained.
-    assert completing.teachers("") == completing.trained_teachers("")
-    assert completing.datasets("") == list(CATALOGUE) and completing.recipes("") == recipe_names()
-    assert set(completing.models("")) == {*completing.students(""), *completing.teachers("")}
+    assert completion.teachers("") == completion.trained_teachers("")
+    assert completion.datasets("") == list(CATALOGUE) and completion.recipes("") == recipe_names()
+    assert set(completion.models("")) == {*completion.students(""), *completion.teachers("")}
 
 
 def test_runs_and_folders_of_runs_are_offered(world: World, here: Path) -> None:
     shutil.copytree(world.guided_run, "runs/one")
     shutil.copytree(world.guided_run, "runs/many/seed0-guided")
     Path("runs/nothing").mkdir()
-    assert completing.runs("") == completing.runs("ru") == ["runs/many", "runs/one"]
-    assert completing.runs("runs/o") == ["runs/one"] and completing.runs("on") == ["runs/one"]
-    assert completing.runs("runs/many/") == ["runs/many/seed0-guided"]
-    assert completing.runs("nowhere/x") == []
+    assert completion.runs("") == completion.runs("ru") == ["runs/many", "runs/one"]
+    assert completion.runs("runs/o") == ["runs/one"] and completion.runs("on") == ["runs/one"]
+    assert completion.runs("runs/many/") == ["runs/many/seed0-guided"]
+    assert completion.runs("nowhere/x") == []
 
 
 def test_a_damaged_store_does_not_disturb_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,4 +86,4 @@ def test_a_damaged_store_does_not_disturb_a_shell(tmp_path: Path, monkeypatch: p
     card.parent.mkdir(parents=True)
     card.write_text("{")
     monkeypatch.setenv("LGKD_HOME", str(tmp_path))
-    assert "resnet56" in completing.trained_teachers("resnet5")
+    assert "resnet56" in completion.trained_teachers("resnet5")

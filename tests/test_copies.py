@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import lgkd
-from lgkd.data.copies import LISTED, Pair, Pairs, Part, compare, digests_of
+from lgkd.data.checks.duplicates import LISTED, Pair, Pairs, Part, compare, digests_of
 from tests.data_world import distinct, images, noise, noisy_pictures, printed, save
 
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from lgkd.data import cache, sources
-from lgkd.data.images import DataSet
-from lgkd.data.sources import load_dataset
+from lgkd.data import decoded_cache
+from lgkd.data import load as load_module
+from lgkd.data.dataset import DataSet
+from lgkd.data.load import load_dataset
 from lgkd.errors import DataError
 
 
@@ -130,7 +131,7 @@ def rewrite(path: Path, **changes: object) -> None:
     record = json.loads(path.read_text())
     record.pop("checksum")
     record.update(changes)
-    record["checksum"] = cache._checksum(record)
+    record["checksum"] = decoded_cache._checksum(record)
     path.write_text(json.dumps(record))
 
 
@@ -200,7 +201,7 @@ def test_a_disk_that_fails_half_way_leaves_the_images_and_no_litter(
 
     plain, _ = load(photos, use_cache=False)
     with monkeypatch.context() as patched:
-        patched.setattr(cache, step, full)
+        patched.setattr(decoded_cache, step, full)
         data, _ = load(photos)
     assert same(data, plain)
     assert not [entry for entry in entries(tmp_path) if entry.name.startswith(".")]
@@ -210,7 +211,7 @@ def test_a_disk_that_fails_half_way_leaves_the_images_and_no_litter(
 def test_without_fallocate_room_is_made_by_writing(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, _ = load(photos, use_cache=False)
     monkeypatch.delattr(os, "posix_fallocate", raising=False)
-    monkeypatch.setattr(cache, "_BLOCK", 100)
+    monkeypatch.setattr(decoded_cache, "_BLOCK", 100)
     load(photos)
     data, decoded = load(photos)
     assert not decoded
@@ -220,18 +221,18 @@ def test_without_fallocate_room_is_made_by_writing(photos: Path, monkeypatch: py
 def test_of_two_processes_that_write_the_same_the_second_gives_way(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode = sources.decode
+    decode = load_module.decode
 
     def overtaken(*args: object, **options: object) -> object:
         done = decode(*args, **options)  # type: ignore[arg-type]
-        monkeypatch.setattr(sources, "decode", decode)
+        monkeypatch.setattr(load_module, "decode", decode)
         _, decoded = load(photos)  # the other process starts and finishes in between
         assert decoded
         stamps.append((entries(tmp_path)[-1] / "index.json").stat().st_ino)
         return done
 
     stamps: list[int] = []
-    monkeypatch.setattr(sources, "decode", overtaken)
+    monkeypatch.setattr(load_module, "decode", overtaken)
     data, _ = load(photos)
     (entry,) = entries(tmp_path)
     assert (entry / "index.json").stat().st_ino == stamps[0]

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from lgkd.data.sources import load_dataset
+from lgkd.data.load import load_dataset
 from lgkd.errors import DataError
 from tests.data_world import message, mixed, noise, save, tree, two_splits
 

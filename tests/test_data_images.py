@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lgkd.data.images import Images
-from lgkd.data.sources import load_dataset
+from lgkd.data.dataset import Images
+from lgkd.data.load import load_dataset
 from lgkd.errors import DataError
 from tests.data_world import mixed, noise, save, two_splits
 
@@ -53,7 +53,7 @@ def test_statistics_agree_with_numpy_and_leave_the_padding_out(tmp_path: Path) -
 def test_statistics_of_one_size_do_not_depend_on_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = load_dataset("digits")
     whole = data.statistics()
-    monkeypatch.setattr("lgkd.data.images._CHUNK_BYTES", 1000)
+    monkeypatch.setattr("lgkd.data.dataset._CHUNK_BYTES", 1000)
     assert data.statistics() == whole
     values = data.train.pixels[:, 0].double().numpy() / 255
     assert np.allclose((whole[0][0], whole[1][0]), (values.mean(), values.std()), rtol=0, atol=1e-12)

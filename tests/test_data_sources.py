@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lgkd.data.catalogue import CATALOGUE, DataSetInfo
-from lgkd.data.sources import load_dataset
+from lgkd.data.load import load_dataset
 from lgkd.errors import DataError, MissingError
 from tests.data_world import message, tree, two_splits
 

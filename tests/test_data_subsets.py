@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lgkd.data.images import Images
+from lgkd.data.dataset import Images
 from lgkd.data.subsets import hold_out, subset
 from lgkd.errors import DataError, InputError
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lgkd.data.sources import load_dataset
+from lgkd.data.load import load_dataset
 from lgkd.errors import DataError, InputError
 from tests.data_world import message, noise, save, tree, two_splits
 

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from torchvision.models.swin_transformer import SwinTransformer
 
 from lgkd.cli import run
+from lgkd.distillation.guide import Guide, Term
+from lgkd.distillation.layers import describe_layers, meet
+from lgkd.distillation.taps import Tap, find_fold
+from lgkd.distillation.tasks import Batch, Guided
 from lgkd.errors import LgkdError, ModelError, TapError
-from lgkd.guide import Guide, Term
-from lgkd.layers import describe_layers, meet
 from lgkd.losses import MapLoss
+from lgkd.models.default_taps import block_names, default_taps, guided_blocks, stage_names
 from lgkd.models.factory import create_student
-from lgkd.models.frozen import Teacher
 from lgkd.models.huggingface import Classifier, classifier
-from lgkd.models.layers import block_names, default_taps, guided_blocks, stage_names
-from lgkd.taps import Tap, find_fold
-from lgkd.tasks import Batch, Guided
+from lgkd.models.teacher import Teacher
 from tests.models_page import FAMILIES, HUGGING_FACE, PAGE, Elsewhere, content, installed, shown_maps
 
 ROWS = {line.strip("| ").split(" | ")[0]: line for line in content(PAGE.read_text(), "elsewhere").splitlines()}

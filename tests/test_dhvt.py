@@ -12,18 +12,16 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import lgkd
+from lgkd.distillation.taps import see_shapes
+from lgkd.distillation.tasks import Batch
 from lgkd.errors import ModelError
 from lgkd.losses import MapLoss
-from lgkd.models.catalogue import MODELS
+from lgkd.models.default_taps import block_names, classifier_name, default_taps
 from lgkd.models.dhvt import DHVT
-from lgkd.models.dhvt_parts import (
-    Attention,
-)
+from lgkd.models.dhvt_layers import Attention
 from lgkd.models.factory import create_student, default_image_size
-from lgkd.models.frozen import Teacher
-from lgkd.models.layers import block_names, classifier_name, default_taps
-from lgkd.taps import see_shapes
-from lgkd.tasks import Batch
+from lgkd.models.registry import MODELS
+from lgkd.models.teacher import Teacher
 from tests.dhvt_world import PLAIN, count, small
 
 # The sizes of the paper

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lgkd.models.attention import quick_attention
-from lgkd.models.dhvt_parts import (
+from lgkd.models.dhvt_layers import (
     Affine,
     AggregatingFeedForward,
     Attention,
@@ -16,6 +15,7 @@ from lgkd.models.dhvt_parts import (
     SequentialOverlappingPatches,
     linear_patches,
 )
+from lgkd.models.sdpa import quick_attention
 from tests.dhvt_world import small, stirred
 
 # Patches

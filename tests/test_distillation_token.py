@@ -12,13 +12,13 @@ from torch import nn
 
 from lgkd import api
 from lgkd.cli import run
+from lgkd.distillation.guide import Guide, Term
+from lgkd.distillation.tasks import Batch, Guided
 from lgkd.errors import ModelError, TapError
-from lgkd.guide import Guide, Term
 from lgkd.losses import KD, DeiTHard, DeiTSoft, MapLoss
+from lgkd.models.default_taps import head_names
 from lgkd.models.factory import create_student
-from lgkd.models.frozen import Teacher
-from lgkd.models.layers import head_names
-from lgkd.tasks import Batch, Guided
+from lgkd.models.teacher import Teacher
 from tests.small_world import DISTILL, World
 
 SMALL = {"patch_size": 8, "depth": 3, "embed_dim": 48, "num_heads": 3}

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lgkd import machine
+from lgkd._internal import hardware
 from lgkd.cli import run
+from lgkd.cli.doctor_checks import assets, compute, examine, packages, resources
+from lgkd.cli.doctor_checks.finding import Finding, size
 from lgkd.data.catalogue import CATALOGUE, PUBLISHED
-from lgkd.doctor import compute, examine, here, installed, room
-from lgkd.doctor.finding import Finding, size
 from tests.small_world import World, everything_below
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -57,9 +57,9 @@ def test_a_sound_machine_ends_with_0_in_words_and_as_json_and_nothing_is_written
 
 
 def test_a_problem_ends_with_3_and_says_where_to_look(at: Path, monkeypatch, capsys) -> None:
-    real = installed.package_version
+    real = packages.package_version
     monkeypatch.setattr(
-        installed, "package_version", lambda name: {"torch": "2.3.1", "timm": None}.get(name, real(name))
+        packages, "package_version", lambda name: {"torch": "2.3.1", "timm": None}.get(name, real(name))
     )
     assert run(["doctor"]) == 3
     caught = capsys.readouterr()
@@ -74,31 +74,31 @@ def test_a_problem_ends_with_3_and_says_where_to_look(at: Path, monkeypatch, cap
 
 def test_what_is_asked_for_is_what_pyproject_asks_for() -> None:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-    needed = [one for one in installed.requirements() if one.marker is None]
+    needed = [one for one in packages.requirements() if one.marker is None]
     assert len(needed) == len(project["dependencies"])
     assert {one.name for one in needed} >= {"torch", "timm", "accelerate", "pyyaml"}
     for extra in project["optional-dependencies"].keys() - {"dev", "docs"}:
-        assert extra in installed._EXTRAS, f"the doctor does not know what the extra {extra} is for"
+        assert extra in packages._EXTRAS, f"the doctor does not know what the extra {extra} is for"
 
 
 def test_versions_that_are_new_are_a_warning_and_old_ones_a_problem(monkeypatch) -> None:
-    real = installed.package_version
-    monkeypatch.setattr(installed, "package_version", lambda name: {"torch": "2.99.0"}.get(name, real(name)))
-    assert found("torch", installed.look_at_packages()).state == "warning"
+    real = packages.package_version
+    monkeypatch.setattr(packages, "package_version", lambda name: {"torch": "2.99.0"}.get(name, real(name)))
+    assert found("torch", packages.look_at_packages()).state == "warning"
     for number, state in (((3, 10, 2), "problem"), ((3, 11, 9), "ok"), ((3, 12, 0), "ok"), ((3, 15, 0), "warning")):
         monkeypatch.setattr(sys, "version_info", number)
-        assert found("python", installed.look_at_python()).state == state, number
+        assert found("python", packages.look_at_python()).state == state, number
 
 
 def test_an_extra_that_is_not_here_is_no_fault_and_the_command_is_told(monkeypatch) -> None:
-    real = installed.package_version
-    monkeypatch.setattr(installed, "package_version", lambda name: None if name.startswith("onnx") else real(name))
-    one = found("extra onnx", installed.look_at_extras())
+    real = packages.package_version
+    monkeypatch.setattr(packages, "package_version", lambda name: None if name.startswith("onnx") else real(name))
+    one = found("extra onnx", packages.look_at_extras())
     assert one.state == "ok"
     assert one.found.startswith("not installed (onnx, onnxscript, onnxruntime); it is for: lgkd export")
     assert one.advice == "if you want it: pip install 'lgkd[onnx]'"
-    monkeypatch.setattr(installed, "package_version", lambda name: "0.1" if name.startswith("onnx") else real(name))
-    assert found("extra onnx", installed.look_at_extras()).state == "warning"
+    monkeypatch.setattr(packages, "package_version", lambda name: "0.1" if name.startswith("onnx") else real(name))
+    assert found("extra onnx", packages.look_at_extras()).state == "warning"
 
 
 def test_auto_is_explained_as_the_training_chooses_it(monkeypatch) -> None:
@@ -106,7 +106,7 @@ def test_auto_is_explained_as_the_training_chooses_it(monkeypatch) -> None:
         (True, "bf16", "in hardware, which is faster"),
         (False, "fp32", "emulating it is slow"),
     ):
-        monkeypatch.setattr("lgkd.trainer.precision.has_native_bf16", lambda device, native=native: native)
+        monkeypatch.setattr("lgkd.training.precision.has_native_bf16", lambda device, native=native: native)
         told = compute.precision_on("cpu").found
         assert f"auto means {chosen}: " in told
         assert why in told
@@ -148,8 +148,8 @@ def test_a_gpu_that_torch_does_not_see_is_told_of(monkeypatch) -> None:
 
 @pytest.mark.parametrize(("free", "state"), [(50 << 20, "problem"), (1 << 30, "warning"), (50 << 30, "ok")])
 def test_a_disk_that_is_nearly_full_is_told_of(free: int, state: str, at: Path, monkeypatch) -> None:
-    monkeypatch.setattr(room, "free_space", lambda place: free)
-    findings = list(room.look_at_disk())
+    monkeypatch.setattr(resources, "free_space", lambda place: free)
+    findings = list(resources.look_at_disk())
     assert [one.what for one in findings] == ["runs", "store", "cache"]
     assert {one.state for one in findings} == {state}
     assert size(free) in findings[0].found
@@ -158,31 +158,31 @@ def test_a_disk_that_is_nearly_full_is_told_of(free: int, state: str, at: Path, 
 def test_a_store_that_cannot_be_written_is_a_problem_and_its_cache_a_warning(at: Path, monkeypatch) -> None:
     (at / "file").touch()
     monkeypatch.setenv("LGKD_HOME", str(at / "file" / "home"))
-    findings = {one.what: one for one in room.look_at_disk()}
+    findings = {one.what: one for one in resources.look_at_disk()}
     assert {what: one.state for what, one in findings.items()} == {"runs": "ok", "store": "problem", "cache": "warning"}
     assert findings["store"].advice == "choose another place with LGKD_HOME"
 
 
 def test_little_memory_is_a_warning(monkeypatch) -> None:
     for free, state in ((1 << 30, "warning"), (8 << 30, "ok")):
-        monkeypatch.setattr(room, "memory", lambda free=free: machine.Memory(16 << 30, free))
-        assert [one.state for one in room.look_at_memory()] == [state]
+        monkeypatch.setattr(resources, "memory", lambda free=free: hardware.Memory(16 << 30, free))
+        assert [one.state for one in resources.look_at_memory()] == [state]
 
 
 def test_a_container_grants_less_than_the_machine_has(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
-    alone = machine.cores()
-    everything = machine.memory()
+    monkeypatch.setattr(hardware, "_CGROUP", tmp_path)
+    alone = hardware.cores()
+    everything = hardware.memory()
     assert everything is not None
     (tmp_path / "cpu.max").write_text("100000 100000\n")
-    assert machine.cores() == 1
+    assert hardware.cores() == 1
     (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert machine.cores() == alone
+    assert hardware.cores() == alone
     (tmp_path / "memory.max").write_text(str(3 << 20))
     (tmp_path / "memory.current").write_text(str(1 << 20))
-    assert machine.memory() == (3 << 20, 2 << 20)
+    assert hardware.memory() == (3 << 20, 2 << 20)
     (tmp_path / "memory.max").write_text("max\n")
-    assert machine.memory().total == everything.total
+    assert hardware.memory().total == everything.total
 
 
 def test_published_files_are_here_only_if_they_are_whole(at: Path, monkeypatch) -> None:
@@ -191,12 +191,12 @@ def test_published_files_are_here_only_if_they_are_whole(at: Path, monkeypatch) 
     place.mkdir(parents=True)
     with (place / file.name).open("wb") as stream:
         stream.truncate(file.bytes - 1)
-    assert here._place_of(info, None)[0] == "not here"
+    assert assets._place_of(info, None)[0] == "not here"
     with (place / file.name).open("ab") as stream:
         stream.write(b"x")
-    assert here._place_of(info, None)[0] == f"here, as the publisher's file in {place}"
+    assert assets._place_of(info, None)[0] == f"here, as the publisher's file in {place}"
     monkeypatch.delenv("LGKD_OFFLINE")
-    assert here._place_of(CATALOGUE["cifar100"], None)[0] == "not here; the first training downloads it (169 MB)"
+    assert assets._place_of(CATALOGUE["cifar100"], None)[0] == "not here; the first training downloads it (169 MB)"
 
 
 def test_teachers_that_are_damaged_or_poor_are_told_of(at: Path, world: World, monkeypatch) -> None:
@@ -207,17 +207,17 @@ def test_teachers_that_are_damaged_or_poor_are_told_of(at: Path, world: World, m
     card = json.loads((folder / "card.json").read_text())
     card["accuracy"]["top1"] = 0.39
     (folder / "card.json").write_text(json.dumps(card))
-    poor = found("teacher resnet8 for pictures", here.look_at_teachers())
+    poor = found("teacher resnet8 for pictures", assets.look_at_teachers())
     assert poor.state == "warning"
     assert poor.found == "39.0% top-1 is little better than chance (33.3%)"
     with (folder / "weights.safetensors").open("r+b") as stream:
         stream.seek(-1, 2)
         stream.write(b"\xff")
-    damaged = found("teacher resnet8 for pictures", here.look_at_teachers())
+    damaged = found("teacher resnet8 for pictures", assets.look_at_teachers())
     assert damaged.state == "problem"
     assert "damaged" in damaged.found + damaged.advice
     (folder / "card.json").write_text("{")
-    assert found(f"teacher in {folder}", here.look_at_teachers()).state == "problem"
+    assert found(f"teacher in {folder}", assets.look_at_teachers()).state == "problem"
 
 
 def test_everything_is_looked_at_once() -> None:

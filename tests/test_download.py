@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from lgkd.data import download
-from lgkd.data.download import fetch, is_offline, verified
+from lgkd.data.sources import download
+from lgkd.data.sources.download import fetch, is_offline, verified
 from lgkd.errors import DataError, InputError, MissingError
 from tests.download_world import CONTENT, SUM, Server, get
 from tests.download_world import server as server

@@ -13,15 +13,15 @@ from torch import nn
 from lgkd.cli import run
 from lgkd.data.catalogue import PUBLISHED
 from lgkd.data.prepare import prepare_data
+from lgkd.distillation.guide import Guide, PairShape, Term
 from lgkd.errors import MissingError
-from lgkd.foresight.cautions import about_grids, about_locality, best_unguided, far_influence
-from lgkd.foresight.outline import count, outline
-from lgkd.guide import Guide, PairShape, Term
 from lgkd.losses import MapLoss
 from lgkd.models.factory import create_model
-from lgkd.models.frozen import Teacher
-from lgkd.models.patches import unseen_pixels
-from lgkd.runs import read_run
+from lgkd.models.patch_size import unseen_pixels
+from lgkd.models.teacher import Teacher
+from lgkd.runner.dry_run.dataset_outline import count, outline
+from lgkd.runner.dry_run.warnings import about_grids, about_locality, best_unguided, far_influence
+from lgkd.runs.folder import read_run
 from tests.small_world import DISTILL, QUICK, TINY_OPTIONS, TRAIN, World, everything_below, make_pictures
 
 

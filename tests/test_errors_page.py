@@ -12,7 +12,7 @@ import pytest
 
 from lgkd import errors
 from lgkd.cli import run
-from lgkd.resuming import hold
+from lgkd.runs.identity import hold
 from tests.small_world import World
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "errors.md"
@@ -65,13 +65,13 @@ def circumstances(command: str, patch: pytest.MonkeyPatch) -> Iterator[None]:
             yield
         return
     if command.endswith("--out stopped"):
-        patch.setattr("lgkd.journal.Journal.on_start", lambda *_: signal.raise_signal(signal.SIGTERM))
+        patch.setattr("lgkd.runner.record.Journal.on_start", lambda *_: signal.raise_signal(signal.SIGTERM))
     if command == "lgkd students":
 
         def surprised(*_: object) -> None:
             raise KeyError("surprise")
 
-        patch.setattr("lgkd.cli.listing.names", surprised)
+        patch.setattr("lgkd.cli.catalogue.names", surprised)
     yield
 
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from lgkd.guide import Guide, Term
+from lgkd.distillation.guide import Guide, Term
+from lgkd.distillation.tasks import Batch, Guided
 from lgkd.losses import MapLoss
-from lgkd.models.catalogue import MODELS, names
 from lgkd.models.factory import create_model
-from lgkd.models.frozen import Teacher
-from lgkd.tasks import Batch, Guided
+from lgkd.models.registry import MODELS, names
+from lgkd.models.teacher import Teacher
 
 CLASSES = 3
 

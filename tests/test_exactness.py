@@ -14,7 +14,7 @@ from PIL import Image
 from lgkd.cli import run
 from lgkd.data import decode as decode_module
 from lgkd.errors import InputError
-from lgkd.trainer.exactness import WORKSPACE, exactly, remark
+from lgkd.training.determinism import WORKSPACE, exactly, remark
 from tests.small_world import DISTILL, World, pause_after
 
 cudnn = torch.backends.cudnn

@@ -20,11 +20,11 @@ from torch import nn
 import lgkd
 from lgkd.api import Exported
 from lgkd.cli import run
+from lgkd.deploy import export, formats
+from lgkd.deploy.export import largest_difference
+from lgkd.deploy.options import export_folder
 from lgkd.errors import DataError, InputError, MissingError, ModelError, TakenError
-from lgkd.exporting import formats, making
-from lgkd.exporting.choices import export_folder
-from lgkd.exporting.making import largest_difference
-from lgkd.opened import open_run
+from lgkd.runner.loaded_run import open_run
 from tests.onnx_world import subject_of
 from tests.security_world import rewrite
 from tests.small_world import CLASSES, World, environment, one_thread
@@ -243,14 +243,14 @@ def test_the_difference_is_the_largest_of_any_image_and_any_number_of_them() -> 
         return logits
 
     assert largest_difference(wrong_when_alone, torch.arange(9.0)[:, None], expected) == 1.0
-    assert making.BATCHES == (1, 7)
+    assert export.BATCHES == (1, 7)
 
 
 def test_a_death_in_between_leaves_nothing(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(making, "model_card", fails)
+    monkeypatch.setattr(export, "model_card", fails)
     with pytest.raises(KeyboardInterrupt):
         lgkd.export(world.guided_run, tmp_path / "out", formats=["safetensors"])
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
@@ -288,7 +288,8 @@ def test_formats_are_named_or_refused(world: World, tmp_path: Path, monkeypatch:
 def test_without_the_extra_onnx_is_left_out_with_a_remark_or_refused(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lgkd.predicting.needs.find_spec", lambda name: None if name == "onnxscript" else True)
+    find_spec = "lgkd.deploy.inference.requirements.find_spec"
+    monkeypatch.setattr(find_spec, lambda name: None if name == "onnxscript" else True)
     told: list[str] = []
     made = lgkd.export(world.guided_run, tmp_path / "out", say=told.append)
     assert made.differences.keys() == {"student.safetensors", "student.pt2"}

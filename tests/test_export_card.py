@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from lgkd.exporting.card import model_card
-from lgkd.exporting.snippets import literal
-from lgkd.exporting.subject import environment_of, read_subject
+from lgkd.deploy.model_card import model_card
+from lgkd.deploy.snippets import literal
+from lgkd.deploy.subject import environment_of, read_subject
 from tests.small_world import World
 
 ABOUT = {

@@ -11,7 +11,7 @@ from PIL import Image
 from lgkd import api
 from lgkd.cli import run
 from lgkd.data.extra import load_extra
-from lgkd.data.sources import load_dataset
+from lgkd.data.load import load_dataset
 from lgkd.errors import DataError, InputError, TakenError
 from tests.small_world import QUICK, TINY, TINY_OPTIONS, World, make_pictures
 

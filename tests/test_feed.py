@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lgkd.chance import epoch_order
-from lgkd.data.ahead import ahead
-from lgkd.data.augment import Augment, View
-from lgkd.data.feed import Feed, PlainBatches
-from lgkd.data.images import Images
-from lgkd.data.mixing import Mixing
-from lgkd.data.order import Order
+from lgkd._internal.rng import epoch_order
+from lgkd.data.dataset import Images
+from lgkd.data.loader import Feed, PlainBatches
+from lgkd.data.prefetch import ahead
+from lgkd.data.sampler import Order
+from lgkd.data.transforms.augment import Augment, View
+from lgkd.data.transforms.mixup import Mixing
 from lgkd.errors import InputError
 from tests.training_world import make_feed as small_feed
 from tests.training_world import make_images as small_images
@@ -236,7 +236,7 @@ def test_nothing_in_the_feed_waits_for_the_device(view):
 @pytest.mark.parametrize("room", [1.0, 0.0])
 def test_the_feed_of_a_gpu_equals_the_hosts_and_never_waits(room, monkeypatch):
     """With room for the images on the device, and streaming them from the host."""
-    monkeypatch.setattr("lgkd.data.feed._SHARE_OF_FREE_MEMORY", room)
+    monkeypatch.setattr("lgkd.data.loader._SHARE_OF_FREE_MEMORY", room)
     settings = {"repeats": 2, "extra": make_images(9, 17, seed=1), "extra_share": 0.25}
     expected = list(make_feed(make_images(60), **settings).epoch(0))
     feed = make_feed(make_images(60), device="cuda", **settings)
@@ -255,7 +255,7 @@ def test_the_feed_of_a_gpu_equals_the_hosts_and_never_waits(room, monkeypatch):
 
 
 def test_evaluation_sees_every_image_once_in_order():
-    from lgkd.data.augment import Plain
+    from lgkd.data.transforms.augment import Plain
 
     images = make_images(11)
     batches = [PlainBatches(images, Plain(12, **STATISTICS), batch_size=4, rank=rank, processes=2) for rank in range(2)]
@@ -270,7 +270,7 @@ def test_batches_that_are_drawn_together_are_those_that_are_drawn_one_by_one(mon
         return [[*feed.epoch(2, 1)] for feed in feeds]
 
     together = batches()
-    monkeypatch.setattr("lgkd.data.feed._PIXELS_AT_ONCE", 0)
+    monkeypatch.setattr("lgkd.data.loader._PIXELS_AT_ONCE", 0)
     for ours, theirs in zip(together, batches(), strict=True):
         assert len(ours) == len(theirs) == 4
         for batch, other in zip(ours, theirs, strict=True):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lgkd.errors import InputError, LgkdError, ModelError
 from lgkd.models.factory import create_teacher
-from lgkd.models.foreign import MAX_BYTES, fill_foreign, load_foreign, read_foreign
+from lgkd.models.pretrained import MAX_BYTES, fill_foreign, load_foreign, read_foreign
 from tests.cnns_world import lively
 from tests.published_networks import AT_HOME, CLASSES, PyclsStyle, TorchvisionStyle, VggStyle
 from tests.published_world import Evil
@@ -180,7 +180,7 @@ def test_in_a_process_that_turns_safety_off_nothing_runs_either(home: nn.Module,
     canary = tmp_path / "canary"
     path = saved({"model": home.state_dict(), "opt": Evil(canary)}, tmp_path / "a.pth")
     code = (
-        "from lgkd.models.foreign import read_foreign\n"
+        "from lgkd.models.pretrained import read_foreign\n"
         "from lgkd.errors import InputError\n"
         f"try: read_foreign({str(path)!r}, sha256={sum_of(path)!r})\n"
         "except InputError as error: print('refused:', error)\n"

@@ -14,12 +14,22 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lgkd.assets import recipe_names, recipes_folder
-from lgkd.cards import CARD, Accuracy, TeacherCard, find_card, list_cards, save_card
+from lgkd._internal.paths import recipe_names, recipes_folder
+from lgkd.config import Recipe, dump_recipe, load_recipe, parse_recipe
+from lgkd.config.yaml_io import read_yaml, write_yaml
 from lgkd.errors import LgkdError, RecipeError
-from lgkd.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
-from lgkd.recipe.text import read_yaml, write_yaml
-from lgkd.runs import METRICS, RUN, STUDENT, check_free, describe, read_metrics, read_run, read_student, write_run
+from lgkd.models.teacher_card import CARD, Accuracy, TeacherCard, find_card, list_cards, save_card
+from lgkd.runs.folder import (
+    METRICS,
+    RUN,
+    STUDENT,
+    check_free,
+    describe,
+    read_metrics,
+    read_run,
+    read_student,
+    write_run,
+)
 from tests.fuzzing_world import (
     MOST_MEMORY,
     PITS,

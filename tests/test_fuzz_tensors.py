@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from torch import nn
 
+from lgkd._internal.safetensors_io import fill, load_weights
 from lgkd.errors import InputError
-from lgkd.trainer.callbacks import EpochRow
-from lgkd.trainer.checkpoint import MANIFEST, STATE, load_newest, read_checkpoint, save_checkpoint
-from lgkd.trainer.state import Progress, read_progress
-from lgkd.weights import fill, load_weights
+from lgkd.training.callbacks import EpochRow
+from lgkd.training.checkpoint import MANIFEST, STATE, load_newest, read_checkpoint, save_checkpoint
+from lgkd.training.state import Progress, read_progress
 from tests.fuzzing_world import (
     MOST_MEMORY,
     PITS,

@@ -11,7 +11,7 @@ from timm.data import auto_augment
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torch import Tensor
 
-from lgkd.data import geometry, warp
+from lgkd.data.transforms import affine, resized_crop
 
 FILL = (124, 116, 104)
 PIL_FILTER = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -59,7 +59,7 @@ def test_resampling_equals_pillow_on_crops_to_rare_single_levels(size, interpola
         resized(as_pil(image[:, top : top + height, left : left + width]), size, interpolation)
         for image, (top, left, height, width) in zip(pixels, boxes, strict=True)
     ]
-    gap = gaps(geometry.resample(pixels, boxes, size, interpolation), expected)
+    gap = gaps(resized_crop.resample(pixels, boxes, size, interpolation), expected)
     # Weights of 15 bits instead of Pillow's 22: a sum near a half may round the other way, in each pass.
     assert gap.max() <= 2
     assert (gap > 0).float().mean() < 0.02
@@ -67,16 +67,16 @@ def test_resampling_equals_pillow_on_crops_to_rare_single_levels(size, interpola
 
 def test_resampling_to_the_same_size_changes_nothing():
     pixels = noise(3, 24, 31)
-    boxes = geometry.whole_boxes(np.array([[24, 31]] * 3))
+    boxes = resized_crop.whole_boxes(np.array([[24, 31]] * 3))
     for interpolation in ("bicubic", "bilinear"):
-        assert torch.equal(geometry.resample(pixels, boxes, (24, 31), interpolation), pixels)
+        assert torch.equal(resized_crop.resample(pixels, boxes, (24, 31), interpolation), pixels)
 
 
 def test_weights_of_every_output_pixel_sum_to_one_exactly():
     start, length = np.array([0, 3, 30]), np.array([33, 17, 1])
     for out in (5, 33, 64):
-        taps = geometry.taps_of(start, length, 33, out, "bicubic", torch.device("cpu"))
-        matrix = geometry.interpolation_matrix(*taps, 33)
+        taps = resized_crop.taps_of(start, length, 33, out, "bicubic", torch.device("cpu"))
+        matrix = resized_crop.interpolation_matrix(*taps, 33)
         assert torch.equal(matrix.sum(1), torch.ones(3, out))
         assert matrix.abs().sum(1).max() * 255 * 2**15 < 2**24  # what makes sums exact in float32
 
@@ -84,8 +84,8 @@ def test_weights_of_every_output_pixel_sum_to_one_exactly():
 def test_mirroring_equals_flipping_the_result():
     pixels = noise(2, 20, 20)
     boxes = np.array([[2, 3, 15, 11], [0, 0, 20, 20]])
-    plain = geometry.resample(pixels, boxes, (16, 28), "bicubic")
-    mirrored = geometry.resample(pixels, boxes, (16, 28), "bicubic", np.array([True, False]))
+    plain = resized_crop.resample(pixels, boxes, (16, 28), "bicubic")
+    mirrored = resized_crop.resample(pixels, boxes, (16, 28), "bicubic", np.array([True, False]))
     assert torch.equal(mirrored[0], plain[0].flip(-1))
     assert torch.equal(mirrored[1], plain[1])
 
@@ -94,8 +94,8 @@ def test_boxes_that_reach_outside_read_black_there():
     pixels = noise(2, 8, 8)
     padded = torch.nn.functional.pad(pixels, (3, 3, 3, 3))
     boxes = np.array([[-3, 2, 8, 8], [1, -1, 8, 8]])
-    same_size = geometry.resample(pixels, boxes, (8, 8), "bicubic")
-    larger = geometry.resample(pixels, boxes, (20, 13), "bicubic")
+    same_size = resized_crop.resample(pixels, boxes, (8, 8), "bicubic")
+    larger = resized_crop.resample(pixels, boxes, (20, 13), "bicubic")
     for place, (top, left, height, width) in enumerate(boxes):
         cut = padded[place, :, top + 3 : top + 3 + height, left + 3 : left + 3 + width]
         assert torch.equal(same_size[place], cut)
@@ -109,24 +109,24 @@ def test_stored_pixels_beyond_the_valid_area_are_never_read():
     cleared[:, :, 9:], cleared[:, :, :, 7:] = 0, 0
     for top, left in ((2, 1), (-1, 3), (3, -2)):
         boxes = np.array([[top, left, 9, 7]])
-        cut = geometry.resample(pixels, boxes, (9, 7), "bicubic", valid=np.array([[9, 7]]))
-        assert torch.equal(cut, geometry.resample(cleared, boxes, (9, 7), "bicubic"))
+        cut = resized_crop.resample(pixels, boxes, (9, 7), "bicubic", valid=np.array([[9, 7]]))
+        assert torch.equal(cut, resized_crop.resample(cleared, boxes, (9, 7), "bicubic"))
 
 
 def test_resampling_does_not_depend_on_the_batch():
     pixels = noise(40, 32, 32)
-    draws = np.random.default_rng(1).random((40, geometry.CROP_DRAWS))
-    boxes = geometry.random_resized_boxes(np.full((40, 2), 32), draws, (0.08, 1.0), (0.75, 4 / 3))
+    draws = np.random.default_rng(1).random((40, resized_crop.CROP_DRAWS))
+    boxes = resized_crop.random_resized_boxes(np.full((40, 2), 32), draws, (0.08, 1.0), (0.75, 4 / 3))
     for size in ((32, 32), (50, 50), (10, 10)):
-        together = geometry.resample(pixels, boxes, size, "bicubic")
-        alone = [geometry.resample(pixels[i : i + 1], boxes[i : i + 1], size, "bicubic") for i in range(40)]
+        together = resized_crop.resample(pixels, boxes, size, "bicubic")
+        alone = [resized_crop.resample(pixels[i : i + 1], boxes[i : i + 1], size, "bicubic") for i in range(40)]
         assert torch.equal(together, torch.cat(alone))
 
 
 def test_random_boxes_lie_inside_and_have_the_areas_and_shapes_asked_for():
     sizes = np.array([[32, 32], [200, 150], [48, 300]]).repeat(700, axis=0)
-    draws = np.random.default_rng(0).random((len(sizes), geometry.CROP_DRAWS))
-    boxes = geometry.random_resized_boxes(sizes, draws, (0.2, 0.5), (0.75, 4 / 3))
+    draws = np.random.default_rng(0).random((len(sizes), resized_crop.CROP_DRAWS))
+    boxes = resized_crop.random_resized_boxes(sizes, draws, (0.2, 0.5), (0.75, 4 / 3))
     assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] >= 1).all()
     assert (boxes[:, :2] + boxes[:, 2:] <= sizes).all()
     large = slice(700, 1400)
@@ -144,22 +144,22 @@ def test_random_boxes_are_distributed_like_timms(height, width):
     image = Image.new("RGB", (width, height))
     scale, ratio = (0.08, 1.0), (3 / 4, 4 / 3)
     theirs = np.array([RandomResizedCropAndInterpolation.get_params(image, scale, ratio) for _ in range(4000)])
-    draws = np.random.default_rng(6).random((4000, geometry.CROP_DRAWS))
-    mine = geometry.random_resized_boxes(np.array([[height, width]] * 4000), draws, scale, ratio)
+    draws = np.random.default_rng(6).random((4000, resized_crop.CROP_DRAWS))
+    mine = resized_crop.random_resized_boxes(np.array([[height, width]] * 4000), draws, scale, ratio)
     for column in range(4):
         assert stats.ks_2samp(mine[:, column], theirs[:, column]).pvalue > 1e-3, column
 
 
 @pytest.mark.parametrize(("height", "width", "box"), [(10, 100, (0, 43, 10, 13)), (100, 10, (43, 0, 13, 10))])
 def test_the_box_is_centred_where_no_try_fits(height, width, box):
-    draws = np.full((1, geometry.CROP_DRAWS), 0.999)
-    boxes = geometry.random_resized_boxes(np.array([[height, width]]), draws, (1.0, 1.0), (3 / 4, 4 / 3))
+    draws = np.full((1, resized_crop.CROP_DRAWS), 0.999)
+    boxes = resized_crop.random_resized_boxes(np.array([[height, width]]), draws, (1.0, 1.0), (3 / 4, 4 / 3))
     assert tuple(boxes[0]) == box
 
 
 def test_padded_boxes_reach_an_eighth_outside_on_every_side():
     draws = np.random.default_rng(0).random((3000, 2))
-    boxes = geometry.padded_boxes(np.full((3000, 2), 32), draws, 0.125)
+    boxes = resized_crop.padded_boxes(np.full((3000, 2), 32), draws, 0.125)
     counts = np.bincount(boxes[:, 0] + 4, minlength=9)
     assert len(counts) == 9 and stats.chisquare(counts).pvalue > 1e-3
     assert (boxes[:, 2:] == 32).all()
@@ -178,11 +178,11 @@ def test_warps_equal_timm_on_pillow_to_rare_single_levels(height, width, make, i
     none = np.zeros_like(strength)
     options = {"resample": PIL_FILTER[interpolation], "fillcolor": FILL}
     mine = {
-        "rotate": warp.rotate(images, strength * 100, FILL, interpolation),
-        "shear_x": warp.slide_x(images, strength, none, FILL, interpolation),
-        "shear_y": warp.slide_y(images, strength, none, FILL, interpolation),
-        "translate_x_rel": warp.slide_x(images, none, strength, FILL, interpolation),
-        "translate_y_rel": warp.slide_y(images, none, strength, FILL, interpolation),
+        "rotate": affine.rotate(images, strength * 100, FILL, interpolation),
+        "shear_x": affine.slide_x(images, strength, none, FILL, interpolation),
+        "shear_y": affine.slide_y(images, strength, none, FILL, interpolation),
+        "translate_x_rel": affine.slide_x(images, none, strength, FILL, interpolation),
+        "translate_y_rel": affine.slide_y(images, none, strength, FILL, interpolation),
     }
     for name, result in mine.items():
         operation = getattr(auto_augment, name)
@@ -199,23 +199,23 @@ def test_warps_equal_timm_on_pillow_to_rare_single_levels(height, width, make, i
 
 def test_whole_pixel_translations_are_exact_and_filled():
     images = noise(1, 8, 8)
-    moved = warp.slide_x(images, np.zeros(1), np.array([0.25]), FILL, "bicubic")
+    moved = affine.slide_x(images, np.zeros(1), np.array([0.25]), FILL, "bicubic")
     assert torch.equal(moved[..., :6], images[..., 2:])
     assert torch.equal(moved[0, :, 0, 7], torch.tensor(FILL, dtype=torch.uint8))
-    lifted = warp.slide_y(images, np.zeros(1), np.array([-0.5]), FILL, "bicubic")
+    lifted = affine.slide_y(images, np.zeros(1), np.array([-0.5]), FILL, "bicubic")
     assert torch.equal(lifted[:, :, 4:], images[:, :, :4])
 
 
 def test_a_flat_image_stays_flat_under_warps():
     images = torch.full((2, 3, 16, 16), 113, dtype=torch.uint8)
-    turned = warp.rotate(images, np.array([17.0, -29.0]), (113, 113, 113), "bicubic")
-    slid = warp.slide_x(images, np.array([0.23, -0.1]), np.array([0.1, 0.3]), (113, 113, 113), "bicubic")
+    turned = affine.rotate(images, np.array([17.0, -29.0]), (113, 113, 113), "bicubic")
+    slid = affine.slide_x(images, np.array([0.23, -0.1]), np.array([0.1, 0.3]), (113, 113, 113), "bicubic")
     assert torch.equal(turned, images) and torch.equal(slid, images)
 
 
 def test_rotation_by_a_quarter_turn_is_exact():
     images = noise(1, 12, 12)
-    assert torch.equal(warp.rotate(images, np.array([90.0]), FILL, "bicubic"), images.rot90(1, (2, 3)))
+    assert torch.equal(affine.rotate(images, np.array([90.0]), FILL, "bicubic"), images.rot90(1, (2, 3)))
     assert math.isclose(float(images.float().mean()), float(images.rot90(1, (2, 3)).float().mean()))
 
 
@@ -224,7 +224,7 @@ def test_large_images_are_resized_in_bands_as_pillow_does(interpolation):
     pixels = noise(4, 230, 250)
     boxes = np.array([[0, 0, 230, 250], [30, 17, 180, 90], [100, 100, 60, 140], [200, 249, 1, 1]])
     mirrored = np.array([False, True, False, True])
-    mine = geometry.resample(pixels, boxes, (224, 200), interpolation, mirrored)
+    mine = resized_crop.resample(pixels, boxes, (224, 200), interpolation, mirrored)
     expected = [
         resized(as_pil(image[:, top : top + height, left : left + width]), (224, 200), interpolation)
         for image, (top, left, height, width) in zip(pixels, boxes, strict=True)
@@ -241,12 +241,12 @@ def test_bands_and_whole_matrices_give_the_same_levels_inside_and_outside_the_im
     boxes = np.array([[-32, 20, 256, 256], [3, 9, 211, 240], [40, -32, 256, 256]])
     valid = np.array([[256, 256], [220, 250], [256, 130]])
     mirrored = np.array([True, False, True])
-    mine = geometry.resample(pixels, boxes, (240, 224), "bicubic", mirrored, valid)
+    mine = resized_crop.resample(pixels, boxes, (240, 224), "bicubic", mirrored, valid)
     cpu = torch.device("cpu")
-    down = geometry.taps_of(boxes[:, 0], boxes[:, 2], 256, 240, "bicubic", cpu, None, valid[:, 0])
-    across = geometry.taps_of(boxes[:, 1], boxes[:, 3], 256, 224, "bicubic", cpu, mirrored, valid[:, 1])
+    down = resized_crop.taps_of(boxes[:, 0], boxes[:, 2], 256, 240, "bicubic", cpu, None, valid[:, 0])
+    across = resized_crop.taps_of(boxes[:, 1], boxes[:, 3], 256, 224, "bicubic", cpu, mirrored, valid[:, 1])
     whole = torch.empty_like(mine)
-    geometry._resample_into(
-        whole, pixels, geometry.interpolation_matrix(*down, 256), geometry.interpolation_matrix(*across, 256)
+    resized_crop._resample_into(
+        whole, pixels, resized_crop.interpolation_matrix(*down, 256), resized_crop.interpolation_matrix(*across, 256)
     )
     assert torch.equal(mine, whole)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lgkd.runs import environment
+from lgkd.runs.folder import environment
 
 Plant = Callable[[Path, str], None]
 """Makes a repository start a program when git is asked for its status: the repository, the program."""

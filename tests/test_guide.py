@@ -11,14 +11,14 @@ from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
 import lgkd
+from lgkd.distillation.guide import Guide, PairShape, Term
+from lgkd.distillation.taps import Tap
+from lgkd.distillation.tasks import Batch, Guided
 from lgkd.errors import InputError, TapError
-from lgkd.guide import Guide, PairShape, Term
 from lgkd.losses import MapLoss
+from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.factory import create_student
-from lgkd.models.frozen import Teacher
-from lgkd.models.resnet import CifarResNet
-from lgkd.taps import Tap
-from lgkd.tasks import Batch, Guided
+from lgkd.models.teacher import Teacher
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 FAMILIES = ("deit_tiny", "pvt_v2_b0", "pit_ti", "convit_tiny")

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lgkd.distillation.guide import Guide, PairShape, Term
+from lgkd.distillation.schedules import AdaptiveStop, TermSchedule
+from lgkd.distillation.taps import Taps
+from lgkd.distillation.tasks import Batch
 from lgkd.errors import InputError, TapError
-from lgkd.guide import Guide, PairShape, Term
 from lgkd.losses import KD, MapLoss
-from lgkd.models.frozen import Teacher
-from lgkd.models.resnet import CifarResNet
-from lgkd.schedules import AdaptiveStop, TermSchedule
-from lgkd.taps import Taps
-from lgkd.tasks import Batch
+from lgkd.models.cnn.resnet import CifarResNet
+from lgkd.models.teacher import Teacher
 
 
 def a_guide(student: nn.Module, teacher: Teacher, *terms: Term) -> Guide:

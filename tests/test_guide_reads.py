@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lgkd.distillation.features import Features
+from lgkd.distillation.guide import Guide, PairShape, Term, _value, _warn_of_small_maps
+from lgkd.distillation.tasks import Batch
 from lgkd.errors import InputError
-from lgkd.features import Features
-from lgkd.guide import Guide, PairShape, Term, _value, _warn_of_small_maps
 from lgkd.losses import KD, RKD, CrossCorrelation, DeiTSoft, MapLoss
 from lgkd.models.factory import create_student
-from lgkd.models.frozen import Teacher
-from lgkd.tasks import Batch
+from lgkd.models.teacher import Teacher
 
 
 def a_guide(student: nn.Module, teacher: Teacher, *terms: Term) -> Guide:

@@ -11,20 +11,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lgkd
-from lgkd.build import make_guides
-from lgkd.data.augment import Augment, View
-from lgkd.data.feed import Feed
-from lgkd.data.images import Images
-from lgkd.data.mixing import Mixing
+from lgkd.config import Recipe, load_recipe, parse_recipe
+from lgkd.data.dataset import Images
+from lgkd.data.loader import Feed
+from lgkd.data.transforms.augment import Augment, View
+from lgkd.data.transforms.mixup import Mixing
+from lgkd.distillation.guide import Guide, Term
+from lgkd.distillation.schedules import AdaptiveStop, TermSchedule
+from lgkd.distillation.tasks import Batch, Guided
 from lgkd.errors import InputError, TapError
-from lgkd.guide import Guide, Term
 from lgkd.losses import TERMS, MapLoss
+from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.factory import create_student
-from lgkd.models.frozen import Teacher
-from lgkd.models.resnet import CifarResNet
-from lgkd.recipe import Recipe, load_recipe, parse_recipe
-from lgkd.schedules import AdaptiveStop, TermSchedule
-from lgkd.tasks import Batch, Guided
+from lgkd.models.teacher import Teacher
+from lgkd.runner.build import make_guides
 from tests.small_world import World
 
 

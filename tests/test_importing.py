@@ -15,15 +15,15 @@ from PIL import Image
 from torch import nn
 
 import lgkd
-from lgkd.cards import find_card
 from lgkd.cli import run
-from lgkd.data.sources import load_dataset
+from lgkd.data.load import load_dataset
+from lgkd.distillation.guide import Guide, Term
+from lgkd.distillation.tasks import Batch, Guided
 from lgkd.errors import DataError, InputError, MissingError, ModelError, TakenError, TapError
-from lgkd.guide import Guide, Term
-from lgkd.importing import fetch_weights, import_teacher
 from lgkd.losses import MapLoss
-from lgkd.models.resnet import CifarResNet
-from lgkd.tasks import Batch, Guided
+from lgkd.models.cnn.resnet import CifarResNet
+from lgkd.models.teacher_card import find_card
+from lgkd.runner.import_teacher import fetch_weights, import_teacher
 from tests.cnns_world import lively
 from tests.published_networks import TorchvisionStyle
 from tests.published_world import Evil

@@ -32,7 +32,7 @@ def test_help_and_listings_do_not_wait_for_torch(tmp_path: Path) -> None:
         "import lgkd; lgkd.__version__; dir(lgkd)",
         "import lgkd; lgkd.Recipe; lgkd.load_recipe('teacher')",
         "import lgkd.cli",
-        "import lgkd.choices",
+        "import lgkd.runner.resolve",
     ],
 )
 def test_an_import_does_not_wait_for_torch(tmp_path: Path, code: str) -> None:

@@ -7,9 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lgkd.analysis.inspect.attention_capture import attention_weights, looked_at, read
+from lgkd.analysis.inspect.attention_distance import (
+    PatchAttention,
+    between_patches,
+    distances,
+    even_distance,
+    mean_distance,
+)
 from lgkd.errors import TapError
-from lgkd.inspecting.distance import PatchAttention, between_patches, distances, even_distance, mean_distance
-from lgkd.inspecting.reading import attention_weights, looked_at, read
 from lgkd.models.factory import create_student
 
 
@@ -159,7 +165,7 @@ def test_the_encoder_layers_of_torch_are_seen_too() -> None:
 
 
 def test_a_cnn_attends_to_nothing_but_its_stages_are_read() -> None:
-    from lgkd.models.resnet import CifarResNet
+    from lgkd.models.cnn.resnet import CifarResNet
 
     model = CifarResNet(8, 3)
     seen = read(model, looked_at(model), torch.randn(2, 3, 16, 16))

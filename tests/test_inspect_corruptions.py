@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from lgkd.data.images import Images
+from lgkd.analysis.inspect.corruptions import STRENGTHS, corrupt
+from lgkd.data.dataset import Images
 from lgkd.errors import InputError
-from lgkd.inspecting.corrupting import STRENGTHS, corrupt
 
 
 def some(count: int = 3, side: int = 32, sizes: list[list[int]] | None = None) -> Images:

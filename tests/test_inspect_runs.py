@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from lgkd.analysis.inspect.figures import energy
+from lgkd.analysis.inspect.inspect import Inspection, find_teacher, inspect_run
+from lgkd.analysis.inspect.output import check_folder, read_places
 from lgkd.api import evaluate
 from lgkd.cli import run
-from lgkd.data.images import DataSet
-from lgkd.data.sources import load_dataset
+from lgkd.data.dataset import DataSet
+from lgkd.data.load import load_dataset
 from lgkd.errors import InputError, MissingError, TakenError
-from lgkd.inspecting.figures import energy
-from lgkd.inspecting.places import check_folder, read_places
-from lgkd.inspecting.run import Inspection, find_teacher, inspect_run
-from lgkd.opened import open_run
+from lgkd.runner.loaded_run import open_run
 from tests.small_world import World, make_pictures, snapshot
 
 FILES = {
@@ -95,7 +95,7 @@ def test_accuracy_on_the_images_as_they_are_is_that_of_evaluate(
 
 
 def test_accuracy_under_noise_is_that_of_a_data_set_with_noise(found: Inspection, world: World, pictures: Path) -> None:
-    from lgkd.inspecting.corrupting import corrupt
+    from lgkd.analysis.inspect.corruptions import corrupt
 
     data = load_dataset(pictures)
     noisy = DataSet(data.name, data.classes, data.train, corrupt(data.test, "gaussian noise", 5), "", ())

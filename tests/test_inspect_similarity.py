@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from lgkd.analysis.inspect.cka import Alignment, hsic
 from lgkd.errors import InputError
-from lgkd.inspecting.similarity import Alignment, hsic
 
 
 def cka(first: Tensor, second: Tensor) -> float:

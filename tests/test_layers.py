@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from lgkd.distillation.layers import Layer, describe_layers
 from lgkd.errors import ModelError
-from lgkd.layers import Layer, describe_layers
 
 
 def by_name(layers: list[Layer]) -> dict[str, Layer]:

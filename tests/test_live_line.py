@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from lgkd.cli import screen
-from lgkd.cli.line import Standing, live_line, plain_line
-from lgkd.cli.screen import Display, memory_in_use
-from lgkd.cli.training import title
-from lgkd.trainer.callbacks import EpochRow
+from lgkd.cli import display as display_module
+from lgkd.cli.display import Display, memory_in_use
+from lgkd.cli.progress_line import Standing, live_line, plain_line
+from lgkd.cli.train import title
+from lgkd.training.callbacks import EpochRow
 from tests.screen_world import Terminal, row, shown_on, terminal
 
 TRAIN = {"loss": 2.125, "classification": 1.5, "guidance_linear": 0.25, "accuracy": 0.5}
@@ -93,9 +93,9 @@ def test_the_live_line_is_one_line_of_the_terminal(width: int) -> None:
 
 def test_no_colour_is_set_so_that_light_and_dark_terminals_both_show_it() -> None:
     with terminal() as other:
-        screen.show_table("title", ("a", "b"), [(1, 2)])
-        screen.show_pairs({"a": 1})
-        screen.say("a remark")
+        display_module.show_table("title", ("a", "b"), [(1, 2)])
+        display_module.show_pairs({"a": 1})
+        display_module.say("a remark")
     for text in (shown(80).getvalue(), other.getvalue()):
         codes = {int(code) for found in re.findall(r"\x1b\[([\d;]*)m", text) for code in found.split(";") if code}
         assert codes and codes <= {0, 1, 2}, codes  # plain, bold, dim

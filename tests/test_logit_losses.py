@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lgkd.errors import InputError
 from lgkd.losses import DIST, DKD, KD, TERMS, DeiTHard, DeiTSoft, LumiNet, StandardizedDKD, StandardizedKD
-from lgkd.losses.standardized import standardized
+from lgkd.losses.standardized_kd import standardized
 from tests.golden_inputs import golden_inputs
 
 KINDS = [kind for kind, loss in TERMS.items() if loss.reads in ("logits", "distillation")]

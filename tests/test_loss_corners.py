@@ -23,8 +23,8 @@ from lgkd.losses import (
     StandardizedDKD,
     StandardizedKD,
 )
-from lgkd.losses.maps import Normalize, normalized
-from lgkd.losses.standardized import standardized
+from lgkd.losses.map_loss import Normalize, normalized
+from lgkd.losses.standardized_kd import standardized
 from tests.losses_world import PAIRS, built, normal
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lgkd.errors import InputError
 from lgkd.losses import MapLoss
-from lgkd.losses.maps import at_finer_grid
+from lgkd.losses.map_loss import at_finer_grid
 
 TRANSFORMS = ("linear", "attention", "similarity")
 

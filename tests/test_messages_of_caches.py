@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import lgkd
-from lgkd.cached.fitting import choose_caches
-from lgkd.cached.folder import Layout, Writer, open_cache
-from lgkd.cached.making import check_size
+from lgkd.config import Recipe, load_recipe
+from lgkd.distillation.teacher_cache.identity import choose_caches
+from lgkd.distillation.teacher_cache.storage import Layout, Writer, open_cache
+from lgkd.distillation.teacher_cache.writer import check_size
 from lgkd.errors import InputError, MissingError
-from lgkd.recipe import Recipe, load_recipe
 
 GUIDE: Any = SimpleNamespace(teaches={"map1": (2,)})
 

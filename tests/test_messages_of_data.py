@@ -12,15 +12,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from lgkd.data import arranging, decode, download
-from lgkd.data.archives import opened_zip, read_tar
-from lgkd.data.arranging import arrange
-from lgkd.data.augment import Augment, View
-from lgkd.data.mixing import Mixing
-from lgkd.data.order import Order
-from lgkd.data.places import known_or_folder
-from lgkd.data.sources import load_dataset
-from lgkd.data.trees import read_tree
+from lgkd.data import decode
+from lgkd.data.image_folder import read_tree
+from lgkd.data.load import load_dataset
+from lgkd.data.locations import known_or_folder
+from lgkd.data.sampler import Order
+from lgkd.data.sources import arrange as arrange_module
+from lgkd.data.sources import download
+from lgkd.data.sources.archives import opened_zip, read_tar
+from lgkd.data.sources.arrange import arrange
+from lgkd.data.transforms.augment import Augment, View
+from lgkd.data.transforms.mixup import Mixing
 from lgkd.errors import DataError, InputError, MissingError
 from tests.arranging_world import jpeg, make_given, tiny_files
 from tests.arranging_world import refused as refused_to_arrange
@@ -115,7 +117,7 @@ def test_a_list_that_is_too_large_is_none_of_the_publishers(
     given: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = given("tiny-imagenet")
-    monkeypatch.setattr(arranging, "_LARGEST", 9)
+    monkeypatch.setattr(arrange_module, "_LARGEST", 9)
     size = len(tiny_files()["wnids.txt"])
     assert f"wnids.txt has {size} bytes: it is not the publisher's list" in refused_to_arrange(
         DataError, "tiny-imagenet", source

@@ -3,12 +3,12 @@
 import pytest
 from torch import Tensor, nn
 
+from lgkd.distillation.guide import Guide, Term
 from lgkd.errors import InputError, ModelError, TapError
-from lgkd.guide import Guide, Term
 from lgkd.losses import KD, RKD
+from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.factory import create_model
-from lgkd.models.frozen import Teacher
-from lgkd.models.resnet import CifarResNet
+from lgkd.models.teacher import Teacher
 
 
 class LateMean(nn.Module):

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import nn
 
+from lgkd.distillation.guide import Guide, Term
+from lgkd.distillation.tasks import Guided
 from lgkd.errors import InputError
-from lgkd.guide import Guide, Term
 from lgkd.losses import RKD
-from lgkd.models.frozen import Teacher
-from lgkd.models.resnet import CifarResNet
-from lgkd.tasks import Guided
-from lgkd.trainer import engine as engine_module
-from lgkd.trainer.checkpoint import MANIFEST, load_newest, read_checkpoint, save_checkpoint
-from lgkd.trainer.plan import OptimizerPlan, Plan, SchedulePlan
-from lgkd.trainer.precision import choose_device, choose_precision
-from lgkd.trainer.state import restore_optimizer
+from lgkd.models.cnn.resnet import CifarResNet
+from lgkd.models.teacher import Teacher
+from lgkd.training import train_step as engine_module
+from lgkd.training.checkpoint import MANIFEST, load_newest, read_checkpoint, save_checkpoint
+from lgkd.training.config import OptimizerPlan, Plan, SchedulePlan
+from lgkd.training.precision import choose_device, choose_precision
+from lgkd.training.state import restore_optimizer
 from tests.training_world import TinyViT, make_task, train
 
 TENSORS = {"student": {"w": torch.arange(3.0)}}

@@ -7,8 +7,8 @@ import pytest
 
 import lgkd
 from lgkd.cli import run
+from lgkd.config import dump_recipe, load_recipe
 from lgkd.losses import TERMS
-from lgkd.recipe import dump_recipe, load_recipe
 from tests.methods_page import PAGE, generated
 from tests.small_world import DISTILL, World
 

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 from timm.data.mixup import mixup_target
 
-from lgkd.data.mixing import Mixing, cut_boxes
+from lgkd.data.transforms.mixup import Mixing, cut_boxes
 from lgkd.errors import InputError
 
 
@@ -121,7 +121,7 @@ def test_large_images_are_mixed_one_by_one_to_the_same_bits(monkeypatch, given):
     partner = mixing.partners(index, 2)
     partners = (images[partner], labels[partner]) if given else ()
     together = mixing(images, labels, index, 2, *partners)
-    monkeypatch.setattr("lgkd.data.mixing._LARGE", 1)
+    monkeypatch.setattr("lgkd.data.transforms.mixup._LARGE", 1)
     alone = mixing(images, labels, index, 2, *partners)
     assert torch.equal(together[0], alone[0]) and torch.equal(together[1], alone[1])
     assert not torch.equal(alone[0], images)

@@ -11,8 +11,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from lgkd.distillation.taps import see_shapes
 from lgkd.errors import ModelError, TapError
-from lgkd.models.catalogue import MODELS, canonical, find, names
+from lgkd.models.cnn.resnet import CifarResNet
+from lgkd.models.default_taps import block_names, default_taps, spread, stage_names
 from lgkd.models.factory import (
     check_model,
     create_model,
@@ -22,9 +24,7 @@ from lgkd.models.factory import (
     import_factory,
     pair,
 )
-from lgkd.models.layers import block_names, default_taps, spread, stage_names
-from lgkd.models.resnet import CifarResNet
-from lgkd.taps import see_shapes
+from lgkd.models.registry import MODELS, canonical, find, names
 
 
 def count(model: nn.Module) -> int:

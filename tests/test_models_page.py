@@ -2,7 +2,7 @@
 
 import re
 
-from lgkd.models.catalogue import MODELS
+from lgkd.models.registry import MODELS
 from tests.models_page import FAMILIES, PAGE, content, tried_as, with_known_models
 
 TEXT = PAGE.read_text(encoding="utf-8")

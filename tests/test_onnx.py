@@ -9,14 +9,14 @@ import torch
 
 import lgkd
 from lgkd.cli import run
+from lgkd.deploy import formats
+from lgkd.deploy.export import LIMIT
+from lgkd.deploy.inference.load import open_source
+from lgkd.deploy.inference.locate import find_source
+from lgkd.deploy.inference.onnx import ABOUT, OnnxStudent
 from lgkd.errors import InputError, ModelError
-from lgkd.exporting import formats
-from lgkd.exporting.making import LIMIT
-from lgkd.models.catalogue import MODELS
 from lgkd.models.factory import create_model
-from lgkd.predicting.onnx_files import ABOUT, OnnxStudent
-from lgkd.predicting.places import find_source
-from lgkd.predicting.sources import open_source
+from lgkd.models.registry import MODELS
 from tests.models_page import FAMILIES, HUGGING_FACE, Elsewhere
 from tests.onnx_world import COUNT, UNEXPORTABLE, agreement, cifar_images, lively, students, subject_of
 from tests.security_world import rewrite

@@ -6,13 +6,13 @@ import timm.optim
 import torch
 from torch import nn
 
+from lgkd.distillation.tasks import Supervised
 from lgkd.errors import InputError
 from lgkd.models.factory import create_model
-from lgkd.tasks import Supervised
-from lgkd.trainer.guarding import masked_step
-from lgkd.trainer.optim import hidden_matrices, make_optimizer
-from lgkd.trainer.plan import OptimizerPlan
-from lgkd.trainer.state import optimizer_tensors, restore_optimizer
+from lgkd.training.config import OptimizerPlan
+from lgkd.training.nonfinite import masked_step
+from lgkd.training.optim import hidden_matrices, make_optimizer
+from lgkd.training.state import optimizer_tensors, restore_optimizer
 
 TIMMS = ("muon", "lion", "nadamw")
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lgkd.config import Recipe, apply_overrides, dump_recipe, explain, load_recipe, parse_recipe
 from lgkd.errors import RecipeError
-from lgkd.recipe import Recipe, apply_overrides, dump_recipe, explain, load_recipe, parse_recipe
 
 GUIDED = load_recipe("locality-guidance")
 PLAIN = load_recipe("supervised")

@@ -8,11 +8,10 @@ import pytest
 from torch import Tensor, nn
 
 import lgkd
-from lgkd import own_terms
-from lgkd.building_terms import make_loss, name_of
 from lgkd.cli import run
+from lgkd.config import apply_overrides, dump_recipe, explain, parse_recipe, registry
+from lgkd.distillation.terms import make_loss, name_of
 from lgkd.errors import InputError, RecipeError
-from lgkd.recipe import apply_overrides, dump_recipe, explain, parse_recipe
 from tests.recipes_world import recipe, terms_of
 from tests.small_world import DISTILL, World
 
@@ -140,7 +139,7 @@ def test_a_command_imports_what_use_names_and_resume_asks_for_it_again(
     assert "--use broken_terms: the module cannot be imported (ZeroDivisionError: division by zero)" in error
     assert "\n" not in error
     assert run([*asked, *term, "--use", "my_terms", "--max-time", "0.001"]) == 75
-    own_terms._REGISTERED.clear()
+    registry._REGISTERED.clear()
     sys.modules.pop("my_terms")
     assert run(["resume", str(here / "run")]) == 2
     assert "import the module that registers it, with --use" in capsys.readouterr().err

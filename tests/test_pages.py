@@ -11,11 +11,11 @@ import pytest
 from typer.main import get_command
 
 import lgkd
-from lgkd.assets import recipe_names
+from lgkd._internal.paths import recipe_names
 from lgkd.cli.app import app
+from lgkd.config import apply_overrides, load_recipe
 from lgkd.errors import ModelError
-from lgkd.models.catalogue import find
-from lgkd.recipe import apply_overrides, load_recipe
+from lgkd.models.registry import find
 from tests.pages import PAGES, ROOT, SHELLS, Block, blocks, commands, of_lgkd, run_page, spoken
 from tests.small_world import World, make_pictures
 

@@ -7,9 +7,9 @@ from PIL import Image, ImageEnhance, ImageOps
 from timm.data import auto_augment
 from torch import Tensor
 
-from lgkd.data import pixelops
-from lgkd.data.operations import apply_layer
-from lgkd.data.policy import KINDS, UNTOUCHED, Layer
+from lgkd.data.transforms import color
+from lgkd.data.transforms.apply import apply_layer
+from lgkd.data.transforms.rand_augment import KINDS, UNTOUCHED, Layer
 
 
 def pictures() -> Tensor:
@@ -65,7 +65,7 @@ def test_autocontrast_equals_pillow_for_every_range_of_levels():
         for high in range(low + 1, 256, 5):
             values = np.linspace(low, high, 16).astype(np.uint8).reshape(4, 4)
             image = np.stack([values] * 3, axis=-1)
-            mine = pixelops.autocontrast(torch.from_numpy(image).permute(2, 0, 1)[None], torch.zeros(1))
+            mine = color.autocontrast(torch.from_numpy(image).permute(2, 0, 1)[None], torch.zeros(1))
             theirs = np.array(ImageOps.autocontrast(Image.fromarray(image)))
             assert np.array_equal(mine[0, 0].numpy()[values], theirs[..., 0]), (low, high)
 
@@ -102,14 +102,14 @@ def test_enhancements_are_within_a_level_of_pillow(kind, enhancer, factor):
 
 def test_sharpness_leaves_images_without_an_inside_alone():
     images = torch.arange(18, dtype=torch.uint8).view(1, 3, 2, 3)
-    assert torch.equal(pixelops.sharpness(images, torch.tensor([1.9])), images)
+    assert torch.equal(color.sharpness(images, torch.tensor([1.9])), images)
 
 
 def test_a_flat_image_survives_contrast_operations():
     flat = torch.full((1, 3, 5, 5), 9, dtype=torch.uint8)
-    for operation in (pixelops.autocontrast, pixelops.equalize, pixelops.contrast):
+    for operation in (color.autocontrast, color.equalize, color.contrast):
         table = operation(flat, torch.tensor([1.9])).expand(-1, 3, -1)
-        assert torch.equal(pixelops.looked_up(flat, table), flat)
+        assert torch.equal(color.looked_up(flat, table), flat)
 
 
 def test_a_layer_changes_every_image_by_its_own_operation_and_leaves_the_others():

@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 from timm.data.auto_augment import rand_augment_transform
 
-from lgkd.data import policy
-from lgkd.data.policy import KINDS, UNTOUCHED, RandAugment, parse
+from lgkd.data.transforms import rand_augment
+from lgkd.data.transforms.rand_augment import KINDS, UNTOUCHED, RandAugment, parse
 from lgkd.errors import InputError
 
 TIMM_NAME = {
@@ -83,7 +83,7 @@ def test_without_spread_the_strengths_are_timms_exactly():
 def test_posterize_keeps_at_least_one_bit():
     levels = np.linspace(0, 20, 100)
     for increasing in (True, False):
-        bits = policy.strength_of("posterize", levels, np.ones(100), increasing)
+        bits = rand_augment.strength_of("posterize", levels, np.ones(100), increasing)
         assert bits.min() == 1
 
 
@@ -119,8 +119,8 @@ def test_asking_for_no_operations_draws_none():
 
 
 def test_jitter_uses_every_operation_once_in_every_order_within_its_range():
-    uniforms = np.random.default_rng(0).random((6000, policy.JITTER_DRAWS))
-    layers = policy.jitter(uniforms, 0.4)
+    uniforms = np.random.default_rng(0).random((6000, rand_augment.JITTER_DRAWS))
+    layers = rand_augment.jitter(uniforms, 0.4)
     kinds = np.stack([layer.kind for layer in layers], axis=1)
     wanted = sorted(KINDS.index(name) for name in ("brightness", "contrast", "colour"))
     assert (np.sort(kinds, axis=1) == wanted).all()
@@ -128,5 +128,5 @@ def test_jitter_uses_every_operation_once_in_every_order_within_its_range():
     assert len(counts) == 6 and stats.chisquare(counts).pvalue > 1e-3
     factors = np.concatenate([layer.strength for layer in layers])
     assert stats.kstest(factors, stats.uniform(0.6, 0.8).cdf).pvalue > 1e-3
-    strong = np.concatenate([layer.strength for layer in policy.jitter(uniforms, 1.5)])
+    strong = np.concatenate([layer.strength for layer in rand_augment.jitter(uniforms, 1.5)])
     assert strong.min() >= 0 and strong.max() > 2.4

@@ -15,14 +15,14 @@ from PIL import Image
 
 import lgkd
 from lgkd.cli import run
-from lgkd.data.augment import Plain
 from lgkd.data.decode import decode, decode_readable
+from lgkd.data.transforms.augment import Plain
+from lgkd.deploy.inference.image_files import find_images
+from lgkd.deploy.inference.load import open_source
+from lgkd.deploy.inference.locate import find_source
+from lgkd.deploy.inference.predict import read_logits
 from lgkd.errors import InputError, MissingError, TakenError
-from lgkd.opened import open_run
-from lgkd.predicting.files import find_images
-from lgkd.predicting.making import read_logits
-from lgkd.predicting.places import find_source
-from lgkd.predicting.sources import open_source
+from lgkd.runner.loaded_run import open_run
 from tests.screen_world import shown_on, terminal
 from tests.security_world import canary as canary
 from tests.security_world import desk as desk

@@ -12,23 +12,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from lgkd import launch
+from lgkd._internal import launch
+from lgkd._internal.distributed import EXPECTED, add_up, agree, gather, join, place
+from lgkd._internal.safetensors_io import load_weights
 from lgkd.cli import run
-from lgkd.data.augment import Plain
-from lgkd.data.feed import PlainBatches
+from lgkd.data.loader import PlainBatches
+from lgkd.data.transforms.augment import Plain
+from lgkd.distillation.tasks import Batch, Step
 from lgkd.errors import InputError, Interrupted, NonFiniteError
-from lgkd.processes import EXPECTED, add_up, agree, gather, join, place
-from lgkd.resuming import hold
-from lgkd.runs import read_metrics
-from lgkd.scoring import score
-from lgkd.tasks import Batch, Step
-from lgkd.trainer import engine as engine_module
-from lgkd.trainer.checkpoint import load_newest, save_best, save_checkpoint
-from lgkd.trainer.guarding import FiniteGuard
-from lgkd.trainer.keeper import Keeper
-from lgkd.trainer.meters import Meters
-from lgkd.trainer.precision import choose_device
-from lgkd.weights import load_weights
+from lgkd.runs.folder import read_metrics
+from lgkd.runs.identity import hold
+from lgkd.training import train_step as engine_module
+from lgkd.training.checkpoint import load_newest, save_best, save_checkpoint
+from lgkd.training.checkpointer import Keeper
+from lgkd.training.evaluate import score
+from lgkd.training.metrics import Meters
+from lgkd.training.nonfinite import FiniteGuard
+from lgkd.training.precision import choose_device
 from tests import processes_world
 from tests.small_world import DISTILL, World, environment, one_thread
 from tests.training_world import make_feed, make_images, make_plan, make_task, train

@@ -12,7 +12,7 @@ import pytest
 import lgkd
 from lgkd.cli import run
 from lgkd.data.catalogue import CATALOGUE, PUBLISHED
-from lgkd.data.sources import find_tree, load_dataset
+from lgkd.data.load import find_tree, load_dataset
 from lgkd.errors import DataError, InputError, MissingError
 from tests.data_world import message
 from tests.published_world import (

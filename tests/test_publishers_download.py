@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from lgkd.cli import run
-from lgkd.cli.screen import Display
+from lgkd.cli.display import Display
 from lgkd.data.catalogue import PUBLISHED
-from lgkd.data.sources import load_dataset
+from lgkd.data.load import load_dataset
 from lgkd.errors import MissingError
 from tests.data_world import message
 from tests.published_world import make_cifar, make_flowers, same, served

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgkd.models.attention import quick_attention
 from lgkd.models.cvt import ConvolutionalAttention, ConvolutionalVisionTransformer, QuickGELU
-from lgkd.models.layers import block_names
+from lgkd.models.default_taps import block_names
 from lgkd.models.pvt import PyramidAttention, attend, to_map, to_tokens
+from lgkd.models.sdpa import quick_attention
 from lgkd.models.t2t import (
     PerformerAttention,
     TokensToToken,

@@ -10,24 +10,24 @@ from timm.layers.drop import DropPath
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lgkd.distillation.guide import Guide, Term
+from lgkd.distillation.taps import Tap, find_fold, see_shapes
+from lgkd.distillation.tasks import Batch, Guided
 from lgkd.errors import ModelError
-from lgkd.guide import Guide, Term
 from lgkd.losses import MapLoss
-from lgkd.models.attention import quick_attention
-from lgkd.models.catalogue import MODELS, canonical
 from lgkd.models.cvt import QuickGELU
+from lgkd.models.default_taps import block_names, classifier_name, default_taps
 from lgkd.models.factory import create_student
-from lgkd.models.frozen import Teacher
 from lgkd.models.known_models import PYRAMIDS
-from lgkd.models.layers import block_names, classifier_name, default_taps
+from lgkd.models.registry import MODELS, canonical
+from lgkd.models.sdpa import quick_attention
 from lgkd.models.t2t import (
     Performer,
     T2TViT,
 )
-from lgkd.taps import Tap, find_fold, see_shapes
-from lgkd.tasks import Batch, Guided
-from lgkd.trainer.optim import make_optimizer
-from lgkd.trainer.plan import OptimizerPlan
+from lgkd.models.teacher import Teacher
+from lgkd.training.config import OptimizerPlan
+from lgkd.training.optim import make_optimizer
 from tests.pyramids_world import FAMILIES, PUBLISHED, drawn, each_family, randomised, small
 
 # The paper's figures

@@ -9,12 +9,12 @@ from PIL import Image
 
 import lgkd
 from lgkd.cli import run
-from lgkd.data import copies as copies_room
-from lgkd.data.check import quick_check
-from lgkd.data.copies import Part, compare, copies_of, digests_of
-from lgkd.data.images import DataSet, Images
+from lgkd.data.checks import duplicates as copies_room
+from lgkd.data.checks.duplicates import Part, compare, copies_of, digests_of
+from lgkd.data.checks.report import quick_check
+from lgkd.data.dataset import DataSet, Images
+from lgkd.data.load import load_dataset
 from lgkd.data.prepare import Data, prepare_data
-from lgkd.data.sources import load_dataset
 from tests.data_world import distinct, images, leaky, made
 from tests.small_world import QUICK, TINY, TINY_OPTIONS, make_pictures
 

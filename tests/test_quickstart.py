@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from lgkd import api
 from lgkd.cli import run as lgkd
 from lgkd.cli.quickstart import gain_lines
-from lgkd.comparing import compare
-from lgkd.data.sources import load_dataset
+from lgkd.config import load_recipe
+from lgkd.data.load import load_dataset
 from lgkd.errors import InputError, TakenError
-from lgkd.quickstart import Outcome, Trial, Who, held_out_digits, quickstart, small_vit
-from lgkd.recipe import load_recipe
+from lgkd.experiments.quickstart import Outcome, Trial, Who, held_out_digits, quickstart, small_vit
+from lgkd.runs.compare import compare
 
 
 @pytest.fixture(scope="module", autouse=True)

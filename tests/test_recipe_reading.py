@@ -9,10 +9,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lgkd.assets import recipe_names, recipes_folder
+from lgkd._internal.paths import recipe_names, recipes_folder
+from lgkd.config import Recipe, dump_recipe, load_recipe, parse_recipe, recipe_from
+from lgkd.config.yaml_io import read_yaml, write_yaml
 from lgkd.errors import RecipeError
-from lgkd.recipe import Recipe, dump_recipe, load_recipe, parse_recipe, recipe_from
-from lgkd.recipe.text import read_yaml, write_yaml
 
 GOOD = """\
 about: A test.

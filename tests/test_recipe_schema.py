@@ -5,11 +5,11 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, ValidationError
 
+from lgkd.config import LocalityTerm, Recipe, Section, View, explain, recipe_from
+from lgkd.config.introspect import dotted
+from lgkd.config.validate import problems_in
+from lgkd.config.yaml_io import Document
 from lgkd.errors import RecipeError
-from lgkd.recipe import LocalityTerm, Recipe, Section, View, explain, recipe_from
-from lgkd.recipe.reading import problems_in
-from lgkd.recipe.shape import dotted
-from lgkd.recipe.text import Document
 
 
 def student(**changes: Any) -> dict[str, Any]:

@@ -11,20 +11,21 @@ from pathlib import Path
 import pytest
 import torch
 
+from lgkd.analysis.report import html
+from lgkd.analysis.report import sentences as words
+from lgkd.analysis.report.command import command, notes
+from lgkd.analysis.report.figures import draw_accuracy, draw_losses
+from lgkd.analysis.report.metrics import Curve
+from lgkd.analysis.report.report import check_place, write_report
+from lgkd.analysis.report.selection import choose
+from lgkd.analysis.report.svg import inline
+from lgkd.analysis.report.thumbnails import picture
 from lgkd.cli import run
-from lgkd.cli.ending import write_page
-from lgkd.data.images import Images
+from lgkd.cli.summary import write_page
+from lgkd.data.dataset import Images
 from lgkd.errors import InputError, TakenError
-from lgkd.report import as_svg, new_figure
-from lgkd.runs import read_run
-from lgkd.showing import html, words
-from lgkd.showing.chosen import choose
-from lgkd.showing.command import command, notes
-from lgkd.showing.figures import draw_accuracy, draw_losses
-from lgkd.showing.measures import Curve
-from lgkd.showing.pictures import picture
-from lgkd.showing.svg import inline
-from lgkd.showing.writing import check_place, write_report
+from lgkd.runs.folder import read_run
+from lgkd.runs.plots import as_svg, new_figure
 from tests.comparing_world import make_run, make_seeds
 from tests.small_world import QUICK, TINY, World, make_pictures, snapshot
 

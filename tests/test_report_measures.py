@@ -7,9 +7,7 @@ import torch
 from sklearn.metrics import confusion_matrix
 from torch import nn
 
-from lgkd.comparing.reading import Finished
-from lgkd.scoring import Answers, answer, score
-from lgkd.showing.measures import (
+from lgkd.analysis.report.metrics import (
     Confused,
     accuracy_by_class,
     calibration_error,
@@ -19,6 +17,8 @@ from lgkd.showing.measures import (
     put_right,
     reliability,
 )
+from lgkd.runs.compare.find import Finished
+from lgkd.training.evaluate import Answers, answer, score
 
 
 def answers(labels: list[int], guesses: list[int], *, confidences=None, chances=None) -> Answers:

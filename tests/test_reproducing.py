@@ -11,14 +11,14 @@ import pytest
 from lgkd.cli import run
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.errors import InputError
-from lgkd.models.catalogue import MODELS, canonical
-from lgkd.reproducing.choosing import choose_arms, find_experiment, turns_of
-from lgkd.reproducing.folders import read_about
-from lgkd.reproducing.known import EXPERIMENTS
-from lgkd.reproducing.markdown import check_results, gain_words, mean_and_spread, section, took, write_results
-from lgkd.reproducing.outcome import Outcome, Row
-from lgkd.reproducing.shape import Arm, Borrowed, Experiment, Quoted
-from lgkd.statistics import Interval, Summary
+from lgkd.experiments.catalogue import EXPERIMENTS
+from lgkd.experiments.layout import read_about
+from lgkd.experiments.markdown import check_results, gain_words, mean_and_spread, section, took, write_results
+from lgkd.experiments.results import Outcome, Row
+from lgkd.experiments.select import choose_arms, find_experiment, turns_of
+from lgkd.experiments.spec import Arm, Borrowed, Experiment, Quoted
+from lgkd.models.registry import MODELS, canonical
+from lgkd.runs.statistics import Interval, Summary
 from tests.reproducing_world import recipe_of
 
 ARMS = [pytest.param(one, arm, id=f"{one.name}-{arm.key}") for one in EXPERIMENTS.values() for arm in one.arms]

@@ -12,20 +12,20 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from lgkd.bench.choices import Choices
-from lgkd.bench.made import made_dataset
-from lgkd.build import load_kept_teacher
-from lgkd.cards import read_card
+from lgkd._internal.safetensors_io import load_weights
+from lgkd.benchmark.options import Choices
+from lgkd.benchmark.synthetic import made_dataset
 from lgkd.cli import run
 from lgkd.errors import InputError
-from lgkd.job import Job
-from lgkd.reproducing.folders import this_commit
-from lgkd.reproducing.known import EXPERIMENTS
-from lgkd.reproducing.outcome import look_at
-from lgkd.reproducing.shape import Arm, Borrowed, Early, Experiment, Quoted
-from lgkd.reproducing.starting import take_first_steps
-from lgkd.trainer.stopping import Stop
-from lgkd.weights import load_weights
+from lgkd.experiments.catalogue import EXPERIMENTS
+from lgkd.experiments.layout import this_commit
+from lgkd.experiments.results import look_at
+from lgkd.experiments.smoke_test import take_first_steps
+from lgkd.experiments.spec import Arm, Borrowed, Early, Experiment, Quoted
+from lgkd.models.teacher_card import read_card
+from lgkd.runner.build import load_kept_teacher
+from lgkd.runner.runner import Job
+from lgkd.training.signals import Stop
 from tests.reproducing_world import recipe_of
 from tests.small_world import one_thread, snapshot
 

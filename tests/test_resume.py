@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from lgkd.errors import Interrupted, NonFiniteError, Paused
-from lgkd.trainer import engine as engine_module
-from lgkd.trainer.checkpoint import FAULT_VARIABLE, load_newest, save_checkpoint
-from lgkd.trainer.plan import OptimizerPlan
-from lgkd.trainer.stopping import Stop
+from lgkd.training import train_step as engine_module
+from lgkd.training.checkpoint import FAULT_VARIABLE, load_newest, save_checkpoint
+from lgkd.training.config import OptimizerPlan
+from lgkd.training.signals import Stop
 from tests.forking_world import Forked, Nursery
 from tests.training_world import EPOCHS, STEPS, StopAfter, digest, train, without_times
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from lgkd._internal.safetensors_io import load_weights
 from lgkd.cli import run
-from lgkd.runs import read_metrics
-from lgkd.weights import load_weights
+from lgkd.runs.folder import read_metrics
 from tests.costs import is_cost
 from tests.small_world import DISTILL, QUICK, TRAIN, World, environment, pause_after, snapshot
 

@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 import lgkd
-from lgkd.choices import resolve_recipe, run_folder
+from lgkd._internal.atomic_io import sha256_of
 from lgkd.cli import run
+from lgkd.config import parse_recipe
 from lgkd.errors import InputError, TakenError
-from lgkd.files import sha256_of
-from lgkd.recipe import parse_recipe
-from lgkd.runs import check_free, claim, read_metrics, read_run, write_metrics
+from lgkd.runner.resolve import resolve_recipe, run_folder
+from lgkd.runs.folder import check_free, claim, read_metrics, read_run, write_metrics
 from tests.costs import is_cost
 from tests.small_world import CLASSES, DISTILL, TINY_OPTIONS, TRAIN, World
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from lgkd.distillation.schedules import AdaptiveStop, Course, TermSchedule
 from lgkd.errors import InputError
-from lgkd.schedules import AdaptiveStop, Course, TermSchedule
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from sklearn.metrics import accuracy_score, log_loss, recall_score, top_k_accura
 from torch import Tensor, nn
 
 from lgkd.errors import DataError
-from lgkd.scoring import Scores, score
+from lgkd.training.evaluate import Scores, score
 
 
 class Answers(nn.Module):

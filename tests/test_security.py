@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 import lgkd
-from lgkd import runs
-from lgkd.cached.folder import Layout, Writer, open_cache
 from lgkd.cli import run
-from lgkd.data import cache, decode
+from lgkd.config import yaml_io
+from lgkd.data import decode, decoded_cache
+from lgkd.distillation.teacher_cache.storage import Layout, Writer, open_cache
 from lgkd.errors import DataError, InputError
-from lgkd.models import foreign
-from lgkd.recipe import text
-from lgkd.trainer.checkpoint import read_checkpoint
+from lgkd.models import pretrained
+from lgkd.runs import folder as runs
+from lgkd.training.checkpoint import read_checkpoint
 from tests.security_world import canary as canary
 from tests.security_world import desk as desk
 from tests.security_world import payloads, rewrite
@@ -74,7 +74,7 @@ def test_a_pickle_among_images_or_decoded_images_is_never_run(desk: Path, canary
             record.pop("checksum")
             record["bytes"] = (entry / "pixels.npy").stat().st_size
             record["sizes"] = sha256((entry / "sizes.npy").read_bytes()).hexdigest()
-            record["checksum"] = cache._checksum(record)
+            record["checksum"] = decoded_cache._checksum(record)
 
         rewrite(entry / "index.json", sign)
         assert lgkd.load_dataset(desk / "pictures").fingerprint == before  # decoded anew
@@ -123,15 +123,15 @@ def test_no_file_of_lgkd_calls_what_could_run_a_strangers_file() -> None:
             given = keywords(node)
             if name == "torch.export.load":  # what it has just written itself, in memory
                 read = ast.unparse(node.args[0])
-                assert (place, read) == ("exporting/formats.py", "io.BytesIO(written.getvalue())"), place
+                assert (place, read) == ("deploy/formats.py", "io.BytesIO(written.getvalue())"), place
             elif last == "load" and "torch" in name:
-                assert (place, given["weights_only"]) == ("models/foreign.py", "True"), f"{place}:{node.lineno}"
+                assert (place, given["weights_only"]) == ("models/pretrained.py", "True"), f"{place}:{node.lineno}"
             if name in ("np.load", "numpy.load"):
                 assert given["allow_pickle"] == "False", f"{place}:{node.lineno}"
             if "subprocess" in name:
-                assert (place, given.get("shell")) == ("git.py", None), f"{place}:{node.lineno}"
+                assert (place, given.get("shell")) == ("_internal/git.py", None), f"{place}:{node.lineno}"
             if last == "import_module" and not isinstance(node.args[0], ast.Constant):
-                assert place in ("__init__.py", "own_terms.py", "models/factory.py"), f"{place}:{node.lineno}"
+                assert place in ("__init__.py", "config/registry.py", "models/factory.py"), f"{place}:{node.lineno}"
             seen.add(name)
         tree = ast.parse(path.read_text(encoding="utf-8"))
         modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
@@ -160,8 +160,8 @@ def test_every_test_that_the_page_names_is_there() -> None:
 
 def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
     page = (PACKAGE.parent / "SECURITY.md").read_text(encoding="utf-8")
-    assert f"at most {text.MAX_BYTES:,} bytes, {text.MAX_DEPTH} levels and {text.MAX_NODES:,} keys" in page
-    assert f"up to {foreign.MAX_BYTES // 2**30} GiB" in page
+    assert f"at most {yaml_io.MAX_BYTES:,} bytes, {yaml_io.MAX_DEPTH} levels and {yaml_io.MAX_NODES:,} keys" in page
+    assert f"up to {pretrained.MAX_BYTES // 2**30} GiB" in page
     assert all(f"`{name}`" in page for name in runs._VARIABLES) and len(runs._VARIABLES) == 4
     shown = {"PNG", "JPEG", "BMP", "GIF", "TIFF", "WebP", "PPM"}
     assert {name.upper() for name in shown} == set(decode.FORMATS) and all(name in page for name in shown)

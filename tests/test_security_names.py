@@ -14,11 +14,11 @@ import pytest
 
 import lgkd
 from lgkd.cli import run
+from lgkd.config import load_recipe, parse_recipe
+from lgkd.config.validate import recipe_from
 from lgkd.errors import InputError, ModelError, RecipeError
 from lgkd.models import trust
 from lgkd.models.factory import create_model
-from lgkd.recipe import load_recipe, parse_recipe
-from lgkd.recipe.reading import recipe_from
 from tests.security_world import canary as canary
 from tests.security_world import desk as desk
 from tests.security_world import payloads, rewrite
@@ -81,7 +81,8 @@ def test_a_card_cannot_name_code_that_using_the_teacher_runs(
 
 def test_of_lgkds_own_functions_a_file_may_name_the_quickstarts_student_alone() -> None:
     trust.check_named_in(Path("run.json"), "lgkd.quickstart:small_vit")
-    for name in ("lgkd.quickstart:run", "lgkd.files:remove", "lgkd.quickstart:small_vit.eval", "other:small_vit"):
+    strangers = ("lgkd._internal.atomic_io:remove", "lgkd.quickstart:small_vit.eval", "other:small_vit")
+    for name in ("lgkd.quickstart:run", *strangers):
         with pytest.raises(ModelError, match="code that is not part of lgkd's models"):
             trust.check_named_in(Path("run.json"), name)
 

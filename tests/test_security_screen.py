@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from lgkd.cli import run
-from lgkd.cli.literal import json_visible, one_line, visible
-from lgkd.cli.screen import Display, console, say, show_json, show_pairs, show_table
-from lgkd.recipe import dump_recipe, load_recipe
+from lgkd.cli.display import Display, console, say, show_json, show_pairs, show_table
+from lgkd.cli.escape import json_visible, one_line, visible
+from lgkd.config import dump_recipe, load_recipe
 from tests.screen_world import terminal
 from tests.small_world import DISTILL, World, make_pictures
 
@@ -157,8 +157,8 @@ def test_texts_of_rich_are_made_in_one_place() -> None:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         names = [a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names]
         names += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-        assert path.name == "screen.py" or not any(name.split(".")[0] == "rich" for name in names), path
-    calls = [n for n in ast.walk(ast.parse((package / "cli" / "screen.py").read_text())) if isinstance(n, ast.Call)]
+        assert path.name == "display.py" or not any(name.split(".")[0] == "rich" for name in names), path
+    calls = [n for n in ast.walk(ast.parse((package / "cli" / "display.py").read_text())) if isinstance(n, ast.Call)]
     assert [ast.unparse(call) for call in calls if ast.unparse(call.func) == "Text"] == [
         "Text(one_line(str(sentence)), style=style)"
     ]

@@ -12,12 +12,12 @@ import pytest
 from torch import nn
 
 import lgkd
+from lgkd._internal.safetensors_io import load_weights
 from lgkd.cli import run
-from lgkd.comparing import compare
+from lgkd.config import load_recipe
 from lgkd.errors import InputError, TakenError
-from lgkd.recipe import load_recipe
-from lgkd.trainer.stopping import Stop
-from lgkd.weights import load_weights
+from lgkd.runs.compare import compare
+from lgkd.training.signals import Stop
 from tests.small_world import DISTILL, TINY_OPTIONS, TRAIN, World, environment, one_thread, pause_after, snapshot
 
 MEMBERS = ["seed0-guided", "seed0-unguided", "seed1-guided", "seed1-unguided"]
@@ -132,10 +132,10 @@ def test_the_time_limit_counts_for_all_runs_together(world: World, here: Path, m
 def test_a_signal_in_a_run_or_between_two_ends_with_its_code(
     world: World, here: Path, monkeypatch, capsys, whole, number: int, code: int
 ) -> None:
-    from lgkd import job
-    from lgkd.journal import Journal
+    from lgkd.runner import runner
+    from lgkd.runner.record import Journal
 
-    looks, real = [0], job.prepare_data
+    looks, real = [0], runner.prepare_data
 
     def prepare(*arguments, **options):
         looks[0] += 1
@@ -144,7 +144,7 @@ def test_a_signal_in_a_run_or_between_two_ends_with_its_code(
         return real(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(job, "prepare_data", prepare)
+        patch.setattr(runner, "prepare_data", prepare)
         assert run(words(world, "mine", "0")) == code
     err = capsys.readouterr().err
     assert "between two runs; the same command goes on" in err or number == signal.SIGINT

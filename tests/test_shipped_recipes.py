@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from lgkd.assets import recipe_names, recipes_folder, teachers_folder
-from lgkd.recipe import Recipe, dump_recipe, load_recipe, parse_recipe
+from lgkd._internal.paths import recipe_names, recipes_folder, teachers_folder
+from lgkd.config import Recipe, dump_recipe, load_recipe, parse_recipe
 
 FILES = sorted(recipes_folder().rglob("*"))
 RECIPES = [file for file in FILES if file.suffix == ".yaml"]

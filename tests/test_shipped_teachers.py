@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import lgkd
-from lgkd.assets import teachers_folder
-from lgkd.build import load_trained_teacher
-from lgkd.cards import WEIGHTS, find_card, list_cards, verify_weights
-from lgkd.weights import load_weights
+from lgkd._internal.paths import teachers_folder
+from lgkd._internal.safetensors_io import load_weights
+from lgkd.models.teacher_card import WEIGHTS, find_card, list_cards, verify_weights
+from lgkd.runner.build import load_trained_teacher
 from tests.ship_teacher import scores_of, ship
 
 SHIPPED = sorted(file.parent for file in teachers_folder().glob("*/*/card.json"))

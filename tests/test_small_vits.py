@@ -10,18 +10,18 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import lgkd
+from lgkd.distillation.guide import Guide, Term
+from lgkd.distillation.taps import see_shapes
+from lgkd.distillation.tasks import Batch, Guided
 from lgkd.errors import ModelError
-from lgkd.guide import Guide, Term
 from lgkd.losses import MapLoss
-from lgkd.models.catalogue import MODELS
+from lgkd.models.default_taps import block_names, classifier_name, default_taps
 from lgkd.models.factory import create_student, default_image_size
-from lgkd.models.frozen import Teacher
 from lgkd.models.known_models import SMALL_VITS
-from lgkd.models.layers import block_names, classifier_name, default_taps
+from lgkd.models.registry import MODELS
+from lgkd.models.teacher import Teacher
 from lgkd.models.vit.plain import PlainViT
-from lgkd.taps import see_shapes
-from lgkd.tasks import Batch, Guided
-from lgkd.trainer.optim import parameter_groups
+from lgkd.training.optim import parameter_groups
 
 NAMES = [info.name for info in SMALL_VITS]
 VARIANTS: list[dict[str, Any]] = [

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lgkd.errors import InputError
-from lgkd.statistics import in_percent, mean_interval, paired_interval, summarise, unpaired_interval
+from lgkd.runs.statistics import in_percent, mean_interval, paired_interval, summarise, unpaired_interval
 
 # Additional hours of sleep of ten patients under two drugs: Student's own example (Biometrika 6, 1908).
 DRUG_1 = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lgkd.distillation.guide import Guide, Term
+from lgkd.distillation.schedules import TermSchedule
+from lgkd.distillation.tasks import Guided, Step, Supervised
 from lgkd.errors import InputError
-from lgkd.guide import Guide, Term
 from lgkd.losses import MapLoss
-from lgkd.models.frozen import Teacher
-from lgkd.models.resnet import CifarResNet
-from lgkd.schedules import TermSchedule
-from lgkd.tasks import Guided, Step, Supervised
-from lgkd.trainer.compiling import choose_compile, compile_task
-from lgkd.trainer.engine import Engine
-from lgkd.trainer.meters import Meters
+from lgkd.models.cnn.resnet import CifarResNet
+from lgkd.models.teacher import Teacher
+from lgkd.training.compile import choose_compile, compile_task
+from lgkd.training.metrics import Meters
+from lgkd.training.train_step import Engine
 from tests.training_world import TinyViT, make_feed, make_images, make_plan
 
 # Each of these has to know numbers on the host, so on a GPU it waits for everything that was queued before it.

@@ -9,8 +9,8 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from lgkd.distillation.taps import Fold, Tap, Taps, find_fold, fold, see_shapes
 from lgkd.errors import TapError
-from lgkd.taps import Fold, Tap, Taps, find_fold, fold, see_shapes
 
 
 class Patches(nn.Module):

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgkd.guide import Guide, Term
+from lgkd.distillation.guide import Guide, Term
+from lgkd.distillation.tasks import Batch, Guided, Supervised
 from lgkd.losses import MapLoss
-from lgkd.models.frozen import Teacher
-from lgkd.tasks import Batch, Guided, Supervised
+from lgkd.models.teacher import Teacher
 
 
 def guided(student: nn.Module, teacher: Teacher, *weights: float) -> Guided:

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgkd.data.constants import IMAGENET_MEAN, IMAGENET_STD
+from lgkd.distillation.guide import Guide, Term
+from lgkd.distillation.tasks import Batch, Guided
 from lgkd.errors import InputError, TapError
-from lgkd.guide import Guide, Term
 from lgkd.losses import MapLoss
-from lgkd.models.frozen import Teacher, smaller
-from lgkd.models.resnet import CifarResNet
-from lgkd.tasks import Batch, Guided
+from lgkd.models.cnn.resnet import CifarResNet
+from lgkd.models.teacher import Teacher, smaller
 
 
 def by_hand(model: CifarResNet, images: Tensor, *, batch_statistics: bool) -> list[Tensor]:

@@ -6,10 +6,10 @@ from typing import Any, get_args
 import pytest
 from torch import nn
 
-from lgkd.building_terms import make_loss, name_of
+from lgkd.config import OwnTerm, Term, TermSection, dump_recipe, parse_recipe
+from lgkd.distillation.terms import make_loss, name_of
 from lgkd.errors import InputError
 from lgkd.losses import TERMS
-from lgkd.recipe import OwnTerm, Term, TermSection, dump_recipe, parse_recipe
 from tests.recipes_world import recipe, terms_of
 
 SECTIONS: dict[str, type[TermSection]] = {

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from lgkd.cli import run
+from lgkd.distillation.guide import Guide, Term
+from lgkd.distillation.tasks import Batch, Guided
 from lgkd.errors import InputError, TapError
-from lgkd.guide import Guide, Term
 from lgkd.losses import KD, RKD, TERMS, BlockGuidance, DeiTHard, MapLoss
+from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.factory import create_student
-from lgkd.models.frozen import Teacher
-from lgkd.models.resnet import CifarResNet
-from lgkd.tasks import Batch, Guided
+from lgkd.models.teacher import Teacher
 from tests.small_world import DISTILL, World, snapshot
 
 ANY = [kind for kind, loss in TERMS.items() if loss.reads != "distillation"]

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgkd.build import make_guides, make_student, make_task
+from lgkd.config import Recipe, recipe_from
 from lgkd.data.prepare import Data, make_feed, prepare_data
+from lgkd.distillation.tasks import Batch, Guided
 from lgkd.losses import TERMS
-from lgkd.models.frozen import Teacher
-from lgkd.models.resnet import CifarResNet
-from lgkd.recipe import Recipe, recipe_from
-from lgkd.tasks import Batch, Guided
+from lgkd.models.cnn.resnet import CifarResNet
+from lgkd.models.teacher import Teacher
+from lgkd.runner.build import make_guides, make_student, make_task
 
 STEPS, STEPS_PER_EPOCH = 50, 10
 TOKEN = ("deit-hard", "deit-soft")

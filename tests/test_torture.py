@@ -18,16 +18,16 @@ import pytest
 import torch
 
 import lgkd.cli
-import lgkd.job
-import lgkd.journal
-from lgkd.cached.folder import Layout, Writer, open_cache
+import lgkd.runner.record
+import lgkd.runner.runner
+from lgkd._internal.atomic_io import write_json, write_whole
 from lgkd.cli import run
-from lgkd.data.trees import read_tree
+from lgkd.data.image_folder import read_tree
+from lgkd.distillation.teacher_cache.storage import Layout, Writer, open_cache
 from lgkd.errors import DataError, InputError
-from lgkd.files import write_json, write_whole
-from lgkd.runs import read_metrics
-from lgkd.trainer.checkpoint import load_newest
-from lgkd.trainer.state import read_progress
+from lgkd.runs.folder import read_metrics
+from lgkd.training.checkpoint import load_newest
+from lgkd.training.state import read_progress
 from tests.golden_old_run import FOLDER
 from tests.small_world import DISTILL, World, environment, make_pictures
 from tests.soak import soak
@@ -262,7 +262,7 @@ def test_a_link_to_itself_hides_nothing_that_lies_beside_it(tmp_path: Path) -> N
 
 def test_class_names_are_the_same_where_the_environment_says_that_names_are_ascii(tmp_path: Path) -> None:
     make_pictures(tmp_path / "pictures", ("rows", "größe 日本", "تفاح"))
-    code = "import sys; from pathlib import Path; from lgkd.data.trees import read_tree\n"
+    code = "import sys; from pathlib import Path; from lgkd.data.image_folder import read_tree\n"
     code += (
         "tree = read_tree(Path('pictures')); print(ascii(tree.classes), len(tree.train), sys.getfilesystemencoding())"
     )
@@ -332,7 +332,7 @@ def test_a_run_that_meets_a_full_disk_outside_of_a_save_ends_with_2_and_goes_on(
 ) -> None:
     command = [*DISTILL, "--dataset", str(world.pictures), "--out", "mine"]
     with monkeypatch.context() as patch:
-        patch.setattr(lgkd.journal, "write_metrics", no_room)
+        patch.setattr(lgkd.runner.record, "write_metrics", no_room)
         assert run(command) == 2
     assert capsys.readouterr().err == (
         "lgkd: No space left on device; what was there before is whole. Make room and run the same command again\n"
@@ -345,7 +345,7 @@ def test_a_run_that_meets_a_full_disk_outside_of_a_save_ends_with_2_and_goes_on(
 def test_who_comes_second_into_a_folder_that_was_free_is_sent_away_with_5(
     world: World, here: Path, monkeypatch
 ) -> None:
-    real, handles = lgkd.job.make_plan, []
+    real, handles = lgkd.runner.runner.make_plan, []
 
     def meanwhile(*words, **named):
         shutil.copytree(world.guided_run, here / "mine")
@@ -353,7 +353,7 @@ def test_who_comes_second_into_a_folder_that_was_free_is_sent_away_with_5(
         fcntl.flock(handles[0], fcntl.LOCK_EX)
         return real(*words, **named)
 
-    monkeypatch.setattr(lgkd.job, "make_plan", meanwhile)
+    monkeypatch.setattr(lgkd.runner.runner, "make_plan", meanwhile)
     assert run([*DISTILL, "--dataset", str(world.pictures), "--out", "mine"]) == 5
     os.close(handles[0])
 

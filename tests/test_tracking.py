@@ -11,11 +11,11 @@ import pytest
 
 import lgkd
 from lgkd.cli import run
+from lgkd.config.trackers import INSIDE, KNOWN, STUCK, TRACKED, check_trackers
 from lgkd.errors import InputError, MissingError
-from lgkd.runs import read_metrics, read_run
-from lgkd.trackers import INSIDE, KNOWN, STUCK, TRACKED, check_trackers
-from lgkd.trainer.callbacks import EpochRow
-from lgkd.trainer.tracking import PATIENCE_VARIABLE, Tracking
+from lgkd.runs.folder import read_metrics, read_run
+from lgkd.training.callbacks import EpochRow
+from lgkd.training.tracking import PATIENCE_VARIABLE, Tracking
 from tests.small_world import QUICK, TINY, TINY_OPTIONS, World
 
 WORDS = ["train", "--student", "deit_tiny", *TINY, *QUICK]
@@ -133,7 +133,7 @@ def test_a_slow_tracker_is_waited_for_and_keeps_no_epoch_waiting(tmp_path: Path)
 
 
 def test_names_are_looked_at_before_anything_is_read(monkeypatch, capsys) -> None:
-    monkeypatch.setattr("lgkd.trackers.find_spec", lambda name: None)
+    monkeypatch.setattr("lgkd.config.trackers.find_spec", lambda name: None)
     assert run([*WORDS, "--dataset", "digits", "--track", "tensorbord"]) == 2
     assert capsys.readouterr().err == "lgkd: there is no tracker 'tensorbord'; did you mean 'tensorboard'?\n"
     assert run([*WORDS, "--dataset", "digits", "--track", "tensorboard"]) == 3
@@ -224,7 +224,7 @@ def test_a_run_whose_tracker_is_not_here_goes_on_without_it(world: World, tmp_pa
     out = tmp_path / "run"
     words = [*WORDS, "--dataset", str(world.pictures), "--out", str(out), "--max-time", "0", "--track", "tensorboard"]
     assert run(words) == 75
-    monkeypatch.setattr("lgkd.trackers.find_spec", lambda name: None)
+    monkeypatch.setattr("lgkd.config.trackers.find_spec", lambda name: None)
     capsys.readouterr()
     assert run(["resume", str(out)]) == 0
     sentence = "the run had the tracker tensorboard, which is not installed here; it goes on without it\n"

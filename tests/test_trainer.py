@@ -7,14 +7,14 @@ import torch
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
+from lgkd.distillation.tasks import Batch, Step, Supervised
 from lgkd.errors import InputError, NonFiniteError
-from lgkd.tasks import Batch, Step, Supervised
-from lgkd.trainer.callbacks import EpochRow
-from lgkd.trainer.loop import fit
-from lgkd.trainer.meters import Meters
-from lgkd.trainer.optim import make_optimizer, parameter_groups
-from lgkd.trainer.plan import EmaPlan, OptimizerPlan, Plan, SchedulePlan
-from lgkd.trainer.precision import choose_device, choose_precision
+from lgkd.training.callbacks import EpochRow
+from lgkd.training.config import EmaPlan, OptimizerPlan, Plan, SchedulePlan
+from lgkd.training.loop import fit
+from lgkd.training.metrics import Meters
+from lgkd.training.optim import make_optimizer, parameter_groups
+from lgkd.training.precision import choose_device, choose_precision
 
 ADAMW = OptimizerPlan("adamw", lr=1e-2, weight_decay=0.05)
 SGD = OptimizerPlan("sgd", lr=0.1, weight_decay=5e-4)

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from lgkd import processes
+from lgkd._internal import distributed
 from lgkd.errors import InputError, Interrupted, Paused
-from lgkd.trainer import stopping
-from lgkd.trainer.compiling import choose_compile, compile_task
-from lgkd.trainer.engine import Engine
-from lgkd.trainer.memory import highest_memory, keep_freed_memory
-from lgkd.trainer.precision import choose_device, choose_precision, has_native_bf16
-from lgkd.trainer.stopping import Stop
+from lgkd.training import signals
+from lgkd.training.compile import choose_compile, compile_task
+from lgkd.training.memory import highest_memory, keep_freed_memory
+from lgkd.training.precision import choose_device, choose_precision, has_native_bf16
+from lgkd.training.signals import Stop
+from lgkd.training.train_step import Engine
 from tests.training_world import make_plan, make_task
 
 
@@ -129,12 +129,12 @@ def test_the_highest_memory_is_that_of_the_process_or_of_the_gpu(monkeypatch: py
 
 
 def test_outside_the_main_thread_only_the_time_limit_holds() -> None:
-    before = [signal.getsignal(number) for number in stopping._SIGNALS]
+    before = [signal.getsignal(number) for number in signals._SIGNALS]
     found: list[Any] = []
 
     def inside() -> None:
         with Stop(0.0) as stop:
-            found.append([signal.getsignal(number) for number in stopping._SIGNALS])
+            found.append([signal.getsignal(number) for number in signals._SIGNALS])
             found.append(stop.why())
 
     thread = threading.Thread(target=inside)
@@ -149,7 +149,7 @@ def test_the_first_signal_is_taken_and_the_second_ends_the_process(
 ) -> None:
     ended: list[int] = []
     monkeypatch.setattr(os, "_exit", ended.append)
-    monkeypatch.setattr(stopping, "place", lambda: processes.Place(rank, 2, rank))
+    monkeypatch.setattr(signals, "place", lambda: distributed.Place(rank, 2, rank))
     before = signal.getsignal(signal.SIGTERM)
     with Stop(began=time.monotonic()) as stop:
         assert stop.why() is None

@@ -11,21 +11,21 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lgkd.distillation.guide import Guide, Term
+from lgkd.distillation.schedules import TermSchedule
+from lgkd.distillation.tasks import Batch, Guided, Step, Supervised
 from lgkd.errors import InputError, NonFiniteError, Paused
-from lgkd.guide import Guide, Term
 from lgkd.losses import RKD, MapLoss
-from lgkd.models.frozen import Teacher
-from lgkd.models.resnet import CifarResNet
-from lgkd.schedules import TermSchedule
-from lgkd.tasks import Batch, Guided, Step, Supervised
-from lgkd.trainer import engine as engine_module
-from lgkd.trainer import loop
-from lgkd.trainer.engine import Engine, as_batch
-from lgkd.trainer.keeper import Keeper
-from lgkd.trainer.loop import fit
-from lgkd.trainer.meters import Meters
-from lgkd.trainer.stopping import Stop
-from lgkd.trainer.together import same_start, sum_gradients
+from lgkd.models.cnn.resnet import CifarResNet
+from lgkd.models.teacher import Teacher
+from lgkd.training import loop
+from lgkd.training import train_step as engine_module
+from lgkd.training.checkpointer import Keeper
+from lgkd.training.distributed_step import same_start, sum_gradients
+from lgkd.training.loop import fit
+from lgkd.training.metrics import Meters
+from lgkd.training.signals import Stop
+from lgkd.training.train_step import Engine, as_batch
 from tests.training_world import EPOCHS, STEPS, TinyViT, make_feed, make_images, make_plan, make_task, train
 
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lgkd.distillation.taps import see_shapes
+from lgkd.models.cnn.resnet import CifarResNet
+from lgkd.models.default_taps import default_taps
 from lgkd.models.factory import create_teacher
-from lgkd.models.frozen import Teacher
-from lgkd.models.layers import default_taps
-from lgkd.models.resnet import CifarResNet
-from lgkd.models.trimmed import trim
-from lgkd.taps import see_shapes
+from lgkd.models.pruned_teacher import trim
+from lgkd.models.teacher import Teacher
 
 
 def lively(model: nn.Module) -> nn.Module:

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from lgkd import files
+from lgkd._internal import atomic_io
+from lgkd._internal.atomic_io import sha256_of, write_json, write_whole
+from lgkd._internal.safetensors_io import fill, load_weights, save_weights
 from lgkd.errors import InputError
-from lgkd.files import sha256_of, write_json, write_whole
-from lgkd.weights import fill, load_weights, save_weights
 
 
 def test_a_file_is_written_whole_and_nothing_else_stays(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(atomic_io.os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         write_whole(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"old"

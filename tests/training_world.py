@@ -8,19 +8,19 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lgkd.data.augment import Augment, View
-from lgkd.data.feed import Feed
-from lgkd.data.images import Images
-from lgkd.data.mixing import Mixing
-from lgkd.guide import Guide, Term
+from lgkd.data.dataset import Images
+from lgkd.data.loader import Feed
+from lgkd.data.transforms.augment import Augment, View
+from lgkd.data.transforms.mixup import Mixing
+from lgkd.distillation.guide import Guide, Term
+from lgkd.distillation.tasks import Guided
 from lgkd.losses import MapLoss
-from lgkd.models.frozen import Teacher
-from lgkd.models.resnet import CifarResNet
-from lgkd.tasks import Guided
-from lgkd.trainer.keeper import Keeper
-from lgkd.trainer.loop import fit
-from lgkd.trainer.plan import EmaPlan, OptimizerPlan, Plan, SchedulePlan
-from lgkd.trainer.stopping import Paused, Stop
+from lgkd.models.cnn.resnet import CifarResNet
+from lgkd.models.teacher import Teacher
+from lgkd.training.checkpointer import Keeper
+from lgkd.training.config import EmaPlan, OptimizerPlan, Plan, SchedulePlan
+from lgkd.training.loop import fit
+from lgkd.training.signals import Paused, Stop
 from tests.costs import is_cost
 
 EPOCHS, STEPS = 4, 5

@@ -1,4 +1,4 @@
-"""The command line. The only room that imports typer."""
+"""The command line. The only package that imports typer."""
 
 import errno
 import io
@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lgkd.cli.literal import visible
-from lgkd.launch import LOST, Relayed, begin, end, is_first, speaks
-from lgkd.processes import leave
-from lgkd.trackers import STUCK
+from lgkd._internal.distributed import leave
+from lgkd._internal.launch import LOST, Relayed, begin, end, is_first, speaks
+from lgkd.cli.escape import visible
+from lgkd.config.trackers import STUCK
 
 # The disk is full, so is the user's share of it, or a file has reached the largest size that is allowed.
 _NO_ROOM = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
@@ -125,7 +125,7 @@ def _explained(error: Exception, words: Sequence[str]) -> tuple[str, int]:
 
 def _usage(error: Any, words: Sequence[str]) -> str:
     """A mistyped command or option; with the closest one, and where all are listed."""
-    from lgkd.text import did_you_mean
+    from lgkd._internal.text import did_you_mean
 
     context = getattr(error, "ctx", None)
     command: Any = getattr(context, "command", None)

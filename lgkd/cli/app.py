@@ -6,22 +6,22 @@ import typer
 
 from lgkd import __version__
 from lgkd.cli import (
-    arranging,
+    arrange,
     bench,
-    caching,
-    checking,
-    comparing,
+    cache_teacher,
+    catalogue,
+    check,
+    compare,
     doctor,
-    exporting,
-    importing,
-    inspecting,
-    listing,
-    looking,
-    predicting,
+    evaluate,
+    export,
+    import_teacher,
+    inspect,
+    predict,
     quickstart,
-    reproducing,
-    showing,
-    training,
+    report,
+    reproduce,
+    train,
 )
 
 _EXAMPLES = """\b
@@ -80,25 +80,25 @@ def lgkd(
 app.command("quickstart", short_help="See the whole idea at work in minutes, on embedded digits.")(
     quickstart.quickstart
 )
-app.command("train-teacher")(training.train_teacher)
-app.command("distill", short_help="Train a student that a frozen teacher guides.")(training.distill)
-app.command("train")(training.train)
-app.command("resume")(training.resume)
-app.command("evaluate")(looking.evaluate)
-app.command("compare", short_help="Put runs side by side: mean, spread, interval.")(comparing.compare)
-app.command("reproduce")(reproducing.reproduce)
-app.command("report")(showing.report)
-app.command("inspect")(inspecting.inspect)
-app.command("predict")(predicting.predict)
-app.command("export", short_help="Write a student in formats that need no lgkd.")(exporting.export)
-app.command("cache-teacher")(caching.cache_teacher)
-app.command("import-teacher")(importing.import_teacher)
-app.command("check")(checking.check)
-app.command("arrange")(arranging.arrange)
+app.command("train-teacher")(train.train_teacher)
+app.command("distill", short_help="Train a student that a frozen teacher guides.")(train.distill)
+app.command("train")(train.train)
+app.command("resume")(train.resume)
+app.command("evaluate")(evaluate.evaluate)
+app.command("compare", short_help="Put runs side by side: mean, spread, interval.")(compare.compare)
+app.command("reproduce")(reproduce.reproduce)
+app.command("report")(report.report)
+app.command("inspect")(inspect.inspect)
+app.command("predict")(predict.predict)
+app.command("export", short_help="Write a student in formats that need no lgkd.")(export.export)
+app.command("cache-teacher")(cache_teacher.cache_teacher)
+app.command("import-teacher")(import_teacher.import_teacher)
+app.command("check")(check.check)
+app.command("arrange")(arrange.arrange)
 app.command("doctor")(doctor.doctor)
-app.command("layers")(looking.layers)
+app.command("layers")(evaluate.layers)
 app.command("bench")(bench.bench)
-app.command("students")(listing.students)
-app.command("teachers")(listing.teachers)
-app.command("datasets")(listing.datasets)
-app.command("recipes")(listing.recipes)
+app.command("students")(catalogue.students)
+app.command("teachers")(catalogue.teachers)
+app.command("datasets")(catalogue.datasets)
+app.command("recipes")(catalogue.recipes)

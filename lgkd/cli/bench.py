@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from lgkd.bench.choices import Choices, check_file, read_sweep
-from lgkd.cli import completing
+from lgkd.benchmark.options import Choices, check_file, read_sweep
+from lgkd.cli import completion
 from lgkd.cli import options as o
-from lgkd.cli.screen import console, say, show_json, show_pairs, show_table
+from lgkd.cli.display import console, say, show_json, show_pairs, show_table
 from lgkd.errors import InputError
 
 
@@ -22,7 +22,7 @@ def bench(
         typer.Option(
             "--student",
             help="A name of `lgkd students`, timm:NAME or module:factory.",
-            autocompletion=completing.students,
+            autocompletion=completion.students,
         ),
     ] = None,
     teacher: Annotated[
@@ -30,7 +30,7 @@ def bench(
         typer.Option(
             "--teacher",
             help="Guides the student; without one, its own training is measured.",
-            autocompletion=completing.teachers,
+            autocompletion=completion.teachers,
         ),
     ] = None,
     dataset: Annotated[
@@ -38,7 +38,7 @@ def bench(
         typer.Option(
             "--dataset",
             help="A named data set or a folder; by default images are made.",
-            autocompletion=completing.datasets,
+            autocompletion=completion.datasets,
         ),
     ] = None,
     data_dir: o.DataDir = None,
@@ -48,7 +48,7 @@ def bench(
         typer.Option(
             "--recipe",
             help="A shipped recipe or a YAML file; by default the one that fits.",
-            autocompletion=completing.recipes,
+            autocompletion=completion.recipes,
         ),
     ] = None,
     image_size: o.ImageSize = None,
@@ -115,7 +115,7 @@ def bench(
         # The profiler's library would speak of itself on standard error.
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     words = context.obj or []
-    from lgkd.bench import run
+    from lgkd.benchmark import run
 
     shared: dict[str, Any] = {
         "steps": steps,
@@ -128,7 +128,7 @@ def bench(
     else:
         document = run.bench(choices, against=against, profile=profile, **shared)
     if out is not None:
-        from lgkd.files import write_json
+        from lgkd._internal.atomic_io import write_json
 
         write_json(out, document)
     if as_json:

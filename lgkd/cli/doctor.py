@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 from lgkd import __version__
 from lgkd.cli import options as o
-from lgkd.cli.screen import console, line_of, show_json
+from lgkd.cli.display import console, line_of, show_json
 from lgkd.errors import MissingError
 
 if TYPE_CHECKING:
-    from lgkd.doctor.finding import Finding
+    from lgkd.cli.doctor_checks.finding import Finding
 
 _STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 _FORMAT = 1
@@ -24,7 +24,7 @@ def doctor(data_dir: o.DataDir = None, as_json: o.Json = False) -> None:
 
     Example: lgkd doctor
     """
-    from lgkd.doctor import examine
+    from lgkd.cli.doctor_checks import examine
 
     findings = []
     for finding in examine(data_dir=data_dir):

@@ -5,13 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
-from lgkd.cli import completing
+from lgkd.cli import completion
+from lgkd.config.registry import import_terms
 from lgkd.errors import InputError
 from lgkd.models.trust import trust
-from lgkd.own_terms import import_terms
 
 Dataset = Annotated[
-    str, typer.Option("--dataset", help="A named data set or a folder of images.", autocompletion=completing.datasets)
+    str, typer.Option("--dataset", help="A named data set or a folder of images.", autocompletion=completion.datasets)
 ]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where named data sets lie.")]
 Fraction = Annotated[
@@ -61,7 +61,7 @@ Seeds = Annotated[
     typer.Option("--seeds", metavar="A,B,C", help="A run with each seed: mean, spread and 95% interval."),
 ]
 Precision = Annotated[
-    str | None, typer.Option("--precision", help="auto, fp32, bf16 or fp16.", autocompletion=completing.precisions)
+    str | None, typer.Option("--precision", help="auto, fp32, bf16 or fp16.", autocompletion=completion.precisions)
 ]
 Compile = Annotated[
     bool | None,
@@ -100,7 +100,7 @@ Track = Annotated[
         "--track",
         metavar="NAME",
         help="Tell tensorboard, wandb, ... of every epoch; may be repeated.",
-        autocompletion=completing.trackers,
+        autocompletion=completion.trackers,
     ),
 ]
 Report = Annotated[bool, typer.Option("--report", help="Write report.html at the end, as `lgkd report` does.")]
@@ -124,7 +124,7 @@ def key_values(pairs: list[str] | None, option: str) -> dict[str, Any]:
     Raises:
         InputError: a word without "=" or with a value that is no scalar.
     """
-    from lgkd.recipe.text import read_yaml
+    from lgkd.config.yaml_io import read_yaml
 
     values: dict[str, Any] = {}
     for pair in pairs or []:

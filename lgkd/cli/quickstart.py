@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lgkd.choices import resolve_recipe
 from lgkd.cli import options as o
-from lgkd.cli.screen import Display, console, duration, show_json, show_table
-from lgkd.comparing.seeds import read_seeds
-from lgkd.comparing.words import gain_lines as sentences
-from lgkd.statistics import in_percent
+from lgkd.cli.display import Display, console, duration, show_json, show_table
+from lgkd.runner.resolve import resolve_recipe
+from lgkd.runs.compare.layout import read_seeds
+from lgkd.runs.compare.summary import gain_lines as sentences
+from lgkd.runs.statistics import in_percent
 
 if TYPE_CHECKING:
-    from lgkd.quickstart import Outcome
+    from lgkd.experiments.quickstart import Outcome
 
 
 def quickstart(
@@ -42,7 +42,7 @@ def quickstart(
     # What can be wrong with these is told before torch is imported.
     resolve_recipe("quickstart", trains="student", guided=True, epochs=epochs, overrides=changes or ())
     silent = quiet or as_json
-    from lgkd.quickstart import quickstart as run
+    from lgkd.experiments.quickstart import quickstart as run
 
     if not silent:
         console(errors=True).print(
@@ -64,7 +64,7 @@ def quickstart(
 
 
 def _report(outcome: "Outcome") -> None:
-    from lgkd.quickstart import WHO
+    from lgkd.experiments.quickstart import WHO
 
     out = console()
     show_table(

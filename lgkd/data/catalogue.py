@@ -161,7 +161,7 @@ PUBLISHED: dict[str, tuple[PublishedFile, ...]] = {
         _at(_VGG, "setid.mat", 14_989, "46b8678f91fd95d3c8f4feab80d271a6c834a1dd896fe29fd3e6ad9ce5c8dccd"),
     ),
 }  # fmt: skip
-"""The publisher's files of the data sets that can be downloaded; `lgkd.data.publishers` reads them."""
+"""The publisher's files of the data sets that can be downloaded; `lgkd.data.sources.cifar_flowers` reads them."""
 
 
 def published(info: DataSetInfo) -> tuple[PublishedFile, ...]:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from lgkd.data.cache import Stored, cache_key, kept
+from lgkd.data.dataset import DataSet, Images, fingerprint_of
 from lgkd.data.decode import Allocate, Progress, decode
-from lgkd.data.images import DataSet, Images, fingerprint_of
-from lgkd.data.trees import read_classes
+from lgkd.data.decoded_cache import Stored, cache_key, kept
+from lgkd.data.image_folder import read_classes
 
 
 @dataclass(frozen=True)

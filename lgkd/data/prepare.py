@@ -4,17 +4,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lgkd.data.augment import Augment, Plain, View
-from lgkd.data.check import held_out_remarks
+from lgkd.config import Recipe
+from lgkd.data.checks.report import held_out_remarks
 from lgkd.data.constants import IMAGENET_MEAN, IMAGENET_STD
+from lgkd.data.dataset import DataSet, Images
 from lgkd.data.extra import Extra, fingerprint_with, load_extra
-from lgkd.data.feed import Feed, PlainBatches
-from lgkd.data.images import DataSet, Images
-from lgkd.data.mixing import Mixing
+from lgkd.data.load import load_dataset
+from lgkd.data.loader import Feed, PlainBatches
 from lgkd.data.names import dataset_key, subset_words
-from lgkd.data.sources import load_dataset
 from lgkd.data.subsets import hold_out, subset
-from lgkd.recipe import Recipe
+from lgkd.data.transforms.augment import Augment, Plain, View
+from lgkd.data.transforms.mixup import Mixing
 
 Channels = tuple[float, float, float]
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lgkd.chance import permutation, seed_of
-from lgkd.data.images import Images
+from lgkd._internal.rng import permutation, seed_of
+from lgkd.data.dataset import Images
 from lgkd.errors import DataError, InputError
 
 

@@ -19,20 +19,20 @@ the teacher's side.
 from torch import nn
 
 from lgkd.losses.attention_transfer import AttentionTransfer
-from lgkd.losses.blocks import BlockGuidance
+from lgkd.losses.block_guidance import BlockGuidance
 from lgkd.losses.correlation_congruence import CorrelationCongruence
 from lgkd.losses.cross_correlation import CrossCorrelation
 from lgkd.losses.deit import DeiTHard, DeiTSoft
 from lgkd.losses.dist import DIST
 from lgkd.losses.dkd import DKD
-from lgkd.losses.hints import Hint
-from lgkd.losses.logits import KD
+from lgkd.losses.hint import Hint
+from lgkd.losses.kd import KD
 from lgkd.losses.luminet import LumiNet
-from lgkd.losses.maps import MapLoss
-from lgkd.losses.relations import RKD
+from lgkd.losses.map_loss import MapLoss
 from lgkd.losses.review_kd import ReviewKD
+from lgkd.losses.rkd import RKD
 from lgkd.losses.similarity_preserving import SimilarityPreserving
-from lgkd.losses.standardized import StandardizedDKD, StandardizedKD
+from lgkd.losses.standardized_kd import StandardizedDKD, StandardizedKD
 
 TERMS: dict[str, type[nn.Module]] = {
     "locality": MapLoss,

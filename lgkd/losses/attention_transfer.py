@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgkd.losses.common import at_least_single, checked_number
+from lgkd.losses.base import at_least_single, checked_number
 
 
 class AttentionTransfer(nn.Module):

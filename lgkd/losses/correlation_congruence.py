@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgkd.errors import InputError
-from lgkd.losses.common import checked_number, embeddings_of, without_autocast
+from lgkd.losses.base import checked_number, embeddings_of, without_autocast
 
 
 class CorrelationCongruence(nn.Module):

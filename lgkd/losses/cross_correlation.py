@@ -8,8 +8,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from lgkd.errors import InputError
-from lgkd.losses.common import at_least_single, checked_number, embeddings_of, without_autocast
-from lgkd.losses.maps import refuse_second_build
+from lgkd.losses.base import at_least_single, checked_number, embeddings_of, without_autocast
+from lgkd.losses.map_loss import refuse_second_build
 
 
 class CrossCorrelation(nn.Module):

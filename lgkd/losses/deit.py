@@ -5,8 +5,8 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgkd.losses.common import logits_of
-from lgkd.losses.logits import KD, Mean
+from lgkd.losses.base import logits_of
+from lgkd.losses.kd import KD, Mean
 
 
 class DeiTSoft(KD):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgkd.losses.common import checked_number, logits_of
+from lgkd.losses.base import checked_number, logits_of
 
 # Squared norms below this, of vectors whose largest entry is 1, are rounding: such a vector has no direction.
 _NO_DIRECTION = 1e-12

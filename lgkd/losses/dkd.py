@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgkd.errors import InputError
-from lgkd.losses.common import checked_number, logits_of
-from lgkd.losses.logits import divergence
+from lgkd.losses.base import checked_number, logits_of
+from lgkd.losses.kd import divergence
 
 
 class DKD(nn.Module):

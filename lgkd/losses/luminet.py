@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgkd.losses.common import checked_number, logits_of
-from lgkd.losses.logits import divergence
+from lgkd.losses.base import checked_number, logits_of
+from lgkd.losses.kd import divergence
 
 
 class LumiNet(nn.Module):

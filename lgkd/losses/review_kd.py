@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgkd.losses.common import at_least_single, refuse_unbuilt
-from lgkd.losses.maps import MapShape, refuse_second_build
+from lgkd.losses.base import at_least_single, refuse_unbuilt
+from lgkd.losses.map_loss import MapShape, refuse_second_build
 
 
 class ReviewKD(nn.Module):

@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgkd.losses.common import at_least_single
-from lgkd.losses.maps import similarity
+from lgkd.losses.base import at_least_single
+from lgkd.losses.map_loss import similarity
 
 
 class SimilarityPreserving(nn.Module):

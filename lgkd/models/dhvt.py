@@ -10,8 +10,9 @@ import torch
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
+from lgkd._internal.text import did_you_mean
 from lgkd.errors import ModelError
-from lgkd.models.dhvt_parts import (
+from lgkd.models.dhvt_layers import (
     AggregatingFeedForward,
     Attention,
     Grid,
@@ -22,7 +23,6 @@ from lgkd.models.dhvt_parts import (
     to_tokens,
 )
 from lgkd.models.factory import ImageSize, pair
-from lgkd.text import did_you_mean
 
 PatchEmbedding = Literal["sope", "linear"]
 FeedForward = Literal["daff", "mlp"]

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from lgkd._internal.text import did_you_mean
 from lgkd.errors import ModelError
-from lgkd.models.catalogue import ModelInfo, find
-from lgkd.text import did_you_mean
+from lgkd.models.registry import ModelInfo, find
 
 ImageSize = int | tuple[int, int]
 

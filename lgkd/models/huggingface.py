@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lgkd._internal.text import did_you_mean
 from lgkd.errors import ModelError
 from lgkd.models.factory import ImageSize, pair
-from lgkd.text import did_you_mean
 
 _NO_OPTIONS = {"architectures", "dtype", "id2label", "label2id", "return_dict", "transformers_version"}
 """Keys of configurations that lgkd decides: the classes, and that logits in single precision come back."""

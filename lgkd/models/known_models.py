@@ -17,7 +17,7 @@ RESNETS = tuple(
         32,
         parameters,
         _CIFAR_RESNET,
-        made_by="lgkd.models.resnet:CifarResNet",
+        made_by="lgkd.models.cnn.resnet:CifarResNet",
         preset={"depth": depth},
     )
     for depth, parameters in _RESNET_PARAMETERS.items()
@@ -28,7 +28,8 @@ _SUITE = "as in the distillation suite of Tian et al., arXiv 1910.10699"
 
 
 def _own(name: str, title: str, parameters: int, source: str, made_by: str, **preset: int) -> ModelInfo:
-    return ModelInfo(name, "teacher", title, 32, parameters, source, made_by=f"lgkd.models.{made_by}", preset=preset)
+    made_by = f"lgkd.models.cnn.{made_by}"
+    return ModelInfo(name, "teacher", title, 32, parameters, source, made_by=made_by, preset=preset)
 
 
 def _imagenet(depth: int, parameters: int) -> ModelInfo:
@@ -37,7 +38,7 @@ def _imagenet(depth: int, parameters: int) -> ModelInfo:
     return ModelInfo(name, "teacher", f"ResNet-{depth} (ImageNet)", 224, parameters, source, timm=name)
 
 
-_X4, _WRN, _VGG = "resnet:CifarResNetX4", "wrn:WideResNet", "vgg:Vgg"
+_X4, _WRN, _VGG = "resnet:CifarResNetX4", "wide_resnet:WideResNet", "vgg:Vgg"
 _WIDE = f"He et al., arXiv 1512.03385, section 4.2; four times as wide, {_SUITE}"
 _ZAGORUYKO = "Zagoruyko & Komodakis, arXiv 1605.07146"
 _SIMONYAN = f"Simonyan & Zisserman, arXiv 1409.1556; {_SUITE}"

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from lgkd.data.archives import opened_zip, read_tar
 from lgkd.data.catalogue import PUBLISHED
-from lgkd.data.sources import load_dataset
+from lgkd.data.load import load_dataset
+from lgkd.data.sources.archives import opened_zip, read_tar
 from lgkd.errors import DataError
 from tests.arranging_world import make_given
 from tests.published_world import as_published, make_cifar, make_flowers

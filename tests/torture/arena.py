@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
-from lgkd.runs import read_metrics
-from lgkd.trainer.keeper import SECONDS_VARIABLE
+from lgkd.runs.folder import read_metrics
+from lgkd.training.checkpointer import SECONDS_VARIABLE
 from tests.costs import is_cost
 from tests.small_world import World, make_world
 from tests.torture.parts import expect

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lgkd.errors import InputError
-from lgkd.trainer.checkpoint import load_newest
+from lgkd.training.checkpoint import load_newest
 from tests.damage_world import corruptions
 from tests.torture.arena import Arena, expect_same, newest, outcome
 from tests.torture.parts import Trials, expect, part

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from lgkd.cards import CARD
-from lgkd.runs import RUN, STUDENT
+from lgkd.models.teacher_card import CARD
+from lgkd.runs.folder import RUN, STUDENT
 from tests.small_world import DISTILL
 from tests.torture.arena import Arena
 from tests.torture.inside import expect_words

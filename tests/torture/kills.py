@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from lgkd.trainer.checkpoint import FAULT_VARIABLE, MANIFEST, STATE, load_newest
+from lgkd.training.checkpoint import FAULT_VARIABLE, MANIFEST, STATE, load_newest
 from tests.torture.arena import EPOCHS, STEPS, Arena, Started, expect_same, newest, outcome
 from tests.torture.parts import Trials, expect, part
 

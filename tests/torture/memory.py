@@ -4,8 +4,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from lgkd.runs import read_metrics
-from lgkd.trainer.checkpoint import load_newest
+from lgkd.runs.folder import read_metrics
+from lgkd.training.checkpoint import load_newest
 from tests.torture.arena import Arena
 from tests.torture.inside import command, expect_words
 from tests.torture.parts import Trials, expect, part

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import lgkd
-from lgkd.cards import CARD
-from lgkd.resuming import _PACKAGES
-from lgkd.runs import ENV, RUN, STUDENT, package_version
-from lgkd.trainer.checkpoint import MANIFEST, STATE
+from lgkd.models.teacher_card import CARD
+from lgkd.runs.folder import ENV, RUN, STUDENT, package_version
+from lgkd.runs.identity import _PACKAGES
+from lgkd.training.checkpoint import MANIFEST, STATE
 from tests.golden_old_run import DISTILL, FOLDER, LITTLE
 from tests.torture.arena import Arena
 from tests.torture.inside import Ended, command, expect_words

@@ -21,13 +21,13 @@ import torch
 from safetensors.torch import load_file
 
 import lgkd
-from lgkd.assets import recipes_folder
-from lgkd.cards import CARD, WEIGHTS
+from lgkd._internal.atomic_io import sha256_of
+from lgkd._internal.paths import recipes_folder
 from lgkd.data.catalogue import PUBLISHED
 from lgkd.errors import LgkdError
-from lgkd.files import sha256_of
-from lgkd.runs import STUDENT, STUDENT_WEIGHTS
-from lgkd.trainer.checkpoint import MANIFEST
+from lgkd.models.teacher_card import CARD, WEIGHTS
+from lgkd.runs.folder import STUDENT, STUDENT_WEIGHTS
+from lgkd.training.checkpoint import MANIFEST
 from tests.published_world import as_published, make_flowers
 from tests.small_world import DISTILL, TINY, TRAIN
 from tests.torture.arena import Arena

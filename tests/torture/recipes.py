@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from lgkd.assets import recipe_names, recipes_folder
+from lgkd._internal.paths import recipe_names, recipes_folder
+from lgkd.config import apply_overrides, dump_recipe, load_recipe, parse_recipe
 from lgkd.errors import RecipeError
-from lgkd.recipe import apply_overrides, dump_recipe, load_recipe, parse_recipe
 from tests.torture.arena import Arena
 from tests.torture.inside import expect_words
 from tests.torture.parts import Trials, expect, part

@@ -3,7 +3,7 @@
 import signal
 import time
 
-from lgkd.trainer.checkpoint import load_newest
+from lgkd.training.checkpoint import load_newest
 from tests.torture.arena import Arena, expect_same, newest, outcome
 from tests.torture.parts import Trials, expect, part
 from tests.torture.students import FACTORY, FAULT, MARK

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import lgkd
-from lgkd.cards import CARD, WEIGHTS
-from lgkd.runs import read_metrics
+from lgkd.models.teacher_card import CARD, WEIGHTS
+from lgkd.runs.folder import read_metrics
 from tests.small_world import CLASSES, DISTILL, TINY_OPTIONS, snapshot
 from tests.torture.arena import Arena
 from tests.torture.inside import Ended, command, expect_words, surroundings

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lgkd.runs import read_metrics
-from lgkd.trackers import STUCK
-from lgkd.trainer.tracking import PATIENCE_VARIABLE
+from lgkd.config.trackers import STUCK
+from lgkd.runs.folder import read_metrics
+from lgkd.training.tracking import PATIENCE_VARIABLE
 from tests.costs import is_cost
 from tests.small_world import DISTILL, TRAIN, environment
 from tests.torture.arena import Arena

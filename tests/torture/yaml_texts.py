@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from lgkd.recipe.text import read_yaml
+from lgkd.config.yaml_io import read_yaml
 from tests.small_world import DISTILL, TRAIN
 from tests.torture.arena import Arena
 from tests.torture.inside import command, expect_words

@@ -1,0 +1,1 @@
+"""Analyse finished runs: the report and the inspection."""

@@ -1,0 +1,151 @@
+"""From finished runs to an inspection's folder."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lgkd._internal.atomic_io import write_json
+from lgkd.analysis.inspect.attention_capture import looked_at
+from lgkd.analysis.inspect.corruptions import STRENGTHS
+from lgkd.analysis.inspect.measure import BATCH, Measured, measure
+from lgkd.analysis.inspect.output import ABOUT, check_folder
+from lgkd.analysis.inspect.tables import (
+    draw_attention,
+    draw_features,
+    tell_corruptions,
+    tell_distances,
+    tell_similarities,
+)
+from lgkd.data.dataset import DataSet
+from lgkd.errors import InputError
+from lgkd.models.teacher import Teacher
+from lgkd.runner.build import load_trained_teacher
+from lgkd.runner.loaded_run import Opened, open_run, teacher_at_hand
+from lgkd.runs.folder import RUN, describe, make_folder, read_student
+from lgkd.runs.load_student import load_student
+
+_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What an inspection found; the same is in its folder.
+
+    Attributes:
+        folder: with pictures, tables and `inspect.json`.
+        students: what was measured of each.
+        images: how many test images were measured on.
+        accuracies: of each student on the images as they are, 0 to 1.
+        corrupted: for each kind of corruption, for each student its accuracies at severities 1 to 5.
+        remarks: sentences on what is left out, and why.
+    """
+
+    folder: Path
+    students: tuple[Measured, ...]
+    images: int
+    accuracies: dict[str, float]
+    corrupted: dict[str, dict[str, list[float]]]
+    remarks: tuple[str, ...]
+
+
+def inspect_run(
+    run: str | Path,
+    baseline: str | Path | None = None,
+    *,
+    out: str | Path,
+    teacher: str | Path | None = None,
+    images: Sequence[int] | None = None,
+    most: int = 512,
+    dataset: str | Path | DataSet | None = None,
+    data_dir: str | Path | None = None,
+    device: str | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Inspection:
+    """Look into a trained student, and into an unguided one beside it.
+
+    Args:
+        run: a finished run's folder.
+        baseline: that of an unguided run on the same data.
+        out: a folder that is new or empty, or holds an older inspection.
+        teacher: whose stages the blocks are compared with: a name in the store, or a run's folder; by default the one
+            that guided the run.
+        images: places in the test split of the images that maps are shown of; four by default.
+        most: test images that are measured on, evenly spread over the split.
+        dataset, data_dir, device: as for `evaluate`.
+        say: called with a sentence that the user should hear.
+
+    Raises:
+        InputError: no finished run lies there, or choices that make no sense.
+        MissingError: the data set or the teacher is not at hand.
+        TakenError: `out` holds something else.
+    """
+    folder = check_folder(Path(out))
+    if most < BATCH:
+        raise InputError(f"{most} images were asked for to measure on, expected {BATCH} or more")
+    opened = open_run(run, dataset=dataset, data_dir=data_dir, device=device)
+    first = "guided" if opened.info["kind"] == "distill" else "this run"
+    students = [Measured(first, opened, looked_at(opened.student))]
+    if baseline is not None:
+        data = opened.data
+        same = DataSet(data.key, data.classes, data.train, data.test, data.fingerprint, ())
+        other = open_run(baseline, dataset=same, device=device)
+        students.append(Measured("baseline", other, looked_at(other.student)))
+    guide = find_teacher(teacher, opened)
+    test = opened.data.test
+    shown = _checked(images, len(test))
+    part = test.take(_spread(len(test), most))
+    make_folder(folder)
+    for student in students:
+        measure(student, part, guide)
+    remarks = tell_distances(folder, students)
+    if guide is not None:
+        tell_similarities(folder, students, guide)
+    else:
+        remarks.append("no teacher is at hand, so that nothing is compared with its stages; name one by --teacher")
+    clean, corrupted = tell_corruptions(folder, students, part)
+    chosen = test.take(torch.tensor(shown))
+    draw_attention(folder, students, chosen)
+    remarks += draw_features(folder, students, chosen, guide)
+    about = {
+        "format": 1,
+        "runs": {one.who: {"folder": str(one.opened.folder), "is": describe(one.opened.info)} for one in students},
+        "teacher": (guide.card.name if guide.card else type(guide.model).__name__) if guide is not None else None,
+        "measured_on": {"test_images": len(part), "of": len(test)},
+        "shown": [test.names[place] for place in shown],
+        "strengths": {kind: list(values) for kind, values in STRENGTHS.items()},
+        "remarks": remarks,
+    }
+    write_json(folder / ABOUT, about)
+    for remark in remarks:
+        (say or (lambda _: None))(remark)
+    return Inspection(folder, tuple(students), len(part), clean, corrupted, tuple(remarks))
+
+
+def find_teacher(named: str | Path | None, opened: Opened) -> Teacher | None:
+    """The teacher that was named, by a name of the store or a run's folder; else the one that guided the run."""
+    if named is None:
+        return teacher_at_hand(opened)
+    place = Path(named)
+    if (place / RUN).is_file():
+        about = read_student(place)
+        height, width = about["image_size"]
+        model = load_student(place)
+        return Teacher(model, image_size=(height, width), mean=about["mean"], std=about["std"]).to(opened.device)
+    return load_trained_teacher(str(named), opened.info["dataset"]["name"]).to(opened.device)
+
+
+def _checked(images: Sequence[int] | None, count: int) -> list[int]:
+    """Places in the test split, given or evenly spread."""
+    places = list(images) if images is not None else [int(place) for place in _spread(count, _SHOWN)]
+    wrong = [place for place in places if not 0 <= place < count]
+    if wrong:
+        raise InputError(f"the test split has no image {wrong[0]}; give places from 0 to {count - 1}")
+    return places
+
+
+def _spread(count: int, most: int) -> Tensor:
+    """At most so many places, evenly spread."""
+    return torch.arange(count) if count <= most else torch.linspace(0, count - 1, most).round().long()

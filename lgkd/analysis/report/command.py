@@ -1,0 +1,122 @@
+"""The command that makes runs again, for whoever the report is handed to."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lgkd.analysis.report.selection import Chosen
+from lgkd.runs.folder import RECIPE
+
+_VALUES = ("fraction", "images_per_class", "subset_seed", "val_fraction", "extra", "extra_share", "device")
+_SWITCHES = ("deterministic", "cuda_graphs", "approximate")
+_PARTS = ("fraction", "images_per_class", "val_fraction")
+"""Options that take some of the images, for which the subset's seed counts."""
+
+
+def command(chosen: Chosen, *, out: str) -> str | None:
+    """One line for a shell: the same choices for all seeds, and the baseline where the same command makes it.
+
+    The recipe is the file that `notes` asks for. Folders are named by their own names, since those above them are not
+    there elsewhere.
+
+    Args:
+        chosen: the runs.
+        out: the new folder.
+
+    Returns:
+        The line; None where objects have no name.
+    """
+    info = chosen.main.info
+    call = info.get("call")
+    if not isinstance(call, dict):
+        return None
+    options = call.get("options") or {}
+    words = [*_who(info, call), "--recipe", RECIPE, *_seeds(chosen), *_options(options)]
+    words += [word for place in options.get("cached") or () for word in ("--cached", Path(place).name)]
+    if info.get("processes", 1) > 1:
+        words += ["--nproc", str(info["processes"])]
+    return shlex.join([*words, "--out", out])
+
+
+def notes(chosen: Chosen) -> tuple[str, str]:
+    """What has to be there before the command is typed, and what to expect of it."""
+    info = chosen.main.info
+    needs = [f"Save the recipe below as {RECIPE}."]
+    folders = [Path(place).name for place in _folders(info)]
+    if folders:
+        needs.append(f"The working folder has to hold {' and '.join(folders)}, or links of that name.")
+    if info.get("teacher"):
+        needs.append("The teacher has to be in the store (lgkd teachers); run.json names it by its hash.")
+    what = "the same student" if len(chosen.ours.runs) == 1 and not _makes_baseline(chosen) else "the same students"
+    after = [f"On the same machine and versions it gives {what}."]
+    if chosen.baseline is not None and not _makes_baseline(chosen):
+        after.append("The baseline was trained by another command; a report of it alone shows that.")
+    return " ".join(needs), " ".join(after)
+
+
+def _who(info: Mapping[str, Any], call: Mapping[str, Any]) -> list[str]:
+    """Who is trained by whom on what."""
+    about = info["dataset"]
+    dataset = f"{Path(about['path']).name}/" if about["path"] else str(about["name"])
+    role = "teacher" if info["kind"] == "teacher" else "student"
+    if role == "teacher":
+        words = ["lgkd", "train-teacher", info["student"]["name"], dataset]
+    else:
+        words = ["lgkd", info["kind"], "--student", info["student"]["name"]]
+        words += [word for teacher in call.get("teachers") or () for word in ("--teacher", teacher)]
+        words += ["--dataset", dataset]
+    if about["data_dir"] is not None:
+        words += ["--data-dir", Path(about["data_dir"]).name]
+    for key, value in (call.get("model_options") or {}).items():
+        words += [f"--{role}-option", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+    if call.get("taps"):
+        words += ["--taps", ",".join(call["taps"])]
+    return words
+
+
+def _seeds(chosen: Chosen) -> list[str]:
+    baseline = ["--with-baseline"] if _makes_baseline(chosen) else []
+    if not _is_series(chosen):
+        return ["--seed", str(chosen.main.info["seed"]), *baseline]
+    return ["--seeds", ",".join(map(str, chosen.ours.seeds)), *baseline]
+
+
+def _is_series(chosen: Chosen) -> bool:
+    """Whether the seeds are all that differs; one command takes one part of the images."""
+    parts = {run.info["dataset"].get("subset") for run in chosen.ours.runs}
+    return len(chosen.ours.runs) > 1 and len(parts) == 1 and chosen.main.info["kind"] != "teacher"
+
+
+def _makes_baseline(chosen: Chosen) -> bool:
+    """Whether `--with-baseline` trains the very runs that these are compared with."""
+    ours, baseline = chosen.ours, chosen.baseline
+    if baseline is None or not baseline.is_baseline_of(ours) or not (_is_series(chosen) or len(ours.runs) == 1):
+        return False
+    return [run.pair for run in baseline.runs] == [run.pair for run in ours.runs]
+
+
+def _options(options: Mapping[str, Any]) -> list[str]:
+    words: list[str] = []
+    whole = all(options.get(name) is None for name in _PARTS)
+    for name in _VALUES:
+        if options.get(name) is None or (name == "subset_seed" and whole):
+            continue
+        value = options[name]
+        words += [_option(name), Path(value).name if name == "extra" else str(value)]
+    words += [_option(name) for name in _SWITCHES if options.get(name)]
+    if options.get("compile") is not None:
+        words.append("--compile" if options["compile"] else "--no-compile")
+    return words
+
+
+def _folders(info: Mapping[str, Any]) -> Sequence[str]:
+    """Folders that the command names."""
+    about, options = info["dataset"], (info.get("call") or {}).get("options") or {}
+    places = (about["path"], about["data_dir"], options.get("extra"), *(options.get("cached") or ()))
+    return [str(place) for place in places if place]
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,137 @@
+"""Numbers that a report shows, from what a classifier said of every image.
+
+Letters in shapes: K classes, N images.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lgkd.runs.compare.find import Finished
+from lgkd.training.evaluate import BINS, Answers
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Images whose guesses are about equally sure.
+
+    Attributes:
+        low, high: between which the confidences lie, 0 to 1.
+        images: how many there are.
+        confidence, accuracy: their means; None for an empty bin.
+    """
+
+    low: float
+    high: float
+    images: int
+    confidence: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Confused:
+    """Images of one class that were taken for another.
+
+    Attributes:
+        true, guess: places of the two classes.
+        images: how many.
+        share: of the images of the true class, 0 to 1.
+    """
+
+    true: int
+    guess: int
+    images: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Accuracy over the epochs, of several seeds together.
+
+    Attributes:
+        epochs: those at which every run was measured.
+        mean, low, high: of the seeds at each, 0 to 1.
+        seeds: how many.
+    """
+
+    epochs: tuple[float, ...]
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    seeds: int
+
+
+def confusion(answers: Answers, classes: int) -> Tensor:
+    """How many images of a class (row) were taken for which (column): int64 (K,K)."""
+    return torch.bincount(answers.labels * classes + answers.guesses, minlength=classes**2).view(classes, classes)
+
+
+def most_confused(matrix_KK: Tensor, most: int) -> list[Confused]:
+    """The pairs of classes with most mistakes, at most so many; equals in the order of the classes."""
+    wrong = matrix_KK.clone().fill_diagonal_(0)
+    totals = matrix_KK.sum(dim=1).tolist()
+    order = torch.sort(wrong.flatten(), descending=True, stable=True).indices[:most].tolist()
+    found = [(*divmod(place, len(wrong)), int(wrong.flatten()[place])) for place in order]
+    return [Confused(true, guess, count, count / totals[true]) for true, guess, count in found if count]
+
+
+def accuracy_by_class(answers: Answers, classes: int) -> list[float | None]:
+    """Share of each class's images that are guessed rightly; None for a class without images."""
+    seen = torch.bincount(answers.labels, minlength=classes).tolist()
+    right = torch.bincount(answers.labels[answers.right], minlength=classes).tolist()
+    return [good / count if count else None for good, count in zip(right, seen, strict=True)]
+
+
+def reliability(answers: Answers) -> list[Bin]:
+    """Equally wide bins of confidence, as the calibration error of `lgkd.training.evaluate` has them."""
+    place = (answers.confidences * BINS).nan_to_num().long().clamp(max=BINS - 1)
+    bins = []
+    for number in range(BINS):
+        inside = place == number
+        count = int(inside.sum())
+        bins.append(
+            Bin(
+                number / BINS,
+                (number + 1) / BINS,
+                count,
+                float(answers.confidences[inside].double().mean()) if count else None,
+                float(answers.right[inside].double().mean()) if count else None,
+            )
+        )
+    return bins
+
+
+def calibration_error(bins: Sequence[Bin]) -> float:
+    """Expected calibration error, 0 to 1: the mean over images of how far a bin's confidence is from its accuracy.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599.
+    """
+    images = sum(one.images for one in bins)
+    gaps = (one.images * abs(one.confidence - one.accuracy) for one in bins if one.confidence is not None
+            and one.accuracy is not None)  # fmt: skip
+    return sum(gaps) / images
+
+
+def curve_of(runs: Sequence[Finished], key: str = "test_top1") -> Curve | None:
+    """Mean, lowest and highest value of several seeds wherever all of them were measured; None where nowhere."""
+    tables = [{row["epoch"]: row[key] for row in run.rows if key in row} for run in runs]
+    epochs = sorted(set(tables[0]).intersection(*tables[1:])) if tables else []
+    if not epochs:
+        return None
+    columns = [[table[epoch] for table in tables] for epoch in epochs]
+    return Curve(
+        tuple(epochs),
+        tuple(sum(column) / len(column) for column in columns),
+        tuple(map(min, columns)),
+        tuple(map(max, columns)),
+        len(runs),
+    )
+
+
+def put_right(before: Answers, after: Answers, most: int) -> list[int]:
+    """Images that `before` got wrong and `after` gets right; those whose true class gained most chance come first."""
+    turned = (~before.right & after.right).nonzero().flatten()
+    gained = (after.chances - before.chances)[turned]
+    return turned[torch.sort(gained, descending=True, stable=True).indices][:most].tolist()

@@ -1,0 +1,175 @@
+"""A report as one HTML page that asks for nothing: no script, no request, pictures within."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lgkd import __version__
+from lgkd.analysis.report import html, predictions, sentences
+from lgkd.analysis.report.command import command, notes
+from lgkd.analysis.report.context import Keep, Known, Shown
+from lgkd.analysis.report.figures import draw_accuracy, draw_losses, loss_parts
+from lgkd.analysis.report.html import Html
+from lgkd.analysis.report.metrics import Curve, curve_of
+from lgkd.runs.statistics import in_percent
+
+GENERATOR = '<meta name="generator" content="lgkd report">'
+"""By which a report is known as one."""
+
+# Nothing may be loaded: a page that is passed on must not tell anybody that it is read.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+_STYLE = Path(__file__).parent / "report.css"
+
+Part = tuple[str, str, Html]
+"""Name, heading and content."""
+
+
+def write_page(known: Known, keep: Keep) -> Html:
+    """The whole page; `keep` is given its figures."""
+    parts = [
+        ("summary", "Summary", _summary(known)),
+        ("curves", "Accuracy over the epochs", _curves(known, keep)),
+        ("loss", "Parts of the loss", _losses(known, keep)),
+        *_answered(known, keep),
+        *_facts(known),
+    ]
+    info = known.chosen.main.info
+    title = f"{sentences.who(info)}, on {info['dataset']['name']}"
+    when = sentences.when([run.info for run in known.chosen.ours.runs])
+    links = "".join(f'<li><a href="#{name}">{html.text(heading)}</a></li>' for name, heading, _ in parts)
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+{GENERATOR}
+<title>{html.text(title)}</title>
+<style>
+{_STYLE.read_text(encoding="utf-8")}</style>
+</head>
+<body>
+<a class="skip" href="#main">Skip to the summary</a>
+<header>
+<h1>{html.text(title)}</h1>
+<p class="muted">{html.text(when)}</p>
+</header>
+<nav aria-label="Contents"><ul>{links}</ul></nav>
+<main id="main">
+{"".join(html.section(*part) for part in parts)}
+</main>
+<footer><p>Written by lgkd {html.text(__version__)}. This file needs no network and holds no script.</p></footer>
+</body>
+</html>
+"""
+
+
+def _summary(known: Known) -> Html:
+    chosen, results = known.chosen, known.chosen.main.info["results"]
+    single = len(chosen.ours.runs) == 1
+    key = [(f"test accuracy{'' if single else ', mean of seeds'}", f"{in_percent(chosen.ours.top1.mean)}%")]
+    difference = chosen.difference
+    if difference is not None:
+        gain = difference.interval
+        key.append(("gain, points" if gain.count > 1 else "gain, points, one seed", in_percent(gain.mean, signed=True)))
+        if gain.low is not None and gain.high is not None:
+            low, high = (in_percent(end, signed=True) for end in (gain.low, gain.high))
+            key.append(("95% interval of the gain", f"{low} to {high}"))
+    if len(known.classes) > 5:
+        key.append((f"among the first five, seed {chosen.main.seed}", f"{in_percent(results['test_top5'])}%"))
+    key.append((f"calibration error, seed {chosen.main.seed}", f"{in_percent(results['test_ece'])}%"))
+    tiles = "".join(f"<div><dt>{html.text(name)}</dt><dd>{html.text(value)}</dd></div>" for name, value in key)
+    return f'{html.paragraphs(sentences.summary(chosen))}\n<dl class="key">{tiles}</dl>'
+
+
+def _curves(known: Known, keep: Keep) -> Html:
+    chosen = known.chosen
+    ours = curve_of(chosen.ours.runs)
+    if ours is None:
+        return html.paragraphs(["The test split was not looked at on the way."])
+    theirs = curve_of(chosen.baseline.runs) if chosen.baseline is not None else None
+    name = "guided" if chosen.ours.guided else "this run"
+    first, last = (f"{in_percent(ours.mean[place])}% at epoch {ours.epochs[place]:g}" for place in (0, -1))
+    told = f"From {first} to {last}"
+    bands = " Bands go from the lowest to the highest seed." if ours.seeds > 1 or (theirs and theirs.seeds > 1) else ""
+    picture = Shown(
+        "curves",
+        draw_accuracy(ours, theirs, name),
+        "Accuracy on the test split over the epochs",
+        f"{told}; the baseline ends at {in_percent(theirs.mean[-1])}%." if theirs else f"{told}.",
+        f"Share of the test images whose class comes first.{bands}",
+    )
+    columns, rows = ["epoch"], [[f"{epoch:g}"] for epoch in ours.epochs]
+    for who, curve in ((name, ours), ("baseline", theirs)):
+        if curve is not None:
+            columns += [who] if curve.seeds == 1 else [f"{who}, mean", "lowest", "highest"]
+            for row, epoch in zip(rows, ours.epochs, strict=True):
+                row += _at(curve, epoch)
+    return picture.html(keep) + html.folded(
+        "The same as a table", html.table("Accuracy over the epochs", columns, rows)
+    )
+
+
+def _at(curve: Curve, epoch: float) -> list[str]:
+    """The cells of one epoch."""
+    columns = [curve.mean] if curve.seeds == 1 else [curve.mean, curve.low, curve.high]
+    if epoch not in curve.epochs:
+        return [""] * len(columns)
+    return [f"{in_percent(column[curve.epochs.index(epoch)])}%" for column in columns]
+
+
+def _losses(known: Known, keep: Keep) -> Html:
+    rows = known.chosen.main.rows
+    parts = loss_parts(rows)
+    if not parts:
+        return html.paragraphs(["This run recorded no parts of its loss."])
+    ends = [(part.removeprefix("loss_").replace("_", " "), *_ends(rows, part)) for part in parts]
+    picture = Shown(
+        "loss",
+        draw_losses(rows),
+        "Parts of the training loss over the epochs",
+        "; ".join(f"{name} from {first} to {last}" for name, first, last in ends) + ".",
+        f"Seed {known.chosen.main.seed}: means over the training batches of an epoch, before weights; each part has "
+        "its own scale.",
+    )
+    listed = html.table("Parts of the loss", ("part", "first epoch", "last epoch"), ends)
+    return picture.html(keep) + html.folded("First and last epoch as a table", listed)
+
+
+def _ends(rows: Sequence[Mapping[str, float]], key: str) -> tuple[str, str]:
+    values = [row[key] for row in rows if key in row]
+    return f"{values[0]:.4g}", f"{values[-1]:.4g}"
+
+
+def _answered(known: Known, keep: Keep) -> list[Part]:
+    """The parts for which the student was run over the test images."""
+    ours = known.answers
+    parts = (
+        ("classes", "Class by class", predictions.classes),
+        ("confusion", "What is taken for what", predictions.confusions),
+        ("calibration", "How sure, and how right", predictions.calibration),
+    )
+    if ours is None or known.images is None:
+        return [(name, title, html.paragraphs([known.why_not])) for name, title, _ in parts]
+    found = [(name, title, write(known, ours, keep)) for name, title, write in parts]
+    return [*found, ("examples", "What guidance put right and wrong", predictions.examples(known, ours, known.images))]
+
+
+def _facts(known: Known) -> list[Part]:
+    """What it took, how to make it again, and with what it was made."""
+    main = known.chosen.main
+    line = command(known.chosen, out="again")
+    if line is None:
+        again = html.paragraphs(
+            ["This run was started in Python from objects that have no name; repeat that call. Its recipe is below."]
+        )
+    else:
+        before, after = notes(known.chosen)
+        again = f"{html.paragraphs([before])}\n<pre>{html.text(line)}</pre>\n{html.paragraphs([after])}"
+    costs = sentences.cost(main.info, main.rows, main.folder)
+    made_with = sentences.environment(known.env)
+    return [
+        ("cost", "Cost", html.table(f"What the run of seed {main.seed} took", (), costs, words=2)),
+        ("again", "How to make it again", again),
+        ("recipe", "Recipe", f"<pre>{html.lines(known.recipe)}</pre>"),
+        ("environment", "Environment", html.table("Where it was trained", (), made_with, words=2)),
+    ]

@@ -1,0 +1,149 @@
+"""The parts of a report that need what the student says of every test image."""
+
+from collections.abc import Sequence
+
+from lgkd.analysis.report import html
+from lgkd.analysis.report.context import Keep, Known, Shown
+from lgkd.analysis.report.figures import draw_classes, draw_confusion, draw_reliability
+from lgkd.analysis.report.html import Html
+from lgkd.analysis.report.metrics import (
+    accuracy_by_class,
+    calibration_error,
+    confusion,
+    most_confused,
+    put_right,
+    reliability,
+)
+from lgkd.analysis.report.thumbnails import embedded
+from lgkd.data.dataset import Images
+from lgkd.runs.statistics import in_percent
+from lgkd.training.evaluate import Answers
+
+_MOST_BARS, _FEW_BARS = 30, 12
+_MOST_PAIRS, _MOST_EXAMPLES = 15, 12
+
+
+def classes(known: Known, ours: Answers, keep: Keep) -> Html:
+    """Accuracy of each class, or what it gained over the baseline."""
+    names, count = known.classes, len(known.classes)
+    accuracies = accuracy_by_class(ours, count)
+    other = known.baseline_answers
+    theirs = accuracy_by_class(other, count) if other is not None else None
+    values = {
+        place: value if theirs is None else value - (theirs[place] or 0.0)
+        for place, value in enumerate(accuracies)
+        if value is not None
+    }
+    order = sorted(values, key=lambda place: -values[place])
+    shown = order if len(order) <= _MOST_BARS else [*order[:_FEW_BARS], *order[-_FEW_BARS:]]
+    what = "Accuracy of each class" if theirs is None else "Gain of each class over the baseline"
+    some = ""
+    if len(shown) < len(order):
+        some = f" The {_FEW_BARS} highest and the {_FEW_BARS} lowest of {count} classes; the table has all."
+    pair = "" if theirs is None else f" {known.which} A class of few images moves by chance alone."
+    unit = "%" if theirs is None else " points"
+    written = {place: in_percent(value, signed=theirs is not None) for place, value in values.items()}
+    told = ", ".join(f"{names[place]} {written[place]}{unit}" for place in (*order[:3], *order[-3:]))
+    columns = ["class", "test images", "accuracy", *([] if theirs is None else ["baseline", "gain, points"])]
+    seen = confusion(ours, count).sum(dim=1).tolist()
+    rows = [
+        [names[place], f"{seen[place]:,}", f"{in_percent(accuracies[place] or 0.0)}%",
+         *([] if theirs is None else [f"{in_percent(theirs[place] or 0.0)}%", written[place]])]
+        for place in order
+    ]  # fmt: skip
+    shares = [values[place] * (1 if theirs is None else 100) for place in shown]
+    picture = Shown(
+        "classes",
+        draw_classes([names[place] for place in shown], shares, gains=theirs is not None),
+        what,
+        f"Highest and lowest: {told}.",
+        f"{what}.{some}{pair}",
+    )
+    return picture.html(keep) + html.folded("All classes as a table", html.table(what, columns, rows))
+
+
+def confusions(known: Known, ours: Answers, keep: Keep) -> Html:
+    """The confusion matrix, and the pairs with most mistakes."""
+    names = known.classes
+    matrix = confusion(ours, len(names))
+    pairs = most_confused(matrix, _MOST_PAIRS)
+    first = f"Most often {names[pairs[0].true]} is taken for {names[pairs[0].guess]}." if pairs else "No mistakes."
+    picture = Shown(
+        "confusion",
+        draw_confusion(names, matrix),
+        "Confusion matrix",
+        f"{len(names)} by {len(names)} classes; {int(matrix.diagonal().sum()):,} of {int(matrix.sum()):,} images are "
+        f"on the diagonal. {first}",
+        "Rows are true classes, columns guesses; the stronger the blue, the larger the share of the row.",
+    )
+    if not pairs:
+        return picture.html(keep) + "<p>There is no mistake among the test images.</p>"
+    rows = [(names[one.true], names[one.guess], one.images, f"{one.share:.0%}") for one in pairs]
+    columns = ("true class", "taken for", "images", "share of the class")
+    return picture.html(keep) + html.table(f"The {len(rows)} pairs with most mistakes", columns, rows, words=2)
+
+
+def calibration(known: Known, ours: Answers, keep: Keep) -> Html:
+    """Reliability diagram and expected calibration error."""
+    other = known.baseline_answers
+    bins = reliability(ours)
+    theirs = reliability(other) if other is not None else None
+    error = calibration_error(bins)
+    sure = float(ours.confidences.double().mean()) > float(ours.right.double().mean())
+    lean = "surer than it is right" if sure else "less sure than it is right"
+    beside = f"; the baseline's is {in_percent(calibration_error(theirs))}%" if theirs is not None else ""
+    picture = Shown(
+        "calibration",
+        draw_reliability(bins, theirs),
+        "Reliability diagram",
+        f"Accuracy over confidence in {len(bins)} bins; expected calibration error {in_percent(error)}%.",
+        "Above the diagonal it is more often right than it says. Below: how many images are that sure.",
+    )
+    rows = [
+        (f"{one.low:.0%} to {one.high:.0%}", f"{one.images:,}",
+         *("" if value is None else f"{in_percent(value)}%" for value in (one.confidence, one.accuracy)))
+        for one in bins
+    ]  # fmt: skip
+    told = (
+        f"The expected calibration error is {in_percent(error)}%{beside}: so far are confidence and accuracy apart on "
+        f"average, over {len(bins)} bins of confidence. On the whole this model is {lean}."
+    )
+    listed = html.table("Confidence and accuracy", ("confidence", "images", "mean", "accuracy"), rows)
+    return html.paragraphs([told]) + picture.html(keep) + html.folded("The same as a table", listed)
+
+
+def examples(known: Known, ours: Answers, images: Images) -> Html:
+    """Images that the guided student gets right and the baseline does not, and the other way round."""
+    theirs = known.baseline_answers
+    if theirs is None:
+        return html.paragraphs(["No baseline was given: what guidance changed cannot be told from one run."])
+    right, wrong = int((~theirs.right & ours.right).sum()), int((theirs.right & ~ours.right).sum())
+    told = (
+        f"Of {len(ours.labels):,} test images {right:,} were put right and {wrong:,} put wrong. {known.which} Those "
+        "whose true class gained or lost most chance come first."
+    )
+    return "\n".join(
+        [
+            html.paragraphs([told]),
+            "<h3>Put right</h3>",
+            _pictures(known, ours, theirs, images, put_right(theirs, ours, _MOST_EXAMPLES)),
+            "<h3>Put wrong</h3>",
+            _pictures(known, ours, theirs, images, put_right(ours, theirs, _MOST_EXAMPLES)),
+        ]
+    )
+
+
+def _pictures(known: Known, ours: Answers, theirs: Answers, images: Images, places: Sequence[int]) -> Html:
+    if not places:
+        return "<p>None.</p>"
+    items = []
+    for place in places:
+        true = known.classes[int(ours.labels[place])]
+        told = [
+            f"{who}: {known.classes[int(one.guesses[place])]} ({float(one.confidences[place]):.0%})"
+            for who, one in (("now", ours), ("baseline", theirs))
+        ]
+        image = embedded(images, place, f"test image {images.names[place]}, which shows {true}")
+        said = "<br>".join(map(html.text, told))
+        items.append(f"<li>{image}<strong>{html.text(true)}</strong><br>{said}</li>")
+    return f'<ul class="examples">{"".join(items)}</ul>'

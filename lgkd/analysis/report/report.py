@@ -1,0 +1,152 @@
+"""From finished runs to a report: one HTML file, and its figures as PNG beside it."""
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lgkd._internal.atomic_io import write_whole
+from lgkd.analysis.report.context import Known
+from lgkd.analysis.report.page import GENERATOR, write_page
+from lgkd.analysis.report.selection import choose
+from lgkd.data.catalogue import CATALOGUE
+from lgkd.data.dataset import DataSet
+from lgkd.errors import InputError, MissingError, TakenError
+from lgkd.runner.build import is_convolutional
+from lgkd.runner.loaded_run import Opened, open_run
+from lgkd.runs.compare.find import Finished
+from lgkd.runs.folder import ENV, RECIPE, make_folder, read_student
+from lgkd.training.evaluate import Answers, answer
+
+REPORT = "report.html"
+
+
+def write_report(
+    runs: str | Path | Sequence[str | Path],
+    baselines: str | Path | Sequence[str | Path] = (),
+    *,
+    out: str | Path | None = None,
+    dataset: str | Path | DataSet | None = None,
+    data_dir: str | Path | None = None,
+    device: str | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Path:
+    """Write a report of a run: one HTML file that needs no network, and its figures as PNG in a folder of its name.
+
+    Args:
+        runs: a run's folder, or those of several that differ only by seed; the one with the lowest seed is shown in
+            detail. A folder that holds guided and unguided runs is both.
+        baselines: unguided runs to compare with.
+        out: the file; `report.html` in the folder of the run that is shown if not given.
+        dataset, data_dir, device: as for `evaluate`; the student is run over its test split.
+        say: called with a sentence that the user should hear.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: no finished run lies there, or the runs are not of one kind.
+        TakenError: `out` is something else than a report.
+    """
+    tell = say or (lambda _: None)
+    chosen = choose(_listed(runs), _listed(baselines), say)
+    file = Path(out) if out is not None else chosen.main.folder / REPORT
+    check_place(file)
+    why_not, opened, ours, theirs = "", None, None, None
+    try:
+        _check_named(chosen.main, dataset)
+        opened = open_run(chosen.main.folder, dataset=dataset, data_dir=data_dir, device=device)
+        ours = _answers(opened)
+        if chosen.beside is not None:
+            theirs = _answers(_beside(chosen.beside, opened, device))
+    except MissingError as error:
+        why_not = f"Left out, for the test images are not at hand: {error}."
+        tell(f"class by class, confusion, calibration and examples are left out: {error}")
+    main = chosen.main
+    known = Known(
+        chosen=chosen,
+        classes=opened.classes if opened is not None else read_student(main.folder)["classes"],
+        answers=ours,
+        baseline_answers=theirs,
+        images=opened.data.test if opened is not None else None,
+        why_not=why_not,
+        recipe=_read(main, RECIPE) or "not at hand",
+        env=_environment(main),
+    )
+    pictures: dict[str, Any] = {}
+    page = write_page(known, pictures.__setitem__)
+    make_folder(file.parent)
+    folder = make_folder(file.with_suffix(""))
+    for name, figure in pictures.items():
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
+            figure.savefig(folder / f"{name}.png")
+    write_whole(file, page.encode())
+    return file
+
+
+def _check_named(run: Finished, dataset: object) -> None:
+    """What was handed over in Python cannot be had again; the report is written without.
+
+    Raises:
+        MissingError: the student or its data set has no name.
+    """
+    about = run.info["dataset"]
+    if read_student(run.folder)["name"] is None:
+        raise MissingError("the student is a module that was made in Python")
+    if dataset is None and about["path"] is None and about["name"] not in CATALOGUE:
+        raise MissingError("the data set was loaded in Python; name one of the same classes by --dataset")
+
+
+def check_place(file: Path) -> None:
+    """Whether a report may be written there: to a new file, or over an older report.
+
+    Raises:
+        InputError: no name of an HTML file; TakenError: something else is there.
+    """
+    if file.suffix != ".html":
+        raise InputError(f"--out is {file}, expected a name that ends in .html")
+    folder = file.with_suffix("")
+    if folder.exists() and not folder.is_dir():
+        raise TakenError(f"{folder} is a file, where the figures' folder would go; choose another --out")
+    if not file.exists():
+        return
+    try:
+        with file.open(encoding="utf-8") as stream:
+            ours = GENERATOR in stream.read(4096)
+    except (OSError, ValueError):
+        ours = False
+    if not ours:
+        raise TakenError(f"{file} is there and no report of lgkd; choose another --out")
+
+
+def _listed(places: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
+    return [places] if isinstance(places, str | Path) else places
+
+
+def _beside(run: Finished, opened: Opened, device: str | None) -> Opened:
+    """The baseline's run, on the images that are open already."""
+    data = opened.data
+    whole = DataSet(data.key, data.classes, data.train, data.test, data.fingerprint, ())
+    return open_run(run.folder, dataset=whole, device=device)
+
+
+def _answers(opened: Opened) -> Answers:
+    student = opened.student
+    return answer(student, opened.batches(), precision=opened.precision, channels_last=is_convolutional(student))
+
+
+def _read(run: Finished, name: str) -> str | None:
+    try:
+        return (run.folder / name).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+
+
+def _environment(run: Finished) -> dict[str, Any]:
+    try:
+        found = json.loads(_read(run, ENV) or "{}")
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{run.folder / ENV} cannot be read as JSON ({error}); it is damaged") from None
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,152 @@
+"""The sentences of a report. None claims more than the numbers do."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lgkd.analysis.report.selection import Chosen
+from lgkd.runs.compare.summary import gain_lines
+from lgkd.runs.statistics import in_percent
+
+_HOUR, _MINUTE = 3600, 60
+
+
+def who(info: Mapping[str, Any]) -> str:
+    """As in "deit_tiny, guided by resnet20"."""
+    by = " and ".join(map(_called, teachers_of(info)))
+    name = str(info["student"]["name"]).rpartition(":")[2]
+    if info["kind"] == "teacher":
+        return f"{name}, trained as a teacher"
+    return f"{name}, guided by {by}" if by else f"{name}, unguided"
+
+
+def teachers_of(info: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What run.json says of each teacher."""
+    return [one for one in (info.get("teacher"), *(info.get("more_teachers") or ())) if one]
+
+
+def _called(teacher: Mapping[str, Any]) -> str:
+    return str(teacher.get("kept_as") or teacher.get("name") or teacher.get("class"))
+
+
+def _build(info: Mapping[str, Any]) -> str:
+    """What the model is beyond its name, which says little of one that was made smaller."""
+    student = info["student"]
+    options = [f"{key} {_value(value)}" for key, value in (student.get("options") or {}).items()]
+    model = "teacher" if info["kind"] == "teacher" else "student"
+    return f"The {model} has {student['parameters']:,} parameters" + (f": {', '.join(options)}." if options else ".")
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _teachers(info: Mapping[str, Any]) -> list[str]:
+    """How good each teacher is, as far as that is known."""
+    known = [(_called(one), one.get("test_top1")) for one in teachers_of(info)]
+    return [
+        f"The teacher {name} names {in_percent(top1)}% of the test images rightly."
+        for name, top1 in known
+        if isinstance(top1, int | float)
+    ]
+
+
+def when(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Which seeds, and when the last of them was finished."""
+    seeds = [str(info["seed"]) for info in runs]
+    finished = max((str(info["finished"]) for info in runs if info.get("finished")), default="at an unknown time")
+    named = f"Seed {seeds[0]}" if len(seeds) == 1 else f"Seeds {', '.join(seeds)}"
+    return f"{named}, finished {finished.replace('T', ' ').replace('+00:00', ' UTC')}"
+
+
+def summary(chosen: Chosen) -> list[str]:
+    """What was done, and what came of it."""
+    info = chosen.main.info
+    data, results = info["dataset"], info["results"]
+    part = f" ({data['subset']})" if data.get("subset") else ""
+    lines = [
+        f"{who(info)}: {info['epochs']} epochs on {data['train_images']:,} images of {data['name']}{part}, "
+        f"{data['classes']} classes. {_build(info)}",
+        *_teachers(info),
+        f"With seed {chosen.main.seed} it names {in_percent(results['test_top1'])}% of {data['test_images']:,} test "
+        f"images rightly {_when(results)}.",
+    ]
+    best = results["best_epoch_on_the_test_split"]
+    if best["epoch"] != results["epoch"]:
+        lines.append(
+            f"Its best epoch on the test split is {best['epoch']}, with {in_percent(best['test_top1'])}%: the "
+            "figure that papers of this field print, picked by what it is measured on."
+        )
+    count = len(chosen.ours.runs)
+    if count > 1:
+        seeds = ", ".join(map(str, chosen.ours.seeds))
+        spread = f" (standard deviation {in_percent(chosen.ours.sd or 0)} points)"
+        lines.append(f"Over {count} seeds ({seeds}) the mean is {in_percent(chosen.ours.top1.mean)}%{spread}.")
+    return lines + _gain(chosen, single=count == 1)
+
+
+def _gain(chosen: Chosen, *, single: bool) -> list[str]:
+    difference, baseline = chosen.difference, chosen.baseline
+    if difference is None or baseline is None:
+        lone = " One seed is no result: other seeds can differ by more than a method gains." if single else ""
+        return [f"No baseline was given, so that nothing is said of what the guide gained.{lone}"]
+    unpaired = "" if difference.paired else f"{len(chosen.ours.runs)} against {len(baseline.runs)}"
+    gains = gain_lines(
+        "Gain over the baseline", difference.interval, [gain for _, gain in difference.by_seed], unpaired=unpaired
+    )
+    many = f"mean of {len(baseline.runs)} seeds" if len(baseline.runs) > 1 else f"seed {baseline.runs[0].seed}"
+    lines = [
+        f"The baseline is {who(baseline.runs[0].info)}: {in_percent(baseline.top1.mean)}% ({many}).",
+        " ".join(gains),
+    ]
+    remarks = [remark[0].upper() + remark[1:] + "." for remark in chosen.remarks]
+    if remarks:
+        letters = f"Here {chosen.ours.letter} is this run, {baseline.letter} the baseline."
+        lines.append(" ".join([*remarks, letters]))
+    return lines
+
+
+def _when(results: Mapping[str, Any]) -> str:
+    if results.get("selected_on"):
+        return f"after epoch {results['epoch']}, which did best on held-out training images"
+    return f"after the last epoch, {results['epoch']}; nothing was selected"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 42 s, 3 min 5 s, 2 h 10 min."""
+    whole = round(seconds)
+    if whole < _MINUTE:
+        return f"{whole} s"
+    if whole < _HOUR:
+        return f"{whole // _MINUTE} min {whole % _MINUTE} s"
+    return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} min"
+
+
+def cost(info: Mapping[str, Any], rows: Sequence[Mapping[str, float]], folder: Path) -> list[tuple[str, str]]:
+    """Names and values of what the run took."""
+    results = info["results"]
+    speeds = [row["images_per_second"] for row in rows if "images_per_second" in row]
+    weights = folder / "student.safetensors"
+    found = [
+        ("training", duration(results["training_seconds"])),
+        ("evaluation on the way", duration(results.get("evaluation_seconds", 0.0))),
+        ("images a second in training", f"{sum(speeds) / len(speeds):,.0f}" if speeds else "not recorded"),
+        ("epochs, steps", f"{info['epochs']}, {info['epochs'] * info['steps_per_epoch']:,}"),
+        ("parameters of the student", f"{info['student']['parameters']:,}"),
+        ("size of its weights", f"{weights.stat().st_size / 1e6:.1f} MB" if weights.is_file() else "not at hand"),
+        ("number format", str(info["precision"])),
+        ("processes", str(info.get("processes", 1))),
+    ]
+    memory = max((row["memory_mb"] for row in rows if "memory_mb" in row), default=None)
+    return [*found, ("memory, highest", "not recorded by this run" if memory is None else f"{memory:,.0f} MB")]
+
+
+def environment(env: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names and values of env.json, which holds named things only."""
+    return [
+        (f"{name}: {key}" if isinstance(value, Mapping) else name, "none" if inner is None else str(inner))
+        for name, value in env.items()
+        for key, inner in (value.items() if isinstance(value, Mapping) else [("", value)])
+        if name != "format"
+    ]

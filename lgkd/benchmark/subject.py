@@ -1,0 +1,205 @@
+"""The live objects of one bench, and one step of each of their parts."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle, islice
+
+import torch
+from torch import nn
+
+from lgkd.benchmark.options import Choices
+from lgkd.benchmark.synthetic import made_dataset, made_teacher
+from lgkd.benchmark.timer import Part, timed
+from lgkd.data.prepare import Data, make_feed, make_test_batches, prepare_data
+from lgkd.distillation.guide import Guide
+from lgkd.models.factory import default_image_size, pair
+from lgkd.runner.build import check_precision, is_convolutional, make_guides, make_plan, make_student, make_task
+from lgkd.runner.dry_run.batches import Batches, Triple
+from lgkd.training.compile import choose_compile, compile_task
+from lgkd.training.evaluate import score
+from lgkd.training.memory import keep_freed_memory
+from lgkd.training.metrics import Meters
+from lgkd.training.precision import choose_device
+from lgkd.training.train_step import Engine
+
+PARTS = ("data", "student", "guided", "whole", "evaluation")
+_FIXED_BATCHES = 2
+# Whether compiling pays depends on the length of a training; of made images, as if they were those of CIFAR.
+_USUAL_IMAGES = 50_000
+
+
+def load_data(choices: Choices) -> Data:
+    """The images: made ones, or those of a data set."""
+    return prepare_data(
+        choices.dataset if choices.dataset is not None else made_dataset(choices),
+        normalize=choices.resolved.view.normalize,
+        data_dir=choices.data_dir,
+    )
+
+
+def load_pair(choices: Choices, data: Data) -> tuple[nn.Module, Guide | None, tuple[int, int]]:
+    """What is trained, its guide if there is one, and the (height, width) of its images; all on the CPU."""
+    recipe = choices.resolved
+    size = pair(recipe.view.image_size or default_image_size(choices.model))
+    model = make_student(
+        choices.model, recipe, classes=len(data.classes), seed=choices.seed, options=choices.student_options
+    )
+    guide = None
+    if choices.guided:
+        assert choices.teacher is not None
+        teacher = made_teacher(choices.teacher, data, choices.seed)
+        (guide,) = make_guides(model, [teacher], recipe, data, image_size=size, taps=None, seed=choices.seed)
+    if is_convolutional(model):
+        model.to(memory_format=torch.channels_last)
+    return model, guide, size
+
+
+class Subject:
+    """A training as `lgkd distill`, `train` and `train-teacher` build it, one step at a time.
+
+    Args:
+        choices: what is measured.
+
+    Attributes:
+        feed, engine, guide: of the training; no guide without a teacher.
+        batch_size: images a step.
+        compiled: whether the training is one that `compile()` is to be called for.
+        model: what is trained, inside the engine's task.
+    """
+
+    def __init__(self, choices: Choices) -> None:
+        recipe = choices.resolved
+        self.choices, self.device = choices, choose_device(choices.device)
+        check_precision(recipe, self.device)
+        self._random_state = torch.get_rng_state()
+        if self.device == "cpu":
+            keep_freed_memory()
+        data = load_data(choices)
+        self.model, self.guide, self.image_size = load_pair(choices, data)
+        self.feed = make_feed(
+            recipe,
+            data,
+            image_size=self.image_size,
+            seed=choices.seed,
+            device=self.device,
+            teacher_sizes=[self.guide.teacher.image_size] if self.guide is not None else [],
+        )
+        self.batch_size = self.feed.batch_size
+        self.plan = make_plan(
+            recipe,
+            steps_per_epoch=self.feed.steps_per_epoch,
+            seed=choices.seed,
+            device=self.device,
+            channels_last=is_convolutional(self.model),
+            compiled=False,  # the step is looked at part by part before it is compiled
+        )
+        images = max(len(data.train), _USUAL_IMAGES) if choices.dataset is None else len(data.train)
+        self.compiled = choose_compile(
+            choices.compile, self.device, recipe.schedule.epochs * images, cuda_graphs=choices.cuda_graphs
+        )
+        self.engine = Engine(
+            make_task(self.model, [self.guide] if self.guide is not None else [], recipe),
+            self.plan,
+            names=self.feed.names,
+        )
+        self.engine.task.train()
+        self._data, self._recipe = data, recipe
+        self._batches = Batches(self.feed)
+        self._meters = Meters()
+        self._unguided: Engine | None = None
+        self._fixed: Iterator[Triple] | None = None
+
+    def draw(self) -> Triple:
+        """The next batch."""
+        return next(self._batches)
+
+    def train(self, batch: Triple) -> None:
+        """One step of the training itself, on a batch."""
+        self._step(self.engine, batch)
+
+    def whole(self) -> None:
+        """One step, batch and all."""
+        self.train(self.draw())
+
+    def fixed(self) -> Triple:
+        """One of two batches that were drawn before."""
+        if self._fixed is None:
+            self._fixed = cycle([self.draw() for _ in range(_FIXED_BATCHES)])
+        return next(self._fixed)
+
+    def parts(self, wanted: Sequence[str] = PARTS) -> list[Part]:
+        """What is timed.
+
+        "student" is the model alone, "guided" the model and its guide, both on batches that are there already;
+        "whole" is the training. Without a guide there is no "guided".
+
+        Args:
+            wanted: names out of `PARTS`.
+        """
+        steps: dict[str, Callable[[], object]] = {"data": self.draw, "student": self._alone, "whole": self.whole}
+        if self.guide is not None:
+            steps["guided"] = lambda: self.train(self.fixed())
+        images = dict.fromkeys(steps, self.batch_size)
+        if "evaluation" in wanted:
+            steps["evaluation"], images["evaluation"] = self._evaluation()
+        return [
+            Part(name, images[name], timed(steps[name], self.device))
+            for name in PARTS
+            if name in wanted and name in steps
+        ]
+
+    def compile(self) -> None:
+        """Translate the step by torch.compile; it happens at the next step."""
+        compile_task(self.engine.task, cuda_graphs=self.choices.cuda_graphs)
+
+    def close(self) -> None:
+        """Take hooks and wrappers off, and end what the feed may have running."""
+        self._batches.close()
+        for engine in (self.engine, self._unguided):
+            if engine is not None:
+                engine.close()
+        if self.guide is not None:
+            self.guide.remove()
+        torch.set_rng_state(self._random_state)
+
+    def _step(self, engine: Engine, batch: Triple) -> None:
+        images, targets, index = batch
+        # Always the first step of a training: its rate is the warm-up's, so that nothing runs away.
+        engine.step(images, targets, index, 0, 0, self._meters)
+
+    def _alone(self) -> None:
+        """A step of the same model in a training without a guide."""
+        if self.guide is None:
+            self.train(self.fixed())
+            return
+        if self._unguided is None:
+            model = make_student(
+                self.choices.model,
+                self._recipe,
+                classes=len(self._data.classes),
+                seed=self.choices.seed,
+                options=self.choices.student_options,
+            )
+            if self.plan.channels_last:
+                model.to(memory_format=torch.channels_last)
+            self._unguided = Engine(make_task(model, [], self._recipe), self.plan, names=self.feed.names)
+            self._unguided.task.train()
+            if self.compiled:
+                compile_task(self._unguided.task, cuda_graphs=self.choices.cuda_graphs)
+        self._step(self._unguided, self.fixed())
+
+    def _evaluation(self) -> tuple[Callable[[], object], int]:
+        """Scoring one batch of the test split as evaluation does, its batch size included."""
+        batches = make_test_batches(
+            self._data.test,
+            image_size=self.image_size,
+            mean=self._data.mean,
+            std=self._data.std,
+            interpolation=self._recipe.view.interpolation,
+            device=self.device,
+        )
+        some = list(islice(batches, 1))
+
+        def evaluate() -> None:
+            score(self.engine.judged, some, precision=self.plan.precision, channels_last=self.plan.channels_last)
+
+        return evaluate, len(some[0][0])

@@ -1,0 +1,115 @@
+"""Timing several things in turn, so that what disturbs the machine disturbs all of them alike."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lgkd.training.timing import synchronise
+
+# A lap is about as long, unless the number of steps is given: long against the clock, short against a bench.
+_SECONDS_A_LAP = 0.5
+_MOST_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The middle and the ends of some measured numbers."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Of at least one number."""
+        return cls(statistics.median(values), min(values), max(values))
+
+    def as_dict(self) -> dict[str, float]:
+        """For the JSON document."""
+        return {"median": self.median, "low": self.low, "high": self.high}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing that is timed.
+
+    Attributes:
+        name: of the thing.
+        images: that one step takes.
+        lap: does so many steps and returns the seconds that they took.
+    """
+
+    name: str
+    images: int
+    lap: Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a part took.
+
+    Attributes:
+        images: of one step.
+        steps: of one lap.
+        seconds: of one step, in every round.
+    """
+
+    images: int
+    steps: int
+    seconds: tuple[float, ...]
+
+    @property
+    def rate(self) -> Spread:
+        """Images a second."""
+        return Spread.of([self.images / seconds for seconds in self.seconds])
+
+    def over(self, other: "Timing") -> Spread:
+        """How many times as fast this is as another part, round by round."""
+        mine, theirs = ([one.images / seconds for seconds in one.seconds] for one in (self, other))
+        return Spread.of([a / b for a, b in zip(mine, theirs, strict=True)])
+
+    def as_dict(self) -> dict[str, object]:
+        """For the JSON document."""
+        return {
+            "images_per_second": self.rate.as_dict(),
+            "seconds_per_step": Spread.of(self.seconds).as_dict(),
+            "images_per_step": self.images,
+            "steps_per_lap": self.steps,
+        }
+
+
+def timed(go: Callable[[], object], device: str) -> Callable[[int], float]:
+    """A lap of calls of `go`. One call before it is not timed: it fills caches and whatever works ahead."""
+
+    def lap(steps: int) -> float:
+        go()
+        synchronise(device)
+        began = time.perf_counter()
+        for _ in range(steps):
+            go()
+        synchronise(device)
+        return time.perf_counter() - began
+
+    return lap
+
+
+def measure(parts: Sequence[Part], *, steps: int | None, repeats: int) -> dict[str, Timing]:
+    """Time the parts in turn: A B C A B C ...
+
+    Args:
+        parts: each with a name of its own.
+        steps: of a lap; None for as many as take about half a second.
+        repeats: rounds.
+    """
+    chosen = {}
+    for part in parts:
+        trial = part.lap(1)  # also warms up: code is made and memory taken at the first call
+        if steps is None:
+            trial = min(trial, part.lap(1)) if trial < _SECONDS_A_LAP else trial
+        chosen[part.name] = steps or max(1, min(_MOST_STEPS, round(_SECONDS_A_LAP / max(trial, 1e-9))))
+    seconds: dict[str, list[float]] = {part.name: [] for part in parts}
+    for _ in range(repeats):
+        for part in parts:
+            seconds[part.name].append(part.lap(chosen[part.name]) / chosen[part.name])
+    return {part.name: Timing(part.images, chosen[part.name], tuple(seconds[part.name])) for part in parts}

@@ -1,0 +1,126 @@
+"""`lgkd compare`, and how a comparison is shown wherever one is made."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lgkd.cli import completion
+from lgkd.cli import options as o
+from lgkd.cli.display import console, say, show_json, show_table
+from lgkd.errors import TakenError
+from lgkd.runs.statistics import in_percent
+
+if TYPE_CHECKING:
+    from lgkd.runs.compare import Comparison
+
+# A comparison of many seeds is told by its means; each seed is in the CSV file.
+_MOST_GROUPS = 6
+
+
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN", help="Folders of runs, or of several seeds.", autocompletion=completion.runs),
+    ],
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            "--against", metavar="RUN", help="Compare all others with this one.", autocompletion=completion.runs
+        ),
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Every run, group and difference as a table.")
+    ] = None,
+    png: Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Curves and differences.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Write over these files.")] = False,
+    as_json: o.Json = False,
+) -> None:
+    """Put runs side by side: mean, spread, 95% interval, difference.
+
+    Runs that differ only by seed belong together. Guided students are compared with
+    unguided ones, by seed where both have the same. The last epoch counts.
+
+    Example: lgkd compare runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance
+    """
+    for file in (csv, png):
+        if file is not None and file.exists() and not replace:
+            raise TakenError(f"{file} is there already; it was not touched. Choose another name, or add --replace")
+    from lgkd.runs.compare import compare as put_side_by_side
+    from lgkd.runs.compare.tables import write_csv, write_picture
+
+    found = put_side_by_side(*runs, against=against, say=None if as_json else say)
+    if csv is not None:
+        write_csv(found, csv)
+    if png is not None:
+        write_picture(found, png)
+    if as_json:
+        show_json(found.as_dict())
+        return
+    show_comparison(found)
+    for file in (csv, png):
+        if file is not None:
+            console().print(f"kept in {file}", soft_wrap=True)
+
+
+def show_comparison(comparison: "Comparison") -> None:
+    """The groups as a table, each seed, and what it comes to in sentences."""
+    from lgkd.runs.compare.summary import told
+
+    out = console()
+    about = comparison.groups[0].runs[0].info["dataset"]
+    chosen = any(group.chosen is not None for group in comparison.groups)
+    show_table(
+        f"{about['name']}, {about['test_images']:,} test images: top-1 after the last epoch, in %",
+        ("", "run", "seeds", "mean", "sd", "95% interval", *(("held out",) if chosen else ()), "best"),
+        (
+            (
+                group.letter,
+                group.label,
+                len(group.runs),
+                _percent(group.top1.mean),
+                _percent(group.sd),
+                "no result" if group.top1.low is None else f"{_percent(group.top1.low)} to {_percent(group.top1.high)}",
+                *((_percent(group.chosen.mean if group.chosen else None),) if chosen else ()),
+                _percent(group.best.mean),
+            )
+            for group in comparison.groups
+        ),
+        right=range(2, 8),
+    )
+    if chosen:
+        out.print("held out: of the epoch that did best on held-out images")
+    out.print("best: of the best epoch on the test split, as papers print; it is picked by")
+    out.print("what it is measured on, so that it is no estimate of anything")
+    if any(len(group.runs) > 1 for group in comparison.groups):
+        out.print("")
+        _show_seeds(comparison)
+    out.print("")
+    for line in told(comparison):
+        out.print(line)
+    for remark in comparison.remarks:
+        out.print(f"Beware: {remark}.")
+
+
+def _show_seeds(comparison: "Comparison") -> None:
+    """A row for every seed, a column for every group and paired difference."""
+    groups = comparison.groups[:_MOST_GROUPS]
+    values = {group.letter: {run.pair: run.top1 for run in group.runs} for group in groups}
+    paired = [one for one in comparison.differences if one.paired and one.group in groups and one.reference in groups]
+    pairs = sorted({pair for group in groups for pair in values[group.letter]})
+    rows = []
+    for pair in pairs:
+        cells = [_percent(values[group.letter].get(pair)) for group in groups]
+        gains = [values[one.group.letter][pair] - values[one.reference.letter][pair]
+                 if pair in values[one.group.letter] else None for one in paired]  # fmt: skip
+        rows.append((pair[0], *cells, *("" if gain is None else in_percent(gain, signed=True) for gain in gains)))
+    heads = [f"{one.group.letter} - {one.reference.letter}" for one in paired]
+    show_table(
+        "", ("seed", *(group.letter for group in groups), *heads), rows, right=range(1 + len(groups) + len(heads))
+    )
+    if len(comparison.groups) > _MOST_GROUPS:
+        console().print(f"{len(comparison.groups) - _MOST_GROUPS} more groups: --csv and --json have every seed")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else in_percent(value)

@@ -1,0 +1,96 @@
+"""What a shell completes: names of students, teachers, data sets, recipes and runs. No torch in here.
+
+A shell asks while somebody types, so nothing is said and nothing fails; where nothing fits, it offers files itself.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from lgkd._internal.paths import recipe_names, teachers_folder
+from lgkd.config.trackers import KNOWN
+from lgkd.data.catalogue import CATALOGUE
+from lgkd.errors import LgkdError
+from lgkd.experiments.catalogue import EXPERIMENTS
+from lgkd.models.registry import MODELS, names
+from lgkd.models.teacher_card import list_cards
+from lgkd.runs.folder import RUN
+
+_PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+def students(incomplete: str) -> list[str]:
+    """Students, by all their names."""
+    return _starting(_with_aliases(names("student")), incomplete)
+
+
+def teachers(incomplete: str) -> list[str]:
+    """Architectures of teachers."""
+    return _starting(_with_aliases(names("teacher")), incomplete)
+
+
+def trained_teachers(incomplete: str) -> list[str]:
+    """Teachers that are trained, the user's own first; architectures where the user has none."""
+    try:
+        found = list_cards()[0]
+    except (LgkdError, OSError):
+        found = []
+    found.sort(key=lambda one: teachers_folder() in one[1].parents)
+    if not found or teachers_folder() in found[0][1].parents:
+        return teachers(incomplete)
+    cards = [card for card, _ in found]
+    return _starting(dict.fromkeys(word for card in cards for word in (card.architecture, card.name)), incomplete)
+
+
+def models(incomplete: str) -> list[str]:
+    """Students and teachers."""
+    return _starting(_with_aliases(names()), incomplete)
+
+
+def shown_teachers(incomplete: str) -> list[str]:
+    """Architectures of teachers, and teachers that are trained."""
+    return sorted({*teachers(incomplete), *trained_teachers(incomplete)})
+
+
+def datasets(incomplete: str) -> list[str]:
+    """Data sets known by name."""
+    return _starting(CATALOGUE, incomplete)
+
+
+def recipes(incomplete: str) -> list[str]:
+    """Recipes that come with lgkd."""
+    return _starting(recipe_names(), incomplete)
+
+
+def experiments(incomplete: str) -> list[str]:
+    """Experiments known by name."""
+    return _starting(EXPERIMENTS, incomplete)
+
+
+def trackers(incomplete: str) -> list[str]:
+    """Trackers that can be told of a training."""
+    return _starting(KNOWN, incomplete)
+
+
+def precisions(incomplete: str) -> list[str]:
+    """Number formats."""
+    return _starting(_PRECISIONS, incomplete)
+
+
+def runs(incomplete: str) -> list[str]:
+    """Folders of runs and of several seeds: those below runs/, or below what is typed already."""
+    typed = incomplete if "/" in incomplete else f"runs/{incomplete}"
+    above = Path(typed.rpartition("/")[0] or "/")
+    try:
+        found = [path for path in above.iterdir() if (path / RUN).is_file() or any(path.glob(f"*/{RUN}"))]
+    except OSError:
+        return []
+    prefix = incomplete if "/" in incomplete or "runs/".startswith(incomplete) else typed
+    return sorted(str(path) for path in found if str(path).startswith(prefix))
+
+
+def _with_aliases(canonical: Iterable[str]) -> list[str]:
+    return [word for name in canonical for word in (name, *MODELS[name].aliases)]
+
+
+def _starting(words: Iterable[str], incomplete: str) -> list[str]:
+    return [word for word in words if word.startswith(incomplete)]

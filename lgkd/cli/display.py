@@ -1,0 +1,225 @@
+"""What people see: tables, sentences, and the progress of a training. rich lives here."""
+
+import io
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console as RichConsole
+from rich.console import ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from lgkd.cli.escape import json_visible, one_line, visible
+from lgkd.cli.progress_line import Standing, live_line, plain_line
+from lgkd.cli.progress_line import duration as duration
+
+if TYPE_CHECKING:
+    from lgkd.training.callbacks import EpochRow
+
+_SECONDS_BETWEEN_LINES = 5.0
+_EPOCHS_TO_GO_BY = 10
+_NEVER_FULL = 10_000
+_UNITS = ((10**6, "MB"), (10**3, "kB"), (1, "bytes"))
+
+
+class Console(RichConsole):
+    """Prints strings as they stand: no markup, no emoji codes, and nothing that acts on a terminal."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{**options, "markup": False, "emoji": False, "highlight": False})
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """What rich makes of every string that it is given."""
+        return super().render_str(visible(text), **options)
+
+
+def console(*, errors: bool = False) -> Console:
+    """A console as wide as the terminal; without one, lines are never broken, for grep and for files."""
+    stream = sys.stderr if errors else sys.stdout
+    return Console(file=stream, soft_wrap=not stream.isatty())
+
+
+def line_of(sentence: object, style: str = "") -> Text:
+    """One line in a style. Texts, which rich prints as they are, are made here only."""
+    return Text(one_line(str(sentence)), style=style)
+
+
+def say(sentence: str) -> None:
+    """A remark on standard error, where it does not mix with results."""
+    console(errors=True).print(line_of(sentence, "dim"))
+
+
+def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[int] = ()) -> None:
+    """A table with its title above; the numbers in `right` are columns set flush right.
+
+    On a terminal long cells go on in the next line of their column. Elsewhere a row is one line.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(line_of, row))
+    out = console()
+    if title:
+        out.print(line_of(title, "bold"))
+    if out.is_terminal:
+        out.print(table)
+        return
+    wide = Console(file=io.StringIO(), width=_NEVER_FULL)
+    wide.print(table)
+    assert isinstance(wide.file, io.StringIO)
+    # The last column is filled up with spaces, which a file has no use for.
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in wide.file.getvalue().splitlines()))
+
+
+def show_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(json_visible(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
+
+
+def show_pairs(pairs: Mapping[str, Any]) -> None:
+    """Names and values under each other."""
+    width = max(map(len, pairs), default=0)
+    out = console()
+    for name, value in pairs.items():
+        # Not added: the whole would take the style of the first.
+        out.print(line_of(f"{name:<{width}}  ", "dim"), line_of(value), sep="")
+
+
+class Display:
+    """Shows a training: one live line on a terminal, a plain line now and then elsewhere.
+
+    Use as a context manager; it is a watcher of the loop.
+    """
+
+    def __init__(self, title: str, *, quiet: bool = False) -> None:
+        self._title = one_line(title)
+        self._quiet = quiet
+        self._console = console(errors=True)
+        self._live = self._console.is_terminal and not self._console.is_dumb_terminal and not quiet
+        self._shown = Live(self, console=self._console, refresh_per_second=4) if self._live else None
+        self._now = Standing(self._title, 1, 1)
+        self._steps = 1
+        self._first: tuple[float, float] | None = None  # when this part of the training began, and at which epoch
+        self._seconds: list[float] = []
+        self._spoke = float("-inf")
+
+    def __enter__(self) -> "Display":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._shown is not None:
+            self._shown.stop()
+
+    def __rich_console__(self, _console: RichConsole, options: ConsoleOptions) -> RenderResult:
+        """The live line, as wide as the terminal is at this moment."""
+        line = line_of(live_line(self._now, options.max_width, ascii_only=options.ascii_only))
+        line.no_wrap = True
+        yield line
+
+    def say(self, sentence: str) -> None:
+        """A remark above the live line."""
+        if not self._quiet:
+            self._console.print(line_of(sentence, "dim"))
+
+    def decoded(self, done: int, total: int) -> None:
+        """Progress of reading images."""
+        self._now_and_then(f"reading images: {done:,} of {total:,}", last=done == total)
+
+    def arranged(self, done: int, total: int) -> None:
+        """Progress of laying out images."""
+        self._now_and_then(f"laying out images: {done:,} of {total:,}", last=done == total)
+
+    def predicted(self, done: int, total: int) -> None:
+        """Progress of telling the classes of images."""
+        self._now_and_then(f"looking at images: {done:,} of {total:,}", last=False)
+
+    def cached(self, done: int, total: int) -> None:
+        """Progress of caching what a teacher says."""
+        self._now_and_then(f"caching: {done:,} of {total:,} views", last=done == total)
+
+    def downloading(self, name: str, done: int, total: int) -> None:
+        """Progress of a download, in bytes."""
+        unit, word = next(((size, word) for size, word in _UNITS if total >= 10 * size), _UNITS[-1])
+        self._now_and_then(f"downloading {name}: {done / unit:,.0f} of {total / unit:,.0f} {word}", last=done == total)
+
+    def _now_and_then(self, line: str, *, last: bool) -> None:
+        """A plain line every few seconds, and the last one."""
+        if self._quiet or not (last or time.monotonic() - self._spoke > _SECONDS_BETWEEN_LINES):
+            return
+        self._spoke = time.monotonic()
+        self._console.print(line_of(line, "dim"))
+
+    def on_start(self, epochs: int, steps_per_epoch: int) -> None:
+        self._now, self._steps = Standing(self._title, 1, epochs), steps_per_epoch
+        self._seconds, self._first, self._spoke = [], None, float("-inf")
+        if self._shown is not None:
+            self._shown.start()
+
+    def on_step(self, epoch: int, step: int, parts: Mapping[str, float], images_per_second: float) -> None:
+        done = epoch + (step + 1) / self._steps
+        self._first = self._first or (time.monotonic(), done)
+        self._look(epoch + 1, done, parts, images_per_second)
+
+    def on_earlier(self, rows: Sequence["EpochRow"]) -> None:
+        """Epochs of an earlier part of the training: where it stands, in one line, and how long an epoch takes."""
+        for row in rows:
+            self._count(row)
+        if not (self._live or self._quiet):
+            self._console.print(line_of(f"so far: {plain_line(self._now)}", "dim"))
+
+    def on_epoch(self, row: "EpochRow") -> None:
+        self._count(row)
+        last = row.epoch == self._now.epochs
+        if self._live or self._quiet or (time.monotonic() - self._spoke < _SECONDS_BETWEEN_LINES and not last):
+            return
+        self._spoke = time.monotonic()
+        self._console.print(line_of(plain_line(self._now)))
+
+    def _count(self, row: "EpochRow") -> None:
+        self._seconds.append(row.seconds + row.evaluation_seconds)
+        top1 = row.scores.get("test_top1", self._now.top1)
+        self._look(row.epoch, row.epoch, row.train, row.images_per_second, top1)
+
+    def _look(
+        self, epoch: int, done: float, train: Mapping[str, float], rate: float, top1: float | None = None
+    ) -> None:
+        if self._quiet:
+            return
+        memory, where = memory_in_use()
+        self._now = replace(
+            self._now,
+            epoch=epoch,
+            done=done,
+            left=self._left(done),
+            top1=self._now.top1 if top1 is None else top1,
+            train=train,
+            images_per_second=rate,
+            memory=memory,
+            where=where,
+        )
+
+    def _left(self, done: float) -> float | None:
+        """Seconds to the end: by what an epoch took so far, those of an earlier part of the training included."""
+        if self._seconds:
+            recent = self._seconds[-_EPOCHS_TO_GO_BY:]
+            return (self._now.epochs - done) * sum(recent) / len(recent)
+        if self._first is None or done <= self._first[1]:
+            return None
+        return (self._now.epochs - done) * (time.monotonic() - self._first[0]) / (done - self._first[1])
+
+
+def memory_in_use() -> tuple[int, str]:
+    """Bytes, and whose: the most that torch had allocated on the GPU, or what the process holds in memory."""
+    import torch
+
+    from lgkd._internal.hardware import resident
+
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call, unused-ignore]
+        return sum(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count()))), "GPU"
+    return resident()[0], "RAM"

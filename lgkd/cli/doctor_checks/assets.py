@@ -1,0 +1,67 @@
+"""Data sets and teachers that are here."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from lgkd.cli.doctor_checks.finding import Finding
+from lgkd.data.catalogue import CATALOGUE, DataSetInfo, published
+from lgkd.data.locations import files_here, tree_folder
+from lgkd.data.sources.download import OFFLINE, is_offline
+from lgkd.errors import InputError
+from lgkd.models.teacher_card import list_cards, verify_weights
+
+_NAMED = 6
+
+
+def look_at_data(data_dir: Path | None) -> Iterator[Finding]:
+    """Every named data set: here, to be downloaded, or to be laid out by hand."""
+    if is_offline():
+        yield Finding("network", "ok", f"not used: {OFFLINE} is set, so nothing is downloaded")
+    for info in CATALOGUE.values():
+        yield Finding(f"data {info.name}", "ok", *_place_of(info, data_dir))
+
+
+def _place_of(info: DataSetInfo, data_dir: Path | None) -> tuple[str, str]:
+    files = published(info)
+    if info.name == "digits":
+        return "here, it comes with scikit-learn", ""
+    if (tree := tree_folder(info, data_dir)) is not None:
+        return f"here, as images in {tree}", ""
+    if files and (found := files_here(info, data_dir)) is not None:
+        return f"here, as the publisher's file{'' if len(files) == 1 else 's'} in {found}", ""
+    if not files:
+        return "not here", f"lgkd arrange {info.name} SOURCE lays it out from the publisher's files"
+    size = sum(file.bytes for file in files)
+    if is_offline():
+        return "not here", f"put it where docs/errors.md says, or unset {OFFLINE}"
+    return f"not here; the first training downloads it ({size / 1e6:,.0f} MB)", ""
+
+
+def look_at_teachers() -> Iterator[Finding]:
+    """Trained teachers, each compared with the checksum in its card."""
+    cards, broken = list_cards()
+    for file, reason in broken:
+        yield Finding(f"teacher in {file.parent}", "problem", reason, "train it again, or remove the folder")
+    sound = []
+    for card, folder in cards:
+        try:
+            verify_weights(card, folder)
+        except InputError as error:
+            what, _, advice = str(error).rpartition("; ")
+            yield Finding(f"teacher {card.name} for {card.dataset}", "problem", what, advice)
+            continue
+        chance = 1 / len(card.classes)
+        told = f"{card.name} for {card.dataset} ({card.accuracy.top1:.1%})"
+        if card.near_chance:
+            yield Finding(
+                f"teacher {card.name} for {card.dataset}", "warning",
+                f"{card.accuracy.top1:.1%} top-1 is little better than chance ({chance:.1%})",
+                f"train it longer: lgkd train-teacher {card.architecture} {card.dataset} --replace",
+            )  # fmt: skip
+        else:
+            sound.append(told)
+    if sound:
+        more = f" and {len(sound) - _NAMED} more (lgkd teachers)" if len(sound) > _NAMED else ""
+        yield Finding("teachers", "ok", ", ".join(sound[:_NAMED]) + more)
+    elif not cards and not broken:
+        yield Finding("teachers", "ok", "none yet", "make one: lgkd train-teacher resnet56 cifar100")

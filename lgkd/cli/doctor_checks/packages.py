@@ -1,0 +1,134 @@
+"""Python and packages: there or not, too old or too new."""
+
+import importlib.metadata
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+import lgkd
+from lgkd.cli.doctor_checks.finding import Finding
+from lgkd.config.trackers import KNOWN
+from lgkd.runs.folder import package_version
+
+OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 12)
+NEWEST_TORCH = Version("2.15")
+"""The newest versions that lgkd's tests have run with; later ones mostly work."""
+
+_EXTRAS = {
+    "hf": "image classifiers of Hugging Face transformers as students",
+    "onnx": "lgkd export --format onnx, and predicting from such a file",
+    "tensorboard": "--track tensorboard",
+}
+"""What each optional extra of the package is for."""
+
+
+def look_at_python() -> Iterator[Finding]:
+    """The version of Python, and lgkd's own."""
+    place = Path(lgkd.__file__).resolve().parent
+    yield Finding("lgkd", "ok", f"{lgkd.__version__} in {place}")
+    found = ".".join(map(str, sys.version_info[:3]))
+    now = sys.version_info[:2]
+    if now < OLDEST_PYTHON:
+        yield Finding("python", "problem", f"{found} is too old", "use Python 3.11 or 3.12")
+    elif now > NEWEST_PYTHON:
+        yield Finding(
+            "python",
+            "warning",
+            f"{found} is newer than what lgkd was tried with",
+            "if something fails, use Python 3.12",
+        )
+    else:
+        yield Finding("python", "ok", found)
+
+
+def look_at_packages() -> Iterator[Finding]:
+    """Every package that lgkd cannot do without."""
+    needed = [one for one in requirements() if one.marker is None or one.marker.evaluate({"extra": ""})]
+    if not needed:
+        yield Finding(
+            "packages", "warning", "what lgkd needs is written nowhere here", "install lgkd by pip, not by copying it"
+        )
+    sound = []
+    for one in needed:
+        finding = _look_at(one)
+        if finding.state == "ok" and one.name != "torch":
+            sound.append(finding.found)
+        else:
+            yield finding
+    if sound:
+        yield Finding("packages", "ok", ", ".join(sound))
+
+
+def _look_at(needed: Requirement) -> Finding:
+    found = package_version(needed.name)
+    install = f"pip install '{needed.name}{needed.specifier}'"
+    if found is None:
+        return Finding(needed.name, "problem", "is not installed", install)
+    try:
+        version = Version(found)
+    except InvalidVersion:
+        return Finding(needed.name, "warning", f"has no proper version ({found})", install)
+    if not needed.specifier.contains(version, prereleases=True):
+        return Finding(needed.name, "problem", f"{found} is not {needed.specifier}", install)
+    if needed.name == "torch" and Version(version.base_version) > Version(f"{NEWEST_TORCH}.999"):
+        return Finding(
+            "torch", "warning", f"{found} is newer than what lgkd was tried with",
+            f"if something fails: pip install 'torch<={NEWEST_TORCH}.99'",
+        )  # fmt: skip
+    return Finding(needed.name, "ok", found if needed.name == "torch" else f"{needed.name} {found}")
+
+
+def look_at_extras() -> Iterator[Finding]:
+    """Optional extras and trackers; none of them has to be there."""
+    for name, purpose in _EXTRAS.items():
+        packages = [one for one in requirements() if one.marker is not None and one.marker.evaluate({"extra": name})]
+        packages = [one for one in packages if f'"{name}"' in str(one.marker)]
+        missing = [one.name for one in packages if package_version(one.name) is None]
+        if missing or not packages:
+            lacking = f"not installed ({', '.join(missing)}); it is for: {purpose}" if packages else f"for: {purpose}"
+            yield Finding(f"extra {name}", "ok", lacking, f"if you want it: pip install 'lgkd[{name}]'")
+            continue
+        wrong = [f for f in map(_look_at, packages) if f.state != "ok"]
+        if wrong:
+            told = ", ".join(f"{finding.what} {finding.found}" for finding in wrong)
+            yield Finding(f"extra {name}", "warning", told, f"pip install -U 'lgkd[{name}]'")
+        else:
+            yield Finding(
+                f"extra {name}", "ok", ", ".join(f"{one.name} {package_version(one.name)}" for one in packages)
+            )
+    here = [name for name, known in KNOWN.items() if find_spec(known.module) is not None]
+    yield Finding("trackers", "ok", ", ".join(here) if here else "none installed; metrics.csv needs none")
+
+
+def requirements() -> list[Requirement]:
+    """What the pyproject.toml of a checkout asks for, which is newer than its metadata may be; else the metadata."""
+    lines = _of_checkout(Path(lgkd.__file__).resolve().parent.parent / "pyproject.toml")
+    if not lines:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            lines = importlib.metadata.requires("lgkd") or []
+    found = []
+    for line in lines:
+        try:
+            found.append(Requirement(line))
+        except InvalidRequirement:
+            continue
+    return found
+
+
+def _of_checkout(file: Path) -> list[str]:
+    try:
+        project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
+        if canonicalize_name(project["name"]) != "lgkd":
+            return []
+        extras = project.get("optional-dependencies", {})
+        more = [f'{line}; extra == "{name}"' for name, lines in extras.items() for line in lines]
+        return [*project["dependencies"], *more]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []

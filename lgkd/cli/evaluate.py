@@ -1,0 +1,166 @@
+"""`lgkd evaluate` and `lgkd layers`."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lgkd.cli import completion
+from lgkd.cli import options as o
+from lgkd.cli.display import console, show_json, show_pairs, show_table
+from lgkd.errors import InputError, TapError
+from lgkd.models.registry import find
+from lgkd.runner.resolve import check_dataset
+from lgkd.runs.folder import read_run, read_student
+from lgkd.runs.statistics import in_percent
+
+_TEACHER = "resnet56"
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.", autocompletion=completion.runs)],
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--dataset",
+            help="Another data set of the same classes; by default its own.",
+            autocompletion=completion.datasets,
+        ),
+    ] = None,
+    data_dir: o.DataDir = None,
+    device: o.Device = None,
+    use: o.Use = None,
+    as_json: o.Json = False,
+) -> None:
+    """Score a trained student on the test split.
+
+    Accuracy, calibration, agreement with its teacher, hardest and easiest classes.
+
+    Example: lgkd evaluate runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
+    """
+    o.bring_in(use)
+    info = read_run(run)
+    classes = read_student(run)["classes"]
+    if dataset is not None:
+        check_dataset(dataset, data_dir)
+    from lgkd import api
+
+    scores = api.evaluate(run, dataset=dataset, data_dir=data_dir, device=device)
+    if as_json:
+        show_json({"folder": str(run), "images": scores.images, **scores.flat(), "per_class": scores.per_class})
+        return
+    known = sorted((value, name) for value, name in zip(scores.per_class, classes, strict=True) if value is not None)
+    show_pairs(
+        {
+            "test images": f"{scores.images:,}",
+            "top-1": f"{in_percent(scores.top1)}%",
+            "top-5": f"{in_percent(scores.top5)}%",
+            "cross entropy": f"{scores.loss:.4f}",
+            "calibration error": f"{in_percent(scores.ece)}%",
+            **_agreement(info, scores.agreement),
+            "hardest classes": ", ".join(f"{name} {value:.0%}" for value, name in known[:3]),
+            "easiest classes": ", ".join(f"{name} {value:.0%}" for value, name in known[:-4:-1]),
+        }
+    )
+
+
+def _agreement(info: Mapping[str, Any], agreement: float | None) -> dict[str, str]:
+    """No row where the run never had a teacher to agree with."""
+    if agreement is None and not info.get("teacher"):
+        return {}
+    return {"agrees with teacher": "no teacher at hand" if agreement is None else f"{in_percent(agreement)}%"}
+
+
+def layers(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A student or teacher: a name, timm:NAME or module:factory.", autocompletion=completion.models
+        ),
+    ],
+    image_size: o.ImageSize = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option",
+            "--student-option",
+            "--teacher-option",
+            metavar="KEY=VALUE",
+            help="Reaches the constructor; by whatever name the training calls it.",
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher",
+            metavar="NAME",
+            help=f"Show what meets its stages; by default {_TEACHER}'s.",
+            autocompletion=completion.teachers,
+        ),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every layer, not only blocks and stages.")] = False,
+    as_json: o.Json = False,
+) -> None:
+    """List a model's layers that can be tapped.
+
+    With the shapes that they put out, how deep in the model they are, and, for the default taps of a student, which
+    stage of a teacher each of them meets and on which grid.
+
+    Example: lgkd layers pvtv2
+    """
+    info = find(model)
+    if teacher is not None:
+        find(teacher)
+    elif info is None or info.role != "teacher":
+        teacher = _TEACHER
+    options = o.key_values(option, "--option")
+    if image_size is not None and image_size < 1:
+        raise InputError(f"--image-size is {image_size}, expected at least 1 pixel")
+    from lgkd.distillation.layers import describe_layers, meet
+
+    rows = describe_layers(model, image_size=image_size, options=options)
+    unpaired = ""
+    if teacher is not None:
+        try:
+            rows = meet(rows, teacher)
+        except TapError as error:
+            unpaired = str(error)
+    if as_json:
+        show_json([row.as_dict() for row in rows])
+        return
+    shown = [row for row in rows if everything or row.tapped or row.is_block]
+    show_table(
+        f"{model}: layers that can be tapped",
+        ("layer", "puts out", "as a map (C,h,w)", "stride", "depth", "tap"),
+        (
+            (
+                row.name,
+                _shape(row.output),
+                _shape(row.map) if row.map else row.problem or "",
+                f"{row.stride:g}" if row.stride else "",
+                f"{row.depth:.0%}",
+                "default" if row.tapped else "",
+            )
+            for row in shown
+        ),
+        right=(3, 4),
+    )
+    if teacher is not None and not unpaired:
+        show_table(
+            f"what the default taps meet of {teacher}",
+            ("layer", "map", "teacher's", "map", "meet at"),
+            (
+                (row.name, _shape(row.map or ()), row.meets.layer, _shape(row.meets.map), _shape(row.meets.grid))
+                for row in rows
+                if row.meets
+            ),
+        )
+    elif unpaired:
+        console().print(unpaired, markup=False)
+    if len(shown) < len(rows):
+        console().print(f"{len(rows) - len(shown)} more layers with --all")
+
+
+def _shape(numbers: Iterable[int]) -> str:
+    return " x ".join(map(str, numbers))

@@ -1,0 +1,81 @@
+"""`lgkd export`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lgkd.cli import completion
+from lgkd.cli import options as o
+from lgkd.cli.display import Display, console, show_json, show_pairs, show_table
+from lgkd.deploy.inference.image_files import find_images
+from lgkd.deploy.options import CARD, choose_formats, export_folder
+from lgkd.runs.folder import read_run, read_student
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.", autocompletion=completion.runs)],
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format", metavar="NAME", help="safetensors, onnx or torch-export; may be repeated; by default all."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The new folder; by default exports/NAME-OF-THE-RUN.")
+    ] = None,
+    images: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--images", metavar="IMAGE", help="Compare on these images, files or folders; by default its own."
+        ),
+    ] = None,
+    data_dir: o.DataDir = None,
+    use: o.Use = None,
+    quiet: o.Quiet = False,
+    as_json: o.Json = False,
+) -> None:
+    """Write a student in formats that need no lgkd.
+
+    With its classes, its preprocessing and a model card. Every file is compared with
+    the student on real images; more than 1e-4 in a logit, and nothing is written.
+
+    Example: lgkd export runs/mine --format onnx --out mine-onnx
+    """
+    o.bring_in(use)
+    display = Display("export", quiet=quiet or as_json)
+    choose_formats(formats, lambda _: None)
+    read_run(run)
+    read_student(run)
+    export_folder(run, out)
+    given = None if images is None else find_images(images, fault=display.say)
+    from lgkd import api
+
+    made = api.export(
+        run, out, formats=formats, images=given, data_dir=data_dir, say=display.say, progress=display.decoded
+    )
+    if as_json:
+        show_json(
+            {
+                "folder": str(made.folder),
+                "files": made.differences,
+                "images": made.images,
+                "of": made.source,
+                "largest_logit": made.largest_logit,
+                "needs_lgkd": made.needs_lgkd,
+            }
+        )
+        return
+    show_pairs({"folder": made.folder, "compared on": f"{made.images} images of {made.source}"})
+    console().print()
+    show_table(
+        "",
+        ("file", "bytes", "largest difference of a logit"),
+        (
+            (file, f"{(made.folder / file).stat().st_size:,}", f"{difference:.1e}")
+            for file, difference in made.differences.items()
+        ),
+        right=(1, 2),
+    )
+    if not quiet:
+        console().print(f"\nHow to use them: {made.folder / CARD}")

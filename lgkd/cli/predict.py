@@ -1,0 +1,129 @@
+"""`lgkd predict`."""
+
+import csv
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lgkd._internal.atomic_io import write_whole
+from lgkd.cli import completion
+from lgkd.cli import options as o
+from lgkd.cli.display import Display, console, show_json, show_table
+from lgkd.deploy.inference.image_files import find_images
+from lgkd.deploy.inference.locate import find_source
+from lgkd.errors import DataError, InputError, TakenError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lgkd.deploy.inference.predict import Prediction
+
+_NAMED = 5
+
+
+def predict(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="The folder of a finished run or of an export, or a student.onnx.",
+            autocompletion=completion.runs,
+        ),
+    ],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, or patterns in quotes.")],
+    top_k: Annotated[int, typer.Option("--top-k", metavar="K", help="Classes an image, the most likely first.")] = 3,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write a row an image, instead of the table.")
+    ] = None,
+    device: o.Device = None,
+    use: o.Use = None,
+    quiet: o.Quiet = False,
+    as_json: o.Json = False,
+) -> None:
+    """Tell the classes of images.
+
+    Images are resized and normalised as in evaluation. Those that cannot be read are
+    named and stop no others; then the command ends with code 2.
+
+    Example: lgkd predict runs/mine photos/ 'more/*.jpg' --top-k 5 --json
+    """
+    if top_k < 1:
+        raise InputError(f"--top-k is {top_k}, expected at least 1 class an image")
+    if csv_file is not None and csv_file.exists():
+        raise TakenError(f"{csv_file} is there already; nothing was touched. Choose another --csv")
+    o.bring_in(use)
+    find_source(source)
+    display = Display("predict", quiet=quiet or as_json)
+    files = find_images(images, fault=display.say)
+    from lgkd import api
+
+    found = api.predict(source, files, top_k=top_k, device=device, progress=display.predicted)
+    if csv_file is not None:
+        write_whole(csv_file, _as_csv(found).encode())
+    if as_json:
+        show_json([_as_dict(one) for one in found])
+    elif csv_file is None:
+        _show(found)
+    else:
+        console().print(f"{len(found):,} images in {csv_file}")
+    _tell_of_the_broken(found)
+
+
+def _show(found: "Sequence[Prediction]") -> None:
+    read = [one for one in found if one.error is None]
+    if not read:
+        return
+    several = any(len(one.classes) > 1 for one in read)
+    show_table(
+        "",
+        ("image", "class", "sure", *(("or",) if several else ())),
+        (
+            (one.image, one.classes[0], f"{one.confidences[0]:.1%}", *((_others(one),) if several else ()))
+            for one in read
+        ),
+        right=(2,),
+    )
+
+
+def _others(one: "Prediction") -> str:
+    return ", ".join(f"{name} {share:.1%}" for name, share in _pairs(one)[1:])
+
+
+def _as_dict(one: "Prediction") -> dict[str, object]:
+    if one.error is not None:
+        return {"image": str(one.image), "error": one.error}
+    return {
+        "image": str(one.image),
+        "classes": [{"class": name, "confidence": share} for name, share in _pairs(one)],
+    }
+
+
+def _as_csv(found: "Sequence[Prediction]") -> str:
+    """A row an image: its classes and confidences in turn, and why it could not be read."""
+    most = max(len(one.classes) for one in found)
+    heads = [f"{what}_{place}" for place in range(1, most + 1) for what in ("class", "confidence")]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", *heads, "error"])
+    for one in found:
+        cells = [cell for pair in _pairs(one) for cell in pair]
+        writer.writerow([one.image, *cells, *[""] * (len(heads) - len(cells)), one.error or ""])
+    return text.getvalue()
+
+
+def _pairs(one: "Prediction") -> list[tuple[str, float]]:
+    return list(zip(one.classes, one.confidences, strict=True))
+
+
+def _tell_of_the_broken(found: "Sequence[Prediction]") -> None:
+    broken = [one for one in found if one.error is not None]
+    if not broken:
+        return
+    named = "; ".join(f"{one.image} ({one.error})" for one in broken[:_NAMED])
+    more = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+    if len(broken) == len(found):
+        raise DataError(f"no image could be read: {named}{more}")
+    counts = f"{len(broken)} of {len(found)} images could not be read and were passed over"
+    raise DataError(f"{counts}: {named}{more}; the others have their answers")

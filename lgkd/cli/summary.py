@@ -1,0 +1,79 @@
+"""How a training ends on the screen: its accuracy, where it lies, its page, and what a teacher is for."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lgkd._internal.launch import is_first
+from lgkd.cli.compare import show_comparison
+from lgkd.cli.display import console, duration, line_of, say, show_json
+from lgkd.errors import LgkdError
+from lgkd.runs.statistics import in_percent
+
+if TYPE_CHECKING:
+    from lgkd.api import Run, Series
+
+
+def tell_series(series: "Series", *, as_json: bool) -> None:
+    """Several runs: the table of their comparison, and their folder."""
+    if not is_first():
+        return
+    if as_json:
+        show_json({"folder": str(series.folder), **series.comparison.as_dict()})
+        return
+    show_comparison(series.comparison)
+    console().print(f"kept in {series.folder}", soft_wrap=True)
+
+
+def write_page(folder: Path, out: Path | None = None) -> None:
+    """The report of what has just been trained; a training that went well does not end badly for want of one."""
+    if not is_first():
+        return
+    from lgkd.analysis.report.report import write_report
+
+    try:
+        say(f"report in {write_report(folder, out=out)}")
+    except LgkdError as error:
+        say(f"no report was written: {error}")
+
+
+def tell_what_next(run: "Run", dataset: str, data_dir: str | Path | None) -> None:
+    """Where a trained teacher is, besides its run, and the command that it is for."""
+    if not is_first():
+        return
+    info = run.info
+    name, about, options = info["student"]["name"], info["dataset"], (info.get("call") or {}).get("options") or {}
+    words = ["lgkd", "distill", "--student", "deit_tiny", "--teacher", name, "--dataset", dataset]
+    given = {"data_dir": data_dir, **{key: options.get(key) for key in ("fraction", "images_per_class")}}
+    if about["subset"]:
+        given["subset_seed"] = options.get("subset_seed") or None
+    for key, value in given.items():
+        words += [] if value is None else ["--" + key.replace("_", "-"), str(value)]
+    part = f" ({about['subset']})" if about["subset"] else ""
+    console().print(
+        line_of(f"as teacher {name} for {about['name']}{part} in the store; next: {shlex.join(words)}"), soft_wrap=True
+    )
+
+
+def tell(run: "Run", *, as_json: bool) -> None:
+    """One run: what it is worth, and where it lies."""
+    if not is_first():
+        return
+    if as_json:
+        show_json({"folder": str(run.folder), **run.info})
+        return
+    results = run.info["results"]
+    best = results["best_epoch_on_the_test_split"]
+    seconds = results["training_seconds"] + results["evaluation_seconds"]
+    out = console()
+    how = "chosen on held-out images" if results["selected_on"] else "the last; nothing was selected"
+    out.print(
+        f"test top-1 {in_percent(run.top1)}% after epoch {results['epoch']} ({how}), "
+        f"calibration error {in_percent(results['test_ece'])}%, {duration(seconds)}"
+    )
+    if best["epoch"] != results["epoch"]:
+        out.print(
+            f"best epoch on the test split: {in_percent(best['test_top1'])}% (epoch {best['epoch']}), the figure that "
+            "papers print; one seed is no result"
+        )
+    out.print(f"kept in {Path(run.folder)}", soft_wrap=True)

@@ -1,0 +1,406 @@
+"""`lgkd train-teacher`, `lgkd distill`, `lgkd train`."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lgkd._internal.launch import is_first, share
+from lgkd.cli import completion
+from lgkd.cli import options as o
+from lgkd.cli.display import Display
+from lgkd.cli.dry_run import foretell
+from lgkd.cli.summary import tell, tell_series, tell_what_next, write_page
+from lgkd.config.trackers import check_trackers
+from lgkd.errors import InputError
+from lgkd.models.registry import canonical
+from lgkd.runner.resolve import run_folder, settle
+from lgkd.runs.compare.layout import check_series, read_seeds
+from lgkd.runs.folder import check_free, read_run
+
+if TYPE_CHECKING:
+    from lgkd.runner.sweep import Watch
+
+
+def train_teacher(
+    context: typer.Context,
+    teacher: Annotated[
+        str,
+        typer.Argument(
+            help="A name of `lgkd teachers`, timm:NAME or package.module:factory.", autocompletion=completion.teachers
+        ),
+    ],
+    dataset: Annotated[
+        str, typer.Argument(help="A named data set or a folder of images.", autocompletion=completion.datasets)
+    ] = "cifar100",
+    data_dir: o.DataDir = None,
+    fraction: o.Fraction = None,
+    images_per_class: o.ImagesPerClass = None,
+    subset_seed: o.SubsetSeed = 0,
+    extra: o.Extra = None,
+    extra_share: o.ExtraShare = None,
+    teacher_option: o.TeacherOption = None,
+    image_size: o.ImageSize = None,
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="A shipped recipe or a YAML file.", autocompletion=completion.recipes)
+    ] = "teacher",
+    epochs: o.Epochs = None,
+    batch_size: o.BatchSize = None,
+    changes: o.Set = None,
+    seed: o.Seed = 0,
+    precision: o.Precision = None,
+    compile: o.Compile = None,  # noqa: A002
+    cuda_graphs: o.CudaGraphs = False,
+    val_fraction: o.ValFraction = None,
+    device: o.Device = None,
+    deterministic: o.Deterministic = False,
+    offline: o.Offline = False,
+    max_time: o.MaxTime = None,
+    track: o.Track = None,
+    nproc: o.Nproc = None,
+    out: o.Out = None,
+    dry_run: o.DryRun = False,
+    force: o.Force = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Exchange a teacher of that name in the store.")] = False,
+    quiet: o.Quiet = False,
+    as_json: o.Json = False,
+) -> None:
+    """Train a teacher, and keep it for students to come.
+
+    It goes, with its card, into the store ($LGKD_HOME, or ~/.cache/lgkd).
+
+    Example: lgkd train-teacher resnet56 cifar100
+    """
+    shared = _shared(locals(), "teacher", teacher, dataset, replace=replace)
+    teacher_options = o.key_values(teacher_option, "--teacher-option")
+    if dry_run:
+        foretell("teacher", teacher, dataset, shared, model_options=teacher_options, replace_teacher=replace,
+                 processes=nproc, as_json=as_json)  # fmt: skip
+        return
+    share(nproc, context.obj)
+    with _aside(track), Display(title("teacher", teacher), quiet=quiet or as_json or not is_first()) as display:
+        from lgkd import api
+
+        run = api.train_teacher(
+            teacher,
+            dataset,
+            teacher_options=teacher_options,
+            replace=replace,
+            **shared,
+            **_watched(display),
+        )
+    tell(run, as_json=as_json)
+    if not (quiet or as_json):
+        tell_what_next(run, dataset, data_dir)
+
+
+def distill(
+    context: typer.Context,
+    student: Annotated[
+        str,
+        typer.Option(
+            "--student",
+            help="A name of `lgkd students`, timm:NAME or module:factory.",
+            autocompletion=completion.students,
+        ),
+    ],
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--teacher",
+            help="A trained teacher of this data set; may be repeated.",
+            show_default="resnet56",
+            autocompletion=completion.trained_teachers,
+        ),
+    ] = None,
+    dataset: o.Dataset = "cifar100",
+    data_dir: o.DataDir = None,
+    fraction: o.Fraction = None,
+    images_per_class: o.ImagesPerClass = None,
+    subset_seed: o.SubsetSeed = 0,
+    extra: o.Extra = None,
+    extra_share: o.ExtraShare = None,
+    student_option: o.StudentOption = None,
+    image_size: o.ImageSize = None,
+    taps: Annotated[
+        str | None, typer.Option("--taps", metavar="A,B,C", help="Layers of the student; by default three blocks.")
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="A shipped recipe or a YAML file.", autocompletion=completion.recipes)
+    ] = "locality-guidance",
+    epochs: o.Epochs = None,
+    batch_size: o.BatchSize = None,
+    changes: o.Set = None,
+    use: o.Use = None,
+    seed: o.Seed = 0,
+    seeds: o.Seeds = None,
+    with_baseline: Annotated[
+        bool, typer.Option("--with-baseline", help="Train it unguided, too, and show the difference.")
+    ] = False,
+    precision: o.Precision = None,
+    compile: o.Compile = None,  # noqa: A002
+    cuda_graphs: o.CudaGraphs = False,
+    val_fraction: o.ValFraction = None,
+    cached: Annotated[
+        list[str] | None,
+        typer.Option("--cached", metavar="FOLDER", help="Read the teacher from a cache; auto: from the store."),
+    ] = None,
+    approximate: Annotated[
+        bool, typer.Option("--approximate", help="With --cached, allow what it cannot follow exactly.")
+    ] = False,
+    device: o.Device = None,
+    deterministic: o.Deterministic = False,
+    offline: o.Offline = False,
+    max_time: o.MaxTime = None,
+    report: o.Report = False,
+    track: o.Track = None,
+    nproc: o.Nproc = None,
+    out: o.Out = None,
+    dry_run: o.DryRun = False,
+    force: o.Force = False,
+    quiet: o.Quiet = False,
+    as_json: o.Json = False,
+) -> None:
+    """Train a student that a frozen teacher guides: the main job.
+
+    With --seeds 0,1,2 --with-baseline: three seeds, guided and unguided, in one folder,
+    and the gain with its 95% interval. Finished runs are kept by repeating the command.
+
+    Example: lgkd distill --student pvtv2 --teacher resnet56
+    """
+    o.bring_in(use)
+    teachers = teacher or ["resnet56"]
+    several = _seeds(seeds, seed, always=with_baseline)
+    shared = _shared(locals(), "student", student, dataset, by=teachers, several=several is not None)
+    student_options = o.key_values(student_option, "--student-option")
+    named = [name.strip() for name in taps.split(",")] if taps is not None else None
+    if dry_run:
+        foretell("student", student, dataset, shared, model_options=student_options, teachers=teachers, taps=named,
+                 seeds=several, baselines=with_baseline, processes=nproc, as_json=as_json)  # fmt: skip
+        return
+    share(nproc, context.obj)
+    if several is not None:
+        from lgkd import api
+
+        watch = watch_each(quiet=quiet or as_json, track=track)
+        made = api.distill_series(
+            student,
+            teachers,
+            dataset,
+            seeds=several,
+            with_baseline=with_baseline,
+            taps=named,
+            student_options=student_options,
+            watch=watch,
+            **shared,
+        )
+        tell_series(made, as_json=as_json)
+        if report:
+            write_page(made.folder, made.folder / "report.html")
+        return
+    with _aside(track), Display(title("distill", student), quiet=quiet or as_json or not is_first()) as display:
+        from lgkd import api
+
+        run = api.distill(
+            student,
+            teachers,
+            dataset,
+            taps=named,
+            student_options=student_options,
+            **shared,
+            **_watched(display),
+        )
+    tell(run, as_json=as_json)
+    if report:
+        write_page(run.folder)
+
+
+def train(
+    context: typer.Context,
+    student: Annotated[
+        str,
+        typer.Option(
+            "--student",
+            help="A name of `lgkd students`, timm:NAME or module:factory.",
+            autocompletion=completion.students,
+        ),
+    ],
+    dataset: o.Dataset = "cifar100",
+    data_dir: o.DataDir = None,
+    fraction: o.Fraction = None,
+    images_per_class: o.ImagesPerClass = None,
+    subset_seed: o.SubsetSeed = 0,
+    extra: o.Extra = None,
+    extra_share: o.ExtraShare = None,
+    student_option: o.StudentOption = None,
+    image_size: o.ImageSize = None,
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="A shipped recipe or a YAML file.", autocompletion=completion.recipes)
+    ] = "supervised",
+    epochs: o.Epochs = None,
+    batch_size: o.BatchSize = None,
+    changes: o.Set = None,
+    seed: o.Seed = 0,
+    seeds: o.Seeds = None,
+    precision: o.Precision = None,
+    compile: o.Compile = None,  # noqa: A002
+    cuda_graphs: o.CudaGraphs = False,
+    val_fraction: o.ValFraction = None,
+    device: o.Device = None,
+    deterministic: o.Deterministic = False,
+    offline: o.Offline = False,
+    max_time: o.MaxTime = None,
+    report: o.Report = False,
+    track: o.Track = None,
+    nproc: o.Nproc = None,
+    out: o.Out = None,
+    dry_run: o.DryRun = False,
+    force: o.Force = False,
+    quiet: o.Quiet = False,
+    as_json: o.Json = False,
+) -> None:
+    """Train a student without a teacher: the baseline.
+
+    Example: lgkd train --student pvtv2
+    """
+    several = _seeds(seeds, seed)
+    shared = _shared(locals(), "student", student, dataset, several=several is not None)
+    student_options = o.key_values(student_option, "--student-option")
+    if dry_run:
+        foretell("student", student, dataset, shared, model_options=student_options, seeds=several, processes=nproc,
+                 as_json=as_json)  # fmt: skip
+        return
+    share(nproc, context.obj)
+    if several is not None:
+        from lgkd import api
+
+        watch = watch_each(quiet=quiet or as_json, track=track)
+        made = api.train_series(student, dataset, seeds=several, student_options=student_options, watch=watch, **shared)
+        tell_series(made, as_json=as_json)
+        if report:
+            write_page(made.folder, made.folder / "report.html")
+        return
+    with _aside(track), Display(title("train", student), quiet=quiet or as_json or not is_first()) as display:
+        from lgkd import api
+
+        run = api.train(
+            student,
+            dataset,
+            student_options=student_options,
+            **shared,
+            **_watched(display),
+        )
+    tell(run, as_json=as_json)
+    if report:
+        write_page(run.folder)
+
+
+def resume(
+    context: typer.Context,
+    run: Annotated[Path, typer.Argument(help="The folder of a run that was stopped.", autocompletion=completion.runs)],
+    use: o.Use = None,
+    data_dir: o.DataDir = None,
+    device: o.Device = None,
+    max_time: o.MaxTime = None,
+    track: o.Track = None,
+    nproc: o.Nproc = None,
+    force: o.Force = False,
+    quiet: o.Quiet = False,
+    as_json: o.Json = False,
+) -> None:
+    """Go on with a run that was stopped.
+
+    It takes up its last good checkpoint; repeating the command that began it does the same.
+
+    Example: lgkd resume runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
+    """
+    o.bring_in(use)
+    info = read_run(run)
+    share(nproc, context.obj)
+    given = {"data_dir": data_dir, "device": device, "max_time": max_time, "track": track, "force": force or None}
+    check_trackers(track or ())
+    shown = title(str(info["kind"]), str(info["student"]["name"]))
+    with _aside(track), Display(shown, quiet=quiet or as_json or not is_first()) as display:
+        from lgkd import api
+
+        chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        done = api.resume(run, **chosen, **_watched(display))
+    tell(done, as_json=as_json)
+    if done.info["kind"] == "teacher" and not (quiet or as_json):
+        about = done.info["dataset"]
+        tell_what_next(done, str(about["path"] or about["name"]), data_dir or about["data_dir"])
+
+
+def title(kind: str, model: str) -> str:
+    """What stands before the lines of a training, whether it is begun or resumed: "guided deit_tiny"."""
+    word = {"distill": "guided", "train": "unguided"}.get(kind, kind)
+    return f"{word} {canonical(model)}"
+
+
+_MORE = (
+    "precision", "compile", "cuda_graphs", "seed", "extra", "extra_share", "val_fraction", "device", "deterministic",
+    "offline", "max_time", "track", "out", "force",
+)  # fmt: skip
+
+
+def _seeds(seeds: str | None, seed: int, *, always: bool = False) -> list[int] | None:
+    """The seeds of several runs in one folder; None for one run in its own."""
+    if seeds is None:
+        return [seed] if always else None
+    if seed:
+        raise InputError(f"--seed {seed} and --seeds {seeds} were both given; choose one")
+    return read_seeds(seeds)
+
+
+def _shared(
+    chosen: dict[str, Any],
+    role: str,
+    model: str,
+    dataset: str,
+    *,
+    by: Sequence[str] = (),
+    replace: bool = False,
+    several: bool = False,
+) -> dict[str, Any]:
+    """The options that all three commands hand on; what names and files tell is refused before torch is imported."""
+    names = ("data_dir", "fraction", "images_per_class", "subset_seed", "recipe", "epochs", "batch_size", "image_size")
+    shared = {name: chosen[name] for name in (*names, *_MORE)}
+    shared["overrides"] = chosen["changes"] or ()
+    if (cached := chosen.get("cached")) is not None:
+        shared["cached"] = cached[0] if len(cached) == 1 else cached
+    if chosen.get("approximate"):
+        shared["approximate"] = True
+    settled = settle(role, model, dataset, shared, teachers=by, guided=bool(by), replace=replace)
+    guided_by = "+".join(card.name for card in settled.cards) or None
+    seed = None if several else chosen["seed"]
+    named = (model, dataset, settled.subset, guided_by, chosen["recipe"], seed, chosen["extra"])
+    folder = chosen["out"] or run_folder(*named)
+    if several:
+        check_series(folder)
+        del shared["seed"]
+    elif not chosen.get("dry_run"):
+        check_free(folder)
+    return shared
+
+
+def _aside(track: Sequence[str] | None) -> AbstractContextManager[Any]:
+    """Standard output is for results; what trackers print there goes to standard error."""
+    return redirect_stdout(sys.stderr) if track else nullcontext()
+
+
+def _watched(display: Display) -> dict[str, Any]:
+    return {"watchers": (display,), "progress": display.decoded, "downloading": display.downloading, "say": display.say}
+
+
+def watch_each(*, quiet: bool, track: Sequence[str] | None = None) -> "Watch":
+    """What looks on at each of several runs."""
+
+    @contextmanager
+    def look(title: str) -> Iterator[Any]:
+        with _aside(track), Display(title, quiet=quiet or not is_first()) as display:
+            yield _watched(display)
+
+    return look

@@ -1,0 +1,169 @@
+"""Changing single values of a recipe by name, as `--set` does, and listing what can be changed."""
+
+import re
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+from pydantic_core import PydanticUndefined
+
+from lgkd._internal.text import safe_text
+from lgkd.config.introspect import (
+    Path,
+    Problem,
+    fields_of,
+    is_free,
+    is_pair,
+    list_entry,
+    nearest_key,
+    sections_of,
+    shown,
+    type_text,
+)
+from lgkd.config.schema import Recipe
+from lgkd.config.validate import problems_in, report
+from lgkd.config.yaml_io import Document, read_yaml
+from lgkd.errors import RecipeError
+
+
+class _MistakeError(Exception):
+    """Carries one mistake out of the walk along a path."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
+
+
+class Explained(NamedTuple):
+    """One key of a recipe, in words."""
+
+    path: str
+    """Dotted, as `--set` takes it."""
+    type: str
+    """What may be written there."""
+    default: str
+    """Its value in a recipe; for the schema its default, or "required"."""
+    description: str
+    """Meaning and unit."""
+
+
+def apply_overrides(recipe: Recipe, assignments: list[str]) -> Recipe:
+    """A new recipe with single values replaced; `recipe` stays as it is.
+
+    Args:
+        recipe: where to start from.
+        assignments: `PATH=VALUE` each: `optimizer.lr=3e-4`, `guide.terms.0.weight=1`, `ema=null`. The
+            value is read as in a recipe file. A key below a section that is null makes the section;
+            the number one past the end of a list makes an entry. Of two for one path the later holds.
+
+    Raises:
+        RecipeError: every mistake, each with its path and value.
+    """
+    values = recipe.model_dump(mode="json")
+    problems: list[Problem] = []
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals or not name.strip():
+            lacking = "name before the '='" if equals else "'='"
+            message = f"{safe_text(assignment)!r} has no {lacking}; write NAME=VALUE, like optimizer.lr=3e-4"
+            problems.append(Problem(message))
+            continue
+        changed = deepcopy(values)  # so that a mistake halfway leaves no empty sections behind
+        try:
+            _set(changed, name.strip().split("."), text)
+            values = changed
+        except _MistakeError as error:
+            problems.append(error.problem)
+    try:
+        result = Recipe.model_validate(values)
+    except ValidationError as error:
+        problems += problems_in(error, Document(values))
+    if problems:
+        raise RecipeError(report("--set", problems))
+    return result
+
+
+def explain(recipe: Recipe | type[Recipe] = Recipe) -> list[Explained]:
+    """Every key in the order of the schema: of the schema itself, or with one recipe's values.
+
+    Where several kinds of section may stand, the schema's rows are those of each kind in turn.
+    """
+    values = None if isinstance(recipe, type) else recipe.model_dump(mode="json")
+    return list(_explained(Recipe, values, "", whole=values is None))
+
+
+def _explained(annotation: Any, values: Any, prefix: str, *, whole: bool) -> list[Explained]:
+    rows: list[Explained] = []
+    for key, field in fields_of(annotation, values).items():
+        path = prefix + key
+        value = None if whole or values is None else values[key]
+        entry = list_entry(field.annotation)
+        inner = bool(fields_of(field.annotation)) or entry is not None
+        if whole:
+            default = field.get_default()
+            if default is PydanticUndefined:
+                text = "required"
+            else:
+                text = "" if inner and default is not None else _spelt(default)
+        else:
+            text = "" if inner and value is not None else _spelt(value)
+        words = type_text(field.annotation, field.metadata)
+        rows.append(Explained(path, words, text, field.description or ""))
+        if entry is not None:
+            for index, one in enumerate([None] if whole else value or []):
+                for kind in sections_of(entry) if whole else [entry]:
+                    rows += _explained(kind, one, f"{path}.{index}.", whole=whole)
+        elif whole or value is not None:
+            rows += _explained(field.annotation, value, f"{path}.", whole=whole)
+    return rows
+
+
+def _spelt(value: Any) -> str:
+    return value if isinstance(value, str) else shown(value, 300)
+
+
+def _set(values: dict[str, Any], parts: list[str], text: str) -> None:
+    """Put the value of `text` at a path, making the sections on the way that are null."""
+    got = safe_text(text.strip())
+    path: Path = ()
+    here: Any = values
+    key: Any
+    key, annotation = _enter(Recipe, here, parts[0], path, got)
+    for part in parts[1:]:
+        path = (*path, key)
+        inner = here[key] if isinstance(here, list) else here.get(key)
+        if inner is None and (list_entry(annotation) is not None or fields_of(annotation)):
+            inner = {} if list_entry(annotation) is None else []
+            here[key] = inner
+        here = inner
+        key, annotation = _enter(annotation, here, part, path, got)
+    path = (*path, key)
+    if not got:
+        raise _MistakeError(Problem("nothing after '='; write null for none", path))
+    given = read_yaml(text)
+    if given.problems:
+        first = given.problems[0]
+        raise _MistakeError(Problem(f"{first.message} (got {got})", path + first.path))
+    here[key] = given.values
+
+
+def _enter(annotation: Any, here: Any, part: str, path: Path, got: str) -> tuple[str | int, Any]:
+    """The key or index that `part` names in a section or list, and what may stand there."""
+    entry = list_entry(annotation)
+    if entry is not None or is_pair(annotation):
+        limit = len(here) if entry is not None else 1
+        if not re.fullmatch("[0-9]{1,6}", part) or int(part) > limit:
+            message = f"is a list; name an entry by its number, 0 to {limit} (got {safe_text(part)!r})"
+            raise _MistakeError(Problem(message, path))
+        if int(part) == len(here):
+            here.append(None)
+        return int(part), entry
+    if is_free(annotation):
+        return part, None
+    fields = fields_of(annotation, here)
+    if not fields:
+        message = f"is a single value and has no key {safe_text(part)!r} (got {got})"
+        raise _MistakeError(Problem(message, path))
+    if part not in fields:
+        raise _MistakeError(Problem(f"unknown key (got {got}); {nearest_key(part, fields)}", (*path, part)))
+    return part, fields[part].annotation

@@ -1,0 +1,119 @@
+"""Terms of the user's own: losses that a recipe can name once the module that holds them was imported.
+
+A recipe only names what is registered; it imports nothing. Modules are imported by Python or by `--use`.
+"""
+
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lgkd._internal.text import did_you_mean
+from lgkd.errors import InputError
+
+Loss = TypeVar("Loss", bound=type)
+_REGISTERED: dict[str, type] = {}
+
+
+def register_term(name: str) -> Callable[[Loss], Loss]:
+    """Make a loss known to recipes, as `{kind: own, loss: NAME, options: {...}}`; decorates its class.
+
+    The class is a module of one of the families of `lgkd.losses`, which its attribute `reads` names. Its options
+    are the arguments of its constructor that have a name.
+
+    Args:
+        name: what recipes call it: 1 to 40 letters, digits, '_' or '-'.
+
+    Raises:
+        InputError: the name is no such word, or another loss has it; or what is decorated is no class that `reads`.
+    """
+
+    def register(loss: Loss) -> Loss:
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", name):
+            raise InputError(f"a term cannot be registered as {name!r}; expected 1 to 40 letters, digits, '_' or '-'")
+        if not isinstance(loss, type) or not hasattr(loss, "reads"):
+            raise InputError(
+                f"{getattr(loss, '__name__', loss)!s} was to be registered as {name!r}, expected a class with the "
+                "attribute reads, which is 'maps', 'logits', 'distillation' or 'embeddings'"
+            )
+        other = _REGISTERED.get(name)
+        # A module that is imported anew, as notebooks do, brings its own loss again.
+        if other is not None and (other.__module__, other.__qualname__) != (loss.__module__, loss.__qualname__):
+            raise InputError(
+                f"{loss.__qualname__} was to be registered as {name!r}, which {other.__module__}.{other.__qualname__} "
+                "is; choose another name"
+            )
+        _REGISTERED[name] = loss
+        return loss
+
+    return register
+
+
+def registered_term(name: str) -> type:
+    """The loss that is registered under a name.
+
+    Raises:
+        InputError: there is none; says how one comes to be.
+    """
+    if name not in _REGISTERED:
+        hint = did_you_mean(name, _REGISTERED) if _REGISTERED else "nothing is registered"
+        raise InputError(
+            f"no loss is registered as {name!r} ({hint}); import the module that registers it, with --use on the "
+            "command line"
+        )
+    return _REGISTERED[name]
+
+
+def option_problem(loss: type, options: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The first option that the constructor does not take or lacks: its name, and half a sentence; None: there is none.
+
+    An option that is lacking has the name "".
+    """
+    taken = inspect.signature(loss).parameters.values()
+    named = {one.name: one for one in taken if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+    for name in options:
+        if name not in named and not any(one.kind is one.VAR_KEYWORD for one in taken):
+            return name, f"{loss.__name__} has no such option; {did_you_mean(name, named)}"
+    for name, one in named.items():
+        if one.default is one.empty and name not in options:
+            return "", f"{loss.__name__} needs the option {name!r}; add it"
+    return None
+
+
+def make_own_term(name: str, options: Mapping[str, Any]) -> Any:
+    """The loss registered under a name, with these options.
+
+    Raises:
+        InputError: there is none, or its constructor fails; says how.
+    """
+    loss = registered_term(name)
+    try:
+        return loss(**options)
+    except Exception as error:
+        given = ", ".join(f"{key}={value}" for key, value in options.items()) or "its defaults"
+        raise InputError(f"{name} cannot be made with {given}: {type(error).__name__}: {error}") from error
+
+
+def import_terms(modules: Sequence[str] | None) -> None:
+    """Import modules that register terms, before a recipe is read; the working folder is searched as python does.
+
+    Raises:
+        InputError: one cannot be imported; says why.
+    """
+    here = str(Path.cwd())
+    for module in modules or ():
+        if here not in sys.path:
+            sys.path.insert(0, here)
+        try:
+            importlib.import_module(module)
+        except InputError:
+            raise
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [""])[0][:200]
+            raise InputError(
+                f"--use {module}: the module cannot be imported ({type(error).__name__}: {reason}); expected "
+                "package.module, importable from the working folder"
+            ) from error

@@ -1,0 +1,292 @@
+"""What a recipe can say: how to train, nothing of who is trained on what.
+
+Every key has bounds and one sentence with its meaning and unit; `lgkd recipes NAME` shows them.
+Unknown keys are refused. Whole numbers, text and true/false are taken strictly; a number may also
+come as text ("1e-3"), because many YAML readers hand it over so.
+"""
+
+import re
+from datetime import date
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+
+from lgkd.config.base import Number, Section, as_tuple, wrong
+from lgkd.config.losses import Term
+
+
+def _pair(value: Any) -> Any:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise wrong("must be two numbers in brackets, like [0.1, 1.0]")
+    return tuple(value)
+
+
+def _one_line(text: str) -> str:
+    text = text.strip()
+    if not text or len(text) > 2000 or not text.isprintable():
+        raise wrong("must be one line of printable text, 1 to 2000 characters")
+    return text
+
+
+def _iso_date(text: str) -> str:
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise wrong("must be a date like 2025-01-31") from None
+
+
+def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise wrong("must be [smallest, largest]; the first is greater than the second")
+    return pair
+
+
+def _policy(text: str) -> str:
+    if not re.fullmatch(r"rand(-(m|n|p|mstd|mmax|inc)[0-9]{1,3}(\.[0-9]{1,6})?)*", text):
+        raise wrong(
+            "must be 'rand' and then any of -m (magnitude), -n (operations), -p (probability), -mstd, -mmax "
+            "and -inc, each with a number, like 'rand-m9-mstd0.5-inc1'"
+        )
+    return text
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
+
+
+class View(Section):
+    """How training images are drawn. Evaluation resizes to `image_size` and normalises, no more."""
+
+    image_size: int | None = Field(default=None, ge=8, le=4096)
+    """Side of the square images the model sees, in pixels; null: the model's own default."""
+    crop: Literal["random-resized", "pad", "none"] = "random-resized"
+    """random-resized: a random part, resized; pad: resized, padded, a random window; none: resized."""
+    scale: Annotated[
+        tuple[Annotated[Number, Field(gt=0, le=1)], Annotated[Number, Field(gt=0, le=1)]],
+        BeforeValidator(_pair),
+        AfterValidator(_ascending),
+    ] = (0.08, 1.0)
+    """Smallest and largest share of the image's area that a random-resized crop takes."""
+    ratio: Annotated[
+        tuple[Annotated[Number, Field(ge=0.01, le=100)], Annotated[Number, Field(ge=0.01, le=100)]],
+        BeforeValidator(_pair),
+        AfterValidator(_ascending),
+    ] = (0.75, 1.3333333333)
+    """Smallest and largest width/height of a random-resized crop."""
+    padding: Number = Field(default=0.125, ge=0, le=1)
+    """Padding on each side before a pad crop, as a share of the image size."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    """How images are resized."""
+    flip: Number = Field(default=0.5, ge=0, le=1)
+    """Probability of a left-right flip; 0 where left and right mean something (digits, text)."""
+    rand_augment: Annotated[str, AfterValidator(_policy)] | None = None
+    """RandAugment in timm's notation, like rand-m9-mstd0.5-inc1; null: none."""
+    color_jitter: Number = Field(default=0.0, ge=0, le=1)
+    """Strength of random brightness, contrast and saturation; 0: none."""
+    erase: Number = Field(default=0.0, ge=0, le=1)
+    """Probability that a random rectangle is replaced by noise."""
+    repeats: int = Field(default=1, ge=1, le=100)
+    """How often an image comes in its batch, drawn anew each time; an epoch keeps its number of steps."""
+    normalize: Literal["imagenet", "dataset"] = "imagenet"
+    """Channel mean and spread taken from ImageNet, or measured on the training split."""
+    fixed: int | None = Field(default=None, ge=1, le=100_000)
+    """Views of each image, which come again in turn, one an epoch; null: every epoch draws new ones."""
+
+
+class Mix(Section):
+    """Mixing pairs of images and their labels within a batch."""
+
+    mixup: Number = Field(default=0.0, ge=0, le=100)
+    """Alpha of mixup's Beta distribution; 0: no mixup."""
+    cutmix: Number = Field(default=0.0, ge=0, le=100)
+    """Alpha of cutmix's Beta distribution; 0: no cutmix."""
+    probability: Number = Field(default=1.0, ge=0, le=1)
+    """Probability that an image is mixed at all."""
+    switch: Number = Field(default=0.5, ge=0, le=1)
+    """Probability of cutmix rather than mixup where both are on."""
+
+
+class Optimizer(Section):
+    """The optimiser and its settings."""
+
+    name: Literal["adamw", "sgd", "muon", "lion", "nadamw"]
+    """adamw; sgd with momentum; muon for the matrices inside the model, with nadamw for the rest; lion; nadamw."""
+    lr: Number = Field(gt=0, le=100)
+    """Peak learning rate; not scaled with the batch size."""
+    weight_decay: Number = Field(ge=0, le=10)
+    """Weight decay (coupled in sgd, else decoupled); biases, 1-D tensors and tokens take none."""
+    betas: Annotated[
+        tuple[Annotated[Number, Field(ge=0, lt=1)], Annotated[Number, Field(ge=0, lt=1)]],
+        BeforeValidator(_pair),
+    ] = (0.9, 0.999)
+    """Decay of the running mean and the running square; of lion's two means; sgd ignores it."""
+    eps: Number = Field(default=1e-8, gt=0, le=1)
+    """Added to the denominator of adamw, nadamw and muon; the others ignore it."""
+    momentum: Number = Field(default=0.9, ge=0, lt=1)
+    """Momentum of sgd and muon; the others ignore it."""
+    nesterov: bool = True
+    """Nesterov's form of momentum in sgd and muon (whose adamw is then nadamw); the others ignore it."""
+
+    @field_validator("nesterov")
+    @classmethod
+    def _nesterov_needs_momentum(cls, nesterov: bool, info: ValidationInfo) -> bool:
+        if nesterov and info.data.get("name") == "sgd" and info.data.get("momentum") == 0:
+            raise wrong("must be false when momentum is 0")
+        return nesterov
+
+
+class Schedule(Section):
+    """How long, and how the learning rate moves: linear warm-up, then half a cosine."""
+
+    epochs: int = Field(ge=1, le=1_000_000)
+    """Passes over the training images."""
+    warmup_epochs: Number = Field(default=0.0, ge=0, le=1_000_000)
+    """Epochs of linear warm-up, counted within `epochs`; a fraction is fine."""
+    warmup_factor: Number = Field(default=1e-3, ge=0, le=1)
+    """The warm-up starts at this factor times the peak learning rate."""
+    min_lr: Number = Field(default=0.0, ge=0, le=100)
+    """Learning rate at the end of the cosine."""
+    stepped: Literal["epoch", "step"] = "epoch"
+    """Whether the rate moves once an epoch or at every optimiser step."""
+
+    @field_validator("warmup_epochs")
+    @classmethod
+    def _warmup_ends_before_training_does(cls, warmup_epochs: float, info: ValidationInfo) -> float:
+        epochs = info.data.get("epochs")
+        if epochs is not None and warmup_epochs >= epochs:
+            raise wrong(f"must be less than schedule.epochs ({epochs}); change either of the two")
+        return warmup_epochs
+
+
+class Ema(Section):
+    """A running mean of the student's weights, used for evaluation and export."""
+
+    decay: Number = Field(default=0.9999, ge=0, lt=1)
+    """Share of the mean that is kept at every step."""
+    warmup: bool = True
+    """Begin with a smaller decay, so that the first steps do not linger in the mean."""
+
+
+class Guidance(Section):
+    """What the teacher does while the student trains."""
+
+    teacher_bn: Literal["running", "batch"] = "running"
+    """BatchNorm in the frozen teacher: its running statistics, or those of each batch."""
+    view: Literal["resized", "antialias", "original"] = "resized"
+    """The teacher sees the student's image resized (bilinear, as in the paper), so with antialias, or drawn anew."""
+    classification_weight: Number = Field(default=1.0, ge=0, le=1_000_000)
+    """Multiplies the classification loss beside the terms."""
+    terms: Annotated[tuple[Term, ...], BeforeValidator(as_tuple), Field(min_length=1, max_length=100)]
+    """The guiding losses; their weighted sum is added to the classification loss."""
+
+    @field_validator("terms")
+    @classmethod
+    def _names_differ(cls, terms: tuple[Term, ...]) -> tuple[Term, ...]:
+        seen: set[str] = set()
+        for index, term in enumerate(terms):
+            if term.name in seen:
+                place = f"{index}.name"
+                raise wrong("another term has this name; choose a different one", at=place, value=term.name)
+            if term.name is not None:
+                seen.add(term.name)
+        return terms
+
+
+class Top1(Section):
+    """Accuracy over repeated runs, as shares of 1."""
+
+    mean: Number = Field(ge=0, le=1)
+    """Mean top-1 accuracy over the seeds, 0 to 1."""
+    sd: Number | None = Field(ge=0, le=1)
+    """Standard deviation over the seeds (n-1); null with a single seed."""
+    seeds: int = Field(ge=1, le=100_000)
+    """How many seeds were run."""
+
+    @field_validator("seeds")
+    @classmethod
+    def _a_spread_needs_two(cls, seeds: int, info: ValidationInfo) -> int:
+        if seeds == 1 and info.data.get("sd") is not None:
+            raise wrong("one seed has no spread; set sd to null")
+        return seeds
+
+
+class Expectation(Section):
+    """What one run of this recipe gave. Only from a run that was made, never from a paper."""
+
+    student: Line | None = None
+    """Student that was trained; null when the recipe trains a teacher."""
+    teacher: Line | None = None
+    """Teacher that guided, or that was trained; null for an unguided student."""
+    dataset: Line
+    """Data set of the run."""
+    top1: Top1
+    """Accuracy on the test split after the last epoch."""
+    epochs: int = Field(ge=1, le=1_000_000)
+    """Epochs of the run."""
+    command: Line
+    """The command that repeats it."""
+    date: Annotated[str, AfterValidator(_iso_date)]
+    """Day of the run, like 2025-01-31."""
+
+
+class Recipe(Section):
+    """How to train. Student, teacher and data set are chosen elsewhere, independently."""
+
+    about: Line
+    """What this recipe is for, in one sentence."""
+    source: Line | None = None
+    """Where it comes from."""
+    expect: Annotated[tuple[Expectation, ...], BeforeValidator(as_tuple), Field(max_length=1000)] | None = None
+    """What it gave when it was run; null: not measured."""
+    trains: Literal["teacher", "student"]
+    """Which of the two this recipe is for."""
+    view: View = View()
+    """How training images are drawn."""
+    mix: Mix = Mix()
+    """Mixup and cutmix."""
+    label_smoothing: Number = Field(default=0.0, ge=0, lt=1)
+    """Share of the target spread evenly over all classes."""
+    drop_path: Number = Field(default=0.0, ge=0, lt=1)
+    """Stochastic depth rate of the last block, growing linearly; for students that have it."""
+    optimizer: Optimizer
+    """The optimiser and its settings."""
+    schedule: Schedule
+    """How long, and how the learning rate moves."""
+    batch_size: int = Field(ge=1, le=1_000_000)
+    """Images of one optimiser step, over all devices and micro-batches."""
+    accumulate: int = Field(default=1, ge=1, le=100_000)
+    """Micro-batches a step; the batch size is divided by it."""
+    drop_last: bool = True
+    """Leave out the last, incomplete batch of an epoch."""
+    clip_norm: Number | None = Field(default=None, gt=0, le=1_000_000)
+    """Largest norm of the gradient of one step; null: not clipped."""
+    ema: Ema | None = None
+    """A running mean of the weights; null: none."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of the forward pass; auto: bf16 where the device has it natively, else fp32."""
+    evaluate_every: int = Field(default=1, ge=1, le=1_000_000)
+    """Epochs between two evaluations; the last epoch is always evaluated."""
+    guide: Guidance | None = None
+    """What the teacher does while the student trains; null: no teacher."""
+
+    @field_validator("schedule")
+    @classmethod
+    def _ends_below_the_peak(cls, schedule: Schedule, info: ValidationInfo) -> Schedule:
+        optimizer = info.data.get("optimizer")
+        if optimizer is not None and schedule.min_lr > optimizer.lr:
+            raise wrong(f"must be <= optimizer.lr ({optimizer.lr:g})", at="min_lr", value=schedule.min_lr)
+        return schedule
+
+    @field_validator("accumulate")
+    @classmethod
+    def _divides_the_batch(cls, accumulate: int, info: ValidationInfo) -> int:
+        batch_size = info.data.get("batch_size")
+        if batch_size is not None and batch_size % accumulate:
+            raise wrong(f"must divide batch_size ({batch_size}) without remainder")
+        return accumulate
+
+    @field_validator("guide")
+    @classmethod
+    def _only_students_are_guided(cls, guide: Guidance | None, info: ValidationInfo) -> Guidance | None:
+        if guide is not None and info.data.get("trains") == "teacher":
+            raise wrong("must be null in a recipe that trains a teacher")
+        return guide

@@ -1,0 +1,188 @@
+"""From text to a checked recipe and back, with every mistake told at once and by its line."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path as File
+from typing import Any
+
+from pydantic import ValidationError
+
+from lgkd._internal.paths import recipe_names, recipes_folder
+from lgkd._internal.text import did_you_mean, safe_text
+from lgkd.config.base import Section
+from lgkd.config.introspect import Path, Problem, dotted, known_keys, nearest_key, plain, shown
+from lgkd.config.schema import Recipe
+from lgkd.config.yaml_io import MAX_BYTES, Document, read_yaml, write_yaml
+from lgkd.errors import RecipeError
+
+_SHOWN_PROBLEMS = 50
+
+_SENTENCES = {
+    "bool_type": "must be true or false",
+    "dict_type": "must be a section of keys",
+    "finite_number": "must be a finite number",
+    "float_type": "must be a number",
+    "greater_than": "must be > {gt}",
+    "greater_than_equal": "must be >= {ge}",
+    "int_type": "must be a whole number",
+    "less_than": "must be < {lt}",
+    "less_than_equal": "must be <= {le}",
+    "model_attributes_type": "must be a section of keys",
+    "model_type": "must be a section of keys",
+    "string_type": "must be text",
+    "string_unicode": "must be text without broken characters",
+    "too_long": "must have at most {max_length} entries",
+    "too_short": "must have at least {min_length} entry",
+    "tuple_type": "must be a list",
+    "wrong": "{message}",
+}
+
+
+def load_recipe(name_or_path: str | File) -> Recipe:
+    """The recipe that comes with lgkd under a name, or that of a file.
+
+    Args:
+        name_or_path: a name from `lgkd._internal.paths.recipe_names()`, or a path. Text that ends in .yaml or
+            .yml is a path; any other text is a name first and a path second.
+
+    Raises:
+        RecipeError: no such recipe or file, or mistakes in it (all of them, with lines).
+    """
+    if isinstance(name_or_path, str) and not name_or_path.lower().endswith((".yaml", ".yml")):
+        names = recipe_names()
+        if name_or_path in names:
+            return _load(recipes_folder() / f"{name_or_path}.yaml")
+        if not name_or_path or not File(name_or_path).is_file():
+            hint = did_you_mean(name_or_path[:100], names)
+            close = hint if hint.startswith("did you mean") else "give one of those below, or a .yaml file."
+            raise RecipeError(f"there is no recipe {safe_text(name_or_path)!r}; {close} Recipes: {', '.join(names)}")
+    return _load(File(name_or_path))
+
+
+def parse_recipe(text: str, origin: str = "recipe") -> Recipe:
+    """The recipe that a YAML text holds.
+
+    Args:
+        text: the YAML text.
+        origin: what messages call it, usually the file's name.
+
+    Raises:
+        RecipeError: every mistake with its line.
+    """
+    document = read_yaml(text)
+    if document.values is None and not document.problems:
+        document.problems.append(Problem("is empty; a recipe is a list of keys and their values", (), 1))
+    elif document.values is not None and not isinstance(document.values, dict):
+        message = f"must be a list of keys and their values (got {shown(document.values)})"
+        document.problems.append(Problem(message, (), document.line_of(())))
+    if not isinstance(document.values, dict):
+        raise RecipeError(report(origin, document.problems))
+    return _checked(document, origin)
+
+
+def recipe_from(values: Mapping[str, Any], origin: str = "recipe") -> Recipe:
+    """The recipe that plain values hold; RecipeError with every mistake."""
+    return _checked(Document(dict(values)), origin)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """A recipe as YAML: complete, every default written out; reads back equal."""
+    return write_yaml(recipe.model_dump(mode="json"))
+
+
+def report(origin: str, problems: list[Problem]) -> str:
+    """The message of a RecipeError: a headline, and a line for every mistake in order of place."""
+    ordered = sorted(problems, key=lambda problem: (problem.line or 0, dotted(problem.path)))
+    lines = [f"{origin}: {len(ordered)} problem{'s' if len(ordered) != 1 else ''}"]
+    for problem in ordered[:_SHOWN_PROBLEMS]:
+        place = f"{origin}:{problem.line}  " if problem.line else ""
+        where = f"{dotted(problem.path)}: " if problem.path else ""
+        lines.append(f"  {place}{where}{problem.message}")
+    if len(ordered) > _SHOWN_PROBLEMS:
+        lines.append(f"  ... and {len(ordered) - _SHOWN_PROBLEMS} more")
+    return "\n".join(lines)
+
+
+def problems_in(error: ValidationError, document: Document) -> Iterator[Problem]:
+    """What pydantic found, in words, with the path and line in the document."""
+    for found in error.errors(include_url=False):
+        kind: str = found["type"]
+        context: dict[str, Any] = found.get("ctx", {})
+        path = _path(found["loc"], document.values)
+        value = found["input"]
+        if context.get("at"):
+            path += tuple(int(part) if part.isdecimal() else part for part in context["at"].split("."))
+            value = context["value"]
+        line = document.line_of(path)
+        if kind in ("union_tag_invalid", "union_tag_not_found"):
+            path += ("kind",)
+            line = document.line_of(path) or line
+        if kind in ("missing", "union_tag_not_found"):
+            yield Problem("this key is required", path, line)
+            continue
+        if kind == "extra_forbidden":
+            known = known_keys(path[:-1], document.values)
+            message = f"unknown key (got {shown(value)}); {nearest_key(str(path[-1]), known)}"
+        elif kind == "union_tag_invalid":
+            tags = context["expected_tags"].replace("'", "").split(", ")
+            message = (
+                f"unknown kind {safe_text(str(context['tag']))!r}; {did_you_mean(str(context['tag'])[:100], tags)}"
+            )
+        elif kind == "literal_error":
+            message = f"must be {context['expected']} (got {shown(value)})"
+        else:
+            sentence = _SENTENCES.get(kind)
+            bounds = {key: plain(bound) for key, bound in context.items() if key in ("gt", "ge", "lt", "le")}
+            message = sentence.format(**{**context, **bounds}) if sentence else found["msg"]
+            if not isinstance(value, dict | Section):  # a whole section would drown the sentence
+                message += f" (got {shown(value)})"
+        yield Problem(message, path, line)
+
+
+def _checked(document: Document, origin: str) -> Recipe:
+    try:
+        recipe = Recipe.model_validate(document.values)
+    except ValidationError as error:
+        raise RecipeError(report(origin, [*document.problems, *problems_in(error, document)])) from None
+    if document.problems:
+        raise RecipeError(report(origin, document.problems))
+    return recipe
+
+
+def _load(file: File) -> Recipe:
+    origin = str(file)
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RecipeError(
+            f"{safe_text(origin, 300)}: cannot be read ({reason}); give an existing .yaml file, "
+            f"or one of the recipes {', '.join(recipe_names())}"
+        ) from None
+    if len(raw) > MAX_BYTES:
+        raise RecipeError(report(origin, [Problem(f"longer than {MAX_BYTES:,} bytes; this is not a recipe")]))
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        problem = Problem("not UTF-8 text; save the file as UTF-8", (), raw.count(b"\n", 0, error.start) + 1)
+        raise RecipeError(report(origin, [problem])) from None
+    return parse_recipe(text, origin)
+
+
+def _path(location: tuple[int | str, ...], values: Any) -> Path:
+    """Pydantic's location without the names of union members that it puts after list indexes."""
+    path: list[int | str] = []
+    for position, part in enumerate(location):
+        last = position == len(location) - 1
+        after_index = bool(path) and isinstance(path[-1], int)
+        is_tag = after_index and isinstance(values, dict) and values.get("kind") == part and not last
+        if is_tag:
+            continue
+        path.append(part)
+        if isinstance(values, dict) and isinstance(part, str):
+            values = values.get(part)
+        elif isinstance(values, list | tuple) and isinstance(part, int) and part < len(values):
+            values = values[part]
+        else:
+            values = None
+    return tuple(path)

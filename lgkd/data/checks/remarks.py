@@ -1,0 +1,137 @@
+"""What is worth saying of a data set, one sentence a finding."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from lgkd.data.checks.duplicates import Copies
+
+TINY_CLASS = 5
+"""Classes with fewer training images are named."""
+LOPSIDED = 10
+"""From this many times the smallest class on, the largest one is worth a remark."""
+TINY_SIDE = 4
+"""Images with a shorter side, in pixels, are named."""
+
+_NAMED = 3
+
+
+def tiny_classes(per_class: Mapping[str, int]) -> dict[str, int]:
+    """Classes with fewer than `TINY_CLASS` images, and how many they have."""
+    return {name: count for name, count in per_class.items() if count < TINY_CLASS}
+
+
+def missing_classes(per_class: Mapping[str, int]) -> tuple[str, ...]:
+    """Classes without an image."""
+    return tuple(name for name, count in per_class.items() if count == 0)
+
+
+def imbalance(per_class: Mapping[str, int]) -> float | None:
+    """The largest class over the smallest; None where one is empty."""
+    smallest = min(per_class.values())
+    return round(max(per_class.values()) / smallest, 2) if smallest else None
+
+
+def about_copies(copies: Copies, tested: int) -> list[str]:
+    """Sentences on what changes a training or its score."""
+    said = []
+    if leaks := copies.leaks.count:
+        other = copies.leaks_of_other_class
+        wrong = f", {other} of them under another class" if other else ""
+        said.append(
+            f"LEAK: {leaks:,} of {tested:,} test images ({leaks / tested:.2%}) {'is' if leaks == 1 else 'are'} in the "
+            f"training split too, pixel for pixel{wrong}, {copies.leaks.example()}: they do not test what was learned"
+        )
+    if copies.train_contradictions.count:
+        pairs = copies.train_contradictions
+        said.append(
+            f"{_repeat(pairs.count, 'training')} one of another class, pixel for pixel, {pairs.example()}: "
+            "one label of each pair is wrong, or the classes overlap"
+        )
+    if copies.train_copies.count:
+        pairs = copies.train_copies
+        said.append(f"{_repeat(pairs.count, 'training')} one of the same class, pixel for pixel, {pairs.example()}")
+    return said
+
+
+def about_held_out(copies: Copies, held: int) -> list[str]:
+    """The sentence on held-out images with the same pixels as a trained one."""
+    if not (same := copies.leaks.count):
+        return []
+    return [
+        f"{same:,} of {held:,} held-out images ({same / held:.2%}) {'is' if same == 1 else 'are'} trained on too, "
+        f"pixel for pixel, {copies.leaks.example()}: the epoch is chosen on images that it has seen"
+    ]
+
+
+def about_test_copies(copies: Copies) -> list[str]:
+    """Sentences on what the test split holds twice."""
+    sorts = (("another", copies.test_contradictions), ("the same", copies.test_copies))
+    return [
+        f"{_repeat(pairs.count, 'test')} one of {which} class, pixel for pixel, {pairs.example()}"
+        for which, pairs in sorts
+        if pairs.count
+    ]
+
+
+def about_balance(per_class: Mapping[str, int]) -> list[str]:
+    """Sentences on classes that are small, for themselves or beside others."""
+    said = []
+    if tiny := tiny_classes(per_class):
+        named = _listed([f"{name} ({count})" for name, count in tiny.items()])
+        said.append(f"{_classes(len(tiny))} with fewer than {TINY_CLASS} training images: {named}")
+    ratio = imbalance(per_class)
+    if ratio is not None and ratio >= LOPSIDED:
+        few = min(per_class, key=lambda name: per_class[name])
+        many = max(per_class, key=lambda name: per_class[name])
+        said.append(
+            f"the largest class has {ratio:,.0f} times the training images of the smallest "
+            f"({many}: {per_class[many]:,}, {few}: {per_class[few]:,}): accuracy says little of the small ones"
+        )
+    return said
+
+
+def about_broken(broken: Sequence[tuple[str, str]], of: int) -> str:
+    """The sentence on files that cannot be read, from their names and the reasons."""
+    named = "; ".join(f"{name} ({reason})" for name, reason in broken[:_NAMED])
+    more = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+    them = "it" if len(broken) == 1 else "them"
+    return f"{len(broken)} of {of:,} images cannot be read: {named}{more}: replace {them} or remove {them}"
+
+
+def about_missing(tested: Mapping[str, int]) -> list[str]:
+    """Classes that nothing tests."""
+    untested = missing_classes(tested)
+    return [f"{_classes(len(untested))} without a test image: {_listed(untested)}"] if untested else []
+
+
+def about_images(seen: Iterable[tuple[str, int, int]]) -> list[str]:
+    """Images too small to show anything, from names, heights and widths."""
+    small = [f"{name} ({width} x {height})" for name, height, width in seen if min(height, width) < TINY_SIDE]
+    return [f"{_images(len(small))} with a side of fewer than {TINY_SIDE} pixels: {_listed(small)}"] if small else []
+
+
+def about_names(classes: Iterable[str]) -> list[str]:
+    """Classes that may be the same one, written in two ways."""
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        alike.setdefault(" ".join(name.casefold().split()), []).append(repr(name))
+    return [
+        f"classes whose names differ only in case or spaces: {_listed(names)}"
+        for names in alike.values()
+        if len(names) > 1
+    ]
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image{'' if count == 1 else 's'}"
+
+
+def _repeat(count: int, which: str) -> str:
+    return f"{count:,} {which} {'image repeats' if count == 1 else 'images repeat'}"
+
+
+def _classes(count: int) -> str:
+    return f"{count:,} class{'' if count == 1 else 'es'}"
+
+
+def _listed(names: Sequence[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (f", ... ({len(names):,} in all)" if len(names) > most else "")

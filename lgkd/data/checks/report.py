@@ -1,0 +1,355 @@
+"""Looking at a data set before anything is trained on it: counts, sizes, broken and odd files, copies, leaks.
+
+A problem makes a training impossible or wrong from the start: the folder's structure, or a file that cannot be
+read. A remark is something to know. A leak is a remark, because published sets have some and are used all the same.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from lgkd.data.catalogue import CATALOGUE
+from lgkd.data.checks.duplicates import Copies, Part, compare, copies_of, digests_of
+from lgkd.data.checks.remarks import (
+    about_balance,
+    about_broken,
+    about_copies,
+    about_held_out,
+    about_images,
+    about_missing,
+    about_names,
+    about_test_copies,
+    imbalance,
+    missing_classes,
+    tiny_classes,
+)
+from lgkd.data.dataset import DataSet, Images
+from lgkd.data.decode import DEFAULT_SIDE, KINDS, Look, Progress, survey
+from lgkd.data.image_folder import EXTENSIONS, File, Tree
+from lgkd.data.load import both_splits, find_tree, load_dataset
+from lgkd.data.locations import Downloading, tree_folder
+from lgkd.errors import DataError
+
+_COMMON = 5
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Split:
+    """How many images of each class a split has; broken ones do not count."""
+
+    name: str
+    images: int
+    smallest: int
+    """Images of its smallest class."""
+    median: float
+    largest: int
+    per_class: dict[str, int]
+    """In the order of the classes; 0 where it has none."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Images of one size, upright, in pixels."""
+
+    width: int
+    height: int
+    images: int
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of all images that can be read."""
+
+    different: int
+    smallest: Size
+    """By area, as `largest`."""
+    largest: Size
+    common: tuple[Size, ...]
+    """The most frequent ones, first things first."""
+    narrowest: float
+    """Width over height, as `widest`."""
+    widest: float
+    scaled_down: int
+    """Images that a training scales down, because sizes differ and they are large."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Images that are not plain 8-bit RGB."""
+
+    name: str
+    images: int
+    becomes: str
+    """What decoding makes of them."""
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Broken:
+    """An image file that cannot be read."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Unused:
+    """Files in the data set's folder that are no images by their ending."""
+
+    ending: str
+    files: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What was found in a data set."""
+
+    name: str
+    folder: str | None
+    """None for images that come from no folder."""
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+    sizes: Sizes | None
+    """None where no image can be read."""
+    kinds: tuple[Kind, ...]
+    broken: tuple[Broken, ...]
+    unused: tuple[Unused, ...]
+    tiny: dict[str, int]
+    """Training images of the classes with fewer than `TINY_CLASS`."""
+    untested: tuple[str, ...]
+    """Classes without a test image."""
+    imbalance: float | None
+    """The largest class over the smallest, by training images; None where one has none."""
+    copies: Copies
+    problems: tuple[str, ...] = field(default=())
+    """What makes a training impossible or wrong."""
+    remarks: tuple[str, ...] = field(default=())
+    """What one should know."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain dictionaries, lists, numbers and words, for JSON."""
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
+
+
+def check_dataset_images(
+    source: str | Path | DataSet,
+    *,
+    data_dir: str | Path | None = None,
+    progress: Progress | None = None,
+    downloading: Downloading | None = None,
+    offline: bool = False,
+) -> CheckReport:
+    """Look at every image of a data set; nothing stops at the first fault.
+
+    Files are decoded at full size, and none is kept. Of a decoded data set, of digits, and of what is read from a
+    publisher's archive (downloaded, if need be), the tensors are looked at.
+
+    Args:
+        source: a name, a folder, or a loaded `DataSet`.
+        data_dir: where a named set lies.
+        progress: called with (done, total) images.
+        downloading: called with (name, done, total) while a file is downloaded, in bytes.
+        offline: open no connection; LGKD_OFFLINE=1 in the environment does the same.
+
+    Raises:
+        InputError: no such name and no such folder.
+        MissingError: a named set is not where it was looked for, and cannot be downloaded.
+        DataError: the folder's layout is none that is understood.
+    """
+    if isinstance(source, DataSet):
+        return _of_dataset(source)
+    if not _has_files(source, data_dir):
+        return _of_dataset(
+            load_dataset(source, data_dir=data_dir, progress=progress, downloading=downloading, offline=offline)
+        )
+    problems: list[str] = []
+    name, tree = find_tree(source, data_dir=data_dir, fault=problems.append)
+    return _of_tree(name, tree, problems, progress)
+
+
+def quick_check(dataset: DataSet, *, say: Callable[[str], None]) -> None:
+    """What one should know before the first epoch, of decoded images; of clean data nothing.
+
+    Images are compared once for a fingerprint: the result is kept in the user's store.
+
+    Args:
+        dataset: decoded.
+        say: called with one sentence a finding.
+    """
+    train = _split("train", dataset.classes, dataset.train.labels.tolist())
+    copies = copies_of(dataset)
+    for sentence in (*about_copies(copies, len(dataset.test)), *about_balance(train.per_class)):
+        say(sentence)
+
+
+def held_out_remarks(train: Images, held: Images) -> list[str]:
+    """The sentence on held-out images that are trained on all the same; of clean data none.
+
+    Args:
+        train: what is trained on.
+        held: what the epoch is chosen on.
+    """
+    parts = [
+        Part(images.names, images.labels.tolist(), digests)
+        for images, digests in zip((train, held), digests_of(train, held), strict=True)
+    ]
+    return about_held_out(compare(*parts), len(held))
+
+
+def _has_files(source: str | Path, data_dir: str | Path | None) -> bool:
+    """Whether there is one file an image: not of digits, and not of a named set that lies here as an archive."""
+    info = CATALOGUE.get(source) if isinstance(source, str) else None
+    return info is None or tree_folder(info, data_dir) is not None
+
+
+def _of_dataset(dataset: DataSet) -> CheckReport:
+    splits = (dataset.train, dataset.test)
+    train, test = (
+        _split(name, dataset.classes, split.labels.tolist())
+        for name, split in zip(("train", "test"), splits, strict=True)
+    )
+    seen: list[tuple[str, int, int]] = []
+    for split in splits:
+        seen += [(name, *size) for name, size in zip(split.names, split.sizes.tolist(), strict=True)]
+    copies = copies_of(dataset)
+    return CheckReport(
+        name=dataset.name,
+        folder=None,
+        classes=dataset.classes,
+        train=train,
+        test=test,
+        sizes=_sizes(seen),
+        kinds=(),
+        broken=(),
+        unused=(),
+        tiny=tiny_classes(train.per_class),
+        untested=missing_classes(test.per_class),
+        imbalance=imbalance(train.per_class),
+        copies=copies,
+        remarks=_remarks(train, test, copies, seen, dataset.notes),
+    )
+
+
+def _of_tree(name: str, tree: Tree, problems: list[str], progress: Progress | None) -> CheckReport:
+    notes: Sequence[str]
+    try:
+        train_files, test_files, notes = both_splits(tree)
+    except DataError as error:
+        problems.append(str(error))
+        train_files, test_files, notes = tree.train, (), tree.notes
+    files = train_files + test_files
+    looks = survey(tree.root, [file.path for file in files], progress=progress)
+    broken = tuple(Broken(file.path, look) for file, look in zip(files, looks, strict=True) if isinstance(look, str))
+    if broken:
+        problems.append(about_broken([(one.name, one.reason) for one in broken], len(files)))
+    cut = len(train_files)
+    parts = (_part(train_files, looks[:cut]), _part(test_files, looks[cut:]))
+    train, test = (
+        _split(which, tree.classes, part.labels) for which, part in zip(("train", "test"), parts, strict=True)
+    )
+    seen = [(f.path, k.height, k.width) for f, k in zip(files, looks, strict=True) if isinstance(k, Look)]
+    copies = compare(*parts)
+    return CheckReport(
+        name=name,
+        folder=str(tree.root),
+        classes=tree.classes,
+        train=train,
+        test=test,
+        sizes=_sizes(seen),
+        kinds=_kinds(files, looks),
+        broken=broken,
+        unused=_unused(tree.root),
+        tiny=tiny_classes(train.per_class),
+        untested=missing_classes(test.per_class),
+        imbalance=imbalance(train.per_class),
+        copies=copies,
+        # The same folder may have been listed twice on the way.
+        problems=tuple(dict.fromkeys(problems)),
+        remarks=_remarks(train, test, copies, seen, notes),
+    )
+
+
+def _part(files: Sequence[File], looks: Sequence[Look | str]) -> Part:
+    whole = [(file, look) for file, look in zip(files, looks, strict=True) if isinstance(look, Look)]
+    return Part([file.path for file, _ in whole], [file.label for file, _ in whole], [look.digest for _, look in whole])
+
+
+def _split(name: str, classes: Sequence[str], labels: Iterable[int]) -> Split:
+    counted = Counter(labels)
+    counts = [counted[label] for label in range(len(classes))]
+    return Split(
+        name, sum(counts), min(counts), float(median(counts)), max(counts), dict(zip(classes, counts, strict=True))
+    )
+
+
+def _sizes(seen: Sequence[tuple[str, int, int]]) -> Sizes | None:
+    if not seen:
+        return None
+    counted = Counter((height, width) for _, height, width in seen)
+    sizes = [Size(width, height, images) for (height, width), images in counted.most_common()]
+    by_area = sorted(sizes, key=lambda size: (size.width * size.height, size.width))
+    shapes = [size.width / size.height for size in sizes]
+    large = sum(size.images for size in sizes if max(size.width, size.height) > DEFAULT_SIDE)
+    return Sizes(
+        different=len(sizes),
+        smallest=by_area[0],
+        largest=by_area[-1],
+        common=tuple(sizes[:_COMMON]),
+        narrowest=round(min(shapes), 4),
+        widest=round(max(shapes), 4),
+        scaled_down=large if len(sizes) > 1 else 0,
+    )
+
+
+def _kinds(files: Sequence[File], looks: Sequence[Look | str]) -> tuple[Kind, ...]:
+    found: dict[str, list[str]] = {}
+    for file, look in zip(files, looks, strict=True):
+        for kind in look.kinds if isinstance(look, Look) else ():
+            found.setdefault(kind, []).append(file.path)
+    return tuple(
+        Kind(kind, len(found[kind]), becomes, tuple(found[kind][:_EXAMPLES]))
+        for kind, becomes in KINDS.items()
+        if kind in found
+    )
+
+
+def _unused(root: Path) -> tuple[Unused, ...]:
+    found: dict[str, list[str]] = {}
+    for folder, below, names in os.walk(root):
+        below[:] = sorted(name for name in below if not name.startswith(".") and name != "__MACOSX")
+        for name in sorted(names):
+            ending = Path(name).suffix.lower()
+            if not name.startswith(".") and ending not in EXTENSIONS:
+                found.setdefault(ending, []).append((Path(folder) / name).relative_to(root).as_posix())
+    return tuple(
+        Unused(ending or "no ending", len(names), tuple(names[:_EXAMPLES])) for ending, names in sorted(found.items())
+    )
+
+
+def _remarks(
+    train: Split,
+    test: Split,
+    copies: Copies,
+    seen: Sequence[tuple[str, int, int]],
+    notes: Sequence[str],
+) -> tuple[str, ...]:
+    """All remarks, the leak first."""
+    said = [*about_copies(copies, test.images), *about_test_copies(copies), *about_balance(train.per_class)]
+    if not any("has no images of" in note for note in notes):
+        said += about_missing(test.per_class)
+    return (*said, *about_images(seen), *about_names(train.per_class), *notes)
+
+
+def _plain(value: Any) -> Any:
+    """Lists for tuples, so that what is written and what is read again are equal."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,130 @@
+"""Decoded images: one split as one tensor, and the two splits of a data set."""
+
+import json
+import math
+from dataclasses import dataclass
+from hashlib import sha256
+
+import torch
+from torch import Tensor
+
+from lgkd.errors import DataError
+
+Triple = tuple[float, float, float]
+
+_CHUNK_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """One split, decoded: every image in one uint8 tensor.
+
+    Raises:
+        DataError: the four parts do not fit together.
+    """
+
+    pixels: Tensor
+    """uint8 (N,3,S,T), RGB. May be mapped from a file: pages are read when they are touched."""
+    sizes: Tensor
+    """int32 (N,2): height and width of the part of the S x T canvas that the image fills, in its
+    upper left corner. The rest of the canvas repeats the image's border."""
+    labels: Tensor
+    """int64 (N,)."""
+    names: tuple[str, ...]
+    """Such as 'train/apple/0001.png', for messages."""
+
+    def __post_init__(self) -> None:
+        count = len(self.names)
+        parts = (("pixels", self.pixels, torch.uint8, (count, 3, *self.pixels.shape[2:4])),
+                 ("sizes", self.sizes, torch.int32, (count, 2)),
+                 ("labels", self.labels, torch.int64, (count,)))  # fmt: skip
+        for name, tensor, dtype, shape in parts:
+            if tensor.dtype != dtype or tuple(tensor.shape) != shape:
+                raise DataError(
+                    f"{name} of {count} images is {tensor.dtype} {tuple(tensor.shape)}, "
+                    f"expected {dtype} {shape}: give every part one entry an image"
+                )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def take(self, index: Tensor) -> "Images":
+        """The images at `index`, int64 (M,), in that order. The pixels are copied into memory."""
+        return Images(
+            pixels=self.pixels[index],
+            sizes=self.sizes[index],
+            labels=self.labels[index],
+            names=tuple(self.names[place] for place in index.tolist()),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """Two decoded splits with the same classes and the same canvas."""
+
+    name: str
+    """'cifar100', or the folder's name."""
+    classes: tuple[str, ...]
+    """Names in sorted order; a label is a place in this list."""
+    train: Images
+    test: Images
+    """What accuracy is reported on."""
+    fingerprint: str
+    """Hex digits; equal for equal images, labels and classes in the same order, see `fingerprint_of`."""
+    notes: tuple[str, ...]
+    """What the user should hear, such as where a missing test split came from."""
+
+    def statistics(self) -> tuple[Triple, Triple]:
+        """Mean and standard deviation of each channel (red, green, blue) of the train split.
+
+        In units of [0, 1], over all pixels that belong to an image: the repeated border of the canvas does
+        not count. Values are counted before anything is divided, so the result is exact and does not depend
+        on how the images are grouped.
+        """
+        counts = _value_counts(self.train)
+        return _moments(counts)
+
+
+def fingerprint_of(classes: tuple[str, ...], *splits: Images) -> str:
+    """SHA-256 over class names and, for each split, shape, sizes, labels and pixels: 64 hex digits.
+
+    File names, folders and formats do not enter: the same images as PNG or BMP, here or elsewhere, have the
+    same fingerprint. The order of the images does enter, because draws go by place.
+    """
+    digest = sha256(json.dumps(classes).encode())
+    for split in splits:
+        digest.update(json.dumps(list(split.pixels.shape)).encode())
+        digest.update(split.sizes.numpy().astype("<i4", order="C").data)
+        digest.update(split.labels.numpy().astype("<i8", order="C").data)
+        digest.update(split.pixels.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _value_counts(images: Images) -> Tensor:
+    """How often each of the 256 values occurs in each channel of the valid areas: int64 (3, 256)."""
+    height, width = images.pixels.shape[2:]
+    rows = torch.arange(height)[:, None]
+    columns = torch.arange(width)[None, :]
+    counts = torch.zeros(3, 256, dtype=torch.int64)
+    chunk = max(1, _CHUNK_BYTES // (3 * height * width))
+    for pixels, sizes in zip(*(torch.split(part, chunk) for part in (images.pixels, images.sizes)), strict=True):
+        heights_B11, widths_B11 = sizes[:, 0, None, None], sizes[:, 1, None, None]
+        full = bool((heights_B11 == height).all() and (widths_B11 == width).all())
+        for channel in range(3):
+            plane_BST = pixels[:, channel]
+            values = plane_BST if full else plane_BST[(rows < heights_B11) & (columns < widths_B11)]
+            counts[channel] += torch.bincount(values.reshape(-1), minlength=256)
+    return counts
+
+
+def _moments(counts_3V: Tensor) -> tuple[Triple, Triple]:
+    means, deviations = [], []
+    for counts in counts_3V.tolist():  # Python integers: sums of squares cannot overflow or round
+        total = sum(counts)
+        first = sum(value * count for value, count in enumerate(counts))
+        second = sum(value * value * count for value, count in enumerate(counts))
+        means.append(first / total / 255)
+        deviations.append(math.sqrt((second * total - first * first) / (total * total)) / 255)
+    red, green, blue = means
+    red_deviation, green_deviation, blue_deviation = deviations
+    return (red, green, blue), (red_deviation, green_deviation, blue_deviation)

@@ -1,0 +1,219 @@
+"""Decoded images kept in the user's store, so that a data set is decoded once.
+
+An entry is a folder `cache/images/KEY/` of the store: `pixels.npy`, `sizes.npy` and `index.json`. It is
+written beside its place, synced and renamed, so that it is there whole or not at all. Whatever is wrong with
+it, it is made anew; whatever is wrong with the store, the images are decoded into memory.
+"""
+
+import io
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lgkd._internal.paths import home
+from lgkd.data.decode import Allocate, in_memory
+from lgkd.data.image_folder import File
+
+FORMAT = 1
+"""Counted up whenever decoding or the files of an entry change."""
+
+_DAY = 24 * 3600.0
+_BLOCK = 2**24
+_SCRATCH = re.compile(r"\.[0-9a-f]{16}-[0-9a-f]{40}-[0-9a-f]{16}")
+
+
+class Stored(NamedTuple):
+    """All images of a data set, train before test."""
+
+    pixels: NDArray[np.uint8]
+    """(N,3,S,T)."""
+    sizes: NDArray[np.int32]
+    """(N,2): height and width of what each image fills."""
+    fingerprint: str
+    about: dict[str, Any] | None = None
+    """What else has to be known of them and cannot be listed again, as JSON has it."""
+
+
+Make = Callable[[Allocate], Stored]
+"""Decodes the images into an array from the allocator that it is given."""
+
+
+def cache_key(root: Path, max_side: int | None, splits: Iterable[Iterable[File]]) -> str:
+    """The name of an entry: what it is of, a dash, and a digest of the listing.
+
+    A file counts as changed when its path, size or time of modification has. The part before the dash
+    depends on the folder and `max_side` alone: entries that share it are states of the same thing.
+    """
+    about = json.dumps([str(root.resolve()), max_side])
+    listing = sha256(f"{FORMAT}\n".encode())
+    for number, files in enumerate(splits):
+        lines = "".join(f"{number}\0{file.path}\0{file.size}\0{file.mtime_ns}\n" for file in files)
+        listing.update(lines.encode("utf-8", "surrogateescape"))
+    return f"{sha256(about.encode()).hexdigest()[:16]}-{listing.hexdigest()[:40]}"
+
+
+def published_key(name: str, sums: Iterable[str]) -> str:
+    """As `cache_key`, for a named data set that is read from the publisher's files of these checksums."""
+    about = json.dumps(["published", name])
+    content = sha256(json.dumps([FORMAT, *sums]).encode())
+    return f"{sha256(about.encode()).hexdigest()[:16]}-{content.hexdigest()[:40]}"
+
+
+def kept(key: str, count: int, make: Make) -> Stored:
+    """What `make` gives: read from the store where it lies there, else made and put there.
+
+    Args:
+        key: from `cache_key` or `published_key`.
+        count: how many images there are.
+        make: called once, if at all; its errors are passed on and leave nothing behind.
+
+    Returns:
+        Pixels are mapped from the file, copy on write: changing them changes no file.
+    """
+    folder = home() / "cache" / "images" / key
+    found = _load(folder, count)
+    if found is not None:
+        return found
+    try:
+        # Not tempfile's folder: nobody else may read that, and a store can be shared.
+        scratch = folder.parent / f".{key}-{secrets.token_hex(8)}"
+        scratch.mkdir(parents=True)
+    except OSError:  # a store that cannot be written costs time, not the training
+        return make(in_memory)
+    try:
+        made = make(lambda shape: _on_disk(scratch / "pixels.npy", shape))
+        if not isinstance(made.pixels, np.memmap):
+            return made
+        with suppress(OSError):
+            _write(scratch, made)
+            _publish(scratch, folder, count)
+            _sweep(folder)
+        return _load(folder, count) or made
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _load(folder: Path, count: int) -> Stored | None:
+    """The entry, or None where it is missing or damaged in any way."""
+    try:
+        record = json.loads((folder / "index.json").read_text("utf-8"))
+        sizes_file = (folder / "sizes.npy").read_bytes()
+        whole = (
+            record.pop("checksum") == _checksum(record)
+            and record["format"] == FORMAT
+            and record["shape"][0] == count
+            and record["sizes"] == sha256(sizes_file).hexdigest()
+            and record["bytes"] == (folder / "pixels.npy").stat().st_size
+        )
+        if not whole:
+            return None
+        sizes = np.load(io.BytesIO(sizes_file), allow_pickle=False)
+        pixels = _mapped(folder / "pixels.npy")
+        if list(pixels.shape) != record["shape"] or pixels.dtype != np.uint8:
+            return None
+        return Stored(pixels, sizes, str(record["fingerprint"]), record.get("about"))
+    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return None
+
+
+def _mapped(path: Path) -> NDArray[np.uint8]:
+    # Copy on write lets torch take the array without a warning that it must not be written.
+    try:
+        return np.load(path, mmap_mode="c", allow_pickle=False)  # type: ignore[no-any-return]
+    except OSError:
+        # Linux may refuse a private mapping larger than memory; a shared one that is only read it grants.
+        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+
+
+def _on_disk(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """An array in a new file, or in memory where the disk has no room for it."""
+    try:
+        with path.open("wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_2_0(file, header)
+            _reserve(file, file.tell(), int(np.prod(shape, dtype=np.int64)))
+        return np.load(path, mmap_mode="r+", allow_pickle=False)  # type: ignore[no-any-return]
+    except OSError:
+        return in_memory(shape)
+
+
+def _reserve(file: BinaryIO, start: int, length: int) -> None:
+    # Writing to the mapping of a sparse file on a full disk kills the process; an error here does not.
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), start, length)
+        return
+    for place in range(0, length, _BLOCK):
+        file.write(bytes(min(_BLOCK, length - place)))
+
+
+def _write(scratch: Path, made: Stored) -> None:
+    """Completes an entry whose pixels are in place, and syncs it."""
+    buffer = io.BytesIO()
+    np.save(buffer, made.sizes)
+    record: dict[str, Any] = {
+        "format": FORMAT,
+        "shape": list(made.pixels.shape),
+        "bytes": (scratch / "pixels.npy").stat().st_size,
+        "sizes": sha256(buffer.getvalue()).hexdigest(),
+        "fingerprint": made.fingerprint,
+    }
+    if made.about is not None:
+        record["about"] = made.about
+    record["checksum"] = _checksum(record)
+    (scratch / "sizes.npy").write_bytes(buffer.getvalue())
+    (scratch / "index.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    if isinstance(made.pixels, np.memmap):
+        made.pixels.flush()
+    for path in scratch.iterdir():
+        _sync(path)
+    _sync(scratch)
+
+
+def _checksum(record: dict[str, Any]) -> str:
+    return sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _publish(scratch: Path, folder: Path, count: int) -> None:
+    """Moves a finished entry to its place, unless another process has put a whole one there."""
+    try:
+        scratch.rename(folder)
+    except OSError:
+        if _load(folder, count) is not None:
+            return
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        else:
+            folder.unlink()
+        scratch.rename(folder)
+    _sync(folder.parent)
+
+
+def _sweep(folder: Path) -> None:
+    """Removes older states of what `folder` holds, and what killed processes left behind."""
+    about = folder.name.split("-")[0]
+    for other in folder.parent.iterdir():
+        older = other.name.startswith(f"{about}-") and other.name != folder.name
+        abandoned = _SCRATCH.fullmatch(other.name) and time.time() - other.lstat().st_mtime > _DAY
+        if older or abandoned:
+            shutil.rmtree(other, ignore_errors=True)

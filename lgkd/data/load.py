@@ -1,0 +1,221 @@
+"""From a name or a folder to a decoded data set."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lgkd.data.catalogue import CATALOGUE, DataSetInfo, PublishedFile, published
+from lgkd.data.dataset import DataSet, Images, fingerprint_of
+from lgkd.data.decode import Allocate, Progress, decode, in_memory
+from lgkd.data.decoded_cache import Stored, cache_key, kept, published_key
+from lgkd.data.image_folder import Fault, File, Tree, read_tree, refuse
+from lgkd.data.locations import Downloading, absent, arranged, known_or_folder, published_file, tree_folder
+from lgkd.data.sources.cifar_flowers import CIFAR, Find, arrange_flowers, read_cifar
+from lgkd.data.subsets import held_out_places
+from lgkd.errors import InputError
+
+_HELD_OUT = 0.2
+_SEED = 0
+
+
+def load_dataset(
+    name: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    max_side: int | None = None,
+    use_cache: bool = True,
+    progress: Progress | None = None,
+    downloading: Downloading | None = None,
+    offline: bool = False,
+) -> DataSet:
+    """The images of a named data set or of a folder, decoded.
+
+    Args:
+        name: a name of the catalogue, or a folder: FOLDER/train/CLASS/* with FOLDER/test/CLASS/* (`val`,
+            `valid` or `validation` serve where `test` is absent), or FOLDER/CLASS/*. Without a second split
+            20 % of each class are held out (seed 0). A `Path` is always a folder. `digits` is scikit-learn's:
+            8 x 8, grey 0..16 scaled to 0..255, in a fixed stratified split: two thirds to train, one third
+            to test.
+        data_dir: where a named set lies: as data_dir/NAME/train/CLASS/* or data_dir/train/CLASS/*, or as the
+            publisher's files in data_dir or data_dir/NAME (flowers102-trainval reads those of flowers102). By
+            default ./data. After it `$LGKD_HOME/data` is searched, and what is nowhere is downloaded there. CIFAR
+            from the publisher's archive has, in each split, its images by class and, within a class, as in the
+            archive.
+        max_side: in pixels; images with a longer side are scaled down, see `lgkd.data.decode.decode`. None
+            means 256 where sizes differ, and no limit where they do not.
+        use_cache: keep the decoded images in the user's store, and read them from there the next time.
+        progress: called with (done, total) images while they are decoded; never when they are in the store.
+        downloading: called with (name, done, total) while a file is downloaded, in bytes.
+        offline: open no connection; LGKD_OFFLINE=1 in the environment does the same.
+
+    Raises:
+        InputError: the name is neither in the catalogue nor a folder, or `max_side` is out of range.
+        MissingError: a named set is not where it was looked for, and cannot be downloaded.
+        DataError: the folder is not a data set, or images in it are broken, or a file is not the published one.
+    """
+    if max_side is not None and max_side < 1:
+        raise InputError(f"max_side is {max_side}, expected at least 1 pixel")
+    if name == "digits":
+        return _digits(CATALOGUE["digits"], max_side)
+    info = CATALOGUE.get(name) if isinstance(name, str) else None
+    if info is not None and tree_folder(info, data_dir) is None and published(info):
+
+        def find(file: PublishedFile) -> Path:
+            return published_file(info, file, data_dir, offline=offline, downloading=downloading)
+
+        if info.name in CIFAR:
+            return _from_archive(info, find, max_side, use_cache, progress)
+        arrange_flowers(info, published(info), find, arranged(info))
+    title, tree = find_tree(name, data_dir=data_dir)
+    return _decoded(title, tree, max_side, use_cache, progress)
+
+
+def find_tree(name: str | Path, *, data_dir: str | Path | None = None, fault: Fault = refuse) -> tuple[str, Tree]:
+    """What a data set of files is called, and its listing; for `name` and `data_dir` see `load_dataset`.
+
+    Args:
+        name: not `digits`, which has no files; of a named set only an image tree is found.
+        data_dir: where a named set lies.
+        fault: as for `read_tree`; told of a wrong number of classes, too.
+    """
+    folder = known_or_folder(name)
+    if folder is None:
+        return str(name), _named_tree(CATALOGUE[str(name)], data_dir, fault)
+    tree = read_tree(folder, fault=fault)
+    return tree.root.resolve().name, tree
+
+
+def _named_tree(info: DataSetInfo, data_dir: str | Path | None, fault: Fault) -> Tree:
+    place = tree_folder(info, data_dir)
+    if place is None:
+        raise absent(info, data_dir, as_tree=True)
+    tree = read_tree(place, trains_on=info.trains_on, fault=fault)
+    if len(tree.classes) != info.classes:
+        fault(
+            f"{place} has {len(tree.classes)} classes, {info.name} has {info.classes}: "
+            f"it is another data set, or a part of this one is missing"
+        )
+    return Tree(tree.root, tree.classes, tree.train, tree.test, (*tree.notes, *_part_of(info, tree)))
+
+
+def _part_of(info: DataSetInfo, tree: Tree) -> list[str]:
+    """Notes where a tree holds another number of images than was published."""
+    splits = (("training", len(tree.train), info.train), ("test", len(tree.test or ()), info.test))
+    return [
+        f"{found:,} {split} images found, {info.name} was published with {published:,}"
+        for split, found, published in splits
+        if found != published
+    ]
+
+
+def _from_archive(
+    info: DataSetInfo, find: Find, max_side: int | None, use_cache: bool, progress: Progress | None
+) -> DataSet:
+    if max_side is not None and max_side < info.image_size:
+        side = f"{info.image_size} x {info.image_size}"
+        raise InputError(f"max_side is {max_side}, but the images of {info.name} are {side}: leave it out")
+    (archive,) = published(info)
+
+    def splits(
+        pixels: NDArray[np.uint8], sizes: NDArray[np.int32], classes: Sequence[str], counts: Sequence[Sequence[int]]
+    ) -> tuple[Images, Images]:
+        labels = torch.cat([torch.arange(len(classes)).repeat_interleave(torch.tensor(part)) for part in counts])
+        names = tuple(
+            f"{split}/{label}/{place:05d}"
+            for split, part in zip(("train", "test"), counts, strict=True)
+            for label, count in zip(classes, part, strict=True)
+            for place in range(count)
+        )
+        return _cut(pixels, sizes, labels, names, sum(counts[0]))
+
+    def make(allocate: Allocate) -> Stored:
+        pixels, classes, *counts = read_cifar(info, find(archive), allocate, progress)
+        sizes = np.full((len(pixels), 2), info.image_size, np.int32)
+        fingerprint = fingerprint_of(classes, *splits(pixels, sizes, classes, counts))
+        return Stored(pixels, sizes, fingerprint, {"classes": list(classes), "counts": counts})
+
+    key = published_key(info.name, [archive.sha256])
+    stored = kept(key, info.train + info.test, make) if use_cache else make(in_memory)
+    about = stored.about or {}
+    parts = splits(stored.pixels, stored.sizes, about["classes"], about["counts"])
+    return DataSet(info.name, tuple(about["classes"]), *parts, stored.fingerprint, ())
+
+
+def _decoded(name: str, tree: Tree, max_side: int | None, use_cache: bool, progress: Progress | None) -> DataSet:
+    train, test, notes = both_splits(tree)
+    names = tuple(file.path for file in train + test)
+    labels = torch.tensor([file.label for file in train + test], dtype=torch.int64)
+
+    def make(allocate: Allocate) -> Stored:
+        pixels, sizes = decode(tree.root, names, max_side=max_side, allocate=allocate, progress=progress)
+        return Stored(pixels, sizes, fingerprint_of(tree.classes, *_cut(pixels, sizes, labels, names, len(train))))
+
+    key = cache_key(tree.root, max_side, (train, test))
+    stored = kept(key, len(names), make) if use_cache else make(in_memory)
+    parts = _cut(stored.pixels, stored.sizes, labels, names, len(train))
+    return DataSet(name, tree.classes, *parts, stored.fingerprint, notes)
+
+
+def _cut(
+    pixels: NDArray[np.uint8], sizes: NDArray[np.int32], labels: Tensor, names: tuple[str, ...], cut: int
+) -> tuple[Images, Images]:
+    """The first `cut` images, to train on, and the others."""
+    pixels_NCST, sizes_N2 = _tensor(pixels), _tensor(sizes)
+    return (
+        Images(pixels_NCST[:cut], sizes_N2[:cut], labels[:cut], names[:cut]),
+        Images(pixels_NCST[cut:], sizes_N2[cut:], labels[cut:], names[cut:]),
+    )
+
+
+def both_splits(tree: Tree) -> tuple[tuple[File, ...], tuple[File, ...], tuple[str, ...]]:
+    """The files to train on, the files to test on, and notes; a part is held out where there is no test split.
+
+    Raises:
+        DataError: a class has too few images to hold one out.
+    """
+    if tree.test is not None:
+        return tree.train, tree.test, tree.notes
+    labels = torch.tensor([file.label for file in tree.train], dtype=torch.int64)
+    rest, held = held_out_places(
+        labels,
+        _HELD_OUT,
+        _SEED,
+        lambda label, _: f"no test split found, and the class {tree.classes[label]!r}",
+    )
+    note = f"no test split found: {_HELD_OUT:.0%} of each class held out (seed {_SEED})".replace("%", " %")
+    train, test = (tuple(tree.train[place] for place in part.tolist()) for part in (rest, held))
+    return train, test, (note, *tree.notes)
+
+
+def _digits(info: DataSetInfo, max_side: int | None) -> DataSet:
+    if max_side is not None and max_side < info.image_size:
+        raise InputError(f"max_side is {max_side}, but digits are {info.image_size} x {info.image_size}: leave it out")
+    from sklearn.datasets import load_digits  # takes a second to import
+
+    digits = load_digits()
+    order = np.argsort(digits.target, kind="stable")
+    grey = np.rint(digits.images[order] * (255 / 16)).astype(np.uint8)
+    labels = torch.from_numpy(digits.target[order].astype(np.int64))
+    every = Images(
+        pixels=torch.from_numpy(grey)[:, None].expand(-1, 3, -1, -1).contiguous(),
+        sizes=torch.full((len(labels), 2), info.image_size, dtype=torch.int32),
+        labels=labels,
+        names=tuple(f"digits/{label}/{place:04d}" for label, place in zip(labels.tolist(), order, strict=True)),
+    )
+    train, test = (
+        every.take(places) for places in held_out_places(labels, 1 / 3, _SEED, lambda label, _: f"the digit {label}")
+    )
+    classes = tuple(str(label) for label in range(info.classes))
+    return DataSet(info.name, classes, train, test, fingerprint_of(classes, train, test), ())
+
+
+def _tensor(array: NDArray[np.uint8] | NDArray[np.int32]) -> Tensor:
+    with warnings.catch_warnings():
+        # A mapping that may only be read cannot be had without the warning; images are never written to.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)

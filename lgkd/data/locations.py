@@ -1,0 +1,172 @@
+"""Where named data sets lie: image trees, publishers' files, and what to say where there is neither.
+
+Searched in this order: `data_dir` (by default ./data), then the user's store. What is downloaded goes to the store.
+"""
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+from lgkd._internal.paths import home
+from lgkd._internal.text import did_you_mean
+from lgkd.data.catalogue import CATALOGUE, DataSetInfo, PublishedFile, published
+from lgkd.data.image_folder import LAYOUT
+from lgkd.data.sources.download import OFFLINE, fetch, is_offline, verified
+from lgkd.errors import DataError, InputError, MissingError
+
+Downloading = Callable[[str, int, int], None]
+"""Called with a file's name, the bytes that have come, and all of them."""
+
+
+def known_or_folder(name: str | Path) -> Path | None:
+    """None for a name of the catalogue, else the folder of that name; a `Path` is always a folder.
+
+    Raises:
+        InputError: neither a name nor a folder.
+    """
+    if isinstance(name, str) and name in CATALOGUE:
+        return None
+    expected = f"a data set is one of {', '.join(sorted(CATALOGUE))}, or a folder: {LAYOUT}"
+    if not str(name).strip():
+        raise InputError(f"the name of the data set is empty: {expected}")
+    try:
+        folder = Path(name).expanduser()
+    except RuntimeError:  # "~" where there is no home: the sign itself
+        folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise InputError(f"{str(name)!r} is a file: {expected}")
+    if isinstance(name, Path):
+        raise DataError(f"no folder {name}: expected {LAYOUT}")
+    raise InputError(
+        f"{name!r} is neither a known data set nor a folder; {did_you_mean(name, CATALOGUE)} (a folder holds {LAYOUT})"
+    )
+
+
+def store(info: DataSetInfo) -> Path:
+    """The folder of the user's store where the files of a named data set lie."""
+    return home() / "data" / info.folder
+
+
+def arranged(info: DataSetInfo) -> Path:
+    """Where an image tree goes that is made of the publisher's files."""
+    return store(info) / "images"
+
+
+def target(info: DataSetInfo, data_dir: str | Path | None) -> Path:
+    """Where the image tree of a named set is put by hand, or by `lgkd arrange`."""
+    return folder_of(data_dir) / info.folder
+
+
+def folder_of(data_dir: str | Path | None) -> Path:
+    """`data_dir` itself, by default ./data; absolute, and it need not exist."""
+    return Path("data" if data_dir is None else data_dir).expanduser().absolute()
+
+
+def tree_folder(info: DataSetInfo, data_dir: str | Path | None) -> Path | None:
+    """The first folder with all training folders and test, or None; the publisher's own folder is none."""
+    places = [*_searched(info, data_dir), arranged(info)]
+    if data_dir is None:
+        places.remove(folder_of(data_dir))  # ./data itself holds data sets, and is none
+    wanted = (*info.trains_on, "test")
+    return next((p for p in places if all((p / part).is_dir() for part in wanted) and not _is_raw(info, p)), None)
+
+
+def published_file(
+    info: DataSetInfo,
+    file: PublishedFile,
+    data_dir: str | Path | None,
+    *,
+    offline: bool = False,
+    downloading: Downloading | None = None,
+) -> Path:
+    """A file of the publisher's, its checksum verified: where it lies, or downloaded into the store.
+
+    Raises:
+        MissingError: it is not here and cannot be got. With a `data_dir` that is not there nothing is downloaded: it is
+            rather mistyped.
+        DataError: what lies there, or what came, is not the published file.
+    """
+    for place in _searched(info, data_dir):
+        if (place / file.name).is_file():
+            return verified(place / file.name, size=file.bytes, sha256=file.sha256)
+    if is_offline(offline) or _mistyped(data_dir):
+        raise absent(info, data_dir, offline=offline)
+
+    def progress(done: int, total: int) -> None:
+        if downloading is not None:
+            downloading(file.name, done, total)
+
+    return fetch(file.url, store(info) / file.name, size=file.bytes, sha256=file.sha256, progress=progress)
+
+
+def files_here(info: DataSetInfo, data_dir: str | Path | None) -> Path | None:
+    """The first folder with all of the publisher's files, by name and size; what is in them is not looked at."""
+
+    def lies(place: Path, file: PublishedFile) -> bool:
+        return (place / file.name).is_file() and (place / file.name).stat().st_size == file.bytes
+
+    return next((p for p in _searched(info, data_dir) if all(lies(p, file) for file in published(info))), None)
+
+
+def absent(
+    info: DataSetInfo, data_dir: str | Path | None, *, offline: bool = False, as_tree: bool = False
+) -> MissingError:
+    """The error that says where a named data set was looked for, and what to put where.
+
+    Args:
+        info: the data set.
+        data_dir: where it was to lie.
+        offline: whether that is why it was not downloaded.
+        as_tree: whether nothing but an image tree will do.
+    """
+    files = () if as_tree else published(info)
+    looked = ", ".join(str(place) for place in _searched(info, data_dir))
+    wanted = [*info.trains_on, "test"]
+    what = f"folders {', '.join(wanted[:-1])} and test" + "".join(f", {file.name}" for file in files)
+    first = target(info, data_dir)
+    raw = next((place for place in _searched(info, data_dir) if _is_raw(info, place)), None)
+    ways = [_arranging(info, data_dir, raw)] if info.lists else []
+    ways.append(f"put its images at {' and '.join(f'{first}/{part}/CLASS/*' for part in wanted)}")
+    if _mistyped(data_dir):
+        ways.append(f"correct the folder: {folder_of(data_dir)} does not exist")
+    elif files:
+        ways.append(f"get {' and '.join(file.url for file in files)} and put {_it(files)} in {store(info)}")
+        if is_offline(offline):
+            ways.append(f"let lgkd download {_it(files)}: without --offline, and {OFFLINE} not set")
+    here = "here as an image tree" if as_tree or info.lists else "here"
+    return MissingError(f"{info.name} is not {here}; looked for {what} in: {looked}; {', or '.join(ways)}")
+
+
+def _arranging(info: DataSetInfo, data_dir: str | Path | None, raw: Path | None) -> str:
+    """The command that makes the image tree, as it is typed."""
+    place = "SOURCE" if raw is None else shlex.quote(str(raw))
+    where = ""
+    if raw is not None and raw == target(info, data_dir):  # there the tree cannot go
+        where = " --data-dir ANOTHER"
+    elif data_dir is not None:
+        where = f" --data-dir {shlex.quote(str(data_dir))}"
+    source = "" if raw is not None else f" (his zip or folder; `lgkd datasets {info.name}` says whose)"
+    return f"lay out the publisher's files by: lgkd arrange {info.name} {place}{where}{source}"
+
+
+def _is_raw(info: DataSetInfo, place: Path) -> bool:
+    """Whether a folder is laid out as its publisher does: with his lists, and no class in both train and test."""
+    if not any((place / name).is_file() for name in info.lists):
+        return False
+    below = (place / "test").iterdir() if (place / "test").is_dir() else iter(())
+    return not any(path.is_dir() and (place / "train" / path.name).is_dir() for path in below)
+
+
+def _it(files: tuple[PublishedFile, ...]) -> str:
+    return "it" if len(files) == 1 else "them"
+
+
+def _mistyped(data_dir: str | Path | None) -> bool:
+    return data_dir is not None and not folder_of(data_dir).is_dir()
+
+
+def _searched(info: DataSetInfo, data_dir: str | Path | None) -> list[Path]:
+    folder = folder_of(data_dir)
+    return list(dict.fromkeys([folder / info.folder, folder, store(info)]))

@@ -1,0 +1,92 @@
+"""Carrying out a drawn layer: images are grouped by operation, never visited one by one."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lgkd.data.transforms import affine, color, color_cpu
+from lgkd.data.transforms.device import portions, put_back, sent
+from lgkd.data.transforms.rand_augment import KINDS, UNTOUCHED, Layer
+from lgkd.data.transforms.resized_crop import Interpolation
+
+_Kinds = NDArray[np.int64]
+_Strengths = NDArray[np.float64]
+
+# Operations of a group are carried out together.
+_GROUPS = (
+    tuple(color.TABLES),
+    ("colour",),
+    ("sharpness",),
+    ("shear_x", "translate_x"),
+    ("shear_y", "translate_y"),
+    ("rotate",),
+)
+
+
+def apply_layer(images: Tensor, layer: Layer, fill: affine.Fill, interpolation: Interpolation) -> None:
+    """Changes uint8 images (B, 3, H, W) in place.
+
+    The groups are known on the host, so nothing here waits for the device.
+
+    Args:
+        fill: levels for what a geometric operation uncovers.
+        interpolation: of the geometric operations.
+    """
+    if images.device.type == "cpu" and images.shape[2] * images.shape[3] >= color_cpu.LARGE:
+        for place in np.flatnonzero(layer.kind != UNTOUCHED).tolist():
+            _change_alone(images[place : place + 1], layer, place, fill, interpolation)
+        return
+    for group in _GROUPS:
+        numbers = [KINDS.index(name) for name in group]
+        # In the order of their kinds, so that each kind is one run within the group.
+        members = np.concatenate([np.flatnonzero(layer.kind == number) for number in numbers])
+        for part in portions(len(members), images[0].numel(), images.device):
+            places = members[part]
+            kinds, strengths = layer.kind[places], layer.strength[places]
+            chosen = images.index_select(0, sent(places, images.device))
+            put_back(images, places, _changed(chosen, group, kinds, strengths, fill, interpolation))
+
+
+def _change_alone(image: Tensor, layer: Layer, place: int, fill: affine.Fill, interpolation: Interpolation) -> None:
+    """Changes one large image (1, 3, H, W) in place."""
+    name, strength = KINDS[layer.kind[place]], float(layer.strength[place])
+    if name in color_cpu.RECOLOURED:
+        color_cpu.RECOLOURED[name](image, strength)
+    elif name in color_cpu.TRANSLATED:
+        color_cpu.translate(image, strength, color_cpu.TRANSLATED[name], fill, interpolation)
+    else:
+        which = slice(place, place + 1)
+        image.copy_(_changed(image, (name,), layer.kind[which], layer.strength[which], fill, interpolation))
+
+
+def _changed(
+    images: Tensor,
+    group: tuple[str, ...],
+    kinds: _Kinds,
+    strengths: _Strengths,
+    fill: affine.Fill,
+    interpolation: Interpolation,
+) -> Tensor:
+    first = group[0]
+    if first in color.TABLES:
+        return _looked_up(images, group, kinds, strengths)
+    if first in color.FILTERS:
+        return color.FILTERS[first](images, sent(strengths, images.device, torch.float32))
+    if first == "rotate":
+        return affine.rotate(images, strengths, fill, interpolation)
+    slide: Callable[..., Tensor] = affine.slide_x if first == "shear_x" else affine.slide_y
+    shears = kinds == KINDS.index(first)
+    slope, share = np.where(shears, strengths, 0.0), np.where(shears, 0.0, strengths)
+    return slide(images, slope, share, fill, interpolation)
+
+
+def _looked_up(images: Tensor, group: tuple[str, ...], kinds: _Kinds, strengths: _Strengths) -> Tensor:
+    """Every image by the table of its own kind: tables are made kind by kind, and read all at once."""
+    counts = [int((kinds == KINDS.index(name)).sum()) for name in group]
+    amounts = sent(strengths, images.device, torch.float32)
+    runs = zip(group, torch.split(images, counts), torch.split(amounts, counts), strict=True)
+    tables = [color.TABLES[name](run, amount).expand(-1, 3, -1) for name, run, amount in runs if len(run)]
+    return color.looked_up(images, torch.cat(tables))

@@ -1,0 +1,283 @@
+"""Augmentation of whole batches on the device, every image with draws of its own.
+
+What a sample becomes is a pure function of (seed, epoch, its place in the data set): not of the batch it is in,
+of workers or processes. All decisions are drawn on the host; the device gets parameters and lists of
+images, and nothing here waits for it. Every kind of decision has a stream of its own, so that switching one
+on leaves the others as they were.
+
+The steps and their order are those of timm's training transform: crop and resize, mirror,
+RandAugment (or colour jitter), normalise, erase. Images stay uint8 between steps, as Pillow's do.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lgkd._internal.rng import bits, seed_of, uniform
+from lgkd.data.transforms import rand_augment as policies
+from lgkd.data.transforms import random_erasing, resized_crop
+from lgkd.data.transforms.apply import apply_layer
+from lgkd.data.transforms.device import portions, room, sent
+from lgkd.data.transforms.resized_crop import Interpolation
+from lgkd.data.transforms.threads import one_thread
+from lgkd.data.validation import colours, image_size_of, number_within, one_of, pair_within
+from lgkd.errors import InputError
+
+
+@dataclass(frozen=True)
+class View:
+    """How training images are drawn from stored ones. The defaults are timm's.
+
+    Attributes:
+        crop: "random-resized" draws a box of a random area and shape; "pad" moves the image by up to `padding`
+            over black; "none" takes the whole image. Each is then resized to the image size.
+        scale: share of the image's area that a random-resized box covers.
+        ratio: its width / height.
+        padding: share of the side (4 pixels at 32) by which "pad" moves the image.
+        interpolation: of the resize, and of RandAugment's rotations, shears and shifts.
+        flip: probability of mirroring left to right.
+        rand_augment: timm's notation, e.g. "rand-m9-mstd0.5-inc1"; None: off.
+        color_jitter: brightness, contrast and saturation change by factors within 1 +- this, in a random
+            order. As in timm it is off where `rand_augment` is on.
+        erase: probability of filling a random box with noise.
+        fixed: how many views an image has; epoch e draws as epoch e modulo `fixed`. None: new ones in every epoch.
+
+    Raises:
+        InputError: a value is out of range; the message names field, value and range.
+    """
+
+    crop: Literal["random-resized", "pad", "none"] = "random-resized"
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    padding: float = 0.125
+    interpolation: Interpolation = "bicubic"
+    flip: float = 0.5
+    rand_augment: str | None = None
+    color_jitter: float = 0.0
+    erase: float = 0.0
+    fixed: int | None = None
+
+    def __post_init__(self) -> None:
+        one_of("crop", self.crop, ("random-resized", "pad", "none"))
+        one_of("interpolation", self.interpolation, ("bicubic", "bilinear"))
+        pair_within("scale", self.scale, 0.0, 1.0)
+        pair_within("ratio", self.ratio, 0.0)
+        number_within("padding", self.padding, 0.0, 1.0)
+        number_within("flip", self.flip, 0.0, 1.0)
+        number_within("color_jitter", self.color_jitter, 0.0)
+        number_within("erase", self.erase, 0.0, 1.0)
+        if self.rand_augment is not None:
+            policies.parse(self.rand_augment)
+        if self.fixed is not None and self.fixed < 1:
+            raise InputError(f"fixed is {self.fixed}; expected at least 1 view of each image")
+
+
+class _Normalise:
+    """uint8 (B, 3, H, W) -> float32, (level / 255 - mean) / std as one multiplication and one addition.
+
+    That differs from timm's division and subtraction in the last bits only (below 1e-6).
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        means, deviations = colours(mean, std)
+        average, spread = np.asarray(means), np.asarray(deviations)
+        self.fill = tuple(min(255, round(255 * value)) for value in means)
+        self._factor = (1.0 / (255.0 * spread)).astype(np.float32)[:, None, None]
+        self._offset = (-average / spread).astype(np.float32)[:, None, None]
+        self._sent: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, images: Tensor, into: Tensor | None = None) -> Tensor:
+        device = images.device
+        if device not in self._sent:
+            self._sent[device] = sent(self._factor, device), sent(self._offset, device)
+        factor, offset = self._sent[device]
+        result = room(images.shape, torch.float32, device) if into is None else into
+        for part in portions(len(images), images[0].numel(), device):
+            result[part].copy_(images[part]).mul_(factor).add_(offset)
+        return result
+
+
+def _host_sizes(pixels: Tensor, sizes: Tensor) -> NDArray[np.int64]:
+    """Checks a batch of stored images; their valid sizes as int64 (B, 2) on the host."""
+    if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
+        raise InputError(f"pixels are {pixels.dtype} {tuple(pixels.shape)}; expected uint8 (B, 3, height, width)")
+    if tuple(sizes.shape) != (len(pixels), 2):
+        raise InputError(
+            f"sizes have shape {tuple(sizes.shape)}; expected ({len(pixels)}, 2): height and width of each"
+        )
+    valid = sizes.detach().cpu().numpy().astype(np.int64)
+    stored = np.asarray(pixels.shape[2:])
+    wrong = np.flatnonzero(((valid < 1) | (valid > stored)).any(axis=1))
+    if len(wrong):
+        height, width = valid[wrong[0]]
+        raise InputError(
+            f"image {wrong[0]} of the batch is said to be {height} x {width}; "
+            f"expected at least 1 x 1 and at most the stored {stored[0]} x {stored[1]}"
+        )
+    return valid
+
+
+class Augment:
+    """Training images from stored ones.
+
+    Args:
+        view: what is drawn.
+        image_size: side, or (height, width), of the result.
+        mean, std: normalisation of the result, for levels in [0, 1]; the mean is also the colour that
+            RandAugment's moves uncover.
+        seed: of the run.
+
+    Raises:
+        InputError: a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        image_size: int | tuple[int, int],
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        seed: int,
+    ) -> None:
+        self.view = view
+        self.image_size = image_size_of(image_size)
+        self.seed = seed
+        self._normalise = _Normalise(mean, std)
+        self._policy = None if view.rand_augment is None else policies.parse(view.rand_augment)
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor, sizes: Tensor, index: Tensor, epoch: int) -> Tensor:
+        """Draw and apply.
+
+        Args:
+            pixels: uint8 (B, 3, S, T) on the device; image i is valid in its upper left sizes[i].
+            sizes: whole numbers (B, 2), height and width. Best kept on the host, as is `index`: reading them from
+                the device waits for it.
+            index: int64 (B,), the samples' places in the data set.
+            epoch: counted from 0.
+
+        Returns:
+            float32 (B, 3, height, width), normalised, on the device of `pixels`.
+
+        Raises:
+            InputError: the batch is not of these shapes and types.
+        """
+        valid = _host_sizes(pixels, sizes)
+        if tuple(index.shape) != (len(pixels),):
+            raise InputError(
+                f"index has shape {tuple(index.shape)}; expected ({len(pixels)},), one place for each image"
+            )
+        if not len(pixels):
+            return pixels.new_zeros((0, 3, *self.image_size), dtype=torch.float32)
+        host_index, epoch = index.detach().cpu(), self._drawn_as(epoch)
+        result = room((len(pixels), 3, *self.image_size), torch.float32, pixels.device)
+        with one_thread(pixels.device):
+            self._draw(result, pixels, valid, host_index, epoch)
+        return result
+
+    def _draw(self, result: Tensor, pixels: Tensor, valid: NDArray[np.int64], host_index: Tensor, epoch: int) -> None:
+        """Write what the images become into `result`."""
+        view = self.view
+        boxes, mirrored = self._crops(valid, host_index, epoch)
+        images = resized_crop.resample(pixels, boxes, self.image_size, view.interpolation, mirrored, valid)
+        for layer in self._layers(host_index, epoch):
+            apply_layer(images, layer, self._fill, view.interpolation)
+        self._normalise(images, result)
+        if view.erase > 0:
+            draws = self._draws("erase", host_index, epoch, random_erasing.ERASE_DRAWS)
+            places, spots = random_erasing.erase_boxes(draws, self.image_size, view.erase)
+            keys = bits(self._stream("noise", epoch), host_index, 1)[places, 0] >> np.uint64(32)
+            random_erasing.erase(result, places, spots, keys.astype(np.int64))
+
+    def crops(self, sizes: Tensor, index: Tensor, epoch: int) -> tuple[resized_crop.Boxes, NDArray[np.bool_]]:
+        """What crop and flip come to for these samples: (B, 4) boxes in stored pixels, and (B,) who is mirrored.
+
+        Args:
+            sizes, index, epoch: as for a call.
+        """
+        return self._crops(sizes.numpy().astype(np.int64), index.detach().cpu(), self._drawn_as(epoch))
+
+    def _crops(
+        self, valid: NDArray[np.int64], index: Tensor, epoch: int
+    ) -> tuple[resized_crop.Boxes, NDArray[np.bool_]]:
+        mirrored = self._draws("flip", index, epoch, 1)[:, 0] < self.view.flip
+        return self._boxes(valid, index, epoch), mirrored
+
+    def _drawn_as(self, epoch: int) -> int:
+        return epoch if self.view.fixed is None else epoch % self.view.fixed
+
+    @property
+    def _fill(self) -> tuple[int, int, int]:
+        red, green, blue = self._normalise.fill
+        return red, green, blue
+
+    def _stream(self, name: str, epoch: int) -> int:
+        return seed_of(self.seed, "augment", name, epoch)
+
+    def _draws(self, name: str, index: Tensor, epoch: int, count: int) -> NDArray[np.float64]:
+        drawn: NDArray[np.float64] = uniform(self._stream(name, epoch), index, count).numpy()
+        return drawn
+
+    def _boxes(self, valid: NDArray[np.int64], index: Tensor, epoch: int) -> resized_crop.Boxes:
+        if self.view.crop == "none":
+            return resized_crop.whole_boxes(valid)
+        draws = self._draws("crop", index, epoch, resized_crop.CROP_DRAWS)
+        if self.view.crop == "pad":
+            return resized_crop.padded_boxes(valid, draws[:, :2], self.view.padding)
+        return resized_crop.random_resized_boxes(valid, draws, self.view.scale, self.view.ratio)
+
+    def _layers(self, index: Tensor, epoch: int) -> list[policies.Layer]:
+        if self._policy is not None:
+            return self._policy.draw(self._draws("policy", index, epoch, self._policy.draws))
+        if self.view.color_jitter > 0:
+            return policies.jitter(self._draws("jitter", index, epoch, policies.JITTER_DRAWS), self.view.color_jitter)
+        return []
+
+
+class Plain:
+    """Evaluation images: the valid area resized to the image size, antialiased, and normalised.
+
+    No centre crop. An image that has the size already keeps its levels.
+
+    Args:
+        image_size: side, or (height, width), of the result.
+        mean, std: normalisation, for levels in [0, 1].
+
+    Raises:
+        InputError: a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        image_size: int | tuple[int, int],
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        interpolation: Interpolation = "bicubic",
+    ) -> None:
+        one_of("interpolation", interpolation, ("bicubic", "bilinear"))
+        self.image_size = image_size_of(image_size)
+        self.interpolation = interpolation
+        self._normalise = _Normalise(mean, std)
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor, sizes: Tensor) -> Tensor:
+        """uint8 (B, 3, S, T) and valid sizes (B, 2) -> float32 (B, 3, height, width).
+
+        Raises:
+            InputError: the batch is not of these shapes and types.
+        """
+        valid = _host_sizes(pixels, sizes)
+        if not len(pixels):
+            return pixels.new_zeros((0, 3, *self.image_size), dtype=torch.float32)
+        height, width = self.image_size
+        if (valid == self.image_size).all():
+            return self._normalise(pixels[:, :, :height, :width])
+        boxes = resized_crop.whole_boxes(valid)
+        return self._normalise(resized_crop.resample(pixels, boxes, self.image_size, self.interpolation))

@@ -1,0 +1,258 @@
+"""Mixup, cutmix and label smoothing, with a partner and a strength for every sample.
+
+Mixup: Zhang et al., 2018. Cutmix: Yun et al., 2019. Smoothing: Szegedy et al., 2016. The formulas are those
+of timm's element-wise mode. Draws are pure functions of (seed, epoch, sample); who is whose partner is a
+pure function of (seed, epoch, the samples of the batch), whatever their order.
+"""
+
+from collections.abc import Iterable
+from hashlib import blake2b
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lgkd._internal.rng import permutation, seed_of, uniform
+from lgkd.data.transforms.device import room, sent
+from lgkd.data.validation import number_within
+from lgkd.errors import InputError
+
+Array = NDArray[np.float64]
+
+_LARGE = 2**15  # numbers an image has from which on a CPU had better take image by image
+
+_DRAWS = 5  # whether, cutmix or mixup, lambda, box centre down and across
+
+
+def cut_boxes(kept: Array, size: tuple[int, int], down: Array, across: Array) -> NDArray[np.int64]:
+    """Cutmix's boxes: sides of sqrt(1 - kept) of the image's, centred anywhere, clipped to the image.
+
+    Args:
+        kept: (B,) share of its area that an image is to keep.
+        size: (height, width).
+        down, across: (B,) uniform numbers in [0, 1) that place the centres.
+
+    Returns:
+        int64 (B, 4): first row, first row after, first column, first column after.
+    """
+    height, width = size
+    share = np.sqrt(1.0 - kept)
+    edges = []
+    for side, draw in ((height, down), (width, across)):
+        cut = np.floor(side * share)
+        centre = np.floor(draw * side)
+        edges += [np.clip(centre - cut // 2, 0, side), np.clip(centre + (cut + 1) // 2, 0, side)]
+    return np.stack(edges, axis=1).astype(np.int64)
+
+
+class Mixing:
+    """Mixup, cutmix, label smoothing.
+
+    Args:
+        classes: how many there are.
+        mixup, cutmix: alpha of the Beta(alpha, alpha) that the shares are drawn from; 0: off.
+        probability: that a sample is mixed at all.
+        switch: where both are on, the probability of cutmix.
+        smoothing: share of a target that is spread evenly over all classes.
+        seed: of the run.
+
+    Attributes:
+        active: False where there is nothing to do; targets then stay int64 class numbers.
+
+    Raises:
+        InputError: a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        classes: int,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        probability: float = 1.0,
+        switch: float = 0.5,
+        smoothing: float = 0.0,
+        seed: int,
+    ) -> None:
+        if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
+            raise InputError(f"classes is {classes!r}; expected a whole number of at least 1")
+        self.classes = classes
+        self.mixup = number_within("mixup", mixup, 0.0)
+        self.cutmix = number_within("cutmix", cutmix, 0.0)
+        self.probability = number_within("probability", probability, 0.0, 1.0)
+        self.switch = number_within("switch", switch, 0.0, 1.0)
+        self.smoothing = number_within("smoothing", smoothing, 0.0, 1.0, high_open=True)
+        self.seed = seed
+        self.mixes = (self.mixup > 0 or self.cutmix > 0) and self.probability > 0
+        self.active = self.mixes or self.smoothing > 0
+
+    def partners(self, index: Tensor, epoch: int) -> Tensor:
+        """Whom each sample of a global batch is mixed with: int64 (B,), positions in `index`.
+
+        A random cycle through the batch: everybody gives once and takes once, and nobody is its own partner
+        unless it is alone. It depends on which samples there are, not on their order.
+
+        Args:
+            index: int64 (B,), the places in the data set of all samples of the step, over all processes.
+        """
+        places = index.detach().cpu().numpy().astype(np.int64)
+        ranked = np.argsort(places, kind="stable")
+        members = blake2b(places[ranked].astype("<i8").tobytes(), digest_size=16).hexdigest()
+        ring = ranked[permutation(seed_of(self.seed, "partners", epoch, members), len(places)).numpy()]
+        partner = np.empty_like(ring)
+        partner[ring] = np.roll(ring, -1)
+        return torch.from_numpy(partner)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        index: Tensor,
+        epoch: int,
+        partner_images: Tensor | None = None,
+        partner_labels: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Mix a batch.
+
+        Args:
+            images: float (B, 3, H, W). They are not changed.
+            labels: int64 (B,).
+            index: int64 (B,), best on the host: reading it from the device waits for it.
+            epoch: counted from 0.
+            partner_images, partner_labels: the partner of each sample, where the batch is a part of a larger one
+                and `partners` was asked about the whole; without them partners are found in the batch.
+
+        Returns:
+            The images and float32 targets (B, classes) that sum to one; both as they came where not `active`.
+
+        Raises:
+            InputError: shapes do not fit, or only one of images and labels was given for the partners.
+        """
+        if not self.active:
+            return images, labels
+        self._check(images, labels, index, partner_images, partner_labels)
+        own = self._smooth(labels)
+        if not self.mixes or not len(images):
+            return images, own
+        size = (images.shape[2], images.shape[3])
+        one_by_one = images.device.type == "cpu" and images[0].numel() >= _LARGE
+        pictures: Iterable[Tensor]
+        if partner_images is None or partner_labels is None:
+            partner = self.partners(index, epoch)
+            place = sent(partner.numpy(), images.device)
+            partner_labels = labels.index_select(0, place.to(labels.device))
+            pictures = map(images.__getitem__, partner.tolist()) if one_by_one else images.index_select(0, place)
+        else:
+            pictures = partner_images
+        kept, boxes = self.shares(index, epoch, size)
+        share = sent(kept, images.device, torch.float32)[:, None]
+        mixed = room(images.shape, images.dtype, images.device)
+        if isinstance(pictures, Tensor) and not one_by_one:
+            # lerp is exact at weights 0 and 1: pixels that are not mixed keep their value.
+            torch.lerp(pictures, images, self._weights(share, boxes, size).to(images.dtype), out=mixed)
+        else:
+            _mix_one_by_one(mixed, images, pictures, share[:, 0].tolist(), boxes)
+        return mixed, torch.lerp(self._smooth(partner_labels), own, share.to(labels.device))
+
+    def shares(self, index: Tensor, epoch: int, size: tuple[int, int]) -> tuple[Array, NDArray[np.int64]]:
+        """How much each sample keeps of itself, and which box it gives away.
+
+        Args:
+            size: (height, width) of the images.
+
+        Returns:
+            float64 (B,) lambda, corrected for cutmix to the area that the clipped box leaves; and int64 (B, 4) boxes
+            (first row, first row after, first column, first column after), all zero where the sample is
+            not cut.
+        """
+        u = uniform(seed_of(self.seed, "mixing", epoch), index, _DRAWS).numpy()
+        mixed = u[:, 0] < self.probability
+        cuts = u[:, 1] < (self.switch if self.mixup > 0 else 1.0)
+        cuts &= self.cutmix > 0
+        kept = np.where(cuts, _beta(self.cutmix, u[:, 2]), _beta(self.mixup, u[:, 2]))
+        kept = np.where(mixed, kept, 1.0)
+        boxes = cut_boxes(kept, size, u[:, 3], u[:, 4])
+        boxes[~(cuts & mixed)] = 0
+        area = (boxes[:, 1] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 2])
+        return np.where(cuts, 1.0 - area / (size[0] * size[1]), kept), boxes
+
+    def kept(self, index: Tensor, epoch: int, size: tuple[int, int], device: torch.device) -> Tensor:
+        """What each pixel keeps of its own image, float32 (B, 1, H, W): lambda for mixup, 1 outside and 0 inside a
+        cut box.
+
+        Args:
+            size: (height, width) of the images.
+        """
+        share, boxes = self.shares(index, epoch, size)
+        return self._weights(sent(share, device, torch.float32)[:, None], boxes, size)
+
+    def _weights(self, share: Tensor, boxes: NDArray[np.int64], size: tuple[int, int]) -> Tensor:
+        """What a pixel keeps of its own image, (B, 1, H, W): lambda for mixup, 1 outside and 0 inside a cut box."""
+        height, width = size
+        top, bottom, left, right = sent(boxes.T, share.device)[:, :, None]
+        row, column = (torch.arange(side, device=share.device) for side in (height, width))
+        inside = ((row >= top) & (row < bottom))[:, :, None] & ((column >= left) & (column < right))[:, None, :]
+        # A cut box is never seen by mixup: the sample's weight is then lambda everywhere.
+        is_cut = sent(boxes[:, 1] > boxes[:, 0], share.device)[:, None, None]
+        return torch.where(is_cut, (~inside).to(share.dtype), share[..., None])[:, None]
+
+    def _smooth(self, labels: Tensor) -> Tensor:
+        """One-hot targets with smoothing: float32 (B, classes)."""
+        off = self.smoothing / self.classes
+        targets = torch.full((len(labels), self.classes), off, dtype=torch.float32, device=labels.device)
+        return targets.scatter_(1, labels[:, None], 1.0 - self.smoothing + off)
+
+    def _check(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        index: Tensor,
+        partner_images: Tensor | None,
+        partner_labels: Tensor | None,
+    ) -> None:
+        if (partner_images is None) != (partner_labels is None):
+            raise InputError("partner_images and partner_labels belong together; give both or neither")
+        if images.ndim != 4 or tuple(labels.shape) != (len(images),) or tuple(index.shape) != (len(images),):
+            raise InputError(
+                f"images {tuple(images.shape)}, labels {tuple(labels.shape)} and index {tuple(index.shape)} "
+                "do not fit; expected (B, 3, H, W), (B,) and (B,)"
+            )
+        if partner_images is not None and partner_images.shape != images.shape:
+            raise InputError(
+                f"partner_images are {tuple(partner_images.shape)}; expected the images' {tuple(images.shape)}"
+            )
+        if partner_labels is not None and partner_labels.shape != labels.shape:
+            raise InputError(
+                f"partner_labels are {tuple(partner_labels.shape)}; expected the labels' {tuple(labels.shape)}"
+            )
+        # On a device the check would wait for it; there the scatter itself refuses.
+        if labels.device.type == "cpu" and len(labels):
+            low, high = labels.numpy().min(), labels.numpy().max()
+            if not 0 <= low <= high < self.classes:
+                raise InputError(f"labels reach from {low} to {high}; expected 0 to {self.classes - 1}")
+
+
+def _mix_one_by_one(
+    mixed: Tensor, images: Tensor, partners: Iterable[Tensor], weights: list[float], boxes: NDArray[np.int64]
+) -> None:
+    """The same numbers, image by image: large ones leave the cache in between, and this goes through each once."""
+    for result, image, partner, weight, (top, bottom, left, right) in zip(
+        mixed, images, partners, weights, boxes.tolist(), strict=True
+    ):
+        if bottom > top:
+            result.copy_(image)
+            result[:, top:bottom, left:right] = partner[:, top:bottom, left:right]
+        else:
+            torch.lerp(partner, image, weight, out=result)
+
+
+def _beta(alpha: float, draw: Array) -> Array:
+    """Beta(alpha, alpha) by the inverse of its distribution function; ones where alpha is 0."""
+    if alpha == 0:
+        return np.ones_like(draw)
+    from scipy.special import betaincinv  # comes with scikit-learn; slow to import, and rarely needed
+
+    drawn: Array = betaincinv(alpha, alpha, draw)
+    return drawn

@@ -1,0 +1,60 @@
+"""Which image files are meant by names of files, folders and patterns. No torch in here."""
+
+from collections.abc import Callable, Iterable
+from glob import glob, has_magic
+from pathlib import Path
+
+from lgkd.data.image_folder import EXTENSIONS, images_below
+from lgkd.errors import InputError
+
+
+def find_images(names: Iterable[str | Path], *, fault: Callable[[str], None]) -> list[Path]:
+    """The image files that are meant, in the order of the names, each once.
+
+    A file is taken whatever its name ends in. Of a folder, every image at any depth is taken, by its ending and in
+    sorted order. A name that is neither is a pattern: `*`, `?` and `[...]` within a folder, `**` for any depth.
+
+    Args:
+        names: of files and folders, or patterns.
+        fault: told in a sentence of what in a folder cannot be read; the rest is listed.
+
+    Raises:
+        InputError: nothing is there under a name, a pattern meets nothing, or a folder holds no images.
+    """
+    found: dict[Path, None] = {}
+    for name in names:
+        for place in _places(name):
+            if place.is_dir():
+                found |= dict.fromkeys(_in_folder(place, fault))
+            elif place.is_file():
+                found[place] = None
+            else:  # reading from a pipe would wait for somebody who writes
+                raise InputError(f"{place} is a pipe, a device or the like, expected an image or a folder of images")
+    if not found:
+        raise InputError("there are no images to look at; name files, folders or patterns such as 'photos/*.jpg'")
+    return list(found)
+
+
+def _places(name: str | Path) -> list[Path]:
+    try:
+        place = Path(name).expanduser()
+    except RuntimeError:  # "~" where there is no home: the sign itself
+        place = Path(name)
+    if place.exists():
+        return [place]
+    if not has_magic(str(place)):
+        raise InputError(f"there is no file or folder {str(name)!r}; expected images, folders of images, or a pattern")
+    matches = [Path(match) for match in sorted(glob(str(place), recursive=True))]  # noqa: PTH207 (has no absolute ones)
+    # `**` gives the folders on the way as well, which hold what it gives anyway.
+    files = [match for match in matches if not match.is_dir()] if "**" in str(place) else matches
+    if not files:
+        raise InputError(f"nothing is there that the pattern {str(name)!r} meets; expected images or folders of them")
+    return files
+
+
+def _in_folder(folder: Path, fault: Callable[[str], None]) -> list[Path]:
+    images = images_below(folder, fault)
+    if not images:
+        known = " ".join(sorted(ending[1:] for ending in EXTENSIONS))
+        raise InputError(f"{folder} holds no images to look at; expected files that end in {known}, at any depth")
+    return images

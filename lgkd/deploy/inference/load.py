@@ -1,0 +1,85 @@
+"""What predictions come from: a run's folder, an exported folder, or one exported file."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lgkd.data.decode import DEFAULT_SIDE
+from lgkd.data.transforms.augment import Plain
+from lgkd.deploy.inference.locate import ONNX, Place
+from lgkd.deploy.inference.onnx import OnnxStudent
+from lgkd.errors import InputError
+from lgkd.runs.folder import read_student
+from lgkd.runs.load_student import load_student
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trained student, and how its images are made.
+
+    Attributes:
+        logits: normalised images (B,3,H,W) on `device` -> (B,K).
+        classes: their names.
+        plain: resizes and normalises, as in evaluation.
+        longest_side: of the images as they are decoded, in pixels.
+        device: where it computes.
+    """
+
+    logits: Callable[[Tensor], Tensor]
+    classes: tuple[str, ...]
+    plain: Plain
+    longest_side: int
+    device: str
+
+
+def open_source(place: Place, *, device: str, model: nn.Module | None = None) -> Source:
+    """Read a student.
+
+    Args:
+        place: what `find_source` found.
+        device: "cpu", "cuda" or "cuda:N"; ONNX files are run on a CPU.
+        model: as for `load_student`.
+
+    Raises:
+        InputError: its files are damaged, do not fit, or name code that nobody else has named.
+    """
+    if place.file == ONNX:
+        path = place.folder / place.name
+        student = OnnxStudent(path.read_bytes(), path)
+        return _source(student, student.about, path, "cpu")
+    about = read_student(place.folder)
+    module = load_student(place.folder, model=model).to(device)
+    return _source(module, about, place.folder, device)
+
+
+def _source(logits: Callable[[Tensor], Tensor], about: dict[str, Any], origin: Path, device: str) -> Source:
+    classes = about["classes"]
+    if len(classes) != about["num_classes"] or not all(isinstance(name, str) for name in classes):
+        raise InputError(f"{origin} names {len(classes)} classes and has {about['num_classes']}; it is damaged")
+
+    @torch.no_grad()
+    def computed(images: Tensor) -> Tensor:
+        return logits(images).float().cpu()
+
+    return Source(computed, tuple(classes), plain_of(about), longest_side_of(about, origin), device)
+
+
+def plain_of(about: dict[str, Any]) -> Plain:
+    """What makes a student's images, of its student.json."""
+    height, width = about["image_size"]
+    return Plain((height, width), mean=about["mean"], std=about["std"], interpolation=about["interpolation"])
+
+
+def longest_side_of(about: dict[str, Any], origin: Path) -> int:
+    """To how many pixels the longer side of larger images is scaled down when they are decoded.
+
+    Runs of older versions do not say it; there it is what data sets of images of different sizes have.
+    """
+    side = about.get("longest_side", DEFAULT_SIDE)
+    if type(side) is not int or side < 1:
+        raise InputError(f"{origin} has a longest_side of {side!r}, expected pixels; it is damaged or something else")
+    return side

@@ -1,0 +1,75 @@
+"""From image files to classes and confidences.
+
+Letters in shapes: B batch, K classes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lgkd.data.decode import decode_readable
+from lgkd.deploy.inference.load import Source
+from lgkd.errors import InputError
+
+_BYTES = 2**26
+_MOST = 256
+"""Images that are decoded at once: as many as fit into so many bytes, and no more than this."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a student says of one image.
+
+    Attributes:
+        image: the file.
+        classes: the most likely ones, the first of them first; nothing where the image cannot be read.
+        confidences: softmax of the logits for each of `classes`, 0 to 1.
+        error: why the image cannot be read; None: it could.
+    """
+
+    image: Path
+    classes: tuple[str, ...] = ()
+    confidences: tuple[float, ...] = ()
+    error: str | None = None
+
+
+def predict_images(
+    source: Source, images: Sequence[Path], *, top_k: int, progress: Callable[[int, int], None] | None = None
+) -> list[Prediction]:
+    """What the student says of every image, in order; those that cannot be read are told and stop no others.
+
+    Raises:
+        InputError: `top_k` is below 1, or the student cannot take the images.
+    """
+    if top_k < 1:
+        raise InputError(f"top_k is {top_k}, expected at least 1 class an image")
+    most = min(top_k, len(source.classes))
+    predictions: list[Prediction] = []
+    for paths, logits, broken in read_logits(source, images):
+        confidences, places = logits.double().softmax(dim=1).topk(most, dim=1)
+        rows = iter(zip(confidences.tolist(), places.tolist(), strict=True))
+        for number, path in enumerate(paths):
+            if number in broken:
+                predictions.append(Prediction(path, error=broken[number]))
+                continue
+            some, which = next(rows)
+            predictions.append(Prediction(path, tuple(source.classes[place] for place in which), tuple(some)))
+        if progress is not None:
+            progress(len(predictions), len(images))
+    return predictions
+
+
+def read_logits(source: Source, images: Sequence[Path]) -> Iterator[tuple[Sequence[Path], Tensor, dict[int, str]]]:
+    """Some images after the other: their files, logits (B,K) of those that can be read, and why the others cannot."""
+    at_once = max(1, min(_MOST, _BYTES // (3 * source.longest_side**2)))
+    for start in range(0, len(images), at_once):
+        paths = images[start : start + at_once]
+        pixels, sizes, broken = decode_readable(paths, max_side=source.longest_side)
+        if not len(pixels):
+            yield paths, torch.empty(0, len(source.classes)), broken
+            continue
+        ready = source.plain(torch.from_numpy(pixels).to(source.device), torch.from_numpy(sizes))
+        yield paths, source.logits(ready), broken

@@ -1,0 +1,171 @@
+"""The model card of an export: a README that says what the student is, what it is worth, and how to use it."""
+
+import re
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from lgkd.deploy.options import FORMATS
+from lgkd.deploy.snippets import snippets
+from lgkd.deploy.subject import Subject
+from lgkd.runs.folder import describe
+
+_MANY = 30
+"""Classes that are listed by name."""
+
+_HEAD = """---
+pipeline_tag: image-classification
+tags: [image-classification, vision, knowledge-distillation, lgkd]
+---
+"""
+
+
+def model_card(subject: Subject, about: Mapping[str, Any], trained_with: Mapping[str, str]) -> str:
+    """The text of README.md.
+
+    Args:
+        subject: what was exported.
+        about: export.json.
+        trained_with: versions of packages.
+    """
+    info = subject.info
+    parts = [
+        f"{_HEAD}\n# {text(describe(info))}\n",
+        _in_short(subject),
+        _accuracy(info),
+        _training(info, subject.about["weights_sha256"]),
+        _files(about),
+        "## How to use it\n\n" + "\n".join(snippets(subject, about)),
+        _limits(subject),
+        _versions(about, trained_with),
+    ]
+    return "\n".join(parts)
+
+
+def text(words: object) -> str:
+    """Words of others in Markdown: shown as they are, on one line, and no mark-up, link or code."""
+    shown = "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in str(words)
+    )
+    return re.sub(r"([\\`*_{}\[\]()#+!|~$@:])", r"\\\1", escape(shown, quote=False))
+
+
+def _in_short(subject: Subject) -> str:
+    info, about = subject.info, subject.about
+    height, width = subject.image_size
+    classes = about["classes"]
+    names = ", ".join(map(text, classes[:_MANY])) + (", ..." if len(classes) > _MANY else "")
+    parameters = sum(parameter.numel() for parameter in subject.student.parameters())
+    options = ", ".join(f"{text(key)} {text(value)}" for key, value in about["options"].items()) or "none"
+    return (
+        "A classifier of images, trained from scratch with [lgkd](https://arxiv.org/abs/2207.10026)"
+        f"{' under the guidance of a small CNN, of which nothing is left in it' if info.get('teacher') else ''}.\n\n"
+        "| | |\n|---|---|\n"
+        f"| student | {text(about['name'] or about['class'])}, {parameters:,} parameters |\n"
+        f"| its options | {options} |\n"
+        f"| images | {height} x {width} pixels |\n"
+        f"| classes | {len(classes)}: {names} |\n"
+    )
+
+
+def _accuracy(info: Mapping[str, Any]) -> str:
+    """What it is worth, on which images, and what chose the epoch."""
+    results, data = info["results"], info["dataset"]
+    chosen = (
+        f"the last epoch of {info['epochs']}; nothing was selected"
+        if results["selected_on"] is None
+        else f"epoch {results['epoch']} of {info['epochs']}, the best on {data['val_images']:,} held-out images"
+    )
+    best = results["best_epoch_on_the_test_split"]
+    lines = [
+        "## Accuracy\n",
+        f"On the test split of {text(data['name'])} ({data['test_images']:,} images), after {chosen}, computed in "
+        f"{text(info['precision'])}:\n",
+        "| | |\n|---|---|",
+        f"| top-1 | {results['test_top1']:.2%} |",
+        f"| top-5 | {results['test_top5']:.2%} |",
+        f"| cross entropy | {results['test_loss']:.4f} |",
+        f"| calibration error (15 bins) | {results['test_ece']:.2%} |",
+        "",
+        f"This is one training with seed {info['seed']}: how much another seed would change it is not known from it "
+        f"alone. The best epoch on the test split, which papers print and which is chosen by looking at the answer, "
+        f"was epoch {best['epoch']} with {best['test_top1']:.2%}.\n",
+    ]
+    return "\n".join(lines)
+
+
+def _training(info: Mapping[str, Any], weights_sha256: str) -> str:
+    data = info["dataset"]
+    teachers = [one for one in (info.get("teacher"), *(info.get("more_teachers") or [])) if one]
+    rows = {
+        "kind": {"distill": "guided student", "train": "student without a teacher"}.get(info["kind"], info["kind"]),
+        "teacher": "; ".join(map(_teacher, teachers)) or "none",
+        "recipe": info["recipe"] + (f", with {', '.join(info['overrides'])}" if info.get("overrides") else ""),
+        "epochs": info["epochs"],
+        "seed": info["seed"],
+        "data set": data["name"],
+        "trained on": f"{data['train_images']:,} images" + (f" ({data['subset']})" if data.get("subset") else ""),
+        "data fingerprint": data["fingerprint"],
+        "weights' SHA-256": weights_sha256,
+    }
+    shown = "\n".join(f"| {name} | {text(value)} |" for name, value in rows.items() if value is not None)
+    return f"## Training\n\n| | |\n|---|---|\n{shown}\n"
+
+
+def _teacher(teacher: Mapping[str, Any]) -> str:
+    name = teacher.get("name") or teacher.get("class") or "a module"
+    top1 = teacher.get("test_top1")
+    subset = f", trained on {teacher['subset']}" if teacher.get("subset") else ""
+    return f"{name}{subset}" + (f", top-1 {top1:.2%} on the same test split" if top1 is not None else "")
+
+
+def _files(about: Mapping[str, Any]) -> str:
+    compared = about["compared_on"]
+    what = {
+        FORMATS["safetensors"]: "weights",
+        FORMATS["onnx"]: f"graph and weights, ONNX opset {about['onnx_opset']}",
+        FORMATS["torch-export"]: "graph and weights, torch.export",
+    }
+    rows = [
+        f"| `{file}` | {what[file]} | {one['bytes']:,} | {one['largest_difference']:.1e} |"
+        for file, one in about["files"].items()
+    ]
+    return "\n".join(
+        [
+            "## Files\n",
+            f"Every file takes any number of images at once. It was compared with the student on {compared['images']} "
+            f"images of {text(compared['of'])}, in fp32, {' and '.join(map(str, compared['batch_sizes']))} images at a "
+            f"time; the largest logit was {compared['largest_logit']:.3g}.\n",
+            "| file | holds | bytes | largest difference of a logit |",
+            "|---|---|---:|---:|",
+            *rows,
+            "| `student.json` | classes in the order of the logits, size, mean, std and interpolation of images | | |",
+            "| `export.json` | SHA-256 of every file, differences, versions | | |",
+            "",
+        ]
+    )
+
+
+def _limits(subject: Subject) -> str:
+    classes, data = subject.about["classes"], text(subject.info["dataset"]["name"])
+    return (
+        "## Limits\n\n"
+        f"- It always answers with one of its {len(classes)} classes, also where an image shows none of them.\n"
+        f"- Its accuracy was measured on images that come from where its training images come from ({data}). On others "
+        "(another camera, another hospital, another season) it has to be measured anew.\n"
+        "- Confidences are those of a softmax; the calibration error above says how far they were from the share of "
+        "right answers, on the same kind of images only.\n"
+        "- Which groups of people or things its images leave out, and what may be done with them, the data set's "
+        "makers know, and this card does not. Nor does it give a licence: that is for who publishes the weights.\n"
+        "- Resizing with another library changes a level here and there, and with it a confidence in the third digit.\n"
+    )
+
+
+def _versions(about: Mapping[str, Any], trained_with: Mapping[str, str]) -> str:
+    def listed(versions: Mapping[str, str]) -> str:
+        return ", ".join(f"{text(name)} {text(version)}" for name, version in versions.items()) or "not known"
+
+    return (
+        f"## Versions\n\nTrained with {listed(trained_with)}.\n\nExported on {about['exported'][:10]} with "
+        f"{listed(about['versions'])}.\n"
+    )

@@ -1,0 +1,66 @@
+"""What can be chosen of an export, and whether it can be written. No torch in here."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lgkd._internal.text import did_you_mean
+from lgkd.deploy.inference.requirements import check_onnx_is_here
+from lgkd.errors import InputError, MissingError, TakenError
+
+FORMATS = {
+    "safetensors": "student.safetensors",
+    "onnx": "student.onnx",
+    "torch-export": "student.pt2",
+}
+"""Every format and its file."""
+
+CARD = "README.md"
+
+
+def choose_formats(wanted: Sequence[str] | None, say: Callable[[str], None]) -> tuple[str, ...]:
+    """The formats to write, each once; all of them if none are asked for, ONNX only where its extra is installed.
+
+    Raises:
+        InputError: there is no such format.
+        MissingError: ONNX is asked for, and the extra is not installed.
+    """
+    if wanted is None:
+        try:
+            check_onnx_is_here()
+        except MissingError as error:
+            say(f"no ONNX file is written: {error}")
+            return tuple(name for name in FORMATS if name != "onnx")
+        return tuple(FORMATS)
+    unknown = [name for name in wanted if name not in FORMATS]
+    if unknown:
+        raise InputError(f"there is no format {unknown[0]!r} to export to; {did_you_mean(unknown[0], FORMATS)}")
+    if not wanted:
+        raise InputError(f"no format to export to is named; {did_you_mean('', FORMATS)}")
+    if "onnx" in wanted:
+        check_onnx_is_here()
+    return tuple(name for name in FORMATS if name in wanted)
+
+
+def export_folder(run: Path, out: str | Path | None) -> Path:
+    """Where an export goes: the place that is named, else one below exports/ that is called as the run.
+
+    Raises:
+        TakenError: something is there; nothing was touched.
+    """
+    folder = Path(out).expanduser() if out is not None else Path("exports") / _called(run.resolve())
+    if folder.exists() and not folder.is_dir():
+        raise TakenError(
+            f"{folder} is a file, expected a folder that is new or empty to export to; choose another --out"
+        )
+    if folder.is_dir() and any(folder.iterdir()):
+        first = min(path.name for path in folder.iterdir())
+        raise TakenError(
+            f"{folder} already holds {first!r}; nothing was touched. Choose another --out to export to, or move it away"
+        )
+    return folder
+
+
+def _called(run: Path) -> str:
+    """A run's name; one of a series, which is called seed0 or seed0-guided, brings the name of its series."""
+    return f"{run.parent.name}_{run.name}" if re.fullmatch(r"seed\d+(-\w+)?", run.name) else run.name

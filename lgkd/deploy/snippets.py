@@ -1,0 +1,106 @@
+"""How an export is used without lgkd, as Python that runs in its folder; a test runs every one of them."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lgkd.deploy.options import FORMATS
+from lgkd.deploy.subject import Subject
+
+_PREPARE = """```python
+import json
+
+import numpy as np
+from PIL import Image, ImageOps
+
+about = json.load(open("student.json", encoding="utf-8"))
+
+
+def prepare(file):
+    image = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
+    image.thumbnail(({longest}, {longest}), Image.Resampling.BICUBIC, reducing_gap=None)
+    height, width = about["image_size"]
+    image = image.resize((width, height), Image.Resampling.{interpolation})
+    levels = (np.asarray(image, dtype=np.float32) / 255 - about["mean"]) / about["std"]
+    return levels.astype(np.float32).transpose(2, 0, 1)
+
+
+def show(logits):
+    for row in np.asarray(logits, dtype=np.float64):
+        shares = np.exp(row - row.max()) / np.exp(row - row.max()).sum()
+        for place in shares.argsort()[::-1][:3]:
+            print(f"{{shares[place]:.4f}} {{about['classes'][place]}}")
+
+
+images = np.stack([prepare("image.png")])
+```
+"""
+
+_TIMM = """```python
+import timm
+import torch
+from safetensors.torch import load_file
+
+model = timm.create_model({call})
+model.load_state_dict(load_file("student.safetensors"))
+model.eval()
+with torch.no_grad():
+    show(model(torch.from_numpy(images)))
+```
+"""
+
+_ONNX = """```python
+import onnxruntime
+
+session = onnxruntime.InferenceSession("student.onnx")
+show(session.run(None, {"images": images})[0])
+```
+"""
+
+_PROGRAM = """```python
+import torch
+
+model = torch.export.load("student.pt2").module()
+with torch.no_grad():
+    show(model(torch.from_numpy(images)))
+```
+"""
+
+
+def snippets(subject: Subject, about: Mapping[str, Any]) -> Iterator[str]:
+    """The parts of the section, each with its heading.
+
+    Args:
+        subject: what was exported.
+        about: export.json.
+    """
+    files = about["files"]
+    yield "With lgkd, from any format but torch.export:\n\n```sh\nlgkd predict . image.png\n```\n"
+    yield "Without it, images are made ready with Pillow:\n"
+    yield _PREPARE.format(longest=subject.about["longest_side"], interpolation=subject.about["interpolation"].upper())
+    if FORMATS["safetensors"] in files:
+        yield _safetensors(about)
+    if FORMATS["onnx"] in files:
+        yield f"### `student.onnx`, with ONNX Runtime\n\n{_ONNX}"
+    if FORMATS["torch-export"] in files:
+        yield (
+            "### `student.pt2`, with torch\n\ntorch's reader runs pickles, so load such a file only if you trust who "
+            f"made it. This one was written without any.\n\n{_PROGRAM}"
+        )
+
+
+def _safetensors(about: Mapping[str, Any]) -> str:
+    call = about["timm"]
+    if call is None:
+        others = [f"`{file}`" for file in about["files"] if file != FORMATS["safetensors"]]
+        without = f"; without it, take {' or '.join(others)}" if others else ""
+        return (
+            "### `student.safetensors`, with lgkd\n\nThis architecture is not timm's: its weights alone need the code "
+            f'that made it{without}.\n\n```python\nimport lgkd\n\nmodel = lgkd.load_student(".")\n```\n'
+        )
+    words = [literal(call["model"]), *(f"{key}={literal(value)}" for key, value in call["arguments"].items())]
+    return f"### `student.safetensors`, with timm\n\n{_TIMM.format(call=', '.join(words))}"
+
+
+def literal(value: Any) -> str:
+    """A value as Python writes it, of which no sign can end a block of code."""
+    return repr(value).replace("`", "\\x60")

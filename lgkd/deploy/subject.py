@@ -1,0 +1,119 @@
+"""What is exported: a finished run's student, and real images on which its copies are compared with it."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lgkd.data.decode import decode_readable
+from lgkd.data.load import load_dataset
+from lgkd.deploy.inference.image_files import find_images
+from lgkd.deploy.inference.load import longest_side_of, plain_of
+from lgkd.errors import DataError, InputError, LgkdError, MissingError
+from lgkd.runs.folder import ENV, read_run, read_student
+from lgkd.runs.load_student import data_of, load_student
+
+IMAGES = 32
+"""On how many images copies are compared with the student, at most."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A finished run and its student.
+
+    Attributes:
+        folder: the run's.
+        info: run.json.
+        about: student.json.
+        student: in eval mode, on the CPU, in fp32.
+    """
+
+    folder: Path
+    info: dict[str, Any]
+    about: dict[str, Any]
+    student: nn.Module
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        height, width = self.about["image_size"]
+        return height, width
+
+
+def read_subject(folder: Path, model: nn.Module | None) -> Subject:
+    """Read a run; `model` as for `load_student`.
+
+    Raises:
+        InputError: no finished run lies there, or it names code that nobody else has named.
+    """
+    info = read_run(folder)
+    if info["status"] != "finished":
+        raise InputError(f"{folder} is not finished ({info['status']}), so it has no student to export; go on with it: "
+                         f"lgkd resume {folder}")  # fmt: skip
+    about = read_student(folder)
+    about["longest_side"] = longest_side_of(about, folder)  # which runs of older versions do not say
+    return Subject(folder, info, about, load_student(folder, model=model).float())
+
+
+def environment_of(folder: Path) -> dict[str, str]:
+    """Versions of the packages that a run was trained with; nothing where its env.json cannot be read."""
+    try:
+        packages = json.loads((folder / ENV).read_text(encoding="utf-8"))["packages"]
+        return {str(name): str(version) for name, version in packages.items() if version is not None}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return {}
+
+
+def real_images(
+    subject: Subject,
+    given: Sequence[str | Path] | None,
+    *,
+    data_dir: str | Path | None = None,
+    say: Callable[[str], None],
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Tensor, str]:
+    """At most `IMAGES` images, spread evenly, as the student takes them (B,3,H,W); and what they are of, in words.
+
+    Args:
+        subject: whose images.
+        given: files, folders and patterns; None: the test split of what the run was trained on.
+        data_dir: where a named data set lies.
+        say: told of what cannot be read in a folder.
+        progress: called with (done, total) images while a data set is decoded.
+
+    Raises:
+        MissingError: no images are given and the data set is not here; nothing is downloaded.
+        DataError: a given image cannot be read.
+    """
+    plain = plain_of(subject.about)
+    if given is not None:
+        files = find_images(given, fault=say)
+        files = [files[place] for place in _spread(len(files)).tolist()]
+        side = longest_side_of(subject.about, subject.folder)
+        pixels, sizes, broken = decode_readable(files, max_side=side)
+        if broken:
+            place, why = min(broken.items())
+            raise DataError(f"{files[place]} cannot be read ({why}); name whole images to compare the export on")
+        return plain(torch.from_numpy(pixels), torch.from_numpy(sizes)), "those that were named"
+    try:
+        found = data_of(subject.info, subject.folder)
+        dataset = load_dataset(
+            found, data_dir=data_dir or subject.info["dataset"]["data_dir"], offline=True, progress=progress
+        )
+    except LgkdError as error:
+        raise MissingError(
+            f"an export is compared with its student on real images, and those of the run are not here ({error}); name "
+            "some with --images"
+        ) from None
+    some = dataset.test.take(_spread(len(dataset.test)))
+    return plain(some.pixels, some.sizes), f"the test split of {subject.info['dataset']['name']}"
+
+
+def _spread(count: int) -> Tensor:
+    """Places of at most `IMAGES` things out of `count`, evenly spread: int64."""
+    most = min(IMAGES, count)
+    return torch.arange(most) * count // most

@@ -1,0 +1,1 @@
+"""Locality guidance: taps, features, terms, guides and tasks."""

@@ -1,0 +1,400 @@
+"""The guide: frozen teacher, taps and terms; everything that exists only while training.
+
+Letters in shapes: B batch, K classes, H W image size, C channels, h w map size.
+"""
+
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from lgkd.data.constants import IMAGENET_MEAN, IMAGENET_STD
+from lgkd.distillation.features import Features, MapShape, Reader, Wants
+from lgkd.distillation.schedules import Course, TermSchedule
+from lgkd.distillation.taps import Tap, Taps
+from lgkd.errors import InputError, TapError
+from lgkd.models.default_taps import default_taps
+from lgkd.models.factory import ImageSize, pair
+from lgkd.models.pruned_teacher import Trimmed, trim
+from lgkd.models.teacher import Teacher
+
+_LOGGED = ("loss", "accuracy")
+FAMILIES = ("maps", "logits", "distillation", "embeddings")
+"""What a loss can read, as its class attribute `reads` says."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """One loss with its weight.
+
+    Args:
+        loss: a module of one of the families in `lgkd.losses`.
+        weight: multiplies the loss; 0 or more.
+        name: what it is logged as; None for a name made from the loss.
+        schedule: how the weight moves in the course of the training, and when the term ends.
+    """
+
+    loss: nn.Module
+    weight: float = 1.0
+    name: str | None = None
+    schedule: TermSchedule = field(default_factory=TermSchedule)
+
+    def __post_init__(self) -> None:
+        if not self.weight >= 0 or self.weight == float("inf"):
+            raise InputError(f"the weight of {type(self.loss).__name__} is {self.weight}, expected a number >= 0")
+
+
+@dataclass(frozen=True)
+class PairShape:
+    """One guided pair: layer names, map shapes (C,h,w), and the grid on which they meet."""
+
+    student: str
+    student_map: MapShape
+    teacher: str
+    teacher_map: MapShape
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """The element-wise larger of the two grids."""
+        (_, sh, sw), (_, th, tw) = self.student_map, self.teacher_map
+        return max(sh, th), max(sw, tw)
+
+
+class Guide(nn.Module):
+    """Makes a student imitate a frozen teacher, while it exists.
+
+    One trial forward of two images finds the shapes and builds the projections. The hooks stay on
+    the student until `remove()`, after which it is as it was. The teacher is no part of
+    `parameters()`, `state_dict()` or of what a distributed wrapper sees, but follows `to()`. Of the teacher
+    only what the terms read is run, with BatchNorm folded into the convolutions where its statistics are fixed.
+
+    Args:
+        student: any module (B,3,H,W) -> (B,K).
+        teacher: a `Teacher`, from `lgkd.load_teacher` or of your own.
+        image_size: pixels of the student's images, one number or (height, width).
+        terms: what is compared, each with its weight.
+        taps: layers of the student, early to late, names or `Tap`s; None for the defaults.
+        teacher_taps: layers of the teacher; None for those that it states.
+        mean, std: the normalisation of the student's images.
+        antialias: whether the student's images are smoothed before they are made smaller for the teacher; the paper
+            does not.
+
+    Raises:
+        TapError: a layer that is missing or holds no map, or unequal numbers of taps.
+        InputError: no term, two terms of one name, a loss of an unknown family, other classes than the teacher's
+            where their logits are compared, or a teacher that is no `Teacher`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: Teacher,
+        *,
+        image_size: ImageSize,
+        terms: Sequence[Term],
+        taps: Sequence[str | Tap] | None = None,
+        teacher_taps: Sequence[str | Tap] | None = None,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        antialias: bool = False,
+    ) -> None:
+        super().__init__()
+        if not isinstance(teacher, Teacher):
+            raise InputError(
+                f"the teacher is a {type(teacher).__name__}, expected an lgkd.Teacher, which knows its image size and "
+                "normalisation; wrap it: lgkd.Teacher(model, image_size=32)"
+            )
+        # Unregistered on purpose: a teacher is neither trained, saved nor synchronised.
+        object.__setattr__(self, "teacher", teacher)
+        self.teacher: Teacher
+        self.register_buffer("mean", torch.tensor(list(mean)).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(list(std)).view(3, 1, 1), persistent=False)
+        self.antialias = antialias
+        self.weights = _named_weights(terms)
+        families = [(_family(term.loss), bool(getattr(term.loss, "all_blocks", False))) for term in terms]
+        read = {family for family, _ in families}
+        paired, blocks = ("maps", False) in families, ("maps", True) in families
+        wanted = [Tap.of(tap) for tap in (taps if taps is not None else default_taps(student))] if paired else []
+        theirs = _teacher_taps(teacher, teacher_taps) if paired or blocks else []
+        if paired and len(wanted) != len(theirs):
+            raise TapError(
+                f"{len(wanted)} student taps ({_names(wanted)}) cannot be paired with {len(theirs)} teacher taps "
+                f"({_names(theirs)}); name as many of one as of the other, where a layer may come twice"
+            )
+        both = {"logits": bool(read & {"logits", "distillation"}), "embedding": "embeddings" in read}
+        distillation = "distillation" in read
+        self._reader = Reader(
+            student, wanted, Wants(maps=paired, blocks=blocks, distillation=distillation, **both), pair(image_size)
+        )
+        self._teacher_reader = Reader(teacher.model, theirs, Wants(maps=paired or blocks, **both), teacher.image_size)
+        self.teaches = self._teacher_reader.shapes
+        if both["logits"] and self._reader.classes != self._teacher_reader.classes:
+            raise InputError(
+                f"the student tells {self._reader.classes} classes apart, the teacher {self._teacher_reader.classes}, "
+                "and a term compares their logits; use a teacher of the same classes, or terms that compare maps"
+            )
+        self.pairs = [
+            PairShape(tap.name, our, their_tap.name, their)
+            for tap, our, their_tap, their in zip(
+                wanted, self._reader.map_shapes, theirs, self._teacher_reader.map_shapes, strict=False
+            )
+        ]
+        _warn_of_small_maps(self.pairs)
+        self.losses = nn.ModuleDict(
+            {name: self._built(term.loss) for name, term in zip(self.weights, terms, strict=True)}
+        )
+        self.courses = {name: Course(term.schedule) for name, term in zip(self.weights, terms, strict=True)}
+        self._epochs = 1
+        self._factors: dict[str, Tensor] = {}
+        self._now = dict.fromkeys(self.weights, 1.0)
+        like = next(student.parameters(), torch.zeros(()))
+        self.to(like.device, like.dtype if like.is_floating_point() else None)
+        self._ready_teacher()
+        self._taps = self._reader.listen(student)
+
+    # ------------------------------------------------------------------ reading
+
+    def read(self, student: Callable[[Tensor], Tensor], images_B3HW: Tensor) -> Features:
+        """Run the student on images (B,3,H,W) and read what the terms need of it, and its logits."""
+        logits, outputs = self._taps.read(student, images_B3HW)
+        return self._reader.features(logits, outputs)
+
+    @torch.no_grad()
+    def teach(self, images_B3HW: Tensor) -> Features:
+        """Show the teacher the student's images in its own view and read what the terms need of it."""
+        return self.teach_view(self.teacher.view(images_B3HW, self.mean, self.std, antialias=self.antialias))
+
+    @torch.no_grad()
+    def teach_view(self, view_B3HW: Tensor) -> Features:
+        """Read the teacher on images of its own size and normalisation."""
+        if self._teacher_mode != self.teacher.batch_norm:
+            self._ready_teacher()
+        if self._trimmed is not None:
+            dtype = self._teacher_dtype
+            if dtype is None:
+                logits, outputs = self._trimmed(view_B3HW)
+            else:
+                with torch.autocast(view_B3HW.device.type, enabled=False):
+                    logits, outputs = self._trimmed(view_B3HW.to(dtype))
+        else:
+            assert self._teacher_taps is not None
+            logits, outputs = self._teacher_taps.read(self.teacher.model, view_B3HW)
+        return self._teacher_reader.features(logits, outputs)
+
+    def forward(self, seen: Features, taught: Features, targets: Tensor) -> dict[str, Tensor]:
+        """The terms that have not ended by name, each a scalar that is not yet weighted.
+
+        Args:
+            seen: from `read`.
+            taught: from `teach`, for the same images.
+            targets: class numbers, int64 (B,), or distributions over classes, float (B,K).
+        """
+        values: dict[str, Tensor] = {}
+        for name, loss in self.losses.items():
+            if self.courses[name].ended is None:
+                values[name] = _value(loss, seen, taught, targets)
+        return values
+
+    # ------------------------------------------------------------------ in the course of a training
+
+    @property
+    def across_batch(self) -> bool:
+        """Whether a term compares the samples of a batch with each other, so that the batch cannot be cut."""
+        return any(getattr(loss, "across_batch", False) for name, loss in self.losses.items() if name in self.active)
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        """The names of the terms that have not ended; without any the teacher is not run."""
+        return tuple(name for name, course in self.courses.items() if course.ended is None)
+
+    def weight(self, name: str) -> float | Tensor:
+        """What a term is multiplied by now; a tensor where a schedule moves it, so that nothing is compiled anew."""
+        factor = self._factors.get(name)
+        return self.weights[name] if factor is None else self.weights[name] * factor
+
+    def weights_now(self) -> dict[str, float]:
+        """The weights of the terms that a schedule moves, as numbers; an ended term's is 0."""
+        return {
+            name: self.weights[name] * self._now[name]
+            for name, course in self.courses.items()
+            if not course.schedule.constant
+        }
+
+    def begin(self, epochs: int) -> None:
+        """Say how many epochs the training has; schedules are laid out over them."""
+        self._epochs = epochs
+        self.at(0.0)
+
+    def at(self, epoch: float) -> None:
+        """Set the weights to what their schedules say of an epoch, counted from 0; its fraction counts."""
+        for name, course in self.courses.items():
+            if course.schedule.constant:
+                continue
+            now = course.factor(epoch, self._epochs)
+            if name not in self._factors:
+                self._factors[name] = torch.full((), now, device=self.mean.device)
+            elif now != self._now[name]:
+                self._factors[name].fill_(now)
+            self._now[name] = now
+
+    def finish_epoch(self, epoch: int, means: Mapping[str, float]) -> list[str]:
+        """Hear of an epoch that is done, counted from 1, and of the terms' means over it; what ended with it, in words.
+
+        When the last term has ended, the teacher is not run any more and its copy is given up.
+        """
+        notes = []
+        for name, course in self.courses.items():
+            reason = course.finish_epoch(epoch, self._epochs, means.get(name))
+            if reason is not None:
+                notes.append(f"{name} ended after epoch {epoch}: {reason}")
+        if not self.active:
+            self._dismiss_teacher()
+        return notes
+
+    def state(self) -> dict[str, Any]:
+        """How far every term is, as JSON has it; belongs into a checkpoint, beside `state_dict()`."""
+        return {name: course.state() for name, course in self.courses.items()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state()`."""
+        for name, course in self.courses.items():
+            if name in state:
+                course.restore(state[name])
+        if not self.active:
+            self._dismiss_teacher()
+
+    def lower_teacher(self, dtype: torch.dtype) -> None:
+        """Keep the weights of the copy that is run in the number format of the step, so that none casts them again."""
+        if self._trimmed is not None:
+            self._trimmed.to(dtype)
+            self._teacher_dtype = dtype
+
+    def remove(self) -> None:
+        """Take the hooks off the student and the teacher; both are as they were."""
+        self._taps.remove()
+        if self._teacher_taps is not None:
+            self._teacher_taps.remove()
+
+    # ------------------------------------------------------------------ inside
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Device and precision changes reach the unregistered teacher too."""
+        self.teacher._apply(fn, recurse)  # type: ignore[no-untyped-call, unused-ignore]
+        if self._trimmed is not None:
+            self._trimmed._apply(fn, recurse)  # type: ignore[no-untyped-call, unused-ignore]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call, unused-ignore]
+        # Weights stay in single precision, whatever the student is in.
+        self._factors = {name: factor.to(self.mean.device) for name, factor in self._factors.items()}
+        return self
+
+    _trimmed: Trimmed | None = None
+    _teacher_taps: Taps | None = None
+    _teacher_mode: str | None = None
+    _teacher_dtype: torch.dtype | None = None
+
+    def _ready_teacher(self) -> None:
+        """Make the copy of the teacher that is run; listen to the teacher itself where there can be none."""
+        teacher, reader = self.teacher, self._teacher_reader
+        if self._teacher_taps is not None:
+            self._teacher_taps.remove()
+        like = next(teacher.model.parameters(), torch.zeros(()))
+        count = 2 * 3 * teacher.image_size[0] * teacher.image_size[1]
+        # Something of every level; random numbers would move the user's own.
+        images = torch.linspace(0, 40, count).sin().mul(2).view(2, 3, *teacher.image_size).to(like.device, like.dtype)
+        made = trim(teacher.model, reader.outputs, reader.inputs, logits=reader.wants.logits, images=images)
+        object.__setattr__(self, "_trimmed", made)
+        self._teacher_taps = reader.listen(teacher.model) if made is None else None
+        self._teacher_mode = teacher.batch_norm
+        if self._teacher_dtype is not None:
+            self.lower_teacher(self._teacher_dtype)
+
+    def _dismiss_teacher(self) -> None:
+        object.__setattr__(self, "_trimmed", None)
+        self.teacher.to("cpu")
+
+    def _built(self, loss: nn.Module) -> nn.Module:
+        """The loss, with its projections made for what it will read."""
+        build = getattr(loss, "build", None)
+        if build is None:
+            return loss
+        if _family(loss) == "embeddings":
+            build(self._reader.embedding_width, self._teacher_reader.embedding_width)
+        elif getattr(loss, "all_blocks", False):
+            build(self._reader.block_shapes, self._teacher_reader.map_shapes)
+        else:
+            build(self._reader.map_shapes, self._teacher_reader.map_shapes)
+        return loss
+
+
+def _value(loss: nn.Module, seen: Features, taught: Features, targets: Tensor) -> Tensor:
+    """One term, given what its family reads."""
+    family = _family(loss)
+    if family == "maps":
+        ours = seen.blocks if getattr(loss, "all_blocks", False) else seen.maps
+        return loss(ours, taught.maps)  # type: ignore[no-any-return]
+    if family == "embeddings":
+        return loss(seen.embedding, taught.embedding)  # type: ignore[no-any-return]
+    ours_BK = seen.distillation if family == "distillation" else seen.logits
+    return loss(ours_BK, taught.logits, targets)  # type: ignore[no-any-return]
+
+
+def _teacher_taps(teacher: Teacher, taps: Sequence[str | Tap] | None) -> list[Tap]:
+    return [Tap.of(tap) for tap in (taps if taps is not None else teacher.taps)]
+
+
+def _names(taps: Sequence[Tap]) -> str:
+    return ", ".join(tap.name for tap in taps)
+
+
+def _warn_of_small_maps(pairs: Sequence[PairShape]) -> None:
+    for shape in pairs:
+        if 1 in (shape.student_map[1] * shape.student_map[2], shape.teacher_map[1] * shape.teacher_map[2]):
+            warnings.warn(
+                f"the pair {shape.student} {shape.student_map} - {shape.teacher} {shape.teacher_map} meets at a "
+                "map of 1 x 1: nothing local is left to imitate; use larger images, smaller patches or earlier layers",
+                stacklevel=3,
+            )
+
+
+def _named_weights(terms: Sequence[Term]) -> dict[str, float]:
+    if not terms:
+        raise InputError("a guide without terms guides nothing; give at least one, as in [Term(MapLoss(), weight=2.5)]")
+    weights: dict[str, float] = {}
+    for term in terms:
+        name = term.name or _name_of(term.loss)
+        if name in weights or name == "classification":
+            raise InputError(f"two parts of the loss are called {name!r}; give each term a name of its own")
+        if (
+            not re.fullmatch(r"\w[\w-]*", name)
+            or name in _LOGGED
+            or name.startswith("weight_")
+            or hasattr(nn.ModuleDict(), name)
+        ):
+            raise InputError(
+                f"a term cannot be called {name!r}; choose letters, digits, _ and -, and no word that the log or torch "
+                "uses itself, as in 'locality'"
+            )
+        weights[name] = term.weight
+    return weights
+
+
+def _name_of(loss: nn.Module) -> str:
+    transform = getattr(loss, "transform", None)
+    return f"guidance_{transform}" if transform else type(loss).__name__.lower()
+
+
+def _family(loss: nn.Module) -> str:
+    reads: Any = getattr(loss, "reads", None)
+    if reads not in FAMILIES:
+        raise InputError(
+            f"{type(loss).__name__} reads {reads!r}; a loss states its family as the class attribute reads, one of "
+            f"{', '.join(repr(family) for family in FAMILIES)}"
+        )
+    return str(reads)

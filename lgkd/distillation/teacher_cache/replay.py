@@ -1,0 +1,66 @@
+"""What becomes of a teacher's cached maps when crop, mirror and mixing of the student's images are replayed on them.
+
+Letters in shapes: B batch, C channels, h w map size, H W image size.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lgkd.data.transforms.device import sent
+
+
+def replay(map_BChw: Tensor, boxes: NDArray[np.int64], mirrored: NDArray[np.bool_], sizes: NDArray[np.int64]) -> Tensor:
+    """Cut each map as its image was cut, resize it back (bilinear, as images are without antialias), and mirror it.
+
+    Exact as an operation on maps: a whole box changes nothing, a box whose edges lie between the map's cells is a
+    crop and a resize, and nothing beyond the box is read. It is not what a CNN makes of the cut image: that one
+    sees it larger, and is in general not symmetric.
+
+    Args:
+        map_BChw: of the whole images, (B,C,h,w).
+        boxes: (B,4) top, left, height and width in pixels of the image.
+        mirrored: (B,) which images are mirrored left to right.
+        sizes: (B,2) heights and widths of the images, in pixels.
+    """
+    grid = (map_BChw.shape[2], map_BChw.shape[3])
+    down, across = (_centres(boxes, sizes, axis, cells) for axis, cells in enumerate(grid))
+    across = np.where(mirrored[:, None], across[:, ::-1], across)
+    # grid_sample counts from -1 at the outer edge of the first cell to 1 at that of the last.
+    rows, columns = (
+        sent(2.0 * place / cells - 1.0, map_BChw.device, map_BChw.dtype)
+        for place, cells in zip((down, across), grid, strict=True)
+    )
+    places = torch.stack(
+        [columns[:, None, :].expand(-1, grid[0], -1), rows[:, :, None].expand(-1, -1, grid[1])], dim=-1
+    )
+    return F.grid_sample(map_BChw, places, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _centres(boxes: NDArray[np.int64], sizes: NDArray[np.int64], axis: int, cells: int) -> NDArray[np.float64]:
+    """Where the cells of the cut map lie in the whole one, in cells: (B, cells)."""
+    scale = cells / sizes[:, axis]
+    start, length = boxes[:, axis] * scale, boxes[:, axis + 2] * scale
+    place = start[:, None] + (np.arange(cells) + 0.5) / cells * length[:, None]
+    # Between the centres of the box's first and last cell, so that nothing beyond its edge is read.
+    margin = np.minimum(0.5, length / 2)[:, None]
+    return np.clip(place, start[:, None] + margin, (start + length)[:, None] - margin)
+
+
+def mix(values: Tensor, partner: Tensor, kept_B1HW: Tensor) -> Tensor:
+    """Mix what the teacher says of two images as the images were mixed.
+
+    Maps are mixed cell by cell, by the mean over the cell of what its pixels keep; logits and embeddings by the mean
+    over the image. For a mixed image that is what a linear teacher without overlap between cells would say.
+
+    Args:
+        values, partner: (B,C,h,w) or (B,D) of the samples and of those that they are mixed with.
+        kept_B1HW: what each pixel keeps of its own image, from `Mixing.kept`.
+    """
+    grid = (values.shape[2], values.shape[3]) if values.ndim == 4 else (1, 1)
+    weight = F.adaptive_avg_pool2d(kept_B1HW, grid)
+    if values.ndim == 2:
+        weight = weight.flatten(1)
+    return torch.lerp(partner, values, weight.to(values.dtype))

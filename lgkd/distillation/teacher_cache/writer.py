@@ -1,0 +1,108 @@
+"""Running a teacher over every view of every image, once, and writing down what it says."""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lgkd.data.dataset import Images
+from lgkd.distillation.guide import Guide
+from lgkd.distillation.teacher_cache.storage import Identity, Layout, Writer
+from lgkd.errors import InputError, NonFiniteError
+
+Draw = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+"""(pixels, sizes, places, view) of a batch -> the student's images (B,3,H,W)."""
+
+_GIGA = 1e9
+_SECONDS_BETWEEN_RECORDS = 20.0
+
+
+def check_size(layout: Layout, place: Path, max_gb: float | None) -> None:
+    """A cache that is larger than was allowed, or than the disk has room for, is refused before it is begun.
+
+    Raises:
+        InputError: it is.
+    """
+    needed = layout.bytes / _GIGA
+    what = f"the cache would take {needed:,.3g} GB ({layout.views} x {layout.images:,} images)"
+    if max_gb is not None and needed > max_gb:
+        raise InputError(f"{what}, --max-gb is {max_gb:g}; use fewer --views or a larger --max-gb")
+    above = next(folder for folder in (place, *place.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(above).free / _GIGA
+    if needed > free:
+        raise InputError(f"{what}, and {above} has {free:,.3g} GB left; use fewer --views, or --out on another disk")
+
+
+def write_cache(
+    folder: Path,
+    guide: Guide,
+    images: Images,
+    draw: Draw,
+    *,
+    identity: Identity,
+    layout: Layout,
+    about: Mapping[str, Any],
+    device: str,
+    batch_size: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a cache, or the rest of one that was stopped.
+
+    Args:
+        folder: its place; must not be there.
+        guide: whose teacher is run.
+        images: the training images.
+        draw: makes what the student sees.
+        identity, layout, about: of the cache.
+        batch_size: images at once.
+        progress: called with (done, total) rows.
+
+    Raises:
+        BusyError: another process is writing it.
+        NonFiniteError: the teacher says something that is not a finite number.
+        InputError: something it says is too large for the storage.
+    """
+    writer = Writer(folder, identity, layout, about)
+    recorded = time.monotonic()
+    try:
+        while writer.done < writer.total:
+            view, first = divmod(writer.done, len(images))
+            index = torch.arange(first, min(first + batch_size, len(images)))
+            pixels = images.pixels[index].to(device)
+            said = guide.teach(draw(pixels, images.sizes[index], index, view))
+            values = [*said.maps, *(value for value in (said.logits, said.embedding) if value is not None)]
+            writer.add({name: _stored(name, value, layout) for name, value in zip(layout.shapes, values, strict=True)})
+            if progress is not None:
+                progress(writer.done, writer.total)
+            if time.monotonic() - recorded > _SECONDS_BETWEEN_RECORDS:
+                writer.record()
+                recorded = time.monotonic()
+        return writer.finish()
+    except BaseException:
+        with suppress(OSError):
+            writer.record()
+        raise
+    finally:
+        writer.close()
+
+
+def _stored(name: str, values: Tensor, layout: Layout) -> NDArray[Any]:
+    plain = values.float().cpu().numpy()
+    with np.errstate(over="ignore"):
+        rows = plain.astype(layout.dtype)
+    if not np.isfinite(rows).all():
+        largest = float(np.abs(plain).max())
+        if not np.isfinite(largest):
+            raise NonFiniteError(
+                f"the teacher's {name} is not finite for some image; nothing can be cached of it, train it again with "
+                "a lower optimizer.lr"
+            )
+        raise InputError(f"the teacher's {name} reaches {largest:.3g}, beyond the largest fp16; use --storage fp32")
+    return rows

@@ -1,0 +1,167 @@
+"""An experiment's folder: a folder for each arm with one for each seed, the teachers, and what it knows of itself.
+
+experiment.json                   its name, and the commits that each run was made with
+ARM/seed0/                        a run
+teachers/ARM/seed0/DATASET/NAME/  a teacher with its card; the user's store is not touched
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import lgkd
+from lgkd._internal.atomic_io import write_json
+from lgkd._internal.git import git_state
+from lgkd.config import load_recipe
+from lgkd.errors import InputError, TakenError
+from lgkd.experiments.select import Turn, kept_as, subset_of
+from lgkd.experiments.spec import Experiment
+from lgkd.models.registry import canonical
+from lgkd.runner.resolve import resolve_recipe
+from lgkd.runs.folder import RECIPE, describe, is_finished, read_metrics, read_run
+from lgkd.runs.identity import differences, identity
+
+ABOUT = "experiment.json"
+_FORMAT = 1
+# Of what identifies a run, what an experiment decides on; the rest follows from it or from the machine.
+_DECIDED = ("kind", "student.name", "student.options", "dataset.name", "dataset.subset", "seed", "recipe")
+
+
+def default_folder(experiment: Experiment) -> Path:
+    """Where an experiment goes if nobody says."""
+    return Path("runs") / "reproduce" / experiment.name
+
+
+def run_of(out: Path, turn: Turn) -> Path:
+    """The folder of one run."""
+    return out / turn.arm.key / f"seed{turn.seed}"
+
+
+def kept_in(out: Path, experiment: Experiment, turn: Turn) -> Path:
+    """The folder of the teacher that a run makes."""
+    return out / "teachers" / turn.arm.key / f"seed{turn.seed}" / experiment.dataset / kept_as(turn.arm)
+
+
+def check_out(out: Path, experiment: Experiment) -> None:
+    """Whether an experiment could be written into a folder, or goes on there; nothing is made.
+
+    Raises:
+        TakenError: a file has that name, or the folder holds something else.
+    """
+    if out.exists() and not out.is_dir():
+        raise TakenError(f"{out} is a file, expected a folder for an experiment; choose another --out")
+    if not (out / ABOUT).is_file():
+        names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+        if names:
+            raise TakenError(
+                f"{out} already holds {names[0]} and no {ABOUT}; nothing was touched. Choose another --out"
+            )
+        return
+    if (other := read_about(out)["experiment"]) != experiment.name:
+        raise TakenError(f"{out} holds the experiment {other}, not {experiment.name}; choose another --out")
+
+
+def read_about(out: Path) -> dict[str, Any]:
+    """What experiment.json says.
+
+    Raises:
+        InputError: it is damaged or something else.
+    """
+    file = out / ABOUT
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file} cannot be read ({error}); it is damaged or something else") from None
+    commits = about.get("commits") if isinstance(about, dict) else None
+    proper = isinstance(commits, dict) and all(
+        isinstance(of_run, list) and all(isinstance(commit, str) for commit in of_run) for of_run in commits.values()
+    )
+    if not proper or about.get("format") != _FORMAT or not isinstance(about.get("experiment"), str):
+        raise InputError(f"{file} does not name an experiment and commits; it is damaged or something else")
+    return dict(about)
+
+
+def note_commit(out: Path, experiment: Experiment, turn: Turn) -> None:
+    """Write down that this code has a hand in a run: one that is stopped may go on with another."""
+    out.mkdir(parents=True, exist_ok=True)
+    commits = read_about(out)["commits"] if (out / ABOUT).is_file() else {}
+    of_run = commits.setdefault(turn.name, [])
+    if (commit := this_commit()) not in of_run:
+        of_run.append(commit)
+    write_json(out / ABOUT, {"format": _FORMAT, "experiment": experiment.name, "commits": commits})
+
+
+def this_commit() -> str:
+    """The code that runs: its commit in short, with a + where files differ from it; outside a checkout the version."""
+    checkout = Path(lgkd.__file__).resolve().parent.parent
+    # An installed package may lie in somebody's repository, whose commit says nothing of it.
+    state = git_state(checkout, only=("lgkd", "recipes")) if (checkout / ".git").exists() else None
+    if state is None:
+        return f"lgkd {lgkd.__version__}"
+    return f"{state['commit'][:7]}{'' if state['changed'] is False else '+'}"
+
+
+def check_finished(out: Path, experiment: Experiment, turn: Turn) -> None:
+    """Whether a finished run is the one that the experiment asks for now.
+
+    Raises:
+        TakenError: it was made by other settings; each is named with both values.
+    """
+    folder = run_of(out, turn)
+    info = read_run(folder)
+    found = dict(_decided(identity(info, load_recipe(folder / RECIPE))))
+    changes = list(differences(found, dict(_decided(_asked_for(experiment, turn)))))
+    if changes:
+        raise TakenError(
+            f"{folder} holds a finished run ({describe(info)}) of other settings than {experiment.name} has here:\n  "
+            + "\n  ".join(changes)
+            + "\nChoose another --out to begin anew"
+        )
+
+
+def finished(out: Path, turn: Turn) -> bool:
+    """Whether a run is done."""
+    return is_finished(run_of(out, turn))
+
+
+def progress_of(out: Path, turns: Sequence[Turn]) -> dict[str, str]:
+    """How far each run is, for those who look before they run: "done", "epoch 7", "begun" or ""."""
+    states = {}
+    for turn in turns:
+        folder = run_of(out, turn)
+        if finished(out, turn):
+            states[turn.name] = "done"
+        else:
+            rows = read_metrics(folder)
+            begun = "begun" if folder.is_dir() else ""
+            states[turn.name] = f"epoch {int(rows[-1]['epoch'])}" if rows else begun
+    return states
+
+
+def _asked_for(experiment: Experiment, turn: Turn) -> dict[str, Any]:
+    arm = turn.arm
+    chosen = arm.chosen()
+    named = ("epochs", "batch_size", "image_size", "precision", "overrides")
+    recipe = resolve_recipe(
+        arm.recipe,
+        trains=arm.role,
+        guided=arm.teacher is not None,
+        **{name: chosen[name] for name in named if name in chosen},
+    )
+    kind = "teacher" if arm.role == "teacher" else "distill" if arm.teacher is not None else "train"
+    return identity(
+        {
+            "kind": kind,
+            "student": {"name": canonical(arm.model), "options": dict(arm.options)},
+            "dataset": {"name": experiment.dataset, "subset": subset_of(arm)},
+            "seed": turn.seed,
+        },
+        recipe,
+    )
+
+
+def _decided(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if any(key == name or key.startswith(f"{name}.") for name in _DECIDED):
+            yield key, value

@@ -1,0 +1,162 @@
+"""An experiment's outcome as a section of a Markdown file, of which everything else stays as it is, to the byte."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from lgkd._internal.atomic_io import write_whole
+from lgkd.errors import InputError
+from lgkd.experiments.results import Outcome, Row
+from lgkd.experiments.spec import Experiment
+from lgkd.runs.statistics import Interval, Summary, in_percent
+
+_HEAD = b"# Results\n"
+_MEASURED = (
+    "arm", "seeds", "last epoch", "best epoch on test", "gain, paired by seed", "teacher", "a run took", "device",
+    "commit",
+)  # fmt: skip
+_QUOTED = ("arm", "quoted top-1", "of what", "source")
+
+
+def check_results(file: Path, experiment: Experiment) -> None:
+    """Whether rows could be written into a file; told before hours are spent, not after.
+
+    Raises:
+        InputError: it is a folder, cannot be read, or its marks of this experiment do not belong together.
+    """
+    _apart(_read(file), experiment, file)
+
+
+def write_results(file: Path, outcome: Outcome) -> None:
+    """Replace an experiment's section whole, or add it at the end; all other bytes stay.
+
+    Raises:
+        InputError: as `check_results`.
+    """
+    content = _read(file)
+    before, after = _apart(content, outcome.experiment, file)
+    write_whole(file, before + section(outcome).encode() + after)
+
+
+def section(outcome: Outcome) -> str:
+    """The section with its marks: what the experiment is, what was measured, and apart from it what others say."""
+    experiment = outcome.experiment
+    begin, end = _marks(experiment)
+    measured = _table(_MEASURED, (_measured(row) for row in outcome.rows))
+    quoted = [
+        (row.arm.label, f"{one.top1:.2f}", one.what, one.source) for row in outcome.rows for one in row.arm.quoted
+    ]
+    parts = [
+        begin,
+        f"## {experiment.name}",
+        f"{experiment.question} Data: {experiment.dataset}, {experiment.part}. Command: `{command(outcome)}`.",
+        measured,
+    ]
+    if quoted:
+        parts += ["Quoted, not measured here:", _table(_QUOTED, quoted)]
+    parts += [*experiment.notes, end]
+    return "\n\n".join(parts)
+
+
+def command(outcome: Outcome) -> str:
+    """What repeats the rows that are there."""
+    experiment = outcome.experiment
+    words = ["lgkd", "reproduce", experiment.name]
+    rows = [row for row in outcome.rows if row.runs]
+    if rows and len(rows) < len(outcome.rows):
+        teachers = {row.arm.teacher for row in rows}
+        words += ["--arms", ",".join(row.arm.key for row in rows if row.arm.key not in teachers) or rows[0].arm.key]
+    seeds = sorted({seed for row in rows if row.arm.seeds is None for seed in row.seeds})
+    if seeds and seeds != sorted(experiment.seeds):
+        words += ["--seeds", ",".join(map(str, seeds))]
+    return " ".join(words + (["--data-dir", "DATA"] if experiment.dataset != "digits" else []))
+
+
+def _measured(row: Row) -> Sequence[str]:
+    if not row.runs:
+        return (row.arm.label, *[""] * (len(_MEASURED) - 1))
+    return (
+        row.arm.label,
+        ", ".join(map(str, row.seeds)),
+        mean_and_spread(row.top1),
+        mean_and_spread(row.best),
+        f"{gain_words(row.gain)} over {row.arm.against}" if row.gain is not None else "",
+        row.teacher or "",
+        took(row.seconds),
+        row.devices,
+        ", ".join(row.commits),
+    )
+
+
+def mean_and_spread(summary: Summary | None) -> str:
+    """Percent, with the standard deviation over the seeds where there are several."""
+    if summary is None:
+        return ""
+    mean = in_percent(summary.mean)
+    return mean if summary.sd is None else f"{mean} ± {in_percent(summary.sd)}"
+
+
+def gain_words(gain: Interval | None) -> str:
+    """Points, with the 95 % interval where there is one."""
+    if gain is None:
+        return ""
+    mean = _points(gain.mean)
+    if gain.low is None or gain.high is None:
+        return f"{mean} (one seed)"
+    return f"{mean} ({_points(gain.low)} to {_points(gain.high)})"
+
+
+def _points(gain: float) -> str:
+    return in_percent(gain, signed=True, digits=1)
+
+
+def took(seconds: float | None) -> str:
+    """As in "4.2 min"."""
+    if seconds is None:
+        return ""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """One line, in which nothing ends the cell or the section: processors and teachers name themselves."""
+    plain = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
+    return plain.replace("|", "\\|").replace("<", "&lt;")
+
+
+def _marks(experiment: Experiment) -> tuple[str, str]:
+    return (
+        f"<!-- lgkd reproduce {experiment.name}: written by the command, and replaced when it is run again -->",
+        f"<!-- end of {experiment.name} -->",
+    )
+
+
+def _read(file: Path) -> bytes:
+    if file.is_dir():
+        raise InputError(f"{file} is a folder, expected a Markdown file; choose another --results")
+    if not file.exists():
+        if not file.parent.is_dir():
+            raise InputError(f"there is no folder {file.parent} for {file.name}; make it, or choose another --results")
+        return _HEAD
+    return file.read_bytes()
+
+
+def _apart(content: bytes, experiment: Experiment, file: Path) -> tuple[bytes, bytes]:
+    """What stands before and behind the experiment's section; behind everything where there is none yet."""
+    begin, end = (mark.encode() for mark in _marks(experiment))
+    counts = content.count(begin), content.count(end)
+    if counts == (0, 0):
+        gap = b"" if content.endswith(b"\n\n") or not content else b"\n" if content.endswith(b"\n") else b"\n\n"
+        return content + gap, b"\n"
+    first, last = content.find(begin), content.find(end)
+    if counts != (1, 1) or last < first:
+        raise InputError(
+            f"{file} has {counts[0]} beginnings and {counts[1]} ends of {experiment.name}, expected one of each in "
+            "that order; mend or remove these marks, or choose another --results"
+        )
+    return content[:first], content[last + len(end) :]

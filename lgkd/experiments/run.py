@@ -1,0 +1,145 @@
+"""Training what an experiment still lacks: stopped anywhere, the same call goes on."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from lgkd._internal.distributed import place, wait
+from lgkd.errors import InputError, MissingError
+from lgkd.experiments.layout import check_finished, check_out, finished, kept_in, note_commit, run_of
+from lgkd.experiments.markdown import check_results, write_results
+from lgkd.experiments.results import Outcome, look_at
+from lgkd.experiments.select import Turn, choose_arms, turns_of
+from lgkd.experiments.spec import Borrowed, Experiment
+from lgkd.models.teacher import Teacher
+from lgkd.models.teacher_card import TeacherCard, read_card
+from lgkd.models.trust import trust
+from lgkd.runner.build import load_kept_teacher
+from lgkd.runner.options import Options
+from lgkd.runner.resolve import check_dataset, find_trained_teacher
+from lgkd.runner.runner import Job
+from lgkd.runner.sweep import Watch, check_time, nobody, said_once, signals_between
+from lgkd.runs.folder import read_metrics
+
+RESULTS = "results.md"
+
+
+def reproduce(
+    experiment: Experiment,
+    out: Path,
+    *,
+    arms: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    results: Path | None = None,
+    watch: Watch | None = None,
+    options: Options | None = None,
+) -> Outcome:
+    """Run an experiment, or what is left of it, and write its rows.
+
+    Args:
+        experiment: which.
+        out: its folder; finished runs in it are kept, an unfinished one goes on.
+        arms: keys of those to train, with the teachers that they need; all if not given.
+        seeds: instead of the experiment's.
+        results: a Markdown file whose section of this experiment is replaced; results.md in `out` if not given.
+        watch: given the title of a run, a context manager with the options that look on.
+        options: `data_dir`, `device`, `offline`, and `max_time`, which counts for all runs together.
+
+    Raises:
+        InputError: arms, seeds or a results file that make no sense; TakenError: the folder holds something else.
+        MissingError: the data set or a borrowed teacher is not here.
+        Paused, Interrupted: the same call goes on.
+    """
+    began = time.monotonic()
+    given: Options = {**(options or {})}
+    chosen = choose_arms(experiment, arms)
+    turns = turns_of(experiment, chosen, seeds)
+    file = results if results is not None else out / RESULTS
+    check_out(out, experiment)
+    if results is not None:
+        check_results(results, experiment)
+    check_dataset(experiment.dataset, given.get("data_dir"))
+    borrowed = _look_for_borrowed(experiment, out, turns)
+    trained, said = 0, set[str]()
+    for number, turn in enumerate(turns, 1):
+        if done := finished(out, turn):
+            check_finished(out, experiment, turn)
+        elif trained:
+            check_time(began, given.get("max_time"))
+        trained += not done
+        title = f"{number}/{len(turns)} {turn.arm.key} seed {turn.seed}"
+        with (watch or nobody)(title) as looking, signals_between():
+            told: Options = said_once(looking, said)
+            if done:
+                if (say := told.get("say")) is not None:
+                    say(f"{turn.name} is finished: {read_metrics(run_of(out, turn))[-1]['test_top1']:.2%}")
+                continue
+            _train(experiment, out, turn, {**given, **told}, borrowed, began)
+    wait()
+    outcome = look_at(experiment, out)
+    if place().rank == 0:
+        write_results(file, outcome)
+    return outcome
+
+
+def _train(
+    experiment: Experiment,
+    out: Path,
+    turn: Turn,
+    options: Options,
+    borrowed: tuple[TeacherCard, Path] | None,
+    began: float,
+) -> None:
+    arm = turn.arm
+    trust(arm.model)  # an experiment is part of lgkd, so that what it names is, too
+    guides = [_open(experiment, out, arm.teacher, borrowed)] if arm.teacher is not None else []
+    if place().rank == 0:
+        note_commit(out, experiment, turn)
+    asked: Options = {**options, **arm.chosen(), "seed": turn.seed, "out": run_of(out, turn)}  # type: ignore[typeddict-item]
+    job = Job(arm.role, arm.model, arm.options, experiment.dataset, asked, began=began)
+    job.run(teachers=guides, keep=True, store=kept_in(out, experiment, turn) if arm.role == "teacher" else None)
+    wait()  # the first process has yet to put a teacher away that the others will open
+
+
+def _open(experiment: Experiment, out: Path, key: str, borrowed: tuple[TeacherCard, Path] | None) -> Teacher:
+    """The trained teacher that an arm names."""
+    if borrowed is not None and experiment.borrowed is not None and key == experiment.borrowed.name:
+        return load_kept_teacher(*borrowed)
+    arm = experiment.arm(key)
+    assert arm.seeds is not None
+    turn = Turn(arm, arm.seeds[0])
+    folder = kept_in(out, experiment, turn)
+    if not folder.is_dir():
+        run = run_of(out, turn)
+        raise InputError(
+            f"{run} is finished, but its teacher is not at {folder}; remove {run}, and it is trained again"
+        )
+    return load_kept_teacher(read_card(folder), folder)
+
+
+def _look_for_borrowed(experiment: Experiment, out: Path, turns: Sequence[Turn]) -> tuple[TeacherCard, Path] | None:
+    """The teacher of another experiment, if an arm needs it: told before hours are spent, not after."""
+    wanted = experiment.borrowed
+    if wanted is None or not any(turn.arm.teacher == wanted.name and not finished(out, turn) for turn in turns):
+        return None
+    return find_borrowed(wanted, experiment, out)
+
+
+def find_borrowed(wanted: Borrowed, experiment: Experiment, out: Path) -> tuple[TeacherCard, Path]:
+    """Where a borrowed teacher lies: beside this experiment's folder, or in the user's store, or with lgkd.
+
+    Raises:
+        MissingError: nowhere; holds the command that trains it.
+    """
+    beside = out.absolute().parent / wanted.trained_by / "teachers" / wanted.arm / "seed0"
+    folder = beside / experiment.dataset / wanted.name
+    if folder.is_dir():
+        return read_card(folder), folder
+    try:
+        return find_trained_teacher(wanted.name, experiment.dataset)
+    except MissingError as error:
+        raise MissingError(
+            f"{experiment.name} needs the teacher of {wanted.trained_by}, which is neither at {folder} nor in the "
+            f"store; train it with: lgkd reproduce {wanted.trained_by} (or any other {wanted.name}: "
+            f"{str(error).rpartition('make it with: ')[2]})"
+        ) from None

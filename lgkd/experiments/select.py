@@ -1,0 +1,80 @@
+"""Which experiment, which of its arms, which seeds; and in which order they are trained. No torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lgkd._internal.text import did_you_mean
+from lgkd.data.names import subset_words
+from lgkd.errors import InputError
+from lgkd.experiments.catalogue import EXPERIMENTS
+from lgkd.experiments.spec import Arm, Experiment
+from lgkd.runner.resolve import teacher_name
+from lgkd.runs.compare.layout import check_seeds
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One training whose turn comes.
+
+    Attributes:
+        arm: what is trained.
+        seed: of weights, order and augmentation.
+    """
+
+    arm: Arm
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Its folder below the experiment's."""
+        return f"{self.arm.key}/seed{self.seed}"
+
+
+def find_experiment(name: str) -> Experiment:
+    """The experiment of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in EXPERIMENTS:
+        raise InputError(
+            f"no experiment is called {name!r}; {did_you_mean(name, EXPERIMENTS)}; lgkd reproduce lists all"
+        )
+    return EXPERIMENTS[name]
+
+
+def choose_arms(experiment: Experiment, keys: Sequence[str] | None) -> tuple[Arm, ...]:
+    """The arms of these keys with the teachers that they need, in the experiment's order; all if none are named.
+
+    Raises:
+        InputError: it has no such arm.
+    """
+    if keys is None:
+        return experiment.arms
+    known = [arm.key for arm in experiment.arms]
+    for key in keys:
+        if key not in known:
+            raise InputError(f"{experiment.name} has no arm {key!r}; {did_you_mean(key, known)}")
+    wanted = set(keys) | {arm.teacher for arm in experiment.arms if arm.key in keys}
+    return tuple(arm for arm in experiment.arms if arm.key in wanted)
+
+
+def turns_of(experiment: Experiment, arms: Sequence[Arm], seeds: Sequence[int] | None) -> list[Turn]:
+    """Every training: first what all seeds share, then seed by seed, so that a whole comparison is done early.
+
+    Raises:
+        InputError: seeds that make no sense.
+    """
+    chosen = check_seeds(seeds if seeds is not None else experiment.seeds)
+    shared = [Turn(arm, seed) for arm in arms if arm.seeds is not None for seed in arm.seeds]
+    return shared + [Turn(arm, seed) for seed in chosen for arm in arms if arm.seeds is None]
+
+
+def subset_of(arm: Arm) -> str | None:
+    """The part of the images that an arm sees, in the words of a run's folder."""
+    return subset_words(arm.fraction, arm.images_per_class, 0)
+
+
+def kept_as(arm: Arm) -> str:
+    """What the teacher of an arm is called where it is kept."""
+    return teacher_name(arm.model, subset_of(arm))

@@ -1,0 +1,122 @@
+"""The first steps of an experiment's arms, to see that each of them starts; what comes of them is thrown away."""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lgkd._internal.rng import seed_of
+from lgkd.data.catalogue import CATALOGUE
+from lgkd.data.dataset import DataSet
+from lgkd.errors import InputError, Paused
+from lgkd.experiments.select import choose_arms, kept_as
+from lgkd.experiments.spec import Arm, Experiment
+from lgkd.models.factory import create_teacher, default_image_size
+from lgkd.models.teacher import Teacher
+from lgkd.models.trust import trust
+from lgkd.runner.options import Options
+from lgkd.runner.runner import Job
+from lgkd.training.checkpoint import load_newest
+
+STEPS = 2
+BATCH_SIZE = 8
+_NOISE = 32
+
+
+@dataclass(frozen=True)
+class Started:
+    """An arm that has taken its first steps.
+
+    Attributes:
+        arm: its key.
+        steps: that were taken, each in a call of its own that goes on from the checkpoint of the one before.
+        parts: the loss and its parts, mean over the steps, as the checkpoint has them.
+        seconds: it took in all.
+    """
+
+    arm: str
+    steps: int
+    parts: dict[str, float]
+    seconds: float
+
+
+def take_first_steps(
+    experiment: Experiment,
+    *,
+    arms: Sequence[str] | None = None,
+    dataset: DataSet | None = None,
+    steps: int = STEPS,
+    batch_size: int = BATCH_SIZE,
+    options: Options | None = None,
+) -> list[Started]:
+    """Take a few steps of every arm with small batches, guided by untrained teachers, in a folder that is thrown away.
+
+    Everything else is as it will be: images, view, recipe, models, terms. Each step is a call that is stopped and saved
+    after it, so that going on is tried as well.
+
+    Args:
+        experiment: which.
+        arms: keys; all if not given.
+        dataset: instead of the experiment's, loaded.
+        steps: of each arm.
+        batch_size: instead of the arms'.
+        options: `data_dir`, `device`, `offline`, `say`, ...
+
+    Raises:
+        InputError: an arm has fewer steps in all; and whatever the training itself would end with.
+    """
+    started = []
+    with tempfile.TemporaryDirectory(prefix="lgkd-first-steps-") as name:
+        for arm in choose_arms(experiment, arms):
+            began = time.monotonic()
+            folder = Path(name) / arm.key
+            for _ in range(steps):
+                _one_step(experiment, arm, folder, dataset, batch_size, options or {})
+            started.append(_what_came(arm, folder, time.monotonic() - began))
+    return started
+
+
+def _one_step(
+    experiment: Experiment, arm: Arm, folder: Path, dataset: DataSet | None, batch_size: int, options: Options
+) -> None:
+    trust(arm.model)
+    asked: Any = {**options, **arm.chosen(), "batch_size": batch_size, "seed": 0, "out": folder, "max_time": 0.0}
+    job = Job(arm.role, arm.model, arm.options, dataset or experiment.dataset, asked)
+    guides = [_untrained(experiment, arm.teacher, dataset)] if arm.teacher is not None else []
+    store = folder.parent / "kept" / arm.key / experiment.dataset / kept_as(arm) if arm.role == "teacher" else None
+    try:
+        job.run(teachers=guides, store=store)
+    except Paused:
+        return
+    raise InputError(f"the arm {arm.key} of {experiment.name} has fewer steps than were asked for; use a smaller batch")
+
+
+def _untrained(experiment: Experiment, key: str, dataset: DataSet | None) -> Teacher:
+    """A teacher of the right shape that knows nothing."""
+    known = {arm.key: arm for arm in experiment.arms}
+    arm = known.get(key)
+    name = arm.model if arm is not None else key
+    size = (arm.image_size if arm is not None else None) or default_image_size(name)
+    classes = len(dataset.classes) if dataset is not None else CATALOGUE[experiment.dataset].classes
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed_of(0, "untrained teacher"))
+        model = create_teacher(name, num_classes=classes, image_size=size)
+        # With the statistics it begins with, a deep one's maps are millions in size.
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 1.0
+        model.train()(torch.randn(_NOISE, 3, size, size))
+    return Teacher(model, image_size=size)
+
+
+def _what_came(arm: Arm, folder: Path, seconds: float) -> Started:
+    newest = load_newest(folder / "checkpoint")
+    assert newest is not None
+    images = newest.state["progress"]["images"]
+    means = {name: float(total) / images for name, total in newest.tensors["meters"].items()}
+    return Started(arm.key, newest.step, means, seconds)

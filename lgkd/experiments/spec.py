@@ -1,0 +1,155 @@
+"""What an experiment is: arms that are trained, what each is compared with, and figures that others have published."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+from lgkd.errors import InputError
+
+Scale = Literal["minutes", "2 cores", "full"]
+"""What an experiment needs: minutes on any CPU; two CPU cores; a CUDA GPU."""
+
+Plain = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Quoted:
+    """A figure that somebody else has published. It never stands in a column of measured ones.
+
+    Attributes:
+        top1: in percent.
+        what: what was measured, and which epoch counts.
+        source: who says so.
+    """
+
+    top1: float
+    what: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Early:
+    """Somebody else's accuracy on the way, by which one sees early whether a training is in the right regime.
+
+    Attributes:
+        what: was trained.
+        source: who says so.
+        top1: percent by epoch.
+    """
+
+    what: str
+    source: str
+    top1: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training of an experiment, repeated with every seed.
+
+    Attributes:
+        key: names its folder; also what `--arms` takes.
+        label: in tables.
+        model: a student, or for `role="teacher"` a teacher, as the catalogues name them.
+        recipe: a shipped recipe.
+        role: what is trained.
+        teacher: the key of the arm that trains the teacher, or the name of the experiment's borrowed one; None for an
+            unguided student and for a teacher.
+        against: the key of the arm that it is compared with, seed by seed.
+        options: reach the constructor of the model.
+        overrides: "a.b=value" each, changes of the recipe.
+        epochs, batch_size, image_size, precision: instead of the recipe's.
+        fraction, images_per_class: the part of the training images.
+        seeds: instead of the experiment's; for teachers that all seeds share.
+        quoted: what others have published of it.
+        early: what others have published of its first epochs.
+    """
+
+    key: str
+    label: str
+    model: str
+    recipe: str
+    role: Literal["student", "teacher"] = "student"
+    teacher: str | None = None
+    against: str | None = None
+    options: Mapping[str, Plain] = field(default_factory=lambda: MappingProxyType({}))
+    overrides: tuple[str, ...] = ()
+    epochs: int | None = None
+    batch_size: int | None = None
+    image_size: int | None = None
+    precision: str | None = None
+    fraction: float | None = None
+    images_per_class: int | None = None
+    seeds: tuple[int, ...] | None = None
+    quoted: tuple[Quoted, ...] = ()
+    early: Early | None = None
+
+    def chosen(self) -> dict[str, Any]:
+        """Its choices by the names of `lgkd.runner.options.Options`; those that were left open are left out."""
+        names = ("recipe", "overrides", "epochs", "batch_size", "image_size", "precision", "fraction")
+        values = {name: getattr(self, name) for name in (*names, "images_per_class")}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Borrowed:
+    """A teacher that another experiment trains.
+
+    Attributes:
+        name: of the architecture.
+        trained_by: the experiment; where its folder does not lie beside this one's, the teacher of that name in the
+            user's store is taken, or the one that comes with lgkd.
+        arm: its arm.
+    """
+
+    name: str
+    trained_by: str
+    arm: str
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Named trainings that answer one question.
+
+    Attributes:
+        name: what `lgkd reproduce` takes.
+        title: for listings, at most 36 signs.
+        question: what it is to show, in a sentence.
+        scale: what it needs.
+        dataset: a named one.
+        part: of its training images, in words.
+        seeds: of every arm that has none of its own.
+        budget: how long it takes, in words, and how that is known.
+        arms: teachers come ahead of those whom they guide.
+        borrowed: a teacher that it does not train itself.
+        notes: what differs from the sources, and what else one should know.
+    """
+
+    name: str
+    title: str
+    question: str
+    scale: Scale
+    dataset: str
+    part: str
+    seeds: tuple[int, ...]
+    budget: str
+    arms: tuple[Arm, ...]
+    borrowed: Borrowed | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        seen: set[str] = set()
+        for arm in self.arms:
+            teachers = {one.key for one in self.arms if one.role == "teacher" and one.key in seen}
+            known = teachers | ({self.borrowed.name} if self.borrowed else set())
+            if arm.key in seen or arm.key == "teachers":
+                raise InputError(f"the experiment {self.name} has two things called {arm.key!r}; name one otherwise")
+            if arm.teacher is not None and arm.teacher not in known:
+                raise InputError(f"{self.name}: no teacher {arm.teacher!r} stands ahead of the arm {arm.key}")
+            seen.add(arm.key)
+        if lost := {arm.against for arm in self.arms if arm.against is not None} - seen:
+            raise InputError(f"{self.name}: an arm is compared with {min(lost)!r}, which is no arm of it")
+
+    def arm(self, key: str) -> Arm:
+        """The arm of that key, which has to be one."""
+        return next(arm for arm in self.arms if arm.key == key)

@@ -1,0 +1,72 @@
+"""Losses between logits: the student's class probabilities against the teacher's.
+
+Letters in shapes: B batch, K classes.
+"""
+
+from typing import ClassVar, Literal, get_args
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lgkd.losses.base import checked_choice, checked_number, logits_of
+
+Mean = Literal["batch", "elements"]
+
+
+def divergence(teacher_log_BK: Tensor, student_log_BK: Tensor) -> Tensor:
+    """KL(teacher || student) of each sample, (B,), from the logarithms of the probabilities."""
+    return (teacher_log_BK.exp() * (teacher_log_BK - student_log_BK)).sum(dim=1)
+
+
+def soft_targets(student_BK: Tensor, teacher_BK: Tensor, temperature: float, mean: Mean) -> Tensor:
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)), a scalar; see `KD`."""
+    student_log = F.log_softmax(student_BK / temperature, dim=1)
+    teacher_log = F.log_softmax(teacher_BK / temperature, dim=1)
+    loss = temperature**2 * divergence(teacher_log, student_log).mean()
+    return loss / student_BK.shape[1] if mean == "elements" else loss
+
+
+class KD(nn.Module):
+    """Knowledge distillation: the student's softened probabilities follow the teacher's.
+
+        loss = T^2 / B * sum over b and k of p_bk (log p_bk - log q_bk),
+        p = softmax(teacher / T), q = softmax(student / T)
+
+    The mean runs over the batch, the sum over the classes; T^2 keeps the gradient's size when T changes.
+    With mean "elements" the sum is divided by B K instead, which makes it K times smaller: several
+    published codes do so, and their weights are of that scale. Logarithms throughout: finite for any
+    finite logits, which are taken as float32 at least.
+
+    Source: Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network (arXiv 1503.02531); common
+    weights are 0.9 at T = 4, beside 0.1 for the classification.
+
+    Args:
+        temperature: T, > 0.
+        mean: "batch" or "elements".
+    """
+
+    reads: ClassVar[str] = "logits"
+    across_batch: ClassVar[bool] = False
+
+    def __init__(self, temperature: float = 4.0, mean: Mean = "batch") -> None:
+        super().__init__()
+        name = type(self).__name__
+        self.temperature = checked_number(name, "temperature", temperature, above=0)
+        checked_choice(name, "mean", mean, get_args(Mean))
+        self.mean: Mean = mean
+
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG002
+        """The loss, a scalar.
+
+        Args:
+            student_logits, teacher_logits: (B,K).
+            targets: not read.
+
+        Raises:
+            InputError: the logits are not two equal (B,K).
+        """
+        student, teacher = logits_of(type(self).__name__, student_logits, teacher_logits)
+        return soft_targets(student, teacher, self.temperature, self.mean)
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature:g}, mean={self.mean!r}"

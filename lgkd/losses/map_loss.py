@@ -1,0 +1,164 @@
+"""Losses between maps: how far the student's patch maps are from the teacher's.
+
+Letters in shapes: B batch, D student width, C teacher width, h w map size.
+"""
+
+from collections.abc import Sequence, Sized
+from typing import ClassVar, Literal, get_args
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lgkd.errors import InputError
+from lgkd.losses.base import at_least_single, checked_choice, without_autocast
+
+Transform = Literal["linear", "attention", "similarity"]
+Normalize = Literal["none", "channel", "unit"]
+MapShape = tuple[int, int, int]
+"""Of one map without the batch: (C,h,w)."""
+
+
+class MapLoss(nn.Module):
+    """The guidance loss of Locality Guidance, in its three transforms.
+
+    For pairs k of a student map S_k (B,D_k,h,w) and a teacher map T_k (B,C_k,h',w'):
+
+        loss = sum over k of mean( (t(R(T_k)) - t(R(P_k(S_k))))^2 )
+
+    R resizes both maps, bilinear with `align_corners=False`, to the finer of the two grids, side by
+    side the larger; the mean runs over all elements, so that every pair weighs the same; pairs are
+    summed. The transforms:
+
+    * "linear": P_k is a learned 1x1 convolution with bias, D_k -> C_k; t is the identity. The
+      projection comes before the resize. Maps are not normalised, so the teacher's scale counts.
+    * "attention": no projection; t is the mean over channels of the squares, flattened and divided
+      by its L2 norm for each sample: (B, h w).
+    * "similarity": no projection; t is the Gram matrix of the flattened maps, its rows divided by
+      their L2 norms: (B, B). It looks across the batch.
+
+    With "linear" the teacher's maps may be normalised first, before the resize, so that the weight of a
+    pair does not hang on the teacher's scale; the projection learns the target as it then is. Neither form
+    looks across the batch, and both stay what they are at any batch size:
+
+    * "none": T_k as it is, as in the paper.
+    * "channel": at each position, (T - m) / sqrt(v + 1e-6) with mean m and variance v (1/C) over channels.
+    * "unit": T / sqrt(mean over channels and positions of T^2 + 1e-12), so that each map's mean square is 1.
+
+    Source: Li et al., Locality Guidance for Improving Vision Transformers on Tiny Datasets, ECCV
+    2022 (arXiv 2207.10026), and the authors' code.
+
+    Args:
+        transform: "linear", "attention" or "similarity".
+        normalize: "none", "channel" or "unit", of the teacher's maps; only "linear" takes another than "none".
+    """
+
+    reads: ClassVar[str] = "maps"
+
+    def __init__(self, transform: Transform = "linear", normalize: Normalize = "none") -> None:
+        super().__init__()
+        checked_choice("map loss", "transform", transform, get_args(Transform))
+        checked_choice("map loss", "normalize", normalize, get_args(Normalize))
+        if normalize != "none" and transform != "linear":
+            raise InputError(
+                f"map loss: normalize is {normalize!r}, but {transform!r} compares maps whatever their scale; "
+                "leave normalize at 'none', or take the transform 'linear'"
+            )
+        self.transform: Transform = transform
+        self.normalize: Normalize = normalize
+        self.projections = nn.ModuleList()
+
+    @property
+    def across_batch(self) -> bool:
+        """Whether a sample's loss depends on the other samples of the batch."""
+        return self.transform == "similarity"
+
+    def build(self, student_shapes: Sequence[MapShape], teacher_shapes: Sequence[MapShape]) -> None:
+        """Make the projections for these pairs of maps, shapes (C,h,w); a guide calls this once."""
+        if self.transform != "linear":
+            return
+        refuse_second_build(self, self.projections)
+        self.projections = nn.ModuleList(
+            nn.Conv2d(student_shape[0], teacher_shape[0], kernel_size=1)
+            for student_shape, teacher_shape in zip(student_shapes, teacher_shapes, strict=True)
+        )
+
+    def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
+        """The loss, a scalar.
+
+        Args:
+            student_maps: maps (B,D_k,h,w), one for each pair.
+            teacher_maps: maps (B,C_k,h',w'), one for each pair.
+
+        Raises:
+            InputError: "linear" without projections for these pairs.
+        """
+        if self.transform == "linear":
+            if len(self.projections) != len(student_maps):
+                raise InputError(
+                    f"MapLoss('linear') has {len(self.projections)} projections for {len(student_maps)} student maps; "
+                    "call build(student_shapes, teacher_shapes) first, or hand it to a Guide"
+                )
+            teacher_maps = [normalized(teacher, self.normalize) for teacher in teacher_maps]
+            student_maps = [project(student) for project, student in zip(self.projections, student_maps, strict=True)]
+        distances = [
+            self._distance(*at_finer_grid(student, teacher))
+            for student, teacher in zip(student_maps, teacher_maps, strict=True)
+        ]
+        return sum(distances[1:], start=distances[0])
+
+    def _distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        # Squares and Gram matrices overflow or lose their digits in half precision.
+        student, teacher = at_least_single(student), at_least_single(teacher)
+        if self.transform == "attention":
+            student, teacher = attention_map(student), attention_map(teacher)
+        elif self.transform == "similarity":
+            student, teacher = similarity(student), similarity(teacher)
+        return F.mse_loss(student, teacher)
+
+    def extra_repr(self) -> str:
+        return repr(self.transform) + (f", normalize={self.normalize!r}" if self.normalize != "none" else "")
+
+
+def at_finer_grid(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Both maps, bilinearly resized to the larger height and the larger width of the two."""
+    height = max(first.shape[-2], second.shape[-2])
+    width = max(first.shape[-1], second.shape[-1])
+    return resized(first, height, width), resized(second, height, width)
+
+
+def normalized(map_BChw: Tensor, how: Normalize) -> Tensor:
+    """A map as "none", "channel" or "unit" leaves it, see `MapLoss`; (B,C,h,w)."""
+    if how == "none":
+        return map_BChw
+    values = at_least_single(map_BChw)
+    if how == "unit":
+        return values * (values.square().mean(dim=(1, 2, 3), keepdim=True) + 1e-12).rsqrt()
+    centred = values - values.mean(dim=1, keepdim=True)
+    return centred * (centred.square().mean(dim=1, keepdim=True) + 1e-6).rsqrt()
+
+
+def refuse_second_build(loss: nn.Module, learned: Sized) -> None:
+    """InputError where a loss has what it learns already."""
+    if len(learned):
+        raise InputError(
+            f"this {type(loss).__name__} has projections already: a loss serves one guide; make a new one for each"
+        )
+
+
+def attention_map(map_BChw: Tensor) -> Tensor:
+    """Where a map is active: mean over channels of the squares, with unit L2 norm: (B, h w)."""
+    return F.normalize(map_BChw.square().mean(dim=1).flatten(1), dim=1)
+
+
+def similarity(map_BChw: Tensor) -> Tensor:
+    """How alike the batch's samples are: Gram matrix with rows of unit L2 norm, (B, B)."""
+    flat = map_BChw.flatten(1)
+    # Autocast would compute the products in half precision again.
+    with without_autocast(flat):
+        return F.normalize(flat @ flat.T, dim=1)
+
+
+def resized(map_BChw: Tensor, height: int, width: int) -> Tensor:
+    if map_BChw.shape[-2:] == (height, width):
+        return map_BChw
+    return F.interpolate(map_BChw, size=(height, width), mode="bilinear", align_corners=False)

@@ -1,0 +1,92 @@
+"""Logit standardisation: only the shape of the logits is imitated, not their size.
+
+Letters in shapes: B batch, K classes.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lgkd.losses.base import checked_number, logits_of
+from lgkd.losses.dkd import DKD
+from lgkd.losses.kd import KD
+
+
+def standardized(logits_BK: Tensor, eps: float = 1e-7) -> Tensor:
+    """Each sample's logits with mean 0 and spread 1: (z - mean) / (std + eps), std with K - 1; (B,K).
+
+    A sample whose logits spread no more than by rounding (std <= 1e-6 of the largest) becomes zeros without
+    gradient: the formula's would be of the order of 1 / eps, and point nowhere.
+    """
+    spread_B1 = logits_BK.std(dim=1, keepdim=True) if logits_BK.shape[1] > 1 else torch.zeros_like(logits_BK)
+    flat_B1 = spread_B1 <= 1e-6 * logits_BK.detach().abs().amax(dim=1, keepdim=True)
+    safe_B1 = torch.where(flat_B1, torch.ones_like(spread_B1), spread_B1)
+    scaled = (logits_BK - logits_BK.mean(dim=1, keepdim=True)) / (safe_B1 + eps)
+    return scaled.masked_fill(flat_B1, 0)
+
+
+class StandardizedKD(nn.Module):
+    """`KD` between standardised logits, the mean over the batch.
+
+        loss = T^2 / B * sum over b of KL(softmax(z(teacher_b) / T) || softmax(z(student_b) / T)),
+        z(v) = (v - mean(v)) / (std(v) + eps)
+
+    Shift and scale of a sample's logits do not count. The gradient grows as their spread shrinks: a student
+    whose head starts at zero sees steps of the order of 1 / spread at first, which a larger `eps` bounds.
+
+    Source: Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024 (arXiv 2403.01427), and
+    the authors' code: weight 9 at T = 2, beside 0.1 for the classification.
+
+    Args:
+        temperature: T, > 0.
+        eps: added to the spread, > 0.
+    """
+
+    reads: ClassVar[str] = "logits"
+    across_batch: ClassVar[bool] = False
+
+    def __init__(self, temperature: float = 2.0, eps: float = 1e-7) -> None:
+        super().__init__()
+        self.eps = checked_number("StandardizedKD", "eps", eps, above=0)
+        self.inner = KD(temperature)
+
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:
+        """The loss, a scalar; arguments and errors as those of `KD`."""
+        student, teacher = logits_of("StandardizedKD", student_logits, teacher_logits)
+        loss: Tensor = self.inner(standardized(student, self.eps), standardized(teacher, self.eps), targets)
+        return loss
+
+    def extra_repr(self) -> str:
+        return f"eps={self.eps:g}"
+
+
+class StandardizedDKD(nn.Module):
+    """`DKD` between standardised logits; see `StandardizedKD`.
+
+    Source: as there. The authors' code, at weight 9, arrives at alpha 9, beta 81, T = 4: weight 9 with
+    alpha 1, beta 9, beside 1 for the classification.
+
+    Args:
+        alpha: factor of the target part, >= 0.
+        beta: factor of the part among the other classes, >= 0.
+        temperature: T, > 0.
+        eps: added to the spread, > 0.
+    """
+
+    reads: ClassVar[str] = "logits"
+    across_batch: ClassVar[bool] = False
+
+    def __init__(self, alpha: float = 1.0, beta: float = 9.0, temperature: float = 4.0, eps: float = 1e-7) -> None:
+        super().__init__()
+        self.eps = checked_number("StandardizedDKD", "eps", eps, above=0)
+        self.inner = DKD(alpha, beta, temperature)
+
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:
+        """The loss, a scalar; arguments and errors as those of `DKD`."""
+        student, teacher = logits_of("StandardizedDKD", student_logits, teacher_logits)
+        loss: Tensor = self.inner(standardized(student, self.eps), standardized(teacher, self.eps), targets)
+        return loss
+
+    def extra_repr(self) -> str:
+        return f"eps={self.eps:g}"

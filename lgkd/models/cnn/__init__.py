@@ -1,0 +1,1 @@
+"""CNN teachers for small images."""

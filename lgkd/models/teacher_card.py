@@ -1,0 +1,263 @@
+"""Cards: what is known of a trained teacher, in a small JSON file beside its weights.
+
+A teacher is a folder `DATASET/NAME/` with `card.json` and `weights.safetensors`. No torch here,
+so that listing teachers takes milliseconds.
+"""
+
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lgkd._internal.atomic_io import sha256_of, write_whole
+from lgkd._internal.paths import home, teachers_folder
+from lgkd._internal.text import safe_text
+from lgkd.errors import InputError, MissingError
+
+CARD = "card.json"
+WEIGHTS = "weights.safetensors"
+MAX_BYTES = 16_000_000
+
+_SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
+
+
+def _safe(text: str) -> str:
+    if not _SAFE.fullmatch(text):
+        raise ValueError("must be 1 to 128 letters, digits, '_', '.' or '-', not beginning with '.'")
+    return text
+
+
+def _date(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
+def _spread(values: tuple[float, float, float]) -> tuple[float, float, float]:
+    if min(values) <= 0:
+        raise ValueError("every channel's spread must be greater than 0")
+    return values
+
+
+def _distinct(names: list[str]) -> list[str]:
+    if len(set(names)) != len(names):
+        raise ValueError("every name must appear once")
+    return names
+
+
+SafeName = Annotated[str, AfterValidator(_safe)]
+Words = Annotated[list[str], Field(strict=False), AfterValidator(_distinct)]
+Channels = Annotated[tuple[float, float, float], Field(strict=False)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Accuracy(_Part):
+    """How good a teacher is, and how that was found out."""
+
+    top1: float = Field(ge=0, le=1)
+    """Top-1 accuracy as a share of 1."""
+    split: str = Field(min_length=1)
+    """The split it was measured on."""
+    epoch: int = Field(ge=0)
+    """The epoch whose weights were kept, counted from 1 (0: untrained)."""
+    epochs: int = Field(ge=0)
+    """Epochs of the training."""
+    selected_on: str | None = None
+    """The split on which that epoch was chosen; null: the last epoch, nothing was chosen."""
+
+    @model_validator(mode="after")
+    def _epoch_is_one_of_them(self) -> "Accuracy":
+        if self.epoch > self.epochs:
+            raise ValueError(f"epoch {self.epoch} lies behind the last of {self.epochs}")
+        return self
+
+
+class TeacherCard(_Part):
+    """What is known of a trained teacher. Lists may be given as tuples; nothing can be changed."""
+
+    version: Literal[1] = 1
+    """Version of this format."""
+    name: SafeName
+    """The teacher's name, also that of its folder."""
+    architecture: str = Field(min_length=1)
+    """What builds the untrained network."""
+    options: dict[str, bool | int | float | str] = {}
+    """What the constructor was given besides the number of classes."""
+    dataset: SafeName
+    """The data set it was trained on, also the folder above its own."""
+    fingerprint: str = Field(min_length=1)
+    """Fingerprint of the training images and labels."""
+    classes: Annotated[Words, Field(min_length=1)]
+    """Names of the classes, in the order of the logits."""
+    images: int = Field(ge=1)
+    """How many images it was trained on."""
+    subset: str | None = None
+    """Which part of the training split that was, like "fraction 0.1, seed 0"; null: all of it."""
+    image_size: int = Field(ge=1)
+    """Side of the square images it expects, in pixels."""
+    mean: Channels
+    """Channel means its images are normalised by, for values 0 to 1."""
+    std: Annotated[Channels, AfterValidator(_spread)]
+    """Channel standard deviations its images are normalised by."""
+    taps: Words
+    """Layers that guide, from the first to the last."""
+    accuracy: Accuracy
+    """How good it is."""
+    recipe: str = Field(min_length=1)
+    """The recipe it was trained with."""
+    seed: int = Field(ge=0)
+    """The seed of that training."""
+    parameters: int = Field(ge=0)
+    """How many numbers it learned."""
+    weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of weights.safetensors."""
+    lgkd_version: str
+    """The lgkd that trained it."""
+    torch_version: str
+    """The torch that trained it."""
+    created: Annotated[str, AfterValidator(_date)]
+    """When, in ISO form (UTC)."""
+
+    @property
+    def near_chance(self) -> bool:
+        """Whether it does little better than guessing: less than a tenth of the way from chance to perfection."""
+        chance = 1 / len(self.classes)
+        return self.accuracy.top1 < chance + 0.1 * (1 - chance)
+
+
+def teacher_folder(name: str, dataset: str) -> Path:
+    """Where the user's store keeps this teacher; it need not exist. InputError on an unsafe name."""
+    return home() / "teachers" / safe_name(dataset, "data set") / safe_name(name, "teacher")
+
+
+def safe_name(text: str, what: str = "name") -> str:
+    """`text` itself if it can name a folder; InputError otherwise.
+
+    Args:
+        text: what was given.
+        what: what it is called in the message.
+    """
+    try:
+        return _safe(text)
+    except ValueError as error:
+        raise InputError(f"{text!r} cannot name a {what}'s folder: it {error}") from None
+
+
+def find_card(name: str, dataset: str) -> tuple[TeacherCard, Path]:
+    """The card and folder of a trained teacher: from the user's store, else from those with lgkd.
+
+    Raises:
+        MissingError: no such teacher; the message holds the command that trains it.
+        InputError: an unsafe name, or a card that cannot be read or belongs to another teacher.
+    """
+    for folder in (teacher_folder(name, dataset), teachers_folder() / dataset / name):
+        if (folder / CARD).is_file():
+            return read_card(folder), folder
+    others = sorted({card.name for card, _ in list_cards()[0] if card.dataset == dataset})
+    known = f"; trained for {dataset}: {', '.join(others)}" if others else ""
+    raise MissingError(
+        f"there is no teacher {name} trained on {dataset} yet; train one: lgkd train-teacher {name} {dataset}{known}"
+    )
+
+
+def list_cards() -> tuple[list[tuple[TeacherCard, Path]], list[tuple[Path, str]]]:
+    """All trained teachers with their folders, and the cards that cannot be read with the reason.
+
+    Sorted by data set and name. A teacher in the user's store hides the one of the same name and
+    data set that comes with lgkd, as `find_card` does.
+    """
+    cards: dict[tuple[str, str], tuple[TeacherCard, Path]] = {}
+    broken: list[tuple[Path, str]] = []
+    hidden: set[tuple[str, str]] = set()
+    for root in (home() / "teachers", teachers_folder()):
+        for file in sorted(root.glob(f"*/*/{CARD}")):
+            folder = file.parent
+            place = (folder.parent.name, folder.name)
+            if place in hidden:
+                continue
+            hidden.add(place)
+            try:
+                cards[place] = (read_card(folder), folder)
+            except InputError as error:
+                broken.append((file, str(error)))
+    return [cards[place] for place in sorted(cards)], broken
+
+
+def save_card(card: TeacherCard, folder: Path) -> Path:
+    """Write `card.json` into a folder, which is made if need be, and return its path.
+
+    The file is complete or not there, and its mode follows the umask, so that others on a shared
+    machine can read it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / CARD
+    write_whole(target, card.model_dump_json(indent=2).encode() + b"\n")
+    return target
+
+
+def verify_weights(card: TeacherCard, folder: Path) -> Path:
+    """The path of a teacher's weights, once their SHA-256 is found to be the card's.
+
+    Raises:
+        InputError: the weights are missing, cannot be read, or are not those of the card.
+    """
+    file = folder / WEIGHTS
+    try:
+        found = sha256_of(file)
+    except OSError as error:
+        raise InputError(
+            f"{file}: cannot be read ({error.strerror}); train the teacher again: "
+            f"lgkd train-teacher {card.name} {card.dataset}"
+        ) from None
+    if found != card.weights_sha256:
+        raise InputError(
+            f"{file}: has SHA-256 {found[:12]}..., its card says {card.weights_sha256[:12]}...; the file is "
+            f"damaged or another's; train it again: lgkd train-teacher {card.name} {card.dataset}"
+        )
+    return file
+
+
+def read_card(folder: Path) -> TeacherCard:
+    """The card of the teacher that lies in a folder DATASET/NAME.
+
+    Raises:
+        InputError: it cannot be read, or belongs to another teacher.
+    """
+    file = folder / CARD
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); mend that, or remove the folder") from None
+    if len(raw) > MAX_BYTES:
+        raise InputError(
+            f"{file}: longer than {MAX_BYTES:,} bytes; this is not a card, remove the folder and train the teacher "
+            "again"
+        )
+    try:
+        card = TeacherCard.model_validate_json(raw)
+    except ValidationError as error:
+        raise InputError(f"{file}: not a teacher's card: {_summary(error)}") from None
+    if (card.dataset, card.name) != (folder.parent.name, folder.name):
+        raise InputError(
+            f"{file}: is the card of {card.name} on {card.dataset}, but lies in the folder of "
+            f"{folder.name} on {folder.parent.name}; move it back"
+        )
+    return card
+
+
+def _summary(error: ValidationError) -> str:
+    found = error.errors(include_url=False, include_input=False)
+    if any(one["loc"] == ("version",) for one in found):
+        return "another version of the format; this lgkd reads version 1"
+    places = [".".join(safe_text(str(part)) for part in one["loc"]) for one in found]
+    words = [": ".join([*filter(None, [place]), one["msg"]]) for place, one in zip(places, found, strict=True)]
+    more = f"; and {len(words) - 5} more" if len(words) > 5 else ""
+    text = "; ".join(words[:5]) + more
+    return "".join(sign if sign.isprintable() else "?" for sign in text)

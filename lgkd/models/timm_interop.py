@@ -1,0 +1,59 @@
+"""How timm alone makes a student, for those who have its weights and no lgkd."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from lgkd.models.factory import check_model
+from lgkd.models.registry import find
+
+
+@dataclass(frozen=True)
+class TimmCall:
+    """`timm.create_model(model, **arguments)` makes the student, untrained."""
+
+    model: str
+    arguments: Mapping[str, Any]
+
+    def make(self) -> nn.Module:
+        import timm
+
+        with torch.random.fork_rng(devices=[]):
+            made: nn.Module = timm.create_model(self.model, **self.arguments)
+        return made
+
+
+def timm_call(
+    name: str, options: Mapping[str, Any], *, num_classes: int, image_size: tuple[int, int]
+) -> TimmCall | None:
+    """The call of timm that makes a student, or None where timm alone cannot.
+
+    Args:
+        name: the student's.
+        options: that reached its constructor.
+        num_classes: width of the logits.
+        image_size: (height, width) in pixels.
+    """
+    info = find(name)
+    known = info.timm if info is not None else name.removeprefix("timm:") if name.startswith("timm:") else None
+    if known is None or options.get("distillation_token"):
+        return None
+    plain = {key: value for key, value in options.items() if key != "distillation_token"}
+    side: Any = image_size if image_size[0] != image_size[1] else image_size[0]
+    # Some want the size when they are made, some refuse the word, some take it and break; as in the factory.
+    for extra in ({"img_size": side}, {}):
+        call = TimmCall(known, {"num_classes": num_classes, **plain, **extra})
+        if _works(call, num_classes, image_size):
+            return call
+    return None
+
+
+def _works(call: TimmCall, num_classes: int, image_size: tuple[int, int]) -> bool:
+    try:
+        check_model(call.make(), call.model, num_classes=num_classes, image_size=image_size)
+    except Exception:  # whatever a constructor of timm makes of a word that it does not know
+        return False
+    return True

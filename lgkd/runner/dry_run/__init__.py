@@ -1,0 +1,340 @@
+"""What a training would do, found out without doing it: `--dry-run`. Nothing is written, nothing is downloaded."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+from warnings import catch_warnings, simplefilter
+
+import torch
+from torch import nn
+
+from lgkd._internal.hardware import free_space, memory
+from lgkd.config import Recipe, dump_recipe
+from lgkd.data.dataset import DataSet
+from lgkd.data.prepare import Data, make_feed, prepare_data
+from lgkd.data.sampler import Order
+from lgkd.data.synthetic import pictures
+from lgkd.distillation.guide import Guide
+from lgkd.errors import InputError
+from lgkd.losses.map_loss import MapLoss
+from lgkd.models.patch_size import patch_size, unseen_pixels
+from lgkd.models.teacher import Teacher
+from lgkd.runner.build import check_teacher_classes, is_convolutional, make_guides, make_plan
+from lgkd.runner.dry_run.cost import Cost, measure
+from lgkd.runner.dry_run.dataset_outline import Counts, Outline, count, outline, stand_in
+from lgkd.runner.dry_run.existing_runs import Member, Wanted, standing
+from lgkd.runner.dry_run.warnings import (
+    about_grids,
+    about_images,
+    about_locality,
+    about_steps,
+    about_teacher,
+    best_unguided,
+)
+from lgkd.runner.options import Options
+from lgkd.runner.runner import Job
+from lgkd.training.config import Plan
+from lgkd.training.peak_memory import PeakMemory
+
+FORMAT = 1
+_EXTRA_SHARE = 0.5
+_LARGEST_STAND_IN = 128 << 20
+_CHECKPOINTS = 2
+"""Kept at a time; each holds weights, two moments, and an average where there is one."""
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """What a training would be.
+
+    Attributes:
+        kind: "teacher", "train" or "distill".
+        folder: where it would go.
+        goes_on: whether an unfinished run lies there, with which it would go on.
+        outline, counts: the images, and how many take part.
+        recipe, plan: how it trains.
+        parameters: that are trained: of the model, and of the guides' projections.
+        image_size: (height, width) of the model's images, in pixels.
+        pairs: for each guided pair, layers, maps, and as what they are compared.
+        cost: by steps that were timed.
+        problems: what would keep it from starting.
+        cautions: what else is worth knowing before.
+    """
+
+    kind: str
+    model: str
+    teachers: tuple[str, ...]
+    folder: Path
+    goes_on: bool
+    outline: Outline
+    counts: Counts
+    recipe: Recipe
+    plan: Plan
+    parameters: Mapping[str, int]
+    image_size: tuple[int, int]
+    pairs: tuple[Mapping[str, Any], ...]
+    cost: Cost
+    problems: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = field(default=())
+
+    @property
+    def steps(self) -> int:
+        """Of the whole training."""
+        return self.plan.epochs * self.plan.steps_per_epoch
+
+    @property
+    def evaluations(self) -> int:
+        """How often the test split (and what is held out) is scored."""
+        return math.ceil(self.plan.epochs / self.plan.evaluate_every)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Estimates: "training", "evaluation" and both "together"."""
+        training = self.steps * self.cost.seconds_a_step
+        tested = self.outline.test + self.counts.held_out
+        evaluation = self.evaluations * tested * self.cost.seconds_an_image
+        return {"training": training, "evaluation": evaluation, "together": training + evaluation}
+
+    @property
+    def disk_bytes(self) -> dict[str, int]:
+        """Estimates: of the run's "folder", and of the "decoded" images in the store's cache."""
+        copies = _CHECKPOINTS * (3 + (self.recipe.ema is not None)) + 1
+        return {"folder": 4 * copies * sum(self.parameters.values()), "decoded": self.outline.decoded_bytes}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        per_class = sorted(self.counts.train)
+        return {
+            "format": FORMAT,
+            "kind": self.kind,
+            "model": self.model,
+            "teachers": list(self.teachers),
+            "folder": str(self.folder),
+            "goes_on": self.goes_on,
+            "dataset": {
+                "name": self.outline.name,
+                "where": self.outline.where,
+                "classes": len(self.outline.classes),
+                "train_images": sum(per_class),
+                "images_per_class": {"fewest": per_class[0], "most": per_class[-1]},
+                "held_out_images": self.counts.held_out,
+                "extra_images": self.counts.extra,
+                "test_images": self.outline.test,
+                "stored_size": list(self.outline.side),
+            },
+            "recipe": self.recipe.model_dump(mode="json"),
+            "recipe_yaml": dump_recipe(self.recipe),
+            "image_size": list(self.image_size),
+            "device": self.plan.device,
+            "precision": self.plan.precision,
+            "compiled": self.plan.compile,
+            "parameters": dict(self.parameters),
+            "epochs": self.plan.epochs,
+            "steps_per_epoch": self.plan.steps_per_epoch,
+            "steps": self.steps,
+            "evaluations": self.evaluations,
+            "pairs": [dict(pair) for pair in self.pairs],
+            "measured": self.cost.as_dict(),
+            "seconds": self.seconds,
+            "disk_bytes": self.disk_bytes,
+            "problems": list(self.problems),
+            "cautions": list(self.cautions),
+        }
+
+
+def foresee(
+    role: Literal["teacher", "student"],
+    model: str | nn.Module,
+    dataset: str | Path | DataSet,
+    options: Options,
+    *,
+    model_options: Mapping[str, Any] | None = None,
+    teachers: Sequence[str | Teacher] = (),
+    taps: Sequence[str] | None = None,
+    replace_teacher: bool = False,
+    series: Sequence[Member] = (),
+) -> Foresight:
+    """Find out what a training would do.
+
+    Args:
+        role, model, dataset, model_options: what is trained on what.
+        options: as for the training, with its recipe.
+        teachers: those that guide.
+        taps: layers of the student.
+        replace_teacher: whether a teacher in the store may be exchanged.
+        series: of several runs, all of them; `options` are those of the one that is measured.
+
+    Raises:
+        LgkdError: what the training itself would end with before it begins, but for what `problems` holds.
+    """
+    job = Job(role, model, model_options, dataset, options)
+    settled, found_teachers = job.choose(teachers, replace=replace_teacher)
+    folder, problems = job.folder(settled, found_teachers), list[str]()
+    found = outline(dataset, data_dir=options.get("data_dir"), offline=bool(options.get("offline")))
+    counts = count(
+        found,
+        fraction=options.get("fraction"),
+        images_per_class=options.get("images_per_class"),
+        subset_seed=options.get("subset_seed") or 0,
+        val_fraction=options.get("val_fraction"),
+        extra=options.get("extra"),
+    )
+    recipe = settled.recipe
+    steps = _steps(recipe, counts, options)
+    used = PeakMemory(job.device)
+    data = _stand_in(found, recipe)
+    student, size = job.make_model(recipe, data)
+    with catch_warnings(record=True) as heard:
+        simplefilter("always")
+        guides = make_guides(student, found_teachers, recipe, data, image_size=size, taps=taps, seed=job.seed)
+    try:
+        for teacher in found_teachers if found.named else ():
+            try:
+                check_teacher_classes(teacher, data)
+            except InputError as error:
+                problems.append(str(error))
+        convolutional = is_convolutional(student)
+        if convolutional:
+            student.to(memory_format=torch.channels_last)
+        plan = make_plan(
+            recipe, steps_per_epoch=steps, seed=job.seed, device=job.device, channels_last=convolutional,
+            compiled=options.get("compile"), cuda_graphs=bool(options.get("cuda_graphs")),
+        )  # fmt: skip
+        feed = make_feed(
+            recipe, data, image_size=size, seed=job.seed, device=job.device,
+            teacher_sizes=[guide.teacher.image_size for guide in guides],
+        )  # fmt: skip
+        wanted = Wanted.of(job, settled, found, counts, job.info(data, student, guides, size, plan))
+        members = series or [Member(folder, job.seed, guided=bool(guides))]
+        goes_on, refused, cautions = standing(wanted, members, keep=bool(series))
+        problems = [*refused, *problems]
+        cautions += [" ".join(str(one.message).split()) for one in heard]
+        cautions += [sentence for guide in guides for sentence in about_locality(guide)]
+        cautions += [sentence for guide in guides for sentence in about_grids(guide.pairs, patch_size(student), size)]
+        if (unseen := unseen_pixels(student, size)) is not None:
+            cautions.append(unseen)
+        pairs = tuple(pair for guide in guides for pair in _pairs(guide, len(guides) > 1))
+        parameters = {"model": _count(student)}
+        if guides:
+            parameters["projections"] = sum(_count(guide) for guide in guides)
+        # Compiling takes minutes; a step that is not compiled bounds the time from above.
+        eager = replace(plan, compile=False, cuda_graphs=False)
+        cost = measure(student, guides, recipe, data, feed, eager, size, used)
+    finally:
+        for guide in guides:
+            guide.remove()
+    best = best_unguided(data.key, (Path("runs"), folder.parent)) if guides else None
+    cautions += [sentence for teacher in found_teachers for sentence in about_teacher(teacher, found, best)]
+    foresight = Foresight(
+        kind="teacher" if role == "teacher" else "distill" if guides else "train",
+        model=model if isinstance(model, str) else type(model).__name__,
+        teachers=tuple(
+            teacher.card.name if teacher.card else type(teacher.model).__name__ for teacher in found_teachers
+        ),
+        folder=folder,
+        goes_on=goes_on,
+        outline=found,
+        counts=counts,
+        recipe=recipe,
+        plan=plan,
+        parameters=parameters,
+        image_size=size,
+        pairs=pairs,
+        cost=cost,
+        problems=tuple(problems),
+    )
+    cautions += [
+        *about_images(found, counts),
+        *about_steps(foresight.steps, role),
+        *found.notes,
+        *_about_room(foresight),
+    ]
+    cautions += _about_estimates(foresight, options)
+    return replace(foresight, cautions=tuple(dict.fromkeys(cautions)))
+
+
+def _steps(recipe: Recipe, counts: Counts, options: Options) -> int:
+    """Steps of an epoch, as the feed counts them."""
+    share = options.get("extra_share")
+    order = Order(
+        sum(counts.train),
+        batch_size=recipe.batch_size,
+        seed=0,
+        drop_last=recipe.drop_last,
+        repeats=recipe.view.repeats,
+        extra=counts.extra,
+        extra_share=(_EXTRA_SHARE if share is None else share) if counts.extra else 0.0,
+    )
+    return order.steps
+
+
+def _stand_in(found: Outline, recipe: Recipe) -> Data:
+    each = 3 * max(found.side) ** 2
+    number = max(16, min(2 * recipe.batch_size, _LARGEST_STAND_IN // each))
+    return prepare_data(stand_in(found, number, pictures), normalize=recipe.view.normalize)
+
+
+def _pairs(guide: Guide, several: bool) -> list[dict[str, Any]]:
+    """Every guided pair, with the shape in which a term of maps compares it."""
+    transform = next((loss.transform for loss in guide.losses.values() if isinstance(loss, MapLoss)), None)
+    card = guide.teacher.card
+    teacher = card.name if card is not None else type(guide.teacher.model).__name__
+    return [
+        {
+            "student": pair.student,
+            "student_map": list(pair.student_map),
+            "teacher": f"{teacher}: {pair.teacher}" if several else pair.teacher,
+            "teacher_map": list(pair.teacher_map),
+            "grid": list(pair.grid),
+            "compared": {
+                "linear": [pair.teacher_map[0], *pair.grid],
+                "attention": [1, *pair.grid],
+                "similarity": ["batch", "batch"],
+            }.get(transform or ""),
+        }
+        for pair in guide.pairs
+    ]
+
+
+def _about_room(foresight: Foresight) -> list[str]:
+    """Memory and disk that are not enough."""
+    said = []
+    have = memory()
+    cost = foresight.cost
+    if cost.accumulate > foresight.plan.accumulate:
+        said.append(
+            f"memory ran out with the whole batch; it was cut into {cost.accumulate} pieces, as a training would do, "
+            "which is slower: a smaller --batch-size fits"
+        )
+    elif have is not None and foresight.plan.device == "cpu" and cost.peak_bytes > 0.8 * have.free + cost.peak_bytes:
+        said.append("most of the memory is in use; end other programs before the training begins")
+    free = free_space(foresight.folder)
+    if free is not None and sum(foresight.disk_bytes.values()) > free:
+        said.append(
+            f"the disk has {free / 2**30:.1f} GiB free, and the run with its decoded images may need "
+            f"{sum(foresight.disk_bytes.values()) / 2**30:.1f} GiB; make room"
+        )
+    return said
+
+
+def _about_estimates(foresight: Foresight, options: Options) -> list[str]:
+    """What the estimates leave out."""
+    said = []
+    if foresight.plan.compile:
+        said.append("the step would be compiled, and was timed as it is: the training takes a minute or two more to "
+                    "begin, and less time after that")  # fmt: skip
+    if options.get("cached") is not None:
+        said.append(
+            "with --cached the teacher is not run; it was run when the steps were timed, so they take less time"
+        )
+    if foresight.counts.extra:
+        said.append("extra images were counted, and not drawn, when the steps were timed")
+    if not foresight.outline.named:
+        said.append("the publisher's files were not opened: the numbers of images are those of the catalogue")
+    return said
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

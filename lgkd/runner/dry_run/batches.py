@@ -1,0 +1,32 @@
+"""Iterate over the batches of a loader, epoch after epoch."""
+
+from collections.abc import Iterator
+from itertools import count
+
+from torch import Tensor
+
+from lgkd.data.loader import Feed, Pictures
+
+Triple = tuple[Pictures, Tensor, Tensor]
+
+
+class Batches:
+    """A feed's batches, epoch after epoch; whatever an epoch has running ends with `close()`."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        self._epochs = count()
+        self._epoch: Iterator[Triple] = iter(())
+
+    def __next__(self) -> Triple:
+        batch = next(self._epoch, None)
+        if batch is None:
+            self._epoch = self._feed.epoch(next(self._epochs))
+            batch = next(self._epoch)
+        return batch
+
+    def close(self) -> None:
+        """End the epoch."""
+        end = getattr(self._epoch, "close", None)
+        if end is not None:
+            end()

@@ -1,0 +1,104 @@
+"""What a training would cost, by a few of its own steps on made images."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+
+from lgkd.config import Recipe
+from lgkd.data.loader import Feed
+from lgkd.data.prepare import Data, make_test_batches
+from lgkd.distillation.guide import Guide
+from lgkd.runner.build import make_task
+from lgkd.runner.dry_run.batches import Batches
+from lgkd.training.config import Plan
+from lgkd.training.evaluate import score
+from lgkd.training.metrics import Meters
+from lgkd.training.peak_memory import PeakMemory
+from lgkd.training.timing import synchronise
+from lgkd.training.train_step import Engine
+
+_SECONDS, _LONG = 3.0, 20.0
+_MOST_STEPS = 10
+_MOST_TESTED = 64
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Measured on this machine, as it was just then.
+
+    Attributes:
+        steps: that were timed, after one that was not; 0: only that first one was, since it took long.
+        seconds_a_step: their median.
+        seconds_an_image: of evaluation.
+        peak_bytes: of memory; `memory` says of which.
+        memory: what was measured.
+        accumulate: pieces into which a batch had to be cut.
+    """
+
+    steps: int
+    seconds_a_step: float
+    seconds_an_image: float
+    peak_bytes: int
+    memory: str
+    accumulate: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def measure(
+    student: nn.Module, guides: Sequence[Guide], recipe: Recipe, data: Data, feed: Feed, plan: Plan,
+    image_size: tuple[int, int], memory: PeakMemory,
+) -> Cost:  # fmt: skip
+    """Time some steps and one batch of evaluation.
+
+    Args:
+        student, guides, recipe, data, feed, plan, image_size: of the training; `data` are made images.
+        memory: counts since before the models were built.
+    """
+    state = torch.get_rng_state()
+    engine = Engine(make_task(student, guides, recipe), plan, names=feed.names)
+    batches = Batches(feed)
+    meters = Meters()
+
+    def step() -> float:
+        began = time.perf_counter()
+        images, targets, index = next(batches)
+        # Always the first step of a training: its rate is the warm-up's, so that nothing runs away.
+        engine.step(images, targets, index, 0, 0, meters)
+        synchronise(plan.device)
+        return time.perf_counter() - began
+
+    try:
+        engine.task.train()
+        first = step()
+        times: list[float] = []
+        while first < _LONG and len(times) < _MOST_STEPS and sum(times) < _SECONDS:
+            times.append(step())
+        peak = memory.read()
+        plain = make_test_batches(
+            data.test,
+            image_size=image_size,
+            mean=data.mean,
+            std=data.std,
+            interpolation=recipe.view.interpolation,
+            device=plan.device,
+        )
+        some = [(images[:_MOST_TESTED], targets[:_MOST_TESTED]) for images, targets in islice(plain, 1)]
+        few = [(images[:1], targets[:1]) for images, targets in some]
+        for shown in (few, some):  # the first time takes longer than those that follow
+            began = time.perf_counter()
+            score(engine.judged, shown, precision=plan.precision, channels_last=plan.channels_last)
+            each = (time.perf_counter() - began) / len(shown[0][0])
+        return Cost(len(times), statistics.median(times or [first]), each, peak, memory.kind, engine.accumulate)
+    finally:
+        batches.close()
+        engine.close()
+        torch.set_rng_state(state)

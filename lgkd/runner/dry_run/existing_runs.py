@@ -1,0 +1,107 @@
+"""What lies where runs would go: nothing, one to go on with or to keep, or something that is in the way."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lgkd.config import Recipe
+from lgkd.data.dataset import DataSet
+from lgkd.data.names import dataset_key
+from lgkd.errors import InputError
+from lgkd.runner.dry_run.dataset_outline import Counts, Outline
+from lgkd.runner.resolve import Settled
+from lgkd.runner.runner import Job
+from lgkd.runs.folder import check_free, is_finished
+from lgkd.runs.identity import check_same, go_on
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of several: its folder, its seed, and whether a teacher guides it."""
+
+    folder: Path
+    seed: int
+    guided: bool
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The training that is asked for, as far as it is known before an image is decoded.
+
+    Attributes:
+        info: what its run.json would hold.
+        recipe: complete.
+        unknown: dotted keys that nobody can know yet.
+        force: whether a run that differs may be gone on with.
+    """
+
+    info: Mapping[str, Any]
+    recipe: Recipe
+    unknown: frozenset[str]
+    force: bool
+
+    @classmethod
+    def of(cls, job: Job, settled: Settled, found: Outline, counts: Counts, info: Mapping[str, Any]) -> "Wanted":
+        """The training of a job.
+
+        Args:
+            job, settled: what is asked for.
+            found, counts: its images.
+            info: run.json with made images in the place of those.
+        """
+        options, source = job.options, job.dataset
+        extra = options.get("extra")
+        about: dict[str, Any] = {
+            **info["dataset"],
+            "name": dataset_key(source.name if isinstance(source, DataSet) else source),
+            "fingerprint": found.fingerprint,
+            "train_images": sum(counts.train),
+            "test_images": found.test,
+            "val_images": counts.held_out if options.get("val_fraction") is not None else None,
+            "subset": settled.subset,
+        }
+        unknown = set() if found.fingerprint is not None else {"dataset.fingerprint"}
+        if extra is not None:
+            unknown |= {"dataset.extra", "dataset.fingerprint"}
+        if not found.named:
+            # Parts of a publisher's set are counted by a catalogue, as if its classes were of one size.
+            unknown |= {"dataset.train_images", "dataset.val_images", "steps_per_epoch"}
+        if options.get("cached") is not None:
+            unknown |= {"cached", "recipe.view.fixed"}
+        recipe = settled.recipe
+        return cls({**info, "dataset": about}, recipe, frozenset(unknown), bool(options.get("force")))
+
+    def as_member(self, member: Member) -> tuple[dict[str, Any], Recipe]:
+        """What run.json and recipe would be of one run of several."""
+        info = {**self.info, "seed": member.seed}
+        if member.guided:
+            return info, self.recipe
+        kind = "teacher" if info["kind"] == "teacher" else "train"
+        plain = {**info, "kind": kind, "teacher": None, "more_teachers": [], "pairs": [], "cached": None}
+        return plain, self.recipe.model_copy(update={"guide": None})
+
+
+def standing(wanted: Wanted, members: Sequence[Member], *, keep: bool) -> tuple[bool, list[str], list[str]]:
+    """Look into every folder, as the training does before it begins; nothing is touched.
+
+    Args:
+        wanted: the training that is asked for.
+        members: its runs.
+        keep: whether finished ones of the very same training may lie there.
+
+    Returns:
+        Whether an unfinished run would be gone on with; what is in the way; what should be heard.
+    """
+    goes_on, problems, cautions = False, list[str](), list[str]()
+    for member in members:
+        folder, (info, recipe) = member.folder, wanted.as_member(member)
+        try:
+            if keep and is_finished(folder):
+                check_same(folder, info, recipe, say=cautions.append, unknown=wanted.unknown)
+            elif not check_free(folder):
+                go_on(folder, info, recipe, force=wanted.force, say=cautions.append, unknown=wanted.unknown)
+                goes_on = True
+        except InputError as error:
+            problems.append(str(error))
+    return goes_on, problems, cautions

@@ -1,0 +1,134 @@
+"""A finished run opened to be looked at: its student, the images that it is measured on, and its teacher."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lgkd.data.dataset import DataSet, Images
+from lgkd.data.loader import PlainBatches
+from lgkd.data.prepare import Channels, Data, make_test_batches, prepare_data
+from lgkd.errors import InputError, LgkdError
+from lgkd.models.teacher import Teacher
+from lgkd.runner.build import load_trained_teacher
+from lgkd.runner.options import Run
+from lgkd.runs.folder import read_run, read_student
+from lgkd.runs.load_student import data_of, load_student
+from lgkd.training.precision import choose_device
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A finished run, its student on a device, and its data set.
+
+    Attributes:
+        folder: the run's.
+        info: run.json.
+        about: student.json.
+        student: trained, in eval mode.
+        data: what it is looked at with; of the same classes.
+        device: where the student is.
+        precision: the number format of the training where the device is of the same kind, else "fp32": with it
+            figures are those of run.json.
+    """
+
+    folder: Path
+    info: dict[str, Any]
+    about: dict[str, Any]
+    student: nn.Module
+    data: Data
+    device: str
+    precision: str
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names, in the order of the logits."""
+        return self.data.classes
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the student's images, in pixels."""
+        height, width = self.about["image_size"]
+        return height, width
+
+    @property
+    def normalisation(self) -> tuple[Channels, Channels]:
+        """Mean and standard deviation of the student's images."""
+        return tuple(self.about["mean"]), tuple(self.about["std"])
+
+    def batches(self, images: Images | None = None) -> PlainBatches:
+        """Images as the student takes them, each once, with their labels; the test split if none are given."""
+        mean, std = self.normalisation
+        return make_test_batches(
+            self.data.test if images is None else images,
+            image_size=self.image_size,
+            mean=mean,
+            std=std,
+            interpolation=self.about["interpolation"],
+            device=self.device,
+        )
+
+
+def open_run(
+    run: str | Path | Run,
+    *,
+    dataset: str | Path | DataSet | None = None,
+    data_dir: str | Path | None = None,
+    device: str | None = None,
+    model: nn.Module | None = None,
+) -> Opened:
+    """Read a finished run's folder and load what its student is measured on.
+
+    Args:
+        run: a run or its folder.
+        dataset: another data set of the same classes; by default the one it was trained on.
+        data_dir: where a named data set lies.
+        device: "cpu", "cuda" or "cuda:N".
+        model: as for `load_student`.
+
+    Raises:
+        InputError: no finished run lies there, or the data set has other classes.
+        MissingError: its data set is not where it was.
+    """
+    folder = run.folder if isinstance(run, Run) else Path(run)
+    info, about = read_run(folder), read_student(folder)
+    if dataset is None:
+        dataset, data_dir = data_of(info, folder), data_dir or info["dataset"]["data_dir"]
+    data = prepare_data(dataset, normalize="imagenet", data_dir=data_dir)
+    if list(data.classes) != about["classes"]:
+        raise InputError(
+            f"{folder} knows {len(about['classes'])} classes, {data.source} has {len(data.classes)} and they differ; "
+            "evaluate on a data set with the same classes"
+        )
+    chosen = choose_device(device)
+    student = (run.student if isinstance(run, Run) else load_student(folder, model=model)).to(chosen)
+    same_device = torch.device(chosen).type == torch.device(info["device"]).type
+    return Opened(folder, info, about, student, data, chosen, info["precision"] if same_device else "fp32")
+
+
+def teacher_at_hand(opened: Opened) -> Teacher | None:
+    """The very teacher that guided a run, if it is still in the store."""
+    info = opened.info
+    if not info.get("teacher") or not info["teacher"].get("name"):
+        return None
+    try:
+        teacher = load_trained_teacher(
+            info["teacher"]["name"], info["dataset"]["name"], subset=info["teacher"].get("subset")
+        ).to(opened.device)
+    except LgkdError:
+        return None
+    if teacher.card is None or teacher.card.weights_sha256 != info["teacher"]["sha256"]:
+        return None
+    return teacher
+
+
+def teacher_of(opened: Opened) -> Callable[[Tensor], Tensor] | None:
+    """A run's teacher as a function of the student's images, if it is still at hand."""
+    teacher = teacher_at_hand(opened)
+    if teacher is None:
+        return None
+    mean, std = (torch.tensor(values, device=opened.device).view(3, 1, 1) for values in opened.normalisation)
+    return lambda images: teacher(teacher.view(images, mean, std))

@@ -1,0 +1,74 @@
+"""The call that began a run, read again from its folder by those who resume it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lgkd.config.trackers import INSIDE, is_here
+from lgkd.errors import InputError, TakenError
+from lgkd.models.trust import check_named_in
+from lgkd.runner.options import Options
+from lgkd.runs.folder import RUN, describe
+
+_ASKED_AGAIN: dict[str, Any] = {
+    **dict.fromkeys(("fraction", "val_fraction", "extra_share"), int | float),
+    **dict.fromkeys(("images_per_class", "subset_seed", "seed"), int),
+    **dict.fromkeys(("extra", "device"), str),
+    **dict.fromkeys(("deterministic", "offline", "compile", "cuda_graphs", "approximate"), bool),
+    **dict.fromkeys(("cached", "track"), list),
+}
+# What a run's folder may ask of those who resume it: nothing that leads elsewhere than into that folder.
+_CALL: dict[str, Callable[[Any], bool]] = {
+    "model_options": lambda value: isinstance(value, dict),
+    "teachers": lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
+    "taps": lambda value: isinstance(value, list | None),
+    "replace": lambda value: isinstance(value, bool),
+    "options": lambda value: (
+        isinstance(value, dict)
+        and all(key in _ASKED_AGAIN and isinstance(one, _ASKED_AGAIN[key]) for key, one in value.items())
+        and all(isinstance(name, str) and name in INSIDE for name in value.get("track", ()))
+    ),
+}
+
+
+def call_of(place: Path, info: Mapping[str, Any]) -> dict[str, Any]:
+    """What an unfinished run was asked for: `model_options`, `teachers`, `taps`, `replace` and `options`.
+
+    Args:
+        place: the run's folder.
+        info: its run.json.
+
+    Raises:
+        TakenError: the run is finished.
+        InputError: it was started from objects made in Python, its run.json is damaged, or it names code that nobody
+            else has named, see `lgkd.models.trust`.
+    """
+    if info["status"] == "finished":
+        raise TakenError(
+            f"{place} is finished ({describe(info)}); there is nothing to go on with; `lgkd evaluate` looks at it"
+        )
+    call = info.get("call")
+    if not isinstance(call, dict):
+        raise InputError(
+            f"{place} was started in Python from objects that have no name; repeat that call with out={str(place)!r}"
+        )
+    wrong = [key for key, fits in _CALL.items() if key not in call or not fits(call[key])]
+    if wrong:
+        raise InputError(
+            f"{place / RUN} lacks a proper call.{wrong[0]}; it is damaged or something else, repeat the command that "
+            "began it"
+        )
+    check_named_in(place / RUN, info["student"]["name"])
+    return call
+
+
+def trackers_again(before: Sequence[str], options: Options) -> list[Any]:
+    """Those that a run had and those that are asked for now; one that this machine lacks is no reason to stop."""
+    say = options.get("say") or (lambda _: None)
+    given = list(options.get("track") or ())
+    for name in before:
+        if not is_here(name):
+            say(f"the run had the tracker {name}, which is not installed here; it goes on without it")
+        elif name not in given:
+            given.append(name)
+    return given

@@ -1,0 +1,1 @@
+"""Run folders: their files, identity, statistics, plots and comparison."""

@@ -1,0 +1,162 @@
+"""A comparison: groups of runs, what they are compared with, and by how much they differ."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lgkd.runs.compare.comparability import check_comparable, remarks_on, remarks_on_pair
+from lgkd.runs.compare.groups import Group, group_runs
+from lgkd.runs.compare.find import find_runs
+from lgkd.errors import InputError
+from lgkd.runs.statistics import Interval, paired_interval, unpaired_interval
+
+
+@dataclass(frozen=True)
+class Difference:
+    """By how much one group is ahead of another in top-1 accuracy after the last epoch.
+
+    Attributes:
+        reference: what is compared with, such as the unguided students.
+        group: what is compared.
+    """
+
+    reference: Group
+    group: Group
+
+    @property
+    def paired(self) -> bool:
+        """Whether both have the same seeds, so that what a pair has in common drops out."""
+        return [run.pair for run in self.reference.runs] == [run.pair for run in self.group.runs]
+
+    @cached_property
+    def interval(self) -> Interval:
+        """`group` less `reference`, -1 to 1, with its 95 % t-interval: of the pairs, or Welch's."""
+        how = paired_interval if self.paired else unpaired_interval
+        return how([run.top1 for run in self.reference.runs], [run.top1 for run in self.group.runs])
+
+    @property
+    def by_seed(self) -> list[tuple[int, float]]:
+        """Each seed with the difference of its pair; empty where they are not paired."""
+        if not self.paired:
+            return []
+        pairs = zip(self.reference.runs, self.group.runs, strict=True)
+        return [(after.seed, after.top1 - before.top1) for before, after in pairs]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs side by side.
+
+    Attributes:
+        groups: of runs that differ only by seed.
+        differences: every guided group against its unguided one; where there are no such, every group against the
+            first, or against the one that was asked for.
+        remarks: sentences on what else differs than what is compared.
+    """
+
+    groups: tuple[Group, ...]
+    differences: tuple[Difference, ...]
+    remarks: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, in plain numbers and words, as `lgkd compare --json` shows it; accuracies from 0 to 1."""
+        return {
+            "format": 1,
+            "measured": "top-1 accuracy on the test split after the last epoch",
+            "groups": [_about_group(group) for group in self.groups],
+            "differences": [_about_difference(difference) for difference in self.differences],
+            "remarks": list(self.remarks),
+        }
+
+
+def compare(
+    *runs: str | Path, against: str | Path | None = None, say: Callable[[str], None] | None = None
+) -> Comparison:
+    """Put finished runs side by side; those that differ only by seed become mean, spread and interval.
+
+    Args:
+        runs: folders of runs, or folders that hold several, such as those of `--seeds`.
+        against: a run, or a folder of some, with whose group all others are compared; by default guided students are
+            compared with the unguided one, and where there is none with the first that was named.
+        say: told of unfinished runs that are passed over.
+
+    Returns:
+        Groups, differences, and remarks on what differs besides.
+
+    Raises:
+        InputError: a folder that is no finished run, a run that was repeated, or runs on different images.
+    """
+    groups = group_runs(find_runs([*runs, *([against] if against is not None else [])], say))
+    check_comparable(groups)
+    pairs = _against_one(groups, Path(against)) if against is not None else _pairs(groups)
+    differences = tuple(Difference(reference, group) for reference, group in pairs)
+    remarks = [*remarks_on(groups), *(remark for pair in pairs for remark in remarks_on_pair(*pair))]
+    return Comparison(tuple(groups), differences, tuple(remarks))
+
+
+def _against_one(groups: Sequence[Group], place: Path) -> list[tuple[Group, Group]]:
+    wanted = {run.folder.resolve() for run in find_runs([place])}
+    of_it = [group for group in groups if wanted & {run.folder.resolve() for run in group.runs}]
+    if len(of_it) != 1:
+        names = ", ".join(group.label for group in of_it)
+        raise InputError(f"--against {place} holds runs of {len(of_it)} kinds ({names}); name one run to compare with")
+    return [(of_it[0], group) for group in groups if group is not of_it[0]]
+
+
+def _pairs(groups: Sequence[Group]) -> list[tuple[Group, Group]]:
+    """Each guided group with its baseline; failing that, the first with each other."""
+    found = [(baseline, group) for group in groups if (baseline := _baseline_of(group, groups)) is not None]
+    return found or [(groups[0], group) for group in groups[1:]]
+
+
+def _baseline_of(group: Group, groups: Sequence[Group]) -> Group | None:
+    """The unguided group that differs in nothing but the guide; failing that, one of the same student."""
+    if not group.guided:
+        return None
+    alone = [other for other in groups if not other.guided and other.student == group.student]
+    return next((other for other in alone if other.is_baseline_of(group)), alone[0] if alone else None)
+
+
+def _about_interval(interval: Interval) -> dict[str, Any]:
+    return {"mean": interval.mean, "low": interval.low, "high": interval.high, "confidence": interval.confidence}
+
+
+def _about_group(group: Group) -> dict[str, Any]:
+    info = group.runs[0].info
+    return {
+        "group": group.letter,
+        "label": group.label,
+        "seeds": group.seeds,
+        "is_a_result": len(group.runs) > 1,
+        "top1": {**_about_interval(group.top1), "sd": group.sd},
+        "chosen_on_held_out_images": None if group.chosen is None else group.chosen.mean,
+        "best_epoch_on_the_test_split": {"mean": group.best.mean, "sd": group.best.sd},
+        "dataset": info["dataset"]["name"],
+        "epochs": info["epochs"],
+        "recipe": info.get("recipe"),
+        "runs": [
+            {
+                "folder": str(run.folder),
+                "seed": run.seed,
+                "top1": run.top1,
+                "chosen_on_held_out_images": None if run.chosen is None else run.chosen[0],
+                "best_epoch_on_the_test_split": {"top1": run.best[0], "epoch": run.best[1]},
+                "training_seconds": run.info["results"]["training_seconds"],
+            }
+            for run in group.runs
+        ],
+    }
+
+
+def _about_difference(difference: Difference) -> dict[str, Any]:
+    return {
+        "group": difference.group.letter,
+        "against": difference.reference.letter,
+        "paired_by_seed": difference.paired,
+        **_about_interval(difference.interval),
+        "includes_zero": difference.interval.includes_zero,
+        "is_a_result": difference.interval.low is not None,
+        "by_seed": [{"seed": seed, "difference": value} for seed, value in difference.by_seed],
+    }

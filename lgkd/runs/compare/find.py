@@ -1,0 +1,137 @@
+"""Finding finished runs in folders, and reading what a comparison needs of them."""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lgkd.errors import InputError
+from lgkd.config import load_recipe
+from lgkd.runs.identity import identity
+from lgkd.runs.folder import METRICS, RECIPE, RUN, read_metrics, read_run
+
+_NUMBER = int | float
+_NEEDED: dict[str, Any] = {
+    "epochs": int,
+    "dataset": dict,
+    "results": dict,
+    "results.epoch": int,
+    "results.test_top1": _NUMBER,
+    "results.best_epoch_on_the_test_split": dict,
+    "results.best_epoch_on_the_test_split.epoch": int,
+    "results.best_epoch_on_the_test_split.test_top1": _NUMBER,
+    "results.training_seconds": _NUMBER,
+}
+_SUBSET_SEED = re.compile(r", seed (\d+)$")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run, as far as a comparison wants to know it.
+
+    Attributes:
+        folder: of the run.
+        info: the content of run.json.
+        rows: of metrics.csv; the last one is the last epoch.
+        identity: what decides on what it computed, by dotted keys, less the seed and what follows from it.
+    """
+
+    folder: Path
+    info: dict[str, Any] = field(repr=False)
+    rows: list[dict[str, float]] = field(repr=False)
+    identity: dict[str, Any] = field(repr=False)
+
+    @property
+    def seed(self) -> int:
+        """Of weights, order and augmentation."""
+        return int(self.info["seed"])
+
+    @property
+    def pair(self) -> tuple[int, str]:
+        """Two runs with the same one share first weights, batches, augmentation, and the part of the images."""
+        return self.seed, self.info["dataset"].get("subset") or ""
+
+    @property
+    def top1(self) -> float:
+        """Top-1 accuracy on the test split after the last epoch, 0 to 1."""
+        return self.rows[-1]["test_top1"]
+
+    @property
+    def best(self) -> tuple[float, int]:
+        """The best accuracy of any epoch on the test split, and the epoch: picked by what it is measured on."""
+        found = self.info["results"]["best_epoch_on_the_test_split"]
+        return float(found["test_top1"]), int(found["epoch"])
+
+    @property
+    def chosen(self) -> tuple[float, int] | None:
+        """Accuracy and number of the epoch that did best on held-out images; None where there were none."""
+        results = self.info["results"]
+        return (float(results["test_top1"]), int(results["epoch"])) if results.get("selected_on") else None
+
+
+def find_runs(places: Iterable[str | Path], say: Callable[[str], None] | None = None) -> list[Finished]:
+    """The finished runs of folders, each once.
+
+    Args:
+        places: folders of runs, or folders that hold some.
+        say: told of unfinished runs that are passed over in a folder of several.
+
+    Raises:
+        InputError: a folder that holds no run, or is of a run that is not finished.
+    """
+    found: dict[Path, Finished] = {}
+    for place in map(Path, places):
+        for folder in _folders(place):
+            info = read_run(folder)
+            if info["status"] == "finished":
+                found.setdefault(folder.resolve(), _read(folder, info))
+            elif folder == place:
+                raise InputError(f"{place} is not finished; go on with it by: lgkd resume {place}")
+            elif say is not None:
+                say(f"passed over {folder}: it is not finished")
+    if not found:
+        raise InputError("none of these folders holds a finished run; wait for one, or go on with it by `lgkd resume`")
+    return list(found.values())
+
+
+def _folders(place: Path) -> list[Path]:
+    """The folder itself where it is a run's, otherwise those below it that are."""
+    if not place.is_dir() or (place / RUN).is_file():
+        return [place]
+    folders = sorted((path.parent for path in place.glob(f"*/{RUN}")), key=lambda path: _in_order(path.name))
+    if not folders:
+        raise InputError(f"{place} holds no {RUN} and no folders of runs; expected the folder of a run or of several")
+    return folders
+
+
+def _in_order(name: str) -> list[tuple[int, str]]:
+    """A key that puts seed2 before seed10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _read(folder: Path, info: dict[str, Any]) -> Finished:
+    wrong = [key for key, kind in _NEEDED.items() if not isinstance(_at(info, key), kind)]
+    if wrong:
+        raise InputError(f"{folder / RUN} says it is finished but lacks a proper {wrong[0]}; it is damaged")
+    rows = read_metrics(folder)
+    if not rows or rows[-1].get("epoch") != info["epochs"] or "test_top1" not in rows[-1]:
+        raise InputError(
+            f"{folder / METRICS} does not end with epoch {info['epochs']} and its test_top1, as that of a finished run "
+            "does; it is damaged, take it from a copy"
+        )
+    return Finished(folder, info, rows, _without_seed(identity(info, load_recipe(folder / RECIPE))))
+
+
+def _without_seed(values: dict[str, Any]) -> dict[str, Any]:
+    """Less the seed; that of the part of the images may move with it, and a cache's key holds it."""
+    kept = {key: value for key, value in values.items() if key != "seed" and not re.match(r"cached\.\d+\.key$", key)}
+    if isinstance(kept.get("dataset.subset"), str):
+        kept["dataset.subset"] = _SUBSET_SEED.sub("", kept["dataset.subset"])
+    return kept
+
+
+def _at(value: Any, key: str) -> Any:
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value

@@ -1,0 +1,155 @@
+"""Runs that differ only by seed, under a name that tells them from the others."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+from lgkd.runs.compare.find import Finished
+from lgkd.errors import InputError
+from lgkd.runs.statistics import Interval, Summary, mean_interval, summarise
+
+# What a guide adds to a run; two runs that differ in nothing else are a guided student and its baseline.
+_OF_A_GUIDE = ("kind", "teacher", "more_teachers", "pairs", "cached", "recipe.guide")
+_MOST_FIELDS = 3
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ only by seed.
+
+    Attributes:
+        letter: "A", "B", ...; short for it in tables and pictures.
+        label: who was trained by whom, and whatever else tells the group from the others.
+        runs: at least one, by seed.
+    """
+
+    letter: str
+    label: str
+    runs: tuple[Finished, ...] = field(repr=False)
+
+    @property
+    def guided(self) -> bool:
+        """Whether a teacher guides."""
+        return bool(self.runs[0].info["kind"] == "distill")
+
+    @property
+    def student(self) -> Any:
+        """Who was trained, with options and image size."""
+        return self.runs[0].info["student"]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of the runs, in order."""
+        return [run.seed for run in self.runs]
+
+    @cached_property
+    def top1(self) -> Interval:
+        """Mean top-1 accuracy after the last epoch, with its 95 % t-interval, cut at 0 and 1, of several seeds."""
+        return mean_interval([run.top1 for run in self.runs]).within(0, 1)
+
+    @property
+    def sd(self) -> float | None:
+        """Standard deviation of that accuracy over the seeds; None for a single one."""
+        return summarise([run.top1 for run in self.runs]).sd
+
+    @property
+    def best(self) -> Summary:
+        """Of the best epochs on the test split: what papers print, picked by what it is measured on."""
+        return summarise([run.best[0] for run in self.runs])
+
+    @property
+    def chosen(self) -> Summary | None:
+        """Of the epochs that did best on held-out images; None where not every run had some."""
+        found = [run.chosen for run in self.runs]
+        return summarise([one[0] for one in found if one is not None]) if all(found) else None
+
+    def is_baseline_of(self, other: "Group") -> bool:
+        """Whether `other` differs from this one in nothing but its guide."""
+        mine, theirs = (without_guide(group.runs[0].identity) for group in (self, other))
+        return not self.guided and other.guided and mine == theirs
+
+
+def group_runs(runs: Sequence[Finished]) -> list[Group]:
+    """Runs that differ only by seed together; unguided ones first, otherwise in the order in which they come.
+
+    Raises:
+        InputError: one group has a seed twice: a repeated run is no second measurement.
+    """
+    together: dict[str, list[Finished]] = {}
+    for run in runs:
+        together.setdefault(json.dumps(run.identity, sort_keys=True), []).append(run)
+    ordered = [sorted(group, key=lambda run: run.pair) for group in together.values()]
+    ordered.sort(key=lambda group: group[0].info["kind"] == "distill")
+    for group in ordered:
+        for before, after in pairwise(group):
+            if before.pair == after.pair:
+                raise InputError(
+                    f"{before.folder} and {after.folder} are the same training with seed {after.seed}; a repeated run "
+                    "is no second measurement, leave one of them out"
+                )
+    names = _labels([group[0] for group in ordered])
+    return [Group(_letter(place), names[place], tuple(group)) for place, group in enumerate(ordered)]
+
+
+def without_guide(identity: dict[str, Any]) -> dict[str, Any]:
+    """What identifies a run, less all that a guide adds to it."""
+    return {
+        key: value
+        for key, value in identity.items()
+        if not any(key == part or key.startswith(f"{part}.") for part in _OF_A_GUIDE)
+    }
+
+
+def _letter(place: int) -> str:
+    """A to Z, then AA, AB, ..."""
+    return (_letter(place // 26 - 1) if place >= 26 else "") + chr(ord("A") + place % 26)
+
+
+def _labels(runs: Sequence[Finished]) -> list[str]:
+    """Who was trained by whom; with the recipe, or the fields that differ, where that tells too little."""
+    names = [_who(run) for run in runs]
+    for more in (_recipe, None):
+        for name in {name for name in names if names.count(name) > 1}:
+            alike = [place for place, other in enumerate(names) if other == name]
+            words = _differing([runs[place] for place in alike]) if more is None else [more(runs[at]) for at in alike]
+            if len(set(words)) > 1:
+                for place, word in zip(alike, words, strict=True):
+                    names[place] = f"{name}, {word}"
+    return names
+
+
+def _who(run: Finished) -> str:
+    info = run.info
+    teachers = [teacher for teacher in (info.get("teacher"), *(info.get("more_teachers") or ())) if teacher]
+    by = "+".join(str(one.get("name") or one.get("class")) for one in teachers)
+    name = str(info["student"]["name"]).rpartition(":")[2]
+    if info["kind"] == "teacher":
+        return f"{name} as a teacher"
+    return f"{name} by {by}" if by else f"{name} unguided"
+
+
+def _recipe(run: Finished) -> str:
+    return str(run.info.get("recipe"))
+
+
+def _differing(runs: Sequence[Finished]) -> list[str]:
+    """For each run the fields in which they differ, a few of them."""
+    keys = list(dict.fromkeys(key for run in runs for key in run.identity))
+    # Settings say more than what follows from them, and a key that all have more than one that only some do.
+    keys.sort(key=lambda key: (not key.startswith("recipe."), not all(key in run.identity for run in runs)))
+    apart = [key for key in keys if len({json.dumps(run.identity.get(key)) for run in runs}) > 1]
+    shown, more = apart[:_MOST_FIELDS], "" if len(apart) <= _MOST_FIELDS else ", ..."
+    return [", ".join(f"{_short(key)}={_value(run.identity.get(key))}" for key in shown) + more for run in runs]
+
+
+def _short(key: str) -> str:
+    return key.removeprefix("recipe.")
+
+
+def _value(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    # Hashes are long, and their beginning tells them apart.
+    return text if len(text) <= 24 else f"{text[:8]}..."

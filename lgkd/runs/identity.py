@@ -1,0 +1,180 @@
+"""Whether a folder's unfinished run is the one that is asked for, and who may go on with it."""
+
+import json
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lgkd.errors import BusyError, InputError, TakenError
+from lgkd.config import Recipe, load_recipe
+from lgkd.runs.folder import ENV, RECIPE, describe, package_version, read_run
+
+# What decides what a training computes. Where the images lie and when it began do not.
+_COMPARED = (
+    "kind",
+    "student",
+    "teacher",
+    "more_teachers",
+    "pairs",
+    "cached",
+    "dataset",
+    "seed",
+    "precision",
+    "epochs",
+    "steps_per_epoch",
+)
+_PACKAGES = ("lgkd", "torch", "torchvision", "timm")
+_ELSEWHERE = {"dataset.path", "dataset.data_dir", "dataset.extra.path"}
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keep every other process out of a run's folder; the system lets go when this one ends, however it ends.
+
+    Raises:
+        BusyError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such lock; there two processes are not kept apart
+        yield
+        return
+    # The folder itself is locked, so that no file is left behind.
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise BusyError(
+            f"{folder} is held by another process that trains into it; wait for its end, or choose another --out"
+        ) from None
+    except OSError:
+        pass  # many network file systems lock no folders; a run must not be refused for that
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def go_on(
+    folder: Path,
+    info: Mapping[str, Any],
+    recipe: Recipe,
+    *,
+    force: bool,
+    say: Callable[[str], None],
+    unknown: Collection[str] = (),
+) -> dict[str, Any]:
+    """The run.json to go on with: the folder's own, if it is of the same training.
+
+    Args:
+        folder: holds an unfinished run.
+        info, recipe: of the training that is asked for.
+        force: go on although something differs.
+        say: told of what differs then.
+        unknown: dotted keys of `info` and "recipe" that a dry run cannot know, and that are not compared.
+
+    Raises:
+        TakenError: something differs; every field is named with both values. Nothing was touched.
+    """
+    old = read_run(folder)
+    before = _identity(old, load_recipe(folder / RECIPE), _versions_of(folder))
+    now = _identity(info, recipe, {name: package_version(name) for name in _PACKAGES})
+    changes = list(differences(_known(before, unknown), _known(now, unknown)))
+    if changes and not force:
+        raise TakenError(
+            f"{folder} holds an unfinished run ({describe(old)}) that differs from this one; nothing was touched:\n  "
+            + "\n  ".join(changes)
+            + "\nUse --force to go on with it all the same, or another --out to begin anew"
+        )
+    for change in changes:
+        say(f"going on although it differs: {change}")
+    # `lgkd resume` takes the complete recipe, so that only the first command knows what it was made from.
+    kept = {name: old.get(name) for name in ("started", "recipe", "overrides")}
+    return {**info, **kept, "resumed": old.get("resumed", 0) + 1}
+
+
+def check_same(
+    folder: Path,
+    info: Mapping[str, Any],
+    recipe: Recipe,
+    *,
+    say: Callable[[str], None],
+    unknown: Collection[str] = (),
+) -> dict[str, Any]:
+    """The run.json of a folder's finished run, if it is of the training that is asked for.
+
+    Args:
+        folder: holds a finished run.
+        info, recipe: of the training that is asked for.
+        say: told of versions of packages that differ.
+        unknown: as for `go_on`.
+
+    Raises:
+        TakenError: something differs; every field is named with both values.
+    """
+    old = read_run(folder)
+    before, now = identity(old, load_recipe(folder / RECIPE)), identity(info, recipe)
+    changes = list(differences(_known(before, unknown), _known(now, unknown)))
+    if changes:
+        raise TakenError(
+            f"{folder} holds a finished run ({describe(old)}) that differs from this one; nothing was touched:\n  "
+            + "\n  ".join(changes)
+            + "\nChoose another --out to begin anew"
+        )
+    for change in differences(_versions_of(folder), {name: package_version(name) for name in _PACKAGES}):
+        say(f"{folder.name} is finished and was made with other packages: {change}")
+    return old
+
+
+def identity(info: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """What decides on what a training computes, by dotted keys, without versions of packages.
+
+    Args:
+        info: the content of run.json.
+        recipe: complete.
+    """
+    values = recipe.model_dump(mode="json", exclude={"about", "source", "expect"})
+    plain = {key: info.get(key) for key in _COMPARED}
+    # Runs from before there was a choice had none.
+    plain["deterministic"] = bool(info.get("deterministic"))
+    flat = dict(_flattened({**plain, "recipe": values}))
+    return {key: value for key, value in flat.items() if key not in _ELSEWHERE}
+
+
+def _identity(info: Mapping[str, Any], recipe: Recipe, versions: Mapping[str, Any]) -> dict[str, Any]:
+    return identity(info, recipe) | {f"versions.{name}": version for name, version in versions.items()}
+
+
+def _known(values: Mapping[str, Any], unknown: Collection[str]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if not any(f"{key}.".startswith(f"{one}.") for one in unknown)}
+
+
+def _versions_of(folder: Path) -> dict[str, Any]:
+    try:
+        packages = json.loads((folder / ENV).read_text(encoding="utf-8"))["packages"]
+        return {name: packages.get(name) for name in _PACKAGES}
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{folder / ENV} cannot be read ({error}); it is damaged, begin anew in another --out"
+        ) from None
+
+
+def _flattened(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flattened(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list | tuple) and any(isinstance(inner, Mapping) for inner in value):
+        for place, inner in enumerate(value):
+            yield from _flattened(inner, f"{path}.{place}")
+    else:
+        yield path, list(value) if isinstance(value, tuple) else value
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """Every key whose values differ, with both."""
+    for key in [*old, *(key for key in new if key not in old)]:
+        if old.get(key) != new.get(key):
+            yield f"{key}: was {json.dumps(old.get(key))}, now {json.dumps(new.get(key))}"

@@ -1,0 +1,56 @@
+"""A trained student from its folder, and where the images lie that it was trained on."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lgkd.data.catalogue import CATALOGUE
+from lgkd.errors import InputError, MissingError
+from lgkd.models.factory import create_model
+from lgkd.models.trust import check_named_in
+from lgkd.runs.folder import STUDENT, STUDENT_WEIGHTS, read_student
+from lgkd._internal.safetensors_io import fill, load_weights
+
+
+def load_student(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:
+    """The trained student of a run, in eval mode, on the CPU.
+
+    Args:
+        folder: a run's folder; student.json and student.safetensors are read, nothing else.
+        model: an untrained model to fill, for runs of a module that was handed over in Python.
+
+    Raises:
+        InputError: no finished run lies there, or its weights do not fit; or it names code that nobody else has
+            named, see `lgkd.models.trust`.
+    """
+    place = Path(folder)
+    info = read_student(place)
+    if model is None:
+        if info["name"] is None:
+            raise InputError(
+                f"{place} is the run of a {info['class']} made in Python; hand one over as "
+                "load_student(folder, model=...) to fill it with the trained weights"
+            )
+        check_named_in(place / STUDENT, info["name"])
+        with torch.random.fork_rng(devices=[]):
+            model = create_model(
+                info["name"],
+                num_classes=info["num_classes"],
+                image_size=(info["image_size"][0], info["image_size"][1]),
+                options=info["options"],
+            )
+    fill(model, load_weights(place / STUDENT_WEIGHTS, info["weights_sha256"]), str(place / STUDENT_WEIGHTS))
+    return model.eval()
+
+
+def data_of(info: Mapping[str, Any], folder: Path) -> str | Path:
+    """The name or folder of the data that a run was trained on."""
+    name, path = info["dataset"]["name"], info["dataset"]["path"]
+    if path is None and name not in CATALOGUE:
+        raise InputError(f"{folder} was trained on {name}, loaded in Python; say what to evaluate on with dataset=")
+    if path is not None and not Path(path).is_dir():
+        raise MissingError(f"the data that {folder} was trained on is not at {path} any more; name it with --dataset")
+    return Path(path) if path is not None else str(name)

@@ -1,0 +1,1 @@
+"""The training loop and its parts. The only package that imports accelerate."""

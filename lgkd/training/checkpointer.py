@@ -1,0 +1,171 @@
+"""Saving a training and putting it back."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from lgkd._internal.distributed import add_up, wait
+from lgkd.errors import InputError, NonFiniteError
+from lgkd.training.checkpoint import STATE, load_newest, read_checkpoint, save_best, save_checkpoint
+from lgkd.training.metrics import Meters
+from lgkd.training.state import (
+    Progress,
+    all_finite,
+    optimizer_tensors,
+    read_progress,
+    restore_optimizer,
+    split_parts,
+)
+
+if TYPE_CHECKING:
+    from lgkd.training.callbacks import EpochRow
+    from lgkd.training.train_step import Engine
+
+SECONDS_VARIABLE = "LGKD_SAVE_SECONDS"
+"""Name of an environment variable that sets the seconds between saves, whatever was asked for; for tests."""
+
+
+class Keeper:
+    """Keeps a training in a folder, so that it can go on where it was stopped.
+
+    Args:
+        root: the folder of the checkpoints.
+        every_seconds: save when so much time has passed since the last save; 0: after every step.
+        identity: what the training is of (recipe, data fingerprint, versions, ...); kept in every
+            checkpoint for those who look at it later.
+        select_on: the score by which the best epoch is chosen, such as "val_top1"; None: none is.
+        say: called with a sentence that the user should hear.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        every_seconds: float = 60.0,
+        identity: dict[str, Any] | None = None,
+        select_on: str | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        self.root = root
+        self._every = float(os.environ.get(SECONDS_VARIABLE, every_seconds))
+        self._identity = identity or {}
+        self._select_on = select_on
+        self._say = say or (lambda _: None)
+        self._saved = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether it is time to save."""
+        return time.monotonic() - self._saved >= self._every
+
+    def save(self, engine: "Engine", progress: Progress, meters: Meters) -> None:
+        """Write everything that the next step depends on.
+
+        Raises:
+            NonFiniteError: a weight is not finite; nothing is written, the checkpoint before stays the newest.
+        """
+        student, guide = split_parts(engine.task)
+        if not all_finite(student) or not all_finite(guide):
+            raise NonFiniteError(
+                f"a weight is not finite after epoch {progress.epoch + 1}, step {progress.step}; it was not saved, the "
+                "last checkpoint is good. Try a lower optimizer.lr or --precision fp32"
+            )
+        sums = meters.tensors(add_up)
+        images = int(add_up(torch.tensor(meters.images)))
+        if engine.rank == 0:
+            tensors = {
+                "student": student,
+                "guide": guide,
+                "optimizer": optimizer_tensors(engine.task, engine.raw_optimizer),
+                "meters": sums,
+            }
+            if engine.ema is not None:
+                tensors["ema"] = engine.ema.module.state_dict()
+            scaler = engine.accelerator.scaler
+            state = {
+                "progress": asdict(progress) | {"images": images},
+                "scaler": scaler.state_dict() if scaler is not None else None,
+                "threads": torch.get_num_threads(),
+                "torch": torch.__version__,
+                "processes": engine.processes,
+                "identity": self._identity,
+            }
+            done = progress.epoch * engine.plan.steps_per_epoch + progress.step
+            save_checkpoint(self.root, done, tensors, state)
+        # Nobody leaves, and makes a starter end the others, before everything is on the disk.
+        wait()
+        self._saved = time.monotonic()
+
+    def restore(self, engine: "Engine", meters: Meters) -> Progress | None:
+        """Put the newest whole checkpoint back; None where there is none.
+
+        Raises:
+            InputError: every checkpoint is damaged, or it belongs to another training.
+        """
+        found = load_newest(self.root)
+        if found is None:
+            return None
+        for problem in found.damaged:
+            self._say(f"passed over a damaged checkpoint: {problem}; going on from {found.folder.name}")
+        parts, state = found.tensors, found.state
+        progress = read_progress(state, found.folder / STATE)
+        if state["threads"] != torch.get_num_threads():
+            self._say(
+                f"the checkpoint was made with {state['threads']} threads, now there are {torch.get_num_threads()}: "
+                "the training goes on, but not to the last bit as it would have"
+            )
+        if state["processes"] != engine.processes:
+            self._say(
+                f"the checkpoint was made by {state['processes']} processes, now there are {engine.processes}: the "
+                "training goes on, but with other draws of dropout and stochastic depth, where it has any"
+            )
+        try:
+            engine.task.student.load_state_dict(parts["student"])
+            if isinstance(engine.task.guides, nn.Module):
+                engine.task.guides.load_state_dict(parts["guide"])
+            if engine.ema is not None:
+                engine.ema.module.load_state_dict(parts["ema"])
+            restore_optimizer(engine.task, engine.raw_optimizer, parts["optimizer"])
+            if engine.accelerator.scaler is not None:
+                engine.accelerator.scaler.load_state_dict(state["scaler"])
+            for guide, course in zip(engine.task.guides, progress.courses, strict=False):
+                guide.restore(course)
+        except (RuntimeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{found.folder} belongs to another training ({reason}); move the run's folder away to begin again"
+            ) from error
+        # The sums are of all processes; one of them goes on with them.
+        mine = int(engine.rank == 0)
+        sums = {name: value * mine for name, value in parts["meters"].items()}
+        meters.restore(sums, progress.images * mine, engine.device)
+        self._say(f"going on from epoch {progress.epoch + 1}, step {progress.step}")
+        return progress
+
+    def is_best(self, row: "EpochRow", progress: Progress) -> bool:
+        """Whether this epoch is the best so far on the held-out images; remembers it if so."""
+        if self._select_on is None or self._select_on not in row.scores:
+            return False
+        score = row.scores[self._select_on]
+        if progress.best is not None and score <= progress.best["score"]:
+            return False
+        progress.best = {"epoch": row.epoch, "score": score}
+        return True
+
+    def save_best(self, engine: "Engine", progress: Progress) -> None:
+        """Keep the student of the best epoch (its average where there is one)."""
+        if engine.rank == 0:
+            save_best(self.root, {"student": engine.judged.state_dict()}, {"best": progress.best})
+        wait()
+
+    def load_best(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """The student of the best epoch, and which one that was."""
+        folder = self.root / "best"
+        # A process that died between two renames left it under its old name.
+        tensors, state = read_checkpoint(folder if folder.exists() else self.root / "best.old")
+        return tensors["student"], state["best"]

@@ -1,0 +1,164 @@
+"""What makes the step of several processes the step of one: gradients, batch statistics, terms across the batch.
+
+DistributedDataParallel is not used: it weighs every process alike, though shares may differ by an image, and it refuses
+weights that take no part. Here each process differentiates its part of the mean over the global batch, and the sum over
+processes is the gradient.
+
+Letters in shapes: B batch, C channels.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from typing import Any, Self
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from lgkd.distillation.tasks import Task
+
+
+class _Sum(torch.autograd.Function):
+    """A sum over processes; what it is worth to any of them flows back to all."""
+
+    @staticmethod
+    def forward(_: Any, values: Tensor) -> Tensor:
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(_: Any, *gradients: Tensor) -> Tensor:
+        whole = gradients[0].contiguous().clone()
+        dist.all_reduce(whole)
+        return whole
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """Sum over processes, with a gradient."""
+    return _Sum.apply(values)  # type: ignore[no-any-return, no-untyped-call, unused-ignore]
+
+
+def gather_batch(values_B: Tensor) -> Tensor:
+    """The rows of all processes, in the order of ranks, with a gradient; shares may differ in length."""
+    sizes = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=values_B.device)
+    sizes[dist.get_rank()] = len(values_B)
+    dist.all_reduce(sizes)
+    lengths = sizes.tolist()
+    before, after = sum(lengths[: dist.get_rank()]), sum(lengths[dist.get_rank() + 1 :])
+    rest = values_B.shape[1:]
+    # Everyone adds its rows to zeros: a gather of unequal lengths that every backend knows.
+    parts = [values_B.new_zeros(before, *rest), values_B, values_B.new_zeros(after, *rest)]
+    return sum_over_processes(torch.cat(parts))
+
+
+def looks_across(task: Task) -> bool:
+    """Whether a step of this task depends on how the batch is shared: by BatchNorm, or by a term across the batch."""
+    teachers = [guide.teacher.model for guide in task.guides if guide.teacher.batch_norm == "batch"]
+    norms = [
+        module
+        for model in (task.student, *teachers)
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]
+    return bool(norms) or any(guide.across_batch for guide in task.guides)
+
+
+class Together(TorchFunctionMode):
+    """While it is entered, BatchNorm in training normalises by the batch of all processes (as SyncBatchNorm, but on
+    every device and for every class that calls `F.batch_norm`), a teacher's `batch` mode included; and terms that
+    compare the images of a batch see the maps of all processes.
+
+    Args:
+        task: whose terms may look across the batch.
+    """
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        losses = [loss for guide in task.guides for loss in guide.losses.values()]
+        self._across = [loss for loss in losses if getattr(loss, "across_batch", False)]
+        self._hooks = ExitStack()
+
+    def __enter__(self) -> Self:
+        for loss in self._across:
+            self._hooks.callback(loss.register_forward_pre_hook(lambda _, given: _gathered(given)).remove)
+        return super().__enter__()  # type: ignore[no-any-return, no-untyped-call]
+
+    def __exit__(self, *exc: Any) -> None:
+        self._hooks.close()
+        super().__exit__(*exc)  # type: ignore[no-untyped-call]
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.batch_norm and _in_training(*args, **(kwargs or {})):
+            return _batch_norm(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _gathered(given: Any) -> Any:
+    """Every tensor among a term's arguments with the rows of all processes."""
+    if isinstance(given, Tensor):
+        return gather_batch(given)
+    return type(given)(_gathered(value) for value in given) if isinstance(given, list | tuple) else given
+
+
+def _in_training(
+    _values: Tensor, _mean: Tensor | None, _variance: Tensor | None, *more: Any, training: bool | None = None, **_: Any
+) -> bool:
+    return training if training is not None else len(more) > 2 and bool(more[2])
+
+
+def _batch_norm(
+    values_BC: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,  # noqa: ARG001
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`F.batch_norm` in training, over the batch of all processes."""
+    wide = values_BC if values_BC.dtype == torch.float64 else values_BC.float()
+    over = [0, *range(2, wide.ndim)]
+    shape = [1, -1, *[1] * (wide.ndim - 2)]
+    count = wide.new_full((1,), wide.numel() / wide.shape[1])
+    sums = sum_over_processes(torch.cat([wide.sum(over), count]))
+    mean, count = sums[:-1] / sums[-1], sums[-1].detach()
+    # In two passes: the difference of two large squares would lose its digits.
+    centred = wide - mean.view(shape)
+    variance = sum_over_processes(centred.square().sum(over)) / count
+    with torch.no_grad():
+        if running_mean is not None:
+            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+        if running_var is not None:
+            running_var.lerp_((variance * count / (count - 1).clamp(min=1)).to(running_var.dtype), momentum)
+    scale = (variance + eps).rsqrt()
+    made = centred * (scale if weight is None else scale * weight).view(shape)
+    return (made if bias is None else made + bias.view(shape)).to(values_BC.dtype)
+
+
+def same_start(tensors: Iterable[Tensor]) -> None:
+    """Give every process the weights of the first, whatever chance it began with."""
+    for tensor in tensors:
+        value = tensor.detach().contiguous()
+        if value.dtype == torch.bool:  # not every backend sends truths
+            value = value.to(torch.uint8)
+        dist.broadcast(value, src=0)
+        with torch.no_grad():
+            tensor.copy_(value)
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Sum the gradients over processes, in one message."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))

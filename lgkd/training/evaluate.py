@@ -1,0 +1,212 @@
+"""What a classifier is worth on a split: accuracy, calibration, agreement.
+
+Letters in shapes: B batch, K classes, N images.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lgkd.errors import DataError
+from lgkd.models.sdpa import quick_attention
+
+BINS = 15
+"""Of confidence, equally wide, for the calibration error."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How a classifier did.
+
+    Attributes:
+        top1, top5: share of the images whose class is the first, or among the first five, 0 to 1.
+            With five classes or fewer top5 is 1.
+        loss: mean cross entropy, natural logarithm.
+        ece: expected calibration error over 15 equal bins of confidence (Guo et al., arXiv
+            1706.04599): how far confidence is from accuracy on average, 0 to 1.
+        per_class: top1 of each class, in class order; a class without images has None.
+        images: how many were looked at.
+        agreement: share of the images for which a second classifier says the same, where one was given.
+    """
+
+    top1: float
+    top5: float
+    loss: float
+    ece: float
+    per_class: tuple[float | None, ...]
+    images: int
+    agreement: float | None = None
+
+    def flat(self) -> dict[str, float]:
+        """The single numbers, for a log."""
+        return {
+            key: float(value)
+            for key, value in asdict(self).items()
+            if isinstance(value, int | float) and key != "images"
+        }
+
+
+@torch.no_grad()
+def score(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    precision: str = "fp32",
+    channels_last: bool = False,
+    other: Callable[[Tensor], Tensor] | None = None,
+    add_up: Callable[[Tensor], Tensor] | None = None,
+) -> Scores:
+    """Run a classifier over (images, class numbers) once, in eval mode; modules are left as they were.
+
+    Args:
+        model: (B,3,H,W) -> (B,K).
+        batches: images (B,3,H,W), normalised, and int64 (B,); each image once.
+        precision: "fp32", "bf16" or "fp16".
+        channels_last: how images are laid out in memory.
+        other: a second classifier of the same images, for the agreement.
+        add_up: sums a vector over processes, where each of them has a share of the images.
+
+    Raises:
+        DataError: there are no images.
+    """
+    sums: dict[str, Tensor] = {}
+    for logits, labels, theirs in _outputs(model, batches, precision, channels_last, other):
+        for name, value in _counts(logits, labels, theirs).items():
+            sums[name] = sums[name] + value if name in sums else value
+    if not sums:
+        raise DataError("there are no images to score; expected at least one batch")
+    if add_up is not None:
+        sums = _added_up(sums, add_up)
+    return _scores({name: value.cpu() for name, value in sums.items()}, with_other=other is not None)
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a classifier says of every image of a split, on the CPU, in the split's order.
+
+    Attributes:
+        labels: the true classes, int64 (N,).
+        guesses: the first classes, int64 (N,).
+        confidences: their probabilities, float32 (N,).
+        chances: the probabilities of the true classes, float32 (N,).
+    """
+
+    labels: Tensor
+    guesses: Tensor
+    confidences: Tensor
+    chances: Tensor
+
+    @property
+    def right(self) -> Tensor:
+        """Which guesses are right, bool (N,)."""
+        return self.guesses == self.labels
+
+
+@torch.no_grad()
+def answer(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    precision: str = "fp32",
+    channels_last: bool = False,
+) -> Answers:
+    """As `score`, but image by image.
+
+    Raises:
+        DataError: there are no images.
+    """
+    parts: list[tuple[Tensor, ...]] = []
+    for logits, labels, _ in _outputs(model, batches, precision, channels_last, None):
+        chances = logits.softmax(dim=1)
+        confidence, guess = chances.max(dim=1)
+        parts.append((labels.cpu(), guess.cpu(), confidence.cpu(), chances.gather(1, labels[:, None])[:, 0].cpu()))
+    if not parts:
+        raise DataError("there are no images to score; expected at least one batch")
+    return Answers(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _outputs(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    precision: str,
+    channels_last: bool,
+    other: Callable[[Tensor], Tensor] | None,
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Logits (B,K), labels (B,) and the other's logits, batch by batch, in eval mode; flags are put back at the end."""
+    looked_at = [model, other] if isinstance(other, nn.Module) else [model]
+    flags = [(module, module.training) for classifier in looked_at for module in classifier.modules()]
+    for classifier in looked_at:
+        classifier.eval()
+    try:
+        for images, labels in batches:
+            if channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            with (
+                torch.no_grad(),
+                _autocast(images.device.type, precision),
+                quick_attention(model, images.device, precision),
+            ):
+                logits = model(images).float()
+                theirs = other(images) if other is not None else None
+            yield logits, labels, theirs
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+def _counts(logits_BK: Tensor, labels_B: Tensor, theirs: Tensor | None) -> dict[str, Tensor]:
+    """Everything that adds up over batches, on the device."""
+    classes = logits_BK.shape[1]
+    confidence, guess = logits_BK.softmax(dim=1).max(dim=1)
+    correct = guess == labels_B
+    five = logits_BK.topk(min(5, classes), dim=1).indices
+    # A confidence that is no number has no bin; it shows as such in `loss` and `ece`.
+    bins = (confidence * BINS).nan_to_num().long().clamp(max=BINS - 1)
+    counts = {
+        "images": torch.ones_like(labels_B).sum(),
+        "loss": F.cross_entropy(logits_BK, labels_B, reduction="sum").double(),
+        "top5": (five == labels_B[:, None]).any(dim=1).sum(),
+        "class_images": torch.bincount(labels_B, minlength=classes),
+        "class_correct": torch.bincount(labels_B, weights=correct.double(), minlength=classes),
+        "bin_images": torch.bincount(bins, minlength=BINS),
+        "bin_confidence": torch.bincount(bins, weights=confidence.double(), minlength=BINS),
+        "bin_correct": torch.bincount(bins, weights=correct.double(), minlength=BINS),
+    }
+    if theirs is not None:
+        counts["agreement"] = (theirs.argmax(dim=1) == guess).sum()
+    return counts
+
+
+def _added_up(sums: dict[str, Tensor], add_up: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """The sums over processes, in one message; double precision holds every count exactly."""
+    whole = add_up(torch.cat([value.double().flatten() for value in sums.values()]))
+    parts = torch.split(whole, [value.numel() for value in sums.values()])
+    return {name: part.view_as(sums[name]) for name, part in zip(sums, parts, strict=True)}
+
+
+def _scores(sums: dict[str, Tensor], *, with_other: bool) -> Scores:
+    images = int(sums["images"])
+    per_class = [
+        float(right / seen) if seen else None
+        for right, seen in zip(sums["class_correct"].tolist(), sums["class_images"].tolist(), strict=True)
+    ]
+    gap = (sums["bin_confidence"] - sums["bin_correct"]).abs().sum()
+    return Scores(
+        top1=float(sums["class_correct"].sum()) / images,
+        top5=float(sums["top5"]) / images,
+        loss=float(sums["loss"]) / images,
+        ece=float(gap) / images,
+        per_class=tuple(per_class),
+        images=images,
+        agreement=float(sums["agreement"]) / images if with_other else None,
+    )
+
+
+def _autocast(device: str, precision: str) -> AbstractContextManager[None]:
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)

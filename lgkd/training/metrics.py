@@ -1,0 +1,58 @@
+"""Sums over an epoch, kept on the device and read once, so that no step waits for the host."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lgkd.distillation.tasks import Batch, Step
+
+
+class Meters:
+    """Means of the loss, of its named parts, and of the accuracy on the training batches.
+
+    Summed in double precision, which holds sums of single precision to the bit: they are the same whichever process
+    had which part, before and after a run was stopped.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self.images = 0
+
+    def add(self, step: Step, batch: Batch) -> None:
+        """Add one micro-batch, weighted by its number of images."""
+        count = len(batch.images)
+        self.images += count
+        labels = batch.targets if batch.targets.ndim == 1 else batch.targets.argmax(dim=1)
+        correct = (step.logits.detach().argmax(dim=1) == labels).sum()
+        values = {"loss": step.loss.detach() * count, "accuracy": correct.float()}
+        values |= {name: value * count for name, value in step.parts.items()}
+        before, self._sums = self._sums, {}
+        for name, value in values.items():
+            total = before.pop(name, None)
+            self._sums[name] = value.double() if total is None else total + value
+        # Restored sums come in another order; what is shown and written keeps that of the terms.
+        self._sums |= before
+
+    def read(self, gather: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
+        """The means so far; waits for the device. `gather` adds a vector up over processes."""
+        if not self._sums:
+            return {}
+        stacked = torch.stack([*self._sums.values(), torch.tensor(float(self.images), device=self._device)]).double()
+        if gather is not None:
+            stacked = gather(stacked)
+        means = (stacked[:-1] / stacked[-1].clamp(min=1)).tolist()
+        return dict(zip(self._sums, means, strict=True))
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self._sums.values())).device
+
+    def tensors(self, gather: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """The sums over processes, for a checkpoint within the epoch."""
+        return {name: gather(value) for name, value in self._sums.items()}
+
+    def restore(self, sums: dict[str, Tensor], images: int, device: torch.device) -> None:
+        """Go on from saved sums."""
+        self._sums = {name: value.to(device, torch.float64) for name, value in sums.items()}
+        self.images = images

@@ -1,0 +1,108 @@
+"""Guards of a step: an update that is not finite never reaches the weights, and the host hears of it late."""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lgkd.distillation.tasks import Step
+from lgkd.errors import NonFiniteError
+
+
+@dataclass
+class _Look:
+    """One step's verdict on its way to the host."""
+
+    epoch: int
+    place: int
+    bad: Tensor
+    ready: torch.cuda.Event | None
+    step: Step
+    index: Tensor
+
+
+class FiniteGuard:
+    """Masks a non-finite update on the device, and tells the host one step later.
+
+    No step waits for it: the verdict is copied asynchronously and read when the next step has been
+    queued, so the training stops within two steps and the weights are those of the last good one.
+    An optimiser that is not fused cannot look itself, and its steps wait; see `masked_step`.
+
+    Args:
+        names: gives the names of samples from their places in the data set.
+        gather: gives the values of all processes; every one of them reads the same verdict.
+    """
+
+    def __init__(
+        self, names: Callable[[Tensor], list[str]], gather: Callable[[list[str]], list[list[str]]] = lambda own: [own]
+    ) -> None:
+        self._names = names
+        self._gather = gather
+        self._looks: deque[_Look] = deque()
+
+    def judge(self, step: Step, norm: Tensor) -> Tensor:
+        """A scalar float on the device: 1 if loss or gradient is not finite, else 0."""
+        return (~(torch.isfinite(step.loss.detach()) & torch.isfinite(norm))).float()
+
+    def watch(self, bad: Tensor, step: Step, index: Tensor, epoch: int, place: int) -> None:
+        """Send a verdict to the host; read the one before it."""
+        ready = None
+        if bad.device.type == "cuda":
+            host = torch.empty((), pin_memory=True)
+            host.copy_(bad, non_blocking=True)
+            ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            ready.record()
+        else:
+            host = bad
+        self._looks.append(_Look(epoch, place, host, ready, step, index))
+        while len(self._looks) > (1 if ready is not None else 0):
+            self._read(self._looks.popleft())
+
+    def settle(self) -> None:
+        """Read every verdict that is still under way: before weights are saved or judged."""
+        while self._looks:
+            self._read(self._looks.popleft())
+
+    def _read(self, look: _Look) -> None:
+        if look.ready is not None:
+            look.ready.synchronize()
+        # As NumPy reads it: no operation of torch that could wait for a device.
+        if not look.bad.numpy().any():
+            return
+        parts = [name for name, value in look.step.parts.items() if not math.isfinite(value.item())]
+        rows = (~torch.isfinite(look.step.logits.detach()).all(dim=1)).nonzero().flatten().cpu()
+        samples = self._names(look.index[rows]) if len(rows) else []
+        parts = list(dict.fromkeys(part for some in self._gather(parts) for part in some))
+        samples = [name for some in self._gather(samples) for name in some]
+        shown = f"; samples {', '.join(samples[:5])}{', ...' if len(samples) > 5 else ''}" if samples else ""
+        raise NonFiniteError(
+            f"the training went bad in epoch {look.epoch + 1}, step {look.place + 1}: "
+            f"{', '.join(parts) if parts else 'the gradient'} not finite{shown}. The update was not made and the last "
+            "checkpoint is good; try a lower optimizer.lr, a clip_norm of 1, or --precision fp32"
+        )
+
+
+def masked_step(optimizer: Any, bad: Tensor) -> None:
+    """Step the optimiser unless `bad` is 1, without the host knowing which: fused optimisers look themselves.
+
+    For those that do not, the host looks, and waits for the device once a step.
+    """
+    raw = getattr(optimizer, "optimizer", optimizer)
+    if not raw.defaults.get("fused"):
+        if not bad:
+            optimizer.step()
+        return
+    raw.found_inf, raw.grad_scale = bad, None
+    try:
+        optimizer.step()
+    finally:
+        del raw.found_inf, raw.grad_scale
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether the device, or on a CPU the system, had no room."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)

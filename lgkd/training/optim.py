@@ -1,0 +1,119 @@
+"""Optimisers and which weights decay."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from lgkd.errors import InputError
+from lgkd.training.config import OptimizerPlan
+
+# Positions and tokens are no directions in feature space; pulling them to zero has no meaning.
+_NO_DECAY = ("cls_token", "pos_embed", "dist_token", "distill_token")
+# Tables of relative positions, which have two dimensions and are no maps: as Swin, BEiT, MViT and LeViT name them.
+_TABLES = ("pos", "bias_table", "attention_biases")
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups: weights that decay, and those that do not.
+
+    Not decayed: biases and every other tensor of at most one dimension, class and distillation
+    tokens, position embeddings, and what a model of timm's names in `no_weight_decay()`.
+    Source: the settings of Locality Guidance, arXiv 2207.10026.
+    """
+    exempt = _undecayed_by_name(module)
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        spared = parameter.ndim <= 1 or id(parameter) in exempt or any(part in name for part in _NO_DECAY)
+        (kept if spared else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def _undecayed_by_name(module: nn.Module) -> set[int]:
+    """Identities of what a model of timm's names in `no_weight_decay()`."""
+    found: set[int] = set()
+    for owner in module.modules():
+        stated = getattr(owner, "no_weight_decay", None)
+        if callable(stated):
+            names = set(stated())
+            found |= {id(parameter) for name, parameter in owner.named_parameters() if name in names}
+    return found
+
+
+def hidden_matrices(module: nn.Module) -> set[int]:
+    """Identities of the weights that Muon is made for: the matrices between input and output of a model.
+
+    They are the weights of two and more dimensions inside numbered parts (`blocks.0.attn.qkv.weight`). The others are
+    what reads the input, the classifier, depthwise convolutions, positions, tokens, and whatever belongs to a guide.
+    timm's Muon leaves out some more, whose shape is too narrow to turn.
+    Source: Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024 (kellerjordan.github.io).
+    """
+    student = getattr(module, "student", module)
+    matrices = [
+        (name, weight)
+        for name, weight in student.named_parameters()
+        if weight.ndim >= 2 and weight.shape[0] > 1 and weight.shape[1] > 1
+    ]
+    # The first reads the input and the last classifies; a model with two heads says which they are.
+    spared = {id(weight) for _, weight in (*matrices[:1], *matrices[-1:])}
+    classify = getattr(student, "get_classifier", lambda: None)()
+    for head in classify if isinstance(classify, tuple) else (classify,):
+        if isinstance(head, nn.Module):
+            spared |= {id(weight) for weight in head.parameters()}
+    tables = _undecayed_by_name(student)
+    return {
+        id(weight)
+        for name, weight in matrices
+        if id(weight) not in spared | tables
+        and not (weight.ndim == 4 and weight.shape[1] == 3)
+        and not any(part in name for part in _TABLES)
+        and any(any(letter.isdigit() for letter in part) for part in name.split("."))
+    }
+
+
+def make_optimizer(module: nn.Module, plan: OptimizerPlan) -> torch.optim.Optimizer:
+    """An optimiser over everything in `module` that takes a gradient.
+
+    AdamW and SGD are torch's, fused into one pass over the weights; the others timm's. Muon takes `hidden_matrices`,
+    in steps scaled to the size of AdamW's, and AdamW (with `nesterov` NAdamW) the rest at the same rate.
+
+    Raises:
+        InputError: Muon is asked for, and the student has no such matrix.
+    """
+    groups = parameter_groups(module, plan.weight_decay)
+    if plan.name == "adamw":
+        return torch.optim.AdamW(groups, lr=plan.lr, betas=plan.betas, eps=plan.eps, fused=True)
+    if plan.name == "sgd":
+        return torch.optim.SGD(
+            groups, lr=plan.lr, momentum=plan.momentum, nesterov=plan.nesterov and plan.momentum > 0, fused=True
+        )
+    return _timms(module, groups, plan)
+
+
+def _timms(module: nn.Module, groups: list[dict[str, Any]], plan: OptimizerPlan) -> torch.optim.Optimizer:
+    from timm.optim import create_optimizer_v2  # type: ignore[attr-defined, unused-ignore]
+
+    settings: dict[str, Any] = {"lr": plan.lr, "betas": plan.betas}
+    if plan.name != "lion":
+        settings["eps"] = plan.eps
+    if plan.name == "muon":
+        hidden = hidden_matrices(module)
+        if not hidden:
+            student = type(getattr(module, "student", module)).__name__
+            raise InputError(
+                f"optimizer.name is 'muon', which is for the matrices between input and output, and a {student} has "
+                "none; use adamw"
+            )
+        groups = [
+            {**group, "params": chosen, "use_fallback": rest}
+            for group in groups
+            for rest in (False, True)
+            if (chosen := [weight for weight in group["params"] if (id(weight) in hidden) != rest])
+        ]
+        settings |= {"momentum": plan.momentum, "nesterov": plan.nesterov}
+    made: torch.optim.Optimizer = create_optimizer_v2(groups, opt=plan.name, weight_decay=plan.weight_decay, **settings)
+    return made

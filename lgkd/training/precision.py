@@ -1,0 +1,50 @@
+"""Which precision a device computes in fastest without losing accuracy."""
+
+from typing import Literal
+
+import torch
+
+from lgkd._internal.text import did_you_mean
+from lgkd.errors import InputError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+def choose_device(name: str | None = None) -> str:
+    """The device to train on: the one named, else a GPU if there is one, else the CPU.
+
+    Raises:
+        InputError: a device that torch does not know or that this machine does not have.
+    """
+    if name is None or name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"no device is called {name!r}; expected cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device {name!r} is not here ({torch.cuda.device_count()} CUDA devices found); use --device cpu"
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device {name!r} is not supported; expected cpu, cuda or cuda:N")
+    # "cpu:0" is the CPU, too.
+    return "cpu" if device.type == "cpu" else str(device)
+
+
+def choose_precision(wanted: str, device: str) -> Precision:
+    """Turn "auto" into bf16 where the hardware computes in it, and into fp32 elsewhere."""
+    if wanted == "auto":
+        return "bf16" if has_native_bf16(device) else "fp32"
+    if wanted not in ("fp32", "bf16", "fp16"):
+        raise InputError(f"precision is {wanted!r}; {did_you_mean(wanted, ['auto', 'fp32', 'bf16', 'fp16'])}")
+    return wanted  # type: ignore[return-value]
+
+
+def has_native_bf16(device: str) -> bool:
+    """Whether the device multiplies bfloat16 in hardware; emulation is slower than fp32."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    # torch keeps these probes private; without them nothing is promised.
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, probe, bool)() for probe in probes)

@@ -1,0 +1,68 @@
+"""When a training has to stop before its end: signals and the time limit."""
+
+import os
+import signal
+import sys
+import time
+from types import FrameType
+from typing import Self
+
+from lgkd._internal.distributed import place
+from lgkd.errors import Interrupted, LgkdError, Paused
+
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+
+class Stop:
+    """Asked after every step: is it time to save and leave?
+
+    As a context manager it takes SIGINT, SIGTERM and SIGUSR1: the first lets the step end, a second
+    ends the process at once. SIGUSR1 is what batch systems send ahead of their limit, so it counts
+    as a pause. Outside the main thread Python allows no handlers; there only the time limit holds.
+
+    Args:
+        max_seconds: pause when the process has run so long; None: never.
+        began: `time.monotonic()` at which the clock started.
+    """
+
+    def __init__(self, max_seconds: float | None = None, began: float | None = None) -> None:
+        self._limit = None if max_seconds is None else (began or time.monotonic()) + max_seconds
+        self._max_seconds = max_seconds
+        self._seen: int | None = None
+        self._former: dict[int, object] = {}
+        self._speaks = True
+
+    def __enter__(self) -> Self:
+        self._speaks = place().rank == 0
+        for number in _SIGNALS:
+            try:
+                self._former[number] = signal.signal(number, self._take)
+            except ValueError:
+                break
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._former.clear()
+
+    def _take(self, number: int, _frame: FrameType | None) -> None:
+        if self._seen is not None:
+            os._exit(128 + number)
+        self._seen = number
+        if not self._speaks:
+            return
+        # print() is not safe inside a handler; a plain write is.
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"\nlgkd: finishing the step and saving ...\n")
+
+    def why(self) -> LgkdError | None:
+        """The error to leave with, or None to go on."""
+        if self._seen is not None:
+            name = signal.Signals(self._seen).name
+            message = f"stopped by {name} and saved; the same command goes on"
+            if name == "SIGUSR1":
+                return Paused(message)
+            return Interrupted(message, self._seen)
+        if self._limit is not None and time.monotonic() >= self._limit:
+            return Paused(f"paused after {self._max_seconds:g} seconds and saved; the same command goes on")
+        return None

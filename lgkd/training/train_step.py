@@ -1,0 +1,218 @@
+"""One optimiser step: forward, backward, guard, update, average; on one device or several."""
+
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+
+from lgkd._internal.distributed import gather, join
+from lgkd._internal.rng import seed_of
+from lgkd.distillation.tasks import Batch, Lookup, Step, Task
+from lgkd.errors import InputError
+from lgkd.models.sdpa import quick_attention
+from lgkd.training.compile import compile_task
+from lgkd.training.config import Plan
+from lgkd.training.distributed_step import Together, looks_across, same_start, sum_gradients
+from lgkd.training.metrics import Meters
+from lgkd.training.nonfinite import FiniteGuard, is_out_of_memory, masked_step
+from lgkd.training.optim import make_optimizer
+
+Pictures = Tensor | tuple[Tensor | None, ...]
+"""The student's images, or these and what each teacher sees."""
+
+
+def as_batch(images: Pictures, targets: Tensor) -> Batch:
+    """What a feed gives as what a task takes."""
+    if isinstance(images, Tensor):
+        return Batch(images, targets)
+    first, *views = images
+    assert first is not None
+    return Batch(first, targets, tuple(views))
+
+
+class Engine:
+    """A task on its devices, with its optimiser and its average.
+
+    Args:
+        task: moved to the device, trained in place.
+        plan: the numbers.
+        names: gives the names of samples from their places in the data set.
+        lookup: knows what the teachers make of samples, so that they are not run.
+    """
+
+    def __init__(
+        self, task: Task, plan: Plan, *, names: Callable[[Tensor], list[str]], lookup: Lookup | None = None
+    ) -> None:
+        _, device = join(plan.device)
+        if torch.device(device).type == "cuda" and torch.device(device).index is not None:
+            # Accelerate takes the current device, whatever number was asked for.
+            torch.cuda.set_device(device)
+        # Accelerate's state is global to the process; a run before this one may have left another precision.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        precision = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[plan.precision]
+        self.accelerator = Accelerator(mixed_precision=precision, cpu=plan.device == "cpu")
+        self.task, self.plan, self.lookup = task, plan, lookup
+        self.device = self.accelerator.device
+        self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
+        if plan.accumulate > 1 and any(guide.across_batch for guide in task.guides):
+            raise InputError(
+                f"accumulate is {plan.accumulate}, and a term compares the images of a batch with each other, so the "
+                "batch cannot be cut into pieces; set accumulate to 1"
+            )
+        task.to(self.device)
+        self._until_closed = ExitStack()
+        self._until_closed.enter_context(quick_attention(task.student, self.device, plan.precision))
+        self.raw_optimizer = make_optimizer(task, plan.optimizer)
+        if plan.compile:
+            compile_task(task, cuda_graphs=plan.cuda_graphs)
+        for guide in task.guides:
+            guide.begin(plan.epochs)
+            if plan.precision != "fp32":
+                guide.lower_teacher(torch.bfloat16 if plan.precision == "bf16" else torch.float16)
+        self.optimizer = self.accelerator.prepare_optimizer(self.raw_optimizer)
+        if self.processes > 1:
+            same_start([*task.parameters(), *task.buffers()])
+        self.ema = (
+            ModelEmaV3(task.student, decay=plan.ema.decay, use_warmup=plan.ema.warmup, foreach=True)
+            if plan.ema is not None
+            else None
+        )
+        # Shares of a batch need each other only where something looks across it.
+        self._joined = self.processes > 1 and looks_across(task)
+        self.guard = FiniteGuard(names, gather)
+        self.accumulate = plan.accumulate
+
+    @property
+    def judged(self) -> nn.Module:
+        """What is evaluated: the student, or its average where there is one."""
+        return self.ema.module if self.ema is not None else self.task.student
+
+    def step(self, images: Pictures, targets: Tensor, index: Tensor, epoch: int, place: int, meters: Meters) -> None:
+        """One update from this process's share of a global batch; `images` as the feed gives them.
+
+        Where memory runs out the micro-batch is halved, the effective batch stays, and the step is made again.
+        """
+        number = epoch * self.plan.steps_per_epoch + place
+        rate = self.plan.rate(number)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        for guide in self.task.guides:
+            guide.at(number / self.plan.steps_per_epoch)
+        batch = as_batch(images, targets)
+        if self.plan.channels_last:
+            batch = replace(batch, images=batch.images.contiguous(memory_format=torch.channels_last))
+        if self.lookup is not None:
+            batch = replace(batch, taught=self.lookup(index, epoch))
+        while True:
+            # Dropout and stochastic depth must not depend on how the run got here.
+            torch.manual_seed(seed_of(self.plan.seed, "step", number, self.rank))
+            try:
+                made = self._gradients(batch)
+                break
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._halve(len(batch.images), error)
+        norm = self._clip()
+        whole = Step(
+            torch.stack([step.loss.detach() * (len(part.images) / len(batch.images)) for step, part in made]).sum(),
+            torch.cat([step.logits.detach() for step, _ in made]),
+            {name: torch.stack([step.parts[name] for step, _ in made]).sum() for name in made[0][0].parts},
+        )
+        if self.accelerator.scaler is None:
+            bad = self._everywhere(self.guard.judge(whole, norm))
+            masked_step(self.optimizer, bad)
+        else:
+            # Overflowing gradients are everyday life in fp16; the scaler skips them and lowers its scale.
+            bad = self._everywhere(self.guard.judge(whole, torch.zeros_like(norm)))
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update(self.task.student, step=number)
+        for step, part in made:
+            meters.add(step, part)
+        self.guard.watch(bad, whole, index, epoch, place)
+
+    def _gradients(self, batch: Batch) -> list[tuple[Step, Batch]]:
+        """Forward and backward in `accumulate` pieces, each weighted by its images."""
+        made = []
+        whole, pieces = self._sizes(batch.images)
+        with Together(self.task) if self._joined else nullcontext():
+            for part in batch.split(pieces):
+                with self.accelerator.autocast():
+                    step: Step = self.task(part)
+                self.accelerator.backward(step.loss * (len(part.images) / whole))
+                kept = Step(step.loss.detach(), step.logits.detach(), step.parts)
+                # The next piece's recording writes over this one's results.
+                made.append((kept.copy() if self.plan.cuda_graphs else kept, part))
+        if self.processes > 1:
+            sum_gradients(self.task.parameters())
+        return made
+
+    def _sizes(self, images: Tensor) -> tuple[int, int]:
+        """Images of the global batch, and pieces: everywhere as many, for they normalise together."""
+        if self.processes == 1:
+            return len(images), min(self.accumulate, len(images))
+        # On the host, so that no step waits for a GPU. Shares differ by one image at most.
+        shares = torch.tensor([len(images), -len(images)])
+        smallest = shares[1:].clone()
+        dist.all_reduce(shares)
+        dist.all_reduce(smallest, op=dist.ReduceOp.MAX)
+        return int(shares[0]), min(self.accumulate, -int(smallest))
+
+    def _halve(self, images: int, error: RuntimeError) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if self.processes > 1:
+            raise InputError(
+                "a process ran out of memory; with several of them a step cannot be made again by one. Use a larger "
+                "`accumulate` or a smaller --batch-size"
+            ) from error
+        if any(guide.across_batch for guide in self.task.guides):
+            raise InputError(
+                "memory ran out, and the batch cannot be cut into pieces because a term compares the images of a batch "
+                "with each other; use a smaller --batch-size"
+            ) from error
+        if self.accumulate >= images:
+            raise InputError(
+                "memory ran out with a single image a piece; use smaller images, a smaller model or a larger device"
+            ) from error
+        self.accumulate = min(2 * self.accumulate, images)
+
+    def _clip(self) -> Tensor:
+        """The norm of the whole gradient; clipped to the plan's largest."""
+        parameters = [p for p in self.task.parameters() if p.grad is not None]
+        if self.accelerator.scaler is not None:
+            if self.plan.clip_norm is None:
+                return torch.zeros((), device=self.device)
+            self.accelerator.unscale_gradients()
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        if self.plan.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.plan.clip_norm, norm, foreach=True)
+        return norm
+
+    def _everywhere(self, bad: Tensor) -> Tensor:
+        """1 if any process has seen something bad."""
+        if self.processes > 1:
+            dist.all_reduce(bad, op=dist.ReduceOp.MAX)
+        return bad
+
+    def keep_average(self) -> None:
+        """Make the averaged weights the student's own."""
+        if self.ema is not None:
+            self.task.student.load_state_dict(self.ema.module.state_dict())
+
+    def close(self) -> None:
+        """Give the task back as a plain module."""
+        self._until_closed.close()
+        self.task._compiled_call_impl = None  # a trained task is a plain module
+        if self.processes == 1:
+            AcceleratorState._reset_state(reset_partial_state=True)
