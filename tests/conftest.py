@@ -2,10 +2,13 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from tests import GOLDEN
 
 # For what a test starts and what is computed ahead of it, too; read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -20,10 +23,12 @@ from lgkd.distillation.tasks import Batch
 from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.factory import create_student
 from lgkd.models.teacher import Teacher
-from tests.forking_world import Nursery
-from tests.small_world import World, the_world
+from tests.support.forking import Nursery
+from tests.support.small import World, the_world
 
-GOLDEN = Path(__file__).resolve().parent / "golden"
+# A shell that starts the tests in the background has them ignore Ctrl-C, which some of them send to themselves.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test asserts a time: a busy machine is no reason to fail.
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -153,7 +158,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="session")
 def nursery() -> Iterator[Nursery]:
     """Processes in which a training begins at once."""
-    made = Nursery("lgkd.api", "lgkd.cli.app", "matplotlib.pyplot", "tests.training_world")
+    made = Nursery("lgkd.api", "lgkd.cli.app", "matplotlib.pyplot", "tests.support.training")
     yield made
     made.close()
 

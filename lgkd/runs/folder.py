@@ -14,10 +14,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
-from lgkd.errors import InputError, TakenError
 from lgkd._internal.atomic_io import write_json, write_whole
 from lgkd._internal.git import git_state
 from lgkd._internal.text import safe_text
+from lgkd.errors import InputError, TakenError
 
 RUN, RECIPE, ENV, METRICS = "run.json", "recipe.yaml", "env.json", "metrics.csv"
 STUDENT_WEIGHTS, STUDENT = "student.safetensors", "student.json"

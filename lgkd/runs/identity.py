@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lgkd.errors import BusyError, InputError, TakenError
 from lgkd.config import Recipe, load_recipe
+from lgkd.errors import BusyError, InputError, TakenError
 from lgkd.runs.folder import ENV, RECIPE, describe, package_version, read_run
 
 # What decides what a training computes. Where the images lie and when it began do not.

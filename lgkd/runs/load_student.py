@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from lgkd._internal.safetensors_io import fill, load_weights
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.errors import InputError, MissingError
 from lgkd.models.factory import create_model
 from lgkd.models.trust import check_named_in
 from lgkd.runs.folder import STUDENT, STUDENT_WEIGHTS, read_student
-from lgkd._internal.safetensors_io import fill, load_weights
 
 
 def load_student(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:

@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from lgkd.runs.compare.groups import Group, without_guide
 from lgkd.errors import InputError
+from lgkd.runs.compare.groups import Group, without_guide
 
 # What makes accuracies numbers of different things.
 _MEASURED_ON = ("dataset.fingerprint", "dataset.classes", "dataset.test_images")

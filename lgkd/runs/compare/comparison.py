@@ -6,10 +6,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lgkd.runs.compare.comparability import check_comparable, remarks_on, remarks_on_pair
-from lgkd.runs.compare.groups import Group, group_runs
-from lgkd.runs.compare.find import find_runs
 from lgkd.errors import InputError
+from lgkd.runs.compare.comparability import check_comparable, remarks_on, remarks_on_pair
+from lgkd.runs.compare.find import find_runs
+from lgkd.runs.compare.groups import Group, group_runs
 from lgkd.runs.statistics import Interval, paired_interval, unpaired_interval
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lgkd.errors import InputError
 from lgkd.config import load_recipe
-from lgkd.runs.identity import identity
+from lgkd.errors import InputError
 from lgkd.runs.folder import METRICS, RECIPE, RUN, read_metrics, read_run
+from lgkd.runs.identity import identity
 
 _NUMBER = int | float
 _NEEDED: dict[str, Any] = {

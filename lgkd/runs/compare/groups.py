@@ -7,8 +7,8 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
-from lgkd.runs.compare.find import Finished
 from lgkd.errors import InputError
+from lgkd.runs.compare.find import Finished
 from lgkd.runs.statistics import Interval, Summary, mean_interval, summarise
 
 # What a guide adds to a run; two runs that differ in nothing else are a guided student and its baseline.

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from lgkd.runs.compare.groups import Group
 from lgkd.runs.compare.comparison import Comparison, Difference
+from lgkd.runs.compare.groups import Group
 from lgkd.runs.statistics import Interval, in_percent
 
 

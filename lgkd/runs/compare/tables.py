@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lgkd.runs.compare.groups import Group
-from lgkd.runs.compare.comparison import Comparison
 from lgkd._internal.atomic_io import write_whole
+from lgkd.runs.compare.comparison import Comparison
+from lgkd.runs.compare.groups import Group
 from lgkd.runs.plots import Measured, colour_of, draw_comparison
 from lgkd.runs.statistics import Interval, summarise
 

@@ -1,0 +1,328 @@
+"""A report as a file: text stays text, nothing is asked of the network, and it can be read aloud."""
+
+import itertools
+import json
+import re
+import shlex
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+
+from lgkd.analysis.report import html
+from lgkd.analysis.report import sentences as words
+from lgkd.analysis.report.command import command, notes
+from lgkd.analysis.report.figures import draw_accuracy, draw_losses
+from lgkd.analysis.report.metrics import Curve
+from lgkd.analysis.report.report import check_place, write_report
+from lgkd.analysis.report.selection import choose
+from lgkd.analysis.report.svg import inline
+from lgkd.analysis.report.thumbnails import picture
+from lgkd.cli import run
+from lgkd.cli.summary import write_page
+from lgkd.data.dataset import Images
+from lgkd.errors import InputError, TakenError
+from lgkd.runs.folder import read_run
+from lgkd.runs.plots import as_svg, new_figure
+from tests.support.comparing import make_run, make_seeds
+from tests.support.small import QUICK, TINY, World, make_pictures, snapshot
+
+EVIL = "<script>alert(1)</script>"
+
+
+class Reader(HTMLParser):
+    """Tags with attributes, the text, and whether every tag is closed in order."""
+
+    VOID = ("meta", "img", "br", "link", "path", "use", "image")
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def page(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LGKD_HOME", str(world.home))
+        out = tmp_path_factory.mktemp("report") / "report.html"
+        before = snapshot(world.guided_run, world.unguided_run)
+        # Guided and unguided runs together are runs and their baseline.
+        assert write_report([world.unguided_run, world.guided_run], out=out) == out
+        assert snapshot(world.guided_run, world.unguided_run) == before
+        return out
+
+
+def test_nothing_is_asked_of_the_network_and_nothing_is_run(page: Path) -> None:
+    read = Reader(page.read_text(encoding="utf-8"))
+    policy = read.all("meta")[1]
+    assert policy["http-equiv"] == "Content-Security-Policy"
+    assert "default-src 'none'" in (policy["content"] or "")
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & {tag for tag, _ in read.tags}
+    for tag, attributes in read.tags:
+        assert not [name for name in attributes if name.startswith("on")], tag
+        for name in ("src", "href", "xlink:href", "srcset", "action"):
+            value = attributes.get(name) or "#"
+            assert value.startswith(("#", "data:image/png;base64,")), (tag, name, value[:60])
+    assert not re.search(r"url\((?!#)|@import", page.read_text(encoding="utf-8"))
+
+
+def test_it_can_be_read_aloud_and_by_keyboard(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    read = Reader(text)
+    assert read.all("html")[0]["lang"] == "en"
+    assert [len(read.all(tag)) for tag in ("h1", "main", "header", "nav", "footer", "title")][:5] == [1] * 5
+    levels = [int(tag[1]) for tag, _ in read.tags if re.fullmatch(r"h\d", tag)]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    assert read.all("img") and all(image["alt"] for image in read.all("img"))
+    ids = [attributes["id"] for _, attributes in read.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for svg in read.all("svg"):
+        assert svg["role"] == "img"
+        assert set((svg["aria-labelledby"] or "").split()) <= set(ids)
+    for section in read.all("section"):
+        assert section["aria-labelledby"] in ids
+    assert text.count("<table") == text.count("<caption>") > 5
+    assert all(cell.get("scope") in ("row", "col") for cell in read.all("th"))
+    for link in read.all("a"):
+        assert (link["href"] or "").removeprefix("#") in ids
+
+
+def test_every_figure_lies_beside_as_png(page: Path) -> None:
+    names = {path.name for path in page.with_suffix("").iterdir()}
+    assert names == {"curves.png", "loss.png", "classes.png", "confusion.png", "calibration.png"}
+    for path in page.with_suffix("").iterdir():
+        assert path.read_bytes().startswith(b"\x89PNG")
+    svgs = Reader(page.read_text(encoding="utf-8")).all("svg")
+    assert len(svgs) == len(names)
+
+
+def test_it_says_what_run_json_says_and_calls_one_seed_no_result(page: Path, world: World) -> None:
+    words = " ".join(" ".join(Reader(page.read_text(encoding="utf-8")).words).split())
+    info = read_run(world.guided_run)
+    gain = info["results"]["test_top1"] - read_run(world.unguided_run)["results"]["test_top1"]
+    assert f"{info['results']['test_top1']:.2%} of 12 test images" in words
+    assert f"{100 * gain:+.2f} points with one seed, which gives no interval and is no result" in words
+    assert "hf_not_to_be_written_down" not in page.read_text(encoding="utf-8")
+    assert re.search(r"memory, highest [1-9][\d,]* MB", words)
+    for key in ("processor", "packages: torch", "optimizer:"):
+        assert key in words
+
+
+@pytest.mark.slow
+def test_the_same_is_said_where_the_baseline_is_named(page: Path, world: World, here: Path) -> None:
+    named = write_report(world.guided_run, world.unguided_run, out=here / "named.html")
+    assert named.read_text(encoding="utf-8") == page.read_text(encoding="utf-8")
+
+
+def test_without_a_baseline_its_parts_are_left_out_in_words(
+    world: World, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["report", str(world.guided_run), "--out", "alone.html", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"report": "alone.html", "figures": "alone"}
+    words = " ".join(Reader(Path("alone.html").read_text(encoding="utf-8")).words)
+    assert "No baseline was given, so that nothing is said of what the guide gained." in words
+    assert "what guidance changed cannot be told from one run" in words
+    assert "Put right" not in words
+    assert "Accuracy of each class" in words
+
+
+def test_without_what_was_made_in_python_the_rest_is_still_told(world: World, here: Path) -> None:
+    for key, value, why in (
+        ("path", None, "the data set was loaded in Python"),
+        ("name", None, "a module that was made"),
+    ):
+        copy = here / key
+        shutil.copytree(world.guided_run, copy)
+        file = copy / ("run.json" if key == "path" else "student.json")
+        content = json.loads(file.read_text())
+        (content["dataset"] if key == "path" else content)[key] = value
+        file.write_text(json.dumps(content))
+        told: list[str] = []
+        words = write_report(copy, say=told.append).read_text(encoding="utf-8")
+        assert why in told[0]
+        assert why in words
+
+
+def test_without_the_images_the_rest_is_still_told(
+    world: World, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = here / "copy"
+    copy.mkdir()
+    for name in ("run.json", "recipe.yaml", "env.json", "metrics.csv", "student.json", "student.safetensors"):
+        (copy / name).write_bytes((world.guided_run / name).read_bytes())
+    info = json.loads((copy / "run.json").read_text())
+    info["dataset"]["path"] = str(here / "gone")
+    (copy / "run.json").write_text(json.dumps(info))
+    assert run(["report", str(copy)]) == 0
+    assert "class by class, confusion, calibration and examples are left out" in capsys.readouterr().err
+    words = " ".join(Reader((copy / "report.html").read_text(encoding="utf-8")).words)
+    assert "Left out, for the test images are not at hand" in words
+    assert not (copy / "report" / "confusion.png").exists()
+    assert (copy / "report" / "curves.png").exists()
+
+
+def test_a_class_called_script_stays_text(here: Path, world: World) -> None:
+    pictures = make_pictures(here / "evil", (EVIL.replace("/", "\u2215"), "$x_$&<b>", "rows\u202e"), train=4, test=2)
+    data = ["--dataset", str(pictures), *TINY, *QUICK, "--epochs", "1", "--quiet"]
+    assert run(["train", "--student", "deit_tiny", *data, "--seeds", "0,1", "--report", "--out", "runs"]) == 0
+    text = Path("runs/report.html").read_text(encoding="utf-8")
+    read = Reader(text)
+    assert not read.all("script") and not read.all("b")
+    assert "<script>alert(1)<\u2215script>" in "".join(read.words)
+    assert "$x_$&<b>" in "".join(read.words)
+    assert "\u202e" not in text and "rows\\u202e" in text
+
+
+def test_text_of_others_becomes_no_markup() -> None:
+    assert html.text(EVIL) == "&lt;script&gt;alert(1)&lt;/script&gt;"
+    assert html.text('" onload="x') == "&quot; onload=&quot;x"
+    assert html.text("a\nb\x1b[2J\x00\u2028") == "a\\nb\\x1b[2J\\x00\\u2028"
+    html.text("caf\udce9").encode()
+    figure, axis = new_figure(1)
+    axis.set_title(EVIL)
+    assert "<script" not in inline(as_svg(figure), "x", EVIL, f"{EVIL}--><b>")
+
+
+def test_a_picture_is_cut_out_of_its_canvas_and_made_small() -> None:
+    pixels = torch.zeros(2, 3, 300, 300, dtype=torch.uint8)
+    pixels[0, :, :200, :100] = 255
+    sizes = torch.tensor([[200, 100], [20, 30]], dtype=torch.int32)
+    images = Images(pixels, sizes, torch.zeros(2, dtype=torch.int64), ("a", "b"))
+    assert picture(images, 0).shape == (3, 96, 48)
+    assert int(picture(images, 0).min()) == 255
+    assert picture(images, 1).shape == (3, 20, 30)
+
+
+def test_the_command_makes_the_very_same_student_again(world: World, here: Path) -> None:
+    (here / "pictures").symlink_to(world.pictures)
+    for folder in (world.guided_run, world.unguided_run):
+        chosen = choose([folder])
+        line = command(chosen, out=f"again-{folder.name}")
+        assert line is not None and str(world.pictures.parent) not in line
+        assert notes(chosen)[0].startswith(
+            "Save the recipe below as recipe.yaml. The working folder has to hold pictures"
+        )
+        shutil.copy(folder / "recipe.yaml", here / "recipe.yaml")
+        words = shlex.split(line)
+        assert words[0] == "lgkd"
+        assert run([*words[1:], "--quiet", *(["--report"] if folder == world.guided_run else [])]) == 0
+        again, before = (
+            json.loads((place / "student.json").read_text()) for place in (here / f"again-{folder.name}", folder)
+        )
+        assert again["weights_sha256"] == before["weights_sha256"]
+    assert (here / "again-guided" / "report.html").is_file()
+    assert not (here / "again-unguided" / "report.html").exists()
+
+
+def test_a_training_does_not_end_badly_for_want_of_a_report(
+    world: World, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_page(world.guided_run, here / "taken.txt")
+    assert "no report was written: --out is" in capsys.readouterr().err
+
+
+def test_a_run_of_objects_has_no_command(here: Path) -> None:
+    made_in_python = choose([make_run(here / "x", 0.5, call=None)])
+    assert command(made_in_python, out="again") is None
+
+
+def a_call(*teachers: str, **options: object) -> dict[str, object]:
+    return {"model_options": {"depth": 3}, "teachers": teachers, "taps": None, "options": {"subset_seed": 0, **options}}
+
+
+def test_the_command_of_a_series_names_all_seeds_and_its_baseline(here: Path) -> None:
+    photos = {"path": "/home/somebody/photos"}
+    for guided in (False, True):
+        make_seeds(here / "series", [0.5, 0.6], guided=guided, dataset=photos, call=a_call(*["resnet8"] * guided))
+    chosen = choose([here / "series"])
+    assert command(chosen, out="again") == (
+        "lgkd distill --student deit_tiny --teacher resnet8 --dataset photos/ --student-option depth=3 "
+        "--recipe recipe.yaml --seeds 0,1 --with-baseline --out again"
+    )
+    before, after = notes(chosen)
+    assert before.startswith("Save the recipe below as recipe.yaml. The working folder has to hold photos, or links")
+    assert "the same students" in after
+
+
+def test_a_baseline_of_other_seeds_is_not_part_of_the_command(here: Path) -> None:
+    alone = make_seeds(here / "alone", [0.5, 0.5], first=5, call=a_call())
+    guided = make_seeds(here / "guided", [0.5, 0.5], guided=True, call=a_call("resnet8", fraction=0.5))
+    chosen = choose([guided], [alone])
+    line = command(chosen, out="again")
+    assert line is not None and "--seeds 0,1 --fraction 0.5 --subset-seed 0 --out" in line
+    assert notes(chosen)[1].endswith("The baseline was trained by another command; a report of it alone shows that.")
+
+
+def test_the_summary_tells_how_large_the_student_and_how_good_its_teacher_is(here: Path) -> None:
+    small = {"options": {"depth": 3, "embed_dim": 48}, "parameters": 90824}
+    run_ = make_run(here / "run", 0.5, guided=True, student=small, teacher={"test_top1": 0.3125})
+    told = " ".join(words.summary(choose([run_])))
+    assert "The student has 90,824 parameters: depth 3, embed_dim 48." in told
+    assert "The teacher resnet8 names 31.25% of the test images rightly." in told
+    nothing_known = " ".join(words.summary(choose([make_run(here / "other", 0.5, guided=True)])))
+    assert "The teacher resnet8" not in nothing_known and "7 parameters." in nothing_known
+
+
+def test_a_report_of_several_seeds_names_them_all_and_the_last_to_end() -> None:
+    ends = ("2026-11-28T10:00:00+00:00", "2026-11-28T12:00:00+00:00")
+    infos = [{"seed": seed, "finished": end} for seed, end in enumerate(ends)]
+    assert words.when(infos) == "Seeds 0, 1, finished 2026-11-28 12:00:00 UTC"
+    assert words.when([{"seed": 3}]) == "Seed 3, finished at an unknown time"
+
+
+def test_no_axis_of_epochs_has_marks_between_them() -> None:
+    rows = [{"epoch": float(epoch), "loss_a": 1.0 / epoch} for epoch in (1, 2, 3)]
+    curve = Curve([1.0, 2.0], [0.1, 0.2], [0.1, 0.2], [0.1, 0.2], 1)
+    for figure in (draw_accuracy(curve, None, "x"), draw_losses(rows), draw_losses(rows[:1])):
+        figure.draw_without_rendering()
+        assert all(mark == round(mark) for mark in figure.axes[-1].get_xticks())
+
+
+def test_a_report_goes_over_a_report_and_over_nothing_else(page: Path, world: World, here: Path) -> None:
+    (here / "old.html").write_bytes(page.read_bytes())
+    check_place(here / "old.html")
+    (here / "mine.html").write_text("<p>mine</p>")
+    before = snapshot(here)
+    with pytest.raises(TakenError, match=r"mine\.html is there and no report of lgkd; choose another --out"):
+        write_report(world.guided_run, out=here / "mine.html")
+    with pytest.raises(InputError, match=r"--out is .*report\.pdf, expected a name that ends in \.html"):
+        write_report(world.guided_run, out=here / "report.pdf")
+    (here / "figures").write_text("a file")
+    with pytest.raises(TakenError, match="where the figures' folder would go"):
+        write_report(world.guided_run, out=here / "figures.html")
+    assert snapshot(here) == before | {str(here / "figures"): snapshot(here)[str(here / "figures")]}
+
+
+def test_runs_of_two_kinds_make_no_report(world: World, here: Path) -> None:
+    with pytest.raises(InputError, match="the runs differ in more than their seeds"):
+        write_report([world.guided_run, world.teacher_run], out=here / "x.html")
+    assert run(["report", str(here / "nowhere")]) == 2
+    with pytest.raises(InputError, match="the runs differ from the baseline in nothing"):
+        write_report(world.unguided_run, world.unguided_run, out=here / "x.html")
+    assert not (here / "x.html").exists()

@@ -1,0 +1,51 @@
+"""Help, listings and `import lgkd` answer at once: they do not wait for torch."""
+
+from pathlib import Path
+
+import pytest
+
+import lgkd
+from tests.support.small import python
+
+HEAVY = "{'torch', 'torchvision', 'timm', 'numpy', 'accelerate', 'sklearn', 'PIL', 'matplotlib', 'safetensors'}"
+
+
+def test_help_and_listings_do_not_wait_for_torch(tmp_path: Path) -> None:
+    done = python(
+        "import sys\n"
+        "from lgkd.cli import run\n"
+        "for words in ([], ['--help'], ['--version'], ['distill', '--help'], ['students'], ['students', 'pvtv2'],\n"
+        "              ['teachers'], ['teachers', 'resnet56', '--json'], ['datasets'], ['datasets', 'digits'],\n"
+        "              ['reproduce'], ['reproduce', 'digits', '--dry-run'],\n"
+        "              ['recipes'], ['recipes', '--json'], ['recipes', 'teacher'], ['arrange', '--help']):\n"
+        "    assert run(words) == 0, words\n"
+        f"    assert not {HEAVY} & set(sys.modules), (words, {HEAVY} & set(sys.modules))\n",
+        tmp_path,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import lgkd; lgkd.__version__; dir(lgkd)",
+        "import lgkd; lgkd.Recipe; lgkd.load_recipe('teacher')",
+        "import lgkd.cli",
+        "import lgkd.runner.resolve",
+    ],
+)
+def test_an_import_does_not_wait_for_torch(tmp_path: Path, code: str) -> None:
+    done = python(f"import sys; {code}; assert not {HEAVY} & set(sys.modules), {HEAVY} & set(sys.modules)", tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_every_public_name_can_be_had() -> None:
+    assert set(lgkd.__all__) <= set(dir(lgkd))
+    for name in lgkd.__all__:
+        assert getattr(lgkd, name) is not None
+
+
+def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'lgkd' has no attribute 'distil'"):
+        _ = lgkd.distil

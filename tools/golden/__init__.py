@@ -1,0 +1,1 @@
+"""Make the data of golden tests anew."""
