@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from lgkd.distillation.tasks import Batch
 from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.factory import create_student
 from lgkd.models.teacher import Teacher
+from tests.support import raised
 from tests.support.forking import Nursery
 from tests.support.small import World, the_world
 
@@ -33,6 +36,29 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # No test asserts a time: a busy machine is no reason to fail.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Record the errors of all processes of a session; the controller of several makes the folder."""
+    if raised.VARIABLE not in os.environ:
+        os.environ[raised.VARIABLE] = tempfile.mkdtemp(prefix="lgkd-errors-")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(raised.VARIABLE), ignore_errors=True))
+    raised.record_errors()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a session of the whole suite in which some error of lgkd was made at no place, or had no proper message."""
+    if raised.is_whole_suite(session.config) and raised.problems():
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Name the places at which no test had an error made, and the messages without their parts."""
+    if raised.is_whole_suite(config) and raised.problems():
+        terminalreporter.section("errors that no test raises, or whose message lacks a part", red=True)
+        for problem in raised.problems():
+            terminalreporter.line(problem)
 
 
 @pytest.fixture(autouse=True)

@@ -129,7 +129,7 @@ def load_newest(root: Path) -> Checkpoint | None:
         try:
             tensors, state = read_checkpoint(folder)
             if type(state.get("step")) is not int:
-                raise InputError(f"{folder / STATE} does not say of which step it is")
+                raise InputError(f"{folder / STATE} does not say of which step it is; it is damaged")
         except InputError as error:
             damaged.append(str(error))
             continue
@@ -150,13 +150,16 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[st
     manifest = _read_json(folder / MANIFEST)
     files = manifest.get("files")
     if manifest.get("format") != FORMAT or not isinstance(files, dict) or STATE not in files:
-        raise InputError(f"{folder / MANIFEST} is no manifest of format {FORMAT}")
+        raise InputError(f"{folder / MANIFEST} is not a manifest of format {FORMAT}; it is damaged, or of another lgkd")
     tensors: dict[str, dict[str, Tensor]] = {}
     state: dict[str, Any] = {}
     for name, expected in files.items():
         part = name.removesuffix(".safetensors")
         if name != STATE and not (_PART.fullmatch(part) and name.endswith(".safetensors")):
-            raise InputError(f"{folder / MANIFEST} names {safe_text(name)!r}, which is no part of a checkpoint")
+            raise InputError(
+                f"{folder / MANIFEST} names {safe_text(name)!r}, which is not a part of a checkpoint; "
+                "it is damaged, or of another lgkd"
+            )
         data = _read(folder / name)
         if not isinstance(expected, dict) or len(data) != expected.get("bytes"):
             raise InputError(f"{folder / name} is cut or changed: it has {len(data)} bytes, not the manifest's")
@@ -179,7 +182,7 @@ def _read_state(file: Path, data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         state = None
     if not isinstance(state, dict):
-        raise InputError(f"{file} holds no state of a training")
+        raise InputError(f"{file} holds no state of a training; it is damaged")
     return state
 
 

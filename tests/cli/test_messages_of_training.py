@@ -43,8 +43,11 @@ def spoil(folder: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ("format", "MANIFEST.json is no manifest of format 1"),
-        ("name", "MANIFEST.json names 'evil.pt', which is no part of a checkpoint"),
+        ("format", "MANIFEST.json is not a manifest of format 1; it is damaged, or of another lgkd"),
+        (
+            "name",
+            "MANIFEST.json names 'evil.pt', which is not a part of a checkpoint; it is damaged, or of another lgkd",
+        ),
         ("cut", "student.safetensors is cut or changed: it has 75 bytes, not the manifest's"),
         ("flipped", "student.safetensors is damaged: its SHA-256 is not the manifest's"),
         ("missing", "student.safetensors cannot be read (No such file or directory)"),

@@ -150,7 +150,7 @@ def test_every_test_that_the_page_names_is_there() -> None:
     page = (tests.parent / "SECURITY.md").read_text(encoding="utf-8")
     named = re.findall(r"`(test_\w+)`", page)
     written = {
-        name for path in tests.glob("test_*.py") for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+        name for path in tests.rglob("test_*.py") for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
     }
     assert len(named) > 35
     assert not [name for name in named if name not in written]

@@ -73,7 +73,7 @@ def _distance(student: Measured, layer: str, weights: Tensor | None, output: Ten
         TapError: there is none; says why.
     """
     if weights is None or output is None:
-        raise TapError("it computes no attention weights that can be read")
+        raise TapError("it computes no attention weights, expected a softmax over tokens that can be read")
     size = student.opened.image_size
     hint = getattr(student.opened.student, "num_prefix_tokens", None)
     among = between_patches(weights, output, size, hint if isinstance(hint, int) else None)

@@ -94,7 +94,7 @@ def _check_named(run: Finished, dataset: object) -> None:
     """
     about = run.info["dataset"]
     if read_student(run.folder)["name"] is None:
-        raise MissingError("the student is a module that was made in Python")
+        raise MissingError("the student is a module that was made in Python; a report needs one that a name builds")
     if dataset is None and about["path"] is None and about["name"] not in CATALOGUE:
         raise MissingError("the data set was loaded in Python; name one of the same classes by --dataset")
 

@@ -37,6 +37,7 @@ The names and counts are those of the README that comes with the data, which nam
 not say which label is which; but no two counts are equal, so files whose labels mean anything else are refused.
 """
 
+_NOT_IT = "it is not the published archive"
 _MOST_FILES = 250_000
 _LARGEST = 2**26
 _DAY = 24 * 3600.0
@@ -262,7 +263,8 @@ def _tiny_imagenet(info: DataSetInfo, files: _Below) -> dict[str, str]:
     if odd:
         raise DataError(f"{files.where}/wnids.txt has {odd[0]!r}, expected WordNet numbers such as n01443537")
     if len(set(classes)) != info.classes or len(classes) != info.classes:
-        raise DataError(f"{files.where}/wnids.txt names {len(set(classes))} classes, {info.name} has {info.classes}")
+        found = len(set(classes))
+        raise DataError(f"{files.where}/wnids.txt names {found} classes, {info.name} has {info.classes}: {_NOT_IT}")
     plan: dict[str, str] = {}
     per_class = dict.fromkeys(classes, 0)
     for name in sorted(files.sizes):
@@ -282,7 +284,7 @@ def _tiny_imagenet(info: DataSetInfo, files: _Below) -> dict[str, str]:
         if wnid not in per_class:
             raise DataError(f"{where} has the class {wnid!r}, which wnids.txt lacks")
         if image in labels:
-            raise DataError(f"{where} names {image} again")
+            raise DataError(f"{where} names {image} again, expected once: {_NOT_IT}")
         labels[image] = wnid
     _right_counts(files, "val", Counter(labels.values()), dict.fromkeys(classes, info.test // info.classes))
     plan |= {f"val/images/{image}": f"test/{wnid}/{image}" for image, wnid in labels.items()}

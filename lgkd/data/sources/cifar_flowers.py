@@ -113,7 +113,10 @@ def _class_names(text: bytes, info: DataSetInfo, archive: Path) -> tuple[tuple[s
     """The names in sorted order, and the place in that order of every published number."""
     names = [line.strip() for line in text.decode("utf-8", "replace").splitlines() if line.strip()]
     if len(set(names)) != info.classes or len(names) != info.classes:
-        raise DataError(f"{archive} names {len(set(names))} classes, {info.name} has {info.classes}")
+        raise DataError(
+            f"{archive} names {len(set(names))} classes, {info.name} has {info.classes}: "
+            "it is not the published archive"
+        )
     classes = tuple(sorted(names))
     return classes, np.array([classes.index(name) for name in names], np.int64)
 
@@ -158,7 +161,10 @@ def _flower_places(info: DataSetInfo, labels: Path, splits: Path) -> dict[str, s
         raise DataError(f"{labels} has labels outside of 1 to {info.classes}: it is not the published file")
     every = np.concatenate(list(parts.values()))
     if sorted(every.tolist()) != list(range(1, len(numbers) + 1)):
-        raise DataError(f"{splits} does not split the {len(numbers):,} images of {labels} into three parts")
+        raise DataError(
+            f"{splits} does not split the {len(numbers):,} images of {labels} into three parts: "
+            "they are not the published files"
+        )
     return {
         f"jpg/image_{number:05d}.jpg": f"{part}/class_{numbers[number - 1]:03d}/image_{number:05d}.jpg"
         for part, ids in parts.items()
