@@ -3,31 +3,63 @@
 import hashlib
 import json
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import Any
+
+from lgkd._internal.leftovers import lock, remove_leftover
+
+_PASSING = re.compile(r"\.(.+)\.\d+\.[0-9a-f]{8}\.tmp", re.DOTALL)
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write under another name, flush to the disk, rename: a reader sees the old file or the new one.
 
+    What killed processes left of writing the same file is removed.
+
     Raises:
         OSError: it cannot be written; names the file, as Python does only where a file cannot be opened.
     """
-    passing = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    passing = None
     try:
-        # os.open applies the umask to 0o666; tempfile would make a file that only its owner reads.
-        with os.fdopen(os.open(passing, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as stream:
+        for other in path.parent.iterdir():
+            if is_leftover_of(other.name, path.name):
+                remove_leftover(other)
+        handle, passing = _begin(path)
+        with os.fdopen(handle, "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        passing.replace(path)
+            if os.name == "posix":  # while it is still locked; other systems rename no open file
+                passing.replace(path)
+        if os.name != "posix":
+            passing.replace(path)
     except OSError as error:
         error.filename = str(path)
         raise
     finally:
-        passing.unlink(missing_ok=True)
+        if passing is not None:
+            passing.unlink(missing_ok=True)
     flush_folder(path.parent)
+
+
+def _begin(path: Path) -> tuple[int, Path]:
+    """A new locked file beside a path."""
+    while True:
+        passing = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+        # os.open applies the umask to 0o666; tempfile would make a file that only its owner reads.
+        handle = os.open(passing, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        # Another process may have taken it for a leftover before it was locked.
+        if lock(handle) is not False and passing.exists():
+            return handle, passing
+        os.close(handle)
+
+
+def is_leftover_of(name: str, file: str) -> bool:
+    """Whether a name is that of a temporary file from which `write_whole` makes a file of that name."""
+    found = _PASSING.fullmatch(name)
+    return found is not None and found[1] == file
 
 
 def write_json(path: Path, value: Any) -> None:

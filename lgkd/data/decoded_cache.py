@@ -9,9 +9,7 @@ import io
 import json
 import os
 import re
-import secrets
 import shutil
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from hashlib import sha256
@@ -21,6 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lgkd._internal.leftovers import Scratch, remove_leftover
 from lgkd._internal.paths import home
 from lgkd.data.decode import Allocate, in_memory
 from lgkd.data.image_folder import File
@@ -28,7 +27,6 @@ from lgkd.data.image_folder import File
 FORMAT = 1
 """Counted up whenever decoding or the files of an entry change."""
 
-_DAY = 24 * 3600.0
 _BLOCK = 2**24
 _SCRATCH = re.compile(r"\.[0-9a-f]{16}-[0-9a-f]{40}-[0-9a-f]{16}")
 
@@ -87,11 +85,10 @@ def kept(key: str, count: int, make: Make) -> Stored:
         return found
     try:
         # Not tempfile's folder: nobody else may read that, and a store can be shared.
-        scratch = folder.parent / f".{key}-{secrets.token_hex(8)}"
-        scratch.mkdir(parents=True)
+        made_in = Scratch(folder)
     except OSError:  # a store that cannot be written costs time, not the training
         return make(in_memory)
-    try:
+    with made_in as scratch:
         made = make(lambda shape: _on_disk(scratch / "pixels.npy", shape))
         if not isinstance(made.pixels, np.memmap):
             return made
@@ -100,8 +97,6 @@ def kept(key: str, count: int, make: Make) -> Stored:
             _publish(scratch, folder, count)
             _sweep(folder)
         return _load(folder, count) or made
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _load(folder: Path, count: int) -> Stored | None:
@@ -214,6 +209,7 @@ def _sweep(folder: Path) -> None:
     about = folder.name.split("-")[0]
     for other in folder.parent.iterdir():
         older = other.name.startswith(f"{about}-") and other.name != folder.name
-        abandoned = _SCRATCH.fullmatch(other.name) and time.time() - other.lstat().st_mtime > _DAY
-        if older or abandoned:
+        if older:
             shutil.rmtree(other, ignore_errors=True)
+        elif _SCRATCH.fullmatch(other.name):
+            remove_leftover(other)

@@ -19,7 +19,7 @@ from lgkd.experiments.select import Turn, kept_as, subset_of
 from lgkd.experiments.spec import Experiment
 from lgkd.models.registry import canonical
 from lgkd.runner.resolve import resolve_recipe
-from lgkd.runs.folder import RECIPE, describe, is_finished, read_metrics, read_run
+from lgkd.runs.folder import RECIPE, describe, is_finished, is_untouched, read_metrics, read_run
 from lgkd.runs.identity import differences, identity
 
 ABOUT = "experiment.json"
@@ -52,8 +52,8 @@ def check_out(out: Path, experiment: Experiment) -> None:
     if out.exists() and not out.is_dir():
         raise TakenError(f"{out} is a file, expected a folder for an experiment; choose another --out")
     if not (out / ABOUT).is_file():
-        names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
-        if names:
+        if out.is_dir() and not is_untouched(out, ABOUT):
+            names = sorted(path.name for path in out.iterdir())
             raise TakenError(
                 f"{out} already holds {names[0]} and no {ABOUT}; nothing was touched. Choose another --out"
             )

@@ -14,16 +14,19 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from lgkd import __version__, api
+from lgkd import __version__
 from lgkd._internal.atomic_io import write_json
 from lgkd.data.dataset import DataSet, fingerprint_of
 from lgkd.data.load import load_dataset
 from lgkd.data.subsets import hold_out
+from lgkd.experiments.quickstart_folder import begun
 from lgkd.models.teacher import Teacher
+from lgkd.models.trust import trust
 from lgkd.runner.options import Options, Run
 from lgkd.runner.resolve import resolve_recipe
+from lgkd.runner.runner import Job
 from lgkd.runs.compare.layout import check_seeds
-from lgkd.runs.folder import claim, read_student
+from lgkd.runs.folder import read_student
 from lgkd.runs.plots import draw_gain
 from lgkd.runs.statistics import Interval, Summary, paired_interval, summarise
 from lgkd.training.callbacks import Watcher
@@ -200,8 +203,11 @@ def quickstart(
 
     All three follow the recipe "quickstart" on one CPU thread; the user's store is not touched.
 
+    Stopped anywhere, the same call goes on; the seconds of the whole are then those since.
+
     Args:
-        out: a new or empty folder; None for ./quickstart, or ./quickstart-2 and so on where that is taken.
+        out: a new or empty folder, or one of a quickstart of the same choices that did not come to its end; None for
+            ./quickstart, or ./quickstart-2 and so on where that is taken.
         seeds: at least one. A seed decides on labels, weights, order and augmentation alike.
         epochs: instead of the recipe's, for a shorter trial.
         held_out: measure on a part of the training images that nobody learns from, and leave the test split
@@ -212,6 +218,7 @@ def quickstart(
     Raises:
         InputError: seeds or overrides that make no sense.
         TakenError: `out` holds something already.
+        BusyError: another process is at work in it.
     """
     chosen = check_seeds(seeds)
     recipe = resolve_recipe(RECIPE, trains="student", guided=True, epochs=epochs, overrides=overrides)
@@ -219,11 +226,10 @@ def quickstart(
     length = recipe.schedule.epochs
     dataset = held_out_digits() if held_out else load_dataset(DATASET)
     every = recipe.evaluate_every if epochs is None else max(1, round(recipe.evaluate_every * length / full))
-    folder = claim(Path(out) if out is not None else _free_folder())
-    began, cpu_began = time.perf_counter(), time.process_time()
-    trials: list[Trial] = []
-    runs: list[Run] = []
-    with _one_thread():
+    choices = {"seeds": list(chosen), "epochs": epochs, "held_out": held_out, "overrides": list(overrides)}
+    with begun(Path(out) if out is not None else None, choices) as folder, _one_thread():
+        began, cpu_began = time.perf_counter(), time.process_time()
+        trials: list[Trial] = []
         for seed in chosen:
             teacher: Teacher | None = None
             for who in WHO:
@@ -244,24 +250,23 @@ def quickstart(
                     run = _train(who, dataset if held_out else DATASET, teacher, options)
                 if who == "teacher":
                     teacher = _as_teacher(run)
-                runs.append(run)
                 trials.append(_trial(who, seed, run))
-    steps_per_epoch = int(runs[-1].info["steps_per_epoch"])
-    outcome = Outcome(
-        trials=tuple(trials),
-        folder=folder,
-        labels=int(runs[-1].info["dataset"]["train_images"]),
-        images=len(dataset.test),
-        split="held-out" if held_out else "test",
-        steps=length * steps_per_epoch,
-        full_steps=full * steps_per_epoch,
-        overrides=tuple(overrides),
-        seconds=time.perf_counter() - began,
-        cpu_seconds=time.process_time() - cpu_began,
-    )
-    write_json(folder / RESULTS, outcome.as_dict())
-    _draw(outcome)
-    return outcome
+        steps_per_epoch = int(run.info["steps_per_epoch"])
+        outcome = Outcome(
+            trials=tuple(trials),
+            folder=folder,
+            labels=int(run.info["dataset"]["train_images"]),
+            images=len(dataset.test),
+            split="held-out" if held_out else "test",
+            steps=length * steps_per_epoch,
+            full_steps=full * steps_per_epoch,
+            overrides=tuple(overrides),
+            seconds=time.perf_counter() - began,
+            cpu_seconds=time.process_time() - cpu_began,
+        )
+        write_json(folder / RESULTS, outcome.as_dict())
+        _draw(outcome)
+        return outcome
 
 
 def small_vit(num_classes: int, image_size: int) -> nn.Module:
@@ -302,15 +307,6 @@ def held_out_digits() -> DataSet:
     return DataSet(f"{DATASET}-held-out", digits.classes, rest, held, fingerprint, digits.notes)
 
 
-def _free_folder() -> Path:
-    """The first of ./quickstart, ./quickstart-2, ... that is new or empty: whoever repeats it keeps both."""
-    folder, number = Path("quickstart"), 1
-    while folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        number += 1
-        folder = Path(f"quickstart-{number}")
-    return folder
-
-
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Networks this small gain little from a second thread, and crawl where threads wait for a busy core."""
@@ -328,13 +324,11 @@ def _nobody(_title: str) -> Iterator[Any]:
 
 
 def _train(who: Who, dataset: str | DataSet, teacher: Teacher | None, options: Options) -> Run:
-    if who == "teacher":
-        # Trained as a student is, it stays in this folder and does not enter the user's store.
-        return api.train(TEACHER, dataset, **options)
-    if who == "unguided":
-        return api.train(STUDENT, dataset, **options)
-    assert teacher is not None
-    return api.distill(STUDENT, teacher, dataset, **options)
+    # A teacher is trained as a student is: it stays in this folder and does not enter the user's store.
+    trust(STUDENT)
+    job = Job("student", TEACHER if who == "teacher" else STUDENT, None, dataset, options)
+    guides = (teacher,) if who == "guided" and teacher is not None else ()
+    return job.run(teachers=guides, keep=True)
 
 
 def _as_teacher(run: Run) -> Teacher:

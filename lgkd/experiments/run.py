@@ -12,7 +12,7 @@ from lgkd.experiments.results import Outcome, look_at
 from lgkd.experiments.select import Turn, choose_arms, turns_of
 from lgkd.experiments.spec import Borrowed, Experiment
 from lgkd.models.teacher import Teacher
-from lgkd.models.teacher_card import TeacherCard, read_card
+from lgkd.models.teacher_card import TeacherCard, put_back, read_card
 from lgkd.models.trust import trust
 from lgkd.runner.build import load_kept_teacher
 from lgkd.runner.options import Options
@@ -109,6 +109,7 @@ def _open(experiment: Experiment, out: Path, key: str, borrowed: tuple[TeacherCa
     assert arm.seeds is not None
     turn = Turn(arm, arm.seeds[0])
     folder = kept_in(out, experiment, turn)
+    put_back(folder)
     if not folder.is_dir():
         run = run_of(out, turn)
         raise InputError(
@@ -133,6 +134,7 @@ def find_borrowed(wanted: Borrowed, experiment: Experiment, out: Path) -> tuple[
     """
     beside = out.absolute().parent / wanted.trained_by / "teachers" / wanted.arm / "seed0"
     folder = beside / experiment.dataset / wanted.name
+    put_back(folder)
     if folder.is_dir():
         return read_card(folder), folder
     try:

@@ -5,6 +5,8 @@ so that listing teachers takes milliseconds.
 """
 
 import re
+import secrets
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lgkd._internal.atomic_io import sha256_of, write_whole
+from lgkd._internal.leftovers import locked
 from lgkd._internal.paths import home, teachers_folder
 from lgkd._internal.text import safe_text
 from lgkd.errors import InputError, MissingError
@@ -21,6 +24,8 @@ WEIGHTS = "weights.safetensors"
 MAX_BYTES = 16_000_000
 
 _SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
+# Earlier versions of lgkd ended it with a point and a process number.
+_ASIDE = re.compile(r"\.(.+?)(?:-[0-9a-f]{16}|\.\d+)\.old")
 
 
 def _safe(text: str) -> str:
@@ -156,7 +161,9 @@ def find_card(name: str, dataset: str) -> tuple[TeacherCard, Path]:
         MissingError: no such teacher; the message holds the command that trains it.
         InputError: an unsafe name, or a card that cannot be read or belongs to another teacher.
     """
-    for folder in (teacher_folder(name, dataset), teachers_folder() / dataset / name):
+    kept = teacher_folder(name, dataset)
+    put_back(kept)
+    for folder in (kept, teachers_folder() / dataset / name):
         if (folder / CARD).is_file():
             return read_card(folder), folder
     others = sorted({card.name for card, _ in list_cards()[0] if card.dataset == dataset})
@@ -175,8 +182,12 @@ def list_cards() -> tuple[list[tuple[TeacherCard, Path]], list[tuple[Path, str]]
     cards: dict[tuple[str, str], tuple[TeacherCard, Path]] = {}
     broken: list[tuple[Path, str]] = []
     hidden: set[tuple[str, str]] = set()
+    for aside in (home() / "teachers").glob("*/.*.old"):
+        if (found := _ASIDE.fullmatch(aside.name)) is not None:
+            put_back(aside.with_name(found[1]))
     for root in (home() / "teachers", teachers_folder()):
-        for file in sorted(root.glob(f"*/*/{CARD}")):
+        # Hidden ones are teachers that are still being put there.
+        for file in sorted(root.glob(f"[!.]*/[!.]*/{CARD}")):
             folder = file.parent
             place = (folder.parent.name, folder.name)
             if place in hidden:
@@ -187,6 +198,36 @@ def list_cards() -> tuple[list[tuple[TeacherCard, Path]], list[tuple[Path, str]]
             except InputError as error:
                 broken.append((file, str(error)))
     return [cards[place] for place in sorted(cards)], broken
+
+
+def aside_of(place: Path) -> Path:
+    """Where a teacher is moved aside for a moment, when another one takes its place."""
+    return place.with_name(f".{place.name}-{secrets.token_hex(8)}.old")
+
+
+def put_back(place: Path) -> None:
+    """Give a teacher its name again that was moved aside by a process that did not live to put another one there.
+
+    Nothing happens where a teacher lies, where none was moved aside, and in a store that cannot be written.
+    """
+    if place.exists() or not _moved_aside(place):
+        return
+    with locked(place.parent), suppress(OSError):  # whoever exchanges it now holds the lock
+        for aside in _moved_aside(place):
+            if not place.exists():
+                aside.rename(place)
+
+
+def _moved_aside(place: Path) -> list[Path]:
+    """The whole teachers that were moved aside from a place, the latest first."""
+    found = []
+    with suppress(OSError):
+        for other in place.parent.iterdir():
+            match = _ASIDE.fullmatch(other.name)
+            if match is not None and match[1] == place.name and (other / CARD).is_file():
+                found.append(other)
+        found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    return found
 
 
 def save_card(card: TeacherCard, folder: Path) -> Path:

@@ -22,6 +22,7 @@ from lgkd.runner.options import Run
 from lgkd.runner.record import Journal, about_run, flat, results
 from lgkd.runner.teacher_store import keep_teacher
 from lgkd.runs.folder import (
+    CHECKPOINTS,
     ENV,
     FORMAT,
     RECIPE,
@@ -29,11 +30,13 @@ from lgkd.runs.folder import (
     STUDENT_WEIGHTS,
     describe,
     environment,
+    finish_run,
     now,
     read_metrics,
     read_student,
     write_run,
 )
+from lgkd.runs.identity import check_checkpoint, checkpoint_identity
 from lgkd.runs.plots import draw_curves
 from lgkd.training.callbacks import Watcher
 from lgkd.training.checkpointer import Keeper
@@ -62,6 +65,7 @@ class Ready:
         say: called with a sentence that the user should hear.
         store: where a trained teacher is kept; None for a student.
         replace: whether a teacher that lies there is exchanged.
+        force: whether a checkpoint of other settings is gone on with.
         track: trackers that are told of the training, by name or as objects; none but in the first process.
     """
 
@@ -84,6 +88,7 @@ class Ready:
     say: Callable[[str], None]
     store: Path | None
     replace: bool
+    force: bool = False
     track: tuple[Any, ...] = ()
 
 
@@ -92,16 +97,23 @@ def carry_out(ready: Ready) -> Run:
     folder, info, data, student, plan = ready.folder, ready.info, ready.data, ready.student, ready.plan
     first = ready.process.rank == 0
     if first:
+        # First, since it waits for git. That run.json comes before all other files makes the folder known as a run's.
+        about_here = environment(plan.device) | {"data_fingerprint": data.fingerprint}
         write_run(folder, info)
         write_whole(folder / RECIPE, dump_recipe(ready.recipe).encode())
-        write_json(folder / ENV, environment(plan.device) | {"data_fingerprint": data.fingerprint})
+        write_json(folder / ENV, about_here)
     batches = _test_batches(ready)
     journal = Journal(folder, writes=first)
     teachers = [info["teacher"], *info["more_teachers"]] if info["teacher"] else []
     keeper = Keeper(
-        folder / "checkpoint",
+        folder / CHECKPOINTS,
         select_on="val_top1" if data.val is not None else None,
-        identity={"data": data.fingerprint, "teachers": [teacher["sha256"] for teacher in teachers]},
+        identity={
+            "data": data.fingerprint,
+            "teachers": [teacher["sha256"] for teacher in teachers],
+            **checkpoint_identity(info, ready.recipe),
+        },
+        check=lambda place, theirs, ours: check_checkpoint(place, theirs, ours, force=ready.force, say=ready.say),
         say=ready.say,
     )
     with Stop(ready.max_time, ready.began) as stop:
@@ -122,18 +134,17 @@ def carry_out(ready: Ready) -> Run:
         weights, best = keeper.load_best()
         student.load_state_dict(weights)
     student.eval().to("cpu")
-    info = info | {"status": "finished", "finished": now(), "results": results(journal.rows, best)}
+    info = info | {"finished": now(), "results": results(journal.rows, best)}
     if first:
         about = _about_student(ready)
         about["weights_sha256"] = save_weights(student.state_dict(), folder / STUDENT_WEIGHTS)
         write_json(folder / STUDENT, about)
         draw_curves(journal.rows, folder / "curves.png", describe(info))
-        try:
-            if ready.store is not None:
-                _keep_teacher(ready, ready.store, info)
-        finally:
-            write_run(folder, info)
-    return Run(student, journal.rows, folder, info)
+        # Nothing is finished that could not be kept: the same command puts it there, and trains nothing again.
+        if ready.store is not None:
+            _keep_teacher(ready, ready.store, info)
+        finish_run(folder, info)
+    return Run(student, journal.rows, folder, info | {"status": "finished"})
 
 
 def _tracking(ready: Ready) -> Tracking | None:

@@ -12,7 +12,8 @@ from lgkd.data.locations import known_or_folder
 from lgkd.data.names import dataset_key, folder_word, subset_words
 from lgkd.errors import InputError, LgkdError, MissingError, RecipeError, TakenError
 from lgkd.models.registry import canonical, find
-from lgkd.models.teacher_card import TeacherCard, find_card, teacher_folder
+from lgkd.models.teacher_card import TeacherCard, find_card, put_back, read_card, teacher_folder
+from lgkd.runs.folder import is_finished, read_student
 
 _TYPED_AS = {
     "schedule.epochs": "--epochs",
@@ -85,7 +86,10 @@ def settle(
     subset = subset_words(options.get("fraction"), options.get("images_per_class"), options.get("subset_seed") or 0)
     store = None
     if role == "teacher" and model is not None and dataset is not None:
-        store = free_place(model, dataset, subset, replace=replace)
+        folder = options.get("out") or run_folder(
+            model, dataset, subset, None, options["recipe"], options.get("seed") or 0, options.get("extra")
+        )
+        store = free_place(model, dataset, subset, replace=replace, run=Path(folder))
     cards = []
     if dataset is not None:
         cards = [find_trained_teacher(teacher, dataset, subset=subset)[0] for teacher in teachers]
@@ -143,20 +147,36 @@ def check_cached(
             )
 
 
-def free_place(architecture: str, dataset: str | Path, subset: str | None, *, replace: bool) -> Path:
+def free_place(
+    architecture: str, dataset: str | Path, subset: str | None, *, replace: bool, run: Path | None = None
+) -> Path:
     """The new teacher's folder in the store; refused before hours are spent, not after.
+
+    Args:
+        architecture, dataset, subset: of the teacher.
+        replace: one of that name may be exchanged.
+        run: the folder of the run; the teacher that lies there may be the one that it has put there, before it died.
 
     Raises:
         TakenError: there is one of that name, and `replace` is False.
     """
     place = teacher_folder(teacher_name(architecture, subset), dataset_key(dataset))
-    if place.exists() and not replace:
+    put_back(place)
+    if place.exists() and not replace and not (run is not None and _has_put(run, place)):
         raise TakenError(
             f"a teacher {place.name} for {place.parent.name} is already in the store ({place}{_saw(place)}); it was "
             "not touched. Use it as it is, or exchange it with --replace; if it saw other images, in a folder of the "
             "same name, rename yours"
         )
     return place
+
+
+def _has_put(run: Path, place: Path) -> bool:
+    """Whether the teacher at a place is the one of a run that was trained to its end and not finished."""
+    try:
+        return not is_finished(run) and read_student(run)["weights_sha256"] == read_card(place).weights_sha256
+    except InputError:
+        return False
 
 
 def _saw(place: Path) -> str:

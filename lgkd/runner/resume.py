@@ -8,7 +8,7 @@ from lgkd.config.trackers import INSIDE, is_here
 from lgkd.errors import InputError, TakenError
 from lgkd.models.trust import check_named_in
 from lgkd.runner.options import Options
-from lgkd.runs.folder import RUN, describe
+from lgkd.runs.folder import RECIPE, RUN, describe, has_checkpoint, is_finished
 
 _ASKED_AGAIN: dict[str, Any] = {
     **dict.fromkeys(("fraction", "val_fraction", "extra_share"), int | float),
@@ -40,12 +40,17 @@ def call_of(place: Path, info: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         TakenError: the run is finished.
-        InputError: it was started from objects made in Python, its run.json is damaged, or it names code that nobody
-            else has named, see `lgkd.models.trust`.
+        InputError: it was stopped before anything was kept, or started from objects made in Python, its run.json is
+            damaged, or it names code that nobody else has named, see `lgkd.models.trust`.
     """
-    if info["status"] == "finished":
+    if is_finished(place):
         raise TakenError(
             f"{place} is finished ({describe(info)}); there is nothing to go on with; `lgkd evaluate` looks at it"
+        )
+    if not (place / RECIPE).is_file() and not has_checkpoint(place):
+        raise InputError(
+            f"{place} was stopped before its {RECIPE} was written, so that there is nothing to go on with; repeat the "
+            "command that began it"
         )
     call = info.get("call")
     if not isinstance(call, dict):

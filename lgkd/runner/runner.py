@@ -233,6 +233,7 @@ class Job:
                         say=self.say,
                         store=store,
                         replace=replace,
+                        force=bool(options.get("force")),
                         track=tuple(options.get("track") or ()) if self.first else (),
                     )
                 )
@@ -318,7 +319,7 @@ class Job:
         if settled.store is not None:
             return settled.store
         assert isinstance(self.dataset, DataSet)
-        return free_place(self.model, self.dataset.name, settled.subset, replace=replace)
+        return free_place(self.model, self.dataset.name, settled.subset, replace=replace, run=self.folder(settled, ()))
 
     def make_model(self, recipe: Recipe, data: Data) -> tuple[nn.Module, tuple[int, int]]:
         """The untrained model and the (height, width) of its images."""

@@ -1,8 +1,9 @@
 """Putting a trained teacher into the user's store."""
 
-import os
+import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,19 @@ import torch
 from torch import nn
 
 from lgkd import __version__
+from lgkd._internal.atomic_io import flush_folder
+from lgkd._internal.leftovers import Scratch, locked, remove_leftover
 from lgkd._internal.safetensors_io import save_weights
-from lgkd.errors import TakenError
+from lgkd.errors import InputError, TakenError
 from lgkd.models.default_taps import default_taps
-from lgkd.models.teacher_card import WEIGHTS, TeacherCard, save_card
+from lgkd.models.teacher_card import WEIGHTS, TeacherCard, aside_of, put_back, read_card, save_card
 from lgkd.runs.folder import now
 
 
 def keep_teacher(place: Path, model: nn.Module, facts: Mapping[str, Any], *, replace: bool, folder: Path) -> None:
     """Weights and card into the store; the teacher's folder is whole or not there.
+
+    Where this very teacher lies there already nothing is changed: its training died right after it had been put there.
 
     Args:
         place: the folder DATASET/NAME; DATASET exists.
@@ -28,13 +33,11 @@ def keep_teacher(place: Path, model: nn.Module, facts: Mapping[str, Any], *, rep
         folder: the run's, for the message.
 
     Raises:
-        TakenError: there is one by now, and `replace` is False.
+        TakenError: there is another one by now, and `replace` is False.
     """
-    # Hidden from listings, and its own, so that two trainings do not meet in it.
-    passing = place.with_name(f".{place.name}.{os.getpid()}.new")
-    old = place.with_name(f".{place.name}.{os.getpid()}.old")
-    passing.mkdir()
-    try:
+    put_back(place)
+    _remove_leftovers(place)
+    with Scratch(place) as passing:
         card = TeacherCard(
             name=place.name,
             dataset=place.parent.name,
@@ -47,14 +50,48 @@ def keep_teacher(place: Path, model: nn.Module, facts: Mapping[str, Any], *, rep
             **facts,
         )
         save_card(card, passing)
-        if place.exists():
-            if not replace:
+        # A look at the store meanwhile waits, and a process that dies in here leaves what the next look puts back.
+        with locked(place.parent):
+            if place.exists() and not replace:
+                if _holds(place, card.weights_sha256):
+                    return
                 raise TakenError(
                     f"another training has put a teacher {place.name} into the store meanwhile ({place}); it was "
-                    f"not touched. This one is kept in {folder}"
+                    f"not touched. This one is kept in {folder}; to exchange them repeat the command with --replace"
                 )
-            place.rename(old)
+            _give_name(passing, place)
+
+
+def _give_name(passing: Path, place: Path) -> None:
+    """Give a whole teacher its name; an older one of that name is moved aside, and then removed."""
+    old = None
+    if place.exists():
+        old = aside_of(place)
+        place.rename(old)
+    try:
         passing.rename(place)
-    finally:
-        shutil.rmtree(passing, ignore_errors=True)
+    except OSError:
+        if old is not None:
+            old.rename(place)
+        raise
+    flush_folder(place.parent)
+    if old is not None:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _holds(place: Path, sha256: str) -> bool:
+    """Whether the teacher of these weights lies at a place."""
+    try:
+        return read_card(place).weights_sha256 == sha256
+    except InputError:
+        return False
+
+
+def _remove_leftovers(place: Path) -> None:
+    """Remove what killed trainings left beside a teacher's place; those of earlier versions have a process number."""
+    names = re.compile(rf"\.{re.escape(place.name)}(?:-[0-9a-f]{{16}}\.old|\.\d+\.(?:old|new))")
+    with locked(place.parent), suppress(OSError):
+        for other in place.parent.iterdir():
+            # One that was moved aside is removed only where a teacher has taken its place.
+            if names.fullmatch(other.name) and (place.exists() or other.suffix == ".new"):
+                remove_leftover(other)

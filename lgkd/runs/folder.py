@@ -14,7 +14,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
-from lgkd._internal.atomic_io import write_json, write_whole
+from lgkd._internal.atomic_io import is_leftover_of, write_json, write_whole
 from lgkd._internal.git import git_state
 from lgkd._internal.text import safe_text
 from lgkd.errors import InputError, TakenError
@@ -22,6 +22,7 @@ from lgkd.errors import InputError, TakenError
 RUN, RECIPE, ENV, METRICS = "run.json", "recipe.yaml", "env.json", "metrics.csv"
 STUDENT_WEIGHTS, STUDENT = "student.safetensors", "student.json"
 EXPORT = "export.json"
+CHECKPOINTS = "checkpoint"
 FORMAT = 1
 
 _PACKAGES = ("lgkd", "torch", "torchvision", "timm", "accelerate", "safetensors", "numpy", "pillow", "pydantic")
@@ -46,18 +47,19 @@ def check_free(folder: Path) -> bool:
     """Whether a run could be written into a folder; nothing is made.
 
     Returns:
-        True where the folder is new or empty, False where it holds a run that was not finished, with
-        which the same command goes on.
+        True where the folder is new or empty, or was left so by a process that was killed while it wrote the first
+        file; False where it holds a run that was not finished, with which the same command goes on.
 
     Raises:
         TakenError: a file has that name, or the folder holds something else; nothing was touched.
     """
     if folder.exists() and not folder.is_dir():
         raise TakenError(f"{folder} is a file, expected a folder that is new or empty; choose another --out")
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.is_dir() or is_untouched(folder, RUN):
         return True
     try:
-        if read_run(folder)["status"] != "finished":
+        read_run(folder)
+        if not is_finished(folder):
             return False
     except InputError:
         pass
@@ -66,12 +68,41 @@ def check_free(folder: Path) -> bool:
     )
 
 
+def is_untouched(folder: Path, first: str) -> bool:
+    """Whether a folder holds nothing, but for what is left of a file that was begun as the first one in it.
+
+    Args:
+        folder: is one.
+        first: the file's name.
+    """
+    return all(is_leftover_of(path.name, first) for path in folder.iterdir())
+
+
 def is_finished(folder: Path) -> bool:
     """Whether a finished run lies in a folder, which may be anything."""
     try:
         return bool(read_run(folder)["status"] == "finished")
     except InputError:
         return False
+
+
+def finish_run(folder: Path, info: Mapping[str, Any]) -> None:
+    """Make a run a finished one: the last thing that is written of it, once everything else is kept.
+
+    Args:
+        folder: of the run.
+        info: the content of its run.json.
+    """
+    write_run(folder, {**info, "status": "finished"})
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run has saved anything to go on with."""
+    try:
+        names = [path.name for path in (folder / CHECKPOINTS).iterdir()]
+    except OSError:
+        return False
+    return any(name.startswith("step-") and not name.endswith(".tmp") for name in names)
 
 
 def claim(folder: Path) -> Path:

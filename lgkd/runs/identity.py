@@ -4,12 +4,22 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from lgkd.config import Recipe, load_recipe
 from lgkd.errors import BusyError, InputError, TakenError
-from lgkd.runs.folder import ENV, RECIPE, describe, package_version, read_run
+from lgkd.runs.folder import (
+    ENV,
+    RECIPE,
+    RUN,
+    describe,
+    has_checkpoint,
+    package_version,
+    read_metrics,
+    read_run,
+)
 
 # What decides what a training computes. Where the images lie and when it began do not.
 _COMPARED = (
@@ -69,6 +79,9 @@ def go_on(
 ) -> dict[str, Any]:
     """The run.json to go on with: the folder's own, if it is of the same training.
 
+    A run without a checkpoint begins again: nothing of it is needed, and an epoch that it has measured is not
+    overwritten by another training.
+
     Args:
         folder: holds an unfinished run.
         info, recipe: of the training that is asked for.
@@ -80,7 +93,15 @@ def go_on(
         TakenError: something differs; every field is named with both values. Nothing was touched.
     """
     old = read_run(folder)
-    before = _identity(old, load_recipe(folder / RECIPE), _versions_of(folder))
+    if not has_checkpoint(folder) and not _has_metrics(folder):
+        # It was stopped before it had anything to lose: whatever of its files is there, they are written anew.
+        return {**info}
+    try:
+        before = _identity(old, load_recipe(folder / RECIPE), _versions_of(folder))
+    except InputError:
+        if has_checkpoint(folder):
+            raise
+        return {**info}
     now = _identity(info, recipe, {name: package_version(name) for name in _PACKAGES})
     changes = list(differences(_known(before, unknown), _known(now, unknown)))
     if changes and not force:
@@ -144,8 +165,64 @@ def identity(info: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     return {key: value for key, value in flat.items() if key not in _ELSEWHERE}
 
 
+def checkpoint_identity(info: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """What a checkpoint holds of its training: every setting that decides on what is computed, and their digest.
+
+    Args:
+        info: the content of run.json.
+        recipe: complete.
+    """
+    settings = json.loads(json.dumps(identity(info, recipe)))
+    return {"settings": settings, "digest": _digest(settings)}
+
+
+def check_checkpoint(
+    folder: Path, found: Any, wanted: Mapping[str, Any], *, force: bool, say: Callable[[str], None]
+) -> None:
+    """Whether a checkpoint is of the training that would go on with it.
+
+    Args:
+        folder: of the checkpoint.
+        found: the identity that it holds; without settings in those of earlier versions, which are taken as they are.
+        wanted: the training's, from `checkpoint_identity`.
+        force: go on although something differs.
+        say: told of what differs then.
+
+    Raises:
+        TakenError: something differs; every setting is named with both values.
+    """
+    settings = found.get("settings") if isinstance(found, Mapping) else None
+    if not isinstance(settings, Mapping):
+        return
+    if found.get("digest") == wanted["digest"] == _digest(settings):
+        return
+    # A setting that the checkpoint does not know came with a later version, and means what it meant without it.
+    changes = list(differences(settings, {key: value for key, value in wanted["settings"].items() if key in settings}))
+    if changes and not force:
+        raise TakenError(
+            f"{folder} was made by another training than {RUN} and {RECIPE} beside it describe; nothing was "
+            "touched:\n  "
+            + "\n  ".join(changes)
+            + "\nTake these files, or the checkpoint, from a copy, or use --force to go on with it all the same"
+        )
+    for change in changes:
+        say(f"going on although the checkpoint differs: {change}")
+
+
+def _digest(settings: Mapping[str, Any]) -> str:
+    return sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
 def _identity(info: Mapping[str, Any], recipe: Recipe, versions: Mapping[str, Any]) -> dict[str, Any]:
     return identity(info, recipe) | {f"versions.{name}": version for name, version in versions.items()}
+
+
+def _has_metrics(folder: Path) -> bool:
+    """Whether a run has measured an epoch, as far as can be read."""
+    try:
+        return bool(read_metrics(folder))
+    except InputError:
+        return False
 
 
 def _known(values: Mapping[str, Any], unknown: Collection[str]) -> dict[str, Any]:

@@ -37,8 +37,9 @@ class Keeper:
     Args:
         root: the folder of the checkpoints.
         every_seconds: save when so much time has passed since the last save; 0: after every step.
-        identity: what the training is of (recipe, data fingerprint, versions, ...); kept in every
-            checkpoint for those who look at it later.
+        identity: what the training is of (settings and their digest, data fingerprint, ...); kept in every checkpoint.
+        check: called with a checkpoint's folder, the identity in it (None in those of earlier versions) and this
+            training's; raises where the checkpoint is not to be gone on with.
         select_on: the score by which the best epoch is chosen, such as "val_top1"; None: none is.
         say: called with a sentence that the user should hear.
     """
@@ -49,12 +50,14 @@ class Keeper:
         *,
         every_seconds: float = 60.0,
         identity: dict[str, Any] | None = None,
+        check: Callable[[Path, Any, dict[str, Any]], None] | None = None,
         select_on: str | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
         self.root = root
         self._every = float(os.environ.get(SECONDS_VARIABLE, every_seconds))
         self._identity = identity or {}
+        self._check = check or (lambda _place, _theirs, _ours: None)
         self._select_on = select_on
         self._say = say or (lambda _: None)
         self._saved = time.monotonic()
@@ -106,6 +109,7 @@ class Keeper:
 
         Raises:
             InputError: every checkpoint is damaged, or it belongs to another training.
+            TakenError: as `check` says.
         """
         found = load_newest(self.root)
         if found is None:
@@ -113,6 +117,7 @@ class Keeper:
         for problem in found.damaged:
             self._say(f"passed over a damaged checkpoint: {problem}; going on from {found.folder.name}")
         parts, state = found.tensors, found.state
+        self._check(found.folder, state.get("identity"), self._identity)
         progress = read_progress(state, found.folder / STATE)
         if state["threads"] != torch.get_num_threads():
             self._say(
@@ -160,12 +165,15 @@ class Keeper:
     def save_best(self, engine: "Engine", progress: Progress) -> None:
         """Keep the student of the best epoch (its average where there is one)."""
         if engine.rank == 0:
-            save_best(self.root, {"student": engine.judged.state_dict()}, {"best": progress.best})
+            state = {"best": progress.best, "identity": self._identity}
+            save_best(self.root, {"student": engine.judged.state_dict()}, state)
         wait()
 
     def load_best(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """The student of the best epoch, and which one that was."""
         folder = self.root / "best"
         # A process that died between two renames left it under its old name.
-        tensors, state = read_checkpoint(folder if folder.exists() else self.root / "best.old")
+        place = folder if folder.exists() else self.root / "best.old"
+        tensors, state = read_checkpoint(place)
+        self._check(place, state.get("identity"), self._identity)
         return tensors["student"], state["best"]

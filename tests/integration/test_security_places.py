@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import lgkd
+from lgkd._internal.leftovers import remove_scratch_of
 from lgkd.cli import run
-from lgkd.data.sources import arrange
 from lgkd.distillation.teacher_cache.storage import Layout, Writer
 from lgkd.errors import DataError, InputError
 from lgkd.runs.folder import environment
@@ -72,7 +72,7 @@ def test_leavings_are_known_by_their_whole_name(desk: Path, tmp_path: Path) -> N
     for folder in [tmp_path / "data" / name for name in names] + [images / ".thumbnails", images / ".git"]:
         folder.mkdir(parents=True)
         os.utime(folder, (1, 1))
-    arrange._sweep(tmp_path / "data" / "tiny")
+    remove_scratch_of(tmp_path / "data" / "tiny")
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == sorted(names[:3])
     (desk / "pictures" / "train" / "rows" / "0.png").unlink()
     lgkd.load_dataset(desk / "pictures")

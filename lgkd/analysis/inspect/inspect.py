@@ -11,7 +11,7 @@ from lgkd._internal.atomic_io import write_json
 from lgkd.analysis.inspect.attention_capture import looked_at
 from lgkd.analysis.inspect.corruptions import STRENGTHS
 from lgkd.analysis.inspect.measure import BATCH, Measured, measure
-from lgkd.analysis.inspect.output import ABOUT, check_folder
+from lgkd.analysis.inspect.output import ABOUT, begin, check_folder
 from lgkd.analysis.inspect.tables import (
     draw_attention,
     draw_features,
@@ -24,7 +24,7 @@ from lgkd.errors import InputError
 from lgkd.models.teacher import Teacher
 from lgkd.runner.build import load_trained_teacher
 from lgkd.runner.loaded_run import Opened, open_run, teacher_at_hand
-from lgkd.runs.folder import RUN, describe, make_folder, read_student
+from lgkd.runs.folder import RUN, describe, read_student
 from lgkd.runs.load_student import load_student
 
 _SHOWN = 4
@@ -97,7 +97,7 @@ def inspect_run(
     test = opened.data.test
     shown = _checked(images, len(test))
     part = test.take(_spread(len(test), most))
-    make_folder(folder)
+    begin(folder)
     for student in students:
         measure(student, part, guide)
     remarks = tell_distances(folder, students)

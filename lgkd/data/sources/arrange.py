@@ -6,9 +6,6 @@ Everything is looked at before anything is written: lists, counts, names. The tr
 import json
 import os
 import re
-import secrets
-import shutil
-import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from lgkd._internal.leftovers import Scratch
 from lgkd._internal.text import did_you_mean
 from lgkd.data.catalogue import CATALOGUE, DataSetInfo
 from lgkd.data.image_folder import EXTENSIONS
@@ -40,7 +38,6 @@ not say which label is which; but no two counts are equal, so files whose labels
 _NOT_IT = "it is not the published archive"
 _MOST_FILES = 250_000
 _LARGEST = 2**26
-_DAY = 24 * 3600.0
 
 
 class _Source(ABC):
@@ -173,28 +170,14 @@ def whole(folder: Path, advice: str) -> Iterator[Path]:
     Raises:
         InputError: it cannot be written.
     """
-    _sweep(folder)
-    scratch = folder.with_name(f".{folder.name}-{secrets.token_hex(8)}")
     try:
-        scratch.mkdir(parents=True)
-        yield scratch
-        if hasattr(os, "sync"):  # once, since thousands of small files take long one by one
-            os.sync()
-        scratch.rename(folder)
+        with Scratch(folder) as scratch:
+            yield scratch
+            if hasattr(os, "sync"):  # once, since thousands of small files take long one by one
+                os.sync()
+            scratch.rename(folder)
     except OSError as error:
-        raise InputError(f"cannot write {scratch}: {error.strerror or error}; {advice}") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _sweep(folder: Path) -> None:
-    """Removes what killed processes left of the same tree."""
-    if not folder.parent.is_dir():
-        return
-    ours = re.compile(rf"\.{re.escape(folder.name)}-[0-9a-f]{{16}}")
-    for other in folder.parent.iterdir():
-        if ours.fullmatch(other.name) and time.time() - other.lstat().st_mtime > _DAY:
-            shutil.rmtree(other, ignore_errors=True)
+        raise InputError(f"cannot write {folder}: {error.strerror or error}; {advice}") from error
 
 
 class _Below:

@@ -12,7 +12,7 @@ from lgkd.errors import InputError
 from lgkd.runner.dry_run.dataset_outline import Counts, Outline
 from lgkd.runner.resolve import Settled
 from lgkd.runner.runner import Job
-from lgkd.runs.folder import check_free, is_finished
+from lgkd.runs.folder import check_free, has_checkpoint, is_finished
 from lgkd.runs.identity import check_same, go_on
 
 
@@ -101,7 +101,7 @@ def standing(wanted: Wanted, members: Sequence[Member], *, keep: bool) -> tuple[
                 check_same(folder, info, recipe, say=cautions.append, unknown=wanted.unknown)
             elif not check_free(folder):
                 go_on(folder, info, recipe, force=wanted.force, say=cautions.append, unknown=wanted.unknown)
-                goes_on = True
+                goes_on |= has_checkpoint(folder)
         except InputError as error:
             problems.append(str(error))
     return goes_on, problems, cautions

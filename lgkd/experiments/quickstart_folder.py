@@ -1,0 +1,86 @@
+"""The quickstart's folder: taken by one process, gone on with where it was stopped.
+
+BEGUN lies in it from the first moment to the last, and holds the choices; a folder without it is finished, or of
+somebody else.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from lgkd._internal.atomic_io import write_json
+from lgkd.errors import BusyError, TakenError
+from lgkd.runs.folder import RUN, claim, is_untouched, make_folder
+from lgkd.runs.identity import hold
+
+BEGUN = "quickstart.json"
+
+
+@contextmanager
+def begun(out: Path | None, choices: Mapping[str, Any]) -> Iterator[Path]:
+    """Take a folder for a quickstart, and let it be finished when the block comes to its end.
+
+    Args:
+        out: new, empty, or left by a quickstart of the same choices; None for the first of ./quickstart, ./quickstart-2
+            and so on that is one of these and in which nobody is at work: whoever repeats a finished one keeps both.
+        choices: in plain JSON values.
+
+    Raises:
+        TakenError: `out` holds something else.
+        BusyError: another process is at work in it.
+    """
+    folder, held = _take(out, choices)
+    with held:
+        write_json(folder / BEGUN, dict(choices))
+        yield folder
+        (folder / BEGUN).unlink()
+
+
+def _take(out: Path | None, choices: Mapping[str, Any]) -> tuple[Path, ExitStack]:
+    """The folder, and what holds it."""
+    for number in count(1):
+        folder = out or Path("quickstart" if number == 1 else f"quickstart-{number}")
+        with ExitStack() as held:
+            try:
+                # Looked at again once it is held: another process may have begun there meanwhile.
+                if _is_open(folder, choices):
+                    held.enter_context(hold(make_folder(folder)))
+                    if _is_open(folder, choices):
+                        return folder, held.pop_all()
+            except BusyError:
+                if out is not None:
+                    raise
+        if out is not None:
+            _refuse(folder, choices)
+    raise AssertionError
+
+
+def _is_open(folder: Path, choices: Mapping[str, Any]) -> bool:
+    """Whether a quickstart can be begun in a folder, or gone on with."""
+    if not folder.exists():
+        return True
+    if not folder.is_dir():
+        return False
+    return is_untouched(folder, BEGUN) or is_untouched(folder, RUN) or _choices_in(folder) == choices
+
+
+def _choices_in(folder: Path) -> Any:
+    try:
+        return json.loads((folder / BEGUN).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _refuse(folder: Path, choices: Mapping[str, Any]) -> None:
+    """Raise TakenError, with what lies there."""
+    found = _choices_in(folder)
+    if isinstance(found, dict) and found.keys() == choices.keys():
+        changes = ", ".join(f"{key} {json.dumps(found[key])}" for key in choices if found[key] != choices[key])
+        raise TakenError(
+            f"{folder} holds a quickstart of other choices that was stopped ({changes}); nothing was touched. "
+            "Repeat it with these, or choose another --out"
+        )
+    claim(folder)
