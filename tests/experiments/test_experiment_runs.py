@@ -21,29 +21,15 @@ from lgkd.experiments.catalogue import EXPERIMENTS
 from lgkd.experiments.layout import this_commit
 from lgkd.experiments.results import look_at
 from lgkd.experiments.smoke_test import take_first_steps
-from lgkd.experiments.spec import Arm, Borrowed, Early, Experiment, Quoted
+from lgkd.experiments.spec import Arm, Borrowed
 from lgkd.models.teacher_card import read_card
 from lgkd.runner.build import load_kept_teacher
 from lgkd.runner.runner import Job
 from lgkd.training.signals import Stop
-from tests.support.reproducing import recipe_of
+from tests.support.reproducing import TINY, recipe_of
 from tests.support.small import one_thread, snapshot
 
 RUNS = ["teacher/seed0", "unguided/seed0", "guided/seed0", "unguided/seed1", "guided/seed1"]
-
-
-def shortened(experiment: Experiment) -> Experiment:
-    """The same with two epochs of six steps, each measured, and two seeds."""
-    arms = []
-    for arm in experiment.arms:
-        every = [word for word in arm.overrides if not word.startswith(("evaluate_every", "schedule.warmup_epochs"))]
-        arms.append(replace(arm, epochs=2, overrides=(*every, "evaluate_every=1")))
-    early = Early("another student", "somebody", ((1, 12.34), (2, 23.45), (5, 50.0)))
-    arms[-1] = replace(arms[-1], early=early, quoted=(Quoted(98.76, "best epoch", "a paper"),))
-    return replace(experiment, name="tiny", arms=tuple(arms), seeds=(0, 1))
-
-
-TINY = shortened(EXPERIMENTS["digits"])
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tools.torture import (  # noqa: F401  each registers its parts
     archives,
+    beginnings,
     damage,
     equality,
     factories,
