@@ -200,7 +200,7 @@ def check_checkpoint(
     changes = list(differences(settings, {key: value for key, value in wanted["settings"].items() if key in settings}))
     if changes and not force:
         raise TakenError(
-            f"{folder} was made by another training than {RUN} and {RECIPE} beside it describe; nothing was "
+            f"{folder} was made by another training than {RUN} and {RECIPE} beside it describe; it was not "
             "touched:\n  "
             + "\n  ".join(changes)
             + "\nTake these files, or the checkpoint, from a copy, or use --force to go on with it all the same"
