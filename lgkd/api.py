@@ -22,7 +22,7 @@ from lgkd.models.trust import trust
 from lgkd.runner.build import is_convolutional, load_trained_teacher
 from lgkd.runner.cache_teacher import Cached, Wanted, cache_features
 from lgkd.runner.import_teacher import import_teacher
-from lgkd.runner.loaded_run import open_run, teacher_of
+from lgkd.runner.loaded_run import check_finite, open_run, teacher_of
 from lgkd.runner.options import Options, Run
 from lgkd.runner.resume import call_of, trackers_again
 from lgkd.runner.runner import Job
@@ -331,7 +331,7 @@ def evaluate(
     """
     opened = open_run(run, dataset=dataset, data_dir=data_dir, device=device, model=model)
     try:
-        return score(
+        scores = score(
             opened.student,
             opened.batches(),
             precision=opened.precision,
@@ -340,6 +340,8 @@ def evaluate(
         )
     finally:
         opened.student.to("cpu")
+    check_finite(opened, scores.loss)
+    return scores
 
 
 def predict(

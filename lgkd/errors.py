@@ -68,3 +68,7 @@ class Interrupted(LgkdError):
     def __reduce__(self) -> tuple[type["Interrupted"], tuple[str, int]]:
         # Processes that train together tell each other of it; by default Python would forget the signal.
         return type(self), (str(self), self.exit_code - 128)
+
+
+class Remark(Warning):
+    """A sentence that the user should hear and that stops nothing."""

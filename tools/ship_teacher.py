@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 
+from lgkd._internal.manifest import write_manifest
 from lgkd._internal.paths import teachers_folder
 from lgkd._internal.safetensors_io import load_weights, save_weights
 from lgkd.data.prepare import make_test_batches, prepare_data
 from lgkd.models.teacher import Teacher
-from lgkd.models.teacher_card import WEIGHTS, Accuracy, TeacherCard, find_card, save_card
+from lgkd.models.teacher_card import CARD, WEIGHTS, Accuracy, TeacherCard, find_card, save_card
 from lgkd.runner.build import load_trained_teacher
 from lgkd.training.evaluate import Scores, score
 
@@ -53,6 +54,7 @@ def ship(name: str, dataset: str, data_dir: str | Path | None, target: Path) -> 
     accuracy = Accuracy(**{**card.accuracy.model_dump(), "top1": round(after, 6)})
     shipped = card.model_copy(update={"weights_sha256": sha256, "accuracy": accuracy})
     save_card(shipped, place)
+    write_manifest(place, (CARD, WEIGHTS))
     print(f"{place}: {(place / WEIGHTS).stat().st_size:,} bytes")
     return shipped
 

@@ -1,9 +1,10 @@
 """Weights as safetensors files: plain tensors, no code."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from lgkd.errors import InputError
 
 # What reading bytes that are no safetensors file, or one of impossible sizes, may raise.
 UNREADABLE = (SafetensorError, ValueError, KeyError, TypeError, RuntimeError)
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def save_weights(tensors: Mapping[str, Tensor], path: Path) -> str:
@@ -40,7 +43,7 @@ def load_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
         found = hashlib.sha256(data).hexdigest()
         if sha256 is not None and found != sha256:
             raise InputError(
-                f"{path}: has SHA-256 {found[:12]}..., expected {sha256[:12]}...; it is damaged or another's, "
+                f"{path}: has SHA-256 {found}, expected {sha256}; it is damaged or another's, "
                 "take it from a copy or train again"
             )
     except OSError as error:
@@ -61,29 +64,73 @@ def parse_weights(data: bytes, origin: Path) -> dict[str, Tensor]:
         raise InputError(f"{origin}: not a safetensors file ({reason}); it is damaged or something else") from None
 
 
+def _some(names: Sequence[str]) -> str:
+    return f"{', '.join(safe_text(name, 200) for name in names[:3])}{', ...' if len(names) > 3 else ''}"
+
+
+def _kind(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _of_one_kind(found: Tensor, wanted: Tensor) -> bool:
+    """Whether a tensor may be cast to the type of another: floating point to floating point, all else to itself."""
+    return found.dtype == wanted.dtype or (found.dtype in _FLOATS and wanted.dtype in _FLOATS)
+
+
+def _is_finite(found: Tensor, untrained: Tensor | None) -> bool:
+    """Whether every number is finite, or the very one that an untrained buffer has in that place."""
+    if not (found.is_floating_point() or found.is_complex()):
+        return True
+    wild = ~torch.isfinite(found)
+    if not wild.any():
+        return True
+    return untrained is not None and torch.equal(found[wild].float(), untrained.cpu()[wild].float())
+
+
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Put tensors into a model; every name and shape must fit.
+    """Put tensors into a model; every name, shape and kind of number must fit, and every number be finite.
+
+    Floating-point numbers of another width are taken (shipped teachers are in half precision). A buffer may hold what
+    is not finite where the untrained model's holds the same.
 
     Raises:
-        InputError: names that are missing or unexpected, or shapes that differ; the model is as it was.
+        InputError: names that are missing or unexpected, shapes or kinds that differ, or numbers that are not finite;
+            the model is as it was.
     """
     have = model.state_dict()
     missing = sorted(have.keys() - tensors.keys())
     unexpected = sorted(tensors.keys() - have.keys())
+    both = sorted(have.keys() & tensors.keys())
     shapes = [
         f"{name} {tuple(tensors[name].shape)} instead of {tuple(have[name].shape)}"
-        for name in sorted(have.keys() & tensors.keys())
+        for name in both
         if tensors[name].shape != have[name].shape
     ]
+    kinds = [
+        f"{name} {_kind(tensors[name])} instead of {_kind(have[name])}"
+        for name in both
+        if not _of_one_kind(tensors[name], have[name])
+    ]
     problems = [
-        f"{len(names)} {what} ({', '.join(safe_text(name, 200) for name in names[:3])}"
-        f"{', ...' if len(names) > 3 else ''})"
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        f"{len(names)} {what} ({_some(names)})"
+        for what, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", shapes),
+            ("of another kind of number", kinds),
+        )
         if names
     ]
     if problems:
         raise InputError(
             f"{origin} does not fit {type(model).__name__}: {'; '.join(problems)}. Make the model with the options "
             "that it was trained with"
+        )
+    learned = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    wild = [name for name in both if not _is_finite(tensors[name], None if name in learned else have[name])]
+    if wild:
+        raise InputError(
+            f"{origin} holds numbers that are not finite ({_some(wild)}); what wrote it went bad or it was changed, "
+            "train again or take it from a copy"
         )
     model.load_state_dict(dict(tensors))

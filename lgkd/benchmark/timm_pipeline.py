@@ -22,6 +22,7 @@ class PillowImages(Dataset[tuple[Tensor, int]]):
     """Decoded images, each handed to timm's transform as a PIL image, as torchvision's CIFAR does."""
 
     def __init__(self, images: Images, transform: Callable[[Any], Tensor]) -> None:
+        images.check()
         self._pixels = images.pixels.permute(0, 2, 3, 1).contiguous().numpy()
         self._sizes = images.sizes.tolist()
         self._labels = images.labels.tolist()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -78,8 +79,17 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
 
 
 def show_json(value: Any) -> None:
-    """One JSON document on standard output."""
-    sys.stdout.write(json_visible(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
+    """One JSON document on standard output; null where a number is not finite, for which JSON has no word."""
+    plain = json.dumps(_without_wild(value), indent=2, ensure_ascii=False, allow_nan=False)
+    sys.stdout.write(json_visible(plain) + "\n")
+
+
+def _without_wild(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_wild(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_wild(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def show_pairs(pairs: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from hashlib import sha256
 import torch
 from torch import Tensor
 
+from lgkd._internal.blocks import CheckedRows
 from lgkd.errors import DataError
 
 Triple = tuple[float, float, float]
@@ -32,6 +33,10 @@ class Images:
     """int64 (N,)."""
     names: tuple[str, ...]
     """Such as 'train/apple/0001.png', for messages."""
+    rows: CheckedRows | None = None
+    """Compares pixels that are mapped from a file with what was written there, before they are first read."""
+    first: int = 0
+    """The place of the first image among `rows`."""
 
     def __post_init__(self) -> None:
         count = len(self.names)
@@ -48,8 +53,19 @@ class Images:
     def __len__(self) -> int:
         return len(self.names)
 
+    def check(self, index: Tensor | None = None) -> None:
+        """Compare the pixels at `index`, int64 (M,), or all, with what was written; to be called before they are read.
+
+        Raises:
+            InputError: the file that they are mapped from is damaged.
+        """
+        if self.rows is not None:
+            places = torch.arange(len(self)) if index is None else index.cpu()
+            self.rows.check(self.first + places.numpy())
+
     def take(self, index: Tensor) -> "Images":
         """The images at `index`, int64 (M,), in that order. The pixels are copied into memory."""
+        self.check(index)
         return Images(
             pixels=self.pixels[index],
             sizes=self.sizes[index],
@@ -102,6 +118,7 @@ def fingerprint_of(classes: tuple[str, ...], *splits: Images) -> str:
 
 def _value_counts(images: Images) -> Tensor:
     """How often each of the 256 values occurs in each channel of the valid areas: int64 (3, 256)."""
+    images.check()
     height, width = images.pixels.shape[2:]
     rows = torch.arange(height)[:, None]
     columns = torch.arange(width)[None, :]

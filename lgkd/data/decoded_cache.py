@@ -1,8 +1,9 @@
 """Decoded images kept in the user's store, so that a data set is decoded once.
 
-An entry is a folder `cache/images/KEY/` of the store: `pixels.npy`, `sizes.npy` and `index.json`. It is
-written beside its place, synced and renamed, so that it is there whole or not at all. Whatever is wrong with
-it, it is made anew; whatever is wrong with the store, the images are decoded into memory.
+An entry is a folder `cache/images/KEY/` of the store: `pixels.npy`, `sizes.npy`, `index.json` and the manifest of
+these. It is written beside its place, synced and renamed, so that it is there whole or not at all. Whatever is wrong
+with it, it is made anew, with a remark; whatever is wrong with the store, the images are decoded into memory. Pixels up
+to a size are compared with the manifest at once, those of larger entries block by block as they are first read.
 """
 
 import io
@@ -10,7 +11,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -19,15 +21,21 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lgkd._internal.blocks import CheckedRows
 from lgkd._internal.leftovers import Scratch, remove_leftover
+from lgkd._internal.manifest import BlockDigests, Entry, compare, read_manifest, tell_unverified, write_manifest
 from lgkd._internal.paths import home
 from lgkd.data.decode import Allocate, in_memory
 from lgkd.data.image_folder import File
+from lgkd.errors import InputError, Remark
 
 FORMAT = 1
 """Counted up whenever decoding or the files of an entry change."""
 
 _BLOCK = 2**24
+_AT_ONCE = 2**30
+"""Bytes of pixels that are compared with the manifest before any of them is read; more are compared block by block."""
+PIXELS, SIZES, INDEX = "pixels.npy", "sizes.npy", "index.json"
 _SCRATCH = re.compile(r"\.[0-9a-f]{16}-[0-9a-f]{40}-[0-9a-f]{16}")
 
 
@@ -41,6 +49,8 @@ class Stored(NamedTuple):
     fingerprint: str
     about: dict[str, Any] | None = None
     """What else has to be known of them and cannot be listed again, as JSON has it."""
+    rows: CheckedRows | None = None
+    """Compares pixels with the manifest before they are first read; None where nothing is left to compare."""
 
 
 Make = Callable[[Allocate], Stored]
@@ -80,45 +90,84 @@ def kept(key: str, count: int, make: Make) -> Stored:
         Pixels are mapped from the file, copy on write: changing them changes no file.
     """
     folder = home() / "cache" / "images" / key
-    found = _load(folder, count)
-    if found is not None:
-        return found
+    try:
+        found = _load(folder, count)
+    except InputError as error:
+        warnings.warn(f"the decoded images kept in {folder} are made again: {error}", Remark, stacklevel=2)
+    else:
+        if found is not None:
+            return found
     try:
         # Not tempfile's folder: nobody else may read that, and a store can be shared.
         made_in = Scratch(folder)
     except OSError:  # a store that cannot be written costs time, not the training
         return make(in_memory)
     with made_in as scratch:
-        made = make(lambda shape: _on_disk(scratch / "pixels.npy", shape))
+        made = make(lambda shape: _on_disk(scratch / PIXELS, shape))
         if not isinstance(made.pixels, np.memmap):
             return made
         with suppress(OSError):
             _write(scratch, made)
             _publish(scratch, folder, count)
             _sweep(folder)
-        return _load(folder, count) or made
+        return _whole(folder, count) or made
 
 
 def _load(folder: Path, count: int) -> Stored | None:
-    """The entry, or None where it is missing or damaged in any way."""
+    """The entry; None where there is none.
+
+    Raises:
+        InputError: it is damaged in any way.
+    """
+    if not (folder / INDEX).is_file():
+        return None
     try:
-        record = json.loads((folder / "index.json").read_text("utf-8"))
-        sizes_file = (folder / "sizes.npy").read_bytes()
+        manifest = read_manifest(folder)
+        record = json.loads((folder / INDEX).read_text("utf-8"))
+        sizes_file = (folder / SIZES).read_bytes()
         whole = (
             record.pop("checksum") == _checksum(record)
             and record["format"] == FORMAT
             and record["shape"][0] == count
             and record["sizes"] == sha256(sizes_file).hexdigest()
-            and record["bytes"] == (folder / "pixels.npy").stat().st_size
+            and record["bytes"] == (folder / PIXELS).stat().st_size
         )
         if not whole:
-            return None
+            raise InputError(f"{folder / INDEX} does not describe the files beside it, so they are damaged")
         sizes = np.load(io.BytesIO(sizes_file), allow_pickle=False)
-        pixels = _mapped(folder / "pixels.npy")
+        pixels = _mapped(folder / PIXELS)
         if list(pixels.shape) != record["shape"] or pixels.dtype != np.uint8:
-            return None
-        return Stored(pixels, sizes, str(record["fingerprint"]), record.get("about"))
-    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError):
+            raise InputError(f"{folder / PIXELS} is not the array that its {INDEX} says")
+        if manifest is None:
+            tell_unverified(folder)
+        rows = _checked(folder, pixels, manifest) if manifest is not None else None
+        return Stored(pixels, sizes, str(record["fingerprint"]), record.get("about"), rows)
+    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder} cannot be read ({type(error).__name__})") from None
+
+
+def _checked(folder: Path, pixels: NDArray[np.uint8], manifest: Mapping[str, Entry]) -> CheckedRows | None:
+    """What compares pixels that are read later; None where all were compared now."""
+    for name in (SIZES, INDEX):
+        compare(folder / name, manifest)
+    rows = CheckedRows(
+        pixels,
+        compare(folder / PIXELS, manifest).blocks,
+        folder / PIXELS,
+        "it was put aside: run the same command again, which decodes the images anew",
+        damaged=lambda: (folder / INDEX).unlink(missing_ok=True),  # without it there is no entry
+    )
+    if pixels.nbytes > _AT_ONCE:
+        return rows
+    rows.check()
+    return None
+
+
+def _whole(folder: Path, count: int) -> Stored | None:
+    """The entry, or None where it is missing or damaged in any way."""
+    try:
+        return _load(folder, count)
+    except InputError:
         return None
 
 
@@ -159,17 +208,20 @@ def _write(scratch: Path, made: Stored) -> None:
     record: dict[str, Any] = {
         "format": FORMAT,
         "shape": list(made.pixels.shape),
-        "bytes": (scratch / "pixels.npy").stat().st_size,
+        "bytes": (scratch / PIXELS).stat().st_size,
         "sizes": sha256(buffer.getvalue()).hexdigest(),
         "fingerprint": made.fingerprint,
     }
     if made.about is not None:
         record["about"] = made.about
     record["checksum"] = _checksum(record)
-    (scratch / "sizes.npy").write_bytes(buffer.getvalue())
-    (scratch / "index.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    (scratch / SIZES).write_bytes(buffer.getvalue())
+    (scratch / INDEX).write_text(json.dumps(record, indent=1) + "\n", "utf-8")
     if isinstance(made.pixels, np.memmap):
         made.pixels.flush()
+    digests = BlockDigests()
+    digests.update(made.pixels.reshape(-1).data)
+    write_manifest(scratch, (SIZES, INDEX), {PIXELS: digests.all()})
     for path in scratch.iterdir():
         _sync(path)
     _sync(scratch)
@@ -194,7 +246,7 @@ def _publish(scratch: Path, folder: Path, count: int) -> None:
     try:
         scratch.rename(folder)
     except OSError:
-        if _load(folder, count) is not None:
+        if _whole(folder, count) is not None:
             return
         if folder.is_dir():
             shutil.rmtree(folder)

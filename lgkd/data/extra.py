@@ -61,7 +61,7 @@ def load_extra(folder: str | Path, dataset: DataSet, *, share: float, progress: 
         return Stored(pixels, sizes, fingerprint_of(own_classes, own))
 
     stored = kept(cache_key(root, side, (tree.train,)), len(names), make)
-    images = Images(torch.from_numpy(stored.pixels), torch.from_numpy(stored.sizes), labels, names)
+    images = Images(torch.from_numpy(stored.pixels), torch.from_numpy(stored.sizes), labels, names, stored.rows)
     absent = len(dataset.classes) - len(own_classes)
     notes = [*tree.notes, f"{len(names):,} extra images in {root} make up {share:.0%} of every batch"]
     if absent:

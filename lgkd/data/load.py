@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -143,7 +144,7 @@ def _from_archive(
     stored = kept(key, info.train + info.test, make) if use_cache else make(in_memory)
     about = stored.about or {}
     parts = splits(stored.pixels, stored.sizes, about["classes"], about["counts"])
-    return DataSet(info.name, tuple(about["classes"]), *parts, stored.fingerprint, ())
+    return DataSet(info.name, tuple(about["classes"]), *_guarded(parts, stored), stored.fingerprint, ())
 
 
 def _decoded(name: str, tree: Tree, max_side: int | None, use_cache: bool, progress: Progress | None) -> DataSet:
@@ -158,7 +159,7 @@ def _decoded(name: str, tree: Tree, max_side: int | None, use_cache: bool, progr
     key = cache_key(tree.root, max_side, (train, test))
     stored = kept(key, len(names), make) if use_cache else make(in_memory)
     parts = _cut(stored.pixels, stored.sizes, labels, names, len(train))
-    return DataSet(name, tree.classes, *parts, stored.fingerprint, notes)
+    return DataSet(name, tree.classes, *_guarded(parts, stored), stored.fingerprint, notes)
 
 
 def _cut(
@@ -170,6 +171,12 @@ def _cut(
         Images(pixels_NCST[:cut], sizes_N2[:cut], labels[:cut], names[:cut]),
         Images(pixels_NCST[cut:], sizes_N2[cut:], labels[cut:], names[cut:]),
     )
+
+
+def _guarded(parts: tuple[Images, Images], stored: Stored) -> tuple[Images, Images]:
+    """The two splits of stored images, whose pixels are compared with what was written before they are first read."""
+    train, test = parts
+    return replace(train, rows=stored.rows), replace(test, rows=stored.rows, first=len(train))
 
 
 def both_splits(tree: Tree) -> tuple[tuple[File, ...], tuple[File, ...], tuple[str, ...]]:

@@ -256,12 +256,14 @@ class _Store:
 
     def __init__(self, images: Images, device: str) -> None:
         self._device = torch.device(device)
+        self._images: Images | None = images  # until its pixels are all on the device
         self._pixels, self._sizes = images.pixels, images.sizes
         self._labels = images.labels.to(device)
         if self._device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
             if images.pixels.nbytes <= free * _SHARE_OF_FREE_MEMORY:
-                self._pixels = images.pixels.to(device)
+                images.check()
+                self._pixels, self._images = images.pixels.to(device), None
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -273,6 +275,8 @@ class _Store:
 
     def read(self, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pixels on the device, sizes on the host (where boxes are drawn), labels on the device."""
+        if self._images is not None:
+            self._images.check(places)
         on_device = sent(places.numpy(), self._device)
         if self.streams:
             # Read into pinned memory: a copy from there waits for nothing.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lgkd._internal.atomic_io import write_json, write_whole
+from lgkd._internal.manifest import write_manifest
 from lgkd.data.sources.arrange import whole
 from lgkd.deploy import formats
 from lgkd.deploy.formats import Copy, Logits
@@ -89,6 +90,8 @@ def export_run(
         write_json(scratch / EXPORT, about)
         card = model_card(subject, about, environment_of(run))
         write_whole(scratch / CARD, card.encode())
+        # Not the card, which people write on in.
+        write_manifest(scratch, (STUDENT, EXPORT, *copies))
     return made
 
 

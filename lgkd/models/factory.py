@@ -14,6 +14,7 @@ from torch import nn
 
 from lgkd._internal.text import did_you_mean
 from lgkd.errors import ModelError
+from lgkd.models.plausible import check_plausible as check_plausible
 from lgkd.models.registry import ModelInfo, find
 
 ImageSize = int | tuple[int, int]

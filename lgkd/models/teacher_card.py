@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from lgkd._internal.atomic_io import sha256_of, write_whole
 from lgkd._internal.leftovers import locked
+from lgkd._internal.manifest import compare, read_manifest
 from lgkd._internal.paths import home, teachers_folder
 from lgkd._internal.text import safe_text
 from lgkd.errors import InputError, MissingError
@@ -258,7 +259,7 @@ def verify_weights(card: TeacherCard, folder: Path) -> Path:
         ) from None
     if found != card.weights_sha256:
         raise InputError(
-            f"{file}: has SHA-256 {found[:12]}..., its card says {card.weights_sha256[:12]}...; the file is "
+            f"{file}: has SHA-256 {found}, its card says {card.weights_sha256}; the file is "
             f"damaged or another's; train it again: lgkd train-teacher {card.name} {card.dataset}"
         )
     return file
@@ -268,7 +269,7 @@ def read_card(folder: Path) -> TeacherCard:
     """The card of the teacher that lies in a folder DATASET/NAME.
 
     Raises:
-        InputError: it cannot be read, or belongs to another teacher.
+        InputError: it cannot be read, is not as its manifest says, or belongs to another teacher.
     """
     file = folder / CARD
     try:
@@ -281,6 +282,8 @@ def read_card(folder: Path) -> TeacherCard:
             f"{file}: longer than {MAX_BYTES:,} bytes; this is not a card, remove the folder and train the teacher "
             "again"
         )
+    if (manifest := read_manifest(folder)) is not None:
+        compare(file, manifest, raw)
     try:
         card = TeacherCard.model_validate_json(raw)
     except ValidationError as error:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lgkd._internal.manifest import MANIFEST, tell_unverified
 from lgkd._internal.rng import seed_of
 from lgkd._internal.safetensors_io import fill, load_weights
 from lgkd.config import Recipe
@@ -16,7 +17,7 @@ from lgkd.distillation.tasks import Guided, Supervised, Task
 from lgkd.distillation.terms import make_loss, make_schedule, name_of
 from lgkd.errors import InputError
 from lgkd.models.default_taps import block_names
-from lgkd.models.factory import create_model, default_image_size
+from lgkd.models.factory import check_plausible, create_model, default_image_size
 from lgkd.models.teacher import Teacher
 from lgkd.models.teacher_card import CARD, WEIGHTS, TeacherCard, verify_weights
 from lgkd.models.trust import check_named_in
@@ -43,7 +44,11 @@ def load_kept_teacher(card: TeacherCard, folder: Path) -> Teacher:
         InputError: its files are damaged or do not fit, or its card names code that nobody else has named.
     """
     check_named_in(folder / CARD, card.architecture)
-    weights = load_weights(verify_weights(card, folder))
+    if not (folder / MANIFEST).is_file():
+        tell_unverified(folder)
+    weights = load_weights(verify_weights(card, folder), card.weights_sha256)
+    size = (card.image_size, card.image_size)
+    check_plausible(folder / CARD, card.options, len(card.classes), size, weights)
     with torch.random.fork_rng(devices=[]):
         model = create_model(
             card.architecture, num_classes=len(card.classes), image_size=card.image_size, options=card.options

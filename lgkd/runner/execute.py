@@ -9,6 +9,7 @@ from torch import nn
 
 from lgkd._internal.atomic_io import write_json, write_whole
 from lgkd._internal.distributed import Place, add_up
+from lgkd._internal.manifest import MANIFEST, remove_manifest
 from lgkd._internal.safetensors_io import fill, load_weights, save_weights
 from lgkd.config import Recipe, dump_recipe
 from lgkd.data.loader import Feed, PlainBatches
@@ -94,11 +95,13 @@ class Ready:
 
 def carry_out(ready: Ready) -> Run:
     """Train, and leave a finished folder; a teacher goes to the store, too."""
-    folder, info, data, student, plan = ready.folder, ready.info, ready.data, ready.student, ready.plan
+    folder, data, student, plan = ready.folder, ready.data, ready.student, ready.plan
+    info = ready.info | {"manifest": MANIFEST}
     first = ready.process.rank == 0
     if first:
         # First, since it waits for git. That run.json comes before all other files makes the folder known as a run's.
         about_here = environment(plan.device) | {"data_fingerprint": data.fingerprint}
+        remove_manifest(folder)
         write_run(folder, info)
         write_whole(folder / RECIPE, dump_recipe(ready.recipe).encode())
         write_json(folder / ENV, about_here)

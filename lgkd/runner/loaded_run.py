@@ -1,5 +1,6 @@
 """A finished run opened to be looked at: its student, the images that it is measured on, and its teacher."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,19 @@ def open_run(
     student = (run.student if isinstance(run, Run) else load_student(folder, model=model)).to(chosen)
     same_device = torch.device(chosen).type == torch.device(info["device"]).type
     return Opened(folder, info, about, student, data, chosen, info["precision"] if same_device else "fp32")
+
+
+def check_finite(opened: Opened, loss: float) -> None:
+    """Refuse to pass on a loss that is not a finite number: no figure of that run means anything.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not math.isfinite(loss):
+        raise InputError(
+            f"{opened.folder} answers with numbers that are not finite on {opened.data.source}; its weights went bad, "
+            "train it again with a lower optimizer.lr"
+        )
 
 
 def teacher_at_hand(opened: Opened) -> Teacher | None:

@@ -13,10 +13,11 @@ from torch import nn
 from lgkd import __version__
 from lgkd._internal.atomic_io import flush_folder
 from lgkd._internal.leftovers import Scratch, locked, remove_leftover
+from lgkd._internal.manifest import write_manifest
 from lgkd._internal.safetensors_io import save_weights
 from lgkd.errors import InputError, TakenError
 from lgkd.models.default_taps import default_taps
-from lgkd.models.teacher_card import WEIGHTS, TeacherCard, aside_of, put_back, read_card, save_card
+from lgkd.models.teacher_card import CARD, WEIGHTS, TeacherCard, aside_of, put_back, read_card, save_card
 from lgkd.runs.folder import now
 
 
@@ -50,6 +51,7 @@ def keep_teacher(place: Path, model: nn.Module, facts: Mapping[str, Any], *, rep
             **facts,
         )
         save_card(card, passing)
+        write_manifest(passing, (CARD, WEIGHTS))
         # A look at the store meanwhile waits, and a process that dies in here leaves what the next look puts back.
         with locked(place.parent):
             if place.exists() and not replace:

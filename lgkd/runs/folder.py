@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import platform
 import re
@@ -16,6 +17,7 @@ from typing import Any
 
 from lgkd._internal.atomic_io import is_leftover_of, write_json, write_whole
 from lgkd._internal.git import git_state
+from lgkd._internal.manifest import MANIFEST, verify, write_manifest
 from lgkd._internal.text import safe_text
 from lgkd.errors import InputError, TakenError
 
@@ -24,6 +26,8 @@ STUDENT_WEIGHTS, STUDENT = "student.safetensors", "student.json"
 EXPORT = "export.json"
 CHECKPOINTS = "checkpoint"
 FORMAT = 1
+
+_SMALL = (RUN, RECIPE, ENV, METRICS, STUDENT)
 
 _PACKAGES = ("lgkd", "torch", "torchvision", "timm", "accelerate", "safetensors", "numpy", "pillow", "pydantic")
 # Settings that change what a run computes. Nothing else of the environment is written down: it holds secrets.
@@ -94,6 +98,7 @@ def finish_run(folder: Path, info: Mapping[str, Any]) -> None:
         info: the content of its run.json.
     """
     write_run(folder, {**info, "status": "finished"})
+    seal(folder)
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -127,6 +132,11 @@ def make_folder(folder: Path) -> Path:
 
 
 def _what_is_in(folder: Path) -> str:
+    if (folder / MANIFEST).is_file():
+        try:
+            verify(folder, _SMALL)
+        except InputError as error:
+            return f"what was finished and is damaged ({error})"
     try:
         run = read_run(folder)
         state = "a finished run" if run["status"] == "finished" else "an unfinished run"
@@ -151,11 +161,19 @@ def _word(value: Any) -> str:
     return safe_text(str(value), 200) if isinstance(value, str | int) else type(value).__name__
 
 
+def seal(folder: Path) -> None:
+    """Write the manifest of a run whose files are complete: from here on it is finished."""
+    write_manifest(folder, (*_SMALL, STUDENT_WEIGHTS))
+
+
 def read_run(folder: Path) -> dict[str, Any]:
-    """The content of a run's run.json.
+    """The content of a run's run.json, once its small files are found to be those of its manifest.
+
+    A run that says it is finished and that it has a manifest, and has none, died before it was: its status is
+    "running".
 
     Raises:
-        InputError: no run lies there, or its run.json cannot be read.
+        InputError: no run lies there, its run.json cannot be read, or a file is not as the run wrote it.
     """
     file = folder / RUN
     if not folder.is_dir():
@@ -173,7 +191,8 @@ def read_run(folder: Path) -> dict[str, Any]:
                 "takes it; expected the folder of a run"
             )
         raise InputError(f"{folder} holds no {RUN}, so it is no run of lgkd; expected the folder of a run")
-    return _read_json(
+    verified = verify(folder, _SMALL)
+    run = _read_json(
         file,
         {
             "kind": str,
@@ -188,6 +207,7 @@ def read_run(folder: Path) -> dict[str, Any]:
             "precision": str,
         },
     )
+    return run if verified or not run.get("manifest") else run | {"status": "running"}
 
 
 def read_student(folder: Path) -> dict[str, Any]:
@@ -197,7 +217,16 @@ def read_student(folder: Path) -> dict[str, Any]:
         if (folder / RUN).is_file() and not is_finished(folder):
             raise InputError(f"{folder} is not finished; go on with it by: lgkd resume {folder}")
         raise InputError(f"{folder} holds no {STUDENT}; expected the folder of a finished run, or of an export")
+    if not verify(folder, (STUDENT,)) and (folder / RUN).is_file() and _promises_manifest(folder):
+        raise InputError(f"{folder} is not finished, it has no {MANIFEST} yet; go on with it by: lgkd resume {folder}")
     return _read_json(file, _OF_A_STUDENT)
+
+
+def _promises_manifest(folder: Path) -> bool:
+    try:
+        return bool(read_run(folder).get("manifest"))
+    except InputError:
+        return False
 
 
 def parse_student(text: str, origin: Path) -> dict[str, Any]:
@@ -208,7 +237,8 @@ def parse_student(text: str, origin: Path) -> dict[str, Any]:
 def _read_json(file: Path, needed: Mapping[str, Any], text: str | None = None) -> dict[str, Any]:
     """What a file holds, or `text`, if that was read from it already."""
     try:
-        value = json.loads(file.read_text(encoding="utf-8") if text is None else text)
+        plain = file.read_text(encoding="utf-8") if text is None else text
+        value = json.loads(plain, parse_constant=_refuse_constant)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read as JSON ({error}); it is damaged or something else") from None
     if not isinstance(value, dict) or value.get("format") != FORMAT:
@@ -220,6 +250,10 @@ def _read_json(file: Path, needed: Mapping[str, Any], text: str | None = None) -
     if wrong:
         raise InputError(f"{file} lacks a proper {', '.join(wrong)}; it is damaged or something else")
     return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _is(value: Any, kind: Any) -> bool:
@@ -235,6 +269,18 @@ def _is_size(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(type(side) is int and 0 < side < 2**16 for side in value)
 
 
+def _is_mean(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(map(_is_number, value))
+
+
+def _is_std(value: Any) -> bool:
+    return _is_mean(value) and min(value) > 0
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
 def _at(value: Any, key: str) -> Any:
     """The value at a dotted key; a made-up type, which is none of those expected, where there is none."""
     for part in key.split("."):
@@ -247,8 +293,8 @@ _OF_A_STUDENT: dict[str, Any] = {
     "options": dict,
     "num_classes": int,
     "image_size": _is_size,
-    "mean": list,
-    "std": list,
+    "mean": _is_mean,
+    "std": _is_std,
     "interpolation": str,
     "classes": list,
     "weights_sha256": str,
@@ -279,6 +325,7 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     file = folder / METRICS
     if not file.is_file():
         return []
+    verify(folder, (METRICS,))
     try:
         with file.open(encoding="utf-8", newline="") as stream:
             return [{key: float(cell) for key, cell in row.items() if cell} for row in csv.DictReader(stream)]

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from lgkd._internal.manifest import MANIFEST, tell_unverified
 from lgkd._internal.safetensors_io import fill, load_weights
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.errors import InputError, MissingError
-from lgkd.models.factory import create_model
+from lgkd.models.factory import check_plausible, create_model
 from lgkd.models.trust import check_named_in
 from lgkd.runs.folder import STUDENT, STUDENT_WEIGHTS, read_student
 
@@ -19,22 +20,28 @@ def load_student(folder: str | Path, *, model: nn.Module | None = None) -> nn.Mo
     """The trained student of a run, in eval mode, on the CPU.
 
     Args:
-        folder: a run's folder; student.json and student.safetensors are read, nothing else.
+        folder: a run's folder, or an export's; student.json and student.safetensors are enough. Where MANIFEST.json
+            lies beside them they are compared with it, otherwise a remark says that they could not be.
         model: an untrained model to fill, for runs of a module that was handed over in Python.
 
     Raises:
-        InputError: no finished run lies there, or its weights do not fit; or it names code that nobody else has
-            named, see `lgkd.models.trust`.
+        InputError: no finished run lies there, its files are damaged, or its weights do not fit or are not finite; or
+            it names code that nobody else has named, see `lgkd.models.trust`.
     """
     place = Path(folder)
     info = read_student(place)
+    if not (place / MANIFEST).is_file():
+        tell_unverified(place)
+    if model is None and info["name"] is not None:
+        check_named_in(place / STUDENT, info["name"])
+    weights = load_weights(place / STUDENT_WEIGHTS, info["weights_sha256"])
     if model is None:
         if info["name"] is None:
             raise InputError(
                 f"{place} is the run of a {info['class']} made in Python; hand one over as "
                 "load_student(folder, model=...) to fill it with the trained weights"
             )
-        check_named_in(place / STUDENT, info["name"])
+        check_plausible(place / STUDENT, info["options"], info["num_classes"], info["image_size"], weights)
         with torch.random.fork_rng(devices=[]):
             model = create_model(
                 info["name"],
@@ -42,7 +49,7 @@ def load_student(folder: str | Path, *, model: nn.Module | None = None) -> nn.Mo
                 image_size=(info["image_size"][0], info["image_size"][1]),
                 options=info["options"],
             )
-    fill(model, load_weights(place / STUDENT_WEIGHTS, info["weights_sha256"]), str(place / STUDENT_WEIGHTS))
+    fill(model, weights, str(place / STUDENT_WEIGHTS))
     return model.eval()
 
 

@@ -17,6 +17,7 @@ from lgkd.experiments.quickstart import quickstart
 from lgkd.models import teacher_card
 from lgkd.models.teacher_card import find_card, verify_weights
 from lgkd.runs.folder import check_free, claim, make_folder
+from tests.support.manifests import reseal
 from tests.support.small import DISTILL, TRAIN, World
 
 DIGITS = ["--dataset", "digits"]
@@ -37,6 +38,7 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     about = json.loads(path.read_text())
     change(about)
     path.write_text(json.dumps(about))
+    reseal(path.parent)
 
 
 def said(error: type[LgkdError], call: Callable[[], object]) -> str:

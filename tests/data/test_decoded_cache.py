@@ -67,7 +67,7 @@ def test_the_second_load_decodes_nothing_and_gives_the_same(photos: Path, tmp_pa
     assert same(plain, first)
     assert same(first, again)
     (entry,) = entries(tmp_path)
-    assert sorted(path.name for path in entry.iterdir()) == ["index.json", "pixels.npy", "sizes.npy"]
+    assert sorted(path.name for path in entry.iterdir()) == ["MANIFEST.json", "index.json", "pixels.npy", "sizes.npy"]
 
 
 def test_a_mapped_data_set_loads_without_a_warning_and_writing_to_it_changes_no_file(photos: Path) -> None:

@@ -30,6 +30,7 @@ FILES = {
     "student.safetensors",
     "student.json",
     "curves.png",
+    "MANIFEST.json",
 }
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from lgkd.models import trust
+from tests.support.manifests import reseal
 from tests.support.small import World
 
 
@@ -44,6 +45,7 @@ def rewrite(path: Path, change: Callable[[Any], object]) -> None:
     value = json.loads(path.read_text(encoding="utf-8"))
     change(value)
     path.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    reseal(path.parent)
 
 
 class Payload:

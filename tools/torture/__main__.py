@@ -16,6 +16,7 @@ from tools.torture import (  # noqa: F401  each registers its parts
     damage,
     equality,
     factories,
+    flips,
     golden,
     images,
     kills,

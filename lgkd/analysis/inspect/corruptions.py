@@ -48,6 +48,7 @@ def corrupt(images: Images, kind: str, severity: int) -> Images:
     if not 1 <= severity <= len(STRENGTHS[kind]):
         raise InputError(f"the severity is {severity}, expected 1 to {len(STRENGTHS[kind])}")
     strength = STRENGTHS[kind][severity - 1]
+    images.check()
     if kind == "gaussian noise":
         chance = torch.Generator().manual_seed(seed_of("corrupt", severity))
         draws = torch.randn(images.pixels.shape, generator=chance)

@@ -169,6 +169,7 @@ def _features(who: str, model: torch.nn.Module, layers: Sequence[str], pictures:
 
 
 def _draw(path: Path, images: Images, columns: Sequence[Column]) -> None:
+    images.check()
     sizes = images.sizes.tolist()
     pictures = [images.pixels[place, :, :height, :width] for place, (height, width) in enumerate(sizes)]
     names = [name.split("/", 1)[-1] for name in images.names]

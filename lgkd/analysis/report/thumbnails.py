@@ -15,6 +15,7 @@ _SIDE = 96
 
 def picture(images: Images, place: int, *, side: int = _SIDE) -> Tensor:
     """One image without what fills up its canvas, its longer side at most `side` pixels: uint8 (3,h,w)."""
+    images.check(torch.tensor([place]))
     height, width = images.sizes[place].tolist()
     pixels_3HW = images.pixels[place, :, :height, :width]
     longest = max(height, width)

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
+import torch
+
 from lgkd._internal.atomic_io import write_json
 from lgkd._internal.paths import home
 from lgkd.data.dataset import DataSet, Images
@@ -123,6 +125,9 @@ def _digests(images: Images, places: Iterable[int], most: int | None) -> Iterato
     sizes = images.sizes.contiguous().numpy().tobytes()
     length = images.pixels[:1].numel()
     skipped = 0 if most is None or length <= most else (length - most) // 2
+    places = list(places)
+    if not skipped:  # where parts are looked at, comparing whole blocks would read all images
+        images.check(torch.tensor(places, dtype=torch.int64))
     for place in places:
         digest = blake2b(sizes[8 * place : 8 * place + 8], digest_size=16)
         digest.update(pixels[place * length + skipped : (place + 1) * length - skipped])

@@ -1,19 +1,22 @@
 """What predictions come from: a run's folder, an exported folder, or one exported file."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lgkd._internal.manifest import compare, read_manifest, tell_unverified
 from lgkd.data.decode import DEFAULT_SIDE
 from lgkd.data.transforms.augment import Plain
 from lgkd.deploy.inference.locate import ONNX, Place
 from lgkd.deploy.inference.onnx import OnnxStudent
 from lgkd.errors import InputError
-from lgkd.runs.folder import read_student
+from lgkd.runs.folder import EXPORT, read_student
 from lgkd.runs.load_student import load_student
 
 
@@ -49,11 +52,43 @@ def open_source(place: Place, *, device: str, model: nn.Module | None = None) ->
     """
     if place.file == ONNX:
         path = place.folder / place.name
-        student = OnnxStudent(path.read_bytes(), path)
+        student = OnnxStudent(exported_bytes(path), path)
         return _source(student, student.about, path, "cpu")
     about = read_student(place.folder)
     module = load_student(place.folder, model=model).to(device)
     return _source(module, about, place.folder, device)
+
+
+def exported_bytes(path: Path) -> bytes:
+    """The content of an exported file, found to be what its export wrote, where that can be told.
+
+    Raises:
+        InputError: it is not, or cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); expected an exported student") from None
+    manifest = read_manifest(path.parent)
+    if manifest is not None and path.name in manifest:
+        compare(path, manifest, data)
+    elif (expected := exported_sha256(path)) is None:
+        tell_unverified(path)
+    elif (found := sha256(data).hexdigest()) != expected:
+        raise InputError(
+            f"{path}: has SHA-256 {found}, expected {expected} by the {EXPORT} beside it; it is damaged or was "
+            "changed, export it again"
+        )
+    return data
+
+
+def exported_sha256(path: Path) -> str | None:
+    """The SHA-256 that the export.json beside a file says of it; None where it says nothing."""
+    try:
+        found = json.loads((path.parent / EXPORT).read_bytes())["files"][path.name]["sha256"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 def _source(logits: Callable[[Tensor], Tensor], about: dict[str, Any], origin: Path, device: str) -> Source:
@@ -63,7 +98,12 @@ def _source(logits: Callable[[Tensor], Tensor], about: dict[str, Any], origin: P
 
     @torch.no_grad()
     def computed(images: Tensor) -> Tensor:
-        return logits(images).float().cpu()
+        found = logits(images).float().cpu()
+        if not found.isfinite().all():
+            raise InputError(
+                f"{origin} answers with numbers that are not finite; its weights are damaged, train it again"
+            )
+        return found
 
     return Source(computed, tuple(classes), plain_of(about), longest_side_of(about, origin), device)
 

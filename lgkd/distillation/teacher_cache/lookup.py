@@ -64,7 +64,7 @@ class CachedFeatures:
         return tuple(found)
 
     def _read(self, cache: Cache, name: str, index: Tensor, epoch: int) -> Tensor:
-        rows = cache.arrays[name][epoch % cache.layout.views, index.numpy()]
+        rows = cache.read(name, epoch % cache.layout.views, index.numpy())
         # The numbers travel as they are stored; they are widened where there is time for it.
         values = sent(rows, self._device).float()
         if cache.identity["mode"] == "replay" and values.ndim == 4:

@@ -1,15 +1,17 @@
-"""A cache's folder: `index.json` and one .npy file for each kind of feature, of shape (views, images, ...).
+"""A cache's folder: `index.json`, a manifest and, for each kind of feature, an .npy file of shape (views, images, ...).
 
-It is written beside its place under a name that begins with a dot, goes on there after it was stopped, and gets its own
-name when it is whole. A folder without its index, or with files of other lengths than the index says, is refused.
+It is written beside its place under a name that begins with a dot, goes on there after it was stopped (if what was
+recorded is as it was written), and gets its own name when it is whole. A folder without its index, or with files of
+other lengths than the index says, is refused; arrays are compared with the manifest block by block as they are read.
 """
 
+import io
 import json
 import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
@@ -18,13 +20,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lgkd._internal.atomic_io import flush_folder, write_json
+from lgkd._internal.blocks import CheckedRows
+from lgkd._internal.manifest import MANIFEST, BlockDigests, compare, read_manifest, tell_unverified, write_manifest
 from lgkd._internal.paths import home
 from lgkd.errors import BusyError, InputError, MissingError
 
 FORMAT = 1
 INDEX = "index.json"
 _PROGRESS = "progress.json"
-_OURS = re.compile(rf"[^.]+\.npy|(?:{INDEX}|{_PROGRESS})|\.(?:{INDEX}|{_PROGRESS})\.\d+\.[0-9a-f]+\.tmp")
+_JSON = rf"(?:{INDEX}|{_PROGRESS}|{MANIFEST})"
+_OURS = re.compile(rf"[^.]+\.npy|{_JSON}|\.{_JSON}\.\d+\.[0-9a-f]+\.tmp")
+_AGAIN = "remove the folder and make it again by `lgkd cache-teacher`"
+_PIECE = 2**22
 
 Storage = Literal["fp16", "fp32"]
 _DTYPES: dict[str, str] = {"fp16": "<f2", "fp32": "<f4"}
@@ -79,12 +86,25 @@ class Cache:
         identity: what it is of.
         layout: what it holds.
         arrays: mapped from the files, (views, images, ...) each.
+        rows: compare an array with what was written before it is first read; nothing for caches of older versions.
     """
 
     folder: Path
     identity: Identity
     layout: Layout
     arrays: Mapping[str, NDArray[Any]]
+    rows: Mapping[str, CheckedRows] = field(default_factory=dict)
+
+    def read(self, name: str, view: int, places: NDArray[np.int64]) -> NDArray[Any]:
+        """What the teacher says of a view of some images, (n, ...), found to be as it was written.
+
+        Raises:
+            InputError: the cache is damaged.
+        """
+        if name in self.rows:
+            self.rows[name].check(view * self.layout.images + places)
+        found: NDArray[Any] = self.arrays[name][view, places]
+        return found
 
 
 def key_of(identity: Identity, layout: Layout) -> str:
@@ -105,6 +125,8 @@ def stored_caches() -> list[Path]:
 
 def read_index(folder: Path) -> dict[str, Any]:
     """A cache's index, found to be as it was written.
+
+    The arrays are compared as they are read, by `Cache.read`.
 
     Raises:
         MissingError: there is no such folder.
@@ -135,9 +157,12 @@ def open_cache(folder: Path) -> Cache:
         InputError: it holds no whole cache.
     """
     index = read_index(folder)
+    manifest = read_manifest(folder)
+    if manifest is None:
+        tell_unverified(folder)
     shapes = {name: tuple(about["shape"]) for name, about in index["files"].items()}
     layout = Layout(shapes, index["views"], index["images"], index["storage"])
-    arrays = {}
+    arrays, rows = {}, {}
     for name, about in index["files"].items():
         file = folder / f"{name}.npy"
         size = file.stat().st_size if file.is_file() else 0
@@ -156,7 +181,10 @@ def open_cache(folder: Path) -> Cache:
                 "make the cache again"
             )
         arrays[name] = array
-    return Cache(folder, index["identity"], layout, arrays)
+        if manifest is not None:
+            digests = compare(file, manifest).blocks
+            rows[name] = CheckedRows(array, digests, file, _AGAIN, rows=layout.views * layout.images)
+    return Cache(folder, index["identity"], layout, arrays, rows)
 
 
 def difference(found: Identity, wanted: Identity) -> str | None:
@@ -189,6 +217,7 @@ class Writer:
         self._part = folder.parent / f".{folder.name}.part"
         self._part.mkdir(parents=True, exist_ok=True)
         self._lock = _hold(self._part)
+        self._digests = {name: BlockDigests() for name in layout.shapes}
         self.done = self._found()
         if not self.done:
             self._empty()
@@ -196,8 +225,7 @@ class Writer:
         for name, shape in layout.shapes.items():
             path = self._part / f"{name}.npy"
             file = path.open("r+b" if self.done else "w+b")
-            header = {"descr": layout.dtype.str, "fortran_order": False, "shape": (layout.views, layout.images, *shape)}
-            np.lib.format.write_array_header_2_0(file, header)  # type: ignore[no-untyped-call, unused-ignore]
+            file.write(_header(layout, shape))
             # What lies beyond the last row that was recorded may be half a row.
             file.seek(file.tell() + self.done * layout.row_bytes(name))
             file.truncate()
@@ -208,7 +236,9 @@ class Writer:
         counts = {len(values) for values in rows.values()}
         assert rows.keys() == self._files.keys() and len(counts) == 1
         for name, values in rows.items():
-            self._files[name].write(np.ascontiguousarray(values).data)
+            plain = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+            self._files[name].write(plain)
+            self._digests[name].update(plain)
         self.done += counts.pop()
 
     def record(self) -> None:
@@ -216,7 +246,12 @@ class Writer:
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
-        write_json(self._part / _PROGRESS, {"of": key_of(self.identity, self.layout), "rows": self.done})
+        about = {"of": key_of(self.identity, self.layout), "rows": self.done, "digest": self._digest()}
+        write_json(self._part / _PROGRESS, about)
+
+    def _digest(self) -> str:
+        """SHA-256 over the digests of all rows so far."""
+        return _checksum({name: digests.all() for name, digests in self._digests.items()})
 
     def finish(self) -> Path:
         """Give the whole cache its name."""
@@ -236,6 +271,8 @@ class Writer:
         }
         index["checksum"] = _checksum(index)
         write_json(self._part / INDEX, index)
+        blocks = {f"{name}.npy": digests.all() for name, digests in self._digests.items()}
+        write_manifest(self._part, (INDEX,), blocks)
         (self._part / _PROGRESS).unlink()
         for file in self._files.values():
             file.close()
@@ -273,9 +310,31 @@ class Writer:
                 for name in self.layout.shapes
             )
             same = progress["of"] == key_of(self.identity, self.layout)
-            return int(progress["rows"]) if whole and same and 0 <= progress["rows"] <= self.total else 0
+            if whole and same and 0 <= progress["rows"] <= self.total and self._reads_as(progress):
+                return int(progress["rows"])
         except (OSError, ValueError, KeyError, TypeError):
-            return 0
+            pass
+        self._digests = {name: BlockDigests() for name in self.layout.shapes}
+        return 0
+
+    def _reads_as(self, progress: Mapping[str, Any]) -> bool:
+        """Take in the rows that were recorded; whether they are as they were written, if that was recorded, too."""
+        for name, shape in self.layout.shapes.items():
+            left = progress["rows"] * self.layout.row_bytes(name)
+            with (self._part / f"{name}.npy").open("rb") as file:
+                file.seek(len(_header(self.layout, shape)))
+                while left and (piece := file.read(min(left, _PIECE))):
+                    self._digests[name].update(piece)
+                    left -= len(piece)
+        return bool(progress.get("digest", self._digest()) == self._digest())
+
+
+def _header(layout: Layout, shape: tuple[int, ...]) -> bytes:
+    """The head of the file of a kind of feature."""
+    text = io.BytesIO()
+    about = {"descr": layout.dtype.str, "fortran_order": False, "shape": (layout.views, layout.images, *shape)}
+    np.lib.format.write_array_header_2_0(text, about)  # type: ignore[no-untyped-call, unused-ignore]
+    return text.getvalue()
 
 
 def _hold(folder: Path) -> int | None:

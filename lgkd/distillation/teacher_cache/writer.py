@@ -75,6 +75,7 @@ def write_cache(
         while writer.done < writer.total:
             view, first = divmod(writer.done, len(images))
             index = torch.arange(first, min(first + batch_size, len(images)))
+            images.check(index)
             pixels = images.pixels[index].to(device)
             said = guide.teach(draw(pixels, images.sizes[index], index, view))
             values = [*said.maps, *(value for value in (said.logits, said.embedding) if value is not None)]

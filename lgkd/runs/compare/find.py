@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lgkd._internal.manifest import MANIFEST, tell_unverified
 from lgkd.config import load_recipe
 from lgkd.errors import InputError
 from lgkd.runs.folder import METRICS, RECIPE, RUN, read_metrics, read_run
@@ -92,6 +93,7 @@ def find_runs(places: Iterable[str | Path], say: Callable[[str], None] | None = 
                 say(f"passed over {folder}: it is not finished")
     if not found:
         raise InputError("none of these folders holds a finished run; wait for one, or go on with it by `lgkd resume`")
+    tell_unverified(*(run.folder for run in found.values() if not (run.folder / MANIFEST).is_file()))
     return list(found.values())
 
 

@@ -1,0 +1,78 @@
+"""Arrays of gigabytes, compared with their manifest block by block as they are first read."""
+
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lgkd._internal.manifest import BLOCK
+from lgkd.errors import InputError
+
+
+class CheckedRows:
+    """The rows of an array in a file, and which blocks of them were found to be as they were written.
+
+    Args:
+        array: mapped from the file, in C order; its first axis is that of the rows unless `rows` says otherwise.
+        digests: SHA-256 of each `BLOCK` bytes of the array; see `lgkd._internal.manifest.BlockDigests`.
+        file: for messages.
+        advice: what to do about damage, the end of a sentence.
+        rows: how many rows of equal length the array is; its length if not given.
+        damaged: called before a damaged block is told.
+
+    Raises:
+        InputError: there are digests of another number of blocks.
+    """
+
+    def __init__(
+        self,
+        array: NDArray[Any],
+        digests: Sequence[str],
+        file: Path,
+        advice: str,
+        *,
+        rows: int | None = None,
+        damaged: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._bytes: NDArray[np.uint8] = array.reshape(-1).view(np.uint8)
+        self._digests, self._file, self._advice, self._damaged = digests, file, advice, damaged
+        self._row = array.nbytes // max(1, len(array) if rows is None else rows)
+        blocks = -(-array.nbytes // BLOCK)
+        if len(digests) != blocks:
+            raise InputError(f"{file} has {blocks:,} blocks, its manifest {len(digests):,}; it is damaged, {advice}")
+        self._unseen = np.ones(blocks, dtype=bool)
+        self._left = blocks
+
+    def check(self, places: NDArray[np.int64] | None = None) -> None:
+        """Compare those blocks of some rows, or of all, that were not compared before.
+
+        Raises:
+            InputError: one is not as it was written.
+        """
+        if not self._left:
+            return
+        for block in np.flatnonzero(self._unseen) if places is None else self._of(places):
+            part = self._bytes[block * BLOCK : (block + 1) * BLOCK]
+            found = sha256(part.data).hexdigest()
+            if found != self._digests[block]:
+                self._damaged()
+                raise InputError(
+                    f"{self._file}: block {block} (of {BLOCK:,} bytes) has SHA-256 {found}, expected "
+                    f"{self._digests[block]}; it is damaged, {self._advice}"
+                )
+            self._unseen[block] = False
+        self._left = int(self._unseen.sum())
+
+    def _of(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The blocks of some rows that were not compared before."""
+        if not len(places) or not self._row:
+            return np.empty(0, dtype=np.int64)
+        first = places.astype(np.int64) * self._row // BLOCK
+        last = ((places.astype(np.int64) + 1) * self._row - 1) // BLOCK
+        longest = int((last - first).max())
+        blocks = np.unique(np.concatenate([np.minimum(first + more, last) for more in range(longest + 1)]))
+        unseen: NDArray[np.int64] = blocks[self._unseen[blocks]]
+        return unseen
