@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lgkd._internal.manifest import MANIFEST
 from lgkd.analysis.report import html
 from lgkd.analysis.report import sentences as words
 from lgkd.analysis.report.command import command, notes
@@ -27,6 +28,7 @@ from lgkd.errors import InputError, TakenError
 from lgkd.runs.folder import read_run
 from lgkd.runs.plots import as_svg, new_figure
 from tests.support.comparing import make_run, make_seeds
+from tests.support.manifests import reseal
 from tests.support.small import QUICK, TINY, World, make_pictures, snapshot
 
 EVIL = "<script>alert(1)</script>"
@@ -163,6 +165,7 @@ def test_without_what_was_made_in_python_the_rest_is_still_told(world: World, he
         content = json.loads(file.read_text())
         (content["dataset"] if key == "path" else content)[key] = value
         file.write_text(json.dumps(content))
+        reseal(copy)
         told: list[str] = []
         words = write_report(copy, say=told.append).read_text(encoding="utf-8")
         assert why in told[0]
@@ -174,11 +177,12 @@ def test_without_the_images_the_rest_is_still_told(
 ) -> None:
     copy = here / "copy"
     copy.mkdir()
-    for name in ("run.json", "recipe.yaml", "env.json", "metrics.csv", "student.json", "student.safetensors"):
+    for name in ("run.json", "recipe.yaml", "env.json", "metrics.csv", "student.json", "student.safetensors", MANIFEST):
         (copy / name).write_bytes((world.guided_run / name).read_bytes())
     info = json.loads((copy / "run.json").read_text())
     info["dataset"]["path"] = str(here / "gone")
     (copy / "run.json").write_text(json.dumps(info))
+    reseal(copy)
     assert run(["report", str(copy)]) == 0
     assert "class by class, confusion, calibration and examples are left out" in capsys.readouterr().err
     words = " ".join(Reader((copy / "report.html").read_text(encoding="utf-8")).words)

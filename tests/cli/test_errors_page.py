@@ -14,6 +14,7 @@ from lgkd import errors
 from lgkd.cli import run
 from lgkd.runs.identity import hold
 from tests import CHECKOUT
+from tests.support.manifests import reseal
 from tests.support.small import World
 
 PAGE = CHECKOUT / "docs" / "errors.md"
@@ -46,6 +47,7 @@ def desk(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(world.unguided_run, work / "from-elsewhere")
     about = work / "from-elsewhere" / "student.json"
     about.write_text(about.read_text().replace('"name": "deit_tiny"', '"name": "their_nets:Net"'))
+    reseal(about.parent)
     (work / "photos" / "train" / "cats").mkdir(parents=True)
     (work / "notes").mkdir()
     (work / "notes" / "a.txt").write_text("")

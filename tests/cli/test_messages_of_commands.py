@@ -174,6 +174,7 @@ def test_images_that_moved_are_named_with_the_place_they_were_at(
 def test_a_run_whose_environment_is_damaged_says_so(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rewrite(desk / "mine" / "run.json", unfinished)
     (desk / "mine" / "env.json").write_text("{")
+    reseal(desk / "mine")
     assert run(["resume", "mine", "--quiet"]) == 2
     err = capsys.readouterr().err
     assert err.startswith("lgkd: mine/env.json cannot be read (")

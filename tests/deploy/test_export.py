@@ -76,7 +76,7 @@ def snippets(folder: Path) -> list[str]:
 
 
 def test_the_folder_holds_the_files_and_what_their_sums_and_sizes_are(world: World, exported: Exported) -> None:
-    expected = {"student.safetensors", "student.pt2", "student.json", "export.json", "README.md"}
+    expected = {"student.safetensors", "student.pt2", "student.json", "export.json", "README.md", "MANIFEST.json"}
     assert {path.name for path in exported.folder.iterdir()} == expected | ({"student.onnx"} if HAS_ONNX else set())
     about = json.loads((exported.folder / "export.json").read_text())
     assert about["files"].keys() == exported.differences.keys() >= {"student.safetensors", "student.pt2"}
