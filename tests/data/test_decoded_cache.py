@@ -12,11 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
+from lgkd._internal import blocks, manifest
 from lgkd.data import decoded_cache
 from lgkd.data import load as load_module
 from lgkd.data.dataset import DataSet
 from lgkd.data.load import load_dataset
-from lgkd.errors import DataError
+from lgkd.errors import DataError, InputError, Remark
 
 
 @pytest.fixture(autouse=True)
@@ -166,7 +167,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_entry_is_made_anew_in_silence(photos: Path, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_entry_is_made_anew(photos: Path, tmp_path: Path, damage: str) -> None:
     good, _ = load(photos, use_cache=False)
     load(photos)
     (entry,) = entries(tmp_path)
@@ -273,3 +274,57 @@ def test_a_refused_private_mapping_is_read_through_a_shared_one_without_a_warnin
         data, decoded = load(photos)
     assert not decoded
     assert same(data, plain)
+
+
+def flipped(file: Path, seed: int) -> None:
+    data = bytearray(file.read_bytes())
+    place = np.random.default_rng(seed).integers(len(data))
+    data[place] ^= 1 << seed % 8
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["pixels.npy", "sizes.npy", "index.json", "MANIFEST.json"])
+def test_a_flipped_bit_is_never_read_and_the_images_are_made_again_saying_so(
+    photos: Path, tmp_path: Path, name: str
+) -> None:
+    good, _ = load(photos, use_cache=False)  # what is mapped from the file would change with it
+    load(photos)
+    (entry,) = entries(tmp_path)
+    for seed in range(20):
+        flipped(entry / name, seed)
+        with pytest.warns(Remark, match=r"the decoded images kept in .* are made again: .*"):
+            found, decoded = load(photos)
+        assert decoded and same(found, good)
+
+
+def test_pixels_of_large_entries_are_compared_as_they_are_first_read(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (manifest, blocks):
+        monkeypatch.setattr(module, "BLOCK", 108)  # an image
+    good, _ = load(photos, use_cache=False)
+    load(photos)
+    monkeypatch.setattr(decoded_cache, "_AT_ONCE", 0)
+    (entry,) = entries(tmp_path)
+    data = bytearray((entry / "pixels.npy").read_bytes())
+    data[-1] ^= 1
+    (entry / "pixels.npy").write_bytes(data)
+    found, decoded = load(photos)
+    assert not decoded
+    assert torch.equal(found.train.take(torch.arange(6)).pixels, good.train.pixels)
+    found.test.take(torch.arange(5))
+    with pytest.raises(
+        InputError, match=r"block 11 \(of 108 bytes\) has SHA-256 \w{64}, expected \w{64}; it is damaged"
+    ):
+        found.test.take(torch.arange(6))
+    again, decoded = load(photos)
+    assert decoded and same(again, good)
+
+
+def test_an_entry_of_an_older_version_is_read_with_one_line(photos: Path, tmp_path: Path) -> None:
+    good, _ = load(photos)
+    (entry,) = entries(tmp_path)
+    (entry / "MANIFEST.json").unlink()
+    with pytest.warns(Remark, match="could not be verified: there is no MANIFEST.json"):
+        found, decoded = load(photos)
+    assert not decoded and same(found, good)

@@ -1,6 +1,7 @@
 """`lgkd predict`: the same images as in evaluation, broken ones named, every way to name images, every output."""
 
 import csv
+import hashlib
 import json
 import os
 import re
@@ -14,14 +15,15 @@ import torch
 from PIL import Image
 
 import lgkd
+from lgkd._internal.manifest import write_manifest
 from lgkd.cli import run
 from lgkd.data.decode import decode, decode_readable
 from lgkd.data.transforms.augment import Plain
 from lgkd.deploy.inference.image_files import find_images
-from lgkd.deploy.inference.load import open_source
-from lgkd.deploy.inference.locate import find_source
+from lgkd.deploy.inference.load import exported_bytes, open_source
+from lgkd.deploy.inference.locate import Place, find_source
 from lgkd.deploy.inference.predict import read_logits
-from lgkd.errors import InputError, MissingError, TakenError
+from lgkd.errors import InputError, MissingError, Remark, TakenError
 from lgkd.runner.loaded_run import open_run
 from tests.support.screen import shown_on, terminal
 from tests.support.security import canary as canary
@@ -328,3 +330,32 @@ def test_mistakes_in_names_do_not_wait_for_torch(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(done.stderr.splitlines()) == 3
+
+
+@pytest.mark.parametrize("by", ["MANIFEST.json", "export.json"])
+def test_no_flipped_bit_of_an_exported_file_is_run(tmp_path: Path, by: str) -> None:
+    """By the manifest; in an export of an older version by its export.json."""
+    data = bytes(range(256)) * 4
+    file = tmp_path / "student.onnx"
+    file.write_bytes(data)
+    about = {"files": {"student.onnx": {"sha256": hashlib.sha256(data).hexdigest()}}}
+    (tmp_path / "export.json").write_text(json.dumps(about))
+    if by == "MANIFEST.json":
+        write_manifest(tmp_path, ("student.onnx", "export.json"))
+    assert exported_bytes(file) == data
+    for place in range(60):
+        changed = bytearray(data)
+        changed[17 * place] ^= 1 << place % 8
+        file.write_bytes(changed)
+        with pytest.raises(
+            InputError, match=rf"student.onnx: has SHA-256 \w{{64}}, expected \w{{64}} by the {by} beside it"
+        ):
+            open_source(Place(tmp_path, "student.onnx", "onnx"), device="cpu")
+
+
+def test_an_exported_file_alone_is_read_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "student.onnx").write_bytes(b"x")
+    with pytest.warns(Remark, match=r"student.onnx could not be verified: there is no MANIFEST.json"):
+        assert exported_bytes(tmp_path / "student.onnx") == b"x"
+    with pytest.raises(InputError, match=r"gone.onnx: cannot be read \(.*\); expected an exported student"):
+        exported_bytes(tmp_path / "gone.onnx")

@@ -23,7 +23,7 @@ from lgkd.distillation.teacher_cache.lookup import CachedFeatures, measure
 from lgkd.distillation.teacher_cache.replay import mix, replay
 from lgkd.distillation.teacher_cache.storage import Layout, Writer, difference, open_cache
 from lgkd.distillation.teacher_cache.writer import check_size, write_cache
-from lgkd.errors import BusyError, InputError, MissingError, NonFiniteError
+from lgkd.errors import BusyError, InputError, MissingError, NonFiniteError, Remark
 from lgkd.losses import MapLoss
 from lgkd.losses.kd import KD
 from lgkd.models.cnn.resnet import CifarResNet
@@ -401,3 +401,49 @@ def test_what_fp16_cannot_hold_is_not_written(
     with pytest.raises(error, match=message):
         write(tmp_path / "cache", guide, images, whole_images, mode="replay", storage="fp16")
     assert not (tmp_path / "cache").exists()
+
+
+def flip(file: Path, place: int) -> None:
+    data = bytearray(file.read_bytes())
+    data[place] ^= 1 << 6
+    file.write_bytes(data)
+
+
+def test_a_flipped_bit_of_any_view_is_told_when_it_is_read(tmp_path: Path) -> None:
+    """Twenty in the second view, at which no training looks before its second epoch."""
+    images, drawn, task = make_images(12), augment(), make_task()
+    cache = write(tmp_path / "cache", task.guide, images, drawn)
+    file = tmp_path / "cache" / "map1.npy"
+    size, half = file.stat().st_size, cache.arrays["map1"].nbytes // 2
+    for number in range(20):
+        place = size - 1 - number * (half // 20)
+        flip(file, place)
+        with pytest.raises(InputError, match=r"map1.npy: block 0 .* has SHA-256 \w{64}, expected \w{64}; it is dam"):
+            open_cache(tmp_path / "cache").read("map1", 1, np.arange(12))
+        flip(file, place)
+    assert np.array_equal(open_cache(tmp_path / "cache").read("map1", 1, np.arange(12)), cache.arrays["map1"][1])
+
+
+def test_a_stopped_cache_whose_rows_were_changed_is_begun_anew(tmp_path: Path) -> None:
+    images, drawn, task = make_images(), augment(), make_task()
+    whole = write(tmp_path / "whole", task.guide, images, drawn)
+
+    def stops(done: int, total: int) -> None:
+        if done > 50:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "cache", task.guide, images, drawn, progress=stops)
+    flip(tmp_path / ".cache.part" / "map1.npy", 1000)
+    seen: list[int] = []
+    cache = write(tmp_path / "cache", task.guide, images, drawn, progress=lambda done, _: seen.append(done))
+    assert seen[0] <= 16
+    assert all(np.array_equal(array, cache.arrays[name]) for name, array in whole.arrays.items())
+
+
+def test_a_cache_of_an_older_version_is_read_with_one_line(tmp_path: Path) -> None:
+    write(tmp_path / "cache", make_task().guide, make_images(12), augment())
+    (tmp_path / "cache" / "MANIFEST.json").unlink()
+    with pytest.warns(Remark, match="cache could not be verified: there is no MANIFEST.json"):
+        cache = open_cache(tmp_path / "cache")
+    assert np.array_equal(cache.read("map1", 1, np.arange(12)), cache.arrays["map1"][1])

@@ -168,3 +168,9 @@ def test_texts_of_rich_are_made_in_one_place() -> None:
             if ast.unparse(call.func) in ("sys.stderr.write", "sys.stdout.write"):
                 said = ast.unparse(call.args[0])
                 assert "visible(" in said or "wide.file.getvalue()" in said, f"{path}:{call.lineno}"
+
+
+def test_json_has_null_where_a_number_is_not_finite(capsys: pytest.CaptureFixture[str]) -> None:
+    show_json({"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": (-float("inf"),)}})
+    out = capsys.readouterr().out
+    assert json.loads(out, parse_constant=pytest.fail) == {"a": None, "b": [1.5, None], "c": {"d": [None]}}

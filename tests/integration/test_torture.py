@@ -124,7 +124,7 @@ def arena(world: World, tmp_path: Path) -> Arena:
     ("name", "count"),
     [
         ("images", 4), ("memory", 4), ("recipes", 80), ("pickles", 6), ("factories", 3), ("archives", 12), ("yaml", 12),
-        ("golden", 1), ("old", 4), ("trackers", 3),
+        ("golden", 1), ("old", 4), ("trackers", 3), ("flips", 40),
     ],
 )  # fmt: skip
 def test_a_share_of_a_part_loses_nothing(arena: Arena, name: str, count: int) -> None:

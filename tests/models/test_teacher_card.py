@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from lgkd._internal.manifest import write_manifest
 from lgkd.errors import InputError, MissingError
 from lgkd.models import teacher_card
 from lgkd.models.teacher_card import TeacherCard, find_card, list_cards, save_card, teacher_folder, verify_weights
@@ -252,3 +253,18 @@ def test_saving_again_replaces_the_card() -> None:
     save_card(card(seed=5), folder)
     assert find_card("resnet8", "digits")[0].seed == 5
     assert sorted(file.name for file in folder.iterdir()) == ["card.json", "weights.safetensors"]
+
+
+def test_no_flipped_bit_of_a_card_is_read_in_silence() -> None:
+    folder = keep()
+    write_manifest(folder, ("card.json", "weights.safetensors"))
+    good = (folder / "card.json").read_bytes()
+    for bit in range(0, 8 * len(good), 37):
+        data = bytearray(good)
+        data[bit // 8] ^= 1 << bit % 8
+        (folder / "card.json").write_bytes(data)
+        with pytest.raises(InputError, match=r"card.json: has SHA-256 [0-9a-f]{64}, expected [0-9a-f]{64}"):
+            find_card("resnet8", "digits")
+        assert list_cards()[1][0][0] == folder / "card.json"
+    (folder / "card.json").write_bytes(good)
+    assert find_card("resnet8", "digits")[0] == card()
