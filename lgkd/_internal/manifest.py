@@ -95,7 +95,7 @@ def read_manifest(folder: Path) -> dict[str, Entry] | None:
     file = folder / MANIFEST
     try:
         if file.stat().st_size > _MAX_BYTES:
-            raise InputError(f"{file}: longer than {_MAX_BYTES:,} bytes, so it is not a manifest of lgkd; move it away")
+            raise InputError(f"{file} has more than {_MAX_BYTES:,} bytes, too many for a manifest; move it away")
         value = json.loads(file.read_bytes())
     except FileNotFoundError:
         return None

@@ -118,8 +118,8 @@ def check_finite(opened: Opened, loss: float) -> None:
     """
     if not math.isfinite(loss):
         raise InputError(
-            f"{opened.folder} answers with numbers that are not finite on {opened.data.source}; its weights went bad, "
-            "train it again with a lower optimizer.lr"
+            f"{opened.folder} answers with numbers that are not finite on {opened.data.source}; no figure "
+            "of it means anything"
         )
 
 

@@ -64,7 +64,9 @@ def test_what_is_found_and_what_was_expected_are_shown_whole(folder: Path) -> No
     (folder / "a.json").write_bytes(b'{"lr": 0.006}\n')
     found = hashlib.sha256(b'{"lr": 0.006}\n').hexdigest()
     with pytest.raises(
-        InputError, match=rf"a.json: has SHA-256 {found}, expected {wanted} by the MANIFEST.json beside it"
+        InputError,
+        match=rf"a.json: has SHA-256 {found}, expected {wanted} by the MANIFEST.json beside it; it is damaged or was "
+        "changed, take it from a copy or make it again",
     ):
         verify(folder, ("a.json",))
 
@@ -122,7 +124,7 @@ def test_one_of_a_later_format_and_one_that_is_huge_are_refused(folder: Path, mo
     with pytest.raises(InputError, match="is not of format 1, which this lgkd reads; use the lgkd that wrote it"):
         read_manifest(folder)
     monkeypatch.setattr(manifest, "_MAX_BYTES", 10)
-    with pytest.raises(InputError, match="longer than 10 bytes, so it is not a manifest of lgkd; move it away"):
+    with pytest.raises(InputError, match="has more than 10 bytes, too many for a manifest; move it away"):
         read_manifest(folder)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import time
 import warnings
@@ -172,7 +173,11 @@ def test_a_damaged_entry_is_made_anew(photos: Path, tmp_path: Path, damage: str)
     load(photos)
     (entry,) = entries(tmp_path)
     DAMAGE[damage](entry)
-    data, decoded = load(photos)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", Remark)
+        data, decoded = load(photos)
+    said = [str(one.message).partition(" are made again: ")[2] for one in told]
+    assert len(said) == (damage not in ("no index", "an empty folder", "a file in its place"))
     assert decoded
     assert same(data, good)
     data, decoded = load(photos)
@@ -328,3 +333,19 @@ def test_an_entry_of_an_older_version_is_read_with_one_line(photos: Path, tmp_pa
     with pytest.warns(Remark, match="could not be verified: there is no MANIFEST.json"):
         found, decoded = load(photos)
     assert not decoded and same(found, good)
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ("other count", "index.json does not describe the files beside it, so they are damaged"),
+        ("pixels of another type", "pixels.npy is not the array of pixels that its index.json says"),
+        ("no sizes", "cannot be read (FileNotFoundError)"),
+    ],
+)
+def test_what_is_wrong_with_an_entry_is_told(photos: Path, tmp_path: Path, damage: str, told: str) -> None:
+    load(photos)
+    (entry,) = entries(tmp_path)
+    DAMAGE[damage](entry)
+    with pytest.raises(InputError, match=re.escape(told)):
+        decoded_cache._load(entry, 12)
