@@ -354,7 +354,7 @@ PAIR = ["--student", "deit_tiny", "--teacher", "resnet8"]
         (["--teacher", "resnet8", "--sweep", "images=2000000"], "at most 1,000,000"),
         (["--teacher", "resnet8", "--sweep", "images=2", "--against", "plain"], "leave out --against"),
         (["--teacher", "resnet8", "--out", "no/such/place.json"], "there is no folder"),
-        (["--teacher", "resnet8", "--profile", "."], "is a folder"),
+        (["--teacher", "resnet8", "--profile", "."], "is a folder, expected the name of a file"),
     ],
 )
 def test_bad_options_are_told_in_one_line(capsys, words: list[str], message: str) -> None:

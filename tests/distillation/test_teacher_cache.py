@@ -385,7 +385,10 @@ def test_the_size_is_known_before_and_a_cap_refuses(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("factor", "error", "message"),
-    [(1e9, InputError, "beyond the largest fp16; use --storage fp32"), (float("nan"), NonFiniteError, "not finite")],
+    [
+        (1e9, InputError, "beyond the largest fp16; use --storage fp32"),
+        (float("nan"), NonFiniteError, "is not finite for some image; nothing can be"),
+    ],
 )
 def test_what_fp16_cannot_hold_is_not_written(
     tmp_path: Path, factor: float, error: type[Exception], message: str
