@@ -130,12 +130,24 @@ def agree(value: T | None) -> T | None:
     import torch
     import torch.distributed as dist
 
-    # Asked after every step, so the objects themselves travel only when there are some.
+    # Mostly nobody has something, so the objects themselves travel only when there are some.
     some = torch.tensor([value is not None], dtype=torch.int32)
     dist.all_reduce(some, op=dist.ReduceOp.MAX)
     if not some.item():
         return None
     return next(found for found in gather(value) if found is not None)
+
+
+def highest(values: list[float]) -> list[float]:
+    """The highest of each of some numbers over processes; called by all, with as many."""
+    if not together():
+        return values
+    import torch
+    import torch.distributed as dist
+
+    found = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return found.tolist()
 
 
 def gather(value: T) -> list[T]:

@@ -62,9 +62,9 @@ class Keeper:
         self._say = say or (lambda _: None)
         self._saved = time.monotonic()
 
-    def is_due(self) -> bool:
-        """Whether it is time to save."""
-        return time.monotonic() - self._saved >= self._every
+    def seconds_left(self) -> float:
+        """Seconds until it is time to save; 0 or less: it is time."""
+        return self._every - (time.monotonic() - self._saved)
 
     def save(self, engine: "Engine", progress: Progress, meters: Meters) -> None:
         """Write everything that the next step depends on.

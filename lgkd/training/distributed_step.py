@@ -1,15 +1,16 @@
-"""What makes the step of several processes the step of one: gradients, batch statistics, terms across the batch.
+"""What makes the step of several processes the step of one: batch statistics, terms across the batch, the beginning.
 
-DistributedDataParallel is not used: it weighs every process alike, though shares may differ by an image, and it refuses
-weights that take no part. Here each process differentiates its part of the mean over the global batch, and the sum over
-processes is the gradient.
+Gradients are averaged elsewhere, by `lgkd.training.data_parallel`. Both exchange values during the backward pass, in
+an order that depends on the weights that take part, so what is exchanged here goes through a group of its own.
 
 Letters in shapes: B batch, C channels.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from typing import Any, Self
+from datetime import timedelta
+from functools import lru_cache
+from typing import Any, Self, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -19,39 +20,57 @@ from torch.overrides import TorchFunctionMode
 
 from lgkd.distillation.tasks import Task
 
+Group: TypeAlias = "dist.ProcessGroup | None"
+"""Processes that exchange values apart from others' exchanges; None: all of them, with everything else."""
+
+PATIENCE = timedelta(minutes=10)
+"""How long a process waits within a step for the others, which are as far as it is."""
+
+
+def own_group() -> Group:
+    """The group in which the processes of now exchange values within a step; called by all of them."""
+    return _second_group(dist.group.WORLD)
+
+
+@lru_cache(maxsize=1)
+def _second_group(_first: Group) -> Group:
+    made = dist.new_group(timeout=PATIENCE)
+    return made if isinstance(made, dist.ProcessGroup) else None
+
 
 class _Sum(torch.autograd.Function):
     """A sum over processes; what it is worth to any of them flows back to all."""
 
     @staticmethod
-    def forward(_: Any, values: Tensor) -> Tensor:
+    def forward(context: Any, values: Tensor, group: Group) -> Tensor:
+        context.group = group
         values = values.clone()
-        dist.all_reduce(values)
+        dist.all_reduce(values, group=group)
         return values
 
     @staticmethod
-    def backward(_: Any, *gradients: Tensor) -> Tensor:
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         whole = gradients[0].contiguous().clone()
-        dist.all_reduce(whole)
-        return whole
+        dist.all_reduce(whole, group=context.group)
+        return whole, None
 
 
-def sum_over_processes(values: Tensor) -> Tensor:
+def sum_over_processes(values: Tensor, group: Group = None) -> Tensor:
     """Sum over processes, with a gradient."""
-    return _Sum.apply(values)  # type: ignore[no-any-return, no-untyped-call, unused-ignore]
+    return _Sum.apply(values, group)  # type: ignore[no-any-return, no-untyped-call, unused-ignore]
 
 
-def gather_batch(values_B: Tensor) -> Tensor:
+def gather_batch(values_B: Tensor, group: Group = None) -> Tensor:
     """The rows of all processes, in the order of ranks, with a gradient; shares may differ in length."""
     sizes = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=values_B.device)
     sizes[dist.get_rank()] = len(values_B)
-    dist.all_reduce(sizes)
+    dist.all_reduce(sizes, group=group)
     lengths = sizes.tolist()
     before, after = sum(lengths[: dist.get_rank()]), sum(lengths[dist.get_rank() + 1 :])
     rest = values_B.shape[1:]
     # Everyone adds its rows to zeros: a gather of unequal lengths that every backend knows.
     parts = [values_B.new_zeros(before, *rest), values_B, values_B.new_zeros(after, *rest)]
-    return sum_over_processes(torch.cat(parts))
+    return sum_over_processes(torch.cat(parts), group)
 
 
 def looks_across(task: Task) -> bool:
@@ -73,17 +92,19 @@ class Together(TorchFunctionMode):
 
     Args:
         task: whose terms may look across the batch.
+        group: through which the processes exchange; None: through that of everything else.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, group: Group = None) -> None:
         super().__init__()
+        self._group = group
         losses = [loss for guide in task.guides for loss in guide.losses.values()]
         self._across = [loss for loss in losses if getattr(loss, "across_batch", False)]
         self._hooks = ExitStack()
 
     def __enter__(self) -> Self:
         for loss in self._across:
-            self._hooks.callback(loss.register_forward_pre_hook(lambda _, given: _gathered(given)).remove)
+            self._hooks.callback(loss.register_forward_pre_hook(lambda _, given: _gathered(given, self._group)).remove)
         return super().__enter__()  # type: ignore[no-any-return, no-untyped-call]
 
     def __exit__(self, *exc: Any) -> None:
@@ -94,15 +115,15 @@ class Together(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is F.batch_norm and _in_training(*args, **(kwargs or {})):
-            return _batch_norm(*args, **(kwargs or {}))
+            return _batch_norm(*args, **(kwargs or {}), group=self._group)
         return func(*args, **(kwargs or {}))
 
 
-def _gathered(given: Any) -> Any:
+def _gathered(given: Any, group: Group) -> Any:
     """Every tensor among a term's arguments with the rows of all processes."""
     if isinstance(given, Tensor):
-        return gather_batch(given)
-    return type(given)(_gathered(value) for value in given) if isinstance(given, list | tuple) else given
+        return gather_batch(given, group)
+    return type(given)(_gathered(value, group) for value in given) if isinstance(given, list | tuple) else given
 
 
 def _in_training(
@@ -120,17 +141,19 @@ def _batch_norm(
     training: bool = False,  # noqa: ARG001
     momentum: float = 0.1,
     eps: float = 1e-5,
+    *,
+    group: Group = None,
 ) -> Tensor:
     """`F.batch_norm` in training, over the batch of all processes."""
     wide = values_BC if values_BC.dtype == torch.float64 else values_BC.float()
     over = [0, *range(2, wide.ndim)]
     shape = [1, -1, *[1] * (wide.ndim - 2)]
     count = wide.new_full((1,), wide.numel() / wide.shape[1])
-    sums = sum_over_processes(torch.cat([wide.sum(over), count]))
+    sums = sum_over_processes(torch.cat([wide.sum(over), count]), group)
     mean, count = sums[:-1] / sums[-1], sums[-1].detach()
     # In two passes: the difference of two large squares would lose its digits.
     centred = wide - mean.view(shape)
-    variance = sum_over_processes(centred.square().sum(over)) / count
+    variance = sum_over_processes(centred.square().sum(over), group) / count
     with torch.no_grad():
         if running_mean is not None:
             running_mean.lerp_(mean.to(running_mean.dtype), momentum)
@@ -150,15 +173,3 @@ def same_start(tensors: Iterable[Tensor]) -> None:
         dist.broadcast(value, src=0)
         with torch.no_grad():
             tensor.copy_(value)
-
-
-def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Sum the gradients over processes, in one message."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if not gradients:
-        return
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
-    parts = torch.split(flat, [gradient.numel() for gradient in gradients])
-    for gradient, part in zip(gradients, parts, strict=True):
-        gradient.copy_(part.view_as(gradient))

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from lgkd._internal.distributed import add_up, agree
+from lgkd._internal.distributed import add_up
 from lgkd.distillation.tasks import Lookup, Task
 from lgkd.errors import NonFiniteError
+from lgkd.training.agreement import Agreement
 from lgkd.training.callbacks import EpochRow, Watcher
 from lgkd.training.checkpointer import Keeper
 from lgkd.training.config import Plan
@@ -65,7 +66,7 @@ def fit(
         watchers: told of every epoch and, a few times a second, of steps. Epochs of an earlier part
             of the training are told again, in order (to those with an `on_earlier`, by that).
         keeper: saves and restores; None: nothing is kept.
-        stop: asked after every step.
+        stop: asked after every step; of several processes at least every two seconds or 20 steps.
         say: called with a sentence that the user should hear, such as that a term has ended.
         lookup: knows what the teachers make of samples, so that they are not run; None: they are.
         tracking: one more watcher, which is ended with the training, however that ends.
@@ -105,7 +106,8 @@ class _Training:
         say: Callable[[str], None],
     ) -> None:
         self.engine, self.plan, self.feed = engine, engine.plan, feed
-        self.evaluate, self.watchers, self.keeper, self.stop = evaluate, watchers, keeper, stop
+        self.evaluate, self.watchers, self.keeper = evaluate, watchers, keeper
+        self.agreement = Agreement(stop, keeper)
         self.say = say
         self.progress = Progress(accumulate=self.plan.accumulate)
         self.meters = Meters()
@@ -142,12 +144,11 @@ class _Training:
                     watcher.on_step(epoch, progress.step - 1, parts, rate)
             if progress.step == self.plan.steps_per_epoch:
                 break  # the epoch's end has its own place to stop and save, after the evaluation
-            reason = agree(self.stop.why())
+            reason, due = self.agreement.after_step()
+            if reason is not None or due:
+                self._save()
             if reason is not None:
-                self._save()
                 raise reason
-            if self._is_due():
-                self._save()
         engine.guard.settle()
         progress.seconds = before + time.perf_counter() - began
 
@@ -184,15 +185,11 @@ class _Training:
         for watcher in self.watchers:
             watcher.on_epoch(row)
         last = progress.epoch == plan.epochs
-        reason = agree(self.stop.why()) if not last else None
-        if self.keeper is not None and (last or reason is not None or self._is_due()):
+        reason, due = self.agreement.now() if not last else (None, True)
+        if reason is not None or due:
             self._save()
         if reason is not None:
             raise reason
-
-    def _is_due(self) -> bool:
-        # All save, or none does.
-        return self.keeper is not None and bool(agree(self.keeper.is_due() or None))
 
     def _save(self) -> None:
         self.engine.guard.settle()

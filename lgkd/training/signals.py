@@ -14,7 +14,7 @@ _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR
 
 
 class Stop:
-    """Asked after every step: is it time to save and leave?
+    """Asked after every step, or by several processes after some: is it time to save and leave?
 
     As a context manager it takes SIGINT, SIGTERM and SIGUSR1: the first lets the step end, a second
     ends the process at once. SIGUSR1 is what batch systems send ahead of their limit, so it counts

@@ -1,8 +1,9 @@
 """One optimiser step: forward, backward, guard, update, average; on one device or several."""
 
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,7 +19,8 @@ from lgkd.errors import InputError
 from lgkd.models.sdpa import quick_attention
 from lgkd.training.compile import compile_task
 from lgkd.training.config import Plan
-from lgkd.training.distributed_step import Together, looks_across, same_start, sum_gradients
+from lgkd.training.data_parallel import ParallelTask
+from lgkd.training.distributed_step import Together, looks_across, own_group, same_start
 from lgkd.training.metrics import Meters
 from lgkd.training.nonfinite import FiniteGuard, is_out_of_memory, masked_step
 from lgkd.training.optim import make_optimizer
@@ -76,6 +78,8 @@ class Engine:
             if plan.precision != "fp32":
                 guide.lower_teacher(torch.bfloat16 if plan.precision == "bf16" else torch.float16)
         self.optimizer = self.accelerator.prepare_optimizer(self.raw_optimizer)
+        # Gradients are averaged while they are made; a process alone has no use for that.
+        self.parallel = ParallelTask(task, self.accelerator) if self.processes > 1 else None
         if self.processes > 1:
             same_start([*task.parameters(), *task.buffers()])
         self.ema = (
@@ -85,6 +89,7 @@ class Engine:
         )
         # Shares of a batch need each other only where something looks across it.
         self._joined = self.processes > 1 and looks_across(task)
+        self._group = own_group() if self._joined else None
         self.guard = FiniteGuard(names, gather)
         self.accumulate = plan.accumulate
 
@@ -109,6 +114,9 @@ class Engine:
             batch = replace(batch, images=batch.images.contiguous(memory_format=torch.channels_last))
         if self.lookup is not None:
             batch = replace(batch, taught=self.lookup(index, epoch))
+        if self.parallel is not None:
+            with self._across():
+                self.parallel.ready(batch.split(min(self.accumulate, len(batch.images)))[0])
         while True:
             # Dropout and stochastic depth must not depend on how the run got here.
             torch.manual_seed(seed_of(self.plan.seed, "step", number, self.rank))
@@ -140,31 +148,41 @@ class Engine:
         self.guard.watch(bad, whole, index, epoch, place)
 
     def _gradients(self, batch: Batch) -> list[tuple[Step, Batch]]:
-        """Forward and backward in `accumulate` pieces, each weighted by its images."""
+        """Forward and backward in `accumulate` pieces, each weighted by its images.
+
+        Among processes the last piece's backward pass averages what all pieces have left, so that a share's loss counts
+        as many times as there are processes.
+        """
         made = []
         whole, pieces = self._sizes(batch.images)
-        with Together(self.task) if self._joined else nullcontext():
-            for part in batch.split(pieces):
-                with self.accelerator.autocast():
-                    step: Step = self.task(part)
-                self.accelerator.backward(step.loss * (len(part.images) / whole))
+        run: Callable[[Batch], Step] = self.task if self.parallel is None else self.parallel
+        with self._across():
+            for number, part in enumerate(batch.split(pieces), 1):
+                with self._averaging(number == pieces):
+                    with self.accelerator.autocast():
+                        step = run(part)
+                    self.accelerator.backward(step.loss * (self.processes * len(part.images) / whole))
                 kept = Step(step.loss.detach(), step.logits.detach(), step.parts)
                 # The next piece's recording writes over this one's results.
                 made.append((kept.copy() if self.plan.cuda_graphs else kept, part))
-        if self.processes > 1:
-            sum_gradients(self.task.parameters())
         return made
+
+    def _across(self) -> AbstractContextManager[Any]:
+        """In which the shares of a batch see each other, where something looks across it."""
+        return Together(self.task, self._group) if self._joined else nullcontext()
+
+    def _averaging(self, wanted: bool) -> AbstractContextManager[Any]:
+        return self.parallel.averaging(wanted) if self.parallel is not None else nullcontext()
 
     def _sizes(self, images: Tensor) -> tuple[int, int]:
         """Images of the global batch, and pieces: everywhere as many, for they normalise together."""
         if self.processes == 1:
             return len(images), min(self.accumulate, len(images))
         # On the host, so that no step waits for a GPU. Shares differ by one image at most.
-        shares = torch.tensor([len(images), -len(images)])
-        smallest = shares[1:].clone()
+        shares = torch.zeros(self.processes, dtype=torch.int64)
+        shares[self.rank] = len(images)
         dist.all_reduce(shares)
-        dist.all_reduce(smallest, op=dist.ReduceOp.MAX)
-        return int(shares[0]), min(self.accumulate, -int(smallest))
+        return int(shares.sum()), min(self.accumulate, int(shares.min()))
 
     def _halve(self, images: int, error: RuntimeError) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -213,6 +231,8 @@ class Engine:
     def close(self) -> None:
         """Give the task back as a plain module."""
         self._until_closed.close()
+        if self.parallel is not None:
+            self.parallel.close()
         self.task._compiled_call_impl = None  # a trained task is a plain module
         if self.processes == 1:
             AcceleratorState._reset_state(reset_partial_state=True)

@@ -306,7 +306,7 @@ def test_out_of_memory_in_one_of_several_ends_the_run_for_a_step_is_made_by_all(
 
 def torch_environment() -> dict[str, str]:
     ours = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    return ours | {"PYTHONPATH": str(SCRIPT.parent.parent), "OMP_NUM_THREADS": "1"}
+    return ours | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
 
 
 WAYS = [

@@ -21,7 +21,7 @@ from lgkd.models.teacher import Teacher
 from lgkd.training import loop
 from lgkd.training import train_step as engine_module
 from lgkd.training.checkpointer import Keeper
-from lgkd.training.distributed_step import same_start, sum_gradients
+from lgkd.training.distributed_step import same_start
 from lgkd.training.loop import fit
 from lgkd.training.metrics import Meters
 from lgkd.training.signals import Stop
@@ -283,22 +283,10 @@ def test_truths_and_strided_weights_have_the_same_start_too(alone: Any) -> None:
     assert turned.tolist() == [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]
 
 
-def test_gradients_are_summed_where_there_are_any(alone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = nn.Linear(2, 1)
-    calls: list[int] = []
-    with monkeypatch.context() as patch:
-        patch.setattr(dist, "all_reduce", lambda flat: calls.append(flat.numel()))
-        sum_gradients(layer.parameters())
-        assert calls == []
-    layer(torch.tensor([[2.0, 3.0]])).sum().backward()
-    sum_gradients(layer.parameters())
-    assert layer.weight.grad.tolist() == [[2.0, 3.0]] and layer.bias.grad.tolist() == [1.0]
-
-
 def test_a_step_among_several_that_look_at_nothing_across_needs_no_gathering(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = an_engine(accumulate=1)
     entered: list[Any] = []
-    monkeypatch.setattr(engine_module, "Together", lambda task: entered.append(task) or nullcontext())
+    monkeypatch.setattr(engine_module, "Together", lambda task, _: entered.append(task) or nullcontext())
     engine.step(*one_batch(), 0, 0, Meters())
     assert entered == []
     engine._joined = True

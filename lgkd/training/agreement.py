@@ -1,0 +1,52 @@
+"""Agreement of several processes on when to stop and when to save: not at every step, and at the same one."""
+
+import time
+
+from lgkd._internal.distributed import agree, highest, together
+from lgkd.errors import LgkdError
+from lgkd.training.checkpointer import Keeper
+from lgkd.training.signals import Stop
+
+SECONDS, STEPS = 2.0, 20
+"""How long an agreement may take to come: whichever is over first, as far as the steps before it tell."""
+
+
+class Agreement:
+    """Whether to stop and whether to save, asked after every step.
+
+    One process answers at once. Several ask each other, which keeps all of them waiting for the slowest; when they do,
+    they also settle after how many steps they will do it again, from the longest step that any of them had.
+
+    Args:
+        stop: knows a reason to stop, or none.
+        keeper: knows when it is time to save; None: nothing is saved.
+    """
+
+    def __init__(self, stop: Stop, keeper: Keeper | None) -> None:
+        self._stop, self._keeper = stop, keeper
+        self._steps_left, self._longest = 1, 0.0
+        self._looked = time.perf_counter()
+
+    def after_step(self) -> tuple[LgkdError | None, bool]:
+        """The reason to stop, or None, and whether it is time to save; the same in all processes."""
+        now = time.perf_counter()
+        self._longest, self._looked = max(self._longest, now - self._looked), now
+        self._steps_left -= 1
+        if self._steps_left > 0 and together():
+            return None, False
+        return self.now()
+
+    def now(self) -> tuple[LgkdError | None, bool]:
+        """As `after_step`, without waiting for the step at which all would agree; called by all."""
+        reason = self._stop.why()
+        until_save = self._keeper.seconds_left() if self._keeper is not None else SECONDS
+        if not together():
+            return reason, self._keeper is not None and until_save <= 0
+        stopping, next_save, longest = highest([float(reason is not None), -until_save, self._longest])
+        if stopping:
+            reason = agree(reason)
+        # Those who save after every step agree after every step.
+        within = min(SECONDS, max(-next_save, 0.0))
+        self._steps_left = max(1, min(STEPS, int(within / max(longest, 1e-6))))
+        self._longest = 0.0
+        return reason, self._keeper is not None and next_save >= 0

@@ -1,0 +1,166 @@
+"""Gradients averaged over processes while they are made, by torch's DistributedDataParallel through Accelerate."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lgkd.distillation.tasks import Batch, Step, Task
+
+# Their modules do the same with every batch, so that every weight takes part in every step or in none.
+_STATIC = ("torch", "timm", "lgkd")
+
+
+class _Whole(nn.Module):
+    """A task as DistributedDataParallel wants it: only what is differentiated leaves it with a graph."""
+
+    def __init__(self, task: Task, weights: list[nn.Parameter]) -> None:
+        super().__init__()
+        self.task = task
+        self._weights = weights
+
+    def forward(self, batch: Batch | None) -> tuple[Tensor, Step | None]:
+        if batch is None:
+            return _zero(self._weights), None
+        step: Step = self.task(batch)
+        return step.loss, Step(step.loss.detach(), step.logits.detach(), step.parts)
+
+
+class ParallelTask:
+    """A task whose backward pass leaves the average over processes in every gradient.
+
+    The task itself stays as it is, with its names; the wrapper around it is made at the first step, and again when a
+    term has ended. Weights that take part in one process and not in another are looked for in every step, unless
+    student and terms are of modules that are known to treat all batches alike.
+
+    Args:
+        task: with equal weights in all processes.
+        accelerator: wraps it.
+    """
+
+    def __init__(self, task: Task, accelerator: Accelerator) -> None:
+        self.task, self.accelerator = task, accelerator
+        self._static = is_static(task)
+        self._wrapped: nn.Module | None = None
+        self._active: list[tuple[str, ...]] = []
+        self.finds_unused = True
+
+    def ready(self, batch: Batch) -> None:
+        """Make the wrapper if there is none for the terms of now; called by all processes, before a step's draws."""
+        active = [guide.active for guide in self.task.guides]
+        if self._wrapped is not None and active == self._active:
+            return
+        self.close()
+        self._active = active
+        # An ended term's projections take no part any more.
+        ended = _weights_of_ended_terms(self.task)
+        taking_part = [weight for weight in self.task.parameters() if weight.requires_grad and id(weight) not in ended]
+        self.finds_unused = not (self._static and self._all_used(taking_part, batch))
+        whole = _Whole(self.task, taking_part)
+        if self.finds_unused:
+            # torch would complain of the search, at length, in every step in which all weights take part.
+            whole.never_used = nn.Parameter(taking_part[0].new_zeros(()))
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
+            whole, [name for name, weight in whole.named_parameters() if id(weight) in ended]
+        )
+        self.accelerator.ddp_handler = DistributedDataParallelKwargs(
+            find_unused_parameters=self.finds_unused,
+            # Buffers of known modules are equal everywhere: statistics over the batch of all processes, and constants.
+            broadcast_buffers=not self._static,
+        )
+        with warnings.catch_warnings():
+            # torch 2.14 calls the argument by another name, which Accelerate does not know yet.
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+            self._wrapped = self.accelerator.prepare_model(whole)
+        if not self.finds_unused:
+            self._settle_buckets(taking_part)
+
+    def __call__(self, batch: Batch) -> Step:
+        """One forward pass; what it returns is differentiated by the loss alone."""
+        assert self._wrapped is not None
+        loss, step = self._wrapped(batch)
+        return Step(loss, step.logits, step.parts)
+
+    @contextmanager
+    def averaging(self, wanted: bool) -> Iterator[None]:
+        """Where not wanted, gradients of the passes inside stay in this process, until a pass that averages."""
+        if wanted:
+            yield
+            return
+        with self.accelerator.no_sync(self._wrapped):
+            yield
+
+    def close(self) -> None:
+        """Take the wrapper away, with its hooks on the weights."""
+        self._wrapped = None
+        self.accelerator._models.clear()
+
+    def _all_used(self, weights: list[nn.Parameter], batch: Batch) -> bool:
+        """Whether the loss depends on every weight, by a forward pass that changes nothing; equal in all processes."""
+        buffers = [(buffer, buffer.clone()) for buffer in self.task.buffers()]
+        with self.accelerator.autocast():
+            loss = self.task.forward(batch).loss
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        used = _weights_of_graph(loss)
+        flags = torch.tensor([float(id(weight) in used) for weight in weights])
+        dist.all_reduce(flags, op=dist.ReduceOp.MIN)
+        return bool(flags.all())
+
+    def _settle_buckets(self, weights: list[nn.Parameter]) -> None:
+        """Have the gradients sorted into their messages now, by one step of zeros.
+
+        torch sorts them anew after the first step, in the order in which they were made. A run that goes on would have
+        its own first step, and among three processes the order of a sum changes its last bits.
+        """
+        assert self._wrapped is not None
+        self._wrapped(None)[0].backward()
+        for weight in weights:
+            weight.grad = None
+
+
+def is_static(task: Task) -> bool:
+    """Whether student and terms consist of modules that treat all batches alike."""
+    parts = [task.student, *(loss for guide in task.guides for loss in guide.losses.values())]
+    return all(type(module).__module__.partition(".")[0] in _STATIC for part in parts for module in part.modules())
+
+
+def _zero(weights: list[nn.Parameter]) -> Tensor:
+    """0, with a graph whose gradients are made in the reverse order of the weights."""
+    total = weights[0].new_zeros(())
+    for weight in weights:
+        total = total + weight.sum() * 0
+    return total
+
+
+def _weights_of_ended_terms(task: Task) -> set[int]:
+    """Identities of the weights that only terms use which have ended."""
+    ended: set[int] = set()
+    going_on = {id(weight) for weight in task.student.parameters()}
+    for guide in task.guides:
+        for name, loss in guide.losses.items():
+            (going_on if name in guide.active else ended).update(id(weight) for weight in loss.parameters())
+    return ended - going_on
+
+
+def _weights_of_graph(loss: Tensor) -> set[int]:
+    """Identities of the weights that a backward pass from here would reach."""
+    found: set[int] = set()
+    seen: set[object] = set()
+    ahead: list[object] = [loss.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
+        ahead += [after for after, _ in node.next_functions]  # type: ignore[attr-defined]
+    return found
