@@ -17,6 +17,7 @@ from lgkd.cli.doctor_checks import assets, compute, examine, packages, resources
 from lgkd.cli.doctor_checks.finding import Finding, size
 from lgkd.data.catalogue import CATALOGUE, PUBLISHED
 from tests import CHECKOUT
+from tests.support.manifests import reseal
 from tests.support.small import World, everything_below
 
 
@@ -206,6 +207,7 @@ def test_teachers_that_are_damaged_or_poor_are_told_of(at: Path, world: World, m
     card = json.loads((folder / "card.json").read_text())
     card["accuracy"]["top1"] = 0.39
     (folder / "card.json").write_text(json.dumps(card))
+    reseal(folder)
     poor = found("teacher resnet8 for pictures", assets.look_at_teachers())
     assert poor.state == "warning"
     assert poor.found == "39.0% top-1 is little better than chance (33.3%)"
