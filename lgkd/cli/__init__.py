@@ -1,7 +1,6 @@
 """The command line. The only package that imports typer."""
 
 import errno
-import io
 import os
 import sys
 import traceback
@@ -12,13 +11,22 @@ from typing import Any
 
 from lgkd._internal.distributed import leave
 from lgkd._internal.launch import LOST, Relayed, begin, end, is_first, speaks
-from lgkd.cli.escape import visible
+from lgkd.cli.escape import paragraphs, visible
+from lgkd.cli.memory import lack_of_memory, told, try_torch_first
+from lgkd.cli.streams import guard, lost
 from lgkd.config.trackers import STUCK
 
 # The disk is full, so is the user's share of it, or a file has reached the largest size that is allowed.
 _NO_ROOM = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
 
+# Commands with a --batch-size.
+_TRAINING = {"train", "train-teacher", "distill", "cache-teacher", "bench"}
+
 _NOWHERE = "the working folder is not there any more; change to one that is"
+_UNSHOWN = (
+    "the command has done its work, but what it shows could not be written to standard output ({why}); send that "
+    "elsewhere. What it keeps in files is whole, and need not be made again"
+)
 _NO_TEMPORARY = (
     "there is no folder for temporary files that can be written, and torch does not start without one; name one: set "
     "TMPDIR, or TORCHINDUCTOR_CACHE_DIR for what torch compiles"
@@ -27,20 +35,11 @@ _NO_TEMPORARY = (
 
 def main() -> None:
     """Entry point of `lgkd`: runs a command and turns errors into one line and the documented exit code."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started this
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A class called "Äpfel" must not end a command where the terminal knows ASCII only.
-            stream.reconfigure(errors="backslashreplace")
+    guard()
+    try_torch_first()
     begin()
     code = run(sys.argv[1:]) if _is_somewhere() else _fail(_NOWHERE, 2)
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # `lgkd students | head -1`: nobody listens any more, and Python would complain of it when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.stdout.flush()
     if STUCK:
         # Whatever such a tracker waits for, in a thread or at the interpreter's end, nobody else does.
         sys.stderr.flush()
@@ -72,6 +71,8 @@ def run(arguments: Sequence[str]) -> int:
         try:
             code = _run(words, arguments)
             leave()
+            if (why := lost()) is not None and code == 0:
+                return _fail(_UNSHOWN.format(why=why), 2)
             return end(code, "")
         except Relayed as relayed:
             return _fail(relayed.message, relayed.code) if relayed.message else relayed.code
@@ -101,6 +102,8 @@ def _explained(error: Exception, words: Sequence[str]) -> tuple[str, int]:
     from lgkd.errors import LgkdError
 
     kind = type(error).__name__
+    if (lack := lack_of_memory(error)) is not None:
+        return told(lack, trains=bool({*words[:1]} & _TRAINING)), 1
     if isinstance(error, LgkdError):
         return str(error), error.exit_code
     if kind == "Abort":
@@ -110,9 +113,6 @@ def _explained(error: Exception, words: Sequence[str]) -> tuple[str, int]:
     text = " ".join(str(error).split())[:300]
     if kind == "DistBackendError" or "gloo" in text:
         return LOST, 1
-    # On a CPU torch has no class of its own for it.
-    if kind == "OutOfMemoryError" or isinstance(error, MemoryError) or "can't allocate memory" in text:
-        return f"not enough memory ({text or kind}); use a smaller --batch-size, or --set accumulate=2", 1
     if isinstance(error, FileNotFoundError) and "usable temporary directory" in text:  # torch asks when it is imported
         return _NO_TEMPORARY, 2
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
@@ -161,5 +161,5 @@ def _ignore(message: Warning | str, *_: Any) -> None:
 
 def _fail(message: str, code: int) -> int:
     if speaks(code, message):
-        sys.stderr.write(f"lgkd: {visible(message)}\n")
+        sys.stderr.write(f"lgkd: {paragraphs(message)}\n")
     return end(code, message)

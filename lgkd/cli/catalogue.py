@@ -10,7 +10,7 @@ from lgkd._internal.paths import recipe_names
 from lgkd._internal.text import did_you_mean
 from lgkd.cli import completion
 from lgkd.cli import options as o
-from lgkd.cli.display import console, say, show_json, show_pairs, show_table
+from lgkd.cli.display import console, say, show_json, show_lines, show_pairs, show_table
 from lgkd.config import dump_recipe, explain, load_recipe
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.errors import InputError
@@ -90,7 +90,8 @@ def teachers(
         ((i.name, i.title, i.image_size, f"{i.parameters:,}") for i in infos),
         right=(2, 3),
     )
-    console().print("parameters with 100 classes; also timm:NAME and package.module:factory\n")
+    console().print("parameters with 100 classes; also timm:NAME and package.module:factory")
+    console().print()
     if not cards:
         console().print("no trained teachers yet; make one with: lgkd train-teacher resnet56 cifar100")
         return
@@ -167,9 +168,9 @@ def recipes(
         show_json(recipe.model_dump(mode="json"))
         return
     if not console().is_terminal:
-        console().print(dump_recipe(recipe), end="", markup=False)
+        show_lines(dump_recipe(recipe))
         return
-    console().print(recipe.about, markup=False)
+    show_lines(recipe.about)
     show_table("", ("key", "value", "meaning"), ((e.path, e.default, e.description) for e in explain(recipe)[1:]))
 
 

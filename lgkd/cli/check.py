@@ -99,7 +99,8 @@ def _show(report: "CheckReport") -> None:
     _sentences("problems", report.problems, "bold red")
     _sentences("remarks", report.remarks, "bold")
     if not report.problems and not report.remarks:
-        console().print("\nnothing to remark")
+        console().print()
+        console().print("nothing to remark")
 
 
 def _about_sizes(sizes: "Sizes") -> dict[str, str]:

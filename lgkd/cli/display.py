@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lgkd.cli.escape import json_visible, one_line, visible
+from lgkd.cli.escape import json_visible, one_line
 from lgkd.cli.progress_line import Standing, live_line, plain_line
 from lgkd.cli.progress_line import duration as duration
 
@@ -29,14 +29,14 @@ _UNITS = ((10**6, "MB"), (10**3, "kB"), (1, "bytes"))
 
 
 class Console(RichConsole):
-    """Prints strings as they stand: no markup, no emoji codes, and nothing that acts on a terminal."""
+    """Prints a string as one line of what it holds: no markup, no emoji codes, nothing that acts on a terminal."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{**options, "markup": False, "emoji": False, "highlight": False})
 
     def render_str(self, text: str, **options: Any) -> Text:
         """What rich makes of every string that it is given."""
-        return super().render_str(visible(text), **options)
+        return super().render_str(one_line(text), **options)
 
 
 def console(*, errors: bool = False) -> Console:
@@ -48,6 +48,12 @@ def console(*, errors: bool = False) -> Console:
 def line_of(sentence: object, style: str = "") -> Text:
     """One line in a style. Texts, which rich prints as they are, are made here only."""
     return Text(one_line(str(sentence)), style=style)
+
+
+def show_lines(text: str) -> None:
+    """A text of lgkd's own that has lines, such as a recipe."""
+    for line in text.splitlines():
+        console().print(line_of(line), soft_wrap=True)
 
 
 def say(sentence: str) -> None:

@@ -36,7 +36,8 @@ def doctor(data_dir: o.DataDir = None, as_json: o.Json = False) -> None:
         lines = [finding.as_dict() for finding in findings]
         show_json({"format": _FORMAT, "lgkd": __version__, **counts, "lines": lines})
     else:
-        console().print(f"\n{_count(counts['problem'], 'problem')}, {_count(counts['warning'], 'warning')}")
+        console().print()
+        console().print(f"{_count(counts['problem'], 'problem')}, {_count(counts['warning'], 'warning')}")
     if counts["problem"]:
         raise MissingError(
             f"this machine has {_count(counts['problem'], 'problem')} ({_named(findings)}); what to do stands beside "

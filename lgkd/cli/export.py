@@ -78,4 +78,5 @@ def export(
         right=(1, 2),
     )
     if not quiet:
-        console().print(f"\nHow to use them: {made.folder / CARD}")
+        console().print()
+        console().print(f"How to use them: {made.folder / CARD}")

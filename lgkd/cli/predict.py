@@ -1,13 +1,12 @@
 """`lgkd predict`."""
 
-import csv
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lgkd._internal.atomic_io import write_whole
+from lgkd._internal.csv_tables import table
 from lgkd.cli import completion
 from lgkd.cli import options as o
 from lgkd.cli.display import Display, console, show_json, show_table
@@ -61,7 +60,7 @@ def predict(
 
     found = api.predict(source, files, top_k=top_k, device=device, progress=display.predicted)
     if csv_file is not None:
-        write_whole(csv_file, _as_csv(found).encode())
+        write_whole(csv_file, _as_csv(found))
     if as_json:
         show_json([_as_dict(one) for one in found])
     elif csv_file is None:
@@ -100,17 +99,15 @@ def _as_dict(one: "Prediction") -> dict[str, object]:
     }
 
 
-def _as_csv(found: "Sequence[Prediction]") -> str:
+def _as_csv(found: "Sequence[Prediction]") -> bytes:
     """A row an image: its classes and confidences in turn, and why it could not be read."""
     most = max(len(one.classes) for one in found)
     heads = [f"{what}_{place}" for place in range(1, most + 1) for what in ("class", "confidence")]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", *heads, "error"])
+    rows = []
     for one in found:
-        cells = [cell for pair in _pairs(one) for cell in pair]
-        writer.writerow([one.image, *cells, *[""] * (len(heads) - len(cells)), one.error or ""])
-    return text.getvalue()
+        cells = (cell for pair in _pairs(one) for cell in pair)
+        rows.append({"image": one.image, **dict(zip(heads, cells, strict=False)), "error": one.error or ""})
+    return table(["image", *heads, "error"], rows)
 
 
 def _pairs(one: "Prediction") -> list[tuple[str, float]]:

@@ -87,7 +87,8 @@ def _report(outcome: "Outcome") -> None:
     out.print(f"curves    {outcome.figure}", markup=False)
     out.print(f"numbers   {outcome.folder / 'results.json'}; each training in a folder beside it", markup=False)
     out.print(f"time      {duration(outcome.seconds)}, {duration(outcome.cpu_seconds)} of processor time", markup=False)
-    out.print("\nNext, with your own images in photos/train/CLASS/* and photos/test/CLASS/*:", markup=False)
+    out.print()
+    out.print("Next, with your own images in photos/train/CLASS/* and photos/test/CLASS/*:", markup=False)
     out.print("  lgkd train-teacher resnet56 photos/", markup=False)
     out.print("  lgkd distill --student pvtv2 --teacher resnet56 --dataset photos/", markup=False)
 

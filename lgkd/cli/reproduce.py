@@ -180,7 +180,8 @@ def _look(experiment: Experiment, folder: Path, states: dict[str, str], *, as_js
     )
     _show_quoted(Outcome(experiment, folder, tuple(Row(arm) for arm in experiment.arms)))
     for note in experiment.notes:
-        console().print(f"\n{note}")
+        console().print()
+        console().print(note)
 
 
 def _first_steps(experiment: Experiment, arms: list[str] | None, options: Any, *, quiet: bool, as_json: bool) -> None:

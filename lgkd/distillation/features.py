@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lgkd.distillation.taps import Fold, Tap, Taps, find_fold, see_shapes
 from lgkd.errors import TapError
 from lgkd.models.default_taps import classifier_name, guided_blocks, head_names
+from lgkd.models.factory import no_logits
 
 MapShape = tuple[int, int, int]
 
@@ -79,6 +80,8 @@ class Reader:
         like = next(model.parameters(), torch.zeros(()))
         images = torch.zeros(2, 3, *image_size, device=like.device, dtype=like.dtype)
         logits, seen = see_shapes(model, self.outputs, images, self.inputs)
+        if not isinstance(logits, Tensor):
+            raise no_logits(type(model).__name__, logits)
         self.classes = int(logits.shape[-1])
         self.folds = [
             _fold(model, tap, output, image_size, len(images))

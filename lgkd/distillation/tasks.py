@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lgkd.distillation.features import Features
 from lgkd.distillation.guide import Guide
 from lgkd.errors import InputError
+from lgkd.models.factory import no_logits
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ class Supervised(nn.Module):
 
     def forward(self, batch: Batch) -> Step:
         logits = self.student(batch.images)
+        if not isinstance(logits, Tensor):
+            raise no_logits(type(self.student).__name__, logits, when=" while it trains")
         loss = _cross_entropy(logits, batch.targets)
         return Step(loss, logits, {"classification": loss.detach()})
 
@@ -147,7 +150,10 @@ class Guided(nn.Module):
 
         def run(images: Tensor, number: int = 0) -> Tensor:
             if number == len(guides):
-                return self.student(images)  # type: ignore[no-any-return]
+                logits = self.student(images)
+                if not isinstance(logits, Tensor):
+                    raise no_logits(type(self.student).__name__, logits, when=" while it trains")
+                return logits
             features = guides[number].read(lambda images: run(images, number + 1), images)
             seen.insert(0, features)
             assert features.logits is not None

@@ -114,9 +114,8 @@ def check_finished(out: Path, experiment: Experiment, turn: Turn) -> None:
     changes = list(differences(found, dict(_decided(_asked_for(experiment, turn)))))
     if changes:
         raise TakenError(
-            f"{folder} holds a finished run ({describe(info)}) of other settings than {experiment.name} has here:\n  "
-            + "\n  ".join(changes)
-            + "\nChoose another --out to begin anew"
+            f"{folder} holds a finished run ({describe(info)}) of other settings than {experiment.name} has here. "
+            "Choose another --out to begin anew:\n  " + "\n  ".join(changes)
         )
 
 

@@ -103,27 +103,97 @@ def check_model(model: nn.Module, name: str, *, num_classes: int | None, image_s
     Raises:
         ModelError: the forward fails, or its result is not (2, num_classes).
     """
-    flags = [(module, module.training) for module in model.modules()]
-    parameter = next(model.parameters(), torch.zeros(()))
-    images = torch.zeros(2, 3, *image_size, device=parameter.device, dtype=parameter.dtype)
     try:
-        model.eval()
-        with torch.no_grad():
-            logits = model(images)
+        logits = _tried(model, image_size)
     except Exception as error:
+        channels = _channels_taken(model, image_size)
+        if channels is not None:
+            raise ModelError(
+                f"{name} takes images of {channels} channel{'s' * (channels != 1)}, expected 3: those of lgkd are red, "
+                "green and blue, grey ones too; leave out the option that says so, such as in_chans"
+            ) from error
         raise ModelError(
             f"{name} cannot take images of {image_size[0]} x {image_size[1]} pixels ({_first_line(error)}); "
             "choose another --image-size, or a --student-option such as patch_size"
         ) from error
-    finally:
-        for module, training in flags:
-            module.training = training
-    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[0] != 2:
-        raise ModelError(f"{name} returns {shape} for two images, expected logits of shape (2, classes)")
+    if not isinstance(logits, torch.Tensor):
+        raise no_logits(name, logits)
+    if logits.ndim != 2 or logits.shape[0] != 2:
+        raise ModelError(f"{name} returns {tuple(logits.shape)} for two images, expected logits of shape (2, classes)")
     if num_classes is not None and logits.shape[1] != num_classes:
         raise ModelError(f"{name} returns logits for {logits.shape[1]} classes, expected {num_classes}")
     return int(logits.shape[1])
+
+
+def check_training(model: nn.Module, name: str, *, image_size: tuple[int, int]) -> None:
+    """Refuse a model that returns logits in evaluation and something else while it trains. It stays as it was.
+
+    Raises:
+        ModelError: it does. A model that cannot be tried so is left to its training.
+    """
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        output = _tried(model, image_size, training=True)
+    except Exception:  # it may need more than two images, a GPU or other processes
+        return
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+    if not isinstance(output, torch.Tensor):
+        raise no_logits(name, output, when=" while it trains, and logits in evaluation")
+
+
+def no_logits(name: str, output: object, *, when: str = "") -> ModelError:
+    """The error of a model that returns something else than a tensor.
+
+    Args:
+        name: the model's.
+        output: what it returned.
+        when: it does so.
+    """
+    if isinstance(output, tuple | list):
+        parts = ", ".join(_shape_of(part) for part in output)
+        found, way = f"{type(output).__name__} ({parts})", "turn its other outputs off (torchvision: aux_logits=false)"
+    elif isinstance(getattr(output, "logits", None), torch.Tensor):
+        found = type(output).__name__
+        way = "for a model of transformers give lgkd.models.huggingface.Classifier(model)"
+    else:
+        found, way = type(output).__name__, "name the part of it that holds them"
+    return ModelError(
+        f"{name} returns {found}{when}; expected logits (B, classes) at all times: {way}, or wrap it in a module whose "
+        "forward returns the logits alone"
+    )
+
+
+def _shape_of(part: object) -> str:
+    return " x ".join(map(str, part.shape)) if isinstance(part, torch.Tensor) else type(part).__name__
+
+
+def _tried(model: nn.Module, image_size: tuple[int, int], *, channels: int = 3, training: bool = False) -> Any:
+    """What a model makes of two black images. Training flags and random states stay as they were."""
+    flags = [(module, module.training) for module in model.modules()]
+    like = next(model.parameters(), torch.zeros(()))
+    images = torch.zeros(2, channels, *image_size, device=like.device, dtype=like.dtype)
+    try:
+        model.train(training)
+        with torch.no_grad(), torch.random.fork_rng(devices=[like.device] if like.is_cuda else [], enabled=training):
+            return model(images)
+    finally:
+        for module, was in flags:
+            module.training = was
+
+
+def _channels_taken(model: nn.Module, image_size: tuple[int, int]) -> int | None:
+    """The channels of images that a model takes instead of 3; None where these are not what is wrong."""
+    channels = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
+    try:
+        if channels != 3:
+            _tried(model, image_size, channels=channels)
+            return channels
+    except Exception:  # something else is wrong as well, or instead
+        pass
+    return None
 
 
 def _from_timm(
@@ -156,6 +226,11 @@ def _from_timm(
     except Exception as first:
         try:
             model = build()
+            if isinstance(first, ModelError):
+                # It took the size at construction: where it fails without it, too, it is the first failure that tells.
+                check_model(model, name, num_classes=None, image_size=size)
+        except ModelError:
+            raise first from first.__cause__
         except Exception as second:
             _refuse_unknown(second, name, options, timm.models.model_entrypoint(timm_name))
             raise ModelError(f"{name} cannot be made with {_listed(options)}: {_first_line(second)}") from first

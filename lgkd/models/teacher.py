@@ -14,7 +14,7 @@ from lgkd._internal.text import did_you_mean
 from lgkd.data.constants import IMAGENET_MEAN, IMAGENET_STD
 from lgkd.errors import InputError
 from lgkd.models.default_taps import default_taps
-from lgkd.models.factory import ImageSize, pair
+from lgkd.models.factory import ImageSize, no_logits, pair
 from lgkd.models.teacher_card import TeacherCard
 
 BatchNormMode = Literal["running", "batch"]
@@ -93,7 +93,10 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def forward(self, images_B3HW: Tensor) -> Tensor:
         """Logits (B,K) for images of its own size and normalisation."""
-        return self.model(images_B3HW)  # type: ignore[no-any-return]
+        logits = self.model(images_B3HW)
+        if not isinstance(logits, Tensor):
+            raise no_logits(f"the teacher {type(self.model).__name__}", logits)
+        return logits
 
 
 def smaller(images_B3HW: Tensor, size: tuple[int, int], *, antialias: bool = False) -> Tensor:

@@ -23,9 +23,9 @@ from lgkd.distillation.guide import Guide
 from lgkd.distillation.teacher_cache.serving import Served, serve
 from lgkd.errors import InputError, TapError
 from lgkd.models.default_taps import default_taps
-from lgkd.models.factory import check_model, default_image_size, pair
+from lgkd.models.factory import check_model, check_training, default_image_size, pair
 from lgkd.models.patch_size import unseen_pixels
-from lgkd.models.registry import canonical
+from lgkd.models.registry import canonical, find
 from lgkd.models.teacher import Teacher
 from lgkd.runner.build import (
     check_precision,
@@ -284,6 +284,8 @@ class Job:
 
     def _find_teacher(self, teacher: str | Teacher, words: str | None) -> Teacher:
         if isinstance(teacher, Teacher):
+            name = f"the teacher {type(teacher.model).__name__}"
+            check_model(teacher.model, name, num_classes=None, image_size=teacher.image_size)
             return teacher
         if not isinstance(teacher, str):
             raise InputError(
@@ -327,11 +329,16 @@ class Job:
         if isinstance(self.model, str):
             size = recipe.view.image_size or default_image_size(self.model)
             options = self.model_options
-            return make_student(self.model, recipe, classes=classes, seed=self.seed, options=options), pair(size)
+            made = make_student(self.model, recipe, classes=classes, seed=self.seed, options=options)
+            if find(self.model) is None:
+                check_training(made, self.model, image_size=pair(size))
+            return made, pair(size)
         if self.model_options:
             raise InputError("options reach a constructor; the student is a module already, so it takes none")
         size = recipe.view.image_size or getattr(self.model, "image_size", None) or 224
-        check_model(self.model, type(self.model).__name__, num_classes=classes, image_size=pair(size))
+        name = type(self.model).__name__
+        check_model(self.model, name, num_classes=classes, image_size=pair(size))
+        check_training(self.model, name, image_size=pair(size))
         return self.model, pair(size)
 
     def info(

@@ -1,7 +1,6 @@
 """A run's folder: what is in it, and how it is written. People pass it on whole; nothing in it is a pickle."""
 
 import csv
-import io
 import json
 import math
 import os
@@ -16,6 +15,7 @@ from types import UnionType
 from typing import Any
 
 from lgkd._internal.atomic_io import is_leftover_of, write_json, write_whole
+from lgkd._internal.csv_tables import original, table
 from lgkd._internal.git import git_state
 from lgkd._internal.manifest import MANIFEST, verify, write_manifest
 from lgkd._internal.text import safe_text
@@ -309,11 +309,7 @@ def write_run(folder: Path, run: Mapping[str, Any]) -> None:
 def write_metrics(folder: Path, rows: Sequence[Mapping[str, float | int]]) -> None:
     """Write metrics.csv whole: one row an epoch, a column for whatever any epoch measured."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(folder / METRICS, text.getvalue().encode())
+    write_whole(folder / METRICS, table(columns, rows))
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
@@ -328,7 +324,9 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     verify(folder, (METRICS,))
     try:
         with file.open(encoding="utf-8", newline="") as stream:
-            return [{key: float(cell) for key, cell in row.items() if cell} for row in csv.DictReader(stream)]
+            reader = csv.DictReader(stream)
+            reader.fieldnames = [original(name) for name in reader.fieldnames or ()]
+            return [{key: float(cell) for key, cell in row.items() if cell} for row in reader]
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise InputError(f"{file} is no table of numbers ({error}); it is damaged, take it from a copy") from None
 

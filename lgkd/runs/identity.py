@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
@@ -36,6 +37,11 @@ _COMPARED = (
     "steps_per_epoch",
 )
 _PACKAGES = ("lgkd", "torch", "torchvision", "timm")
+# What decides which weights there are, or what the optimiser keeps of each: the checkpoint of other ones does not fit.
+_SHAPES = re.compile(
+    r"kind|student\.(name|parameters|options\..+)|dataset\.classes|recipe\.optimizer\.name|"
+    r"recipe\.guide\.terms\.\d+\.kind|pairs\.\d+\.(student|teacher)_map"
+)
 _ELSEWHERE = {"dataset.path", "dataset.data_dir", "dataset.extra.path"}
 
 
@@ -105,10 +111,12 @@ def go_on(
     now = _identity(info, recipe, {name: package_version(name) for name in _PACKAGES})
     changes = list(differences(_known(before, unknown), _known(now, unknown)))
     if changes and not force:
+        advice = "Choose another --out to begin anew (its checkpoint does not fit, so --force would not help)"
+        if not any(_SHAPES.fullmatch(change.partition(": ")[0]) for change in changes):
+            advice = "Use --force to go on with it all the same, or another --out to begin anew"
         raise TakenError(
-            f"{folder} holds an unfinished run ({describe(old)}) that differs from this one; nothing was touched:\n  "
-            + "\n  ".join(changes)
-            + "\nUse --force to go on with it all the same, or another --out to begin anew"
+            f"{folder} holds an unfinished run ({describe(old)}) that differs from this one; nothing was touched. "
+            f"{advice}:\n  " + "\n  ".join(changes)
         )
     for change in changes:
         say(f"going on although it differs: {change}")
@@ -141,9 +149,8 @@ def check_same(
     changes = list(differences(_known(before, unknown), _known(now, unknown)))
     if changes:
         raise TakenError(
-            f"{folder} holds a finished run ({describe(old)}) that differs from this one; nothing was touched:\n  "
-            + "\n  ".join(changes)
-            + "\nChoose another --out to begin anew"
+            f"{folder} holds a finished run ({describe(old)}) that differs from this one; nothing was touched. "
+            "Choose another --out to begin anew:\n  " + "\n  ".join(changes)
         )
     for change in differences(_versions_of(folder), {name: package_version(name) for name in _PACKAGES}):
         say(f"{folder.name} is finished and was made with other packages: {change}")

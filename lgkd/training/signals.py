@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import Self
 
@@ -53,7 +54,8 @@ class Stop:
         if not self._speaks:
             return
         # print() is not safe inside a handler; a plain write is.
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"\nlgkd: finishing the step and saving ...\n")
+        with suppress(OSError):  # nobody reads it any more, which is no reason to end otherwise
+            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"\nlgkd: finishing the step and saving ...\n")
 
     def why(self) -> LgkdError | None:
         """The error to leave with, or None to go on."""

@@ -7,10 +7,11 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from lgkd._internal.atomic_io import write_json
@@ -190,7 +191,8 @@ class _Told(threading.Thread):
         done = before["epoch"] if before is not None else 0
         identity = before["identity"] if before is not None else secrets.token_hex(10)
         tracker = self._make(identity, again=before is not None)
-        _call(tracker, "start")
+        with _without_host(self.called):
+            _call(tracker, "start")
         found = _identity_of(tracker, self.called) or identity
         if before is None:
             self._record.write(self.called, 0, found)
@@ -228,6 +230,22 @@ class _Told(threading.Thread):
             tracker.log({"run": f"| | |\n|---|---|\n{rows}"}, step=0)
         else:
             _call(tracker, "store_init_configuration", dict(self._about))
+
+
+@contextmanager
+def _without_host(name: str) -> Iterator[None]:
+    """Keep the host's name out of that of TensorBoard's file: it lies in the run's folder, which people pass on."""
+    if name != "tensorboard":
+        yield
+        return
+    event_file_writer: Any = import_module("tensorboard.summary.writer.event_file_writer")
+    # It asks `socket.gethostname()` as it is made, and takes no name. Only this module's word is exchanged.
+    real = event_file_writer.socket
+    event_file_writer.socket = SimpleNamespace(gethostname=lambda: PROJECT)
+    try:
+        yield
+    finally:
+        event_file_writer.socket = real
 
 
 def _call(tracker: Any, method: str, *words: Any) -> None:

@@ -330,7 +330,7 @@ class Broken(Exception):
         (
             MemoryError("12 GiB"),
             1,
-            "lgkd: not enough memory (12 GiB); use a smaller --batch-size, or --set accumulate=2\n",
+            "lgkd: not enough memory (12 GiB); end other programs, or use a machine that has more\n",
         ),
     ],
 )

@@ -236,7 +236,7 @@ def test_memory_that_runs_out_on_a_cpu_outside_of_a_step_is_no_fault_of_lgkd(mon
         torch.empty(1 << 60, dtype=torch.uint8)
 
     monkeypatch.setattr(lgkd.cli, "_run", no_memory)
-    assert run(["recipes"]) == 1
+    assert run(["train"]) == 1
     assert re.fullmatch(r"lgkd: not enough memory \(.*\); use a smaller --batch-size, .*\n", capsys.readouterr().err)
 
 

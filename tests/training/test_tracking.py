@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -187,7 +188,10 @@ def test_tensorboard_shows_the_rows_of_metrics_after_a_pause_too(world: World, t
     assert found.keys() == rows[0].keys() - {"epoch"}
     for tag, points in found.items():
         assert points == [(row["epoch"], pytest.approx(row[tag])) for row in rows], tag
-    assert not [path for path in (out / "tensorboard").iterdir() if path.is_dir()], "one run, one folder of events"
+    files = list((out / "tensorboard").iterdir())
+    assert not [path for path in files if path.is_dir()], "one run, one folder of events"
+    named = [re.fullmatch(r"events\.out\.tfevents\.\d+\.(.+)\.\d+\.\d+", file.name) for file in files]
+    assert [found and found[1] for found in named] == ["lgkd"] * 2, "whose machine it was is nobody's business"
 
 
 def test_a_run_that_is_tracked_ends_as_one_that_is_not_and_says_no_path(world: World, tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """An inspection's tables and pictures."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lgkd._internal.atomic_io import write_whole
+from lgkd._internal.csv_tables import table
 from lgkd.analysis.inspect.attention_capture import read
 from lgkd.analysis.inspect.attention_distance import between_patches
 from lgkd.analysis.inspect.corruptions import STRENGTHS, corrupt
@@ -183,8 +182,4 @@ def _listed(layers: Sequence[str]) -> str:
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """A table, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(path, text.getvalue().encode())
+    write_whole(path, table(list(rows[0]), rows))

@@ -1,12 +1,11 @@
 """A comparison as a table for other programs, and as a picture."""
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lgkd._internal.atomic_io import write_whole
+from lgkd._internal.csv_tables import table
 from lgkd.runs.compare.comparison import Comparison
 from lgkd.runs.compare.groups import Group
 from lgkd.runs.plots import Measured, colour_of, draw_comparison
@@ -25,11 +24,7 @@ def write_csv(comparison: Comparison, path: Path) -> None:
     The column `row` says what a row is. `top1` is that of the last epoch: of a run, the mean of a group, or the
     difference of two groups' means.
     """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(_rows(comparison))
-    write_whole(path, text.getvalue().encode("utf-8", errors="backslashreplace"))
+    write_whole(path, table(_COLUMNS, _rows(comparison)))
 
 
 def _rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
