@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from itertools import takewhile
 
 ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""Control characters, and those that break a line or turn the direction of writing; line feeds and tabs are not in it."""
+"""Control characters, and those that break a line or turn the direction of writing; without line feeds and tabs."""
 
 _FIRST_LETTERS = 4
 """So many have to be alike before they count for more than the rest of a name."""

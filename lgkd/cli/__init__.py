@@ -132,7 +132,9 @@ def _usage(error: Any, words: Sequence[str]) -> str:
     path = getattr(context, "command_path", "lgkd")
     message = " ".join(error.format_message().split()).rstrip(".")
     option = getattr(error, "option_name", None)
-    if option is not None and command is not None:
+    if (misplaced := _misplaced(command, context, option, words)) is not None:
+        message = misplaced
+    elif option is not None and command is not None:
         known = [name for parameter in command.params for name in parameter.opts]
         message = f"{path} has no option {option}; {did_you_mean(option, known)}"
     elif (typed := _typed(getattr(getattr(error, "param", None), "opts", ()), words)) is not None:
@@ -140,6 +142,36 @@ def _usage(error: Any, words: Sequence[str]) -> str:
     elif hasattr(command, "commands") and words[0] not in command.commands and not words[0].startswith("-"):
         message = f"there is no command {words[0]!r}; {did_you_mean(words[0], command.commands)}"
     return f"{message} (see {path} --help)"
+
+
+def _misplaced(command: Any, context: Any, option: str | None, words: Sequence[str]) -> str | None:
+    """A value that the command takes, but not in the way in which it was typed; with the way that it is meant."""
+    if command is None or hasattr(command, "commands"):
+        return None
+    path, optional = (
+        context.command_path,
+        {name: one for one in command.params for name in one.opts if name[:2] == "--"},
+    )
+    places = [one for one in command.params if one.param_type_name == "argument"]
+    if option is not None:
+        meant = next((one for one in places if option.lstrip("-").replace("-", "_") == one.name), None)
+        if meant is None:
+            return None
+        shown = " ".join((one.metavar or one.name or "").upper() for one in places)
+        return f"{path} takes the {meant.name} without {option}, in its place: {path} {shown}"
+    if places or "--dataset" not in optional:
+        return None
+    flags = {name for one in optional.values() if getattr(one, "is_flag", False) for name in [*one.opts]}
+    after = words[1:]
+    strays = [
+        word
+        for place, word in enumerate(after)
+        if not word.startswith("-")
+        and (place == 0 or not after[place - 1].startswith("-") or "=" in after[place - 1] or after[place - 1] in flags)
+    ]
+    if not strays:
+        return None
+    return f"{path} takes no word on its own (got {strays[0]!r}); a data set is given as: --dataset {strays[0]}"
 
 
 def _typed(names: Sequence[str], words: Sequence[str]) -> str | None:

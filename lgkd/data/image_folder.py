@@ -126,6 +126,28 @@ def images_below(folder: Path, fault: Fault = refuse) -> list[Path]:
     return [folder / file.path[1:] for file in sorted(found)]
 
 
+def check_some_image(root: Path) -> None:
+    """Refuse a folder in which no image lies at any depth; the first one that is found ends the search.
+
+    Raises:
+        DataError: there is none. What cannot be read is left to the reading of the whole.
+    """
+    odd: list[str] = []
+    waiting, seen = [root], set()
+    while waiting:
+        folder = waiting.pop()
+        real = folder.resolve()
+        if real in seen:
+            continue
+        seen.add(real)
+        content = _content(folder, odd.append)
+        if content.images or odd:
+            return
+        waiting += content.folders.values()
+    found = "class folders, but no images" if len(seen) > 1 else "no class folders and no images"
+    raise DataError(f"{root} holds {found}: expected {LAYOUT}")
+
+
 def _splits(root: Path, top: _Content, fault: Fault) -> tuple[str, str | None] | None:
     """The names of the train and test folders; None where the folders are classes."""
     by_role = {name.lower(): name for name in sorted(top.folders)}

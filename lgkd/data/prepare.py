@@ -77,10 +77,12 @@ def prepare_data(
         )
     if look is not None:
         look(dataset)
-    chosen = subset(dataset.train, fraction=fraction, per_class=images_per_class, seed=subset_seed)
+    chosen = subset(
+        dataset.train, fraction=fraction, per_class=images_per_class, seed=subset_seed, classes=dataset.classes
+    )
     val, notes = None, dataset.notes
     if val_fraction is not None:
-        chosen, val = hold_out(chosen, val_fraction, subset_seed)
+        chosen, val = hold_out(chosen, val_fraction, subset_seed, classes=dataset.classes)
         notes = (*notes, *held_out_remarks(chosen, val))
     more = None
     if extra is not None:

@@ -1,7 +1,7 @@
 """Parts of a split: class-balanced subsets, and a held-out part. Pure functions of images and seed."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,7 +11,14 @@ from lgkd.data.dataset import Images
 from lgkd.errors import DataError, InputError
 
 
-def subset(images: Images, *, fraction: float | None = None, per_class: int | None = None, seed: int = 0) -> Images:
+def subset(
+    images: Images,
+    *,
+    fraction: float | None = None,
+    per_class: int | None = None,
+    seed: int = 0,
+    classes: Sequence[str] = (),
+) -> Images:
     """A part of `images` that keeps the balance of the classes, in the order of `images`.
 
     With the same seed, the larger of two subsets contains the smaller one, so a learning curve adds images
@@ -22,6 +29,7 @@ def subset(images: Images, *, fraction: float | None = None, per_class: int | No
         fraction: share of every class, in (0, 1]; rounded to the nearest count and at least one image.
         per_class: images of every class. Give this or `fraction`; with neither, all images are kept.
         seed: which of the many subsets.
+        classes: their names, for messages.
 
     Raises:
         InputError: both are given, one is out of range, or a class holds fewer images than asked for.
@@ -38,7 +46,7 @@ def subset(images: Images, *, fraction: float | None = None, per_class: int | No
     for label, members in _by_class(images.labels):
         if per_class is not None and per_class > len(members):
             raise InputError(
-                f"{per_class} images per class were asked for, but {_describe(images, label, members)} holds "
+                f"{per_class} images per class were asked for, but {_describe(images, label, members, classes)} holds "
                 f"{len(members)}: ask for fewer, or for a fraction"
             )
         count = per_class if per_class is not None else max(1, _nearest(fraction, len(members)))
@@ -46,7 +54,7 @@ def subset(images: Images, *, fraction: float | None = None, per_class: int | No
     return images.take(torch.cat(chosen).sort().values)
 
 
-def hold_out(images: Images, fraction: float, seed: int = 0) -> tuple[Images, Images]:
+def hold_out(images: Images, fraction: float, seed: int = 0, *, classes: Sequence[str] = ()) -> tuple[Images, Images]:
     """Splits `images` in two: (the rest, the held-out part), each in the order of `images`.
 
     Args:
@@ -54,13 +62,14 @@ def hold_out(images: Images, fraction: float, seed: int = 0) -> tuple[Images, Im
         fraction: share of every class to hold out, in (0, 1); rounded to the nearest count, but every class
             keeps at least one image on each side.
         seed: which of the many splits.
+        classes: their names, for messages.
 
     Raises:
         InputError: the fraction is out of range.
         DataError: a class has fewer than two images.
     """
     rest, held = held_out_places(
-        images.labels, fraction, seed, lambda label, members: _describe(images, label, members)
+        images.labels, fraction, seed, lambda label, members: _describe(images, label, members, classes)
     )
     return images.take(rest), images.take(held)
 
@@ -107,5 +116,7 @@ def _nearest(fraction: float | None, count: int) -> int:
     return math.floor((fraction or 0.0) * count + 0.5)
 
 
-def _describe(images: Images, label: int, members: Tensor) -> str:
+def _describe(images: Images, label: int, members: Tensor, classes: Sequence[str]) -> str:
+    if classes:
+        return f"the class {classes[label]!r}"
     return f"class {label} (with {images.names[int(members[0])]!r})"

@@ -187,13 +187,13 @@ def _tried(model: nn.Module, image_size: tuple[int, int], *, channels: int = 3, 
 def _channels_taken(model: nn.Module, image_size: tuple[int, int]) -> int | None:
     """The channels of images that a model takes instead of 3; None where these are not what is wrong."""
     channels = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
+    if channels == 3:
+        return None
     try:
-        if channels != 3:
-            _tried(model, image_size, channels=channels)
-            return channels
+        _tried(model, image_size, channels=channels)
     except Exception:  # something else is wrong as well, or instead
-        pass
-    return None
+        return None
+    return channels
 
 
 def _from_timm(

@@ -8,6 +8,7 @@ from typing import Any
 
 from lgkd.config import Recipe, apply_overrides, load_recipe
 from lgkd.config.trackers import check_trackers
+from lgkd.data.image_folder import check_some_image
 from lgkd.data.locations import known_or_folder
 from lgkd.data.names import dataset_key, folder_word, subset_words
 from lgkd.errors import InputError, LgkdError, MissingError, RecipeError, TakenError
@@ -70,6 +71,8 @@ def settle(
         find(model)
     if dataset is not None:
         check_dataset(dataset, options.get("data_dir"))
+        if (folder := known_or_folder(dataset)) is not None:
+            check_some_image(folder)  # before a teacher for it is missed
     recipe = resolve_recipe(
         options["recipe"],
         trains=role,

@@ -136,10 +136,16 @@ def count(
     Raises:
         InputError: a part that cannot be had.
     """
-    chosen = subset(stubs(found.train, found.classes), fraction=fraction, per_class=images_per_class, seed=subset_seed)
+    chosen = subset(
+        stubs(found.train, found.classes),
+        fraction=fraction,
+        per_class=images_per_class,
+        seed=subset_seed,
+        classes=found.classes,
+    )
     held = 0
     if val_fraction is not None:
-        chosen, val = hold_out(chosen, val_fraction, subset_seed)
+        chosen, val = hold_out(chosen, val_fraction, subset_seed, classes=found.classes)
         held = len(val)
     more = 0
     if extra is not None and found.named:
