@@ -37,9 +37,9 @@ _COMPARED = (
     "steps_per_epoch",
 )
 _PACKAGES = ("lgkd", "torch", "torchvision", "timm")
-# What decides which weights there are, or what the optimiser keeps of each: the checkpoint of other ones does not fit.
+# What decides which weights there are, and of what shapes: the checkpoint of other ones does not fit.
 _SHAPES = re.compile(
-    r"kind|student\.(name|parameters|options\..+)|dataset\.classes|recipe\.optimizer\.name|"
+    r"kind|student\.(name|parameters|options\..+)|dataset\.classes|"
     r"recipe\.guide\.terms\.\d+\.kind|pairs\.\d+\.(student|teacher)_map"
 )
 _ELSEWHERE = {"dataset.path", "dataset.data_dir", "dataset.extra.path"}

@@ -238,7 +238,7 @@ def test_a_factory_is_offered_only_what_it_takes(here: Path) -> None:
         ("mine_for_tests:", {}, r"mine_for_tests has no factory ''"),
         ("mine_for_tests:wrong_width", {}, r"returns logits for 5 classes, expected 4"),
         ("mine_for_tests:maps", {}, r"returns \(2, 4, 6, 6\) for two images, expected logits of shape \(2, classes\)"),
-        ("mine_for_tests:pair", {}, r"returns tuple for two images, expected logits"),
+        ("mine_for_tests:pair", {}, r"returns tuple \(2 x 3 x 8 x 8, 2 x 3 x 8 x 8\); expected logits \(B, classes\)"),
         ("mine_for_tests:needs_more", {}, r"cannot be made with num_classes=4: TypeError: .*'secret'"),
         ("mine_for_tests:breaks", {}, r"cannot be made with num_classes=4: NameError: name 'undefined'"),
         ("broken_for_tests:oops", {}, r"'broken_for_tests' cannot be imported \(SyntaxError: invalid syntax"),
