@@ -52,6 +52,7 @@ def cache_teacher(
     changes: o.Set = None,
     seed: o.Seed = 0,
     val_fraction: o.ValFraction = None,
+    leave_out_near_copies: o.LeaveOut = False,
     device: o.Device = None,
     offline: o.Offline = False,
     out: Annotated[Path | None, typer.Option("--out", help="The cache's folder; by default one in the store.")] = None,
@@ -77,6 +78,7 @@ def cache_teacher(
         "overrides": changes or (),
         "seed": seed,
         "val_fraction": val_fraction,
+        "leave_out_near_copies": leave_out_near_copies,
         "device": device,
         "offline": offline,
     }

@@ -26,8 +26,9 @@ def check(
 ) -> None:
     """Look at every image of a data set before training on it.
 
-    Counts, sizes, broken and odd files, copies within a split, test images that are in
-    the training split too, empty, tiny and missing classes. Exit code 2 where a training
+    Counts, sizes, broken and odd files, copies and near copies within a split, test
+    images that are in the training split too, or nearly, empty, small and missing
+    classes. Exit code 2 where a training
     would fail (broken files, wrong folders), 0 where there are only remarks. A leak is a
     remark: published sets have some.
 
@@ -90,6 +91,19 @@ def _show(report: "CheckReport") -> None:
         [(pair.image, pair.same_as) for pair in report.copies.leaks.listed],
         of=report.copies.leaks.count,
     )
+    _table(
+        "near copies: test images that are nearly a training image",
+        ("test", "train"),
+        [(pair.image, pair.same_as) for pair in report.near_copies.leaks.listed],
+        of=report.near_copies.leaks.count,
+    )
+    for which, pairs in (("training", report.near_copies.train), ("test", report.near_copies.test)):
+        _table(
+            f"near copies: {which} images that are nearly an earlier one",
+            ("one", "the other"),
+            [(pair.image, pair.same_as) for pair in pairs.listed],
+            of=pairs.count,
+        )
     _table(
         "training images that are in two classes",
         ("one", "the other"),

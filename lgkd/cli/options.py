@@ -83,6 +83,10 @@ ValFraction = Annotated[
     float | None,
     typer.Option("--val-fraction", help="Hold out this share and keep the epoch that does best on it."),
 ]
+LeaveOut = Annotated[
+    bool,
+    typer.Option("--leave-out-near-copies", help="Do not train on near copies of test or other training images."),
+]
 MaxTime = Annotated[
     float | None,
     typer.Option("--max-time", metavar="SECONDS", help="Save and end with code 75; the same command goes on."),

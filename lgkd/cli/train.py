@@ -55,6 +55,7 @@ def train_teacher(
     compile: o.Compile = None,  # noqa: A002
     cuda_graphs: o.CudaGraphs = False,
     val_fraction: o.ValFraction = None,
+    leave_out_near_copies: o.LeaveOut = False,
     device: o.Device = None,
     deterministic: o.Deterministic = False,
     offline: o.Offline = False,
@@ -144,6 +145,7 @@ def distill(
     compile: o.Compile = None,  # noqa: A002
     cuda_graphs: o.CudaGraphs = False,
     val_fraction: o.ValFraction = None,
+    leave_out_near_copies: o.LeaveOut = False,
     cached: Annotated[
         list[str] | None,
         typer.Option("--cached", metavar="FOLDER", help="Read the teacher from a cache; auto: from the store."),
@@ -249,6 +251,7 @@ def train(
     compile: o.Compile = None,  # noqa: A002
     cuda_graphs: o.CudaGraphs = False,
     val_fraction: o.ValFraction = None,
+    leave_out_near_copies: o.LeaveOut = False,
     device: o.Device = None,
     deterministic: o.Deterministic = False,
     offline: o.Offline = False,
@@ -342,7 +345,7 @@ def title(kind: str, model: str) -> str:
 
 _MORE = (
     "precision", "compile", "cuda_graphs", "seed", "extra", "extra_share", "val_fraction", "device", "deterministic",
-    "offline", "max_time", "track", "out", "force",
+    "offline", "max_time", "track", "out", "force", "leave_out_near_copies",
 )  # fmt: skip
 
 

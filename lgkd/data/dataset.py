@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lgkd._internal.blocks import CheckedRows
+from lgkd.data.greys import UNKNOWN, Greys
 from lgkd.errors import DataError
 
 Triple = tuple[float, float, float]
@@ -89,6 +90,8 @@ class DataSet:
     """Hex digits; equal for equal images, labels and classes in the same order, see `fingerprint_of`."""
     notes: tuple[str, ...]
     """What the user should hear, such as where a missing test split came from."""
+    greys: Greys = UNKNOWN
+    """How greys of more than 8 bits were scaled to 8."""
 
     def statistics(self) -> tuple[Triple, Triple]:
         """Mean and standard deviation of each channel (red, green, blue) of the train split.

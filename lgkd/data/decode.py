@@ -1,13 +1,13 @@
 """From image files to one array of pixels.
 
 Every image becomes 8-bit RGB, upright (EXIF orientation applied). Transparent pixels show white, as on a
-page; 16-bit grey is scaled from 0..65535; of an animation the first frame is taken; colour profiles are not
-applied.
+page; greys of more than 8 bits are scaled as `lgkd.data.greys` says; of an animation the first frame is taken; colour
+profiles are not applied.
 """
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
@@ -17,18 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from lgkd.data.greys import Greys, Range, as_eight_bits, has_deep_greys, is_deep, range_of
+from lgkd.data.image_formats import read_formats, remedy_of
+from lgkd.data.image_kinds import colours_of, has_frames
+from lgkd.data.perceptual_hash import Trace, trace_of
 from lgkd.errors import DataError
 
 _T = TypeVar("_T")
 
 Progress = Callable[[int, int], None]
 Allocate = Callable[[tuple[int, ...]], NDArray[np.uint8]]
+Choose = Callable[[Mapping[int, Range]], Greys]
+"""Told of the values in the images of more than 8 bits, by place, it says how they are scaled."""
 
 DEFAULT_SIDE = 256
 """The longest side, in pixels, of a canvas for images of different sizes."""
-
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
-"""The formats that are read, whatever a file's name ends in. Pillow knows more, and hands some to other programs."""
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -75,6 +78,7 @@ def decode(
     max_side: int | None = None,
     allocate: Allocate = in_memory,
     progress: Progress | None = None,
+    scale: Choose | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """Reads images onto one canvas.
 
@@ -88,6 +92,7 @@ def decode(
         max_side: in pixels; None means 256 where sizes differ, and no limit where they do not.
         allocate: makes the array of pixels.
         progress: called in this thread with (done, total) images; measuring an image is half of the work.
+        scale: of greys of more than 8 bits; None: from 0 to 65,535.
 
     Returns:
         pixels (N,3,S,T) and sizes (N,2), the height and width that each image fills.
@@ -97,6 +102,8 @@ def decode(
     """
     job = _Job(root, names, progress)
     canvas = job.measure(max_side)
+    if scale is not None:
+        job.choose(scale)
     pixels = allocate((len(names), 3, canvas.height, canvas.width))
     sizes = np.empty((len(names), 2), np.int32)
     job.lay(canvas, pixels, sizes)
@@ -106,7 +113,7 @@ def decode(
 
 
 def decode_readable(
-    paths: Sequence[Path], *, max_side: int
+    paths: Sequence[Path], *, max_side: int, greys: Greys | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32], dict[int, str]]:
     """As `decode`, but broken images do not stop the others.
 
@@ -115,12 +122,14 @@ def decode_readable(
     Args:
         paths: of the files.
         max_side: images whose longer side exceeds it, in pixels, are scaled down to it.
+        greys: the scale of greys of more than 8 bits; None: from 0 to 65,535.
 
     Returns:
         pixels (M,3,S,T) and sizes (M,2) of the M images that can be read, in order; and why each of the others cannot,
         by its place in `paths`.
     """
     job = _Job(Path(), [str(path) for path in paths], None)
+    job.greys = greys or job.greys
     try:
         canvas = job.measure(max_side)
     except DataError:  # not one has a size
@@ -142,31 +151,32 @@ class Look(NamedTuple):
     """What is special about it, of `KINDS`; nothing for 8-bit RGB."""
     digest: bytes
     """16 bytes; equal for equal decoded pixels and size, at full resolution."""
+    trace: Trace | None = None
+    """By which near copies are found; None where it was not asked for, or the image shows too little."""
 
 
-KINDS = {
-    "grey": "the same in three channels",
-    "palette": "its colours",
-    "transparent": "laid on white",
-    "CMYK": "RGB, no colour profile applied",
-    "16-bit": "scaled to 8 bits",
-    "several frames": "the first one",
-    "turned by EXIF": "set upright",
-    "another colour space": "RGB, no colour profile applied",
-}
-"""Images that are not plain 8-bit RGB, and what decoding makes of each kind."""
-
-
-def survey(root: Path, names: Sequence[str], *, progress: Progress | None = None) -> list[Look | str]:
+def survey(
+    root: Path,
+    names: Sequence[str],
+    *,
+    progress: Progress | None = None,
+    scale: Choose | None = None,
+    traced: bool = False,
+) -> list[Look | str]:
     """Decodes every image, keeps none, and says what each one is, in order; of a broken one, why it cannot be read.
 
     Args:
         root: the folder that `names` start from.
         names: relative paths.
         progress: called in this thread with (done, total) images.
+        scale: of greys of more than 8 bits; None: from 0 to 65,535.
+        traced: whether what is needed to find near copies is looked at, too.
     """
     job = _Job(root, names, progress)
-    looks = iter(job.each(_look, halves_before=0, halves=2))
+    if scale is not None:
+        job.each(job.stored_size)
+        job.choose(scale)
+    looks = iter(job.each(lambda _, path: _look(path, job.greys, traced), halves_before=0, halves=2))
     return [job.broken[place] if place in job.broken else next(looks) for place in range(len(names))]
 
 
@@ -179,10 +189,28 @@ class _Job:
         self.progress = progress
         self.broken: dict[int, str] = {}
         """Why an image could not be read, by its place."""
+        self.greys = Greys()
+        self._deep: list[int] = []
+
+    def stored_size(self, place: int, path: Path) -> tuple[int, int]:
+        """Height and width as the file has them, which costs a look at its head; deep images are remembered."""
+        with _opened(path) as image:
+            if is_deep(image):
+                self._deep.append(place)
+            return image.height, image.width
+
+    def choose(self, scale: Choose) -> None:
+        """Settle how greys are scaled, of images that have been measured."""
+
+        def one(place: int, path: Path) -> tuple[int, Range]:
+            with _opened(path) as image:
+                return place, range_of(image)
+
+        self.greys = scale(dict(self.each(one, among=sorted(self._deep))))
 
     def measure(self, max_side: int | None) -> Canvas:
         """The canvas that fits all images."""
-        sizes = set(self.each(_stored_size, halves_before=0))
+        sizes = set(self.each(self.stored_size, halves_before=0))
         sides = {frozenset(size) for size in sizes}
         if len(sides) == 1 and len(sides.pop()) == 2:
             # All have the same two different sides: whether they lie or stand decides if they are equal.
@@ -201,7 +229,7 @@ class _Job:
         plain = np.asarray(pixels)  # slices of a memmap cost more than the decoding of a small image
 
         def lay_one(place: int, path: Path) -> None:
-            image = _pixels(path, canvas.longest)
+            image = _pixels(path, canvas.longest, self.greys)
             height, width = image.shape[:2]
             if height > canvas.height or width > canvas.width:
                 raise ValueError("it was changed while the images were being read")
@@ -225,12 +253,19 @@ class _Job:
             f"{'; '.join(named)}{more}: replace {them} or remove {them}"
         )
 
-    def each(self, read: Callable[[int, Path], _T], halves_before: int | None = None, halves: int = 1) -> list[_T]:
-        """What `read` gives for every image that is not broken, in order, on all cores.
+    def each(
+        self,
+        read: Callable[[int, Path], _T],
+        halves_before: int | None = None,
+        halves: int = 1,
+        among: Sequence[int] | None = None,
+    ) -> list[_T]:
+        """What `read` gives for every image that is not broken (those `among` places, if given), in order.
 
         For the progress: `halves` of the work on an image are done here, `halves_before` of that on all were before.
         """
-        places = [place for place in range(len(self.names)) if place not in self.broken]
+        places = range(len(self.names)) if among is None else among
+        places = [place for place in places if place not in self.broken]
         chunks = [places[start : start + _CHUNK] for start in range(0, len(places), _CHUNK)]
 
         def read_some(chunk: list[int]) -> list[_T]:
@@ -259,17 +294,15 @@ class _Job:
 
 def _opened(path: Path) -> Image.Image:
     try:
-        return Image.open(path, formats=FORMATS)
+        return Image.open(path, formats=read_formats())
     except UnidentifiedImageError:
         if path.stat().st_size == 0:  # asked only then: on network file systems every look costs
             raise ValueError("it is empty") from None
+        with path.open("rb") as file:
+            remedy = remedy_of(file.read(12))
+        if remedy is not None:
+            raise ValueError(remedy) from None
         raise
-
-
-def _stored_size(_: int, path: Path) -> tuple[int, int]:
-    """Height and width as the file has them, which costs a look at its head."""
-    with _opened(path) as image:
-        return image.height, image.width
 
 
 def _shown_size(_: int, path: Path) -> tuple[int, int]:
@@ -279,13 +312,13 @@ def _shown_size(_: int, path: Path) -> tuple[int, int]:
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
-def _pixels(path: Path, longest: int) -> NDArray[np.uint8]:
+def _pixels(path: Path, longest: int, greys: Greys) -> NDArray[np.uint8]:
     """One image as (height, width, 3), upright, scaled down to `longest` where its longer side exceeds it."""
     with _opened(path) as image:
-        return _loaded(image, longest)
+        return _loaded(image, longest, greys)
 
 
-def _loaded(image: Image.Image, longest: int) -> NDArray[np.uint8]:
+def _loaded(image: Image.Image, longest: int, greys: Greys) -> NDArray[np.uint8]:
     size = _scaled(image.size, longest)
     # A JPEG can be decoded at a half, a quarter or an eighth: large photographs become cheap.
     drafted = size != image.size and image.draft(None, (2 * size[0], 2 * size[1]))
@@ -293,51 +326,24 @@ def _loaded(image: Image.Image, longest: int) -> NDArray[np.uint8]:
     if not drafted:  # Pillow turns TIFFs while loading
         size = _scaled(image.size, longest)
     turn = _UPRIGHT.get(_orientation(image))
-    rgb = _rgb(image)
+    rgb = _rgb(image, greys)
     if rgb.size != size:
         rgb = rgb.resize(size, Image.Resampling.BICUBIC)
     return np.asarray(rgb if turn is None else rgb.transpose(turn))
 
 
-def _look(_: int, path: Path) -> Look:
+def _look(path: Path, greys: Greys, traced: bool) -> Look:
     with _opened(path) as image:
-        kinds = _colours(image)
-        pixels = _loaded(image, sys.maxsize)
-        if _has_frames(image):
+        kinds = colours_of(image)
+        pixels = _loaded(image, sys.maxsize, greys)
+        if has_frames(image):
             kinds.append("several frames")
         if _orientation(image) in _UPRIGHT:
             kinds.append("turned by EXIF")
     height, width = pixels.shape[:2]
     digest = blake2b(f"{height} {width} ".encode(), digest_size=16)
     digest.update(np.ascontiguousarray(pixels).data)
-    return Look(height, width, tuple(kinds), digest.digest())
-
-
-def _colours(image: Image.Image) -> list[str]:
-    """The kinds that show before an image is loaded, which may change its mode."""
-    mode = image.mode
-    kinds = []
-    if mode in ("1", "L", "LA", "La", "F") or mode.startswith("I"):
-        kinds.append("grey")
-    elif mode.startswith("P"):
-        kinds.append("palette")
-    elif mode == "CMYK":
-        kinds.append("CMYK")
-    elif not mode.startswith("RGB"):
-        kinds.append("another colour space")
-    # Pillow reads 16-bit colours as 8-bit ones; only its instructions for the decoder tell.
-    if mode.startswith("I") or ";16" in str(getattr(image, "tile", "")):
-        kinds.append("16-bit")
-    if image.has_transparency_data:
-        kinds.append("transparent")
-    return kinds
-
-
-def _has_frames(image: Image.Image) -> bool:
-    try:
-        return int(getattr(image, "n_frames", 1)) > 1
-    except Exception:  # a broken later frame, of which Pillow raises anything: the first one is all that is used
-        return True
+    return Look(height, width, tuple(kinds), digest.digest(), trace_of(pixels) if traced else None)
 
 
 def _scaled(size: tuple[int, int], longest: int) -> tuple[int, int]:
@@ -358,22 +364,14 @@ def _orientation(image: Image.Image) -> int:
     return orientation if isinstance(orientation, int) else 1
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _eight_bits(image)
+def _rgb(image: Image.Image, greys: Greys) -> Image.Image:
+    if has_deep_greys(image):
+        image = as_eight_bits(image, greys)
     if image.has_transparency_data:
         page = Image.new("RGBA", image.size, "white")
         page.alpha_composite(image.convert("RGBA"))
         image = page
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits (which Pillow may hold in 32) as grey of 8; Pillow's conversion would clip at 255."""
-    values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise ValueError("its grey values are not of 8 or 16 bits, so what is white is unknown")
-    return Image.fromarray(((values.astype(np.int64) * 255 + 32767) // 65535).astype(np.uint8))
 
 
 def _reason(error: Exception) -> str:

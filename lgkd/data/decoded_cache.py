@@ -29,7 +29,7 @@ from lgkd.data.decode import Allocate, in_memory
 from lgkd.data.image_folder import File
 from lgkd.errors import InputError, Remark
 
-FORMAT = 1
+FORMAT = 2
 """Counted up whenever decoding or the files of an entry change."""
 
 _BLOCK = 2**24
@@ -57,13 +57,14 @@ Make = Callable[[Allocate], Stored]
 """Decodes the images into an array from the allocator that it is given."""
 
 
-def cache_key(root: Path, max_side: int | None, splits: Iterable[Iterable[File]]) -> str:
+def cache_key(root: Path, max_side: int | None, splits: Iterable[Iterable[File]], *more: Any) -> str:
     """The name of an entry: what it is of, a dash, and a digest of the listing.
 
     A file counts as changed when its path, size or time of modification has. The part before the dash
-    depends on the folder and `max_side` alone: entries that share it are states of the same thing.
+    depends on the folder, `max_side` and `more`, how else images are decoded: entries that share it are states of the
+    same thing.
     """
-    about = json.dumps([str(root.resolve()), max_side])
+    about = json.dumps([str(root.resolve()), max_side, *more])
     listing = sha256(f"{FORMAT}\n".encode())
     for number, files in enumerate(splits):
         lines = "".join(f"{number}\0{file.path}\0{file.size}\0{file.mtime_ns}\n" for file in files)

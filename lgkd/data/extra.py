@@ -9,6 +9,7 @@ import torch
 from lgkd.data.dataset import DataSet, Images, fingerprint_of
 from lgkd.data.decode import Allocate, Progress, decode
 from lgkd.data.decoded_cache import Stored, cache_key, kept
+from lgkd.data.greys import Greys, Scale
 from lgkd.data.image_folder import read_classes
 
 
@@ -34,7 +35,8 @@ class Extra:
 def load_extra(folder: str | Path, dataset: DataSet, *, share: float, progress: Progress | None = None) -> Extra:
     """The images of FOLDER/CLASS/*, decoded, and kept in the user's store.
 
-    Images that are larger than the data set's own are scaled down to their size.
+    Images that are larger than the data set's own are scaled down to their size; greys of more than 8 bits are scaled
+    as its own.
 
     Args:
         folder: holds a folder of images for every class of the data set, or for some.
@@ -55,15 +57,18 @@ def load_extra(folder: str | Path, dataset: DataSet, *, share: float, progress: 
     own_classes = tuple(dataset.classes[label] for label in found.tolist())
 
     def make(allocate: Allocate) -> Stored:
-        pixels, sizes = decode(root, names, max_side=side, allocate=allocate, progress=progress)
+        scale = Scale(0, dataset.greys)
+        pixels, sizes = decode(root, names, max_side=side, allocate=allocate, progress=progress, scale=scale)
         # By the folder's own classes: what is kept may serve another data set, which numbers them otherwise.
         own = Images(torch.from_numpy(pixels), torch.from_numpy(sizes), own_labels, names)
-        return Stored(pixels, sizes, fingerprint_of(own_classes, own))
+        return Stored(pixels, sizes, fingerprint_of(own_classes, own), scale.about())
 
-    stored = kept(cache_key(root, side, (tree.train,)), len(names), make)
+    more = () if dataset.greys == Greys() else (dataset.greys.kept(),)
+    stored = kept(cache_key(root, side, (tree.train,), *more), len(names), make)
     images = Images(torch.from_numpy(stored.pixels), torch.from_numpy(stored.sizes), labels, names, stored.rows)
     absent = len(dataset.classes) - len(own_classes)
-    notes = [*tree.notes, f"{len(names):,} extra images in {root} make up {share:.0%} of every batch"]
+    said = (stored.about or {}).get("said", ())
+    notes = [*tree.notes, *said, f"{len(names):,} extra images in {root} make up {share:.0%} of every batch"]
     if absent:
         notes.append(f"{root} has no images of {absent} of the {len(dataset.classes)} classes")
     return Extra(images, share, root, stored.fingerprint, tuple(notes))

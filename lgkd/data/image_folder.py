@@ -6,15 +6,14 @@ Below CLASS, folders may go as deep as they like.
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from lgkd.data.image_formats import about_unused, is_passed_over, read_endings, remedies_for
 from lgkd.errors import DataError
-
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
-"""Endings of image files, in lower case; the case of a file's ending does not matter."""
 
 LAYOUT = "FOLDER/train/CLASS/* and FOLDER/test/CLASS/*, or FOLDER/CLASS/*"
 """What a folder should look like, for messages."""
@@ -68,14 +67,17 @@ class _Content(NamedTuple):
 
     folders: dict[str, Path]
     images: list[_Found]
-    others: set[str]
-    """Endings of the files that are not images."""
+    others: Counter[str]
+    """Endings of the files that are not images, with their numbers."""
+    systems: Counter[str]
+    """Names of the folders that systems make, such as those of thumbnails, with their numbers."""
 
 
 def read_tree(root: Path, *, trains_on: tuple[str, ...] = (), fault: Fault = refuse) -> Tree:
     """Lists the images of a folder.
 
-    Hidden files and files that are not images (by their ending) are passed over. Links are followed.
+    Hidden files, folders of thumbnails and files that are not images (by their ending) are passed over; a note counts
+    all but the hidden ones. Links are followed.
 
     Args:
         root: the folder.
@@ -95,7 +97,9 @@ def read_tree(root: Path, *, trains_on: tuple[str, ...] = (), fault: Fault = ref
     if splits is None:
         classes = _classes(root, top)
         _need_two(root, classes, top, fault)
-        return Tree(root, classes, _files(root, top, classes, fault), None, _loose(root, top))
+        files, below = _files(root, top, classes, fault)
+        notes = (*_loose(root, top), *_nested(root, classes, files, 0), *_unused(root, top, below))
+        return Tree(root, classes, files, None, notes)
     return _split_tree(root, top, *splits, fault, more=tuple(name for name in trains_on if name != splits[0]))
 
 
@@ -112,17 +116,22 @@ def read_classes(root: Path, known: tuple[str, ...]) -> Tree:
             f"{root} has {_count(foreign, 'class', 'classes')} that the data set lacks: {_listed(foreign)}; "
             f"expected folders named as its classes ({_listed(list(known))}), or some of them"
         )
-    return Tree(root, known, _files(root, top, known, refuse), None, _loose(root, top))
+    files, below = _files(root, top, known, refuse)
+    return Tree(root, known, files, None, (*_loose(root, top), *_unused(root, top, below)))
 
 
-def images_below(folder: Path, fault: Fault = refuse) -> list[Path]:
+def images_below(folder: Path, fault: Fault = refuse, *, unused: Callable[[str], None] | None = None) -> list[Path]:
     """All images of a folder at any depth, sorted; hidden files and files of other endings are passed over.
 
     Args:
         folder: where to look.
         fault: told of what cannot be read, such as a link that leads nowhere.
+        unused: told in one line of the files that are passed over, if there are any.
     """
-    found, _ = _below(folder, "", 0, fault)
+    found, below = _below(folder, "", 0, fault)
+    if unused is not None:
+        for line in _unused(folder, below):
+            unused(line)
     return [folder / file.path[1:] for file in sorted(found)]
 
 
@@ -171,20 +180,24 @@ def _split_tree(
     train_top = _content(top.folders[train_name], fault)
     classes = _classes(top.folders[train_name], train_top)
     _need_two(top.folders[train_name], classes, train_top, fault)
-    train = _files(root, train_top, classes, fault)
+    train, below = _files(root, train_top, classes, fault)
+    passed = [top, train_top, below]
     notes = list(_loose(root, top) + _loose(top.folders[train_name], train_top))
+    notes += _nested(top.folders[train_name], classes, train, 1)
     for name in more:
         part = _content(top.folders[name], fault)
         if tuple(sorted(part.folders)) != classes:
             fault(f"{top.folders[name]} has other classes than {train_name}: both are trained on, so they must agree")
             part.folders.clear()
         notes += _loose(top.folders[name], part)
-        train = tuple(sorted(train + _files(root, part, classes, fault), key=lambda file: (file.label, file.path)))
+        joined, below = _files(root, part, classes, fault)
+        passed += [part, below]
+        train = tuple(sorted(train + joined, key=lambda file: (file.label, file.path)))
     unused = sorted(top.folders.keys() - {train_name, test_name, *more})
     if unused:
         notes.append(f"not used: {_listed(unused)}, beside {train_name} in {root}")
     if test_name is None:
-        return Tree(root, classes, train, None, tuple(notes))
+        return Tree(root, classes, train, None, (*notes, *_unused(root, *passed)))
     test_top = _content(top.folders[test_name], fault)
     test_classes = _classes(top.folders[test_name], test_top)
     foreign = sorted(set(test_classes) - set(classes))
@@ -201,7 +214,8 @@ def _split_tree(
     if test_name.lower() not in ("test", "testing"):
         notes.append(f"no folder named test: accuracy is reported on {test_name}")
     notes += _loose(top.folders[test_name], test_top)
-    return Tree(root, classes, train, _files(root, test_top, classes, fault), tuple(notes))
+    test, below = _files(root, test_top, classes, fault)
+    return Tree(root, classes, train, test, (*notes, *_unused(root, *passed, test_top, below)))
 
 
 def _classes(folder: Path, content: _Content) -> tuple[str, ...]:
@@ -223,24 +237,29 @@ def _need_two(folder: Path, classes: tuple[str, ...], content: _Content, fault: 
     fault(f"{folder} has one class only, {classes[0]!r}: at least two are needed{hint}")
 
 
-def _files(root: Path, content: _Content, classes: tuple[str, ...], fault: Fault) -> tuple[File, ...]:
+def _files(root: Path, content: _Content, classes: tuple[str, ...], fault: Fault) -> tuple[tuple[File, ...], _Content]:
+    """The images of all classes, and what was passed over beside them."""
     files: list[File] = []
+    passed = _nothing()
     labels = {name: label for label, name in enumerate(classes)}
     for name in sorted(content.folders):
         folder = content.folders[name]
-        found, others = _below(folder, folder.relative_to(root).as_posix(), labels[name], fault)
+        found, below = _below(folder, folder.relative_to(root).as_posix(), labels[name], fault)
         if not found:
-            seen = f"only other files: {_listed(sorted(others))}" if others else "it is empty"
-            known = " ".join(sorted(ending[1:] for ending in EXTENSIONS))
+            seen = f"only other files: {_listed(sorted(below.others))}" if below.others else "it is empty"
+            seen = "; ".join([seen, *remedies_for(below.others)])
+            known = " ".join(sorted(ending[1:] for ending in read_endings()))
             fault(f"the class folder {folder} holds no images ({seen}): add images ({known}) or remove the folder")
         files += sorted(found)
-    return tuple(files)
+        passed.others.update(below.others)
+        passed.systems.update(below.systems)
+    return tuple(files), passed
 
 
-def _below(folder: Path, prefix: str, label: int, fault: Fault) -> tuple[list[File], set[str]]:
-    """All images at any depth, named from `prefix` on, and the endings of all other files."""
+def _below(folder: Path, prefix: str, label: int, fault: Fault) -> tuple[list[File], _Content]:
+    """All images at any depth, named from `prefix` on, and what was passed over."""
     files: list[File] = []
-    others: set[str] = set()
+    passed = _nothing()
     waiting, seen = [(folder, prefix)], set()
     while waiting:
         current, prefix = waiting.pop()
@@ -250,25 +269,34 @@ def _below(folder: Path, prefix: str, label: int, fault: Fault) -> tuple[list[Fi
         seen.add(real)
         content = _content(current, fault)
         files += [File(f"{prefix}/{image.name}", label, *image[1:]) for image in content.images]
-        others |= content.others
+        passed.others.update(content.others)
+        passed.systems.update(content.systems)
         waiting += [(below, f"{prefix}/{below.name}") for below in content.folders.values()]
-    return files, others
+    return files, passed
+
+
+def _nothing() -> _Content:
+    return _Content({}, [], Counter(), Counter())
 
 
 def _content(folder: Path, fault: Fault) -> _Content:
-    content = _Content({}, [], set())
+    content = _nothing()
+    endings = read_endings()
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 name = entry.name
-                # Archives made on a Mac carry a folder of shadows with the images' own names.
-                if name.startswith(".") or name == "__MACOSX":
+                if name.startswith("."):
                     continue
                 stem, dot, ending = name.rpartition(".")  # Path.suffix would take most of the listing's time
                 ending = f".{ending.lower()}" if stem and dot else "no ending"
                 try:
                     is_folder = entry.is_dir()
-                    status = entry.stat() if not is_folder and ending in EXTENSIONS else None
+                    if is_passed_over(name, folder=is_folder):
+                        if is_folder:
+                            content.systems[name] += 1
+                        continue
+                    status = entry.stat() if not is_folder and ending in endings else None
                 except OSError as error:  # a link that leads nowhere, or to itself
                     fault(_unreadable(error, folder))
                     continue
@@ -280,7 +308,7 @@ def _content(folder: Path, fault: Fault) -> _Content:
                         continue
                     content.images.append(_Found(name, status.st_size, status.st_mtime_ns))
                 else:
-                    content.others.add(ending)
+                    content.others[ending] += 1
     except OSError as error:
         fault(_unreadable(error, folder))
     return content
@@ -303,6 +331,37 @@ def _loose(folder: Path, content: _Content) -> tuple[str, ...]:
         return ()
     loose = _count(content.images, "image", "images")
     return (f"not used: {loose} directly in {folder}, outside the class folders",)
+
+
+def _nested(folder: Path, classes: tuple[str, ...], files: tuple[File, ...], above: int) -> tuple[str, ...]:
+    """The remark where every class folder holds only folders, which may be the classes that were meant.
+
+    One folder of the same name in every class, such as `images`, groups nothing.
+
+    Args:
+        folder: holds the class folders.
+        classes: their names.
+        files: theirs.
+        above: how many folders stand before the class in a file's path.
+    """
+    groups: dict[tuple[str, str], None] = {}
+    for file in files:
+        parts = file.path.split("/")[above:]
+        if len(parts) < 3:
+            return ()
+        groups[parts[0], parts[1]] = None
+    if len({inner for _, inner in groups}) < 2:
+        return ()
+    named = [f"{outer}/{inner}" for outer, inner in groups]
+    return (
+        f"every class folder of {folder} holds only folders ({_listed(named)}): trained on are the outer ones "
+        f"({_listed(list(classes))}); if the inner ones are the classes, lay them directly into {folder}",
+    )
+
+
+def _unused(where: Path, *contents: _Content) -> tuple[str, ...]:
+    others: Counter[str] = sum((content.others for content in contents), Counter())
+    return about_unused(where, others, sum((content.systems for content in contents), Counter()))
 
 
 def _count(things: list[str] | list[_Found], one: str, many: str) -> str:

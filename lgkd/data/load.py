@@ -14,6 +14,7 @@ from lgkd.data.catalogue import CATALOGUE, DataSetInfo, PublishedFile, published
 from lgkd.data.dataset import DataSet, Images, fingerprint_of
 from lgkd.data.decode import Allocate, Progress, decode, in_memory
 from lgkd.data.decoded_cache import Stored, cache_key, kept, published_key
+from lgkd.data.greys import Greys, Scale, read_greys
 from lgkd.data.image_folder import Fault, File, Tree, read_tree, refuse
 from lgkd.data.locations import Downloading, absent, arranged, known_or_folder, published_file, tree_folder
 from lgkd.data.sources.cifar_flowers import CIFAR, Find, arrange_flowers, read_cifar
@@ -33,6 +34,7 @@ def load_dataset(
     progress: Progress | None = None,
     downloading: Downloading | None = None,
     offline: bool = False,
+    greys: Greys | None = None,
 ) -> DataSet:
     """The images of a named data set or of a folder, decoded.
 
@@ -53,6 +55,8 @@ def load_dataset(
         progress: called with (done, total) images while they are decoded; never when they are in the store.
         downloading: called with (name, done, total) while a file is downloaded, in bytes.
         offline: open no connection; LGKD_OFFLINE=1 in the environment does the same.
+        greys: how greys of more than 8 bits are scaled to 8, as a student's training chose it; if not given, it is
+            chosen by the training images.
 
     Raises:
         InputError: the name is neither in the catalogue nor a folder, or `max_side` is out of range.
@@ -73,7 +77,7 @@ def load_dataset(
             return _from_archive(info, find, max_side, use_cache, progress)
         arrange_flowers(info, published(info), find, arranged(info))
     title, tree = find_tree(name, data_dir=data_dir)
-    return _decoded(title, tree, max_side, use_cache, progress)
+    return _decoded(title, tree, max_side, use_cache, progress, greys)
 
 
 def find_tree(name: str | Path, *, data_dir: str | Path | None = None, fault: Fault = refuse) -> tuple[str, Tree]:
@@ -147,19 +151,36 @@ def _from_archive(
     return DataSet(info.name, tuple(about["classes"]), *_guarded(parts, stored), stored.fingerprint, ())
 
 
-def _decoded(name: str, tree: Tree, max_side: int | None, use_cache: bool, progress: Progress | None) -> DataSet:
+def _decoded(
+    name: str, tree: Tree, max_side: int | None, use_cache: bool, progress: Progress | None, greys: Greys | None
+) -> DataSet:
     train, test, notes = both_splits(tree)
     names = tuple(file.path for file in train + test)
     labels = torch.tensor([file.label for file in train + test], dtype=torch.int64)
 
-    def make(allocate: Allocate) -> Stored:
-        pixels, sizes = decode(tree.root, names, max_side=max_side, allocate=allocate, progress=progress)
-        return Stored(pixels, sizes, fingerprint_of(tree.classes, *_cut(pixels, sizes, labels, names, len(train))))
+    def make(allocate: Allocate, given: Greys | None = None) -> Stored:
+        scale = Scale(len(train), given)
+        pixels, sizes = decode(tree.root, names, max_side=max_side, allocate=allocate, progress=progress, scale=scale)
+        fingerprint = fingerprint_of(tree.classes, *_cut(pixels, sizes, labels, names, len(train)))
+        return Stored(pixels, sizes, fingerprint, scale.about())
 
-    key = cache_key(tree.root, max_side, (train, test))
-    stored = kept(key, len(names), make) if use_cache else make(in_memory)
+    def read(given: Greys | None) -> Stored:
+        if not use_cache:
+            return make(in_memory, given)
+        more = () if given is None else (given.kept(),)
+        key = cache_key(tree.root, max_side, (train, test), *more)
+        return kept(key, len(names), lambda allocate: make(allocate, given))
+
+    stored = read(None)
+    about = stored.about or {}
+    if greys is not None and about.get("deep") and read_greys(about, tree.root) != greys:
+        stored = read(greys)
+        about = stored.about or {}
     parts = _cut(stored.pixels, stored.sizes, labels, names, len(train))
-    return DataSet(name, tree.classes, *_guarded(parts, stored), stored.fingerprint, notes)
+    used = greys if greys is not None else read_greys(about, tree.root)
+    return DataSet(
+        name, tree.classes, *_guarded(parts, stored), stored.fingerprint, (*notes, *about.get("said", ())), used
+    )
 
 
 def _cut(

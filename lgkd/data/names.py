@@ -14,8 +14,14 @@ def dataset_key(source: str | Path) -> str:
     return folder_word(Path(source).expanduser().resolve().name) or "folder"
 
 
-def subset_words(fraction: float | None, images_per_class: int | None, seed: int) -> str | None:
-    """A subset in the words of a teacher's card; None for all images.
+WITHOUT = "without near copies"
+"""How a subset ends, in words, that holds no near copies."""
+
+
+def subset_words(
+    fraction: float | None, images_per_class: int | None, seed: int, *, leaves_out: bool = False
+) -> str | None:
+    """A subset in the words of a teacher's card; None for all images. `leaves_out`: near copies are left out.
 
     Raises:
         InputError: both were given, or one is out of range.
@@ -30,9 +36,14 @@ def subset_words(fraction: float | None, images_per_class: int | None, seed: int
         raise InputError(f"--images-per-class is {images_per_class}, expected at least 1")
     if seed < 0:
         raise InputError(f"--subset-seed is {seed}, expected 0 or more")
+    words = []
     if images_per_class is not None:
-        return f"{images_per_class} images per class, seed {seed}"
-    return f"fraction {fraction:g}, seed {seed}" if fraction is not None and fraction != 1 else None
+        words.append(f"{images_per_class} images per class, seed {seed}")
+    elif fraction is not None and fraction != 1:
+        words.append(f"fraction {fraction:g}, seed {seed}")
+    if leaves_out:
+        words.append(WITHOUT)
+    return ", ".join(words) or None
 
 
 def folder_word(text: str) -> str:

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lgkd.config import Recipe
+from lgkd.data.checks.leave_out import without_near_copies
 from lgkd.data.checks.report import held_out_remarks
 from lgkd.data.constants import IMAGENET_MEAN, IMAGENET_STD
 from lgkd.data.dataset import DataSet, Images
 from lgkd.data.extra import Extra, fingerprint_with, load_extra
+from lgkd.data.greys import UNKNOWN, Greys
 from lgkd.data.load import load_dataset
 from lgkd.data.loader import Feed, PlainBatches
 from lgkd.data.names import dataset_key, subset_words
@@ -35,6 +37,8 @@ class Data:
         fingerprint: of the whole data set and the extra images.
         mean, std: normalisation of the student's images.
         notes: what the user should hear.
+        greys: how greys of more than 8 bits were scaled to 8.
+        left_out: how many training images are left out as near copies; None: that was not asked for.
     """
 
     key: str
@@ -49,6 +53,8 @@ class Data:
     std: Channels
     notes: tuple[str, ...] = ()
     extra: Extra | None = None
+    greys: Greys = UNKNOWN
+    left_out: int | None = None
 
 
 def prepare_data(
@@ -60,27 +66,41 @@ def prepare_data(
     images_per_class: int | None = None,
     subset_seed: int = 0,
     val_fraction: float | None = None,
+    leave_out_near_copies: bool = False,
     extra: str | Path | None = None,
     extra_share: float | None = None,
     offline: bool = False,
     progress: Callable[[int, int], None] | None = None,
     downloading: Callable[[str, int, int], None] | None = None,
     look: Callable[[DataSet], None] | None = None,
+    greys: Greys | None = None,
 ) -> Data:
-    """Load a data set and choose the subset to train on; `look` is called with the whole of it."""
+    """Load a data set and choose the subset to train on; `look` is called with the whole of it.
+
+    With `greys`, those of a student, greys of more than 8 bits are scaled as in its training.
+    """
     if isinstance(source, DataSet):
         dataset, name = source, source.name
     else:
         dataset, name = (
-            load_dataset(source, data_dir=data_dir, offline=offline, progress=progress, downloading=downloading),
+            load_dataset(
+                source,
+                data_dir=data_dir,
+                offline=offline,
+                progress=progress,
+                downloading=downloading,
+                greys=greys,
+            ),
             str(source),
         )
     if look is not None:
         look(dataset)
-    chosen = subset(
-        dataset.train, fraction=fraction, per_class=images_per_class, seed=subset_seed, classes=dataset.classes
-    )
-    val, notes = None, dataset.notes
+    train, notes, left_out = dataset.train, dataset.notes, None
+    if leave_out_near_copies:
+        train, left, said = without_near_copies(dataset)
+        left_out, notes = len(left.of_test) + len(left.of_train), (*notes, said)
+    chosen = subset(train, fraction=fraction, per_class=images_per_class, seed=subset_seed, classes=dataset.classes)
+    val = None
     if val_fraction is not None:
         chosen, val = hold_out(chosen, val_fraction, subset_seed, classes=dataset.classes)
         notes = (*notes, *held_out_remarks(chosen, val))
@@ -88,7 +108,7 @@ def prepare_data(
     if extra is not None:
         share = _EXTRA_SHARE if extra_share is None else extra_share
         more = load_extra(extra, dataset, share=share, progress=progress)
-    words = subset_words(fraction, images_per_class, subset_seed)
+    words = subset_words(fraction, images_per_class, subset_seed, leaves_out=leave_out_near_copies)
     mean, std = dataset.statistics() if normalize == "dataset" else (IMAGENET_MEAN, IMAGENET_STD)
     return Data(
         key=dataset_key(dataset.name if isinstance(source, DataSet) else source),
@@ -103,6 +123,8 @@ def prepare_data(
         std=std,
         notes=notes if more is None else (*notes, *more.notes),
         extra=more,
+        greys=dataset.greys,
+        left_out=left_out,
     )
 
 

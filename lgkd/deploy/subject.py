@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lgkd.data.decode import decode_readable
+from lgkd.data.greys import read_greys
 from lgkd.data.load import load_dataset
 from lgkd.deploy.inference.image_files import find_images
 from lgkd.deploy.inference.load import longest_side_of, plain_of
@@ -89,12 +90,12 @@ def real_images(
         MissingError: no images are given and the data set is not here; nothing is downloaded.
         DataError: a given image cannot be read.
     """
-    plain = plain_of(subject.about)
+    plain, greys = plain_of(subject.about), read_greys(subject.about, subject.folder)
     if given is not None:
         files = find_images(given, fault=say)
         files = [files[place] for place in _spread(len(files)).tolist()]
         side = longest_side_of(subject.about, subject.folder)
-        pixels, sizes, broken = decode_readable(files, max_side=side)
+        pixels, sizes, broken = decode_readable(files, max_side=side, greys=greys)
         if broken:
             place, why = min(broken.items())
             raise DataError(f"{files[place]} cannot be read ({why}); name whole images to compare the export on")
@@ -102,7 +103,11 @@ def real_images(
     try:
         found = data_of(subject.info, subject.folder)
         dataset = load_dataset(
-            found, data_dir=data_dir or subject.info["dataset"]["data_dir"], offline=True, progress=progress
+            found,
+            data_dir=data_dir or subject.info["dataset"]["data_dir"],
+            offline=True,
+            progress=progress,
+            greys=greys,
         )
     except LgkdError as error:
         raise MissingError(

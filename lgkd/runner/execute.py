@@ -219,6 +219,7 @@ def _about_student(ready: Ready) -> dict[str, Any]:
         "std": list(ready.data.std),
         "interpolation": ready.recipe.view.interpolation,
         "longest_side": max(ready.data.test.pixels.shape[2:]),
+        **ready.data.greys.kept(),
         "classes": list(ready.data.classes),
     }
 

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from lgkd.data.dataset import DataSet, Images
+from lgkd.data.greys import read_greys
 from lgkd.data.loader import PlainBatches
 from lgkd.data.prepare import Channels, Data, make_test_batches, prepare_data
 from lgkd.errors import InputError, LgkdError
 from lgkd.models.teacher import Teacher
 from lgkd.runner.build import load_trained_teacher
 from lgkd.runner.options import Run
-from lgkd.runs.folder import read_run, read_student
+from lgkd.runs.folder import STUDENT, read_run, read_student
 from lgkd.runs.load_student import data_of, load_student
 from lgkd.training.precision import choose_device
 
@@ -98,7 +99,7 @@ def open_run(
     info, about = read_run(folder), read_student(folder)
     if dataset is None:
         dataset, data_dir = data_of(info, folder), data_dir or info["dataset"]["data_dir"]
-    data = prepare_data(dataset, normalize="imagenet", data_dir=data_dir)
+    data = prepare_data(dataset, normalize="imagenet", data_dir=data_dir, greys=read_greys(about, folder / STUDENT))
     if list(data.classes) != about["classes"]:
         raise InputError(
             f"{folder} knows {len(about['classes'])} classes, {data.source} has {len(data.classes)} and they differ; "

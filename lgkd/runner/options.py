@@ -34,6 +34,8 @@ class Options(TypedDict, total=False):
             pass over the data set's own images.
         val_fraction: hold out this share of every class of the training images, and keep the student
             of the epoch that does best on them; the test split selects nothing.
+        leave_out_near_copies: do not train on images that are nearly a test image or an earlier training image,
+            as `lgkd check` finds them; the test split stays whole.
         cached: read what the teachers say from caches of `cache_teacher` and do not run them: "auto" for those in
             the store, or a folder for each teacher.
         approximate: serve from a cache what it can follow only approximately, too, such as mixup; the error against
@@ -68,6 +70,7 @@ class Options(TypedDict, total=False):
     extra: str | Path | None
     extra_share: float | None
     val_fraction: float | None
+    leave_out_near_copies: bool
     cached: str | Path | Sequence[str | Path] | None
     approximate: bool
     out: str | Path | None

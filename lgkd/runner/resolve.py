@@ -10,7 +10,7 @@ from lgkd.config import Recipe, apply_overrides, load_recipe
 from lgkd.config.trackers import check_trackers
 from lgkd.data.image_folder import check_some_image
 from lgkd.data.locations import known_or_folder
-from lgkd.data.names import dataset_key, folder_word, subset_words
+from lgkd.data.names import WITHOUT, dataset_key, folder_word, subset_words
 from lgkd.errors import InputError, LgkdError, MissingError, RecipeError, TakenError
 from lgkd.models.registry import canonical, find
 from lgkd.models.teacher_card import TeacherCard, find_card, put_back, read_card, teacher_folder
@@ -86,7 +86,12 @@ def settle(
     check_extra(options.get("extra"), options.get("extra_share"))
     check_cached(options.get("cached"), guided=guided, approximate=bool(options.get("approximate")))
     check_trackers(options.get("track") or ())
-    subset = subset_words(options.get("fraction"), options.get("images_per_class"), options.get("subset_seed") or 0)
+    subset = subset_words(
+        options.get("fraction"),
+        options.get("images_per_class"),
+        options.get("subset_seed") or 0,
+        leaves_out=bool(options.get("leave_out_near_copies")),
+    )
     store = None
     if role == "teacher" and model is not None and dataset is not None:
         folder = options.get("out") or run_folder(
@@ -334,7 +339,11 @@ def _subset_options(subset: str | None) -> str:
     """The options of the command line that choose a subset, from its words."""
     if subset is None:
         return ""
-    amount, _, seed = subset.partition(", seed ")
+    part, without = subset.removesuffix(WITHOUT).removesuffix(", "), subset.endswith(WITHOUT)
+    left = " --leave-out-near-copies" if without else ""
+    if not part:
+        return left
+    amount, _, seed = part.partition(", seed ")
     words = amount.split()
     chosen = f" --fraction {words[1]}" if words[0] == "fraction" else f" --images-per-class {words[0]}"
-    return chosen + (f" --subset-seed {seed}" if seed != "0" else "")
+    return chosen + (f" --subset-seed {seed}" if seed != "0" else "") + left

@@ -14,7 +14,9 @@ _ASKED_AGAIN: dict[str, Any] = {
     **dict.fromkeys(("fraction", "val_fraction", "extra_share"), int | float),
     **dict.fromkeys(("images_per_class", "subset_seed", "seed"), int),
     **dict.fromkeys(("extra", "device"), str),
-    **dict.fromkeys(("deterministic", "offline", "compile", "cuda_graphs", "approximate"), bool),
+    **dict.fromkeys(
+        ("deterministic", "offline", "compile", "cuda_graphs", "approximate", "leave_out_near_copies"), bool
+    ),
     **dict.fromkeys(("cached", "track"), list),
 }
 # What a run's folder may ask of those who resume it: nothing that leads elsewhere than into that folder.

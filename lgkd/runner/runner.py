@@ -18,6 +18,7 @@ from lgkd.config.trackers import INSIDE
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.data.checks.report import quick_check
 from lgkd.data.dataset import DataSet
+from lgkd.data.greys import BEFORE, Greys
 from lgkd.data.prepare import Data, make_feed, prepare_data
 from lgkd.distillation.guide import Guide
 from lgkd.distillation.teacher_cache.serving import Served, serve
@@ -40,7 +41,7 @@ from lgkd.runner.execute import Ready, carry_out, finished_run
 from lgkd.runner.options import Options, Run
 from lgkd.runner.record import about_pairs, about_teacher
 from lgkd.runner.resolve import Settled, free_place, recipe_name, run_folder, settle
-from lgkd.runs.folder import check_free, claim, is_finished, make_folder, now
+from lgkd.runs.folder import check_free, claim, is_finished, make_folder, now, read_run
 from lgkd.runs.identity import check_same, go_on, hold
 from lgkd.training.config import Plan
 from lgkd.training.determinism import exactly, remark
@@ -101,8 +102,8 @@ class Job:
         check_precision(settled.recipe, self.device)
         return settled, [self._find_teacher(teacher, settled.subset) for teacher in teachers]
 
-    def read(self, recipe: Recipe, teachers: Sequence[Teacher] = ()) -> Data:
-        """The images, found to be of the teachers' classes."""
+    def read(self, recipe: Recipe, teachers: Sequence[Teacher] = (), *, greys: Greys | None = None) -> Data:
+        """The images, found to be of the teachers' classes; `greys` as for `prepare_data`."""
         options = self.options
         if not self.first:
             wait()  # until the first has read the images: the others find them decoded
@@ -114,12 +115,14 @@ class Job:
             images_per_class=options.get("images_per_class"),
             subset_seed=options.get("subset_seed") or 0,
             val_fraction=options.get("val_fraction"),
+            leave_out_near_copies=bool(options.get("leave_out_near_copies")),
             extra=options.get("extra"),
             extra_share=options.get("extra_share"),
             offline=bool(options.get("offline")),
             progress=options.get("progress") if self.first else None,
             downloading=options.get("downloading") if self.first else None,
             look=lambda dataset: quick_check(dataset, say=self.say),
+            greys=greys,
         )
         if self.first:
             wait()
@@ -155,7 +158,7 @@ class Job:
         folder = self.folder(settled, found)
         kept = keep and is_finished(folder)
         fresh = not kept and check_free(folder)
-        data = self.read(recipe, found)
+        data = self.read(recipe, found, greys=None if fresh else greys_of_run(folder))
         student, size = self.make_model(recipe, data)
         if (unseen := unseen_pixels(student, size)) is not None:
             self.say(unseen)
@@ -266,7 +269,7 @@ class Job:
             return None
         plain = (
             "fraction", "images_per_class", "subset_seed", "seed", "val_fraction", "extra_share", "device",
-            "deterministic", "offline", "compile", "cuda_graphs",
+            "deterministic", "offline", "compile", "cuda_graphs", "leave_out_near_copies",
         )  # fmt: skip
         options = {name: self.options.get(name) for name in plain}
         if (extra := self.options.get("extra")) is not None:
@@ -380,7 +383,9 @@ class Job:
                 "test_images": len(data.test),
                 "val_images": len(data.val) if data.val is not None else None,
                 "subset": data.subset,
+                "near_copies_left_out": data.left_out,
                 "extra": _about_extra(data),
+                **data.greys.kept(),
             },
             "recipe": recipe_name(options["recipe"]),
             "overrides": list(options.get("overrides") or ()),
@@ -409,6 +414,11 @@ class Job:
             self.seed,
             self.options.get("extra"),
         )
+
+
+def greys_of_run(folder: Path) -> Greys | None:
+    """How a run that is gone on with reads deep greys: as it began; None where that is chosen by its images."""
+    return None if "greys" in read_run(folder)["dataset"] else BEFORE
 
 
 def _about_extra(data: Data) -> dict[str, Any] | None:

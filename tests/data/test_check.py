@@ -14,7 +14,8 @@ from lgkd.cli import run
 from lgkd.data.checks import duplicates as copies_room
 from lgkd.data.checks.report import CheckReport
 from lgkd.data.dataset import DataSet
-from lgkd.data.decode import KINDS, Look, survey
+from lgkd.data.decode import Look, survey
+from lgkd.data.image_kinds import KINDS
 from lgkd.data.load import load_dataset
 from lgkd.errors import DataError, InputError, MissingError
 from tests.support.data import leaky, noise, noisy_pictures, only, printed, save

@@ -51,6 +51,8 @@ ONLY_IN = {
     "typer": {"cli"},
     "rich": {"cli"},
     "PIL": {"data"},
+    "imagehash": {"data"},
+    "pillow_heif": {"data"},
     "sklearn": {"data"},
     "matplotlib": {"runs", "analysis"},
     "pydantic": {"config", "models"},

@@ -10,7 +10,7 @@ from lgkd.analysis.report.selection import Chosen
 from lgkd.runs.folder import RECIPE
 
 _VALUES = ("fraction", "images_per_class", "subset_seed", "val_fraction", "extra", "extra_share", "device")
-_SWITCHES = ("deterministic", "cuda_graphs", "approximate")
+_SWITCHES = ("deterministic", "cuda_graphs", "approximate", "leave_out_near_copies")
 _PARTS = ("fraction", "images_per_class", "val_fraction")
 """Options that take some of the images, for which the subset's seed counts."""
 

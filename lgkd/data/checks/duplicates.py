@@ -41,10 +41,10 @@ class Pairs:
     listed: tuple[Pair, ...] = ()
     """The first `LISTED`."""
 
-    def example(self) -> str:
-        """The first one in words."""
+    def example(self, sign: str = "=") -> str:
+        """The first one in words, with a sign for "the same as"."""
         pair = self.listed[0]
-        return f"{'namely' if self.count == 1 else 'such as'} {pair.image} = {pair.same_as}"
+        return f"{'namely' if self.count == 1 else 'such as'} {pair.image} {sign} {pair.same_as}"
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from lgkd.data.checks.duplicates import Copies
+from lgkd.data.checks.near_copies import NearCopies
 
-TINY_CLASS = 5
-"""Classes with fewer training images are named."""
+TINY_CLASS = 20
+"""Classes with fewer training images are named by the check."""
+TINY_IN_TRAINING = 5
+"""Classes with fewer training images are named before every training: few images are what many are here for."""
 LOPSIDED = 10
 """From this many times the smallest class on, the largest one is worth a remark."""
 TINY_SIDE = 4
@@ -14,9 +17,9 @@ TINY_SIDE = 4
 _NAMED = 3
 
 
-def tiny_classes(per_class: Mapping[str, int]) -> dict[str, int]:
-    """Classes with fewer than `TINY_CLASS` images, and how many they have."""
-    return {name: count for name, count in per_class.items() if count < TINY_CLASS}
+def tiny_classes(per_class: Mapping[str, int], fewest: int = TINY_CLASS) -> dict[str, int]:
+    """Classes with fewer than `fewest` images, and how many they have."""
+    return {name: count for name, count in per_class.items() if count < fewest}
 
 
 def missing_classes(per_class: Mapping[str, int]) -> tuple[str, ...]:
@@ -72,12 +75,29 @@ def about_test_copies(copies: Copies) -> list[str]:
     ]
 
 
-def about_balance(per_class: Mapping[str, int]) -> list[str]:
+def about_near_copies(near: NearCopies, tested: int) -> list[str]:
+    """Sentences on images that are nearly another one, by their looks, in the order of their weight."""
+    said = []
+    if leaks := near.leaks.count:
+        are = "is a near copy" if leaks == 1 else "are near copies"
+        said.append(
+            f"{leaks:,} of {tested:,} test images ({leaks / tested:.2%}) {are} of a training image, "
+            f"{near.leaks.example('~')}: look at them, and train without by "
+            "--leave-out-near-copies if they are"
+        )
+    for which, pairs in (("training", near.train), ("test", near.test)):
+        if number := pairs.count:
+            are = "image is a near copy" if number == 1 else "images are near copies"
+            said.append(f"{number:,} {which} {are} of an earlier one, {pairs.example('~')}")
+    return said
+
+
+def about_balance(per_class: Mapping[str, int], fewest: int = TINY_CLASS) -> list[str]:
     """Sentences on classes that are small, for themselves or beside others."""
     said = []
-    if tiny := tiny_classes(per_class):
+    if tiny := tiny_classes(per_class, fewest):
         named = _listed([f"{name} ({count})" for name, count in tiny.items()])
-        said.append(f"{_classes(len(tiny))} with fewer than {TINY_CLASS} training images: {named}")
+        said.append(f"{_classes(len(tiny))} with fewer than {fewest} training images: {named}")
     ratio = imbalance(per_class)
     if ratio is not None and ratio >= LOPSIDED:
         few = min(per_class, key=lambda name: per_class[name])

@@ -14,7 +14,9 @@ from typing import Any
 
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.data.checks.duplicates import Copies, Part, compare, copies_of, digests_of
+from lgkd.data.checks.near_copies import NearCopies, Traced, find_near_copies, near_copies_of
 from lgkd.data.checks.remarks import (
+    TINY_IN_TRAINING,
     about_balance,
     about_broken,
     about_copies,
@@ -22,14 +24,18 @@ from lgkd.data.checks.remarks import (
     about_images,
     about_missing,
     about_names,
+    about_near_copies,
     about_test_copies,
     imbalance,
     missing_classes,
     tiny_classes,
 )
 from lgkd.data.dataset import DataSet, Images
-from lgkd.data.decode import DEFAULT_SIDE, KINDS, Look, Progress, survey
-from lgkd.data.image_folder import EXTENSIONS, File, Tree
+from lgkd.data.decode import DEFAULT_SIDE, Look, Progress, survey
+from lgkd.data.greys import Scale
+from lgkd.data.image_folder import File, Tree
+from lgkd.data.image_formats import is_passed_over, read_endings
+from lgkd.data.image_kinds import KINDS
 from lgkd.data.load import both_splits, find_tree, load_dataset
 from lgkd.data.locations import Downloading, tree_folder
 from lgkd.errors import DataError
@@ -128,6 +134,7 @@ class CheckReport:
     imbalance: float | None
     """The largest class over the smallest, by training images; None where one has none."""
     copies: Copies
+    near_copies: NearCopies = field(default_factory=NearCopies)
     problems: tuple[str, ...] = field(default=())
     """What makes a training impossible or wrong."""
     remarks: tuple[str, ...] = field(default=())
@@ -186,7 +193,8 @@ def quick_check(dataset: DataSet, *, say: Callable[[str], None]) -> None:
     """
     train = _split("train", dataset.classes, dataset.train.labels.tolist())
     copies = copies_of(dataset)
-    for sentence in (*about_copies(copies, len(dataset.test)), *about_balance(train.per_class)):
+    balance = about_balance(train.per_class, TINY_IN_TRAINING)
+    for sentence in (*about_copies(copies, len(dataset.test)), *balance):
         say(sentence)
 
 
@@ -220,6 +228,7 @@ def _of_dataset(dataset: DataSet) -> CheckReport:
     for split in splits:
         seen += [(name, *size) for name, size in zip(split.names, split.sizes.tolist(), strict=True)]
     copies = copies_of(dataset)
+    near = near_copies_of(dataset, digests_of(*splits))
     return CheckReport(
         name=dataset.name,
         folder=None,
@@ -234,7 +243,8 @@ def _of_dataset(dataset: DataSet) -> CheckReport:
         untested=missing_classes(test.per_class),
         imbalance=imbalance(train.per_class),
         copies=copies,
-        remarks=_remarks(train, test, copies, seen, dataset.notes),
+        near_copies=near,
+        remarks=_remarks(train, test, copies, near, seen, dataset.notes),
     )
 
 
@@ -246,7 +256,9 @@ def _of_tree(name: str, tree: Tree, problems: list[str], progress: Progress | No
         problems.append(str(error))
         train_files, test_files, notes = tree.train, (), tree.notes
     files = train_files + test_files
-    looks = survey(tree.root, [file.path for file in files], progress=progress)
+    scale = Scale(len(train_files))
+    looks = survey(tree.root, [file.path for file in files], progress=progress, scale=scale, traced=True)
+    notes = (*notes, *scale.notes)
     broken = tuple(Broken(file.path, look) for file, look in zip(files, looks, strict=True) if isinstance(look, str))
     if broken:
         problems.append(about_broken([(one.name, one.reason) for one in broken], len(files)))
@@ -257,6 +269,7 @@ def _of_tree(name: str, tree: Tree, problems: list[str], progress: Progress | No
     )
     seen = [(f.path, k.height, k.width) for f, k in zip(files, looks, strict=True) if isinstance(k, Look)]
     copies = compare(*parts)
+    near = find_near_copies(_traced(train_files, looks[:cut]), _traced(test_files, looks[cut:]))
     return CheckReport(
         name=name,
         folder=str(tree.root),
@@ -271,15 +284,23 @@ def _of_tree(name: str, tree: Tree, problems: list[str], progress: Progress | No
         untested=missing_classes(test.per_class),
         imbalance=imbalance(train.per_class),
         copies=copies,
+        near_copies=near,
         # The same folder may have been listed twice on the way.
         problems=tuple(dict.fromkeys(problems)),
-        remarks=_remarks(train, test, copies, seen, notes),
+        remarks=_remarks(train, test, copies, near, seen, notes),
     )
 
 
 def _part(files: Sequence[File], looks: Sequence[Look | str]) -> Part:
     whole = [(file, look) for file, look in zip(files, looks, strict=True) if isinstance(look, Look)]
     return Part([file.path for file, _ in whole], [file.label for file, _ in whole], [look.digest for _, look in whole])
+
+
+def _traced(files: Sequence[File], looks: Sequence[Look | str]) -> Traced:
+    whole = [(file, look) for file, look in zip(files, looks, strict=True) if isinstance(look, Look)]
+    return Traced(
+        [file.path for file, _ in whole], [look.trace for _, look in whole], [look.digest for _, look in whole]
+    )
 
 
 def _split(name: str, classes: Sequence[str], labels: Iterable[int]) -> Split:
@@ -324,10 +345,10 @@ def _kinds(files: Sequence[File], looks: Sequence[Look | str]) -> tuple[Kind, ..
 def _unused(root: Path) -> tuple[Unused, ...]:
     found: dict[str, list[str]] = {}
     for folder, below, names in os.walk(root):
-        below[:] = sorted(name for name in below if not name.startswith(".") and name != "__MACOSX")
+        below[:] = sorted(name for name in below if not is_passed_over(name, folder=True))
         for name in sorted(names):
             ending = Path(name).suffix.lower()
-            if not name.startswith(".") and ending not in EXTENSIONS:
+            if not is_passed_over(name, folder=False) and ending not in read_endings():
                 found.setdefault(ending, []).append((Path(folder) / name).relative_to(root).as_posix())
     return tuple(
         Unused(ending or "no ending", len(names), tuple(names[:_EXAMPLES])) for ending, names in sorted(found.items())
@@ -338,11 +359,13 @@ def _remarks(
     train: Split,
     test: Split,
     copies: Copies,
+    near: NearCopies,
     seen: Sequence[tuple[str, int, int]],
     notes: Sequence[str],
 ) -> tuple[str, ...]:
     """All remarks, the leak first."""
-    said = [*about_copies(copies, test.images), *about_test_copies(copies), *about_balance(train.per_class)]
+    said = [*about_copies(copies, test.images), *about_test_copies(copies), *about_near_copies(near, test.images)]
+    said += about_balance(train.per_class)
     if not any("has no images of" in note for note in notes):
         said += about_missing(test.per_class)
     return (*said, *about_images(seen), *about_names(train.per_class), *notes)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from lgkd._internal.leftovers import Scratch
 from lgkd._internal.text import did_you_mean
 from lgkd.data.catalogue import CATALOGUE, DataSetInfo
-from lgkd.data.image_folder import EXTENSIONS
+from lgkd.data.image_formats import ALWAYS_READ
 from lgkd.data.locations import target
 from lgkd.data.sources.archives import ZipMembers, is_inside, opened_zip
 from lgkd.errors import DataError, InputError, MissingError, TakenError
@@ -343,7 +343,7 @@ def _right_counts(files: _Below, split: str, found: Mapping[str, int], published
 
 
 def _is_image(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
+    return not name.startswith(".") and Path(name).suffix.lower() in ALWAYS_READ
 
 
 @contextmanager

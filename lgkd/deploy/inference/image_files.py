@@ -4,11 +4,14 @@ from collections.abc import Callable, Iterable
 from glob import glob, has_magic
 from pathlib import Path
 
-from lgkd.data.image_folder import EXTENSIONS, images_below
+from lgkd.data.image_folder import images_below
+from lgkd.data.image_formats import read_endings
 from lgkd.errors import InputError
 
 
-def find_images(names: Iterable[str | Path], *, fault: Callable[[str], None]) -> list[Path]:
+def find_images(
+    names: Iterable[str | Path], *, fault: Callable[[str], None], unused: Callable[[str], None] | None = None
+) -> list[Path]:
     """The image files that are meant, in the order of the names, each once.
 
     A file is taken whatever its name ends in. Of a folder, every image at any depth is taken, by its ending and in
@@ -17,6 +20,7 @@ def find_images(names: Iterable[str | Path], *, fault: Callable[[str], None]) ->
     Args:
         names: of files and folders, or patterns.
         fault: told in a sentence of what in a folder cannot be read; the rest is listed.
+        unused: told in a line of the files of a folder that are no images by their ending; `fault` if not given.
 
     Raises:
         InputError: nothing is there under a name, a pattern meets nothing, or a folder holds no images.
@@ -25,7 +29,7 @@ def find_images(names: Iterable[str | Path], *, fault: Callable[[str], None]) ->
     for name in names:
         for place in _places(name):
             if place.is_dir():
-                found |= dict.fromkeys(_in_folder(place, fault))
+                found |= dict.fromkeys(_in_folder(place, fault, fault if unused is None else unused))
             elif place.is_file():
                 found[place] = None
             else:  # reading from a pipe would wait for somebody who writes
@@ -52,9 +56,9 @@ def _places(name: str | Path) -> list[Path]:
     return files
 
 
-def _in_folder(folder: Path, fault: Callable[[str], None]) -> list[Path]:
-    images = images_below(folder, fault)
+def _in_folder(folder: Path, fault: Callable[[str], None], unused: Callable[[str], None]) -> list[Path]:
+    images = images_below(folder, fault, unused=unused)
     if not images:
-        known = " ".join(sorted(ending[1:] for ending in EXTENSIONS))
+        known = " ".join(sorted(ending[1:] for ending in read_endings()))
         raise InputError(f"{folder} holds no images to look at; expected files that end in {known}, at any depth")
     return images

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lgkd._internal.manifest import compare, read_manifest, tell_unverified
 from lgkd.data.decode import DEFAULT_SIDE
+from lgkd.data.greys import Greys, read_greys
 from lgkd.data.transforms.augment import Plain
 from lgkd.deploy.inference.locate import ONNX, Place
 from lgkd.deploy.inference.onnx import OnnxStudent
@@ -29,6 +30,7 @@ class Source:
         classes: their names.
         plain: resizes and normalises, as in evaluation.
         longest_side: of the images as they are decoded, in pixels.
+        greys: how greys of more than 8 bits are scaled to 8.
         device: where it computes.
     """
 
@@ -36,6 +38,7 @@ class Source:
     classes: tuple[str, ...]
     plain: Plain
     longest_side: int
+    greys: Greys
     device: str
 
 
@@ -105,7 +108,8 @@ def _source(logits: Callable[[Tensor], Tensor], about: dict[str, Any], origin: P
             )
         return found
 
-    return Source(computed, tuple(classes), plain_of(about), longest_side_of(about, origin), device)
+    longest, greys = longest_side_of(about, origin), read_greys(about, origin)
+    return Source(computed, tuple(classes), plain_of(about), longest, greys, device)
 
 
 def plain_of(about: dict[str, Any]) -> Plain:

@@ -67,7 +67,7 @@ def read_logits(source: Source, images: Sequence[Path]) -> Iterator[tuple[Sequen
     at_once = max(1, min(_MOST, _BYTES // (3 * source.longest_side**2)))
     for start in range(0, len(images), at_once):
         paths = images[start : start + at_once]
-        pixels, sizes, broken = decode_readable(paths, max_side=source.longest_side)
+        pixels, sizes, broken = decode_readable(paths, max_side=source.longest_side, greys=source.greys)
         if not len(pixels):
             yield paths, torch.empty(0, len(source.classes)), broken
             continue

@@ -249,10 +249,17 @@ def foresee(
         *about_images(found, counts),
         *about_steps(foresight.steps, role),
         *found.notes,
+        *_about_left_out(options),
         *_about_room(foresight),
     ]
     cautions += _about_estimates(foresight, options)
     return replace(foresight, cautions=tuple(dict.fromkeys(cautions)))
+
+
+def _about_left_out(options: Options) -> list[str]:
+    if not options.get("leave_out_near_copies"):
+        return []
+    return ["near copies are found when the images are decoded; the figures are of all images, which bounds them"]
 
 
 def _steps(recipe: Recipe, counts: Counts, options: Options) -> int:

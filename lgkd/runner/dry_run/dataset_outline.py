@@ -10,6 +10,7 @@ from torch import Tensor
 from lgkd.data.catalogue import CATALOGUE, DataSetInfo, published
 from lgkd.data.dataset import DataSet, Images
 from lgkd.data.decode import DEFAULT_SIDE, survey
+from lgkd.data.greys import Scale
 from lgkd.data.image_folder import read_classes
 from lgkd.data.load import both_splits, find_tree, load_dataset
 from lgkd.data.locations import absent, files_here, known_or_folder, tree_folder
@@ -92,7 +93,7 @@ def _published(info: DataSetInfo, data_dir: str | Path | None, *, offline: bool)
 def _side_of(root: Path, paths: Sequence[str]) -> tuple[tuple[int, int], list[str]]:
     """The canvas on which images will be stored, by some of them, and a note on those that cannot be read."""
     some = [paths[place] for place in torch.linspace(0, len(paths) - 1, min(len(paths), _LOOKED_AT)).long().tolist()]
-    looks = survey(root, some)
+    looks = survey(root, some, scale=Scale(len(some)))
     sizes = {(look.height, look.width) for look in looks if not isinstance(look, str)}
     broken = [
         f"{name} cannot be read ({look})" for name, look in zip(some, looks, strict=True) if isinstance(look, str)

@@ -61,12 +61,15 @@ class Wanted:
             "val_images": counts.held_out if options.get("val_fraction") is not None else None,
             "subset": settled.subset,
         }
-        unknown = set() if found.fingerprint is not None else {"dataset.fingerprint"}
+        unknown = set() if found.fingerprint is not None else {"dataset.fingerprint", "dataset.greys"}
         if extra is not None:
             unknown |= {"dataset.extra", "dataset.fingerprint"}
         if not found.named:
             # Parts of a publisher's set are counted by a catalogue, as if its classes were of one size.
             unknown |= {"dataset.train_images", "dataset.val_images", "steps_per_epoch"}
+        if options.get("leave_out_near_copies"):
+            # Images have to be decoded to find them.
+            unknown |= {"dataset.near_copies_left_out", "dataset.train_images", "dataset.val_images", "steps_per_epoch"}
         if options.get("cached") is not None:
             unknown |= {"cached", "recipe.view.fixed"}
         recipe = settled.recipe

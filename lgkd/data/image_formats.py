@@ -1,0 +1,111 @@
+"""Formats that are read as images, by Pillow alone or with a package beside it, and files that are passed over.
+
+AVIF is read where Pillow was built with it, HEIC where the package pillow-heif is installed. lgkd does not require that
+one: its wheels hold code under the GPL.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.util import find_spec
+
+_ALWAYS = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg"),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+    "PPM": (".ppm", ".pgm"),
+}
+_AVIF, _HEIC = "AVIF", "HEIF"
+_SOMETIMES = {_AVIF: (".avif",), _HEIC: (".heic", ".heif", ".hif")}
+
+ALWAYS_READ = frozenset(ending for endings in _ALWAYS.values() for ending in endings)
+"""Endings of image files that are read everywhere, in lower case; the case of a file's ending does not matter."""
+
+_REMEDIES = {
+    _AVIF: "AVIF is read by a Pillow that was built with it: pip install --upgrade pillow",
+    _HEIC: "HEIC is read where pillow-heif is installed: pip install pillow-heif",
+}
+_BRANDS = {_AVIF: (b"avif", b"avis"), _HEIC: (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")}
+
+_SYSTEM_FOLDERS = frozenset({
+    "@eadir", "#recycle", "#snapshot",  # Synology
+    "@__thumb", "@recycle", "@recently-snapshot", "@transcode",  # QNAP
+    "$recycle.bin", "system volume information", "lost+found",
+    "__macosx",
+})  # fmt: skip
+_SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
+
+
+@cache
+def read_formats() -> tuple[str, ...]:
+    """List the formats that are read here, by Pillow's names; HEIC's reader is made known to Pillow for that."""
+    from PIL import features
+
+    formats = [*_ALWAYS]
+    if features.check("avif"):
+        formats.append(_AVIF)
+    if find_spec("pillow_heif") is not None:
+        try:
+            import pillow_heif
+
+            pillow_heif.register_heif_opener()
+            formats.append(_HEIC)
+        except Exception:  # one whose library does not load, or of a version without that function: as if not there
+            return tuple(formats)
+    return tuple(formats)
+
+
+@cache
+def read_endings() -> frozenset[str]:
+    """List the endings of image files that are read here, in lower case."""
+    known = {**_ALWAYS, **_SOMETIMES}
+    return frozenset(ending for name in read_formats() for ending in known[name])
+
+
+def is_passed_over(name: str, *, folder: bool) -> bool:
+    """Tell hidden files and folders, and those that systems make beside images: thumbnails, waste baskets."""
+    return name.startswith(".") or name.casefold() in (_SYSTEM_FOLDERS if folder else _SYSTEM_FILES)
+
+
+def remedy_of(head: bytes) -> str | None:
+    """Find out by its first twelve bytes whether a file is of a format that is not read here; then how it would be."""
+    if head[4:8] == b"ftyp":
+        for name, brands in _BRANDS.items():
+            if head[8:12] in brands and name not in read_formats():
+                return _REMEDIES[name]
+    return None
+
+
+def remedies_for(endings: Iterable[str]) -> list[str]:
+    """Say for files of these endings how those would be read that are not read here."""
+    some = set(endings)
+    return [_REMEDIES[name] for name, known in _SOMETIMES.items() if some & {*known} and name not in read_formats()]
+
+
+def about_unused(where: object, endings: Mapping[str, int], folders: Mapping[str, int]) -> tuple[str, ...]:
+    """The line on files of a folder that are not used; none where all are.
+
+    Args:
+        where: the folder.
+        endings: how many files that are not read as images have which ending.
+        folders: how many folders that systems make were passed over, by name.
+    """
+    parts = []
+    if files := sum(endings.values()):
+        parts.append(
+            f"{files:,} {'file that is' if files == 1 else 'files that are'} not read as "
+            f"{'an image' if files == 1 else 'images'} ({'; '.join([_counted(endings), *remedies_for(endings)])})"
+        )
+    if number := sum(folders.values()):
+        parts.append(f"{number:,} {'folder' if number == 1 else 'folders'} of thumbnails or the like "
+                     f"({_counted(folders)})")  # fmt: skip
+    return (f"not used in {where}: {' and '.join(parts)}",) if parts else ()
+
+
+def _counted(numbers: Mapping[str, int]) -> str:
+    most = Counter(numbers).most_common()
+    shown = ", ".join(f"{name} {number:,}" for name, number in most[:8])
+    return f"{shown}, ..." if len(most) > 8 else shown
