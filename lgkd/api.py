@@ -315,6 +315,7 @@ def evaluate(
     data_dir: str | Path | None = None,
     device: str | None = None,
     model: nn.Module | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Scores:
     """Score a trained student on the test split: accuracy, calibration, agreement with its teacher.
 
@@ -324,12 +325,15 @@ def evaluate(
         data_dir: where a named data set lies.
         device: "cpu", "cuda" or "cuda:N".
         model: as for `load_student`.
+        say: called with a sentence that the user should hear, such as how many files were not used.
 
     Raises:
         InputError: no finished run lies there, or the data set has other classes.
         MissingError: its data set is not where it was.
     """
     opened = open_run(run, dataset=dataset, data_dir=data_dir, device=device, model=model)
+    for note in opened.data.notes if say is not None else ():
+        say(note)
     try:
         scores = score(
             opened.student,

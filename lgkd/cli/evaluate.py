@@ -8,7 +8,7 @@ import typer
 
 from lgkd.cli import completion
 from lgkd.cli import options as o
-from lgkd.cli.display import console, show_json, show_pairs, show_table
+from lgkd.cli.display import console, say, show_json, show_pairs, show_table
 from lgkd.errors import InputError, TapError
 from lgkd.models.registry import find
 from lgkd.runner.resolve import check_dataset
@@ -46,7 +46,7 @@ def evaluate(
         check_dataset(dataset, data_dir)
     from lgkd import api
 
-    scores = api.evaluate(run, dataset=dataset, data_dir=data_dir, device=device)
+    scores = api.evaluate(run, dataset=dataset, data_dir=data_dir, device=device, say=say)
     if as_json:
         show_json({"folder": str(run), "images": scores.images, **scores.flat(), "per_class": scores.per_class})
         return

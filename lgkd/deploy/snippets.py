@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 about = json.load(open("student.json", encoding="utf-8"))
-
+{scale}
 
 def prepare(file):
     image = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
@@ -33,6 +33,19 @@ def show(logits):
 
 images = np.stack([prepare("image.png")])
 ```
+"""
+
+_SCALE = """
+
+def eight_bits(image):
+    # Greys of more than 8 bits, scaled as in the training.
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return image
+    black, white = about["greys"].get("float" if image.mode == "F" else "whole", (0, 65535))
+    values = np.asarray(image).astype(np.float64)
+    levels = np.clip(np.floor((values - black) / (white - black) * 255 + 0.5), 0, 255).astype(np.uint8)
+    inverted = image.format == "TIFF" and image.tag_v2.get(262) == 0
+    return Image.fromarray(255 - levels if inverted else levels)
 """
 
 _TIMM = """```python
@@ -76,7 +89,17 @@ def snippets(subject: Subject, about: Mapping[str, Any]) -> Iterator[str]:
     files = about["files"]
     yield "With lgkd, from any format but torch.export:\n\n```sh\nlgkd predict . image.png\n```\n"
     yield "Without it, images are made ready with Pillow:\n"
-    yield _PREPARE.format(longest=subject.about["longest_side"], interpolation=subject.about["interpolation"].upper())
+    deep = bool(subject.about.get("greys"))
+    prepare = _PREPARE.format(
+        longest=subject.about["longest_side"],
+        interpolation=subject.about["interpolation"].upper(),
+        scale=_SCALE.rstrip("\n") + "\n" if deep else "",
+    )
+    yield (
+        prepare.replace("exif_transpose(Image.open(file))", "exif_transpose(eight_bits(Image.open(file)))")
+        if deep
+        else prepare
+    )
     if FORMATS["safetensors"] in files:
         yield _safetensors(about)
     if FORMATS["onnx"] in files:

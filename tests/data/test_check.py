@@ -26,10 +26,12 @@ def pictures(tmp_path: Path) -> Path:
     return noisy_pictures(tmp_path / "pictures")
 
 
+FEW = "2 classes with fewer than 20 training images: a (5), b (5)"
+
 # What is clean
 
 
-def test_clean_pictures_give_counts_and_nothing_to_remark(pictures: Path) -> None:
+def test_clean_pictures_give_counts_and_nothing_to_remark_but_that_they_are_few(pictures: Path) -> None:
     report = lgkd.check(pictures)
     assert isinstance(report, CheckReport)
     assert (report.name, report.folder, report.classes) == ("pictures", str(pictures), ("a", "b"))
@@ -39,7 +41,7 @@ def test_clean_pictures_give_counts_and_nothing_to_remark(pictures: Path) -> Non
     assert (report.sizes.different, report.sizes.smallest.width, report.sizes.scaled_down) == (1, 6, 0)
     assert report.imbalance == 1
     assert report.kinds == report.broken == report.unused == report.untested == ()
-    assert report.problems == report.remarks == ()
+    assert (report.problems, report.remarks) == ((), (FEW,))
 
 
 def test_a_report_is_the_same_after_a_trip_through_json(pictures: Path) -> None:
@@ -53,7 +55,7 @@ def test_the_table_of_clean_pictures_fits_80_columns_and_ends_well(pictures: Pat
     out, _ = printed(capsys, 0, str(pictures))
     lines = out.splitlines()
     assert max(len(line) for line in lines if str(pictures) not in line) <= 80
-    assert lines[-1] == "nothing to remark"
+    assert lines[-1] == f"- {FEW}"
     assert "images    10 train, 4 test" in lines
     assert "size      6 x 6" in lines
     assert "train      10       5       5     5" in lines
@@ -221,7 +223,10 @@ def test_files_that_are_no_images_are_counted_by_ending(pictures: Path, capsys) 
     report = lgkd.check(pictures)
     assert [(one.ending, one.files) for one in report.unused] == [("no ending", 1), (".heic", 1), (".txt", 2)]
     assert report.unused[2].examples == ("train/a/notes.txt", "train/b/more.TXT")
-    assert report.problems == report.remarks == ()
+    assert report.problems == ()
+    few, unused = report.remarks
+    assert few == FEW
+    assert unused.startswith(f"not used in {pictures}: 4 files that are not read as images (.txt 2, ")
     assert ".heic          1  test/a/photo.heic" in printed(capsys, 0, str(pictures))[0]
 
 
@@ -233,7 +238,7 @@ def test_sizes_are_counted_and_large_and_tiny_ones_named(pictures: Path, capsys)
     assert sizes is not None
     assert (sizes.different, sizes.narrowest, sizes.widest, sizes.scaled_down) == (3, 1.0, 3.0, 1)
     assert [(size.width, size.height, size.images) for size in sizes.common] == [(6, 6, 14), (1, 1, 1), (300, 100, 1)]
-    assert only(report.remarks) == "1 image with a side of fewer than 4 pixels: train/a/dot.png (1 x 1)"
+    assert report.remarks[1] == "1 image with a side of fewer than 4 pixels: train/a/dot.png (1 x 1)"
     out, _ = printed(capsys, 0, str(pictures))
     assert "sizes           3, from 1 x 1 to 300 x 100\n" in out
     assert "scaled down     1 images, in a training\n" in out
@@ -254,7 +259,7 @@ def test_all_faults_of_the_structure_are_told_at_once(pictures: Path) -> None:
     assert "void holds no images (it is empty)" in void
     assert "test has 1 class that train lacks: dog" in dog
     assert "1 of 15 images cannot be read" in bad
-    assert report.tiny == {"only_words": 0, "void": 0}
+    assert report.tiny == {"a": 5, "b": 5, "only_words": 0, "void": 0}
     assert report.imbalance is None
     with pytest.raises(DataError):
         load_dataset(pictures)
@@ -300,11 +305,11 @@ def test_tiny_lopsided_missing_and_alike_classes_are_named(pictures: Path) -> No
         save(pictures / f"train/A/{number}.png", noise(2000 + number))
     report = lgkd.check(pictures)
     assert report.problems == ()
-    assert report.tiny == {"A": 4}
+    assert report.tiny == {"A": 4, "b": 5}
     assert report.untested == ("A",)
     assert report.imbalance == 12.5
     tiny, lopsided, alike, untested = report.remarks
-    assert tiny == "1 class with fewer than 5 training images: A (4)"
+    assert tiny == "2 classes with fewer than 20 training images: A (4), b (5)"
     assert lopsided.startswith("the largest class has 12 times the training images of the smallest (a: 50, A: 4)")
     assert alike == "classes whose names differ only in case or spaces: 'A', 'a'"
     assert untested == "test has no images of 1 class: A"

@@ -81,11 +81,6 @@ def test_grey_of_sixteen_bits_is_scaled_not_clipped(tmp_path: Path, name: str, k
     assert got[0, :, 0].tolist() == [0, 0, 1, 128, 255, 255]  # v / 257, to the nearest
 
 
-def test_float_images_are_refused_because_their_white_is_unknown(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="grey values are not of 8 or 16 bits, so what is white is unknown"):
-        one_image(tmp_path, "x.tif", encoded(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF"))
-
-
 def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
     image = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
     got = one_image(tmp_path, "x.tif", encoded(image, "TIFF"))

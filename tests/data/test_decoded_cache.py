@@ -144,7 +144,7 @@ DAMAGE = {
     "binary index": lambda entry: (entry / "index.json").write_bytes(b"\xff\xfe\x00"),
     "index without keys": lambda entry: (entry / "index.json").write_text("{}"),
     "edited index": lambda entry: (entry / "index.json").write_text(
-        (entry / "index.json").read_text().replace('"format": 1', '"format": 1, "more": 2')
+        (entry / "index.json").read_text().replace('"format": 2', '"format": 2, "more": 2')
     ),
     "other format": lambda entry: rewrite(entry / "index.json", format=0),
     "other shape": lambda entry: rewrite(entry / "index.json", shape=[12, 3, 4, 9]),

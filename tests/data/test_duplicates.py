@@ -31,7 +31,7 @@ def test_copies_are_found_by_content_whatever_the_format_and_name(pictures: Path
     assert found.test_copies == Pairs(1, (Pair("test/a/again.png", "test/a/0.png"),))
     assert found.test_contradictions == Pairs()
     assert report.problems == ()
-    leak, contradiction, copy, test_copy = report.remarks
+    leak, contradiction, copy, test_copy, _ = report.remarks
     assert leak == (
         "LEAK: 2 of 7 test images (28.57%) are in the training split too, pixel for pixel, 1 of them under another "
         "class, such as test/a/leak.ppm = train/a/2.png: they do not test what was learned"

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lgkd.data.image_formats import read_endings
 from lgkd.data.load import load_dataset
 from lgkd.errors import DataError, InputError
 from tests.support.data import message, noise, save, tree, two_splits
@@ -41,7 +42,10 @@ def test_hidden_and_foreign_files_are_passed_over_and_endings_may_be_upper_case(
     (root / "train/a/0.png").rename(root / "train/a/0.PNG")
     data = load_dataset(root)
     assert data.train.names[:2] == ("train/a/0.PNG", "train/a/1.png")
-    assert data.notes == ()
+    assert data.notes == (
+        f"not used in {root}: 1 file that is not read as an image (.txt 1) and 1 folder of thumbnails or the like "
+        "(__MACOSX 1)",
+    )
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
@@ -146,12 +150,15 @@ def test_classes_that_only_the_test_split_has_are_listed(tmp_path: Path) -> None
 def test_a_class_folder_without_images_is_named_with_what_it_holds(tmp_path: Path) -> None:
     root = two_splits(tmp_path / "d")
     (root / "train/c").mkdir()
-    known = "add images (bmp gif jpeg jpg pgm png ppm tif tiff webp) or remove the folder"
+    known = f"add images ({' '.join(sorted(ending[1:] for ending in read_endings()))}) or remove the folder"
+    assert {"bmp", "gif", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"} <= set(
+        known[12:].split(")")[0].split()
+    )
     assert message(DataError, root) == f"the class folder {root}/train/c holds no images (it is empty): {known}"
-    (root / "train/c/x.HEIC").touch()
+    (root / "train/c/x.txt").touch()
     (root / "train/c/README").touch()
     text = message(DataError, root)
-    assert text == f"the class folder {root}/train/c holds no images (only other files: .heic, no ending): {known}"
+    assert text == f"the class folder {root}/train/c holds no images (only other files: .txt, no ending): {known}"
 
 
 def test_a_class_of_one_image_cannot_be_held_out(tmp_path: Path) -> None:

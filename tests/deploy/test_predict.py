@@ -47,7 +47,7 @@ def names_of(found: list[Path]) -> list[str]:
 
 
 def listed(*names: str | Path) -> list[str]:
-    return names_of(find_images(names, fault=pytest.fail))
+    return names_of(find_images(names, fault=pytest.fail, unused=lambda _: None))
 
 
 # The images
@@ -178,7 +178,7 @@ def test_names_that_lead_to_no_images_are_refused(here: Path) -> None:
     for name, told in {
         "photo": "there is no file or folder 'photo'; expected images, folders of images, or a pattern",
         "photos/*.gif": r"nothing is there that the pattern 'photos/\*.gif' meets; expected images or folders",
-        "empty": "empty holds no images to look at; expected files that end in bmp gif",
+        "empty": "empty holds no images to look at; expected files that end in (avif )?bmp gif",
         "pipe": "pipe is a pipe, a device or the like, expected an image or a folder of images",
     }.items():
         with pytest.raises(InputError, match=told):
@@ -191,7 +191,8 @@ def test_a_link_that_leads_nowhere_is_told_and_stops_no_others(here: Path) -> No
     Path("photos/rows/lost.png").symlink_to("nowhere.png")
     told: list[str] = []
     assert len(find_images(["photos"], fault=told.append)) == 13
-    (sentence,) = told
+    sentence, unused = told
+    assert unused == "not used in photos: 2 files that are not read as images (no ending 1, .txt 1)"
     assert "photos/rows/lost.png" in sentence
 
 

@@ -15,7 +15,7 @@ import pytest
 import lgkd
 from lgkd.cli import run
 from lgkd.config import yaml_io
-from lgkd.data import decode, decoded_cache
+from lgkd.data import decoded_cache, image_formats
 from lgkd.distillation.teacher_cache.storage import Layout, Writer, open_cache
 from lgkd.errors import DataError, InputError
 from lgkd.models import pretrained
@@ -164,5 +164,7 @@ def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
     assert f"at most {yaml_io.MAX_BYTES:,} bytes, {yaml_io.MAX_DEPTH} levels and {yaml_io.MAX_NODES:,} keys" in page
     assert f"up to {pretrained.MAX_BYTES // 2**30} GiB" in page
     assert all(f"`{name}`" in page for name in runs._VARIABLES) and len(runs._VARIABLES) == 4
-    shown = {"PNG", "JPEG", "BMP", "GIF", "TIFF", "WebP", "PPM"}
-    assert {name.upper() for name in shown} == set(decode.FORMATS) and all(name in page for name in shown)
+    shown = {"PNG", "JPEG", "BMP", "GIF", "TIFF", "WebP", "PPM", "AVIF", "HEIC"}
+    assert {name.upper() for name in shown} == {*image_formats._ALWAYS, "AVIF", "HEIC"} and all(
+        name in page for name in shown
+    )
