@@ -194,7 +194,7 @@ class Subject:
             image_size=self.image_size,
             mean=self._data.mean,
             std=self._data.std,
-            interpolation=self._recipe.view.interpolation,
+            interpolation=self._recipe.test_interpolation,
             device=self.device,
         )
         some = list(islice(batches, 1))

@@ -3,11 +3,12 @@
 from lgkd.config.base import Section
 from lgkd.config.losses import LocalityTerm, OwnTerm, Term, TermSection
 from lgkd.config.overrides import Explained, apply_overrides, explain
-from lgkd.config.schema import Ema, Expectation, Guidance, Mix, Optimizer, Recipe, Schedule, Top1, View
+from lgkd.config.schema import Ema, Evaluation, Expectation, Guidance, Mix, Optimizer, Recipe, Schedule, Top1, View
 from lgkd.config.validate import dump_recipe, load_recipe, parse_recipe, recipe_from
 
 __all__ = [
     "Ema",
+    "Evaluation",
     "Expectation",
     "Explained",
     "Guidance",

@@ -51,10 +51,11 @@ def _policy(text: str) -> str:
 
 
 Line = Annotated[str, AfterValidator(_one_line)]
+Interpolation = Literal["bicubic", "bilinear"]
 
 
 class View(Section):
-    """How training images are drawn. Evaluation resizes to `image_size` and normalises, no more."""
+    """How training images are drawn."""
 
     image_size: int | None = Field(default=None, ge=8, le=4096)
     """Side of the square images the model sees, in pixels; null: the model's own default."""
@@ -74,8 +75,8 @@ class View(Section):
     """Smallest and largest width/height of a random-resized crop."""
     padding: Number = Field(default=0.125, ge=0, le=1)
     """Padding on each side before a pad crop, as a share of the image size."""
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    """How images are resized."""
+    interpolation: Interpolation = "bicubic"
+    """How training images are resized; those of a test, too, unless `evaluation.interpolation` says otherwise."""
     flip: Number = Field(default=0.5, ge=0, le=1)
     """Probability of a left-right flip; 0 where left and right mean something (digits, text)."""
     rand_augment: Annotated[str, AfterValidator(_policy)] | None = None
@@ -90,6 +91,13 @@ class View(Section):
     """Channel mean and spread taken from ImageNet, or measured on the training split."""
     fixed: int | None = Field(default=None, ge=1, le=100_000)
     """Views of each image, which come again in turn, one an epoch; null: every epoch draws new ones."""
+
+
+class Evaluation(Section):
+    """How images of a test are prepared: resized to `view.image_size` and normalised, no more."""
+
+    interpolation: Interpolation | None = None
+    """How images are resized where they are scored, predicted or exported for; null: as in training."""
 
 
 class Mix(Section):
@@ -241,6 +249,8 @@ class Recipe(Section):
     """Which of the two this recipe is for."""
     view: View = View()
     """How training images are drawn."""
+    evaluation: Evaluation = Evaluation()
+    """How images of a test are prepared."""
     mix: Mix = Mix()
     """Mixup and cutmix."""
     label_smoothing: Number = Field(default=0.0, ge=0, lt=1)
@@ -267,6 +277,11 @@ class Recipe(Section):
     """Epochs between two evaluations; the last epoch is always evaluated."""
     guide: Guidance | None = None
     """What the teacher does while the student trains; null: no teacher."""
+
+    @property
+    def test_interpolation(self) -> Interpolation:
+        """How images of a test are resized: by `evaluation.interpolation`, else by `view.interpolation`."""
+        return self.evaluation.interpolation or self.view.interpolation
 
     @field_validator("schedule")
     @classmethod

@@ -165,6 +165,8 @@ def identity(info: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
         recipe: complete.
     """
     values = recipe.model_dump(mode="json", exclude={"about", "source", "expect"})
+    # A recipe that leaves it open resizes test images as one that names the same does.
+    values["evaluation"]["interpolation"] = recipe.test_interpolation
     plain = {key: info.get(key) for key in _COMPARED}
     # Runs from before there was a choice had none.
     plain["deterministic"] = bool(info.get("deterministic"))

@@ -88,7 +88,7 @@ def measure(
             image_size=image_size,
             mean=data.mean,
             std=data.std,
-            interpolation=recipe.view.interpolation,
+            interpolation=recipe.test_interpolation,
             device=plan.device,
         )
         some = [(images[:_MOST_TESTED], targets[:_MOST_TESTED]) for images, targets in islice(plain, 1)]
