@@ -6,6 +6,7 @@ Letters in shapes: B batch, D student width, C teacher width, h w map size.
 from collections.abc import Sequence
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ class AttentionTransfer(nn.Module):
 
     A averages a map down to the coarser of the two grids, side by side; nothing is learned. The mean runs
     over samples and positions, pairs are summed. `MapLoss("attention")` does the same on the finer grid.
+    Below p = 1 a place whose value is exactly 0 has no gradient, as there the formula has none.
 
     Source: Zagoruyko, Komodakis, Paying More Attention to Attention, ICLR 2017 (arXiv 1612.03928), as
     mdistiller computes it: weight 1000, p = 2, beside 1 for the classification.
@@ -44,11 +46,26 @@ class AttentionTransfer(nn.Module):
         return sum(losses[1:], start=losses[0])
 
     def _attention(self, map_BChw: Tensor) -> Tensor:
-        powers = map_BChw.square() if self.p == 2 else map_BChw.abs().pow(self.p)
-        return F.normalize(powers.mean(dim=1).flatten(1), dim=1)
+        return F.normalize(_powers(map_BChw, self.p).mean(dim=1).flatten(1), dim=1)
 
     def extra_repr(self) -> str:
         return f"p={self.p:g}"
+
+
+def _powers(map_BChw: Tensor, p: float) -> Tensor:
+    """|F|^p, times a factor of each sample that the unit norm takes off again; finite, with finite gradients."""
+    if p == 2:
+        return map_BChw.square()
+    sizes = map_BChw.abs()
+    tiny = torch.finfo(sizes.dtype).tiny
+    if p > 2:
+        # High powers leave the range of the number format, and the norm squares them once more.
+        return (sizes / sizes.detach().amax(dim=(1, 2, 3), keepdim=True).clamp_min(tiny)).pow(p)
+    if p >= 1:
+        return sizes.pow(p)
+    # The slope of a root at 0 is infinite: those places are 1 before it and 0 after, so that none of it comes back.
+    apart = sizes > tiny
+    return torch.where(apart, torch.where(apart, sizes, 1.0).pow(p), 0.0)
 
 
 def _at_coarser_grid(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
