@@ -8,6 +8,7 @@ from lgkd._internal.launch import is_first
 from lgkd.cli.compare import show_comparison
 from lgkd.cli.display import console, duration, line_of, say, show_json
 from lgkd.errors import LgkdError
+from lgkd.runs.ended_terms import ended_terms
 from lgkd.runs.statistics import in_percent
 
 if TYPE_CHECKING:
@@ -76,4 +77,6 @@ def tell(run: "Run", *, as_json: bool) -> None:
             f"best epoch on the test split: {in_percent(best['test_top1'])}% (epoch {best['epoch']}), the figure that "
             "papers print; one seed is no result"
         )
+    for one in ended_terms(run.info, run.metrics):
+        out.print(line_of(str(one)), soft_wrap=True)
     out.print(f"kept in {Path(run.folder)}", soft_wrap=True)

@@ -51,7 +51,7 @@ class AdaptiveSection(Section):
     relative: bool = True
     """true: share of the loss per window; false: units of loss per epoch, as published (-0.02, window 50 of 300)."""
     patience: Annotated[int, Field(ge=2, le=1_000_000)] = 2
-    """Epochs before which the term does not end."""
+    """Epochs before which the term does not end; it waits for the warm-up and two windows in any case."""
 
 
 class TermScheduleSection(Section):

@@ -151,7 +151,7 @@ class Guide(nn.Module):
             {name: self._built(term.loss) for name, term in zip(self.weights, terms, strict=True)}
         )
         self.courses = {name: Course(term.schedule) for name, term in zip(self.weights, terms, strict=True)}
-        self._epochs = 1
+        self._epochs, self._warmup = 1, 0.0
         self._factors: dict[str, Tensor] = {}
         self._now = dict.fromkeys(self.weights, 1.0)
         like = next(student.parameters(), torch.zeros(()))
@@ -227,9 +227,14 @@ class Guide(nn.Module):
             if not course.schedule.constant
         }
 
-    def begin(self, epochs: int) -> None:
-        """Say how many epochs the training has; schedules are laid out over them."""
-        self._epochs = epochs
+    def begin(self, epochs: int, *, warmup: float = 0.0) -> None:
+        """Lay the schedules out over a training.
+
+        Args:
+            epochs: of the training.
+            warmup: epochs in which the learning rate grows; an adaptive stop waits for their end.
+        """
+        self._epochs, self._warmup = epochs, warmup
         self.at(0.0)
 
     def at(self, epoch: float) -> None:
@@ -251,12 +256,20 @@ class Guide(nn.Module):
         """
         notes = []
         for name, course in self.courses.items():
-            reason = course.finish_epoch(epoch, self._epochs, means.get(name))
+            reason = course.finish_epoch(epoch, self._epochs, means.get(name), warmup=self._warmup)
             if reason is not None:
                 notes.append(f"{name} ended after epoch {epoch}: {reason}")
         if not self.active:
             self._dismiss_teacher()
         return notes
+
+    def ended(self) -> dict[str, tuple[int, str]]:
+        """The terms that have ended: after which epoch, counted from 1, and why."""
+        return {
+            name: (course.ended, course.reason(self._epochs) or "")
+            for name, course in self.courses.items()
+            if course.ended is not None
+        }
 
     def state(self) -> dict[str, Any]:
         """How far every term is, as JSON has it; belongs into a checkpoint, beside `state_dict()`."""

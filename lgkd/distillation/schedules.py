@@ -24,11 +24,15 @@ class AdaptiveStop:
         d(e) = (L(e) - L(e-w)) / w                      for e > w
 
     and is smoothed to D(e), the mean of d(2), ..., d(e) while e <= w, of the last w values of d afterwards. The term
-    ends after the first epoch with D(e) >= threshold.
+    ends after the first epoch with D(e) >= threshold that may judge: the warm-up, of the learning rate or of the term,
+    is over, and 2w epochs have passed since. D(e) is then the mean of w slopes of which each is taken over a window
+    behind the warm-up. Earlier it does not measure what is learned: in the warm-up next to nothing is, and within the
+    first window d(e) is about half of the slope. Few steps an epoch make both worse.
 
     Source: Rostand, Hsu and Lu, Adaptive Locality Guidance, TNNLS 2025 (10.1109/TNNLS.2024.3515076), as described by a
     third party's port; the paper's own text was not at hand. The published values are a window of 50 epochs of 300, and
-    -0.02 in units of loss per epoch, which depends on the scale of the teacher's features.
+    -0.02 in units of loss per epoch, which depends on the scale of the teacher's features. That it waits is lgkd's own;
+    the published one judges from the second epoch on.
 
     Args:
         threshold: slope at which the term ends; negative: while the loss still falls, only slowly.
@@ -36,7 +40,7 @@ class AdaptiveStop:
         relative: compare w D(e) / mean of the last w losses instead, the share of itself that the loss loses in a
             window: neither the teacher's scale nor the length of the training changes what a threshold means. This
             form is lgkd's own; -0.1 is a reasonable threshold.
-        patience: epochs before which the term does not end.
+        patience: epochs before which the term does not end, even if it may judge earlier.
     """
 
     threshold: float = -0.02
@@ -69,6 +73,10 @@ class AdaptiveStop:
             recent = losses[-window:]
             smooth *= window / max(sum(recent) / len(recent), 1e-30)
         return smooth
+
+    def first_judged(self, window: int, warmup: float) -> int:
+        """The first epoch, counted from 1, after which the term may end, by the epochs of the warm-up."""
+        return max(self.patience, math.ceil(warmup) + 2 * window)
 
 
 @dataclass(frozen=True)
@@ -143,23 +151,41 @@ class Course:
         """What the term's weight is multiplied by."""
         return 0.0 if self.ended is not None else self.schedule.at(epoch, epochs)
 
-    def finish_epoch(self, epoch: int, epochs: int, loss: float | None) -> str | None:
-        """Hear of a finished epoch (counted from 1); the reason if the term ends with it."""
+    def finish_epoch(self, epoch: int, epochs: int, loss: float | None, *, warmup: float = 0.0) -> str | None:
+        """Hear of a finished epoch (counted from 1); the reason if the term ends with it.
+
+        Args:
+            epoch, epochs: the finished one, and all of the training.
+            loss: the mean of the term over it, unweighted.
+            warmup: epochs in which the learning rate grows; the adaptive stop does not judge in them.
+        """
         if self.ended is not None:
             return None
-        reason = None
         stop = self.schedule.adaptive
+        ends = self.schedule.until is not None and epoch >= self.schedule.until
         if stop is not None and loss is not None:
             self.losses.append(loss)
-            slope = stop.slope(self.losses, stop.window or max(2, epochs // 6))
-            if slope is not None and len(self.losses) >= stop.patience and slope >= stop.threshold:
-                change = f"{slope:.1%} of itself a window" if stop.relative else f"{slope:.3g} an epoch"
-                reason = f"its loss changes by {change}, and was to end at {stop.threshold:g}"
-        if self.schedule.until is not None and epoch >= self.schedule.until:
-            reason = f"it was to last {self.schedule.until} epochs"
-        if reason is not None:
-            self.ended = epoch
-        return reason
+            window = _window(stop, epochs)
+            slope = stop.slope(self.losses, window)
+            waits = len(self.losses) < stop.first_judged(window, max(warmup, self.schedule.warmup))
+            ends |= slope is not None and not waits and slope >= stop.threshold
+        if not ends:
+            return None
+        self.ended = epoch
+        return self.reason(epochs)
+
+    def reason(self, epochs: int) -> str | None:
+        """Why the term has ended, in words; None while it goes on."""
+        if self.ended is None:
+            return None
+        if self.schedule.until is not None and self.ended >= self.schedule.until:
+            return f"it was to last {self.schedule.until} epochs"
+        stop = self.schedule.adaptive
+        slope = stop.slope(self.losses, _window(stop, epochs)) if stop is not None else None
+        if stop is None or slope is None:
+            return "the schedule that it had before ended it"
+        change = f"{slope:.1%} of itself a window" if stop.relative else f"{slope:.3g} an epoch"
+        return f"its loss changes by {change}, and was to end at {stop.threshold:g}"
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint, as JSON has it."""
@@ -168,3 +194,7 @@ class Course:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.losses, self.ended = [float(loss) for loss in state["losses"]], state["ended"]
+
+
+def _window(stop: AdaptiveStop, epochs: int) -> int:
+    return stop.window or max(2, epochs // 6)

@@ -137,7 +137,7 @@ def carry_out(ready: Ready) -> Run:
         weights, best = keeper.load_best()
         student.load_state_dict(weights)
     student.eval().to("cpu")
-    info = info | {"finished": now(), "results": results(journal.rows, best)}
+    info = info | {"finished": now(), "results": results(journal.rows, best, ready.guides)}
     if first:
         about = _about_student(ready)
         about["weights_sha256"] = save_weights(student.state_dict(), folder / STUDENT_WEIGHTS)

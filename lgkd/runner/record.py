@@ -58,12 +58,15 @@ def flat(row: EpochRow) -> dict[str, float]:
     }
 
 
-def results(rows: Sequence[Mapping[str, float]], best: Mapping[str, float] | None = None) -> dict[str, Any]:
+def results(
+    rows: Sequence[Mapping[str, float]], best: Mapping[str, float] | None = None, guides: Sequence[Guide] = ()
+) -> dict[str, Any]:
     """What a run is worth, on the test split.
 
     Args:
         rows: of metrics.csv.
         best: the epoch that did best on held-out images, where there were any; otherwise the last one counts.
+        guides: of the training, which know the terms that have ended.
 
     The best epoch on the test split is what the field's papers print; it stands beside the result, labelled so.
     """
@@ -76,7 +79,18 @@ def results(rows: Sequence[Mapping[str, float]], best: Mapping[str, float] | Non
         "best_epoch_on_the_test_split": {"epoch": int(peak["epoch"]), "test_top1": peak["test_top1"]},
         "training_seconds": round(sum(row["seconds"] for row in rows), 1),
         "evaluation_seconds": round(sum(row["evaluation_seconds"] for row in rows), 1),
+        **({"ended_terms": _ended_terms(guides, int(rows[-1]["epoch"]))} if guides else {}),
     }
+
+
+def _ended_terms(guides: Sequence[Guide], epochs: int) -> list[dict[str, Any]]:
+    """Every term that ended before the training did, with the epoch after which it did, and why."""
+    return [
+        {"term": name, "epoch": epoch, "reason": reason}
+        for guide in guides
+        for name, (epoch, reason) in guide.ended().items()
+        if epoch < epochs
+    ]
 
 
 def about_run(info: Mapping[str, Any], recipe: Recipe) -> dict[str, bool | int | float | str]:

@@ -74,7 +74,7 @@ class Engine:
         if plan.compile:
             compile_task(task, cuda_graphs=plan.cuda_graphs)
         for guide in task.guides:
-            guide.begin(plan.epochs)
+            guide.begin(plan.epochs, warmup=plan.schedule.warmup_epochs)
             if plan.precision != "fp32":
                 guide.lower_teacher(torch.bfloat16 if plan.precision == "bf16" else torch.float16)
         self.optimizer = self.accelerator.prepare_optimizer(self.raw_optimizer)

@@ -20,8 +20,8 @@ from lgkd.runs.folder import METRICS
 from lgkd.training.checkpoint import load_newest
 from tests.support.training import EPOCHS, STEPS, StopAfter, TinyViT, digest, train, without_times
 
-ENDED = 2
-"""The epoch after which the terms end."""
+ENDED = 3
+"""The epoch after which the terms end: one of warm-up, and two windows of one."""
 
 
 def make_task(*, other: bool = False) -> Guided:
@@ -29,7 +29,7 @@ def make_task(*, other: bool = False) -> Guided:
     torch.manual_seed(1)
     student = TinyViT()
     teacher = Teacher(CifarResNet(8, 3), image_size=8)
-    stop = TermSchedule(warmup=1, adaptive=AdaptiveStop(-0.9, window=2, relative=True, patience=ENDED))
+    stop = TermSchedule(warmup=1, adaptive=AdaptiveStop(-0.9, window=1, relative=True))
     terms = [Term(BlockGuidance(), 2.5, "blocks", stop)] + [Term(MapLoss("attention"), 10.0)] * other
     student.lgkd_blocks = ("blocks.0", "blocks.1", "blocks.2")
     guide = Guide(student, teacher, image_size=8, terms=terms, taps=student.lgkd_blocks)
@@ -49,7 +49,7 @@ def test_the_end_is_said_written_down_and_the_teacher_is_not_run_any_more(undist
     assert sentence.startswith(f"blocks ended after epoch {ENDED}: its loss changes by -")
     with (undisturbed["root"] / METRICS).open() as stream:
         rows = list(csv.DictReader(stream))
-    assert [float(row["weight_blocks"]) for row in rows] == [2.5 * (STEPS - 1) / STEPS, 2.5, 0.0, 0.0]
+    assert [float(row["weight_blocks"]) for row in rows] == [2.5 * (STEPS - 1) / STEPS, 2.5, 2.5, 0.0]
     assert [bool(row["loss_blocks"]) for row in rows] == [True] * ENDED + [False] * (EPOCHS - ENDED)
     for row in rows[ENDED:]:
         assert float(row["loss"]) == pytest.approx(float(row["loss_classification"]), rel=1e-6)
@@ -90,8 +90,8 @@ class CrashIn:
             raise Crash
 
 
-@pytest.mark.parametrize("epoch", [ENDED, ENDED + 1])
-def test_a_crash_as_the_term_ends_or_later_is_made_good(
+@pytest.mark.parametrize("epoch", [ENDED - 1, ENDED])
+def test_a_crash_before_the_term_ends_or_as_it_does_is_made_good(
     epoch: int, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
     with pytest.raises(Crash):
@@ -104,6 +104,6 @@ def test_a_crash_as_the_term_ends_or_later_is_made_good(
 def test_a_term_that_stays_goes_on_after_the_other_has_ended() -> None:
     task, rows = train(None, task=make_task(other=True))
     assert task.guide.active == ("guidance_attention",) and task.guide._trimmed is not None
-    assert ["blocks" in row.train for row in rows] == [True, True, False, False]
+    assert ["blocks" in row.train for row in rows] == [True] * ENDED + [False] * (EPOCHS - ENDED)
     assert all(row.train["guidance_attention"] > 0 for row in rows)
     assert isinstance(task.guide.losses["blocks"], nn.Module), "its projections stay in checkpoints, so that these fit"

@@ -117,7 +117,7 @@ def test_a_weight_moves_whatever_stands_before_it(conv_student: nn.Module, teach
 def test_terms_end_each_in_its_time_and_with_the_last_the_teachers_copy_goes(
     conv_student: nn.Module, teacher: Teacher, make_batch: Callable[..., Batch]
 ) -> None:
-    falls = Term(MapLoss("similarity"), name="falls", schedule=TermSchedule(adaptive=AdaptiveStop(window=2)))
+    falls = Term(MapLoss("similarity"), name="falls", schedule=TermSchedule(adaptive=AdaptiveStop(window=1)))
     guide = a_guide(conv_student, teacher, Term(KD(), name="one", schedule=TermSchedule(until=1)), falls)
     guide.begin(6)
     assert guide.across_batch and guide.active == ("one", "falls")

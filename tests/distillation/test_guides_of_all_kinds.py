@@ -149,7 +149,7 @@ def test_an_ended_term_is_neither_computed_nor_logged_and_stays_ended_after_a_re
     conv_student: nn.Module, teacher: Teacher, make_batch: Callable[..., Batch]
 ) -> None:
     def make() -> Guide:
-        adaptive = TermSchedule(adaptive=AdaptiveStop(window=2))
+        adaptive = TermSchedule(adaptive=AdaptiveStop(window=1))
         terms = [Term(MapLoss("linear"), 2.5, schedule=adaptive), Term(MapLoss("similarity"), 10.0)]
         guide = Guide(conv_student, teacher, image_size=32, terms=terms)
         guide.begin(10)
@@ -158,7 +158,7 @@ def test_an_ended_term_is_neither_computed_nor_logged_and_stays_ended_after_a_re
     guide = make()
     assert guide.finish_epoch(1, {"guidance_linear": 1.0}) == []
     (note,) = guide.finish_epoch(2, {"guidance_linear": 1.5})
-    assert note.startswith("guidance_linear ended after epoch 2: its loss changes by 0.25 an epoch")
+    assert note.startswith("guidance_linear ended after epoch 2: its loss changes by 0.5 an epoch")
     again = make()
     again.restore(guide.state())
     for each in (guide, again):

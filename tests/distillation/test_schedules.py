@@ -1,11 +1,17 @@
 """How much a term counts in the course of a training, and when it ends."""
 
 import math
+import random
+from collections.abc import Callable
+from typing import Literal
 
 import pytest
+import torch
+from timm.utils.model_ema import ModelEmaV3
 
 from lgkd.distillation.schedules import AdaptiveStop, Course, TermSchedule
 from lgkd.errors import InputError
+from lgkd.training.config import EmaPlan, SchedulePlan
 
 
 @pytest.mark.parametrize(
@@ -72,19 +78,151 @@ def test_a_loss_that_falls_and_then_rests_ends_the_term_soon_after_it_rests() ->
     assert course.ended == 25
 
 
-def test_a_loss_that_keeps_falling_never_ends_the_term_and_one_that_rises_ends_it_at_once() -> None:
+def test_a_loss_that_keeps_falling_never_ends_the_term_and_one_that_rises_ends_it_once_judged() -> None:
     falls, rises = (Course(TermSchedule(adaptive=AdaptiveStop(window=5))) for _ in range(2))
     for epoch in range(1, 30):
         falls.finish_epoch(epoch, 30, 10.0 - 0.3 * epoch)
         rises.finish_epoch(epoch, 30, 10.0 + 0.3 * epoch)
-    assert falls.ended is None and rises.ended == 2
+    assert falls.ended is None and rises.ended == 10, "two windows of 5: the first epoch that is judged"
 
 
 def test_patience_keeps_a_term_through_a_bad_start() -> None:
-    course = Course(TermSchedule(adaptive=AdaptiveStop(window=5, patience=6)))
+    course = Course(TermSchedule(adaptive=AdaptiveStop(window=2, patience=6)))
     for epoch in range(1, 6):
         assert course.finish_epoch(epoch, 30, 1.0 + epoch) is None
     assert course.finish_epoch(6, 30, 7.0) is not None
+
+
+@pytest.mark.parametrize(
+    ("of_the_rate", "of_the_term", "window", "first"),
+    [(20, 0, 50, 120), (0, 0, 50, 100), (3, 8, 5, 18), (8, 3, 5, 18), (2.5, 0, 2, 7), (0, 0, 1, 2)],
+)
+def test_a_term_is_not_judged_before_the_warm_up_is_over_and_two_windows_have_passed(
+    of_the_rate: float, of_the_term: float, window: int, first: int
+) -> None:
+    course = Course(TermSchedule(warmup=of_the_term, adaptive=AdaptiveStop(window=window)))
+    for epoch in range(1, first):
+        assert course.finish_epoch(epoch, 300, 5.0 + epoch, warmup=of_the_rate) is None
+    assert course.finish_epoch(first, 300, 5.0 + first, warmup=of_the_rate) == (
+        "its loss changes by 1 an epoch, and was to end at -0.02"
+    )
+    assert course.ended == first
+
+
+# The epoch means of a run of the recipe on 10 images a class of CIFAR-100, 7 steps an epoch: the first two as they were
+# measured, then a fall by 15 % in a window of 50 epochs.
+_SMALL = [19.16, 19.53] + [19.5 * 0.85 ** (max(0, epoch - 20) / 50) for epoch in range(3, 301)]
+
+
+def test_small_sets_keep_their_guide_while_its_loss_falls_and_lose_it_when_that_rests() -> None:
+    stop = AdaptiveStop(threshold=-0.1, relative=True)
+    falls, rests = (Course(TermSchedule(adaptive=stop)) for _ in range(2))
+    for epoch, loss in enumerate(_SMALL, start=1):
+        falls.finish_epoch(epoch, 300, loss, warmup=20)
+        rests.finish_epoch(epoch, 300, max(loss, _SMALL[99]), warmup=20)
+    assert falls.ended is None, "a loss that loses 15 % of itself a window is learned, in the first window as later"
+    # From epoch 100 on it rests; the mean of the last 50 is less than a tenth below that of the 50 before once that is.
+    means = [
+        (sum(rested[epoch - 50 : epoch]) - sum(rested[epoch - 100 : epoch - 50])) / sum(rested[epoch - 50 : epoch])
+        for rested in [[max(loss, _SMALL[99]) for loss in _SMALL]]
+        for epoch in range(120, 301)
+    ]
+    assert rests.ended == 120 + next(place for place, change in enumerate(means) if change >= -0.1) > 120
+
+
+def test_what_has_ended_can_say_why_after_a_restore_and_an_older_state_is_judged_as_a_new_one() -> None:
+    schedule = TermSchedule(adaptive=AdaptiveStop(window=2))
+    course, again = Course(schedule), Course(schedule)
+    # A checkpoint of an earlier lgkd: every epoch's loss from the first on, where the term would have ended.
+    course.restore({"losses": [3.0, 3.1, 3.2], "ended": None})
+    reason = course.finish_epoch(4, 12, 3.3)
+    assert reason == "its loss changes by 0.1 an epoch, and was to end at -0.02" and course.ended == 4
+    again.restore(course.state())
+    assert again.reason(12) == reason and course.reason(12) == reason
+    early = Course(schedule)
+    early.restore({"losses": [3.0, 3.1], "ended": 2})
+    assert early.finish_epoch(3, 12, 3.2) is None and early.ended == 2, "what has ended does not begin again"
+    assert early.reason(12) == "its loss changes by 0.05 an epoch, and was to end at -0.02"
+    bare = Course(TermSchedule())
+    bare.restore({"losses": [], "ended": 7})
+    assert bare.reason(12) == "the schedule that it had before ended it" and Course(schedule).reason(12) is None
+
+
+STEPS = (1, 2, 3, 7, 15, 23, 30)
+"""Steps of an epoch on small sets."""
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("epochs", [12, 60, 300])
+def test_with_few_steps_an_epoch_an_adaptive_stop_waits_for_what_it_judges(steps: int, epochs: int) -> None:
+    """A loss that each step at the full rate takes on by the same share, with the noise of a batch of 128."""
+    warmup, window = 20 * epochs / 300, max(2, epochs // 6)
+    draw = random.Random(steps)
+    share = 0.2 / (window * steps)  # a fifth of itself in a window: twice what ends the term
+    course, loss = Course(TermSchedule(adaptive=AdaptiveStop(threshold=-0.1, relative=True))), 19.3
+    for epoch in range(epochs):
+        seen = []
+        for step in range(steps):
+            loss *= math.exp(-share * min(1.0, (epoch + step / steps) / warmup))
+            seen.append(loss * (1 + draw.gauss(0, 0.02)))
+        course.finish_epoch(epoch + 1, epochs, sum(seen) / steps, warmup=warmup)
+    assert course.ended is None, course.reason(epochs)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (TermSchedule(warmup=2), lambda at: min(1, at / 2)),
+        (TermSchedule(warmup=0.5), lambda at: min(1, at / 0.5)),
+        (TermSchedule(shape="cosine"), lambda at: 0.5 * (1 + math.cos(math.pi * at / 6))),
+        (
+            TermSchedule(shape="cosine", over=3, end=0.1),
+            lambda at: 0.1 + 0.45 * (1 + math.cos(math.pi * min(1, at / 3))),
+        ),
+        (TermSchedule(shape="steps", milestones=(2, 4.5)), lambda at: 0.1 ** ((at >= 2) + (at >= 4.5))),
+        (TermSchedule(until=3), lambda at: float(at < 3)),
+        (TermSchedule(warmup=9, until=1), lambda at: min(1, at / 9) * (at < 1)),
+    ],
+)
+def test_with_few_steps_an_epoch_the_factor_is_that_of_its_place_in_the_training(
+    schedule: TermSchedule, expected: Callable[[float], float], steps: int
+) -> None:
+    course = Course(schedule)
+    for epoch in range(6):
+        for step in range(steps):
+            at = (epoch * steps + step) / steps
+            assert course.factor(at, 6) == pytest.approx(expected(at), abs=1e-12)
+        course.finish_epoch(epoch + 1, 6, 1.0)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("stepped", ["epoch", "step"])
+def test_with_few_steps_an_epoch_the_rate_warms_up_reaches_its_height_and_comes_down(
+    steps: int, stepped: Literal["epoch", "step"]
+) -> None:
+    plan = SchedulePlan(30, warmup_epochs=2, warmup_factor=1e-3, min_lr=1e-5, stepped=stepped)
+    rates = [plan.rate(1e-2, step, steps) for step in range(30 * steps)]
+    top = rates.index(max(rates))
+    assert top == 2 * steps and rates[0] == pytest.approx(1e-5)
+    assert rates[top] == pytest.approx(1e-5 + (1e-2 - 1e-5) * (0.5 + 0.5 * math.cos(math.pi * 2 / 30)))
+    assert rates == sorted(rates[:top]) + sorted(rates[top:], reverse=True) and min(rates) >= 1e-5
+    within = {rate for step, rate in enumerate(rates) if step // steps == 0}
+    assert len(within) == (1 if stepped == "epoch" else steps)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_with_few_steps_an_epoch_an_average_of_weights_is_not_that_of_the_beginning(steps: int) -> None:
+    """Weights that go from 0 to 1 in ten epochs: with its warm-up the average is of the later half, however few."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    model.weight.data.zero_()
+    plan = EmaPlan(0.9998)
+    average = ModelEmaV3(model, decay=plan.decay, use_warmup=plan.warmup)
+    total = 10 * steps
+    for step in range(1, total + 1):
+        model.weight.data.fill_(step / total)
+        average.update(model, step - 1)
+    assert 0.5 < float(average.module.weight) <= 1
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])

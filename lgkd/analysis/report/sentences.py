@@ -7,6 +7,7 @@ from typing import Any
 
 from lgkd.analysis.report.selection import Chosen
 from lgkd.runs.compare.summary import gain_lines
+from lgkd.runs.ended_terms import ended_terms
 from lgkd.runs.statistics import in_percent
 
 _HOUR, _MINUTE = 3600, 60
@@ -79,6 +80,10 @@ def summary(chosen: Chosen) -> list[str]:
             "figure that papers of this field print, picked by what it is measured on."
         )
     count = len(chosen.ours.runs)
+    for run in chosen.ours.runs:
+        ended = [str(one) for one in ended_terms(run.info, run.rows)]
+        if ended:
+            lines.append(f"{f'With seed {run.seed}: ' if count > 1 else ''}{'. '.join(ended)}.")
     if count > 1:
         seeds = ", ".join(map(str, chosen.ours.seeds))
         spread = f" (standard deviation {in_percent(chosen.ours.sd or 0)} points)"

@@ -6,6 +6,7 @@ from typing import Any
 
 from lgkd.errors import InputError
 from lgkd.runs.compare.groups import Group, without_guide
+from lgkd.runs.ended_terms import ended_terms
 
 # What makes accuracies numbers of different things.
 _MEASURED_ON = ("dataset.fingerprint", "dataset.classes", "dataset.test_images")
@@ -50,6 +51,14 @@ def remarks_on(groups: Sequence[Group]) -> Iterator[str]:
         apart.remove("dataset.train_images")
     for field in apart:
         yield f"the runs differ in {_told(groups, field)}"
+
+
+def ended_on_the_way(groups: Sequence[Group]) -> Iterator[str]:
+    """Sentences on terms of guides that ended before their training did, seed by seed."""
+    for group in groups:
+        for run in group.runs:
+            for one in ended_terms(run.info, run.rows):
+                yield f"in {group.letter}, seed {run.seed}, {one}"
 
 
 def remarks_on_pair(reference: Group, group: Group) -> Iterator[str]:

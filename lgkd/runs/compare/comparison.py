@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lgkd.errors import InputError
-from lgkd.runs.compare.comparability import check_comparable, remarks_on, remarks_on_pair
+from lgkd.runs.compare.comparability import check_comparable, ended_on_the_way, remarks_on, remarks_on_pair
 from lgkd.runs.compare.find import find_runs
 from lgkd.runs.compare.groups import Group, group_runs
 from lgkd.runs.statistics import Interval, paired_interval, unpaired_interval
@@ -92,7 +92,11 @@ def compare(
     check_comparable(groups)
     pairs = _against_one(groups, Path(against)) if against is not None else _pairs(groups)
     differences = tuple(Difference(reference, group) for reference, group in pairs)
-    remarks = [*remarks_on(groups), *(remark for pair in pairs for remark in remarks_on_pair(*pair))]
+    remarks = [
+        *remarks_on(groups),
+        *ended_on_the_way(groups),
+        *(remark for pair in pairs for remark in remarks_on_pair(*pair)),
+    ]
     return Comparison(tuple(groups), differences, tuple(remarks))
 
 
