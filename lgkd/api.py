@@ -332,8 +332,9 @@ def evaluate(
         MissingError: its data set is not where it was.
     """
     opened = open_run(run, dataset=dataset, data_dir=data_dir, device=device, model=model)
-    for note in opened.data.notes if say is not None else ():
-        say(note)
+    if say is not None:
+        for note in opened.data.notes:
+            say(note)
     try:
         scores = score(
             opened.student,

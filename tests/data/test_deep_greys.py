@@ -80,5 +80,5 @@ def test_kept_greys_come_back_and_damaged_ones_are_told() -> None:
     greys = Greys((0, 4095), (0.0, 1.0))
     assert read_greys(greys.kept(), "student.json") == greys
     assert read_greys({}, "student.json") == BEFORE and BEFORE.kept() == {}
-    with pytest.raises(InputError, match="student.json has greys that are .*, expected black and white as two rising"):
+    with pytest.raises(InputError, match=r"student.json has greys that are .*, expected black and white as two rising"):
         read_greys({"greys": {"whole": [4095, 0]}}, "student.json")

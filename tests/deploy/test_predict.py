@@ -191,8 +191,7 @@ def test_a_link_that_leads_nowhere_is_told_and_stops_no_others(here: Path) -> No
     Path("photos/rows/lost.png").symlink_to("nowhere.png")
     told: list[str] = []
     assert len(find_images(["photos"], fault=told.append)) == 13
-    sentence, unused = told
-    assert unused == "not used in photos: 2 files that are not read as images (no ending 1, .txt 1)"
+    (sentence,) = told
     assert "photos/rows/lost.png" in sentence
 
 
