@@ -102,7 +102,9 @@ def _explained(error: Exception, words: Sequence[str]) -> tuple[str, int]:
     from lgkd.errors import LgkdError
 
     kind = type(error).__name__
-    if (lack := lack_of_memory(error)) is not None:
+    # What was foreseen where it happened has advice of its own.
+    foreseen = isinstance(error, LgkdError) and "memory" in str(error)
+    if not foreseen and (lack := lack_of_memory(error)) is not None:
         return told(lack, trains=bool({*words[:1]} & _TRAINING)), 1
     if isinstance(error, LgkdError):
         return str(error), error.exit_code

@@ -139,7 +139,7 @@ def check_some_image(root: Path) -> None:
     """Refuse a folder in which no image lies at any depth; the first one that is found ends the search.
 
     Raises:
-        DataError: there is none. What cannot be read is left to the reading of the whole.
+        DataError: there is none, as `read_tree` tells it. What cannot be read is left to that, too.
     """
     odd: list[str] = []
     waiting, seen = [root], set()
@@ -153,8 +153,7 @@ def check_some_image(root: Path) -> None:
         if content.images or odd:
             return
         waiting += content.folders.values()
-    found = "class folders, but no images" if len(seen) > 1 else "no class folders and no images"
-    raise DataError(f"{root} holds {found}: expected {LAYOUT}")
+    read_tree(root)
 
 
 def _splits(root: Path, top: _Content, fault: Fault) -> tuple[str, str | None] | None:

@@ -105,10 +105,13 @@ def test_an_empty_folder_is_told_before_a_missing_teacher(here: Path, capsys: py
     Path("empty").mkdir()
     Path("bare/train/cats").mkdir(parents=True)
     Path("bare/train/dogs").mkdir()
-    for folder, found in (("empty", "no class folders and no images"), ("bare", "class folders, but no images")):
+    for folder, said in (
+        ("empty", "empty holds no class folders and no images: expected FOLDER/train/CLASS/*"),
+        ("bare", "the class folder bare/train/cats holds no images (it is empty)"),
+    ):
         assert run([*DISTILL, "--dataset", folder]) == 2
         err = capsys.readouterr().err
-        assert err.startswith(f"lgkd: {folder} holds {found}: expected FOLDER/train/CLASS/*") and "teacher" not in err
+        assert err.startswith(f"lgkd: {said}") and "teacher" not in err
 
 
 @pytest.mark.parametrize(
