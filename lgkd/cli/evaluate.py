@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,7 +15,11 @@ from lgkd.runner.resolve import check_dataset
 from lgkd.runs.folder import read_run, read_student
 from lgkd.runs.statistics import in_percent
 
+if TYPE_CHECKING:
+    from lgkd.training.evaluate import Scores
+
 _TEACHER = "resnet56"
+_NAMED = 5
 
 
 def evaluate(
@@ -47,8 +51,18 @@ def evaluate(
     from lgkd import api
 
     scores = api.evaluate(run, dataset=dataset, data_dir=data_dir, device=device, say=say)
+    unseen = [classes[place] for place in scores.unseen]
     if as_json:
-        show_json({"folder": str(run), "images": scores.images, **scores.flat(), "per_class": scores.per_class})
+        show_json(
+            {
+                "folder": str(run),
+                "images": scores.images,
+                **scores.flat(),
+                "largest_class": scores.largest_class,
+                "per_class": scores.per_class,
+                "classes_without_images": unseen,
+            }
+        )
         return
     known = sorted((value, name) for value, name in zip(scores.per_class, classes, strict=True) if value is not None)
     show_pairs(
@@ -56,6 +70,7 @@ def evaluate(
             "test images": f"{scores.images:,}",
             "top-1": f"{in_percent(scores.top1)}%",
             "top-5": f"{in_percent(scores.top5)}%",
+            "balanced accuracy": _balanced(scores, unseen),
             "cross entropy": f"{scores.loss:.4f}",
             "calibration error": f"{in_percent(scores.ece)}%",
             **_agreement(info, scores.agreement),
@@ -63,6 +78,16 @@ def evaluate(
             "easiest classes": ", ".join(f"{name} {value:.0%}" for value, name in known[:-4:-1]),
         }
     )
+
+
+def _balanced(scores: "Scores", unseen: list[str]) -> str:
+    """The mean over classes, and which of them it is over where some have no images."""
+    value = f"{in_percent(scores.balanced_accuracy or 0.0)}%"
+    if not unseen:
+        return value
+    shown = ", ".join(unseen[:_NAMED]) + (", ..." if len(unseen) > _NAMED else "")
+    count = len(scores.per_class)
+    return f"{value}, over {count - len(unseen)} of {count} classes; no images of {shown}"
 
 
 def _agreement(info: Mapping[str, Any], agreement: float | None) -> dict[str, str]:

@@ -64,6 +64,16 @@ class Images:
             places = torch.arange(len(self)) if index is None else index.cpu()
             self.rows.check(self.first + places.numpy())
 
+    @property
+    def largest_class(self) -> float:
+        """Share of the images that are of the most frequent class."""
+        return float(torch.bincount(self.labels).max()) / len(self)
+
+    @property
+    def seen_classes(self) -> int:
+        """Classes that have images."""
+        return len(torch.unique(self.labels))
+
     def take(self, index: Tensor) -> "Images":
         """The images at `index`, int64 (M,), in that order. The pixels are copied into memory."""
         self.check(index)

@@ -14,6 +14,7 @@ _MEASURED = (
     "arm", "seeds", "last epoch", "best epoch on test", "gain, paired by seed", "teacher", "a run took", "device",
     "commit",
 )  # fmt: skip
+_BALANCED = "balanced, last epoch"
 _QUOTED = ("arm", "quoted top-1", "of what", "source")
 
 
@@ -41,7 +42,7 @@ def section(outcome: Outcome) -> str:
     """The section with its marks: what the experiment is, what was measured, and apart from it what others say."""
     experiment = outcome.experiment
     begin, end = _marks(experiment)
-    measured = _table(_MEASURED, (_measured(row) for row in outcome.rows))
+    measured = _measured_table(outcome.rows)
     quoted = [
         (row.arm.label, f"{one.top1:.2f}", one.what, one.source) for row in outcome.rows for one in row.arm.quoted
     ]
@@ -69,6 +70,18 @@ def command(outcome: Outcome) -> str:
     if seeds and seeds != sorted(experiment.seeds):
         words += ["--seeds", ",".join(map(str, seeds))]
     return " ".join(words + (["--data-dir", "DATA"] if experiment.dataset != "digits" else []))
+
+
+def _measured_table(rows: Sequence[Row]) -> str:
+    """The arms; with a column of balanced accuracies where an arm measured them, as no older run did."""
+    if not any(row.balanced is not None for row in rows):
+        return _table(_MEASURED, map(_measured, rows))
+    place = _MEASURED.index("last epoch") + 1
+
+    def wider(cells: Sequence[str], cell: str) -> list[str]:
+        return [*cells[:place], cell, *cells[place:]]
+
+    return _table(wider(_MEASURED, _BALANCED), (wider(_measured(row), mean_and_spread(row.balanced)) for row in rows))
 
 
 def _measured(row: Row) -> Sequence[str]:

@@ -50,6 +50,13 @@ class Row:
         return summarise([run.best[0] for run in self.runs]) if self.runs else None
 
     @property
+    def balanced(self) -> Summary | None:
+        """Balanced accuracy on the test split after the last epoch; None where not all of its runs measured it."""
+        values = [run.rows[-1].get("test_balanced_accuracy") for run in self.runs]
+        known = [value for value in values if value is not None]
+        return summarise(known) if known and len(known) == len(values) else None
+
+    @property
     def by_seed(self) -> list[tuple[int, float]]:
         """Each seed that the arm has in common with its reference, and by how much it is ahead there."""
         theirs = {run.seed: run.top1 for run in self.reference}
@@ -82,7 +89,7 @@ class Row:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything measured in plain numbers and words, and what is quoted apart from it."""
-        top1, best, gain = self.top1, self.best, self.gain
+        top1, best, gain, balanced = self.top1, self.best, self.gain, self.balanced
         return {
             "arm": self.arm.key,
             "label": self.arm.label,
@@ -92,6 +99,7 @@ class Row:
             else {
                 "last_epoch": {"mean": top1.mean, "sd": top1.sd},
                 "best_epoch_on_the_test_split": {"mean": best.mean, "sd": best.sd},
+                "balanced_accuracy": None if balanced is None else {"mean": balanced.mean, "sd": balanced.sd},
                 "gain": None
                 if gain is None
                 else {

@@ -77,6 +77,13 @@ class Accuracy(_Part):
     selected_on: str | None = None
     """The split on which that epoch was chosen; null: the last epoch, nothing was chosen."""
 
+    balanced_accuracy: float | None = Field(default=None, ge=0, le=1)
+    """Mean accuracy of the classes that had images there; null: not measured, as by an older lgkd."""
+    seen_classes: int | None = Field(default=None, ge=1)
+    """Classes that had images there."""
+    largest_class: float | None = Field(default=None, gt=0, le=1)
+    """Share of the images that are of the most frequent class: the accuracy of always naming it."""
+
     @model_validator(mode="after")
     def _epoch_is_one_of_them(self) -> "Accuracy":
         if self.epoch > self.epochs:
@@ -132,9 +139,39 @@ class TeacherCard(_Part):
 
     @property
     def near_chance(self) -> bool:
-        """Whether it does little better than guessing: less than a tenth of the way from chance to perfection."""
+        """Whether it does little better than guessing, or than always naming the largest class."""
+        return self.no_better_than() is not None
+
+    def no_better_than(self, largest_class: float | None = None) -> str | None:
+        """What it does little better than, in words: it is less than a tenth of the way from there to perfection.
+
+        The balanced accuracy decides where it was measured: a teacher that tells the small classes apart may have a
+        lower top-1 than one that always names the largest, and teaches more.
+
+        Args:
+            largest_class: share of the test images that are of the most frequent class, where the card of an older
+                lgkd does not tell it.
+        """
+        top1, balanced = self.accuracy.top1, self.accuracy.balanced_accuracy
         chance = 1 / len(self.classes)
-        return self.accuracy.top1 < chance + 0.1 * (1 - chance)
+        largest = self.accuracy.largest_class or largest_class or chance
+        if balanced is not None:
+            guess = 1 / (self.accuracy.seen_classes or len(self.classes))
+            if _hardly_above(balanced, guess) and largest > 1.1 * chance:
+                return (
+                    f"little better than always naming the largest class ({largest:.1%}): its balanced accuracy is "
+                    f"{balanced:.1%}, that of a guess {guess:.1%}"
+                )
+            return f"little better than chance ({chance:.1%})" if _hardly_above(min(top1, balanced), chance) else None
+        if not _hardly_above(top1, largest):
+            return None
+        if largest > 1.1 * chance:
+            return f"little better than always naming the largest class ({largest:.1%})"
+        return f"little better than chance ({chance:.1%})"
+
+
+def _hardly_above(value: float, guess: float) -> bool:
+    return value < guess + 0.1 * (1 - guess)
 
 
 def teacher_folder(name: str, dataset: str) -> Path:

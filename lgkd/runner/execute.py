@@ -21,7 +21,7 @@ from lgkd.models.teacher_card import Accuracy
 from lgkd.runner.build import make_task
 from lgkd.runner.options import Run
 from lgkd.runner.record import Journal, about_run, flat, results
-from lgkd.runner.teacher_store import keep_teacher
+from lgkd.runner.teacher_store import keep_teacher, poor_teacher
 from lgkd.runs.folder import (
     CHECKPOINTS,
     ENV,
@@ -227,7 +227,7 @@ def _about_student(ready: Ready) -> dict[str, Any]:
 def _keep_teacher(ready: Ready, store: Path, info: Mapping[str, Any]) -> None:
     assert ready.name is not None
     data = ready.data
-    keep_teacher(
+    card = keep_teacher(
         store,
         ready.student,
         {
@@ -242,6 +242,9 @@ def _keep_teacher(ready: Ready, store: Path, info: Mapping[str, Any]) -> None:
             "std": data.std,
             "accuracy": Accuracy(
                 top1=info["results"]["test_top1"],
+                balanced_accuracy=info["results"].get("test_balanced_accuracy"),
+                seen_classes=data.test.seen_classes,
+                largest_class=data.test.largest_class,
                 split="test",
                 epoch=info["results"]["epoch"],
                 epochs=info["epochs"],
@@ -253,3 +256,5 @@ def _keep_teacher(ready: Ready, store: Path, info: Mapping[str, Any]) -> None:
         replace=ready.replace,
         folder=ready.folder,
     )
+    if (remark := poor_teacher(card)) is not None:
+        ready.say(remark)

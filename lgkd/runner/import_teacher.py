@@ -135,7 +135,8 @@ def import_teacher(
             "training, or it was trained on other images; it was not kept"
         )
     tell(told)
-    if expect is None and scores.top1 < 1 / classes + _HARDLY:
+    balanced = scores.balanced_accuracy or 0.0
+    if expect is None and balanced < 1 / (classes - len(scores.unseen)) + _HARDLY:
         tell("that is hardly better than a guess: state the normalisation and the image size of its training")
     make_folder(place.parent)
     keep_teacher(
@@ -152,7 +153,14 @@ def import_teacher(
             "mean": means,
             "std": deviations,
             "accuracy": Accuracy(
-                top1=scores.top1, split="test", epoch=epochs, epochs=epochs, selected_on="not known: imported"
+                top1=scores.top1,
+                balanced_accuracy=scores.balanced_accuracy,
+                seen_classes=data.test.seen_classes,
+                largest_class=data.test.largest_class,
+                split="test",
+                epoch=epochs,
+                epochs=epochs,
+                selected_on="not known: imported",
             ),
             "recipe": f"imported from {origin.name}, SHA-256 {sha256.strip().lower()}",
             "seed": 0,

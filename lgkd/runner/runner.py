@@ -41,6 +41,7 @@ from lgkd.runner.execute import Ready, carry_out, finished_run
 from lgkd.runner.options import Options, Run
 from lgkd.runner.record import about_pairs, about_teacher
 from lgkd.runner.resolve import Settled, free_place, recipe_name, run_folder, settle
+from lgkd.runner.teacher_store import poor_teacher
 from lgkd.runs.folder import check_free, claim, is_finished, make_folder, now, read_run
 from lgkd.runs.identity import check_same, go_on, hold
 from lgkd.training.config import Plan
@@ -306,6 +307,8 @@ class Job:
             f"teacher {card.name}: {card.accuracy.top1:.1%} top-1 on {card.dataset} {card.accuracy.split}, "
             f"trained on {card.images:,} images"
         )
+        if (poor := poor_teacher(card, data.test.largest_class)) is not None:
+            self.say(poor)
         if card.subset != data.subset:
             self.say(
                 f"the teacher saw {card.subset or 'all training images'}, the student sees "

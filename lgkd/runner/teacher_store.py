@@ -21,7 +21,9 @@ from lgkd.models.teacher_card import CARD, WEIGHTS, TeacherCard, aside_of, put_b
 from lgkd.runs.folder import now
 
 
-def keep_teacher(place: Path, model: nn.Module, facts: Mapping[str, Any], *, replace: bool, folder: Path) -> None:
+def keep_teacher(
+    place: Path, model: nn.Module, facts: Mapping[str, Any], *, replace: bool, folder: Path
+) -> TeacherCard:
     """Weights and card into the store; the teacher's folder is whole or not there.
 
     Where this very teacher lies there already nothing is changed: its training died right after it had been put there.
@@ -32,6 +34,9 @@ def keep_teacher(place: Path, model: nn.Module, facts: Mapping[str, Any], *, rep
         facts: what a `TeacherCard` holds and the model does not tell.
         replace: an older teacher there gives way.
         folder: the run's, for the message.
+
+    Returns:
+        Its card.
 
     Raises:
         TakenError: there is another one by now, and `replace` is False.
@@ -56,12 +61,13 @@ def keep_teacher(place: Path, model: nn.Module, facts: Mapping[str, Any], *, rep
         with locked(place.parent):
             if place.exists() and not replace:
                 if _holds(place, card.weights_sha256):
-                    return
+                    return card
                 raise TakenError(
                     f"another training has put a teacher {place.name} into the store meanwhile ({place}); it was "
                     f"not touched. This one is kept in {folder}; to exchange them repeat the command with --replace"
                 )
             _give_name(passing, place)
+    return card
 
 
 def _give_name(passing: Path, place: Path) -> None:
@@ -97,3 +103,19 @@ def _remove_leftovers(place: Path) -> None:
             # One that was moved aside is removed only where a teacher has taken its place.
             if names.fullmatch(other.name) and (place.exists() or other.suffix == ".new"):
                 remove_leftover(other)
+
+
+def poor_teacher(card: TeacherCard, largest_class: float | None = None) -> str | None:
+    """A remark on a teacher that has little to teach; None on one that has.
+
+    Args:
+        card: the teacher's.
+        largest_class: as for `TeacherCard.no_better_than`.
+    """
+    poor = card.no_better_than(largest_class)
+    if poor is None:
+        return None
+    return (
+        f"a poor teacher: {card.name} has {card.accuracy.top1:.1%} top-1 on {card.accuracy.split}, {poor}; train it "
+        "longer before it guides"
+    )

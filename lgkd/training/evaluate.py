@@ -31,6 +31,9 @@ class Scores:
         per_class: top1 of each class, in class order; a class without images has None.
         images: how many were looked at.
         agreement: share of the images for which a second classifier says the same, where one was given.
+        balanced_accuracy: mean of the top1 of the classes that have images, as scikit-learn's balanced_accuracy_score:
+            always naming the largest class is worth no more than a guess in it.
+        largest_class: share of the images that are of the most frequent class: what always naming that would score.
     """
 
     top1: float
@@ -40,13 +43,20 @@ class Scores:
     per_class: tuple[float | None, ...]
     images: int
     agreement: float | None = None
+    balanced_accuracy: float | None = None
+    largest_class: float | None = None
+
+    @property
+    def unseen(self) -> list[int]:
+        """The classes without images, which the balanced accuracy leaves out, by their places."""
+        return [place for place, value in enumerate(self.per_class) if value is None]
 
     def flat(self) -> dict[str, float]:
         """The single numbers, for a log."""
         return {
             key: float(value)
             for key, value in asdict(self).items()
-            if isinstance(value, int | float) and key != "images"
+            if isinstance(value, int | float) and key not in ("images", "largest_class")
         }
 
 
@@ -194,6 +204,7 @@ def _scores(sums: dict[str, Tensor], *, with_other: bool) -> Scores:
         float(right / seen) if seen else None
         for right, seen in zip(sums["class_correct"].tolist(), sums["class_images"].tolist(), strict=True)
     ]
+    seen = [value for value in per_class if value is not None]
     gap = (sums["bin_confidence"] - sums["bin_correct"]).abs().sum()
     return Scores(
         top1=float(sums["class_correct"].sum()) / images,
@@ -203,6 +214,8 @@ def _scores(sums: dict[str, Tensor], *, with_other: bool) -> Scores:
         per_class=tuple(per_class),
         images=images,
         agreement=float(sums["agreement"]) / images if with_other else None,
+        balanced_accuracy=sum(seen) / len(seen),
+        largest_class=float(sums["class_images"].max()) / images,
     )
 
 

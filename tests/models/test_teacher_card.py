@@ -77,10 +77,11 @@ def test_a_saved_card_is_found_again_unchanged() -> None:
 def test_the_card_is_plain_json_with_its_format_version() -> None:
     text = (keep() / "card.json").read_text("utf-8")
     assert text.endswith("}\n")
+    unmeasured = dict.fromkeys(("balanced_accuracy", "seen_classes", "largest_class"))
     assert json.loads(text) == {
         "version": 1,
         **values(mean=[0.3] * 3, std=[0.2] * 3),
-        "accuracy": {"top1": 0.975, "split": "test", "epoch": 30, "epochs": 30, "selected_on": None},
+        "accuracy": {"top1": 0.975, "split": "test", "epoch": 30, "epochs": 30, "selected_on": None, **unmeasured},
     }
 
 
@@ -268,3 +269,41 @@ def test_no_flipped_bit_of_a_card_is_read_in_silence() -> None:
         assert list_cards()[1][0][0] == folder / "card.json"
     (folder / "card.json").write_bytes(good)
     assert find_card("resnet8", "digits")[0] == card()
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "told"),
+    [
+        # Six classes, 71 % of the test images in one.
+        ({"top1": 0.7126, "balanced_accuracy": 0.1667, "seen_classes": 6, "largest_class": 0.71},
+         "little better than always naming the largest class (71.0%): its balanced accuracy is 16.7%, that of a guess "
+         "16.7%"),
+        ({"top1": 0.73, "balanced_accuracy": 0.24, "seen_classes": 6, "largest_class": 0.71},
+         "little better than always naming the largest class (71.0%): its balanced accuracy is 24.0%, that of a guess "
+         "16.7%"),
+        ({"top1": 0.73, "balanced_accuracy": 0.26, "seen_classes": 6, "largest_class": 0.71}, None),
+        # One that tells the small classes apart may be right less often than one that does not.
+        ({"top1": 0.60, "balanced_accuracy": 0.65, "seen_classes": 6, "largest_class": 0.71}, None),
+        # A class without test images: a guess among the other five.
+        ({"top1": 0.72, "balanced_accuracy": 0.27, "seen_classes": 5, "largest_class": 0.71},
+         "little better than always naming the largest class (71.0%): its balanced accuracy is 27.0%, that of a guess "
+         "20.0%"),
+        # Classes of equal size, and cards of an older lgkd, which tell the top-1 alone.
+        ({"top1": 0.2, "balanced_accuracy": 0.2, "seen_classes": 6, "largest_class": 1 / 6},
+         "little better than chance (16.7%)"),
+        ({"top1": 0.24}, "little better than chance (16.7%)"),
+        ({"top1": 0.26}, None),
+        ({"top1": 0.7126}, None),
+    ],
+)  # fmt: skip
+def test_a_teacher_that_always_names_the_largest_class_is_no_better_than_that(
+    accuracy: dict[str, float], told: str | None
+) -> None:
+    one = card(classes=list("abcdef"), accuracy={"split": "test", "epoch": 30, "epochs": 30, **accuracy})
+    assert one.no_better_than() == told and one.near_chance == (told is not None)
+
+
+def test_where_an_older_card_does_not_know_the_largest_class_the_students_images_tell_it() -> None:
+    old = card(classes=list("abcdef"), accuracy={"top1": 0.7126, "split": "test", "epoch": 30, "epochs": 30})
+    assert old.no_better_than(0.71) == "little better than always naming the largest class (71.0%)"
+    assert old.no_better_than(0.6) is None and old.no_better_than(0.3) is None

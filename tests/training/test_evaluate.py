@@ -1,11 +1,18 @@
 """Scores against hand-worked values, loops and scikit-learn."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, log_loss, recall_score, top_k_accuracy_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    log_loss,
+    recall_score,
+    top_k_accuracy_score,
+)
 from torch import Tensor, nn
 
 from lgkd.errors import DataError
@@ -70,6 +77,25 @@ def test_scores_are_those_of_scikit_learn_and_of_the_definition(size: int) -> No
     recalls = recall_score(true, guesses, labels=range(8), average=None)
     assert found.per_class[:8] == pytest.approx(tuple(recalls), rel=1e-12)
     assert found.agreement is None
+    with warnings.catch_warnings():
+        # It leaves out a class without images, as here, and warns of guesses that are of one.
+        warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true")
+        assert found.balanced_accuracy == pytest.approx(balanced_accuracy_score(true, guesses), rel=1e-12)
+    assert found.unseen == [8] and found.largest_class == np.bincount(true).max() / 101
+
+
+def test_always_naming_the_largest_class_is_worth_a_guess_in_balanced_accuracy() -> None:
+    # Seven of ten images are of class 0, and it is what is always said; class 3 has no images.
+    labels = torch.tensor([0] * 7 + [1, 1, 2])
+    found = score(Answers(4), batches(torch.tensor([[5.0, 1, 0, 0]]).repeat(10, 1), labels, 4))
+    assert found.top1 == 0.7 and found.largest_class == 0.7
+    assert found.balanced_accuracy == pytest.approx((1 + 0 + 0) / 3, rel=1e-12) and found.unseen == [3]
+    # Half of class 0, one of the two of class 1, and the only one of class 2: (4/8 + 1/2 + 1) / 3.
+    guesses = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2, 1, 0, 2])
+    labels = torch.tensor([0] * 8 + [1, 1, 2])
+    found = score(Answers(4), batches(torch.eye(4)[guesses], labels, 11))
+    assert found.balanced_accuracy == pytest.approx((0.5 + 0.5 + 1) / 3, rel=1e-12)
+    assert found.flat()["balanced_accuracy"] == found.balanced_accuracy and "largest_class" not in found.flat()
 
 
 def test_four_images_worked_out_by_hand() -> None:
@@ -79,7 +105,7 @@ def test_four_images_worked_out_by_hand() -> None:
     labels = torch.tensor([0, 1, 0, 0])
     found = score(Answers(2), batches(logits, labels, 3))
     assert found.top1 == 0.75 and found.top5 == 1.0
-    assert found.per_class == (1.0, 0.0)
+    assert found.per_class == (1.0, 0.0) and found.balanced_accuracy == 0.5
     # The bins hold {0.8, 0.8}, {0.6} and {0.9}: gaps |0.8 - 0.5|, |0.6 - 1| and |0.9 - 1|.
     assert found.ece == pytest.approx((2 * 0.3 + 0.4 + 0.1) / 4, rel=1e-5)
     expected = -(math.log(0.8) + math.log(0.2) + math.log(0.6) + math.log(0.9)) / 4

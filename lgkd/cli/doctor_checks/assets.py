@@ -50,12 +50,11 @@ def look_at_teachers() -> Iterator[Finding]:
             what, _, advice = str(error).rpartition("; ")
             yield Finding(f"teacher {card.name} for {card.dataset}", "problem", what, advice)
             continue
-        chance = 1 / len(card.classes)
         told = f"{card.name} for {card.dataset} ({card.accuracy.top1:.1%})"
-        if card.near_chance:
+        if (poor := card.no_better_than()) is not None:
             yield Finding(
                 f"teacher {card.name} for {card.dataset}", "warning",
-                f"{card.accuracy.top1:.1%} top-1 is little better than chance ({chance:.1%})",
+                f"{card.accuracy.top1:.1%} top-1 is {poor}",
                 f"train it longer: lgkd train-teacher {card.architecture} {card.dataset} --replace",
             )  # fmt: skip
         else:

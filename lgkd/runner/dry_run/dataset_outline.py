@@ -1,5 +1,6 @@
 """A data set as its listing shows it: nothing is decoded, downloaded or kept."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ class Outline:
         where: in words.
         fingerprint: of images that are in memory already; None where they would have to be decoded for it.
         notes: what the user should hear.
+        largest_class: share of the test images that are of the most frequent class; None where it is not known.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Outline:
     where: str
     notes: tuple[str, ...] = ()
     fingerprint: str | None = None
+    largest_class: float | None = None
 
     @property
     def decoded_bytes(self) -> int:
@@ -66,7 +69,7 @@ def outline(source: str | Path | DataSet, *, data_dir: str | Path | None, offlin
         side = (int(source.train.pixels.shape[2]), int(source.train.pixels.shape[3]))
         return Outline(
             source.name, source.classes, True, source.train.labels, len(source.test), side, "in memory",
-            fingerprint=source.fingerprint,
+            fingerprint=source.fingerprint, largest_class=source.test.largest_class,
         )  # fmt: skip
     info = CATALOGUE.get(source) if known_or_folder(source) is None else None  # type: ignore[arg-type]
     if info is not None and tree_folder(info, data_dir) is None and published(info):
@@ -75,7 +78,10 @@ def outline(source: str | Path | DataSet, *, data_dir: str | Path | None, offlin
     train, test, notes = both_splits(tree)
     labels = torch.tensor([file.label for file in train], dtype=torch.int64)
     side, broken = _side_of(tree.root, [file.path for file in (*train, *test)])
-    return Outline(name, tree.classes, True, labels, len(test), side, str(tree.root), (*notes, *broken))
+    largest = max(Counter(file.label for file in test).values(), default=0) / max(len(test), 1)
+    return Outline(
+        name, tree.classes, True, labels, len(test), side, str(tree.root), (*notes, *broken), largest_class=largest
+    )
 
 
 def _published(info: DataSetInfo, data_dir: str | Path | None, *, offline: bool) -> Outline:

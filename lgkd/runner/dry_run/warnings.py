@@ -12,6 +12,7 @@ from lgkd.distillation.guide import Guide, PairShape
 from lgkd.errors import InputError
 from lgkd.models.teacher import Teacher
 from lgkd.runner.dry_run.dataset_outline import Counts, Outline
+from lgkd.runner.teacher_store import poor_teacher
 from lgkd.runs.folder import RUN, read_run
 
 FEW_IMAGES, FEW_TESTED, FEW_STEPS = 20, 100, 500
@@ -88,11 +89,8 @@ def about_teacher(teacher: Teacher, found: Outline, beaten_by: tuple[float, Path
         yield "nothing is known of the teacher's accuracy: it has no card"
         return
     top1 = card.accuracy.top1
-    if card.near_chance:
-        yield (
-            f"a poor teacher: {card.name} has {top1:.1%} top-1 on {card.accuracy.split}, little better than chance "
-            f"({1 / len(card.classes):.1%}); train it longer before it guides"
-        )
+    if (remark := poor_teacher(card, found.largest_class)) is not None:
+        yield remark
     elif beaten_by is not None and beaten_by[0] > top1:
         yield (
             f"a poor teacher: {card.name} has {top1:.1%} top-1, an unguided student reaches {beaten_by[0]:.1%} here "
