@@ -1,7 +1,6 @@
 """Several processes train one model as one process would, end as one would, and leave one folder."""
 
 import json
-import os
 import pickle
 import signal
 import subprocess
@@ -31,6 +30,7 @@ from lgkd.training.nonfinite import FiniteGuard
 from lgkd.training.precision import choose_device
 from tests import CHECKOUT
 from tests.support import processes as worker
+from tests.support.forking import torch_environment
 from tests.support.small import DISTILL, World, environment, one_thread
 from tests.support.training import make_feed, make_images, make_plan, make_task, train
 
@@ -302,11 +302,6 @@ def test_out_of_memory_in_one_of_several_ends_the_run_for_a_step_is_made_by_all(
 
 
 # ------------------------------------------------------------------------------- several processes
-
-
-def torch_environment() -> dict[str, str]:
-    ours = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    return ours | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
 
 
 WAYS = [

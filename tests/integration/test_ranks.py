@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tests import CHECKOUT
-from tests.integration.test_processes import torch_environment
+from tests.support.forking import torch_environment
 from tests.support.several import NEVER, WAYS, forked_batch, make_forked
 
 SCRIPT = CHECKOUT / "tests" / "support" / "several.py"
