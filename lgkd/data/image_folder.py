@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from lgkd.data.image_formats import about_unused, is_passed_over, read_endings, remedies_for
+from lgkd.data.image_formats import about_unused, is_passed_over, is_read, read_endings, remedies_for
 from lgkd.errors import DataError
 
 LAYOUT = "FOLDER/train/CLASS/* and FOLDER/test/CLASS/*, or FOLDER/CLASS/*"
@@ -280,7 +280,6 @@ def _nothing() -> _Content:
 
 def _content(folder: Path, fault: Fault) -> _Content:
     content = _nothing()
-    endings = read_endings()
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -295,7 +294,7 @@ def _content(folder: Path, fault: Fault) -> _Content:
                         if is_folder:
                             content.systems[name] += 1
                         continue
-                    status = entry.stat() if not is_folder and ending in endings else None
+                    status = entry.stat() if not is_folder and is_read(ending) else None
                 except OSError as error:  # a link that leads nowhere, or to itself
                     fault(_unreadable(error, folder))
                     continue

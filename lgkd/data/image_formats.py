@@ -65,6 +65,12 @@ def read_endings() -> frozenset[str]:
     return frozenset(ending for name in read_formats() for ending in known[name])
 
 
+def is_read(ending: str) -> bool:
+    """Tell whether files of an ending are read here; Pillow is asked only for those that it may lack."""
+    may_lack = any(ending in endings for endings in _SOMETIMES.values())
+    return ending in ALWAYS_READ or (may_lack and ending in read_endings())
+
+
 def is_passed_over(name: str, *, folder: bool) -> bool:
     """Tell hidden files and folders, and those that systems make beside images: thumbnails, waste baskets."""
     return name.startswith(".") or name.casefold() in (_SYSTEM_FOLDERS if folder else _SYSTEM_FILES)

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lgkd.cli import run
+from tests.support.manifests import reseal
 from tests.support.small import CLASSES, DISTILL, QUICK, TRAIN, World, environment, make_pictures, snapshot
 
 
@@ -245,6 +246,7 @@ def test_a_teacher_whose_weights_changed_is_refused(desk: Path, refused: Callabl
 def test_a_teacher_whose_card_is_broken_is_refused(desk: Path, refused: Callable[..., str]) -> None:
     card = desk / "home" / "teachers" / "pictures" / "resnet8" / "card.json"
     card.write_text("{")
+    reseal(card.parent)
     refused([*DISTILL, *PICTURES], 2, str(card), "not a teacher's card")
 
 
@@ -332,7 +334,7 @@ def spoil_run(folder: Path, how: str) -> None:
         ("a list in run.json", ["mine/run.json has format list", "format 1"]),
         ("another format", ["mine/run.json has format 99", "format 1"]),
         ("no data set in run.json", ["mine/run.json lacks", "dataset.path"]),
-        ("no student.json", ["mine holds no student.json", "expected the folder of a finished run"]),
+        ("no student.json", ["mine/student.json is not listed in the MANIFEST.json beside it; take both from a copy"]),
         ("half of student.json", ["mine/student.json cannot be read as JSON"]),
         ("no size in student.json", ["mine/student.json lacks a proper image_size"]),
         ("no weights", ["mine/student.safetensors", "cannot be read"]),
@@ -350,6 +352,7 @@ def test_a_broken_run_is_refused(
 ) -> None:
     shutil.copytree(world.guided_run, desk / "mine")
     spoil_run(desk / "mine", how)
+    reseal(desk / "mine")
     refused(["evaluate", "mine"], 2, *found)
 
 
@@ -361,6 +364,7 @@ def test_a_run_whose_data_moved_says_where_they_were(world: World, desk: Path, r
     shutil.copytree(world.guided_run, desk / "mine")
     file = desk / "mine" / "run.json"
     file.write_text(file.read_text().replace(str(world.pictures), str(desk / "gone")))
+    reseal(file.parent)
     refused(["evaluate", "mine"], 3, str(desk / "gone"), "--dataset")
 
 

@@ -20,6 +20,7 @@ from lgkd.cli.options import key_values
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.errors import Interrupted, LgkdError, MissingError, NonFiniteError
 from lgkd.models.registry import names
+from tests.support.manifests import reseal
 from tests.support.screen import row, shown_on, terminal
 from tests.support.small import CLASSES, DISTILL, QUICK, TINY, World, environment
 
@@ -261,6 +262,7 @@ def test_two_teachers_of_a_name_are_two_blocks_and_a_folder_is_sent_to_check(
         shutil.copytree(one, store / "teachers" / name / "resnet8")
         card = store / "teachers" / name / "resnet8" / "card.json"
         card.write_text(card.read_text().replace('"dataset": "pictures"', f'"dataset": "{name}"'))
+        reseal(card.parent)
     blocks = said(capsys, "teachers", "resnet8").split("\n\n")
     assert [re.search(r"data set +(\w+)", block)[1] for block in blocks] == ["first", "second"]  # type: ignore[index]
     (here / "photos").mkdir()

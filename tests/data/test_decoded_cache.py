@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lgkd._internal import leftovers
 from lgkd._internal import blocks, manifest
 from lgkd.data import decoded_cache
 from lgkd.data import load as load_module
@@ -252,14 +253,25 @@ def test_broken_images_leave_nothing_in_the_store(photos: Path, tmp_path: Path) 
     assert entries(tmp_path) == []
 
 
-def test_leavings_of_killed_processes_go_after_a_day(photos: Path, tmp_path: Path) -> None:
+def test_leavings_of_killed_processes_go_and_what_is_written_into_stays(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process locks what it writes into; where there are no locks, a folder is left alone for a day."""
     images = tmp_path / "home/cache/images"
-    old, young = (f".{'0' * 16}-{'1' * 40}-{last * 16}" for last in "23")
-    for name, age in ((old, 2 * 86400), (young, 60)):
+    left, written = (f".{'0' * 16}-{'1' * 40}-{last * 16}" for last in "23")
+    for name in (left, written):
         (images / name).mkdir(parents=True)
-        os.utime(images / name, (time.time() - age,) * 2)
+    handle = os.open(images / written, os.O_RDONLY)
+    assert leftovers.lock(handle)
     load(photos)
-    assert [entry.name for entry in entries(tmp_path) if entry.name.startswith(".")] == [young]
+    assert [entry.name for entry in entries(tmp_path) if entry.name.startswith(".")] == [written]
+    os.close(handle)
+    monkeypatch.setattr(leftovers, "lock", lambda *_, **__: None)
+    leftovers.remove_leftover(images / written)
+    assert (images / written).exists()
+    os.utime(images / written, (time.time() - 2 * 86400,) * 2)
+    leftovers.remove_leftover(images / written)
+    assert not (images / written).exists()
 
 
 def test_a_refused_private_mapping_is_read_through_a_shared_one_without_a_warning(

@@ -10,6 +10,7 @@ import torch
 
 from lgkd.models.teacher_card import CARD
 from lgkd.runs.folder import RUN, STUDENT
+from tests.support.manifests import reseal
 from tests.support.small import DISTILL
 from tools.torture.arena import Arena
 from tools.torture.inside import expect_words
@@ -43,6 +44,7 @@ def name_in(desk: Path, file: str, name: str, options: dict[str, Any]) -> list[s
     else:
         value |= {"architecture" if where.name == CARD else "name": name, "options": options}
     where.write_text(json.dumps(value))
+    reseal(where.parent)
     return READ[file](desk)
 
 

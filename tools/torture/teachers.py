@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import lgkd
 from lgkd.models.teacher_card import CARD, WEIGHTS
 from lgkd.runs.folder import read_metrics
+from tests.support.manifests import reseal
 from tests.support.small import CLASSES, DISTILL, TINY_OPTIONS, snapshot
 from tools.torture.arena import Arena
 from tools.torture.inside import Ended, command, expect_words, surroundings
@@ -80,6 +81,7 @@ def _classes(arena: Arena, place: Path, draw: random.Random) -> None:
 def _change_card(place: Path, values: Mapping[str, object]) -> None:
     file = _folder(place) / CARD
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
+    reseal(file.parent)
 
 
 # Other weights
@@ -122,6 +124,7 @@ def _shapes(arena: Arena, place: Path, draw: random.Random) -> None:
         tensors[name] = torch.zeros(7, 7)
     save_file(tensors, file)
     vouch(file)
+    reseal(file.parent)
     _refused(place, str(file), "does not fit CifarResNet", f"1 {how}")
 
 
