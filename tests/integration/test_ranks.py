@@ -1,5 +1,6 @@
 """Processes that take different ways, stop or go on, end with the same weights; one that waits for ever has failed."""
 
+import os
 import subprocess
 import sys
 from typing import Any
@@ -9,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from tests import CHECKOUT
-from tests.support.forking import torch_environment
 from tests.support.several import NEVER, WAYS, forked_batch, make_forked
 
 SCRIPT = CHECKOUT / "tests" / "support" / "several.py"
@@ -22,9 +22,10 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """What each of two or three processes found."""
     out = tmp_path_factory.mktemp("several")
     start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(request.param)]
+    surroundings = {name: word for name, word in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     done = subprocess.run(
         [sys.executable, *start, str(SCRIPT), str(out)],
-        env=torch_environment(), capture_output=True, text=True, timeout=SECONDS,
+        env=surroundings | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=SECONDS,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Warning" not in done.stderr
