@@ -25,7 +25,8 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     surroundings = {name: word for name, word in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     done = subprocess.run(
         [sys.executable, *start, str(SCRIPT), str(out)],
-        env=surroundings | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=SECONDS,
+        env=surroundings | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}, capture_output=True,
+        text=True, timeout=SECONDS,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Warning" not in done.stderr
