@@ -317,24 +317,28 @@ def evaluate(
     model: nn.Module | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Scores:
-    """Score a trained student on the test split: accuracy, calibration, agreement with its teacher.
+    """Score a trained student: accuracy, calibration, agreement with its teacher.
 
     Args:
         run: a run or its folder.
-        dataset: another data set of the same classes; by default the one it was trained on.
+        dataset: what to score it on; by default the test split of the data set it was trained on. Of a folder all
+            labelled images: of its `test` split where it has one, else every image, except where it is the data set
+            that the run was trained on, of which the held-out images are scored. It may have some of the student's
+            classes; labels go by their names. Of a named or loaded data set the test split.
         data_dir: where a named data set lies.
         device: "cpu", "cuda" or "cuda:N".
         model: as for `load_student`.
-        say: called with a sentence that the user should hear, such as how many files were not used.
+        say: called with sentences: first which images are scored, then what the user should hear besides.
 
     Raises:
-        InputError: no finished run lies there, or the data set has other classes.
+        InputError: no finished run lies there, or the data set has classes that the student does not know.
+        DataError: so has the folder, or it is not a folder of classes.
         MissingError: its data set is not where it was.
     """
-    opened = open_run(run, dataset=dataset, data_dir=data_dir, device=device, model=model)
-    if say is not None:
-        for note in opened.data.notes:
-            say(note)
+    opened = open_run(run, dataset=dataset, data_dir=data_dir, device=device, model=model, some_classes=True)
+    tell = say or (lambda _: None)
+    for sentence in (opened.scored, *opened.data.notes):
+        tell(sentence)
     try:
         scores = score(
             opened.student,

@@ -28,7 +28,7 @@ def evaluate(
         str | None,
         typer.Option(
             "--dataset",
-            help="Another data set of the same classes; by default its own.",
+            help="What to score it on, such as a folder of CLASS folders; by default its own test split.",
             autocompletion=completion.datasets,
         ),
     ] = None,
@@ -37,9 +37,10 @@ def evaluate(
     use: o.Use = None,
     as_json: o.Json = False,
 ) -> None:
-    """Score a trained student on the test split.
+    """Score a trained student on the test split, or on a folder of labelled images.
 
-    Accuracy, calibration, agreement with its teacher, hardest and easiest classes.
+    Accuracy, calibration, agreement with its teacher, hardest and easiest classes. Of a folder that is given all
+    images are scored (of its test split, if it has one); it may have some of the classes.
 
     Example: lgkd evaluate runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
     """
@@ -50,12 +51,17 @@ def evaluate(
         check_dataset(dataset, data_dir)
     from lgkd import api
 
-    scores = api.evaluate(run, dataset=dataset, data_dir=data_dir, device=device, say=say)
+    said: list[str] = []
+    scores = api.evaluate(run, dataset=dataset, data_dir=data_dir, device=device, say=said.append)
+    scored, *notes = said
+    for note in notes:
+        say(note)
     unseen = [classes[place] for place in scores.unseen]
     if as_json:
         show_json(
             {
                 "folder": str(run),
+                "scored": scored,
                 "images": scores.images,
                 **scores.flat(),
                 "largest_class": scores.largest_class,
@@ -67,6 +73,7 @@ def evaluate(
     known = sorted((value, name) for value, name in zip(scores.per_class, classes, strict=True) if value is not None)
     show_pairs(
         {
+            "scored": scored,
             "test images": f"{scores.images:,}",
             "top-1": f"{in_percent(scores.top1)}%",
             "top-5": f"{in_percent(scores.top5)}%",

@@ -120,6 +120,49 @@ def read_classes(root: Path, known: tuple[str, ...]) -> Tree:
     return Tree(root, known, files, None, (*_loose(root, top), *_unused(root, top, below)))
 
 
+def read_labelled(root: Path, known: tuple[str, ...]) -> tuple[Tree, str]:
+    """Lists the images of a folder that a classifier is to be scored on, labelled by the places of their classes.
+
+    Args:
+        root: FOLDER/test/CLASS/*, alone or beside a training split, which is passed over; else a training split
+            alone; else FOLDER/CLASS/*.
+        known: the classes of the classifier; the folder may hold some of them.
+
+    Returns:
+        The listing, whose images are its test split, and the name of the folder that they are in, "" for `root`.
+
+    Raises:
+        DataError: there are no class folders, one is not known, or one holds no images.
+    """
+    top = _content(root, refuse)
+    split = "" if set(top.folders) <= set(known) else _scored_split(top)
+    content, place = (_content(top.folders[split], refuse), top.folders[split]) if split else (top, root)
+    foreign = sorted(set(_classes(place, content)) - set(known))
+    if foreign:
+        raise DataError(
+            f"{place} has {_count(foreign, 'class', 'classes')} that the student does not know: {_listed(foreign)}; "
+            f"expected folders named as its classes ({_listed(list(known))}), or some of them; rename or remove "
+            "the others"
+        )
+    beside = sorted(top.folders.keys() - {split}) if split else []
+    unused = (f"not used: {_listed(beside)}, beside {split} in {root}",) if beside else ()
+    loose = _loose(root, top) + (_loose(place, content) if split else ())
+    files, below = _files(root, content, known, refuse)
+    return Tree(root, known, (), files, (*unused, *loose, *_unused(place, content, below))), split
+
+
+def _scored_split(top: _Content) -> str:
+    """The folder of a split, test before train; "" where the folders are classes."""
+    by_role = {name.lower(): name for name in sorted(top.folders)}
+    for role in (*_TEST, *_TRAIN):
+        if role in by_role:
+            below = _content(top.folders[by_role[role]], refuse)
+            # "train" may be a class of vehicles: as a split it holds folders and no images of its own.
+            if below.folders and not below.images:
+                return by_role[role]
+    return ""
+
+
 def images_below(folder: Path, fault: Fault = refuse, *, unused: Callable[[str], None] | None = None) -> list[Path]:
     """All images of a folder at any depth, sorted; hidden files and files of other endings are passed over.
 

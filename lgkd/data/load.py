@@ -1,8 +1,9 @@
 """From a name or a folder to a decoded data set."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -151,8 +152,21 @@ def _from_archive(
     return DataSet(info.name, tuple(about["classes"]), *_guarded(parts, stored), stored.fingerprint, ())
 
 
+def decode_to_score(name: str, tree: Tree, *, progress: Progress | None = None, greys: Greys | None = None) -> DataSet:
+    """Decode the images of a listing that was made for scoring; kept beside those of a training, not in their place."""
+    listing = partial(cache_key, tree.root, None, (tree.train, tree.test or ()))
+    about = f"to score: {tree.root.resolve()}"
+    return _decoded(name, tree, None, True, progress, greys, lambda *more: published_key(about, [listing(*more)]))
+
+
 def _decoded(
-    name: str, tree: Tree, max_side: int | None, use_cache: bool, progress: Progress | None, greys: Greys | None
+    name: str,
+    tree: Tree,
+    max_side: int | None,
+    use_cache: bool,
+    progress: Progress | None,
+    greys: Greys | None,
+    key: Callable[..., str] | None = None,
 ) -> DataSet:
     train, test, notes = both_splits(tree)
     names = tuple(file.path for file in train + test)
@@ -168,8 +182,8 @@ def _decoded(
         if not use_cache:
             return make(in_memory, given)
         more = () if given is None else (given.kept(),)
-        key = cache_key(tree.root, max_side, (train, test), *more)
-        return kept(key, len(names), lambda allocate: make(allocate, given))
+        entry = cache_key(tree.root, max_side, (train, test), *more) if key is None else key(*more)
+        return kept(entry, len(names), lambda allocate: make(allocate, given))
 
     stored = read(None)
     about = stored.about or {}

@@ -1,17 +1,21 @@
 """A finished run opened to be looked at: its student, the images that it is measured on, and its teacher."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lgkd._internal.text import safe_text
 from lgkd.data.dataset import DataSet, Images
+from lgkd.data.extra import fingerprint_with
 from lgkd.data.greys import read_greys
+from lgkd.data.labelled import load_labelled
 from lgkd.data.loader import PlainBatches
+from lgkd.data.locations import known_or_folder
 from lgkd.data.prepare import Channels, Data, make_test_batches, prepare_data
 from lgkd.errors import InputError, LgkdError
 from lgkd.models.teacher import Teacher
@@ -20,6 +24,8 @@ from lgkd.runner.options import Run
 from lgkd.runs.folder import STUDENT, read_run, read_student
 from lgkd.runs.load_student import data_of, load_student
 from lgkd.training.precision import choose_device
+
+_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ class Opened:
         student: trained, in eval mode.
         data: what it is looked at with; of the same classes.
         device: where the student is.
+        scored: which images are looked at, in words.
         precision: the number format of the training where the device is of the same kind, else "fp32": with it
             figures are those of run.json.
     """
@@ -44,6 +51,7 @@ class Opened:
     data: Data
     device: str
     precision: str
+    scored: str
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -81,6 +89,7 @@ def open_run(
     data_dir: str | Path | None = None,
     device: str | None = None,
     model: nn.Module | None = None,
+    some_classes: bool = False,
 ) -> Opened:
     """Read a finished run's folder and load what its student is measured on.
 
@@ -90,25 +99,64 @@ def open_run(
         data_dir: where a named data set lies.
         device: "cpu", "cuda" or "cuda:N".
         model: as for `load_student`.
+        some_classes: take all labelled images of a folder, and what has some of the student's classes, by name.
 
     Raises:
         InputError: no finished run lies there, or the data set has other classes.
+        DataError: the folder has classes that the student does not know.
         MissingError: its data set is not where it was.
     """
     folder = run.folder if isinstance(run, Run) else Path(run)
     info, about = read_run(folder), read_student(folder)
     if dataset is None:
         dataset, data_dir = data_of(info, folder), data_dir or info["dataset"]["data_dir"]
-    data = prepare_data(dataset, normalize="imagenet", data_dir=data_dir, greys=read_greys(about, folder / STUDENT))
+        some_classes = False
+    scored, greys = "", read_greys(about, folder / STUDENT)
+    if some_classes and not isinstance(dataset, DataSet) and (place := known_or_folder(dataset)) is not None:
+        known = tuple(about["classes"])
+        tested = info["dataset"].get("test_images", 0)
+        found = load_labelled(place, known, held_out=tested, trained_on=lambda seen: _is_of(info, seen), greys=greys)
+        dataset, scored = found.data, found.scored
+    data = prepare_data(dataset, normalize="imagenet", data_dir=data_dir, greys=greys)
+    if some_classes:
+        data = _by_name(data, about["classes"])
     if list(data.classes) != about["classes"]:
         raise InputError(
             f"{folder} knows {len(about['classes'])} classes, {data.source} has {len(data.classes)} and they differ; "
             "evaluate on a data set with the same classes"
         )
     chosen = choose_device(device)
+    scored = scored or f"the {len(data.test):,} test images of {safe_text(data.source, 300)}"
     student = (run.student if isinstance(run, Run) else load_student(folder, model=model)).to(chosen)
     same_device = torch.device(chosen).type == torch.device(info["device"]).type
-    return Opened(folder, info, about, student, data, chosen, info["precision"] if same_device else "fp32")
+    return Opened(folder, info, about, student, data, chosen, info["precision"] if same_device else "fp32", scored)
+
+
+def _is_of(info: Mapping[str, Any], fingerprint: str) -> bool:
+    """Whether a run was trained on the data set of a fingerprint, with extra images or without."""
+    about = info["dataset"]
+    extra = (about.get("extra") or {}).get("fingerprint")
+    return bool(
+        about.get("fingerprint") == (fingerprint if extra is None else fingerprint_with(fingerprint, str(extra)))
+    )
+
+
+def _by_name(data: Data, known: Sequence[str]) -> Data:
+    """The test split with its labels as the student has them.
+
+    Raises:
+        InputError: it has classes that the student does not know.
+    """
+    foreign = sorted(set(data.classes) - set(known))
+    if foreign:
+        more = f", ... ({len(foreign)} in all)" if len(foreign) > _NAMED else ""
+        raise InputError(
+            f"{data.source} has classes that the student does not know: "
+            f"{', '.join(safe_text(name) for name in foreign[:_NAMED])}{more}; evaluate on a data set of its "
+            f"{len(known)} classes, or of some of them"
+        )
+    places = torch.tensor([known.index(name) for name in data.classes])
+    return replace(data, classes=tuple(known), test=replace(data.test, labels=places[data.test.labels]))
 
 
 def check_finite(opened: Opened, loss: float) -> None:

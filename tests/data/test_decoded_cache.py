@@ -13,8 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lgkd._internal import leftovers
-from lgkd._internal import blocks, manifest
+from lgkd._internal import blocks, leftovers, manifest
 from lgkd.data import decoded_cache
 from lgkd.data import load as load_module
 from lgkd.data.dataset import DataSet

@@ -1,0 +1,82 @@
+"""All labelled images of a folder, to score a classifier on: nothing is trained here, so nothing is held out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from lgkd._internal.text import safe_text
+from lgkd.data.dataset import DataSet, fingerprint_of
+from lgkd.data.decode import Progress
+from lgkd.data.greys import Greys
+from lgkd.data.image_folder import Tree, read_labelled
+from lgkd.data.load import both_splits, decode_to_score
+from lgkd.errors import DataError
+
+_SHOWN = 300
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Images to score.
+
+    Attributes:
+        data: its `test` holds them, its `train` nothing; its classes are those of the classifier.
+        scored: which images they are, in words.
+    """
+
+    data: DataSet
+    scored: str
+
+
+def load_labelled(
+    folder: Path,
+    known: tuple[str, ...],
+    *,
+    held_out: int = 0,
+    trained_on: Callable[[str], bool] = lambda _: False,
+    progress: Progress | None = None,
+    greys: Greys | None = None,
+) -> Labelled:
+    """All images of a folder whose class folders are named as a classifier's classes, or as some of them.
+
+    Args:
+        folder: as for `read_labelled`.
+        known: the classifier's classes, in the order of its logits.
+        held_out, trained_on: how many images the classifier was tested on, and whether a data set of a fingerprint is
+            the one that it was trained on. Where this folder is that one, and has no test split, the images that were
+            held out from the training are scored, and not those that were trained on.
+        progress: called with (done, total) images while they are decoded.
+        greys: the scale of deep greys of the classifier's training images; None: their own.
+
+    Raises:
+        DataError: there are no class folders, one is not known, or one holds no images.
+    """
+    tree, split = read_labelled(folder, known)
+    data = decode_to_score(folder.resolve().name, tree, progress=progress, greys=greys)
+    present = len(torch.unique(data.test.labels))
+    if present == len(known) and (own := _as_trained_on(tree, data, held_out, trained_on)) is not None:
+        scored = f"the {len(own.test):,} images of {_told(folder)} that were held out from the training of this run"
+        return Labelled(own, scored)
+    part = f", {present} of the {len(known)} classes" if present < len(known) else ""
+    return Labelled(data, f"all {len(data.test):,} labelled images of {_told(folder / split)}{part}")
+
+
+def _as_trained_on(tree: Tree, data: DataSet, held_out: int, trained_on: Callable[[str], bool]) -> DataSet | None:
+    """The images that a training would have held out of these, if it was a training on these."""
+    try:
+        train, test, _ = both_splits(Tree(tree.root, tree.classes, tree.test or (), None, ()))
+    except DataError:  # a class of one image: nothing was trained on this
+        return None
+    if len(test) != held_out:
+        return None
+    places = {name: place for place, name in enumerate(data.test.names)}
+    rest, held = (data.test.take(torch.tensor([places[file.path] for file in part])) for part in (train, test))
+    if not trained_on(fingerprint_of(data.classes, rest, held)):
+        return None
+    return replace(data, test=held)
+
+
+def _told(place: Path) -> str:
+    return safe_text(str(place), _SHOWN)
