@@ -5,7 +5,6 @@ Unknown keys are refused. Whole numbers, text and true/false are taken strictly;
 come as text ("1e-3"), because many YAML readers hand it over so.
 """
 
-import re
 from datetime import date
 from typing import Annotated, Any, Literal
 
@@ -13,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 
 from lgkd.config.base import Number, Section, as_tuple, wrong
 from lgkd.config.losses import Term
+from lgkd.config.policy import read_policy
 
 
 def _pair(value: Any) -> Any:
@@ -42,11 +42,13 @@ def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
 
 
 def _policy(text: str) -> str:
-    if not re.fullmatch(r"rand(-(m|n|p|mstd|mmax|inc)[0-9]{1,3}(\.[0-9]{1,6})?)*", text):
+    try:
+        read_policy(text)
+    except ValueError as error:
         raise wrong(
             "must be 'rand' and then any of -m (magnitude), -n (operations), -p (probability), -mstd, -mmax "
-            "and -inc, each with a number, like 'rand-m9-mstd0.5-inc1'"
-        )
+            f"and -inc, each with a number, like 'rand-m9-mstd0.5-inc1'; {error}"
+        ) from None
     return text
 
 

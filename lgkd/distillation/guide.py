@@ -12,10 +12,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from lgkd.config import TermSection
+from lgkd.config.declaration import check_values
 from lgkd.data.constants import IMAGENET_MEAN, IMAGENET_STD
 from lgkd.distillation.features import Features, MapShape, Reader, Wants
 from lgkd.distillation.schedules import Course, TermSchedule
 from lgkd.distillation.taps import Tap, Taps
+from lgkd.distillation.terms import default_weight
 from lgkd.errors import InputError, TapError
 from lgkd.models.default_taps import default_taps
 from lgkd.models.factory import ImageSize, pair
@@ -33,19 +36,23 @@ class Term:
 
     Args:
         loss: a module of one of the families in `lgkd.losses`.
-        weight: multiplies the loss; 0 or more.
+        weight: multiplies the loss; 0 or more. If not given, what a recipe has for a loss of this kind: the published
+            weight where there is one, 1 for a loss of one's own.
         name: what it is logged as; None for a name made from the loss.
         schedule: how the weight moves in the course of the training, and when the term ends.
     """
 
     loss: nn.Module
-    weight: float = 1.0
+    weight: float = None  # type: ignore[assignment]  # a number from __post_init__ on
     name: str | None = None
     schedule: TermSchedule = field(default_factory=TermSchedule)
 
     def __post_init__(self) -> None:
+        if self.weight is None:
+            object.__setattr__(self, "weight", default_weight(self.loss))  # type: ignore[unreachable]
         if not self.weight >= 0 or self.weight == float("inf"):
             raise InputError(f"the weight of {type(self.loss).__name__} is {self.weight}, expected a number >= 0")
+        check_values(TermSection, f"the term of {type(self.loss).__name__}", {"weight": self.weight})
 
 
 @dataclass(frozen=True)

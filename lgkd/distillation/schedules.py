@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from lgkd._internal.text import did_you_mean
+from lgkd.config.declaration import check_values
+from lgkd.config.losses import AdaptiveSection, TermScheduleSection
 from lgkd.errors import InputError
 
 Shape = Literal["constant", "cosine", "steps"]
+_ADAPTIVE, _SCHEDULE = AdaptiveSection(), TermScheduleSection()
 
 
 @dataclass(frozen=True)
@@ -31,22 +34,22 @@ class AdaptiveStop:
 
     Source: Rostand, Hsu and Lu, Adaptive Locality Guidance, TNNLS 2025 (10.1109/TNNLS.2024.3515076), as described by a
     third party's port; the paper's own text was not at hand. The published values are a window of 50 epochs of 300, and
-    -0.02 in units of loss per epoch, which depends on the scale of the teacher's features. That it waits is lgkd's own;
-    the published one judges from the second epoch on.
+    -0.02 in units of loss per epoch (`relative=False`), which depends on the scale of the teacher's features. That it waits
+    is lgkd's own; the published one judges from the second epoch on.
 
     Args:
         threshold: slope at which the term ends; negative: while the loss still falls, only slowly.
         window: epochs; a sixth of the training if not given, as 50 is of 300.
         relative: compare w D(e) / mean of the last w losses instead, the share of itself that the loss loses in a
             window: neither the teacher's scale nor the length of the training changes what a threshold means. This
-            form is lgkd's own; -0.1 is a reasonable threshold.
+            form is lgkd's own, and with a threshold of -0.1 the default here as in recipes.
         patience: epochs before which the term does not end, even if it may judge earlier.
     """
 
-    threshold: float = -0.02
-    window: int | None = None
-    relative: bool = False
-    patience: int = 2
+    threshold: float = _ADAPTIVE.threshold
+    window: int | None = _ADAPTIVE.window
+    relative: bool = _ADAPTIVE.relative
+    patience: int = _ADAPTIVE.patience
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.threshold):
@@ -55,6 +58,7 @@ class AdaptiveStop:
             raise InputError(f"the adaptive stop's window is {self.window} epochs, expected at least 1")
         if self.patience < 2:
             raise InputError(f"the adaptive stop's patience is {self.patience} epochs, expected at least 2")
+        check_values(AdaptiveSection, "the adaptive stop", vars(self))
 
     def slope(self, losses: Sequence[float], window: int) -> float | None:
         """D(e) after the losses of e epochs, or its relative form; None for one epoch."""
@@ -98,29 +102,31 @@ class TermSchedule:
         adaptive: ends the term when its loss does not fall any more; None: never.
     """
 
-    warmup: float = 0.0
-    shape: Shape = "constant"
-    end: float = 0.0
-    over: float | None = None
-    milestones: tuple[float, ...] = ()
-    factor: float = 0.1
-    until: int | None = None
+    warmup: float = _SCHEDULE.warmup
+    shape: Shape = _SCHEDULE.shape
+    end: float = _SCHEDULE.end
+    over: float | None = _SCHEDULE.over
+    milestones: tuple[float, ...] = _SCHEDULE.milestones
+    factor: float = _SCHEDULE.factor
+    until: int | None = _SCHEDULE.until
     adaptive: AdaptiveStop | None = None
 
     def __post_init__(self) -> None:
         if self.shape not in get_args(Shape):
-            raise InputError(f"a term's schedule is {self.shape!r}; {did_you_mean(self.shape, get_args(Shape))}")
+            raise InputError(f"a term's schedule is {self.shape!r}; {did_you_mean(str(self.shape), get_args(Shape))}")
         for name in ("warmup", "end", "factor", "over", "until"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise InputError(f"{name} of a term's schedule is {value}, expected a finite number >= 0")
         if self.until == 0 or self.over == 0:
             raise InputError("a term that ends at epoch 0 is no term; leave it out")
+        plain = {name: value for name, value in vars(self).items() if name != "adaptive"}
+        check_values(TermScheduleSection, "a term's schedule", plain)
 
     @property
     def constant(self) -> bool:
         """Whether the factor is 1 from the first step to the last."""
-        return self == TermSchedule()
+        return self == _CONSTANT
 
     def at(self, epoch: float, epochs: int) -> float:
         """The factor at an epoch of a training of `epochs`, where the term has not ended."""
@@ -131,6 +137,9 @@ class TermSchedule:
         elif self.shape == "steps":
             value *= self.factor ** sum(epoch >= milestone for milestone in self.milestones)
         return value
+
+
+_CONSTANT = TermSchedule()
 
 
 @dataclass

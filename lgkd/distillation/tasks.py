@@ -10,10 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lgkd.config import Guidance
+from lgkd.config.declaration import check_values, default_of
 from lgkd.distillation.features import Features
 from lgkd.distillation.guide import Guide
 from lgkd.errors import InputError
 from lgkd.models.factory import no_logits
+
+_WEIGHT: float = default_of(Guidance, "classification_weight")
 
 
 @dataclass(frozen=True)
@@ -106,12 +110,13 @@ class Guided(nn.Module):
 
     guides: Sequence[Guide]
 
-    def __init__(self, student: nn.Module, *guides: Guide, classification_weight: float = 1.0) -> None:
+    def __init__(self, student: nn.Module, *guides: Guide, classification_weight: float = _WEIGHT) -> None:
         super().__init__()
         if not guides:
             raise InputError("a guided task without a guide learns labels alone; use Supervised(student)")
         if not 0 <= classification_weight < float("inf"):
             raise InputError(f"the classification weight is {classification_weight}, expected a number >= 0")
+        check_values(Guidance, "the guided task", {"classification_weight": classification_weight})
         names = [name for guide in guides for name in guide.weights]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:

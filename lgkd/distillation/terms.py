@@ -3,6 +3,7 @@
 from torch import nn
 
 from lgkd.config import LocalityTerm, OwnTerm, Term, TermSection
+from lgkd.config.declaration import default_of, term_section
 from lgkd.config.registry import make_own_term
 from lgkd.distillation.schedules import AdaptiveStop, TermSchedule
 from lgkd.losses import TERMS
@@ -14,6 +15,13 @@ def make_loss(term: Term) -> nn.Module:
         own: nn.Module = make_own_term(term.loss, term.options)
         return own
     return TERMS[term.kind](**term.model_dump(exclude=set(TermSection.model_fields)))
+
+
+def default_weight(loss: nn.Module) -> float:
+    """The weight that a recipe gives a loss of this kind if it names none."""
+    kind = next((kind for kind, known in TERMS.items() if type(loss) is known), None)
+    weight: float = default_of(term_section(kind), "weight")
+    return weight
 
 
 def make_schedule(term: Term) -> TermSchedule:

@@ -27,7 +27,7 @@ class AttentionTransfer(nn.Module):
     mdistiller computes it: weight 1000, p = 2, beside 1 for the classification.
 
     Args:
-        p: the power, > 0.
+        p: the power, > 0 and at most 10.
     """
 
     reads: ClassVar[str] = "maps"
@@ -35,7 +35,7 @@ class AttentionTransfer(nn.Module):
 
     def __init__(self, p: float = 2.0) -> None:
         super().__init__()
-        self.p = checked_number("attention transfer", "p", p, above=0)
+        self.p = checked_number("attention transfer", "p", p, above=0, most=10)
 
     def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
         """The loss, a scalar; maps (B,D_k,h,w) and (B,C_k,h',w'), one of each for each pair."""

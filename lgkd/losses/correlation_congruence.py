@@ -9,8 +9,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgkd.errors import InputError
-from lgkd.losses.base import checked_number, embeddings_of, without_autocast
+from lgkd.losses.base import checked_number, checked_whole, embeddings_of, without_autocast
 
 
 class CorrelationCongruence(nn.Module):
@@ -28,8 +27,8 @@ class CorrelationCongruence(nn.Module):
     in the batch: it changes with their order.
 
     Args:
-        gamma: of the kernel, > 0.
-        order: of the expansion, a whole number >= 1.
+        gamma: of the kernel, > 0 and at most 100.
+        order: of the expansion, a whole number from 1 to 10.
     """
 
     reads: ClassVar[str] = "embeddings"
@@ -37,10 +36,8 @@ class CorrelationCongruence(nn.Module):
 
     def __init__(self, gamma: float = 0.4, order: int = 2) -> None:
         super().__init__()
-        self.gamma = checked_number("CorrelationCongruence", "gamma", gamma, above=0)
-        if not isinstance(order, int) or isinstance(order, bool) or order < 1:
-            raise InputError(f"CorrelationCongruence: order is {order!r}, expected a whole number >= 1")
-        self.order = order
+        self.gamma = checked_number("CorrelationCongruence", "gamma", gamma, above=0, most=100)
+        self.order = checked_whole("CorrelationCongruence", "order", order, most=10)
 
     def forward(self, student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
         """The loss, a scalar; arguments and errors as those of `RKD`."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from lgkd.errors import InputError
-from lgkd.losses.base import at_least_single, checked_number, embeddings_of, without_autocast
+from lgkd.losses.base import at_least_single, checked_factor, checked_whole, embeddings_of, without_autocast
 from lgkd.losses.map_loss import refuse_second_build
 
 
@@ -28,7 +28,7 @@ class CrossCorrelation(nn.Module):
 
     Args:
         kappa: factor of the entries off the diagonal, >= 0.
-        expansion: hidden width of the projection, as a multiple of the student's, a whole number >= 1.
+        expansion: hidden width of the projection, as a multiple of the student's, a whole number from 1 to 64.
     """
 
     reads: ClassVar[str] = "embeddings"
@@ -36,10 +36,8 @@ class CrossCorrelation(nn.Module):
 
     def __init__(self, kappa: float = 0.01, expansion: int = 4) -> None:
         super().__init__()
-        self.kappa = checked_number("CrossCorrelation", "kappa", kappa)
-        if not isinstance(expansion, int) or isinstance(expansion, bool) or expansion < 1:
-            raise InputError(f"CrossCorrelation: expansion is {expansion!r}, expected a whole number >= 1")
-        self.expansion = expansion
+        self.kappa = checked_factor("CrossCorrelation", "kappa", kappa)
+        self.expansion = checked_whole("CrossCorrelation", "expansion", expansion, most=64)
         self.projection = nn.Sequential()
 
     def build(self, student_width: int, teacher_width: int) -> None:

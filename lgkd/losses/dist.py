@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgkd.losses.base import checked_number, logits_of
+from lgkd.losses.base import checked_factor, checked_temperature, logits_of
 
 # Squared norms below this, of vectors whose largest entry is 1, are rounding: such a vector has no direction.
 _NO_DIRECTION = 1e-12
@@ -41,9 +41,9 @@ class DIST(nn.Module):
 
     def __init__(self, beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0) -> None:
         super().__init__()
-        self.beta = checked_number("DIST", "beta", beta)
-        self.gamma = checked_number("DIST", "gamma", gamma)
-        self.temperature = checked_number("DIST", "temperature", temperature, above=0)
+        self.beta = checked_factor("DIST", "beta", beta)
+        self.gamma = checked_factor("DIST", "gamma", gamma)
+        self.temperature = checked_temperature("DIST", temperature)
 
     @property
     def across_batch(self) -> bool:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgkd.errors import InputError
-from lgkd.losses.base import checked_number, logits_of
+from lgkd.losses.base import checked_factor, checked_temperature, logits_of
 from lgkd.losses.kd import divergence
 
 
@@ -41,9 +41,9 @@ class DKD(nn.Module):
 
     def __init__(self, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0) -> None:
         super().__init__()
-        self.alpha = checked_number("DKD", "alpha", alpha)
-        self.beta = checked_number("DKD", "beta", beta)
-        self.temperature = checked_number("DKD", "temperature", temperature, above=0)
+        self.alpha = checked_factor("DKD", "alpha", alpha)
+        self.beta = checked_factor("DKD", "beta", beta)
+        self.temperature = checked_temperature("DKD", temperature)
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:
         """The loss, a scalar.

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgkd.losses.base import checked_choice, checked_number, logits_of
+from lgkd.losses.base import checked_choice, checked_temperature, logits_of
 
 Mean = Literal["batch", "elements"]
 
@@ -51,7 +51,7 @@ class KD(nn.Module):
     def __init__(self, temperature: float = 4.0, mean: Mean = "batch") -> None:
         super().__init__()
         name = type(self).__name__
-        self.temperature = checked_number(name, "temperature", temperature, above=0)
+        self.temperature = checked_temperature(name, temperature)
         checked_choice(name, "mean", mean, get_args(Mean))
         self.mean: Mean = mean
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgkd.losses.base import checked_number, logits_of
+from lgkd.losses.base import checked_temperature, logits_of
 from lgkd.losses.kd import divergence
 
 
@@ -33,7 +33,7 @@ class LumiNet(nn.Module):
 
     def __init__(self, temperature: float = 4.0) -> None:
         super().__init__()
-        self.temperature = checked_number("LumiNet", "temperature", temperature, above=0)
+        self.temperature = checked_temperature("LumiNet", temperature)
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG002
         """The loss, a scalar.

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgkd.losses.base import checked_number, embeddings_of, without_autocast
+from lgkd.losses.base import checked_factor, embeddings_of, without_autocast
 
 
 class RKD(nn.Module):
@@ -36,8 +36,8 @@ class RKD(nn.Module):
 
     def __init__(self, distance_weight: float = 25.0, angle_weight: float = 50.0) -> None:
         super().__init__()
-        self.distance_weight = checked_number("RKD", "distance_weight", distance_weight)
-        self.angle_weight = checked_number("RKD", "angle_weight", angle_weight)
+        self.distance_weight = checked_factor("RKD", "distance_weight", distance_weight)
+        self.angle_weight = checked_factor("RKD", "angle_weight", angle_weight)
 
     def forward(self, student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
         """The loss, a scalar.

@@ -40,7 +40,7 @@ class StandardizedKD(nn.Module):
 
     Args:
         temperature: T, > 0.
-        eps: added to the spread, > 0.
+        eps: added to the spread, > 0 and at most 10.
     """
 
     reads: ClassVar[str] = "logits"
@@ -48,7 +48,7 @@ class StandardizedKD(nn.Module):
 
     def __init__(self, temperature: float = 2.0, eps: float = 1e-7) -> None:
         super().__init__()
-        self.eps = checked_number("StandardizedKD", "eps", eps, above=0)
+        self.eps = checked_number("StandardizedKD", "eps", eps, above=0, most=10)
         self.inner = KD(temperature)
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class StandardizedDKD(nn.Module):
         alpha: factor of the target part, >= 0.
         beta: factor of the part among the other classes, >= 0.
         temperature: T, > 0.
-        eps: added to the spread, > 0.
+        eps: added to the spread, > 0 and at most 10.
     """
 
     reads: ClassVar[str] = "logits"
@@ -79,7 +79,7 @@ class StandardizedDKD(nn.Module):
 
     def __init__(self, alpha: float = 1.0, beta: float = 9.0, temperature: float = 4.0, eps: float = 1e-7) -> None:
         super().__init__()
-        self.eps = checked_number("StandardizedDKD", "eps", eps, above=0)
+        self.eps = checked_number("StandardizedDKD", "eps", eps, above=0, most=10)
         self.inner = DKD(alpha, beta, temperature)
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from lgkd.config import Ema, Optimizer, Recipe, Schedule
+from lgkd.config.declaration import check_values, default_of
 from lgkd.errors import InputError
 
 OptimizerName = Literal["adamw", "sgd", "muon", "lion", "nadamw"]
@@ -16,10 +18,13 @@ class OptimizerPlan:
     name: OptimizerName
     lr: float
     weight_decay: float
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    momentum: float = 0.9
-    nesterov: bool = True
+    betas: tuple[float, float] = default_of(Optimizer, "betas")
+    eps: float = default_of(Optimizer, "eps")
+    momentum: float = default_of(Optimizer, "momentum")
+    nesterov: bool = default_of(Optimizer, "nesterov")
+
+    def __post_init__(self) -> None:
+        check_values(Optimizer, "the optimiser", vars(self))
 
 
 @dataclass(frozen=True)
@@ -34,10 +39,13 @@ class SchedulePlan:
     """
 
     epochs: int
-    warmup_epochs: float = 0.0
-    warmup_factor: float = 1e-3
-    min_lr: float = 0.0
-    stepped: Literal["epoch", "step"] = "epoch"
+    warmup_epochs: float = default_of(Schedule, "warmup_epochs")
+    warmup_factor: float = default_of(Schedule, "warmup_factor")
+    min_lr: float = default_of(Schedule, "min_lr")
+    stepped: Literal["epoch", "step"] = default_of(Schedule, "stepped")
+
+    def __post_init__(self) -> None:
+        check_values(Schedule, "the schedule", vars(self))
 
     def rate(self, lr: float, step: int, steps_per_epoch: int) -> float:
         """The learning rate of a step counted from 0: a function of nothing else, so it needs no state."""
@@ -52,8 +60,11 @@ class SchedulePlan:
 class EmaPlan:
     """Exponential moving average of the student's weights."""
 
-    decay: float
-    warmup: bool = True
+    decay: float = default_of(Ema, "decay")
+    warmup: bool = default_of(Ema, "warmup")
+
+    def __post_init__(self) -> None:
+        check_values(Ema, "the running mean", vars(self))
 
 
 @dataclass(frozen=True)
@@ -74,11 +85,11 @@ class Plan:
     schedule: SchedulePlan
     steps_per_epoch: int
     seed: int
-    accumulate: int = 1
+    accumulate: int = default_of(Recipe, "accumulate")
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    clip_norm: float | None = None
+    clip_norm: float | None = default_of(Recipe, "clip_norm")
     ema: EmaPlan | None = None
-    evaluate_every: int = 1
+    evaluate_every: int = default_of(Recipe, "evaluate_every")
     channels_last: bool = False
     compile: bool = False
     cuda_graphs: bool = False
@@ -89,6 +100,8 @@ class Plan:
             raise InputError(f"an epoch of {self.steps_per_epoch} steps trains nothing; expected at least 1")
         if self.precision == "fp16" and self.device == "cpu":
             raise InputError("fp16 needs a GPU; on a CPU use --precision bf16 or fp32")
+        settings = {name: getattr(self, name) for name in ("accumulate", "precision", "clip_norm", "evaluate_every")}
+        check_values(Recipe, "the plan", settings)
 
     @property
     def epochs(self) -> int:

@@ -62,7 +62,7 @@ def by_the_book(losses: list[float], window: int) -> list[float]:
 @pytest.mark.parametrize("window", [1, 2, 5, 50])
 def test_the_smoothed_slope_is_that_of_the_description(window: int) -> None:
     losses = [3 * math.exp(-epoch / 9) + 0.1 * math.sin(epoch) for epoch in range(40)]
-    stop = AdaptiveStop()
+    stop = AdaptiveStop(relative=False)
     found = [stop.slope(losses[:epoch], window) for epoch in range(2, 41)]
     assert found == pytest.approx(by_the_book(losses, window))
     assert stop.slope(losses[:1], window) is None
@@ -70,7 +70,7 @@ def test_the_smoothed_slope_is_that_of_the_description(window: int) -> None:
 
 def test_a_loss_that_falls_and_then_rests_ends_the_term_soon_after_it_rests() -> None:
     falling_by_a_tenth = [10 - 0.1 * epoch for epoch in range(20)]
-    course = Course(TermSchedule(adaptive=AdaptiveStop(threshold=-0.02, window=4)))
+    course = Course(TermSchedule(adaptive=AdaptiveStop(threshold=-0.02, window=4, relative=False)))
     for epoch, loss in enumerate([*falling_by_a_tenth, *[8.1] * 20], start=1):
         course.finish_epoch(epoch, 40, loss)
     # From epoch 20 on the loss rests. A slope over 4 epochs, smoothed over 4, shrinks from 0.1 to 0 in 7 epochs:
@@ -79,7 +79,7 @@ def test_a_loss_that_falls_and_then_rests_ends_the_term_soon_after_it_rests() ->
 
 
 def test_a_loss_that_keeps_falling_never_ends_the_term_and_one_that_rises_ends_it_once_judged() -> None:
-    falls, rises = (Course(TermSchedule(adaptive=AdaptiveStop(window=5))) for _ in range(2))
+    falls, rises = (Course(TermSchedule(adaptive=AdaptiveStop(-0.02, 5, relative=False))) for _ in range(2))
     for epoch in range(1, 30):
         falls.finish_epoch(epoch, 30, 10.0 - 0.3 * epoch)
         rises.finish_epoch(epoch, 30, 10.0 + 0.3 * epoch)
@@ -245,7 +245,7 @@ def test_the_relative_form_does_not_know_the_length_of_the_training() -> None:
 
 
 def test_what_is_restored_goes_on_as_what_was_saved() -> None:
-    schedule = TermSchedule(adaptive=AdaptiveStop(window=3))
+    schedule = TermSchedule(adaptive=AdaptiveStop(-0.02, 3, relative=False))
     whole, first = Course(schedule), Course(schedule)
     losses = [5 * 0.8**epoch for epoch in range(40)]
     for epoch, loss in enumerate(losses, start=1):

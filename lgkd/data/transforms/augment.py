@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lgkd._internal.rng import bits, seed_of, uniform
+from lgkd.config import View as ViewSection
+from lgkd.config.declaration import check_values
 from lgkd.data.transforms import rand_augment as policies
 from lgkd.data.transforms import random_erasing, resized_crop
 from lgkd.data.transforms.apply import apply_layer
@@ -28,10 +30,12 @@ from lgkd.data.transforms.threads import one_thread
 from lgkd.data.validation import colours, image_size_of, number_within, one_of, pair_within
 from lgkd.errors import InputError
 
+_VIEW = ViewSection()
+
 
 @dataclass(frozen=True)
 class View:
-    """How training images are drawn from stored ones. The defaults are timm's.
+    """How training images are drawn from stored ones. Defaults and ranges are those of a recipe.
 
     Attributes:
         crop: "random-resized" draws a box of a random area and shape; "pad" moves the image by up to `padding`
@@ -51,16 +55,16 @@ class View:
         InputError: a value is out of range; the message names field, value and range.
     """
 
-    crop: Literal["random-resized", "pad", "none"] = "random-resized"
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    padding: float = 0.125
-    interpolation: Interpolation = "bicubic"
-    flip: float = 0.5
-    rand_augment: str | None = None
-    color_jitter: float = 0.0
-    erase: float = 0.0
-    fixed: int | None = None
+    crop: Literal["random-resized", "pad", "none"] = _VIEW.crop
+    scale: tuple[float, float] = _VIEW.scale
+    ratio: tuple[float, float] = _VIEW.ratio
+    padding: float = _VIEW.padding
+    interpolation: Interpolation = _VIEW.interpolation
+    flip: float = _VIEW.flip
+    rand_augment: str | None = _VIEW.rand_augment
+    color_jitter: float = _VIEW.color_jitter
+    erase: float = _VIEW.erase
+    fixed: int | None = _VIEW.fixed
 
     def __post_init__(self) -> None:
         one_of("crop", self.crop, ("random-resized", "pad", "none"))
@@ -75,6 +79,7 @@ class View:
             policies.parse(self.rand_augment)
         if self.fixed is not None and self.fixed < 1:
             raise InputError(f"fixed is {self.fixed}; expected at least 1 view of each image")
+        check_values(ViewSection, "the view", vars(self))
 
 
 class _Normalise:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lgkd._internal.rng import permutation, seed_of, uniform
+from lgkd.config import Mix, Recipe
+from lgkd.config.declaration import check_values, default_of
 from lgkd.data.transforms.device import room, sent
 from lgkd.data.validation import number_within
 from lgkd.errors import InputError
@@ -68,11 +70,11 @@ class Mixing:
         self,
         *,
         classes: int,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
-        probability: float = 1.0,
-        switch: float = 0.5,
-        smoothing: float = 0.0,
+        mixup: float = default_of(Mix, "mixup"),
+        cutmix: float = default_of(Mix, "cutmix"),
+        probability: float = default_of(Mix, "probability"),
+        switch: float = default_of(Mix, "switch"),
+        smoothing: float = default_of(Recipe, "label_smoothing"),
         seed: int,
     ) -> None:
         if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
@@ -83,6 +85,8 @@ class Mixing:
         self.probability = number_within("probability", probability, 0.0, 1.0)
         self.switch = number_within("switch", switch, 0.0, 1.0)
         self.smoothing = number_within("smoothing", smoothing, 0.0, 1.0, high_open=True)
+        settings = {"mixup": self.mixup, "cutmix": self.cutmix, "probability": self.probability, "switch": self.switch}
+        check_values(Mix, "the mixing", settings)
         self.seed = seed
         self.mixes = (self.mixup > 0 or self.cutmix > 0) and self.probability > 0
         self.active = self.mixes or self.smoothing > 0

@@ -6,13 +6,13 @@ around 9 of 10. The arguments that follow from a magnitude are timm's.
 """
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lgkd.config.policy import read_policy
 from lgkd.errors import InputError
 
 Array = NDArray[np.float64]
@@ -144,10 +144,6 @@ class RandAugment:
         return clipped
 
 
-_TOKEN = re.compile(r"(m|n|p|mstd|mmax|inc)(\d+(?:\.\d*)?)")
-_WHOLE = {"m": (0, 100), "n": (0, 15), "mmax": (1, 100), "inc": (0, 1)}
-
-
 def parse(text: str) -> RandAugment:
     """A policy from timm's notation, such as "rand-m9-mstd0.5-inc1".
 
@@ -157,24 +153,10 @@ def parse(text: str) -> RandAugment:
     Raises:
         InputError: the text does not follow the notation; the message names the part.
     """
-    head, *tokens = text.split("-")
-    if head != "rand":
-        raise InputError(f"rand_augment is {text!r}; expected timm's notation, such as 'rand-m9-mstd0.5-inc1'")
-    found: dict[str, float] = {}
-    for token in tokens:
-        match = _TOKEN.fullmatch(token)
-        if match is None:
-            raise InputError(
-                f"rand_augment {text!r}: cannot read {token!r}; expected parts like m9, n2, mstd0.5, mmax10, inc1, p0.5"
-            )
-        key, value = match[1], float(match[2])
-        if key in found:
-            raise InputError(f"rand_augment {text!r}: {token!r} sets {key} a second time; give it once")
-        low, high = _WHOLE.get(key, (0, 1 if key == "p" else math.inf))
-        if not low <= value <= high or (key in _WHOLE and not value.is_integer()):
-            sort = "a whole number" if key in _WHOLE else "a number"
-            raise InputError(f"rand_augment {text!r}: {token!r} is out of range; {key} is {sort} from {low} to {high}")
-        found[key] = value
+    try:
+        found = read_policy(text)
+    except ValueError as error:
+        raise InputError(f"rand_augment is {text!r}: {error}") from None
     spread = found.get("mstd", 0.0)
     return RandAugment(
         magnitude=int(found.get("m", 10)),

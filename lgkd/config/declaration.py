@@ -1,0 +1,47 @@
+"""Hold what is set in Python to what a recipe may say: one default and one range for both."""
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from lgkd.config.base import Section
+from lgkd.config.introspect import dotted, sections_of
+from lgkd.config.losses import OwnTerm, Term, TermSection
+from lgkd.config.validate import problems_in
+from lgkd.config.yaml_io import Document
+from lgkd.errors import InputError
+
+
+def default_of(section: type[Section], key: str) -> Any:
+    """The value of a key that a recipe leaves out."""
+    return section.model_fields[key].get_default(call_default_factory=True)
+
+
+def term_section(kind: str | None) -> type[TermSection]:
+    """The section of a kind of term; that of a loss of the user's own for None."""
+    for section in sections_of(Term):
+        if issubclass(section, TermSection) and kind in get_args(section.model_fields["kind"].annotation):
+            return section
+    return OwnTerm
+
+
+def check_values(section: type[Section], of: str, values: Mapping[str, Any]) -> None:
+    """Refuse what the section would refuse.
+
+    Args:
+        section: of a recipe.
+        of: what the values belong to, as the beginning of a message.
+        values: of some of its keys, or of all.
+
+    Raises:
+        InputError: names the first value that a recipe could not have.
+    """
+    given = dict(values)
+    try:
+        section.model_validate(given)
+    except ValidationError as error:
+        for problem in problems_in(error, Document(given)):
+            # Keys that Python sets elsewhere are missing here.
+            if problem.path and problem.path[0] in given:
+                raise InputError(f"{of}: {dotted(problem.path)} {problem.message}") from None
