@@ -98,6 +98,8 @@ class ConvolutionalVisionTransformer(nn.Module):
         self.norm = nn.LayerNorm(width_in)
         self.head = nn.Linear(width_in, num_classes)
         init_linear(self)
+        # In the authors' code the head's biases stay as torch draws them.
+        nn.init.uniform_(self.head.bias, -(width_in**-0.5), width_in**-0.5)
         if tuple(depths) == _CVT_13:
             self.lgkd_taps = ["stages.0.blocks.0", "stages.2.blocks.3", "stages.2.blocks.8"]
 

@@ -241,7 +241,9 @@ def _from_timm(
         add_distillation_token(model, name)
         heads.append("head_dist")
     if info is not None and info.name == "deit_tiny":
-        # The paper's DeiT starts from a head of zeros.
+        # The paper's DeiT starts from a head of zeros and, unlike timm's, from a class token as wide as the positions.
+        if isinstance(model.cls_token, nn.Parameter):
+            nn.init.trunc_normal_(model.cls_token, std=0.02)
         for head in heads:
             nn.init.zeros_(getattr(model, head).weight)
             nn.init.zeros_(getattr(model, head).bias)

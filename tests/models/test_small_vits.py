@@ -264,6 +264,12 @@ def test_first_weights_of_the_named_models_are_those_of_their_authors() -> None:
     lite, local = (create_student(name, num_classes=3) for name in ("vit_lite", "sl_vit"))
     assert lite.pos_embed.std().item() == pytest.approx(0.2, rel=0.05) and not lite.cls_token.any()
     assert lite.blocks[0].attn.qkv.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    # He's normal distribution over a fan-in of 3 x 4 x 4: the root of 2 / 48, 0.204.
+    for model in (lite, create_student("cvt_7_4", num_classes=3)):
+        assert model.patch_embed.proj.weight.std().item() == pytest.approx(0.2041, rel=0.03)
+        assert model.patch_embed.proj.bias.abs().max().item() <= 48**-0.5
+    plain = create_student("poorvit", num_classes=3)
+    assert plain.patch_embed.proj.weight.std().item() == pytest.approx((1 / 144) ** 0.5, rel=0.03)
     assert local.pos_embed.std().item() == pytest.approx(1.0, rel=0.05)
     assert local.blocks[0].attn.qkv.weight.std().item() == pytest.approx((2 / (192 + 576)) ** 0.5, rel=0.05)
     assert [model.blocks[0].attn.dropout for model in (lite, local)] == [0.1, 0.0]
@@ -287,6 +293,7 @@ def test_positions_tokens_and_temperatures_do_not_decay() -> None:
         ({"attention": "global"}, r"attention is 'global', expected one of plain, local"),
         ({"pooling": "max"}, r"pooling is 'max', expected one of class, mean, sequence"),
         ({"positions": "rotary"}, r"positions is 'rotary', expected one of learned, sinusoidal, none"),
+        ({"patch_init": "zeros"}, r"patch_init is 'zeros', expected one of default, he"),
         ({"init": "zeros"}, r"init is 'zeros', expected one of default, xavier, mimetic, impulse"),
         ({"block": "post"}, r"block is 'post', expected one of pre, compact"),
         (

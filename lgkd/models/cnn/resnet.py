@@ -43,7 +43,8 @@ class CifarResNet(nn.Module):
     ResNet-56 with 100 classes has 861,620 parameters.
 
     Source: He et al., arXiv 1512.03385, section 4.2. Shortcuts that change shape are projections
-    and convolutions start from He's fan-out distribution, as in the code of Locality Guidance.
+    and convolutions start from He's fan-out distribution, the head from a normal one of deviation 0.01 with biases at
+    0, as in the code of Locality Guidance.
 
     Args:
         depth: 8, 14, 20, 26, ...: 6n+2.
@@ -55,6 +56,8 @@ class CifarResNet(nn.Module):
 
     widths: ClassVar[tuple[int, int, int, int]] = (16, 16, 32, 64)
     """Channels of the first convolution and of the three stages."""
+    head_std: ClassVar[float | None] = 0.01
+    """Deviation that the head's weights start from, biases at 0; None: as in torch."""
 
     def __init__(self, depth: int, num_classes: int) -> None:
         super().__init__()
@@ -71,6 +74,9 @@ class CifarResNet(nn.Module):
         self.stage3 = _stage(second, third, blocks, stride=2)
         self.fc = nn.Linear(third, num_classes)
         start_convolutions(self)
+        if self.head_std is not None:
+            nn.init.normal_(self.fc.weight, std=self.head_std)
+            nn.init.zeros_(self.fc.bias)
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
         """Logits (B,K)."""
@@ -86,10 +92,11 @@ class CifarResNetX4(CifarResNet):
     so that stage 1 has a projection, too. With 100 classes depth 8 has 1,233,540 parameters, depth 32 7,433,860.
 
     Source: the networks of Tian et al., "Contrastive Representation Distillation", arXiv 1910.10699, widths as in their
-    released code (RepDistiller). Else as `CifarResNet`.
+    released code (RepDistiller), as is the head, which starts as in torch. Else as `CifarResNet`.
     """
 
     widths: ClassVar[tuple[int, int, int, int]] = (32, 64, 128, 256)
+    head_std: ClassVar[float | None] = None
 
 
 def check_classes(num_classes: int) -> None:

@@ -20,11 +20,13 @@ _COMPACT = partial(
     attn_drop_rate=0.1,
     position_std=0.2,
     class_token_std=0.0,
+    patch_init="he",
 )
 """What ViT-Lite, CVT and CCT of 7 blocks share.
 
 Source: Hassani et al., Escaping the Big Data Paradigm with Compact Transformers, arXiv 2104.05704, and the authors'
-code (blocks, no biases of q, k and v, attention dropout 0.1, positions of deviation 0.2, a class token of zeros).
+code (blocks, no biases of q, k and v, attention dropout 0.1, positions of deviation 0.2, a class token of zeros,
+patch projections from He's fan-in distribution).
 """
 
 vit_lite = _COMPACT

@@ -57,9 +57,9 @@ class PlainViT(nn.Module):
         pooling: "class", "mean" or "sequence".
         positions: "learned" (class tokens have them, too), "sinusoidal" (fixed) or "none".
         position_std, class_token_std: of the normal distributions that learned positions and class tokens start from.
+        patch_init: of the projection with tokenizer=patch. "default" is torch's, "he" He's fan-in distribution.
         init: of the linear layers. "default" is normal with deviation 0.02, "xavier" Glorot's normal, "mimetic" and
-            "impulse" the default and then `lgkd.models.vit.initialise`. Biases start at 0, patch convolutions as in
-            torch.
+            "impulse" the default and then `lgkd.models.vit.initialise`. Biases start at 0.
 
     Raises:
         ModelError: choices that do not exist, do not fit each other or do not fit the images.
@@ -96,6 +96,7 @@ class PlainViT(nn.Module):
         positions: str = "learned",
         position_std: float = 0.02,
         class_token_std: float = 0.02,
+        patch_init: str = "default",
         init: str = "default",
     ) -> None:
         super().__init__()
@@ -108,6 +109,7 @@ class PlainViT(nn.Module):
         one_of("block", block, tuple(_BLOCKS))
         one_of("pooling", pooling, ("class", "mean", "sequence"))
         one_of("positions", positions, ("learned", "sinusoidal", "none"))
+        one_of("patch_init", patch_init, ("default", "he"))
         one_of("init", init, ("default", "xavier", "mimetic", "impulse"))
         many = _class_tokens(class_tokens, pooling)
 
@@ -118,7 +120,7 @@ class PlainViT(nn.Module):
         elif tokenizer == "shifted":
             self.patch_embed = ShiftedPatchTokens(size, patch_size, embed_dim)
         else:
-            self.patch_embed = PatchTokens(size, patch_size, embed_dim)
+            self.patch_embed = PatchTokens(size, patch_size, embed_dim, he=patch_init == "he")
         grid = self.patch_embed.grid_size
         if attention == "local" and many + grid[0] * grid[1] < 2:
             raise ModelError("local attention leaves out a token itself, and there is no other; take smaller patches")

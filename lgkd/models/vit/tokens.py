@@ -24,15 +24,18 @@ class PatchTokens(nn.Module):
         image_size: (height, width), multiples of P.
         patch_size: P.
         width: D.
+        he: start the weights from He's fan-in distribution, as the compact transformers do, instead of torch's.
 
     Raises:
         ModelError: images that do not divide into patches.
     """
 
-    def __init__(self, image_size: tuple[int, int], patch_size: int, width: int) -> None:
+    def __init__(self, image_size: tuple[int, int], patch_size: int, width: int, *, he: bool = False) -> None:
         super().__init__()
         self.grid_size = patch_grid(image_size, patch_size)
         self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
+        if he:
+            nn.init.kaiming_normal_(self.proj.weight)
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
         """Tokens (B,N,D)."""
