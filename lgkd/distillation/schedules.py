@@ -34,8 +34,8 @@ class AdaptiveStop:
 
     Source: Rostand, Hsu and Lu, Adaptive Locality Guidance, TNNLS 2025 (10.1109/TNNLS.2024.3515076), as described by a
     third party's port; the paper's own text was not at hand. The published values are a window of 50 epochs of 300, and
-    -0.02 in units of loss per epoch (`relative=False`), which depends on the scale of the teacher's features. That it waits
-    is lgkd's own; the published one judges from the second epoch on.
+    -0.02 in units of loss per epoch (`relative=False`), which depends on the scale of the teacher's features. That it
+    waits is lgkd's own; the published one judges from the second epoch on.
 
     Args:
         threshold: slope at which the term ends; negative: while the loss still falls, only slowly.

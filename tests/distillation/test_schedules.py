@@ -87,7 +87,7 @@ def test_a_loss_that_keeps_falling_never_ends_the_term_and_one_that_rises_ends_i
 
 
 def test_patience_keeps_a_term_through_a_bad_start() -> None:
-    course = Course(TermSchedule(adaptive=AdaptiveStop(window=2, patience=6)))
+    course = Course(TermSchedule(adaptive=AdaptiveStop(-0.02, 2, relative=False, patience=6)))
     for epoch in range(1, 6):
         assert course.finish_epoch(epoch, 30, 1.0 + epoch) is None
     assert course.finish_epoch(6, 30, 7.0) is not None
@@ -100,7 +100,7 @@ def test_patience_keeps_a_term_through_a_bad_start() -> None:
 def test_a_term_is_not_judged_before_the_warm_up_is_over_and_two_windows_have_passed(
     of_the_rate: float, of_the_term: float, window: int, first: int
 ) -> None:
-    course = Course(TermSchedule(warmup=of_the_term, adaptive=AdaptiveStop(window=window)))
+    course = Course(TermSchedule(warmup=of_the_term, adaptive=AdaptiveStop(-0.02, window, relative=False)))
     for epoch in range(1, first):
         assert course.finish_epoch(epoch, 300, 5.0 + epoch, warmup=of_the_rate) is None
     assert course.finish_epoch(first, 300, 5.0 + first, warmup=of_the_rate) == (
@@ -131,7 +131,7 @@ def test_small_sets_keep_their_guide_while_its_loss_falls_and_lose_it_when_that_
 
 
 def test_what_has_ended_can_say_why_after_a_restore_and_an_older_state_is_judged_as_a_new_one() -> None:
-    schedule = TermSchedule(adaptive=AdaptiveStop(window=2))
+    schedule = TermSchedule(adaptive=AdaptiveStop(-0.02, 2, relative=False))
     course, again = Course(schedule), Course(schedule)
     # A checkpoint of an earlier lgkd: every epoch's loss from the first on, where the term would have ended.
     course.restore({"losses": [3.0, 3.1, 3.2], "ended": None})
