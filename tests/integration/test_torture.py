@@ -28,7 +28,6 @@ from lgkd.errors import DataError, InputError
 from lgkd.runs.folder import read_metrics
 from lgkd.training.checkpoint import load_newest
 from lgkd.training.state import read_progress
-from tests.support.manifests import reseal
 from tests.support.small import DISTILL, World, environment, make_pictures
 from tools.golden.old_run import FOLDER
 from tools.soak import soak
@@ -227,7 +226,7 @@ def test_an_archive_of_arrays_in_the_place_of_a_cached_array_is_refused(tmp_path
     assert open_cache(tmp_path / "cache").arrays["logits"].shape == (1, 4, 10)
     np.savez(tmp_path / "other.npz", np.zeros((1, 4, 10), np.float32))
     (tmp_path / "other.npz").rename(tmp_path / "cache" / "logits.npy")
-    reseal(tmp_path / "cache")
+    vouch(tmp_path / "cache" / "logits.npy")
     with pytest.raises(InputError, match=r"logits\.npy cannot be read \(the magic string is not correct"):
         open_cache(tmp_path / "cache")
 

@@ -28,6 +28,7 @@ from lgkd.errors import LgkdError
 from lgkd.models.teacher_card import CARD, WEIGHTS
 from lgkd.runs.folder import STUDENT, STUDENT_WEIGHTS
 from lgkd.training.checkpoint import MANIFEST
+from tests.support.manifests import reseal
 from tests.support.published import as_published, make_flowers
 from tests.support.small import DISTILL, TINY, TRAIN
 from tools.torture.arena import Arena
@@ -157,7 +158,7 @@ def vouch(file: Path) -> None:
         _change(file.with_name(CARD), lambda card: card | {"weights_sha256": sha256})
     elif file.name == STUDENT_WEIGHTS and (file.with_name(STUDENT)).exists():
         _change(file.with_name(STUDENT), lambda about: about | {"weights_sha256": sha256})
-    elif (manifest := file.with_name(MANIFEST)).exists() and file != manifest:
+    elif (manifest := file.with_name(MANIFEST)).exists() and file != manifest and not _is_sealed(manifest):
         value = json.loads(manifest.read_text())
         value["files"][file.name] = {"bytes": size, "sha256": sha256}
         manifest.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
@@ -174,6 +175,12 @@ def vouch(file: Path) -> None:
             return record | {"checksum": hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()}
 
         _change(index, vouched)
+    reseal(file.parent)
+
+
+def _is_sealed(manifest: Path) -> bool:
+    """Tell the manifest of a finished folder, which has a checksum, from that of a checkpoint."""
+    return b'"checksum"' in manifest.read_bytes()
 
 
 def _change(file: Path, change: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
