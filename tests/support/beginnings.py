@@ -42,10 +42,19 @@ class Place:
     world: World
 
     @classmethod
-    def make(cls, name: str, root: Path, world: World) -> "Place":
-        """Lay out a place; the world's teacher is in its store, unless the command makes it."""
+    def make(cls, name: str, root: Path, world: World, *, decoded: bool = False) -> "Place":
+        """Lay out a place; the world's teacher is in its store, unless the command makes it.
+
+        Args:
+            name: of the command.
+            root: a new folder.
+            world: has the pictures, a teacher and runs.
+            decoded: whether the store has the images decoded already, so that the command's folder is begun at once.
+        """
         root.mkdir(parents=True)
         made = cls(name, root, world)
+        if decoded:
+            shutil.copytree(world.home / "cache", made.home / "cache")
         if name != "train-teacher":
             shutil.copytree(world.home / "teachers", made.home / "teachers")
         return made
