@@ -62,8 +62,8 @@ def main(out: Path, optimizer: str, **chosen: str) -> None:
         if isinstance(module, nn.MultiheadAttention):
             module.dropout = 0.0
     teacher = Teacher(CifarResNet(8, 3), image_size=8, batch_norm=settings["teacher_bn"])
-    # Of its own, so that how a teacher begins does not choose the projections. AdamW blows the rounding of a weight whose
-    # gradient passes through 0 up to steps of lr; from these projections none does.
+    # Of its own, so that how a teacher begins does not choose the projections. AdamW blows the rounding of a weight
+    # whose gradient passes through 0 up to steps of lr; from these projections none does.
     torch.manual_seed(2)
     terms = [Term(MapLoss(settings["transform"]), weight=2.5)]
     guide = Guide(student, teacher, image_size=8, terms=terms, taps=["blocks.0", "blocks.1", "blocks.2"])
