@@ -26,6 +26,7 @@ from lgkd.models.teacher_card import read_card
 from lgkd.runner.build import load_kept_teacher
 from lgkd.runner.runner import Job
 from lgkd.training.signals import Stop
+from tests.support.manifests import reseal
 from tests.support.reproducing import TINY, recipe_of
 from tests.support.small import one_thread, snapshot
 
@@ -245,6 +246,7 @@ def test_runs_on_other_images_stand_in_no_common_table(whole) -> None:
     file = Path("mine/guided/seed1/run.json")
     info = json.loads(file.read_text())
     file.write_text(json.dumps({**info, "dataset": {**info["dataset"], "fingerprint": "other"}}))
+    reseal(file.parent)
     with pytest.raises(InputError, match="were measured on different images, so their accuracies cannot be compared"):
         look_at(TINY, Path("mine"))
 
