@@ -138,7 +138,7 @@ def _load(folder: Path, count: int) -> Stored | None:
         sizes = np.load(io.BytesIO(sizes_file), allow_pickle=False)
         pixels = _mapped(folder / PIXELS)
         if list(pixels.shape) != record["shape"] or pixels.dtype != np.uint8:
-            raise InputError(f"{folder / PIXELS} is not the array of pixels that its {INDEX} says")
+            raise InputError(f"{folder / PIXELS} is not the array of pixels that its {INDEX} says; it is damaged")
         if manifest is None:
             tell_unverified(folder)
         rows = _checked(folder, pixels, manifest) if manifest is not None else None
