@@ -21,7 +21,9 @@ from lgkd.distillation.tasks import Guided
 from lgkd.errors import DataError, InputError, TapError
 from lgkd.models.default_taps import classifier_name
 from lgkd.runner.cache_teacher import cache_features
+from lgkd.runner.loaded_run import open_run
 from lgkd.training.evaluate import answer
+from tests.support.small import World
 
 
 def test_a_guided_task_has_a_guide_and_a_weight_that_is_not_negative() -> None:
@@ -109,3 +111,8 @@ def test_a_connection_that_breaks_is_tried_again(tmp_path: Path) -> None:
     with pytest.raises(download._Failed, match="Connection reset by peer") as error:
         download._Source._copy(fetch, SimpleNamespace(read=broken), io.BytesIO(), 0, tmp_path)
     assert error.value.again
+
+
+def test_a_report_opens_a_run_on_its_own_classes_only(world: World, here: Path) -> None:
+    with pytest.raises(InputError, match="knows 3 classes, digits has 10 and they differ; evaluate on a data set with"):
+        open_run(world.guided_run, dataset="digits")
