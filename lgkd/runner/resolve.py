@@ -1,5 +1,6 @@
 """What choices are called and where they lead; no torch, so that a wrong one is told at once."""
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from lgkd.data.names import WITHOUT, dataset_key, folder_word, subset_words
 from lgkd.errors import InputError, LgkdError, MissingError, RecipeError, TakenError
 from lgkd.models.registry import canonical, find
 from lgkd.models.teacher_card import TeacherCard, find_card, put_back, read_card, teacher_folder
-from lgkd.runs.folder import is_finished, read_student
+from lgkd.runs.folder import STUDENT, is_finished
 
 _TYPED_AS = {
     "schedule.epochs": "--epochs",
@@ -182,8 +183,10 @@ def free_place(
 def _has_put(run: Path, place: Path) -> bool:
     """Whether the teacher at a place is the one of a run that was trained to its end and not finished."""
     try:
-        return not is_finished(run) and read_student(run)["weights_sha256"] == read_card(place).weights_sha256
-    except InputError:
+        # Read as it is: only a finished run's student.json is one that is vouched for.
+        student = json.loads((run / STUDENT).read_text(encoding="utf-8"))
+        return not is_finished(run) and student["weights_sha256"] == read_card(place).weights_sha256
+    except (InputError, OSError, ValueError, KeyError, TypeError):
         return False
 
 

@@ -149,7 +149,7 @@ def test_an_ended_term_is_neither_computed_nor_logged_and_stays_ended_after_a_re
     conv_student: nn.Module, teacher: Teacher, make_batch: Callable[..., Batch]
 ) -> None:
     def make() -> Guide:
-        adaptive = TermSchedule(adaptive=AdaptiveStop(window=1))
+        adaptive = TermSchedule(adaptive=AdaptiveStop(-0.02, 1, relative=False))
         terms = [Term(MapLoss("linear"), 2.5, schedule=adaptive), Term(MapLoss("similarity"), 10.0)]
         guide = Guide(conv_student, teacher, image_size=32, terms=terms)
         guide.begin(10)
