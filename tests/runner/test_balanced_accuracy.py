@@ -12,6 +12,7 @@ from lgkd.cli import run
 from lgkd.cli.doctor_checks.assets import look_at_teachers
 from lgkd.models.teacher_card import find_card
 from lgkd.runs.folder import METRICS, read_run
+from tests.support.manifests import reseal
 from tests.support.small import CLASSES, DISTILL, World, make_pictures
 
 STUBBORN = "tests.support.stubborn:stubborn"
@@ -65,6 +66,7 @@ def test_a_teacher_that_always_names_the_largest_class_is_remarked_on_wherever_i
     for key in ("balanced_accuracy", "seen_classes", "largest_class"):
         del about["accuracy"][key]
     (folder / "card.json").write_text(json.dumps(about))
+    reseal(folder)
     shutil.rmtree(tmp_path / "student", ignore_errors=True)
     assert run([*words, "--use", "tests.support.stubborn"]) == 0
     shown = " ".join(capsys.readouterr().err.split())

@@ -58,8 +58,8 @@ def test_a_flipped_bit_of_the_recipe_is_noticed_on_resume(paused, here: Path, ca
     assert run(["resume", "mine", "--quiet"]) == 2
     assert capsys.readouterr().err == (
         f"lgkd: {newest(folder)} was made by another training than run.json and recipe.yaml beside it describe; it "
-        "was not touched:\n  recipe.optimizer.lr: was 0.0005, now 0.0007\n"
-        "Take these files, or the checkpoint, from a copy, or use --force to go on with it all the same\n"
+        "was not touched. Take these files, or the checkpoint, from a copy, or use --force to go on with it all the "
+        "same:\n  recipe.optimizer.lr: was 0.0005, now 0.0007\n"
     )
     after = snapshot(folder)
     assert {name: value for name, value in after.items() if "checkpoint" in name} == {
@@ -95,6 +95,7 @@ def test_the_best_student_of_another_run_is_noticed(paused, here: Path, world: W
     assert run(command(world, "mine", *held_out)) == 0
     info = json.loads(Path("mine/run.json").read_text())
     Path("mine/run.json").write_text(json.dumps({**info, "status": "running"}))
+    Path("mine/MANIFEST.json").unlink()
     shutil.rmtree("mine/checkpoint/best")
     shutil.copytree("other/checkpoint/best", "mine/checkpoint/best")
     capsys.readouterr()

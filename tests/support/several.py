@@ -96,7 +96,7 @@ def train_forked(way: str, who: Place) -> dict[str, Tensor]:
     """Two steps of plain descent; the weights."""
     task = Supervised(make_forked(way))
     plan = make_plan(
-        optimizer=OptimizerPlan("sgd", lr=0.5, weight_decay=0.0, momentum=0.0),
+        optimizer=OptimizerPlan("sgd", lr=0.5, weight_decay=0.0, momentum=0.0, nesterov=False),
         schedule=SchedulePlan(1, min_lr=0.5),
         accumulate=WAYS[way]["accumulate"],
         clip_norm=None,
