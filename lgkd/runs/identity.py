@@ -210,8 +210,8 @@ def check_checkpoint(
     if changes and not force:
         raise TakenError(
             f"{folder} was made by another training than {RUN} and {RECIPE} beside it describe; it was not "
-            "touched. Take these files, or the checkpoint, from a copy, or use --force to go on with it all the same:\n  "
-            + "\n  ".join(changes)
+            "touched. Take these files, or the checkpoint, from a copy, or use --force to go on with it all the "
+            "same:\n  " + "\n  ".join(changes)
         )
     for change in changes:
         say(f"going on although the checkpoint differs: {change}")
