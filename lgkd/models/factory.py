@@ -235,15 +235,16 @@ def _from_timm(
             _refuse_unknown(second, name, options, timm.models.model_entrypoint(timm_name))
             raise ModelError(f"{name} cannot be made with {_listed(options)}: {_first_line(second)}") from first
     heads = ["head"]
+    paper = info is not None and info.name == "deit_tiny"
+    if paper and isinstance(model.cls_token, nn.Parameter):
+        # As wide as the positions, unlike timm's; drawn ahead of a second token, so that it is the same without one.
+        nn.init.trunc_normal_(model.cls_token, std=0.02)
     if distilled:
         from lgkd.models.distillation_token import add_distillation_token
 
         add_distillation_token(model, name)
         heads.append("head_dist")
-    if info is not None and info.name == "deit_tiny":
-        # The paper's DeiT starts from a head of zeros and, unlike timm's, from a class token as wide as the positions.
-        if isinstance(model.cls_token, nn.Parameter):
-            nn.init.trunc_normal_(model.cls_token, std=0.02)
+    if paper:  # whose head starts from zeros
         for head in heads:
             nn.init.zeros_(getattr(model, head).weight)
             nn.init.zeros_(getattr(model, head).bias)
