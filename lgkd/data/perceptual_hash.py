@@ -1,4 +1,4 @@
-"""What is left of an image when it is saved anew, smaller or at lower quality: by it near copies are found.
+"""Compute perceptual hashes: they stay when an image is saved anew, smaller or at lower quality.
 
 The hash is ImageHash's pHash, the signs of the lowest 8 x 8 frequencies: two images of unlike things seldom have nearly
 the same, but simple shapes before a plain ground do. So a small picture in colour is kept beside it.
@@ -18,7 +18,7 @@ _FLAT = 4.0
 
 
 class Trace(NamedTuple):
-    """What is compared of an image."""
+    """Hold the parts of an image that are compared."""
 
     phash: int
     """64 bits."""

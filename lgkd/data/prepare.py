@@ -129,7 +129,7 @@ def prepare_data(
 
 
 def make_augment(recipe: Recipe, data: Data, *, image_size: tuple[int, int], seed: int) -> Augment:
-    """What draws the student's training images."""
+    """Make the augmentation of the student's training images."""
     view = recipe.view
     return Augment(
         View(

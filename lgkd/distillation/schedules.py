@@ -125,7 +125,7 @@ class TermSchedule:
 
     @property
     def constant(self) -> bool:
-        """Whether the factor is 1 from the first step to the last."""
+        """Tell a factor that is 1 from the first step to the last."""
         return self == _CONSTANT
 
     def at(self, epoch: float, epochs: int) -> float:
@@ -157,7 +157,7 @@ class Course:
     ended: int | None = None
 
     def factor(self, epoch: float, epochs: int) -> float:
-        """What the term's weight is multiplied by."""
+        """Return the factor of the term's weight."""
         return 0.0 if self.ended is not None else self.schedule.at(epoch, epochs)
 
     def finish_epoch(self, epoch: int, epochs: int, loss: float | None, *, warmup: float = 0.0) -> str | None:

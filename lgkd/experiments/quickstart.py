@@ -84,7 +84,7 @@ class Widest:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a quickstart.
+    """Hold the results of a quickstart.
 
     Attributes:
         trials: three for each seed, in the order in which they were run.

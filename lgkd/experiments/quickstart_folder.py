@@ -59,7 +59,7 @@ def _take(out: Path | None, choices: Mapping[str, Any]) -> tuple[Path, ExitStack
 
 
 def _is_open(folder: Path, choices: Mapping[str, Any]) -> bool:
-    """Whether a quickstart can be begun in a folder, or gone on with."""
+    """Check that a quickstart can begin or be resumed in a folder."""
     if not folder.exists():
         return True
     if not folder.is_dir():

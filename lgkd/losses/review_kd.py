@@ -84,7 +84,7 @@ class _Fusion(nn.Module):
         self.leave = nn.Sequential(leave, nn.BatchNorm2d(teacher_width))
 
     def forward(self, student: Tensor, deeper: Tensor | None, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """What the teacher's map is compared with, (B,C,*grid), and what is handed on, (B,M,*grid)."""
+        """Fuse a stage: the map compared with the teacher's, (B,C,*grid), and the map handed on, (B,M,*grid)."""
         fused: Tensor = self.enter(student)
         if self.gates is not None:
             assert deeper is not None

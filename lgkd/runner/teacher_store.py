@@ -88,7 +88,7 @@ def _give_name(passing: Path, place: Path) -> None:
 
 
 def _holds(place: Path, sha256: str) -> bool:
-    """Whether the teacher of these weights lies at a place."""
+    """Tell a stored teacher by the hash of its weights."""
     try:
         return read_card(place).weights_sha256 == sha256
     except InputError:

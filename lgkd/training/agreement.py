@@ -12,7 +12,7 @@ SECONDS, STEPS = 2.0, 20
 
 
 class Agreement:
-    """Whether to stop and whether to save, asked after every step.
+    """Agree over processes on stopping and saving; asked after every step.
 
     One process answers at once. Several ask each other, which keeps all of them waiting for the slowest; when they do,
     they also settle after how many steps they will do it again, from the longest step that any of them had.

@@ -19,7 +19,7 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class EpochRow:
-    """What an epoch came to; a row of metrics.csv.
+    """Hold the metrics of an epoch; a row of metrics.csv.
 
     Attributes:
         epoch: counted from 1.

@@ -102,7 +102,7 @@ class ParallelTask:
         self.accelerator._models.clear()
 
     def _all_used(self, weights: list[nn.Parameter], batch: Batch) -> bool:
-        """Whether the loss depends on every weight, by a forward pass that changes nothing; equal in all processes."""
+        """Tell if the loss depends on every weight, by a forward pass that changes nothing; equal in all processes."""
         buffers = [(buffer, buffer.clone()) for buffer in self.task.buffers()]
         with self.accelerator.autocast():
             loss = self.task.forward(batch).loss
@@ -127,7 +127,7 @@ class ParallelTask:
 
 
 def is_static(task: Task) -> bool:
-    """Whether student and terms consist of modules that treat all batches alike."""
+    """Tell a static graph: student and terms consist of modules that treat all batches alike."""
     parts = [task.student, *(loss for guide in task.guides for loss in guide.losses.values())]
     return all(type(module).__module__.partition(".")[0] in _STATIC for part in parts for module in part.modules())
 

@@ -71,7 +71,7 @@ def _place(dataset: DataSet) -> Path | None:
 
 
 def _about(dataset: DataSet) -> dict[str, Any]:
-    """What the result depends on."""
+    """List the settings that the result depends on."""
     return {
         "format": _FORMAT,
         "fingerprint": dataset.fingerprint,

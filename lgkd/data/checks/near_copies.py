@@ -27,7 +27,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class NearCopies:
-    """What a data set holds twice, but not pixel for pixel; every image once, with the one that it is most like."""
+    """Hold the near copies of a data set, which are not equal pixel for pixel; every image once, with the one that it is most like."""
 
     leaks: Pairs = _NONE
     """Test images that are nearly a training image."""
@@ -107,7 +107,7 @@ class _Part:
 
 
 def _nearest(part: _Part, others: _Part, *, earlier: bool) -> dict[int, int]:
-    """Of every image that is a near copy of another one: its place, and the place of the one that it is most like.
+    """Find every image that is a near copy of another one, with the place of the one that it is most like.
 
     Args:
         part: whose images.
@@ -137,7 +137,7 @@ def _nearest(part: _Part, others: _Part, *, earlier: bool) -> dict[int, int]:
 
 
 def _has_equal(part: _Part, place: int, others: _Part, candidates: NDArray[np.int64]) -> bool:
-    """Whether an image is a copy, pixel for pixel, which is told elsewhere."""
+    """Tell a copy that is equal pixel for pixel, which is listed elsewhere."""
     if part.digests is None or others.digests is None:
         return False
     return any(others.digests[other] == part.digests[place] for other in candidates.tolist())
