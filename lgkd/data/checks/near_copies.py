@@ -27,7 +27,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class NearCopies:
-    """Hold the near copies of a data set, which are not equal pixel for pixel; every image once, with the one that it is most like."""
+    """Hold the near copies of a data set, which are not equal pixel for pixel; an image once, with its nearest."""
 
     leaks: Pairs = _NONE
     """Test images that are nearly a training image."""

@@ -5,7 +5,6 @@ library is used.
 """
 
 import errno
-import hashlib
 import http.client
 import ipaddress
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from lgkd._internal.atomic_io import sha256_of
 from lgkd.errors import DataError, InputError, MissingError
 
 Progress = Callable[[int, int], None]
@@ -103,7 +103,7 @@ def verified(path: Path, *, size: int, sha256: str) -> Path:
     found = path.stat().st_size
     if found != size:
         raise DataError(f"{path} has {found:,} bytes, the published file has {size:,}: remove it, or put the whole one")
-    digest = _sha256_of(path)
+    digest = sha256_of(path)
     if digest != sha256:
         raise DataError(f"{path} has SHA-256 {digest}, the published file has {sha256}: remove it, or put that one")
     return path
@@ -193,11 +193,11 @@ class _Source:
 
 def _download(source: _Source, part: Path, target: Path, sha256: str) -> None:
     pieced = _fill(source, part, target)
-    digest = _sha256_of(part)
+    digest = sha256_of(part)
     if digest != sha256 and pieced:  # an older piece may be of another file: once more from the beginning
         part.unlink()
         _fill(source, part, target)
-        digest = _sha256_of(part)
+        digest = sha256_of(part)
     if digest != sha256:
         part.unlink()
         raise DataError(
@@ -299,8 +299,3 @@ def _words(error: Exception) -> str:
         return f"nothing came for {_SILENCE:.0f} seconds"
     text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
     return " ".join(str(text).split()).rstrip(".")
-
-
-def _sha256_of(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
