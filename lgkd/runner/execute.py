@@ -32,6 +32,7 @@ from lgkd.runs.folder import (
     describe,
     environment,
     finish_run,
+    has_checkpoint,
     now,
     read_metrics,
     read_student,
@@ -98,13 +99,21 @@ def carry_out(ready: Ready) -> Run:
     folder, data, student, plan = ready.folder, ready.data, ready.student, ready.plan
     info = ready.info | {"manifest": MANIFEST}
     first = ready.process.rank == 0
-    if first:
-        # First, since it waits for git. That run.json comes before all other files makes the folder known as a run's.
-        about_here = environment(plan.device) | {"data_fingerprint": data.fingerprint}
-        remove_manifest(folder)
-        write_run(folder, info)
-        write_whole(folder / RECIPE, dump_recipe(ready.recipe).encode())
-        write_json(folder / ENV, about_here)
+    # First, since it waits for git.
+    about_here = environment(plan.device) | {"data_fingerprint": data.fingerprint} if first else {}
+
+    def begin() -> None:
+        if first:
+            # That run.json comes before all other files makes the folder known as a run's.
+            remove_manifest(folder)
+            write_run(folder, info)
+            write_whole(folder / RECIPE, dump_recipe(ready.recipe).encode())
+            write_json(folder / ENV, about_here)
+
+    # Until its checkpoint is found to fit, a folder stays as it is.
+    resumes = has_checkpoint(folder)
+    if not resumes:
+        begin()
     batches = _test_batches(ready)
     journal = Journal(folder, writes=first)
     teachers = [info["teacher"], *info["more_teachers"]] if info["teacher"] else []
@@ -117,6 +126,7 @@ def carry_out(ready: Ready) -> Run:
             **checkpoint_identity(info, ready.recipe),
         },
         check=lambda place, theirs, ours: check_checkpoint(place, theirs, ours, force=ready.force, say=ready.say),
+        on_restored=begin if resumes else None,
         say=ready.say,
     )
     with Stop(ready.max_time, ready.began) as stop:

@@ -41,6 +41,7 @@ class Keeper:
         check: called with a checkpoint's folder, the identity in it (None in those of earlier versions) and this
             training's; raises where the checkpoint is not to be gone on with.
         select_on: the score by which the best epoch is chosen, such as "val_top1"; None: none is.
+        on_restored: called when a checkpoint has been restored, or none was found, before the training writes anything.
         say: called with a sentence that the user should hear.
     """
 
@@ -52,6 +53,7 @@ class Keeper:
         identity: dict[str, Any] | None = None,
         check: Callable[[Path, Any, dict[str, Any]], None] | None = None,
         select_on: str | None = None,
+        on_restored: Callable[[], None] | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
         self.root = root
@@ -59,6 +61,7 @@ class Keeper:
         self._identity = identity or {}
         self._check = check or (lambda _place, _theirs, _ours: None)
         self._select_on = select_on
+        self._on_restored = on_restored or (lambda: None)
         self._say = say or (lambda _: None)
         self._saved = time.monotonic()
 
@@ -113,6 +116,7 @@ class Keeper:
         """
         found = load_newest(self.root)
         if found is None:
+            self._on_restored()
             return None
         for problem in found.damaged:
             self._say(f"passed over a damaged checkpoint: {problem}; going on from {found.folder.name}")
@@ -149,6 +153,7 @@ class Keeper:
         mine = int(engine.rank == 0)
         sums = {name: value * mine for name, value in parts["meters"].items()}
         meters.restore(sums, progress.images * mine, engine.device)
+        self._on_restored()
         self._say(f"going on from epoch {progress.epoch + 1}, step {progress.step}")
         return progress
 

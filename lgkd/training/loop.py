@@ -85,6 +85,7 @@ def fit(
     try:
         everyone = watchers if tracking is None else (*watchers, tracking)
         training = _Training(engine, feed, evaluate, everyone, keeper, stop or Stop(), say or (lambda _: None))
+        training.restore()  # first: where that is refused, nothing is written for trackers either
         with tracking or nullcontext():
             return training.run()
     finally:
@@ -112,10 +113,12 @@ class _Training:
         self.progress = Progress(accumulate=self.plan.accumulate)
         self.meters = Meters()
 
-    def run(self) -> list[EpochRow]:
+    def restore(self) -> None:
         if self.keeper is not None:
             self.progress = self.keeper.restore(self.engine, self.meters) or self.progress
         self.engine.accumulate = self.progress.accumulate
+
+    def run(self) -> list[EpochRow]:
         for watcher in self.watchers:
             watcher.on_start(self.plan.epochs, self.plan.steps_per_epoch)
             _tell_again(watcher, [EpochRow(**row) for row in self.progress.rows])
