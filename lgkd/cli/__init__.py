@@ -11,8 +11,9 @@ from typing import Any
 
 from lgkd._internal.distributed import leave
 from lgkd._internal.launch import LOST, Relayed, begin, end, is_first, speaks
+from lgkd._internal.out_of_memory import lack_of_memory
 from lgkd.cli.escape import paragraphs, visible
-from lgkd.cli.memory import lack_of_memory, told, try_torch_first
+from lgkd.cli.memory import told, try_torch_first
 from lgkd.cli.streams import guard, lost
 from lgkd.config.trackers import STUCK
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lgkd._internal.distributed import add_up, wait
+from lgkd._internal.out_of_memory import raise_if_out_of_memory
 from lgkd.errors import InputError, NonFiniteError
 from lgkd.training.checkpoint import STATE, load_newest, read_checkpoint, save_best, save_checkpoint
 from lgkd.training.metrics import Meters
@@ -145,6 +146,7 @@ class Keeper:
             for guide, course in zip(engine.task.guides, progress.courses, strict=False):
                 guide.restore(course)
         except (RuntimeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            raise_if_out_of_memory(error)
             reason = " ".join(str(error).split())[:200]
             raise InputError(
                 f"{found.folder} belongs to another training ({reason}); move the run's folder away to begin again"

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lgkd._internal.out_of_memory import raise_if_out_of_memory
 from lgkd.deploy.inference.requirements import check_onnx_is_here
 from lgkd.errors import InputError
 from lgkd.runs.folder import parse_student
@@ -40,6 +41,7 @@ class OnnxStudent:
         try:
             self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime has a class of its own for every cause
+            raise_if_out_of_memory(error)
             raise InputError(f"{origin} cannot be run by ONNX Runtime ({_first_line(error)}); export it anew") from None
         self._input = self._session.get_inputs()[0].name
 
@@ -52,6 +54,7 @@ class OnnxStudent:
         try:
             found = self._session.run(None, {self._input: np.ascontiguousarray(images.cpu().numpy())})[0]
         except Exception as error:
+            raise_if_out_of_memory(error)
             raise InputError(f"{self.origin} fails on images of {tuple(images.shape)} ({_first_line(error)})") from None
         expected = (len(images), self.about["num_classes"])
         if np.shape(found) != expected:
@@ -65,6 +68,7 @@ def _about(data: bytes, origin: Path) -> dict[str, Any]:
     try:
         model = onnx.load_model_from_string(data)
     except Exception as error:  # protobuf's own, which moves from version to version
+        raise_if_out_of_memory(error)
         raise InputError(f"{origin} is no ONNX file ({_first_line(error)}); it is damaged or something else") from None
     outside = next((tensor.name for tensor in _tensors(model) if onnx.external_data_helper.uses_external_data(tensor)),
                    None)  # fmt: skip
