@@ -195,6 +195,7 @@ def test_a_process_that_said_nothing_is_described_by_its_exit_code(
 @pytest.mark.parametrize(("number", "said"), [(6, "was aborted (SIGABRT) by a library"), (9, "was killed (SIGKILL)")])
 def test_the_signal_that_ended_a_real_process_is_named(tmp_path: Path, number: int, said: str) -> None:
     (tmp_path / "lgkd").mkdir()
+    (tmp_path / "lgkd" / "__init__.py").touch()
     (tmp_path / "lgkd" / "__main__.py").write_text(
         f"import os, time\nos.kill(os.getpid(), {number}) if os.environ['RANK'] == '1' else time.sleep(60)\n"
     )
