@@ -27,6 +27,7 @@ class Known:
             that is not known.
         images: the test split, for examples.
         why_not: why there are no answers, in a sentence.
+        scored: which images of another data set the answers are of, in words; nothing for the run's own test split.
         recipe, env: the content of the main run's files.
     """
 
@@ -36,6 +37,7 @@ class Known:
     baseline_answers: Answers | None
     images: Images | None
     why_not: str
+    scored: str
     recipe: str
     env: Mapping[str, Any]
 

@@ -150,7 +150,8 @@ def _answered(known: Known, keep: Keep) -> list[Part]:
     )
     if ours is None or known.images is None:
         return [(name, title, html.paragraphs([known.why_not])) for name, title, _ in parts]
-    found = [(name, title, write(known, ours, keep)) for name, title, write in parts]
+    which = html.paragraphs([f"Measured on {known.scored}."]) if known.scored else ""
+    found = [(name, title, which + write(known, ours, keep)) for name, title, write in parts]
     return [*found, ("examples", "What guidance put right and wrong", predictions.examples(known, ours, known.images))]
 
 
