@@ -156,6 +156,8 @@ def carry_out(ready: Ready) -> Run:
         # Nothing is finished that could not be kept: the same command puts it there, and trains nothing again.
         if ready.store is not None:
             _keep_teacher(ready, ready.store, info)
+        elif (remark := poor_student(info["student"]["name"], _accuracy(ready, info), len(data.classes))) is not None:
+            ready.say(remark)
         finish_run(folder, info)
     return Run(student, journal.rows, folder, info | {"status": "finished"})
 
@@ -234,6 +236,38 @@ def _about_student(ready: Ready) -> dict[str, Any]:
     }
 
 
+def _accuracy(ready: Ready, info: Mapping[str, Any]) -> Accuracy:
+    """How good the model is on the test split, by the results in run.json."""
+    results, test = info["results"], ready.data.test
+    return Accuracy(
+        top1=results["test_top1"],
+        balanced_accuracy=results.get("test_balanced_accuracy"),
+        seen_classes=test.seen_classes,
+        largest_class=test.largest_class,
+        split="test",
+        epoch=results["epoch"],
+        epochs=info["epochs"],
+        selected_on=results["selected_on"],
+    )
+
+
+def poor_student(name: str, accuracy: Accuracy, classes: int) -> str | None:
+    """Remark on a student that has learned little; None on one that has learned something.
+
+    Args:
+        name: the student's.
+        accuracy: on the test split.
+        classes: how many it knows.
+    """
+    poor = accuracy.no_better_than(classes)
+    if poor is None:
+        return None
+    return (
+        f"a poor student: {name} has {accuracy.top1:.1%} top-1 on {accuracy.split}, {poor}; train it longer, or with "
+        "another optimizer.lr"
+    )
+
+
 def _keep_teacher(ready: Ready, store: Path, info: Mapping[str, Any]) -> None:
     assert ready.name is not None
     data = ready.data
@@ -250,16 +284,7 @@ def _keep_teacher(ready: Ready, store: Path, info: Mapping[str, Any]) -> None:
             "image_size": ready.image_size[0],
             "mean": data.mean,
             "std": data.std,
-            "accuracy": Accuracy(
-                top1=info["results"]["test_top1"],
-                balanced_accuracy=info["results"].get("test_balanced_accuracy"),
-                seen_classes=data.test.seen_classes,
-                largest_class=data.test.largest_class,
-                split="test",
-                epoch=info["results"]["epoch"],
-                epochs=info["epochs"],
-                selected_on=info["results"]["selected_on"],
-            ),
+            "accuracy": _accuracy(ready, info),
             "recipe": info["recipe"],
             "seed": info["seed"],
         },
