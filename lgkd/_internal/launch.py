@@ -26,6 +26,10 @@ LOST = "another process of this training has ended, and this one with it; the sa
 """What a process says that was left alone; whoever started it knows more, and speaks instead."""
 
 
+STUCK: list[str] = []
+"""Names of trackers that never answered. What they began may keep a process from ending; see `lgkd.cli.main`."""
+
+
 class Relayed(Exception):
     """The processes are done; the command ends with their exit code.
 

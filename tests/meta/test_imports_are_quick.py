@@ -26,6 +26,26 @@ def test_help_and_listings_do_not_wait_for_torch(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+def test_the_list_of_commands_imports_no_command(tmp_path: Path) -> None:
+    """Half a second for `lgkd --help` on the machine that lgkd is developed on; a clock would be a matter of luck."""
+    loaded = "{name.split('.')[1] for name in sys.modules if name.startswith('lgkd.')}"
+    done = python(
+        "import sys\n"
+        "from lgkd.cli import run\n"
+        "from lgkd.cli.app import COMMANDS\n"
+        "for words in ([], ['--help'], ['--version']):\n"
+        "    assert run(words) == 0\n"
+        f"assert {loaded} == {{'errors', '_internal', 'cli'}}, {loaded}\n"
+        "assert not {'pydantic', 'yaml', 'matplotlib'} & set(sys.modules)\n"
+        "assert not {f'lgkd.cli.{module}' for module, _ in COMMANDS.values()} & set(sys.modules)\n"
+        "assert run(['students', '--help']) == 0\n"
+        "assert 'lgkd.cli.catalogue' in sys.modules and 'lgkd.cli.train' not in sys.modules\n",
+        tmp_path,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stderr == ""
+
+
 @pytest.mark.parametrize(
     "code",
     [

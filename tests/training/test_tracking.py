@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import lgkd
+from lgkd._internal.launch import STUCK
 from lgkd.cli import run
-from lgkd.config.trackers import INSIDE, KNOWN, STUCK, TRACKED, check_trackers
+from lgkd.config.trackers import INSIDE, KNOWN, TRACKED, check_trackers
 from lgkd.errors import InputError, MissingError
 from lgkd.runs.folder import read_metrics, read_run
 from lgkd.training.callbacks import EpochRow
