@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lgkd._internal.atomic_io import sha256_of, write_whole
-from lgkd._internal.leftovers import locked
+from lgkd._internal.locks import locked_folder
 from lgkd._internal.manifest import compare, read_manifest
 from lgkd._internal.paths import home, teachers_folder
 from lgkd._internal.text import safe_text
@@ -255,7 +255,7 @@ def put_back(place: Path) -> None:
     """
     if place.exists() or not _moved_aside(place):
         return
-    with locked(place.parent), suppress(OSError):  # whoever exchanges it now holds the lock
+    with locked_folder(place.parent), suppress(OSError):  # whoever exchanges it now holds the lock
         for aside in _moved_aside(place):
             if not place.exists():
                 aside.rename(place)

@@ -1,7 +1,6 @@
 """Whether a folder's unfinished run is the one that is asked for, and who may go on with it."""
 
 import json
-import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from lgkd._internal.locks import LOCK, LockedError, locked
 from lgkd.config import Recipe, load_recipe
 from lgkd.errors import BusyError, InputError, TakenError
 from lgkd.runs.folder import (
@@ -53,25 +53,12 @@ def hold(folder: Path) -> Iterator[None]:
         BusyError: another process holds it.
     """
     try:
-        import fcntl
-    except ImportError:  # Windows has no such lock; there two processes are not kept apart
-        yield
-        return
-    # The folder itself is locked, so that no file is left behind.
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
+        with locked(folder / LOCK):
+            yield
+    except LockedError:
         raise BusyError(
             f"{folder} is held by another process that trains into it; wait for its end, or choose another --out"
         ) from None
-    except OSError:
-        pass  # many network file systems lock no folders; a run must not be refused for that
-    try:
-        yield
-    finally:
-        os.close(handle)
 
 
 def go_on(

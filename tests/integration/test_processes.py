@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lgkd._internal import launch
+from lgkd._internal import launch, locks
 from lgkd._internal.distributed import EXPECTED, add_up, agree, gather, join, place
 from lgkd._internal.safetensors_io import load_weights
 from lgkd.cli import run
@@ -249,8 +249,10 @@ def test_a_file_system_that_locks_no_folders_is_no_reason_to_refuse_a_run(tmp_pa
         raise OSError(9, "Bad file descriptor")  # what NFS says to a lock of a folder
 
     monkeypatch.setattr("fcntl.flock", flock)
-    with hold(tmp_path):
+    locks._warn_of_refusal.cache_clear()
+    with pytest.warns(UserWarning, match="this file system has no locks"), hold(tmp_path):
         pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_first_cpu_is_the_cpu() -> None:

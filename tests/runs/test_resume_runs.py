@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import shutil
 import signal
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lgkd._internal.locks import LOCK
 from lgkd._internal.safetensors_io import load_weights
 from lgkd.cli import run
 from lgkd.runs.folder import read_metrics
@@ -159,13 +159,11 @@ def test_another_version_is_noticed(world, here, monkeypatch, capsys):
 def test_a_second_process_in_the_same_folder_is_sent_away(world, here, monkeypatch, capsys):
     paused(world, monkeypatch)
     before = snapshot(here)
-    handle = os.open("mine", os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    try:
+    with Path("mine", LOCK).open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
         assert run(guided(world)) == 5
-    finally:
-        os.close(handle)
     assert "mine is held by another process" in capsys.readouterr().err
+    Path("mine", LOCK).unlink()
     assert snapshot(here) == before
 
 
