@@ -12,7 +12,8 @@ from typing import Any
 from lgkd._internal.distributed import leave
 from lgkd._internal.launch import LOST, STUCK, Relayed, begin, end, is_first, speaks
 from lgkd._internal.out_of_memory import lack_of_memory
-from lgkd.cli.escape import paragraphs, visible
+from lgkd._internal.text import visible
+from lgkd.cli.escape import paragraphs
 from lgkd.cli.memory import told, try_torch_first
 from lgkd.cli.streams import guard, lost
 

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lgkd.analysis.report import html
-from lgkd.analysis.report.html import Html
+from markupsafe import Markup
+
+from lgkd.analysis.report.html import blocks
 from lgkd.analysis.report.selection import Chosen
 from lgkd.analysis.report.svg import inline
 from lgkd.data.dataset import Images
@@ -65,9 +66,10 @@ class Shown:
     description: str
     caption: str
 
-    def html(self, keep: Keep) -> Html:
+    def html(self, keep: Keep) -> Markup:
         """The figure as a part of the page."""
         keep(self.name, self.figure)
-        return html.figure(
-            inline(as_svg(self.figure), f"{self.name}-picture", self.title, self.description), self.caption
-        )
+        name = f"{self.name}-picture"
+        svg = inline(as_svg(self.figure), name)
+        figure: Markup = blocks.figure(name, svg, self.title, self.description, self.caption)
+        return figure
