@@ -179,7 +179,7 @@ def _numbers(path: Path, names: tuple[str, ...]) -> list[NDArray[np.int64]]:
     Raises:
         DataError: it cannot be read, or holds anything else under these names.
     """
-    from scipy.io import loadmat  # comes with scikit-learn
+    from scipy.io import loadmat
 
     try:
         content = loadmat(path, variable_names=names)
