@@ -1,5 +1,6 @@
 """Help, listings and `import lgkd` answer at once: they do not wait for torch."""
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,14 @@ def test_every_public_name_can_be_had() -> None:
     assert set(lgkd.__all__) <= set(dir(lgkd))
     for name in lgkd.__all__:
         assert getattr(lgkd, name) is not None
+
+
+def test_type_checkers_read_the_names_that_are_there() -> None:
+    tree = ast.parse(Path(lgkd.__file__).read_text(encoding="utf-8"))
+    (checked,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    read = {alias.name: node.module for node in checked.body for alias in node.names if alias.asname == alias.name}
+    assert read == {"losses": "lgkd", **lgkd._HOME_OF}
+    assert lgkd.__all__ == sorted(read) and len(lgkd.__all__) == 44
 
 
 def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
