@@ -4,10 +4,10 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from lgkd._internal.atomic_io import json_sha256
 from lgkd._internal.locks import LOCK, LockedError, locked
 from lgkd.config import Recipe, load_recipe
 from lgkd.errors import BusyError, InputError, TakenError
@@ -169,7 +169,7 @@ def checkpoint_identity(info: Mapping[str, Any], recipe: Recipe) -> dict[str, An
         recipe: complete.
     """
     settings = json.loads(json.dumps(identity(info, recipe)))
-    return {"settings": settings, "digest": _digest(settings)}
+    return {"settings": settings, "digest": json_sha256(settings)}
 
 
 def check_checkpoint(
@@ -190,7 +190,7 @@ def check_checkpoint(
     settings = found.get("settings") if isinstance(found, Mapping) else None
     if not isinstance(settings, Mapping):
         return
-    if found.get("digest") == wanted["digest"] == _digest(settings):
+    if found.get("digest") == wanted["digest"] == json_sha256(settings):
         return
     # A setting that the checkpoint does not know came with a later version, and means what it meant without it.
     changes = list(differences(settings, {key: value for key, value in wanted["settings"].items() if key in settings}))
@@ -202,10 +202,6 @@ def check_checkpoint(
         )
     for change in changes:
         say(f"going on although the checkpoint differs: {change}")
-
-
-def _digest(settings: Mapping[str, Any]) -> str:
-    return sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def _identity(info: Mapping[str, Any], recipe: Recipe, versions: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,14 +12,13 @@ import re
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lgkd._internal.atomic_io import flush_folder, write_json
+from lgkd._internal.atomic_io import flush_folder, json_sha256, write_json
 from lgkd._internal.blocks import CheckedRows
 from lgkd._internal.locks import LockedError, locked
 from lgkd._internal.manifest import MANIFEST, BlockDigests, compare, read_manifest, tell_unverified, write_manifest
@@ -111,7 +110,7 @@ class Cache:
 def key_of(identity: Identity, layout: Layout) -> str:
     """The name of a cache in the store."""
     about = [FORMAT, identity, {name: list(shape) for name, shape in layout.shapes.items()}, layout.storage]
-    return sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]
+    return json_sha256(about)[:24]
 
 
 def features_folder() -> Path:
@@ -143,7 +142,7 @@ def read_index(folder: Path) -> dict[str, Any]:
         checksum = index.pop("checksum")
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         raise InputError(f"{file} is damaged; remove the folder and make it again by `lgkd cache-teacher`") from None
-    if checksum != _checksum(index):
+    if checksum != json_sha256(index):
         raise InputError(f"{file} is damaged; remove the folder and make it again by `lgkd cache-teacher`")
     if index["format"] != FORMAT:
         raise InputError(f"{file} has format {index['format']}, this lgkd reads format {FORMAT}; make the cache again")
@@ -263,7 +262,7 @@ class Writer:
 
     def _digest(self) -> str:
         """SHA-256 over the digests of all rows so far."""
-        return _checksum({name: digests.all() for name, digests in self._digests.items()})
+        return json_sha256({name: digests.all() for name, digests in self._digests.items()})
 
     def finish(self) -> Path:
         """Give the whole cache its name."""
@@ -281,7 +280,7 @@ class Writer:
                 for name, shape in self.layout.shapes.items()
             },
         }
-        index["checksum"] = _checksum(index)
+        index["checksum"] = json_sha256(index)
         write_json(self._part / INDEX, index)
         blocks = {f"{name}.npy": digests.all() for name, digests in self._digests.items()}
         write_manifest(self._part, (INDEX,), blocks)
@@ -345,10 +344,6 @@ def _header(layout: Layout, shape: tuple[int, ...]) -> bytes:
     about = {"descr": layout.dtype.str, "fortran_order": False, "shape": (layout.views, layout.images, *shape)}
     np.lib.format.write_array_header_2_0(text, about)  # type: ignore[no-untyped-call, unused-ignore]
     return text.getvalue()
-
-
-def _checksum(index: Mapping[str, Any]) -> str:
-    return sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
 
 
 def _short(value: Any) -> str:
