@@ -2,7 +2,7 @@
 
     checkpoint/
       step-00000120/   the one before, kept in case the newest is damaged
-      step-00000240/   student.safetensors, guide.safetensors, optimizer.safetensors, ..., state.json, MANIFEST.json
+      step-00000240/   student.safetensors, optimizer.safetensors, meters.safetensors, ..., state.json, MANIFEST.json
       best/            the student of the best epoch on held-out images, where there are any
 
 A checkpoint is written into a folder of another name, every file and the folder are flushed to the disk, and only then

@@ -8,20 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from lgkd._internal.distributed import add_up, wait
 from lgkd.errors import InputError, NonFiniteError
 from lgkd.training.checkpoint import STATE, load_newest, read_checkpoint, save_best, save_checkpoint
 from lgkd.training.metrics import Meters
-from lgkd.training.state import (
-    Progress,
-    all_finite,
-    optimizer_tensors,
-    read_progress,
-    restore_optimizer,
-    split_parts,
-)
+from lgkd.training.state import Progress, all_finite, read_progress
 
 if TYPE_CHECKING:
     from lgkd.training.callbacks import EpochRow
@@ -72,8 +64,7 @@ class Keeper:
         Raises:
             NonFiniteError: a weight is not finite; nothing is written, the checkpoint before stays the newest.
         """
-        student, guide = split_parts(engine.task)
-        if not all_finite(student) or not all_finite(guide):
+        if not all(all_finite(part) for part in engine.task.checkpoint_tensors().values()):
             raise NonFiniteError(
                 f"a weight is not finite after epoch {progress.epoch + 1}, step {progress.step}; it was not saved, the "
                 "last checkpoint is good. Try a lower optimizer.lr or --precision fp32"
@@ -81,17 +72,9 @@ class Keeper:
         sums = meters.tensors(add_up)
         images = int(add_up(torch.tensor(meters.images)))
         if engine.rank == 0:
-            tensors = {
-                "student": student,
-                "guide": guide,
-                "optimizer": optimizer_tensors(engine.task, engine.raw_optimizer),
-                "meters": sums,
-            }
-            if engine.ema is not None:
-                tensors["ema"] = engine.ema.module.state_dict()
             scaler = engine.accelerator.scaler
             state = {
-                "progress": asdict(progress) | {"images": images},
+                "progress": asdict(progress) | {"images": images, "courses": engine.task.extra_state()},
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "threads": torch.get_num_threads(),
                 "torch": torch.__version__,
@@ -99,7 +82,7 @@ class Keeper:
                 "identity": self._identity,
             }
             done = progress.epoch * engine.plan.steps_per_epoch + progress.step
-            save_checkpoint(self.root, done, tensors, state)
+            save_checkpoint(self.root, done, engine.state_dict() | {"meters": sums}, state)
         # Nobody leaves, and makes a starter end the others, before everything is on the disk.
         wait()
         self._saved = time.monotonic()
@@ -130,16 +113,10 @@ class Keeper:
                 "training goes on, but with other draws of dropout and stochastic depth, where it has any"
             )
         try:
-            engine.task.student.load_state_dict(parts["student"])
-            if isinstance(engine.task.guides, nn.Module):
-                engine.task.guides.load_state_dict(parts["guide"])
-            if engine.ema is not None:
-                engine.ema.module.load_state_dict(parts["ema"])
-            restore_optimizer(engine.task, engine.raw_optimizer, parts["optimizer"])
+            engine.load_state_dict(parts)
             if engine.accelerator.scaler is not None:
                 engine.accelerator.scaler.load_state_dict(state["scaler"])
-            for guide, course in zip(engine.task.guides, progress.courses, strict=False):
-                guide.restore(course)
+            engine.task.load_extra_state(progress.courses)
         except (RuntimeError, KeyError, TypeError, ValueError, OverflowError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(

@@ -48,12 +48,12 @@ class ParallelTask:
         self.task, self.accelerator = task, accelerator
         self._static = is_static(task)
         self._wrapped: nn.Module | None = None
-        self._active: list[tuple[str, ...]] = []
+        self._active: tuple[str, ...] = ()
         self.finds_unused = True
 
     def ready(self, batch: Batch) -> None:
         """Make the wrapper if there is none for the terms of now; called by all processes, before a step's draws."""
-        active = [guide.active for guide in self.task.guides]
+        active = self.task.active_terms
         if self._wrapped is not None and active == self._active:
             return
         self.close()
@@ -128,7 +128,7 @@ class ParallelTask:
 
 def is_static(task: Task) -> bool:
     """Tell a static graph: student and terms consist of modules that treat all batches alike."""
-    parts = [task.student, *(loss for guide in task.guides for loss in guide.losses.values())]
+    parts = [task.student, *task.terms.values()]
     return all(type(module).__module__.partition(".")[0] in _STATIC for part in parts for module in part.modules())
 
 
@@ -144,9 +144,9 @@ def _weights_of_ended_terms(task: Task) -> set[int]:
     """Identities of the weights that only terms use which have ended."""
     ended: set[int] = set()
     going_on = {id(weight) for weight in task.student.parameters()}
-    for guide in task.guides:
-        for name, loss in guide.losses.items():
-            (going_on if name in guide.active else ended).update(id(weight) for weight in loss.parameters())
+    active = task.active_terms
+    for name, loss in task.terms.items():
+        (going_on if name in active else ended).update(id(weight) for weight in loss.parameters())
     return ended - going_on
 
 

@@ -75,20 +75,17 @@ def gather_batch(values_B: Tensor, group: Group = None) -> Tensor:
 
 def looks_across(task: Task) -> bool:
     """Whether a step of this task depends on how the batch is shared: by BatchNorm, or by a term across the batch."""
-    teachers = [guide.teacher.model for guide in task.guides if guide.teacher.batch_norm == "batch"]
-    norms = [
-        module
-        for model in (task.student, *teachers)
+    return task.across_batch or any(
+        isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for model in task.batch_norm_models
         for module in model.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)
-    ]
-    return bool(norms) or any(guide.across_batch for guide in task.guides)
+    )
 
 
 class Together(TorchFunctionMode):
     """While it is entered, BatchNorm in training normalises by the batch of all processes (as SyncBatchNorm, but on
-    every device and for every class that calls `F.batch_norm`), a teacher's `batch` mode included; and terms that
-    compare the images of a batch see the maps of all processes.
+    every device and for every class that calls `F.batch_norm`), that of frozen models included; and terms that compare
+    the images of a batch see the maps of all processes.
 
     Args:
         task: whose terms may look across the batch.
@@ -98,8 +95,7 @@ class Together(TorchFunctionMode):
     def __init__(self, task: Task, group: Group = None) -> None:
         super().__init__()
         self._group = group
-        losses = [loss for guide in task.guides for loss in guide.losses.values()]
-        self._across = [loss for loss in losses if getattr(loss, "across_batch", False)]
+        self._across = [loss for loss in task.terms.values() if getattr(loss, "across_batch", False)]
         self._hooks = ExitStack()
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""The training loop. It knows tasks, not teachers: what is learned is the task's affair."""
+"""The training loop: epochs of steps, evaluation, rows of metrics, checkpoints."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lgkd._internal.distributed import add_up
-from lgkd.distillation.tasks import Lookup, Task
+from lgkd.distillation.tasks import Batch, Lookup
 from lgkd.errors import NonFiniteError
 from lgkd.training.agreement import Agreement
 from lgkd.training.callbacks import EpochRow, Watcher
@@ -20,7 +20,7 @@ from lgkd.training.metrics import Meters
 from lgkd.training.signals import Stop
 from lgkd.training.state import Progress
 from lgkd.training.tracking import Tracking
-from lgkd.training.train_step import Engine, Pictures
+from lgkd.training.train_step import Engine
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -30,8 +30,8 @@ class Feed(Protocol):
 
     steps_per_epoch: int
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Pictures, Tensor, Tensor]]:
-        """This process's share of every global batch from step `start` on: images, targets, places in the data set."""
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """This process's share of every global batch from step `start` on, with its `index`."""
         ...
 
     def names(self, index: Tensor) -> list[str]:
@@ -43,7 +43,7 @@ Evaluate = Callable[[nn.Module], dict[str, float]]
 
 
 def fit(
-    task: Task,
+    task: nn.Module,
     feed: Feed,
     plan: Plan,
     *,
@@ -58,9 +58,9 @@ def fit(
     """Train a task to the end of its plan, from where `keeper` has a checkpoint.
 
     Args:
-        task: its weights are trained in place. With an EMA in the plan the student's weights are
-            the averaged ones in the end.
-        feed: yields (images, targets, places), one global batch a step.
+        task: a `Task`, or a module with a `student` and `forward(batch) -> Step`; trained in place. With an EMA in
+            the plan the student's weights are the averaged ones in the end.
+        feed: yields one `Batch` a step, with its `index`.
         evaluate: called with the student (with an EMA: with the averaged one) after every
             `plan.evaluate_every` epochs and after the last one.
         watchers: told of every epoch and, a few times a second, of steps. Epochs of an earlier part
@@ -68,7 +68,7 @@ def fit(
         keeper: saves and restores; None: nothing is kept.
         stop: asked after every step; of several processes at least every two seconds or 20 steps.
         say: called with a sentence that the user should hear, such as that a term has ended.
-        lookup: knows what the teachers make of samples, so that they are not run; None: they are.
+        lookup: gives for samples what `Batch.taught` holds, so that it is not computed; None: it is.
         tracking: one more watcher, which is ended with the training, however that ends.
 
     Returns:
@@ -130,8 +130,8 @@ class _Training:
         engine.task.train()
         began = looked = time.perf_counter()
         before, images_before = progress.seconds, self.meters.images
-        for images, targets, index in self.feed.epoch(epoch, progress.step):
-            engine.step(images, targets, index, epoch, progress.step, self.meters)
+        for batch in self.feed.epoch(epoch, progress.step):
+            engine.step(batch, epoch, progress.step, self.meters)
             progress.step += 1
             progress.accumulate = engine.accumulate
             now = time.perf_counter()
@@ -162,11 +162,9 @@ class _Training:
         if self.evaluate is not None and ((epoch + 1) % plan.evaluate_every == 0 or epoch + 1 == plan.epochs):
             scores = self.evaluate(self.engine.judged)
         images = int(add_up(torch.tensor(self.meters.images)))
-        for guide in self.engine.task.guides:
-            train |= {f"weight_{name}": weight for name, weight in guide.weights_now().items()}
-            for note in guide.finish_epoch(epoch + 1, train):
-                self.say(note)
-        progress.courses = [guide.state() for guide in self.engine.task.guides]
+        train |= {f"weight_{name}": weight for name, weight in self.engine.task.current_weights().items()}
+        for message in self.engine.task.on_epoch_end(epoch + 1, train):
+            self.say(message)
         row = EpochRow(
             epoch=epoch + 1,
             lr=plan.rate((epoch + 1) * plan.steps_per_epoch - 1),

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lgkd.distillation.tasks import Task
 from lgkd.errors import InputError
 
 
@@ -26,7 +25,7 @@ class Progress:
         rows: the finished epochs, as plain dictionaries.
         sums: the current epoch's meters.
         best: epoch and score of the best epoch on held-out images.
-        courses: for each guide, how far its terms are.
+        courses: the task's extra state, as the checkpoint had it.
     """
 
     epoch: int = 0
@@ -150,11 +149,6 @@ def restore_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tenso
         optimizer.state[weight][kind] = placed
 
 
-def split_parts(task: Task) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The student's weights and the guides' (their projections), apart."""
-    return task.student.state_dict(), task.guides.state_dict() if isinstance(task.guides, nn.Module) else {}
-
-
-def all_finite(tensors: dict[str, Tensor]) -> bool:
-    """Whether every floating-point tensor is finite."""
+def all_finite(tensors: Mapping[str, Tensor]) -> bool:
+    """Tell if every floating-point tensor is finite."""
     return all(bool(torch.isfinite(value).all()) for value in tensors.values() if value.is_floating_point())

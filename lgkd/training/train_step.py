@@ -1,6 +1,6 @@
 """One optimiser step: forward, backward, guard, update, average; on one device or several."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lgkd._internal.distributed import gather, join
 from lgkd._internal.rng import seed_of
-from lgkd.distillation.tasks import Batch, Lookup, Step, Task
+from lgkd.distillation.tasks import Batch, Lookup, Step, as_task
 from lgkd.errors import InputError
 from lgkd.models.sdpa import quick_attention
 from lgkd.training.compile import compile_task
@@ -24,33 +24,24 @@ from lgkd.training.distributed_step import Together, looks_across, own_group, sa
 from lgkd.training.metrics import Meters
 from lgkd.training.nonfinite import FiniteGuard, is_out_of_memory, masked_step
 from lgkd.training.optim import make_optimizer
-
-Pictures = Tensor | tuple[Tensor | None, ...]
-"""The student's images, or these and what each teacher sees."""
-
-
-def as_batch(images: Pictures, targets: Tensor) -> Batch:
-    """What a feed gives as what a task takes."""
-    if isinstance(images, Tensor):
-        return Batch(images, targets)
-    first, *views = images
-    assert first is not None
-    return Batch(first, targets, tuple(views))
+from lgkd.training.state import optimizer_tensors, restore_optimizer
 
 
 class Engine:
     """A task on its devices, with its optimiser and its average.
 
     Args:
-        task: moved to the device, trained in place.
+        task: a `Task`, or a module with a `student` and `forward(batch) -> Step`; moved to the device and
+            trained in place.
         plan: the numbers.
         names: gives the names of samples from their places in the data set.
-        lookup: knows what the teachers make of samples, so that they are not run.
+        lookup: gives for samples what `Batch.taught` holds, so that it is not computed.
     """
 
     def __init__(
-        self, task: Task, plan: Plan, *, names: Callable[[Tensor], list[str]], lookup: Lookup | None = None
+        self, task: nn.Module, plan: Plan, *, names: Callable[[Tensor], list[str]], lookup: Lookup | None = None
     ) -> None:
+        task = as_task(task)
         _, device = join(plan.device)
         if torch.device(device).type == "cuda" and torch.device(device).index is not None:
             # Accelerate takes the current device, whatever number was asked for.
@@ -62,7 +53,7 @@ class Engine:
         self.task, self.plan, self.lookup = task, plan, lookup
         self.device = self.accelerator.device
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
-        if plan.accumulate > 1 and any(guide.across_batch for guide in task.guides):
+        if plan.accumulate > 1 and task.across_batch:
             raise InputError(
                 f"accumulate is {plan.accumulate}, and a term compares the images of a batch with each other, so the "
                 "batch cannot be cut into pieces; set accumulate to 1"
@@ -73,10 +64,9 @@ class Engine:
         self.raw_optimizer = make_optimizer(task, plan.optimizer)
         if plan.compile:
             compile_task(task, cuda_graphs=plan.cuda_graphs)
-        for guide in task.guides:
-            guide.begin(plan.epochs, warmup=plan.schedule.warmup_epochs)
-            if plan.precision != "fp32":
-                guide.lower_teacher(torch.bfloat16 if plan.precision == "bf16" else torch.float16)
+        task.on_train_start(plan.epochs, warmup=plan.schedule.warmup_epochs)
+        if plan.precision != "fp32":
+            task.cast_frozen(torch.bfloat16 if plan.precision == "bf16" else torch.float16)
         self.optimizer = self.accelerator.prepare_optimizer(self.raw_optimizer)
         # Gradients are averaged while they are made; a process alone has no use for that.
         self.parallel = ParallelTask(task, self.accelerator) if self.processes > 1 else None
@@ -98,8 +88,8 @@ class Engine:
         """What is evaluated: the student, or its average where there is one."""
         return self.ema.module if self.ema is not None else self.task.student
 
-    def step(self, images: Pictures, targets: Tensor, index: Tensor, epoch: int, place: int, meters: Meters) -> None:
-        """One update from this process's share of a global batch; `images` as the feed gives them.
+    def step(self, batch: Batch, epoch: int, place: int, meters: Meters) -> None:
+        """One update from this process's share of a global batch.
 
         Where memory runs out the micro-batch is halved, the effective batch stays, and the step is made again.
         """
@@ -107,9 +97,11 @@ class Engine:
         rate = self.plan.rate(number)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        for guide in self.task.guides:
-            guide.at(number / self.plan.steps_per_epoch)
-        batch = as_batch(images, targets)
+        self.task.set_epoch(number / self.plan.steps_per_epoch)
+        index = batch.index
+        assert index is not None
+        # The task sees no places, so that a compiled step has no input on the host.
+        batch = replace(batch, index=None)
         if self.plan.channels_last:
             batch = replace(batch, images=batch.images.contiguous(memory_format=torch.channels_last))
         if self.lookup is not None:
@@ -193,7 +185,7 @@ class Engine:
                 "a process ran out of memory; with several of them a step cannot be made again by one. Use a larger "
                 "`accumulate` or a smaller --batch-size"
             ) from error
-        if any(guide.across_batch for guide in self.task.guides):
+        if self.task.across_batch:
             raise InputError(
                 "memory ran out, and the batch cannot be cut into pieces because a term compares the images of a batch "
                 "with each other; use a smaller --batch-size"
@@ -222,6 +214,18 @@ class Engine:
         if self.processes > 1:
             dist.all_reduce(bad, op=dist.ReduceOp.MAX)
         return bad
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """The tensors of a checkpoint by part: the task's, the optimiser's, the average."""
+        parts = self.task.checkpoint_tensors() | {"optimizer": optimizer_tensors(self.task, self.raw_optimizer)}
+        return parts if self.ema is None else parts | {"ema": self.ema.module.state_dict()}
+
+    def load_state_dict(self, parts: Mapping[str, dict[str, Tensor]]) -> None:
+        """Restore `state_dict()`."""
+        self.task.load_checkpoint_tensors(parts)
+        if self.ema is not None:
+            self.ema.module.load_state_dict(parts["ema"])
+        restore_optimizer(self.task, self.raw_optimizer, parts["optimizer"])
 
     def keep_average(self) -> None:
         """Make the averaged weights the student's own."""

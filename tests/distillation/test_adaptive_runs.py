@@ -54,7 +54,7 @@ def test_the_end_is_said_written_down_and_the_teacher_is_not_run_any_more(undist
     for row in rows[ENDED:]:
         assert float(row["loss"]) == pytest.approx(float(row["loss_classification"]), rel=1e-6)
     guide = undisturbed["task"].guide
-    assert guide.active == () and guide._trimmed is None
+    assert guide.active == () and guide.teacher_runner.pruned is None
 
 
 @pytest.mark.parametrize("steps", [3, ENDED * STEPS - 1, ENDED * STEPS, ENDED * STEPS + 3])
@@ -103,7 +103,7 @@ def test_a_crash_before_the_term_ends_or_as_it_does_is_made_good(
 
 def test_a_term_that_stays_goes_on_after_the_other_has_ended() -> None:
     task, rows = train(None, task=make_task(other=True))
-    assert task.guide.active == ("guidance_attention",) and task.guide._trimmed is not None
+    assert task.guide.active == ("guidance_attention",) and task.guide.teacher_runner.pruned is not None
     assert ["blocks" in row.train for row in rows] == [True] * ENDED + [False] * (EPOCHS - ENDED)
     assert all(row.train["guidance_attention"] > 0 for row in rows)
     assert isinstance(task.guide.losses["blocks"], nn.Module), "its projections stay in checkpoints, so that these fit"

@@ -50,12 +50,12 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_shares_of_a_batch_put_together_are_the_batch_mixed_images_included(processes: int) -> None:
     whole = list(make_feed(make_images()).epoch(1))
     shares = [list(make_feed(make_images(), rank=rank, processes=processes).epoch(1)) for rank in range(processes)]
-    for step, (images, targets, index) in enumerate(whole):
+    for step, batch in enumerate(whole):
         parts = [share[step] for share in shares]
-        assert torch.equal(torch.cat([part[0] for part in parts]), images)
-        assert torch.equal(torch.cat([part[1] for part in parts]), targets)
-        assert torch.equal(torch.cat([part[2] for part in parts]), index)
-        assert {len(part[0]) for part in parts} <= {8 // processes, -(-8 // processes)}
+        assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
+        assert torch.equal(torch.cat([part.targets for part in parts]), batch.targets)
+        assert torch.equal(torch.cat([part.index for part in parts]), batch.index)
+        assert {len(part.images) for part in parts} <= {8 // processes, -(-8 // processes)}
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 7])
@@ -295,9 +295,9 @@ def test_out_of_memory_in_one_of_several_ends_the_run_for_a_step_is_made_by_all(
     engine = engine_module.Engine(make_task(), make_plan(accumulate=1), names=lambda _: [])
     monkeypatch.setattr(engine, "processes", 2)
     monkeypatch.setattr(engine, "_gradients", cramped)
-    images, targets, index = next(make_feed(make_images()).epoch(0))
+    batch = next(make_feed(make_images()).epoch(0))
     with pytest.raises(InputError, match="a process ran out of memory; with several of them a step cannot be made"):
-        engine.step(images, targets, index, 0, 0, Meters())
+        engine.step(batch, 0, 0, Meters())
     assert engine.accumulate == 1
 
 

@@ -18,7 +18,7 @@ from lgkd.data.transforms.augment import Augment, View
 from lgkd.data.transforms.mixup import Mixing
 from lgkd.distillation.guide import Guide, Term
 from lgkd.distillation.schedules import TermSchedule
-from lgkd.distillation.tasks import Guided, Supervised
+from lgkd.distillation.tasks import Batch, Guided, Supervised
 from lgkd.errors import Paused
 from lgkd.losses import MapLoss
 from lgkd.models.cnn.resnet import CifarResNet
@@ -106,7 +106,7 @@ def train_forked(way: str, who: Place) -> dict[str, Tensor]:
     task.train()
     images, targets = forked_batch(who.rank, WAYS[way]["accumulate"])
     for step in range(2):
-        engine.step(images, targets, torch.arange(len(images)), 0, step, Meters())
+        engine.step(Batch(images, targets, index=torch.arange(len(images))), 0, step, Meters())
     names = [name for name, _ in task.named_parameters()]
     engine.close()
     assert names == [name for name, _ in task.named_parameters()]

@@ -33,7 +33,7 @@ class Images:
 
     def epoch(self, epoch, start=0):
         for place, (images, targets) in enumerate(self.batches[start:], start):
-            yield images, targets, torch.arange(len(images)) + place * len(images)
+            yield Batch(images, targets, index=torch.arange(len(images)) + place * len(images))
 
     def names(self, index):
         return [f"image{place}" for place in index.tolist()]

@@ -20,12 +20,13 @@ from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.teacher import Teacher
 from lgkd.training import loop
 from lgkd.training import train_step as engine_module
+from lgkd.training.checkpoint import load_newest
 from lgkd.training.checkpointer import Keeper
 from lgkd.training.distributed_step import same_start
 from lgkd.training.loop import fit
 from lgkd.training.metrics import Meters
 from lgkd.training.signals import Stop
-from lgkd.training.train_step import Engine, as_batch
+from lgkd.training.train_step import Engine
 from tests.support.training import EPOCHS, STEPS, TinyViT, make_feed, make_images, make_plan, make_task, train
 
 
@@ -51,7 +52,7 @@ def an_engine(task: Any = None, **changes: Any) -> Engine:
     return Engine(task or make_task(), make_plan(**changes), names=lambda index: [f"image{n}" for n in index.tolist()])
 
 
-def one_batch() -> tuple[Tensor, Tensor, Tensor]:
+def one_batch() -> Batch:
     return next(iter(make_feed(make_images()).epoch(0)))
 
 
@@ -149,14 +150,41 @@ def test_a_training_without_a_guide_is_taken_up_again(tmp_path: Path) -> None:
     assert [row.train for row in ends] == [row.train for row in rows]
 
 
+class Plain(nn.Module):
+    """A module with a student and a step, and nothing else that a task has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.student = TinyViT()
+
+    def forward(self, batch: Batch) -> Step:
+        step: Step = Supervised(self.student)(batch)
+        return step
+
+
+def test_a_plain_module_with_a_student_is_trained_and_taken_up_again_to_the_bit(tmp_path: Path) -> None:
+    expected, _ = train(None, task=Supervised(Plain().student))
+    stop = Stop()
+    stop._seen = signal.SIGUSR1
+    with pytest.raises(Paused):
+        train(tmp_path, task=Plain(), stop=stop)
+    for root in (None, tmp_path):
+        trained, _ = train(root, task=Plain())
+        for name, value in trained.state_dict().items():
+            assert torch.equal(value, expected.state_dict()[name]), name
+    found = load_newest(tmp_path)
+    assert found is not None and found.tensors["guide"] == {}
+    assert {name.partition("|")[0] for name in found.tensors["optimizer"]} == {n for n, _ in Plain().named_parameters()}
+
+
 def test_a_checkpoint_whose_losses_no_float_holds_is_refused(tmp_path: Path) -> None:
     engine, meters = an_engine(), Meters()
     keeper = Keeper(tmp_path)
-    progress = loop.Progress(
-        courses=[{name: {"losses": [10**400], "ended": None} for name in engine.task.guide.courses}]
-    )
-    engine.step(*one_batch(), 0, 0, meters)
-    keeper.save(engine, progress, meters)
+    for state in engine.task.guide.term_states.values():
+        state.losses = [10**400]  # type: ignore[list-item]
+    engine.step(one_batch(), 0, 0, meters)
+    keeper.save(engine, loop.Progress(), meters)
     with pytest.raises(InputError, match="belongs to another training"):
         keeper.restore(engine, meters)
 
@@ -180,14 +208,6 @@ def test_only_the_first_process_writes_and_a_strangers_leavings_stay(tmp_path: P
 # A step
 
 
-def test_a_feed_may_give_each_teacher_its_own_view() -> None:
-    images, view, labels = torch.zeros(2, 3, 8, 8), torch.ones(2, 3, 4, 4), torch.tensor([0, 1])
-    plain = as_batch(images, labels)
-    assert plain.images is images and plain.targets is labels and plain.views == ()
-    batch = as_batch((images, view, None), labels)
-    assert batch.images is images and batch.views[0] is view and batch.views[1] is None
-
-
 def test_images_are_laid_out_channels_last_where_the_plan_says_so() -> None:
     layouts: list[bool] = []
 
@@ -198,13 +218,13 @@ def test_images_are_laid_out_channels_last_where_the_plan_says_so() -> None:
 
     for wanted in (False, True):
         engine = an_engine(Supervised(Looker()), channels_last=wanted, accumulate=1)
-        engine.step(*one_batch(), 0, 0, Meters())
+        engine.step(one_batch(), 0, 0, Meters())
     assert layouts == [False, True]
 
 
 def test_what_is_known_of_the_teachers_is_looked_up_by_places_and_epoch() -> None:
     task, asked = make_task(), []
-    known = task.guide.teach(one_batch()[0])
+    known = task.guide.teach(one_batch().images)
 
     def lookup(index: Tensor, epoch: int) -> tuple[Any, ...]:
         asked.append((index.tolist(), epoch))
@@ -213,9 +233,9 @@ def test_what_is_known_of_the_teachers_is_looked_up_by_places_and_epoch() -> Non
     engine = an_engine(task)
     engine.lookup = lookup
     task.guide.teach = None  # it must not be run
-    images, targets, index = one_batch()
-    engine.step(images, targets, index, 3, 2, Meters())
-    assert asked == [(index.tolist(), 3)]
+    batch = one_batch()
+    engine.step(batch, 3, 2, Meters())
+    assert batch.index is not None and asked == [(batch.index.tolist(), 3)]
 
 
 def test_only_what_is_out_of_memory_makes_a_step_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,11 +254,11 @@ def test_only_what_is_out_of_memory_makes_a_step_smaller(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(engine, "_gradients", fails(RuntimeError("shapes do not fit")))
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        engine.step(*one_batch(), 0, 0, Meters())
+        engine.step(one_batch(), 0, 0, Meters())
     assert tried == [2] and not emptied
     monkeypatch.setattr(engine, "_gradients", fails(RuntimeError("DefaultCPUAllocator: can't allocate memory: 9")))
     with pytest.raises(InputError, match="memory ran out with a single image a piece; use smaller images"):
-        engine.step(*one_batch(), 0, 0, Meters())
+        engine.step(one_batch(), 0, 0, Meters())
     assert tried == [2, 2, 4, 8] and len(emptied) == 3
 
 
@@ -259,7 +279,7 @@ def test_a_term_across_the_batch_keeps_it_whole(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(engine, "_gradients", cramped)
     with pytest.raises(InputError, match="memory ran out, and the batch cannot be cut into pieces because a term"):
-        engine.step(*one_batch(), 0, 0, Meters())
+        engine.step(one_batch(), 0, 0, Meters())
 
 
 def test_meters_that_saw_nothing_know_nothing() -> None:
@@ -287,8 +307,8 @@ def test_a_step_among_several_that_look_at_nothing_across_needs_no_gathering(mon
     engine = an_engine(accumulate=1)
     entered: list[Any] = []
     monkeypatch.setattr(engine_module, "Together", lambda task, _: entered.append(task) or nullcontext())
-    engine.step(*one_batch(), 0, 0, Meters())
+    engine.step(one_batch(), 0, 0, Meters())
     assert entered == []
     engine._joined = True
-    engine.step(*one_batch(), 0, 1, Meters())
+    engine.step(one_batch(), 0, 1, Meters())
     assert entered == [engine.task]

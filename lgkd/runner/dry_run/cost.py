@@ -70,9 +70,9 @@ def measure(
 
     def step() -> float:
         began = time.perf_counter()
-        images, targets, index = next(batches)
+        batch = next(batches)
         # Always the first step of a training: its rate is the warm-up's, so that nothing runs away.
-        engine.step(images, targets, index, 0, 0, meters)
+        engine.step(batch, 0, 0, meters)
         synchronise(plan.device)
         return time.perf_counter() - began
 
