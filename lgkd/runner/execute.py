@@ -20,7 +20,7 @@ from lgkd.models.registry import canonical
 from lgkd.models.teacher_card import Accuracy
 from lgkd.runner.build import make_task
 from lgkd.runner.options import Run
-from lgkd.runner.record import Journal, about_run, flat, results
+from lgkd.runner.record import Journal, about_run, results
 from lgkd.runner.teacher_store import keep_teacher, poor_teacher
 from lgkd.runs.folder import (
     CHECKPOINTS,
@@ -39,7 +39,7 @@ from lgkd.runs.folder import (
 )
 from lgkd.runs.identity import check_checkpoint, checkpoint_identity
 from lgkd.runs.plots import draw_curves
-from lgkd.training.callbacks import Watcher
+from lgkd.training.callbacks import Callback, EpochRow
 from lgkd.training.checkpointer import Keeper
 from lgkd.training.config import Plan
 from lgkd.training.evaluate import score
@@ -85,7 +85,7 @@ class Ready:
     process: Place
     began: float
     max_time: float | None
-    watchers: tuple[Watcher, ...]
+    watchers: tuple[Callback, ...]
     say: Callable[[str], None]
     store: Path | None
     replace: bool
@@ -125,7 +125,7 @@ def carry_out(ready: Ready) -> Run:
             ready.feed,
             plan,
             evaluate=lambda model: _scores(model, batches, plan),
-            watchers=(journal, *ready.watchers),
+            callbacks=(journal, *ready.watchers),
             keeper=keeper,
             stop=stop,
             say=ready.say,
@@ -155,7 +155,7 @@ def _tracking(ready: Ready) -> Tracking | None:
     if not ready.track:
         return None
     about = about_run(ready.info, ready.recipe)
-    return Tracking(ready.folder, ready.track, about=about, values=flat, say=ready.say)
+    return Tracking(ready.folder, ready.track, about=about, values=EpochRow.flatten, say=ready.say)
 
 
 def finished_run(folder: Path, info: dict[str, Any], student: nn.Module) -> Run:

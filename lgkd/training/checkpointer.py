@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +10,12 @@ import torch
 
 from lgkd._internal.distributed import add_up, wait
 from lgkd.errors import InputError, NonFiniteError
+from lgkd.training.callbacks import EpochRow
 from lgkd.training.checkpoint import STATE, load_newest, read_checkpoint, save_best, save_checkpoint
 from lgkd.training.metrics import Meters
 from lgkd.training.state import Progress, all_finite, read_progress
 
 if TYPE_CHECKING:
-    from lgkd.training.callbacks import EpochRow
     from lgkd.training.train_step import Engine
 
 SECONDS_VARIABLE = "LGKD_SAVE_SECONDS"
@@ -69,12 +68,12 @@ class Keeper:
                 f"a weight is not finite after epoch {progress.epoch + 1}, step {progress.step}; it was not saved, the "
                 "last checkpoint is good. Try a lower optimizer.lr or --precision fp32"
             )
-        sums = meters.tensors(add_up)
+        sums = meters.state_dict(add_up)
         images = int(add_up(torch.tensor(meters.images)))
         if engine.rank == 0:
             scaler = engine.accelerator.scaler
             state = {
-                "progress": asdict(progress) | {"images": images, "courses": engine.task.extra_state()},
+                "progress": progress.state_dict() | {"images": images, "courses": engine.task.extra_state()},
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "threads": torch.get_num_threads(),
                 "torch": torch.__version__,
@@ -116,7 +115,7 @@ class Keeper:
             engine.load_state_dict(parts)
             if engine.accelerator.scaler is not None:
                 engine.accelerator.scaler.load_state_dict(state["scaler"])
-            engine.task.load_extra_state(progress.courses)
+            engine.task.load_extra_state(state["progress"]["courses"])
         except (RuntimeError, KeyError, TypeError, ValueError, OverflowError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(
@@ -125,11 +124,11 @@ class Keeper:
         # The sums are of all processes; one of them goes on with them.
         mine = int(engine.rank == 0)
         sums = {name: value * mine for name, value in parts["meters"].items()}
-        meters.restore(sums, progress.images * mine, engine.device)
+        meters.load_state_dict(sums, progress.images * mine, engine.device)
         self._say(f"going on from epoch {progress.epoch + 1}, step {progress.step}")
         return progress
 
-    def is_best(self, row: "EpochRow", progress: Progress) -> bool:
+    def is_best(self, row: EpochRow, progress: Progress) -> bool:
         """Whether this epoch is the best so far on the held-out images; remembers it if so."""
         if self._select_on is None or self._select_on not in row.scores:
             return False

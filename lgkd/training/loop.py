@@ -1,9 +1,9 @@
 """The training loop: epochs of steps, evaluation, rows of metrics, checkpoints."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from lgkd._internal.distributed import add_up
 from lgkd.distillation.tasks import Batch, Lookup
 from lgkd.errors import NonFiniteError
 from lgkd.training.agreement import Agreement
-from lgkd.training.callbacks import EpochRow, Watcher
+from lgkd.training.callbacks import Callback, EpochRow, resume_callback
 from lgkd.training.checkpointer import Keeper
 from lgkd.training.config import Plan
 from lgkd.training.memory import highest_memory, keep_freed_memory
@@ -48,7 +48,7 @@ def fit(
     plan: Plan,
     *,
     evaluate: Evaluate | None = None,
-    watchers: tuple[Watcher, ...] = (),
+    callbacks: tuple[Callback, ...] = (),
     keeper: Keeper | None = None,
     stop: Stop | None = None,
     say: Callable[[str], None] | None = None,
@@ -63,13 +63,12 @@ def fit(
         feed: yields one `Batch` a step, with its `index`.
         evaluate: called with the student (with an EMA: with the averaged one) after every
             `plan.evaluate_every` epochs and after the last one.
-        watchers: told of every epoch and, a few times a second, of steps. Epochs of an earlier part
-            of the training are told again, in order (to those with an `on_earlier`, by that).
+        callbacks: receive every epoch and, a few times a second, steps; after a resume first the earlier epochs.
         keeper: saves and restores; None: nothing is kept.
         stop: asked after every step; of several processes at least every two seconds or 20 steps.
         say: called with a sentence that the user should hear, such as that a term has ended.
         lookup: gives for samples what `Batch.taught` holds, so that it is not computed; None: it is.
-        tracking: one more watcher, which is ended with the training, however that ends.
+        tracking: one more callback, closed with the training, however that ends.
 
     Returns:
         All epochs, those of an earlier part of the training included.
@@ -83,7 +82,7 @@ def fit(
         keep_freed_memory()
     engine = Engine(task, plan, names=feed.names, lookup=lookup)
     try:
-        everyone = watchers if tracking is None else (*watchers, tracking)
+        everyone = callbacks if tracking is None else (*callbacks, tracking)
         training = _Training(engine, feed, evaluate, everyone, keeper, stop or Stop(), say or (lambda _: None))
         with tracking or nullcontext():
             return training.run()
@@ -100,13 +99,13 @@ class _Training:
         engine: Engine,
         feed: Feed,
         evaluate: Evaluate | None,
-        watchers: tuple[Watcher, ...],
+        callbacks: tuple[Callback, ...],
         keeper: Keeper | None,
         stop: Stop,
         say: Callable[[str], None],
     ) -> None:
         self.engine, self.plan, self.feed = engine, engine.plan, feed
-        self.evaluate, self.watchers, self.keeper = evaluate, watchers, keeper
+        self.evaluate, self.callbacks, self.keeper = evaluate, callbacks, keeper
         self.agreement = Agreement(stop, keeper)
         self.say = say
         self.progress = Progress(accumulate=self.plan.accumulate)
@@ -116,14 +115,14 @@ class _Training:
         if self.keeper is not None:
             self.progress = self.keeper.restore(self.engine, self.meters) or self.progress
         self.engine.accumulate = self.progress.accumulate
-        for watcher in self.watchers:
-            watcher.on_start(self.plan.epochs, self.plan.steps_per_epoch)
-            _tell_again(watcher, [EpochRow(**row) for row in self.progress.rows])
+        for callback in self.callbacks:
+            callback.on_start(self.plan.epochs, self.plan.steps_per_epoch)
+            resume_callback(callback, self.progress.rows)
         for epoch in range(self.progress.epoch, self.plan.epochs):
             self._train_epoch(epoch)
             self._finish_epoch(epoch)
         self.engine.keep_average()
-        return [EpochRow(**row) for row in self.progress.rows]
+        return self.progress.rows
 
     def _train_epoch(self, epoch: int) -> None:
         progress, engine = self.progress, self.engine
@@ -136,12 +135,12 @@ class _Training:
             progress.accumulate = engine.accumulate
             now = time.perf_counter()
             progress.seconds = before + now - began
-            if self.watchers and now - looked > _SECONDS_BETWEEN_LOOKS:
+            if self.callbacks and now - looked > _SECONDS_BETWEEN_LOOKS:
                 looked = now
                 rate = (self.meters.images - images_before) * engine.processes / (now - began)
                 parts = self.meters.read()
-                for watcher in self.watchers:
-                    watcher.on_step(epoch, progress.step - 1, parts, rate)
+                for callback in self.callbacks:
+                    callback.on_step(epoch, progress.step - 1, parts, rate)
             if progress.step == self.plan.steps_per_epoch:
                 break  # the epoch's end has its own place to stop and save, after the evaluation
             reason, due = self.agreement.after_step()
@@ -175,13 +174,13 @@ class _Training:
             images_per_second=images / max(progress.seconds, 1e-9),
             memory_mb=highest_memory(self.engine.device) / 1e6,
         )
-        progress.rows.append(_plain(row))
+        progress.rows.append(row)
         progress.epoch, progress.step, progress.seconds = epoch + 1, 0, 0.0
-        self.meters.restore({}, 0, self.engine.device)
+        self.meters.load_state_dict({}, 0, self.engine.device)
         if self.keeper is not None and self.keeper.is_best(row, progress):
             self.keeper.save_best(self.engine, progress)
-        for watcher in self.watchers:
-            watcher.on_epoch(row)
+        for callback in self.callbacks:
+            callback.on_epoch(row)
         last = progress.epoch == plan.epochs
         reason, due = self.agreement.now() if not last else (None, True)
         if reason is not None or due:
@@ -193,18 +192,3 @@ class _Training:
         self.engine.guard.settle()
         if self.keeper is not None:
             self.keeper.save(self.engine, self.progress, self.meters)
-
-
-def _tell_again(watcher: Watcher, rows: Sequence[EpochRow]) -> None:
-    """What happened before the training was resumed; who keeps a log needs it, who shows what is new must know."""
-    tell_all = getattr(watcher, "on_earlier", None)
-    if tell_all is not None:
-        if rows:
-            tell_all(rows)
-        return
-    for row in rows:
-        watcher.on_epoch(row)
-
-
-def _plain(row: EpochRow) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in EpochRow.__dataclass_fields__}

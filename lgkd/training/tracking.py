@@ -12,13 +12,11 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from lgkd._internal.atomic_io import write_json
 from lgkd.config.trackers import KNOWN, STUCK, TRACKED, name_of
-
-if TYPE_CHECKING:
-    from lgkd.training.callbacks import EpochRow
+from lgkd.training.callbacks import Callback, EpochRow
 
 PROJECT = "lgkd"
 """The project, or experiment, under which trackers keep runs."""
@@ -34,7 +32,7 @@ _IDENTITY = re.compile(r"[\w.,:+ -]{1,200}")
 _FORMAT = 1
 
 
-class Tracking:
+class Tracking(Callback):
     """A watcher that hands every epoch's row to trackers, once, whatever becomes of the run in between.
 
     Use as a context manager around the training. The first failure of a tracker, or its silence, is said in one
@@ -55,7 +53,7 @@ class Tracking:
         trackers: Sequence[Any],
         *,
         about: Mapping[str, Any],
-        values: Callable[["EpochRow"], Mapping[str, float]],
+        values: Callable[[EpochRow], Mapping[str, float]],
         say: Callable[[str], None],
     ) -> None:
         self._values, self._say = values, say
@@ -78,13 +76,7 @@ class Tracking:
                 thread.join(0.02)
         self._look()
 
-    def on_start(self, epochs: int, steps_per_epoch: int) -> None:
-        """Trackers are told of epochs."""
-
-    def on_step(self, epoch: int, step: int, parts: Mapping[str, float], images_per_second: float) -> None:
-        """Trackers are told of epochs."""
-
-    def on_epoch(self, row: "EpochRow") -> None:
+    def on_epoch(self, row: EpochRow) -> None:
         """Hand the row on, without waiting."""
         values = dict(self._values(row))
         values.pop("epoch", None)  # it is the step

@@ -40,7 +40,7 @@ def make_task(*, other: bool = False) -> Guided:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     root = tmp_path_factory.mktemp("undisturbed")
     said: list[str] = []
-    task, rows = train(root / "checkpoint", task=make_task(), say=said.append, watchers=(Journal(root),))
+    task, rows = train(root / "checkpoint", task=make_task(), say=said.append, callbacks=(Journal(root),))
     return {"root": root, "task": task, "rows": rows, "said": said, "digest": digest(root / "checkpoint")}
 
 
@@ -95,7 +95,7 @@ def test_a_crash_before_the_term_ends_or_as_it_does_is_made_good(
     epoch: int, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
     with pytest.raises(Crash):
-        train(tmp_path, task=make_task(), watchers=(CrashIn(epoch),))
+        train(tmp_path, task=make_task(), callbacks=(CrashIn(epoch),))
     assert load_newest(tmp_path).step == epoch * STEPS - 1
     _, rows = train(tmp_path, task=make_task())
     assert digest(tmp_path) == undisturbed["digest"] and without_times(rows) == without_times(undisturbed["rows"])

@@ -89,7 +89,7 @@ def make_plan(**changes) -> Plan:
 
 
 def train(
-    root: Path | None, *, stop: Stop | None = None, every: float = 0.0, say=None, watchers=(), task=None, **changes
+    root: Path | None, *, stop: Stop | None = None, every: float = 0.0, say=None, callbacks=(), task=None, **changes
 ):
     """Train to the end or until stopped; the task (its student holds the average at the end) and the rows."""
     torch.set_num_threads(1)
@@ -107,7 +107,7 @@ def train(
         evaluate=evaluate,
         keeper=keeper,
         stop=stop,
-        watchers=watchers,
+        callbacks=callbacks,
         say=say,
     )
     return task, rows

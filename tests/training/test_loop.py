@@ -207,7 +207,7 @@ def test_rows_hold_the_mean_loss_its_parts_and_the_accuracy():
         feed,
         make_plan(epochs=1, optimizer=OptimizerPlan("sgd", lr=1e-30, weight_decay=0.0)),
         evaluate=lambda model: {"top1": 0.25},
-        watchers=(recorder,),
+        callbacks=(recorder,),
     )
     images, targets = (torch.cat(parts) for parts in zip(*feed.batches, strict=True))
     logits = student(images)

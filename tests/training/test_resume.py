@@ -88,7 +88,7 @@ def test_a_finished_training_is_not_trained_again(tmp_path, undisturbed):
             earlier.extend(row.epoch for row in rows)
 
     said, earlier = [], []
-    task, rows = train(tmp_path, say=said.append, watchers=(Spy(), Knowing()))
+    task, rows = train(tmp_path, say=said.append, callbacks=(Spy(), Knowing()))
     assert seen == earlier == [1, 2, 3, 4]
     assert said == ["going on from epoch 5, step 0"]
     assert without_times(rows) == undisturbed[2]

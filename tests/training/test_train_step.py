@@ -62,7 +62,7 @@ def one_batch() -> Batch:
 def test_whoever_looks_on_hears_of_steps_with_the_means_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "_SECONDS_BETWEEN_LOOKS", 0.0)
     listener = Listener()
-    train(None, watchers=(listener,))
+    train(None, callbacks=(listener,))
     assert listener.steps == [(epoch, step) for epoch in range(EPOCHS) for step in range(STEPS)]
 
 
