@@ -335,7 +335,7 @@ def evaluate(
         DataError: so has the folder, or it is not a folder of classes.
         MissingError: its data set is not where it was.
     """
-    opened = open_run(run, dataset=dataset, data_dir=data_dir, device=device, model=model, some_classes=True)
+    opened = open_run(run, dataset=dataset, data_dir=data_dir, device=device, model=model)
     tell = say or (lambda _: None)
     for sentence in (opened.scored, *opened.data.notes):
         tell(sentence)

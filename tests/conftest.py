@@ -20,6 +20,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lgkd.cli.app import COMMANDS
 from lgkd.config import registry
 from lgkd.distillation.tasks import Batch
 from lgkd.models.cnn.resnet import CifarResNet
@@ -184,7 +185,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="session")
 def nursery() -> Iterator[Nursery]:
     """Processes in which a training begins at once."""
-    made = Nursery("lgkd.api", "lgkd.cli.app", "matplotlib.pyplot", "tests.support.training")
+    commands = sorted({f"lgkd.cli.{module}" for module, _ in COMMANDS.values()})
+    made = Nursery("lgkd.api", *commands, "matplotlib.pyplot", "tests.support.training")
     yield made
     made.close()
 

@@ -1,4 +1,4 @@
-"""Puts a trained teacher into teachers/, in half precision: `python -m tools.ship_teacher NAME DATASET`.
+"""Write a trained teacher into teachers/, in half precision: `python -m tools.ship_teacher NAME DATASET`.
 
 The teacher is the one of the store ($LGKD_HOME). What its card says afterwards is measured with the weights as they are
 shipped, on all test images; nothing is written if they are worse than the ones of the training by a tenth of a point.
@@ -12,6 +12,7 @@ import torch
 from lgkd._internal.manifest import write_manifest
 from lgkd._internal.paths import teachers_folder
 from lgkd._internal.safetensors_io import load_weights, save_weights
+from lgkd.config import load_recipe
 from lgkd.data.prepare import make_test_batches, prepare_data
 from lgkd.models.teacher import Teacher
 from lgkd.models.teacher_card import CARD, WEIGHTS, Accuracy, TeacherCard, find_card, save_card
@@ -22,14 +23,15 @@ _MOST_LOST = 0.001
 
 
 def scores_of(teacher: Teacher, data_dir: str | Path | None) -> Scores:
-    """On all test images of the data set that it was trained on."""
+    """Score a teacher on all test images of its data set, resized as the recipe that trained it resizes them."""
     card = teacher.card
     assert card is not None
     data = prepare_data(card.dataset, normalize="imagenet", data_dir=data_dir, offline=True)
     assert data.fingerprint == card.fingerprint, "other images than those it was trained on"
     size = (card.image_size, card.image_size)
+    interpolation = load_recipe(card.recipe).test_interpolation
     batches = make_test_batches(
-        data.test, image_size=size, mean=card.mean, std=card.std, interpolation="bicubic", device="cpu"
+        data.test, image_size=size, mean=card.mean, std=card.std, interpolation=interpolation, device="cpu"
     )
     return score(teacher.model, batches, channels_last=True)
 

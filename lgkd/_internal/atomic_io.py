@@ -85,3 +85,8 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hex digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def json_sha256(value: Any) -> str:
+    """SHA-256 of a value's JSON with sorted keys, in hex digits."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

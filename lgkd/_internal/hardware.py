@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
+
 _CGROUP = Path("/sys/fs/cgroup")
-_MEMORY = Path("/proc/meminfo")
 
 
 class Memory(NamedTuple):
@@ -27,14 +28,10 @@ def cores() -> int:
     return max(1, bound)
 
 
-def memory() -> Memory | None:
-    """The machine's memory, or the container's where that is less; None where the system does not tell."""
-    try:
-        lines = (line.partition(":") for line in _MEMORY.read_text().splitlines())
-        found = {key: int(value.split()[0]) << 10 for key, _, value in lines if key in ("MemTotal", "MemAvailable")}
-        total, free = found["MemTotal"], found["MemAvailable"]
-    except (OSError, KeyError, ValueError, IndexError):
-        return None
+def memory() -> Memory:
+    """Memory of the machine, or of the container where that is less."""
+    whole = psutil.virtual_memory()
+    total, free = whole.total, whole.available
     limit, used = _words(_CGROUP / "memory.max"), _words(_CGROUP / "memory.current")
     if len(limit) == len(used) == 1 and limit[0].isdecimal() and used[0].isdecimal():
         total, free = min(total, int(limit[0])), min(free, max(0, int(limit[0]) - int(used[0])))
@@ -42,17 +39,18 @@ def memory() -> Memory | None:
 
 
 def resident() -> tuple[int, int]:
-    """Bytes that the process holds in memory: now, and at most so far. Where only the latter is known, twice that."""
+    """Bytes that the process holds in memory: now, and at most so far."""
+    now = psutil.Process().memory_info().rss
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        found = {key: int(value.split()[0]) << 10 for key, _, value in (line.partition(":") for line in lines)
-                 if key in ("VmRSS", "VmHWM")}  # fmt: skip
-        return found["VmRSS"], found["VmHWM"]
-    except (OSError, KeyError, ValueError):
+        # Not of getrusage, which counts what the process was before it became this program, nor of psutil, which has no
+        # peak on Linux.
+        (line,) = (one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("VmHWM:"))
+        return now, max(now, int(line.split()[1]) << 10)
+    except (OSError, ValueError):
         import resource
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return (peak, peak) if sys.platform == "darwin" else (peak << 10, peak << 10)
+        return now, max(now, peak if sys.platform == "darwin" else peak << 10)
 
 
 def standing(path: Path) -> Path:

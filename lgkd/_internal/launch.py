@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -24,6 +24,10 @@ _AGREED = (75, 130, 143)
 
 LOST = "another process of this training has ended, and this one with it; the same command goes on"
 """What a process says that was left alone; whoever started it knows more, and speaks instead."""
+
+
+STUCK: list[str] = []
+"""Names of trackers that never answered. What they began may keep a process from ending; see `lgkd.cli.main`."""
 
 
 class Relayed(Exception):
@@ -87,15 +91,20 @@ def _run(processes: int, arguments: Sequence[str]) -> Relayed:
         before = {key: os.environ.get(key) for key in ours}
         os.environ.update(ours)
         try:
-            stopped = _torchrun(processes, arguments, ends)
+            stopped, failed = _torchrun(processes, arguments, ends)
         finally:
             for key, value in before.items():
                 os.environ.pop(key, None) if value is None else os.environ.update({key: value})
-        return _what_came(ends, processes, stopped)
+        return _what_came(ends, processes, stopped, failed)
 
 
-def _torchrun(processes: int, arguments: Sequence[str], ends: Path) -> int | None:
-    """Start the processes and wait for their end; the signal that stopped this one, if any did."""
+def _torchrun(processes: int, arguments: Sequence[str], ends: Path) -> tuple[int | None, dict[int, int]]:
+    """Start the processes and wait for their end.
+
+    Returns:
+        The signal that stopped this process, if any did, and the exit codes of processes that failed, by rank; those
+        of signals are negative.
+    """
     import logging
 
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -111,10 +120,10 @@ def _torchrun(processes: int, arguments: Sequence[str], ends: Path) -> int | Non
         try:
             run(parse_args(words))  # type: ignore[no-untyped-call, unused-ignore]
         except SignalException as error:
-            return int(error.sigval)
-        except ChildFailedError:
-            pass
-    return None
+            return int(error.sigval), {}
+        except ChildFailedError as error:
+            return None, {rank: failure.exitcode for rank, failure in error.failures.items()}
+    return None, {}
 
 
 @contextmanager
@@ -137,7 +146,7 @@ def _passing_on(ends: Path) -> Iterator[None]:
         signal.signal(signal.SIGUSR1, former)
 
 
-def _what_came(ends: Path, processes: int, stopped: int | None) -> Relayed:
+def _what_came(ends: Path, processes: int, stopped: int | None, failed: Mapping[int, int] | None = None) -> Relayed:
     found: dict[int, tuple[int, str]] = {}
     for rank in range(processes):
         with suppress(OSError, ValueError):
@@ -158,8 +167,26 @@ def _what_came(ends: Path, processes: int, stopped: int | None) -> Relayed:
         return Relayed(128 + stopped, f"stopped by {name} {when or 'before the training began'}")
     if len(found) == processes:
         return Relayed(first, said or None)
-    lost = ", ".join(str(rank) for rank in range(processes) if rank not in found)
-    return Relayed(1, f"process {lost} ended without a word, perhaps for want of memory; the same command goes on")
+    codes = {rank: (failed or {}).get(rank) for rank in range(processes) if rank not in found}
+    # Once one has ended, torchrun stops the others by this signal.
+    causes = {rank: code for rank, code in codes.items() if code is not None and code != -signal.SIGTERM} or codes
+    how = [_ending(rank, code) for rank, code in causes.items()]
+    return Relayed(1, f"{'; '.join(how)}. The same command resumes the run from its last checkpoint")
+
+
+def _ending(rank: int, code: int | None) -> str:
+    """Describe the end of a process that reported nothing, by its exit code."""
+    if code is None or code >= 0:
+        return f"process {rank} ended without a word{'' if code is None else f' (exit code {code})'}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    if name == "SIGKILL":
+        return f"process {rank} was killed ({name}), perhaps for want of memory"
+    if name == "SIGABRT":
+        return f"process {rank} was aborted ({name}) by a library such as gloo, NCCL or CUDA; the lines above say why"
+    return f"process {rank} was ended by {name}; the lines above may say why"
 
 
 def begin() -> None:

@@ -8,16 +8,17 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 _DAY = 24 * 3600.0
 
 
-def lock(handle: int, *, wait: bool = False) -> bool | None:
-    """Lock an open file or folder until it is closed, by which process end whatsoever.
+def lock(handle: int) -> bool | None:
+    """Lock an open temporary file or folder itself until it is closed, by which process end whatsoever.
+
+    Not by `lgkd._internal.locks`: a lock file beside each temporary one would be left behind just as that is.
 
     Returns:
         True where it is locked now; False where another process holds it; None where there are no such locks: on
@@ -28,26 +29,12 @@ def lock(handle: int, *, wait: bool = False) -> bool | None:
     except ImportError:
         return None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
         return None
     return True
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in such a block for a folder; nothing where folders cannot be locked."""
-    handle = None
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        lock(handle, wait=True)
-    try:
-        yield
-    finally:
-        if handle is not None:
-            os.close(handle)
 
 
 def remove_leftover(path: Path) -> None:

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from lgkd._internal.atomic_io import sha256_of, write_json
+from lgkd._internal.atomic_io import json_sha256, sha256_of, write_json
 from lgkd.errors import InputError, Remark
 
 MANIFEST = "MANIFEST.json"
@@ -78,7 +78,7 @@ def write_manifest(folder: Path, names: Iterable[str], blocks: Mapping[str, Sequ
     }
     for name, digests in (blocks or {}).items():
         files[name] = {"bytes": (folder / name).stat().st_size, "block_bytes": BLOCK, "block_sha256": list(digests)}
-    write_json(folder / MANIFEST, {"format": FORMAT, "files": files, "checksum": _checksum(files)})
+    write_json(folder / MANIFEST, {"format": FORMAT, "files": files, "checksum": json_sha256(files)})
 
 
 def remove_manifest(folder: Path) -> None:
@@ -106,7 +106,7 @@ def read_manifest(folder: Path) -> dict[str, Entry] | None:
     except (ValueError, RecursionError):
         value = None
     files = value.get("files") if isinstance(value, dict) else None
-    if not isinstance(value, dict) or not isinstance(files, dict) or value.get("checksum") != _checksum(files):
+    if not isinstance(value, dict) or not isinstance(files, dict) or value.get("checksum") != json_sha256(files):
         raise InputError(f"{file} is damaged, or not a manifest of lgkd; take it from a copy, or make its folder again")
     if value.get("format") != FORMAT:
         raise InputError(f"{file} is not of format {FORMAT}, which this lgkd reads; use the lgkd that wrote it")
@@ -190,7 +190,3 @@ def _entry(about: Any) -> Entry | None:
 
 def _is_hash(value: Any) -> bool:
     return isinstance(value, str) and _HASH.fullmatch(value) is not None
-
-
-def _checksum(files: Mapping[str, Any]) -> str:
-    return sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()

@@ -10,6 +10,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from lgkd._internal.atomic_io import write_whole
+from lgkd._internal.out_of_memory import raise_if_out_of_memory
 from lgkd._internal.text import safe_text
 from lgkd.errors import InputError
 
@@ -60,6 +61,7 @@ def parse_weights(data: bytes, origin: Path) -> dict[str, Tensor]:
     try:
         return load(data)
     except UNREADABLE as error:
+        raise_if_out_of_memory(error)
         reason = safe_text(str(error), 200)  # it names tensors, and these may be called anything
         raise InputError(f"{origin}: not a safetensors file ({reason}); it is damaged or something else") from None
 

@@ -18,6 +18,32 @@ def safe_text(text: str, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def visible(text: str) -> str:
+    """`text` with every character that would act on a terminal or a page written as its escape, like \\x1b."""
+    return ACTING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def one_line(text: str) -> str:
+    """As `visible`, and line feeds and tabs are escaped as well."""
+    return visible(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def counted(number: float, noun: str) -> str:
+    """A number with its noun, as in "1 class" and "1,200 classes"."""
+    shown = f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    return f"{shown} {noun}{'' if number == 1 else 'es' if noun.endswith('s') else 's'}"
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Names with commas; of a long list the first ones, and how many there are."""
+    return ", ".join(names[:most]) + (f", ... ({len(names):,} in all)" if len(names) > most else "")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, at most 200 characters; its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A half sentence with the closest known names, or with all of a short list."""
     names = sorted(set(known))

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from lgkd._internal.distributed import leave
-from lgkd._internal.launch import LOST, Relayed, begin, end, is_first, speaks
-from lgkd.cli.escape import paragraphs, visible
-from lgkd.cli.memory import lack_of_memory, told, try_torch_first
+from lgkd._internal.launch import LOST, STUCK, Relayed, begin, end, is_first, speaks
+from lgkd._internal.out_of_memory import lack_of_memory
+from lgkd._internal.text import visible
+from lgkd.cli.escape import paragraphs
+from lgkd.cli.memory import told, try_torch_first
 from lgkd.cli.streams import guard, lost
-from lgkd.config.trackers import STUCK
 
 # The disk is full, so is the user's share of it, or a file has reached the largest size that is allowed.
 _NO_ROOM = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
@@ -41,7 +42,7 @@ def main() -> None:
     code = run(sys.argv[1:]) if _is_somewhere() else _fail(_NOWHERE, 2)
     sys.stdout.flush()
     if STUCK:
-        # Whatever such a tracker waits for, in a thread or at the interpreter's end, nobody else does.
+        # Whatever such work waits for, in a thread or at the interpreter's end, nobody else does.
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)

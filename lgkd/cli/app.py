@@ -1,28 +1,39 @@
-"""The commands, in the order in which people need them."""
+"""The commands, in the order in which people need them. A command's module is imported when it is named."""
 
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from lgkd import __version__
-from lgkd.cli import (
-    arrange,
-    bench,
-    cache_teacher,
-    catalogue,
-    check,
-    compare,
-    doctor,
-    evaluate,
-    export,
-    import_teacher,
-    inspect,
-    predict,
-    quickstart,
-    report,
-    reproduce,
-    train,
-)
+
+COMMANDS = {
+    "quickstart": ("quickstart", "See the whole idea at work in minutes, on embedded digits."),
+    "train-teacher": ("train", "Train a teacher, and keep it for students to come."),
+    "distill": ("train", "Train a student that a frozen teacher guides."),
+    "train": ("train", "Train a student without a teacher: the baseline."),
+    "resume": ("train", "Go on with a run that was stopped."),
+    "evaluate": ("evaluate", "Score a student on test or labelled images."),
+    "compare": ("compare", "Put runs side by side: mean, spread, interval."),
+    "reproduce": ("reproduce", "Run a named experiment, and write what came of it."),
+    "report": ("report", "Write a report of a run: one HTML file to pass on."),
+    "inspect": ("inspect", "Look into a student: why it works."),
+    "predict": ("predict", "Tell the classes of images."),
+    "export": ("export", "Write a student in formats that need no lgkd."),
+    "cache-teacher": ("cache_teacher", "Write down what a teacher says, for trainings without it."),
+    "import-teacher": ("import_teacher", "Make a teacher of published weights."),
+    "check": ("check", "Look at every image of a data set before training on it."),
+    "arrange": ("arrange", "Lay out a publisher's files as an image tree."),
+    "doctor": ("doctor", "Say what this machine has and lacks."),
+    "layers": ("evaluate", "List a model's layers that can be tapped."),
+    "bench": ("bench", "Measure how fast a training is and what it costs."),
+    "students": ("catalogue", "List the students known by name, or show one."),
+    "teachers": ("catalogue", "List architectures and trained teachers, or show one."),
+    "datasets": ("catalogue", "List the data sets known by name, or show one."),
+    "recipes": ("catalogue", "List the recipes, or show one."),
+}
+"""For each command the module of `lgkd.cli` with the function of its name, and one line of help."""
 
 _EXAMPLES = """\b
 Examples:
@@ -54,7 +65,30 @@ Exit codes: 0 done, 2 bad input, 3 something needed is not here, 4 the training 
 5 another process holds the folder, 75 paused by --max-time, 130 or 143 stopped by a signal
 (both saved; the same command goes on), 1 a fault of lgkd."""
 
-app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, epilog=_EXAMPLES)
+
+def load_command(name: str) -> Any:
+    """Import a command's module and build the command with all its options."""
+    module, help_line = COMMANDS[name]
+    function = getattr(import_module(f"lgkd.cli.{module}"), name.replace("-", "_"))
+    single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    single.command(name, short_help=help_line)(function)
+    return typer.main.get_command(single)
+
+
+class LazyGroup(TyperGroup):
+    """Know the commands by name and one line of help; import one when it is run or its options are completed."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands = {name: TyperCommand(name, short_help=line) for name, (_, line) in COMMANDS.items()}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Return the named command's name, the command itself, and the other words."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, load_command(name) if name in COMMANDS else command, rest
+
+
+app = typer.Typer(cls=LazyGroup, rich_markup_mode=None, pretty_exceptions_enable=False, epilog=_EXAMPLES)
 
 
 def _print_version(wanted: bool) -> None:
@@ -75,30 +109,3 @@ def lgkd(
     A small CNN guides a Vision Transformer that learns the same few images from
     scratch. Start with: lgkd quickstart
     """
-
-
-app.command("quickstart", short_help="See the whole idea at work in minutes, on embedded digits.")(
-    quickstart.quickstart
-)
-app.command("train-teacher")(train.train_teacher)
-app.command("distill", short_help="Train a student that a frozen teacher guides.")(train.distill)
-app.command("train")(train.train)
-app.command("resume")(train.resume)
-app.command("evaluate", short_help="Score a student on test or labelled images.")(evaluate.evaluate)
-app.command("compare", short_help="Put runs side by side: mean, spread, interval.")(compare.compare)
-app.command("reproduce")(reproduce.reproduce)
-app.command("report")(report.report)
-app.command("inspect")(inspect.inspect)
-app.command("predict")(predict.predict)
-app.command("export", short_help="Write a student in formats that need no lgkd.")(export.export)
-app.command("cache-teacher")(cache_teacher.cache_teacher)
-app.command("import-teacher")(import_teacher.import_teacher)
-app.command("check")(check.check)
-app.command("arrange")(arrange.arrange)
-app.command("doctor")(doctor.doctor)
-app.command("layers")(evaluate.layers)
-app.command("bench")(bench.bench)
-app.command("students")(catalogue.students)
-app.command("teachers")(catalogue.teachers)
-app.command("datasets")(catalogue.datasets)
-app.command("recipes")(catalogue.recipes)

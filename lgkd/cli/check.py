@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lgkd._internal.text import counted
 from lgkd.cli import completion
 from lgkd.cli import options as o
 from lgkd.cli.display import Display, console, line_of, show_json, show_pairs, show_table
@@ -48,7 +49,7 @@ def check(
     if report.problems:
         count = len(report.problems)
         raise DataError(
-            f"{report.name} has {count} problem{'' if count == 1 else 's'} (listed above); "
+            f"{report.name} has {counted(count, 'problem')} (listed above); "
             "a training would not start until they are gone"
         )
 

@@ -15,7 +15,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lgkd.cli.escape import json_visible, one_line
+from lgkd._internal.text import one_line
+from lgkd.cli.escape import json_visible
 from lgkd.cli.progress_line import Standing, live_line, plain_line
 from lgkd.cli.progress_line import duration as duration
 from lgkd.training.callbacks import Callback, EpochRow

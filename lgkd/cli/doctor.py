@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from lgkd import __version__
+from lgkd._internal.text import counted
 from lgkd.cli import options as o
 from lgkd.cli.display import console, line_of, show_json
 from lgkd.errors import MissingError
@@ -37,10 +38,10 @@ def doctor(data_dir: o.DataDir = None, as_json: o.Json = False) -> None:
         show_json({"format": _FORMAT, "lgkd": __version__, **counts, "lines": lines})
     else:
         console().print()
-        console().print(f"{_count(counts['problem'], 'problem')}, {_count(counts['warning'], 'warning')}")
+        console().print(f"{counted(counts['problem'], 'problem')}, {counted(counts['warning'], 'warning')}")
     if counts["problem"]:
         raise MissingError(
-            f"this machine has {_count(counts['problem'], 'problem')} ({_named(findings)}); what to do stands beside "
+            f"this machine has {counted(counts['problem'], 'problem')} ({_named(findings)}); what to do stands beside "
             "each line that says so"
         )
 
@@ -58,7 +59,3 @@ def _show(finding: "Finding") -> None:
 
 def _named(findings: Iterable["Finding"]) -> str:
     return ", ".join(finding.what for finding in findings if finding.state == "problem")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

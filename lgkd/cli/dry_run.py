@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from lgkd._internal.text import counted
 from lgkd.cli.display import console, duration, line_of, say, show_json, show_pairs, show_table
 from lgkd.runs.compare.layout import member
 from lgkd.runs.folder import is_finished
@@ -130,7 +131,7 @@ def _show(found: "Foresight", runs: Runs, processes: int) -> None:
         for number, what in ((found.counts.held_out, "held out"), (found.counts.extra, "extra"))
         if number
     )
-    timed = f"median of {_counted(cost.steps, 'step')}" if cost.steps else "one step, the first"
+    timed = f"median of {counted(cost.steps, 'step')}" if cost.steps else "one step, the first"
     show_pairs(
         {
             "would train": f"{found.model}{by}",
@@ -140,8 +141,8 @@ def _show(found: "Foresight", runs: Runs, processes: int) -> None:
             "recipe": _recipe(found.recipe),
             **{f"term {name}": line for name, line in _terms(found.recipe)},
             "parameters": " + ".join(f"{number:,} ({what})" for what, number in found.parameters.items()),
-            "steps": f"{_counted(plan.epochs, 'epoch')} x {plan.steps_per_epoch:,} = {found.steps:,}, "
-            f"{_counted(found.evaluations, 'evaluation')}",
+            "steps": f"{counted(plan.epochs, 'epoch')} x {plan.steps_per_epoch:,} = {found.steps:,}, "
+            f"{counted(found.evaluations, 'evaluation')}",
             "on": f"{plan.device}, {plan.precision}{', compiled' if plan.compile else ''}",
             "time": f"about {duration(seconds['together'])} ({duration(seconds['training'])} training, "
             f"{duration(seconds['evaluation'])} evaluation)",
@@ -179,17 +180,12 @@ def _recipe(recipe: "Recipe") -> str:
     words = [
         f"{optimizer.name}, lr {optimizer.lr:g}, weight decay {optimizer.weight_decay:g}",
         f"batches of {recipe.batch_size:,}" + (f" in {recipe.accumulate} pieces" if recipe.accumulate > 1 else ""),
-        f"warm-up {_counted(schedule.warmup_epochs, 'epoch')}",
+        f"warm-up {counted(schedule.warmup_epochs, 'epoch')}",
     ]
     words += [f"mixup {recipe.mix.mixup:g}"] if recipe.mix.mixup else []
     words += [f"cutmix {recipe.mix.cutmix:g}"] if recipe.mix.cutmix else []
     words += [f"EMA {recipe.ema.decay:g}"] if recipe.ema is not None else []
     return ", ".join(words)
-
-
-def _counted(number: float, what: str) -> str:
-    shown = f"{number:,}" if isinstance(number, int) else f"{number:g}"
-    return f"{shown} {what}{'' if number == 1 else 's'}"
 
 
 def _terms(recipe: "Recipe") -> Iterable[tuple[str, str]]:

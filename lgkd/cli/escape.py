@@ -2,19 +2,9 @@
 
 import re
 
-from lgkd._internal.text import ACTING
+from lgkd._internal.text import ACTING, visible
 
 _LINE_FEED = re.compile(r"\n(?!  )")
-
-
-def visible(text: str) -> str:
-    """`text` with every character that would do something to a terminal written as its escape, like \\x1b."""
-    return ACTING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
-
-
-def one_line(text: str) -> str:
-    """As `visible`, and line feeds and tabs are escaped as well."""
-    return visible(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def paragraphs(message: str) -> str:

@@ -27,7 +27,8 @@ def inspect(
     ] = None,
     most: Annotated[int, typer.Option("--most", help="Test images that are measured on.")] = 512,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", help="Another data set of the same classes; by default its own.")
+        str | None,
+        typer.Option("--dataset", help="What to look at instead of its test split, such as a folder of CLASS folders."),
     ] = None,
     data_dir: o.DataDir = None,
     device: o.Device = None,

@@ -1,37 +1,14 @@
-"""Errors that are a lack of memory, by whatever name Python, torch or a loader reports it. No torch in here."""
+"""The sentence about a lack of memory, and the start of torch under a tight limit. No torch in here."""
 
-import errno
 import os
-import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-# torch on a CPU, the C++ library, numpy and BLAS, CUDA's libraries; the loader of shared libraries gives no reason
-# where an address-space limit stops it, and another one where a disk forbids to run what lies on it.
-_SAYS = re.compile(
-    r"can't allocate memory|std::bad_alloc|Cannot allocate memory|[Uu]nable to allocate|out of memory|_ALLOC_FAILED|"
-    r"can't start new thread|failed to map segment from shared object(?!: Operation not permitted)"
-)
-_KINDS = (MemoryError.__name__, "OutOfMemoryError")
-
 _ENOUGH = 16 * 2**30
 """Bytes of addresses with which torch can be loaded whatever comes with it."""
-
-
-def lack_of_memory(error: BaseException) -> str | None:
-    """The words of the first error behind this one that says that memory ran out; None where none does."""
-    for one in _behind(error):
-        text = " ".join(str(one).split())[:300]
-        if type(one).__name__ in _KINDS or isinstance(one, MemoryError):
-            return text or type(one).__name__
-        if isinstance(one, OSError) and one.errno == errno.ENOMEM:
-            return text
-        if isinstance(one, RuntimeError | ImportError | ValueError | SystemError) and _SAYS.search(text):
-            return text
-    return None
 
 
 def told(words: str, *, trains: bool) -> str:
@@ -97,15 +74,3 @@ def _status_of_a_try() -> int:
         finally:  # whatever Python can tell of, it tells in the process that goes on
             os._exit(0)
     return os.waitpid(child, 0)[1]
-
-
-def _behind(error: BaseException) -> Iterator[BaseException]:
-    """The error, what it was raised from, and what was being handled then."""
-    seen: set[int] = set()
-    waiting = [error]
-    while waiting:
-        one = waiting.pop(0)
-        if id(one) not in seen:
-            seen.add(id(one))
-            yield one
-            waiting += [more for more in (one.__cause__, one.__context__) if more is not None]

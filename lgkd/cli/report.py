@@ -26,7 +26,8 @@ def report(
         Path | None, typer.Option("--out", metavar="FILE", help="The HTML file; by default report.html in the run.")
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", help="Another data set of the same classes; by default its own.")
+        str | None,
+        typer.Option("--dataset", help="What to look at instead of its test split, such as a folder of CLASS folders."),
     ] = None,
     data_dir: o.DataDir = None,
     device: o.Device = None,

@@ -117,9 +117,6 @@ KNOWN: dict[str, Known] = {
     ),
 }  # fmt: skip
 
-STUCK: list[str] = []
-"""Trackers that never answered. What they have begun may keep a process from ending; see `lgkd.cli.main`."""
-
 INSIDE = frozenset(name for name, known in KNOWN.items() if known.inside)
 """Trackers that write into the run's folder alone."""
 

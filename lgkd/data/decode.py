@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from lgkd._internal.out_of_memory import raise_if_out_of_memory
 from lgkd.data.greys import Greys, Range, as_eight_bits, has_deep_greys, is_deep, range_of
 from lgkd.data.image_formats import read_formats, remedy_of
 from lgkd.data.image_kinds import colours_of, has_frames
@@ -273,9 +274,8 @@ class _Job:
             for place in chunk:
                 try:
                     results.append(read(place, self.root / self.names[place]))
-                except MemoryError:
-                    raise
                 except Exception as error:  # Pillow's readers raise anything on a broken file
+                    raise_if_out_of_memory(error)
                     self.broken[place] = _reason(error)
             return results
 
@@ -359,7 +359,8 @@ def _orientation(image: Image.Image) -> int:
         image.load()  # Pillow turns it here; asked earlier, the tag would be obeyed twice
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # broken EXIF data does not make a broken image, and Pillow raises anything on it
+    except Exception as error:  # broken EXIF data does not make a broken image, and Pillow raises anything on it
+        raise_if_out_of_memory(error)
         return 1
     return orientation if isinstance(orientation, int) else 1
 

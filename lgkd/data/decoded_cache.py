@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lgkd._internal.atomic_io import json_sha256
 from lgkd._internal.blocks import CheckedRows
 from lgkd._internal.leftovers import Scratch, remove_leftover
 from lgkd._internal.manifest import BlockDigests, Entry, compare, read_manifest, tell_unverified, write_manifest
@@ -127,7 +128,7 @@ def _load(folder: Path, count: int) -> Stored | None:
         record = json.loads((folder / INDEX).read_text("utf-8"))
         sizes_file = (folder / SIZES).read_bytes()
         whole = (
-            record.pop("checksum") == _checksum(record)
+            record.pop("checksum") == json_sha256(record)
             and record["format"] == FORMAT
             and record["shape"][0] == count
             and record["sizes"] == sha256(sizes_file).hexdigest()
@@ -215,7 +216,7 @@ def _write(scratch: Path, made: Stored) -> None:
     }
     if made.about is not None:
         record["about"] = made.about
-    record["checksum"] = _checksum(record)
+    record["checksum"] = json_sha256(record)
     (scratch / SIZES).write_bytes(buffer.getvalue())
     (scratch / INDEX).write_text(json.dumps(record, indent=1) + "\n", "utf-8")
     if isinstance(made.pixels, np.memmap):
@@ -226,10 +227,6 @@ def _write(scratch: Path, made: Stored) -> None:
     for path in scratch.iterdir():
         _sync(path)
     _sync(scratch)
-
-
-def _checksum(record: dict[str, Any]) -> str:
-    return sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from lgkd._internal.text import counted, listed
 from lgkd.data.image_formats import about_unused, is_passed_over, is_read, read_endings, remedies_for
 from lgkd.errors import DataError
 
@@ -113,8 +114,8 @@ def read_classes(root: Path, known: tuple[str, ...]) -> Tree:
     foreign = sorted(set(_classes(root, top)) - set(known))
     if foreign:
         raise DataError(
-            f"{root} has {_count(foreign, 'class', 'classes')} that the data set lacks: {_listed(foreign)}; "
-            f"expected folders named as its classes ({_listed(list(known))}), or some of them"
+            f"{root} has {counted(len(foreign), 'class')} that the data set lacks: {listed(foreign)}; "
+            f"expected folders named as its classes ({listed(list(known))}), or some of them"
         )
     files, below = _files(root, top, known, refuse)
     return Tree(root, known, files, None, (*_loose(root, top), *_unused(root, top, below)))
@@ -140,12 +141,12 @@ def read_labelled(root: Path, known: tuple[str, ...]) -> tuple[Tree, str]:
     foreign = sorted(set(_classes(place, content)) - set(known))
     if foreign:
         raise DataError(
-            f"{place} has {_count(foreign, 'class', 'classes')} that the student does not know: {_listed(foreign)}; "
-            f"expected folders named as its classes ({_listed(list(known))}), or some of them; rename or remove "
+            f"{place} has {counted(len(foreign), 'class')} that the student does not know: {listed(foreign)}; "
+            f"expected folders named as its classes ({listed(list(known))}), or some of them; rename or remove "
             "the others"
         )
     beside = sorted(top.folders.keys() - {split}) if split else []
-    unused = (f"not used: {_listed(beside)}, beside {split} in {root}",) if beside else ()
+    unused = (f"not used: {listed(beside)}, beside {split} in {root}",) if beside else ()
     loose = _loose(root, top) + (_loose(place, content) if split else ())
     files, below = _files(root, content, known, refuse)
     return Tree(root, known, (), files, (*unused, *loose, *_unused(place, content, below))), split
@@ -237,7 +238,7 @@ def _split_tree(
         train = tuple(sorted(train + joined, key=lambda file: (file.label, file.path)))
     unused = sorted(top.folders.keys() - {train_name, test_name, *more})
     if unused:
-        notes.append(f"not used: {_listed(unused)}, beside {train_name} in {root}")
+        notes.append(f"not used: {listed(unused)}, beside {train_name} in {root}")
     if test_name is None:
         return Tree(root, classes, train, None, (*notes, *_unused(root, *passed)))
     test_top = _content(top.folders[test_name], fault)
@@ -245,14 +246,14 @@ def _split_tree(
     foreign = sorted(set(test_classes) - set(classes))
     if foreign:
         fault(
-            f"{top.folders[test_name]} has {_count(foreign, 'class', 'classes')} that {train_name} lacks: "
-            f"{_listed(foreign)}; every tested class must be trained on"
+            f"{top.folders[test_name]} has {counted(len(foreign), 'class')} that {train_name} lacks: "
+            f"{listed(foreign)}; every tested class must be trained on"
         )
         for name in foreign:
             del test_top.folders[name]
     untested = sorted(set(classes) - set(test_classes))
     if untested:
-        notes.append(f"{test_name} has no images of {_count(untested, 'class', 'classes')}: {_listed(untested)}")
+        notes.append(f"{test_name} has no images of {counted(len(untested), 'class')}: {listed(untested)}")
     if test_name.lower() not in ("test", "testing"):
         notes.append(f"no folder named test: accuracy is reported on {test_name}")
     notes += _loose(top.folders[test_name], test_top)
@@ -288,7 +289,7 @@ def _files(root: Path, content: _Content, classes: tuple[str, ...], fault: Fault
         folder = content.folders[name]
         found, below = _below(folder, folder.relative_to(root).as_posix(), labels[name], fault)
         if not found:
-            seen = f"only other files: {_listed(sorted(below.others))}" if below.others else "it is empty"
+            seen = f"only other files: {listed(sorted(below.others))}" if below.others else "it is empty"
             seen = "; ".join([seen, *remedies_for(below.others)])
             known = " ".join(sorted(ending[1:] for ending in read_endings()))
             fault(f"the class folder {folder} holds no images ({seen}): add images ({known}) or remove the folder")
@@ -370,7 +371,7 @@ def _unreadable(error: OSError, folder: Path) -> str:
 def _loose(folder: Path, content: _Content) -> tuple[str, ...]:
     if not content.images:
         return ()
-    loose = _count(content.images, "image", "images")
+    loose = counted(len(content.images), "image")
     return (f"not used: {loose} directly in {folder}, outside the class folders",)
 
 
@@ -395,20 +396,11 @@ def _nested(folder: Path, classes: tuple[str, ...], files: tuple[File, ...], abo
         return ()
     named = [f"{outer}/{inner}" for outer, inner in groups]
     return (
-        f"every class folder of {folder} holds only folders ({_listed(named)}): trained on are the outer ones "
-        f"({_listed(list(classes))}); if the inner ones are the classes, lay them directly into {folder}",
+        f"every class folder of {folder} holds only folders ({listed(named)}): trained on are the outer ones "
+        f"({listed(list(classes))}); if the inner ones are the classes, lay them directly into {folder}",
     )
 
 
 def _unused(where: Path, *contents: _Content) -> tuple[str, ...]:
     others: Counter[str] = sum((content.others for content in contents), Counter())
     return about_unused(where, others, sum((content.systems for content in contents), Counter()))
-
-
-def _count(things: list[str] | list[_Found], one: str, many: str) -> str:
-    return f"{len(things)} {one if len(things) == 1 else many}"
-
-
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(names[:10])
-    return shown if len(names) <= 10 else f"{shown}, ... ({len(names)} in all)"

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.util import find_spec
 
+from lgkd._internal.out_of_memory import raise_if_out_of_memory
+
 _ALWAYS = {
     "PNG": (".png",),
     "JPEG": (".jpg", ".jpeg"),
@@ -53,7 +55,8 @@ def read_formats() -> tuple[str, ...]:
 
             pillow_heif.register_heif_opener()
             formats.append(_HEIC)
-        except Exception:  # one whose library does not load, or of a version without that function: as if not there
+        except Exception as error:  # its library does not load, or it is of a version without that function
+            raise_if_out_of_memory(error)
             return tuple(formats)
     return tuple(formats)
 

@@ -2,6 +2,7 @@
 
 from PIL import Image
 
+from lgkd._internal.out_of_memory import raise_if_out_of_memory
 from lgkd.data.greys import has_deep_greys, is_deep, is_inverted
 
 KINDS = {
@@ -47,5 +48,6 @@ def has_frames(image: Image.Image) -> bool:
     """Tell whether an image holds more than its first frame."""
     try:
         return int(getattr(image, "n_frames", 1)) > 1
-    except Exception:  # a broken later frame, of which Pillow raises anything: the first one is all that is used
+    except Exception as error:  # a broken later frame, of which Pillow raises anything: only the first one is used
+        raise_if_out_of_memory(error)
         return True

@@ -77,9 +77,9 @@ class Task(nn.Module):
         return False
 
     @property
-    def batch_norm_models(self) -> Sequence[nn.Module]:
-        """The models whose BatchNorm normalises by the batch during a step."""
-        return [self.student]
+    def frozen_models(self) -> Mapping[str, nn.Module]:
+        """The models beside the student that a step runs and that are not trained, by name."""
+        return {}
 
     def on_train_start(self, epochs: int, *, warmup: float = 0.0) -> None:
         """Prepare for a training.
@@ -228,9 +228,8 @@ class Guided(Task):
         return any(guide.across_batch for guide in self.guides)
 
     @property
-    def batch_norm_models(self) -> Sequence[nn.Module]:
-        teachers = [guide.teacher.model for guide in self.guides if guide.teacher.batch_norm == "batch"]
-        return [self.student, *teachers]
+    def frozen_models(self) -> Mapping[str, nn.Module]:
+        return {f"teacher {number}": guide.teacher.model for number, guide in enumerate(self.guides, 1)}
 
     def on_train_start(self, epochs: int, *, warmup: float = 0.0) -> None:
         for guide in self.guides:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lgkd._internal.text import did_you_mean
+from lgkd._internal.text import did_you_mean, first_line
 from lgkd.errors import ModelError
 from lgkd.models.plausible import check_plausible as check_plausible
 from lgkd.models.registry import ModelInfo, find
@@ -113,7 +113,7 @@ def check_model(model: nn.Module, name: str, *, num_classes: int | None, image_s
                 "green and blue, grey ones too; leave out the option that says so, such as in_chans"
             ) from error
         raise ModelError(
-            f"{name} cannot take images of {image_size[0]} x {image_size[1]} pixels ({_first_line(error)}); "
+            f"{name} cannot take images of {image_size[0]} x {image_size[1]} pixels ({first_line(error)}); "
             "choose another --image-size, or a --student-option such as patch_size"
         ) from error
     if not isinstance(logits, torch.Tensor):
@@ -233,7 +233,7 @@ def _from_timm(
             raise first from first.__cause__
         except Exception as second:
             _refuse_unknown(second, name, options, timm.models.model_entrypoint(timm_name))
-            raise ModelError(f"{name} cannot be made with {_listed(options)}: {_first_line(second)}") from first
+            raise ModelError(f"{name} cannot be made with {_listed(options)}: {first_line(second)}") from first
     heads = ["head"]
     paper = info is not None and info.name == "deit_tiny"
     if paper and isinstance(model.cls_token, nn.Parameter):
@@ -280,8 +280,7 @@ def _from_factory(
     except Exception as error:
         _refuse_unknown(error, name, options, factory)
         raise ModelError(
-            f"{name} cannot be made with {_listed({**offered, **options})}: "
-            f"{type(error).__name__}: {_first_line(error)}"
+            f"{name} cannot be made with {_listed({**offered, **options})}: {type(error).__name__}: {first_line(error)}"
         ) from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name} returned a {type(model).__name__}, expected a torch.nn.Module")
@@ -337,7 +336,7 @@ def import_factory(name: str) -> Callable[..., Any]:
     except Exception as error:
         # A name that is no module's, or anything that the user's file trips over.
         raise ModelError(
-            f"{name}: the module {module_name!r} cannot be imported ({type(error).__name__}: {_first_line(error)}); "
+            f"{name}: the module {module_name!r} cannot be imported ({type(error).__name__}: {first_line(error)}); "
             "expected package.module:factory, importable from the working folder"
         ) from error
     factory = getattr(module, attribute, None)
@@ -349,8 +348,3 @@ def import_factory(name: str) -> Callable[..., Any]:
 
 def _listed(options: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in options.items()) or "its defaults"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -42,6 +42,8 @@ _X4, _WRN, _VGG = "resnet:CifarResNetX4", "wide_resnet:WideResNet", "vgg:Vgg"
 _WIDE = f"He et al., arXiv 1512.03385, section 4.2; four times as wide, {_SUITE}"
 _ZAGORUYKO = "Zagoruyko & Komodakis, arXiv 1605.07146"
 _SIMONYAN = f"Simonyan & Zisserman, arXiv 1409.1556; {_SUITE}"
+_JORDAN = "after Jordan, arXiv 2404.00498, with maps of 32, 16 and 8"
+_FAST = "fastnet:FastNet"
 
 CNNS = (
     _own("resnet8x4", "ResNet-8x4 (CIFAR)", 1_233_540, _WIDE, _X4, depth=8),
@@ -75,6 +77,9 @@ CNNS = (
         depth=100,
         growth=12,
     ),
+    _own("fastnet_small", "FastNet, width 32", 316_456, _JORDAN, _FAST, width=32),
+    _own("fastnet_medium", "FastNet, width 64", 1_202_792, _JORDAN, _FAST, width=64),
+    _own("fastnet_large", "FastNet, width 128", 4_689_640, _JORDAN, _FAST, width=128),
     _imagenet(18, 11_227_812),
     _imagenet(34, 21_335_972),
     _imagenet(50, 23_712_932),
@@ -180,6 +185,7 @@ DHVT = (
 # with learned positions); 90 more classes are 90 (D + 1) more parameters. SL-ViT's 2.9 million are for Tiny-ImageNet:
 # 200 classes, 64 pixels, patches of 8. The counts here are for 100 classes at 32 pixels, as everywhere in this list.
 _CCT = "Hassani et al., arXiv 2104.05704"
+_PLAIN = "lgkd's own choice of Dosovitskiy et al., arXiv 2010.11929: 8 x 8 patches, mean pooling"
 _NAMED = (
     ("vit_lite", "ViT-Lite-7/4", 3_740_004, _CCT),
     ("cvt_7_4", "CVT-7/4", 3_739_749, _CCT),
@@ -188,6 +194,9 @@ _NAMED = (
     ("cct_2_3x2", "CCT-2/3x2", 295_333, _CCT),
     ("sl_vit", "SL-ViT (SPT and LSA)", 2_747_248, "Lee et al., arXiv 2112.13492"),
     ("poorvit", "PoorViT", 2_714_980, "Wu, arXiv 2501.06220"),
+    ("vit_96", "ViT, width 96, depth 6", 691_780, _PLAIN),
+    ("vit_128", "ViT, width 128, depth 6", 1_217_252, _PLAIN),
+    ("vit_192", "ViT, width 192, depth 8", 3_600_292, _PLAIN),
 )
 
 SMALL_VITS = tuple(

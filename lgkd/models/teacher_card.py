@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lgkd._internal.atomic_io import sha256_of, write_whole
-from lgkd._internal.leftovers import locked
+from lgkd._internal.locks import locked_folder
 from lgkd._internal.manifest import compare, read_manifest
 from lgkd._internal.paths import home, teachers_folder
 from lgkd._internal.text import safe_text
@@ -90,6 +90,34 @@ class Accuracy(_Part):
             raise ValueError(f"epoch {self.epoch} lies behind the last of {self.epochs}")
         return self
 
+    def no_better_than(self, classes: int, largest_class: float | None = None) -> str | None:
+        """Describe what a model does little better than: it is less than a tenth of the way from there to perfection.
+
+        The balanced accuracy decides where it was measured: a model that tells the small classes apart may have a
+        lower top-1 than one that always names the largest, and knows more.
+
+        Args:
+            classes: how many the model knows.
+            largest_class: share of the test images that are of the most frequent class, where the card of an older
+                lgkd does not tell it.
+        """
+        top1, balanced = self.top1, self.balanced_accuracy
+        chance = 1 / classes
+        largest = self.largest_class or largest_class or chance
+        if balanced is not None:
+            guess = 1 / (self.seen_classes or classes)
+            if _hardly_above(balanced, guess) and largest > 1.1 * chance:
+                return (
+                    f"little better than always naming the largest class ({largest:.1%}): its balanced accuracy is "
+                    f"{balanced:.1%}, that of a guess {guess:.1%}"
+                )
+            return f"little better than chance ({chance:.1%})" if _hardly_above(min(top1, balanced), chance) else None
+        if not _hardly_above(top1, largest):
+            return None
+        if largest > 1.1 * chance:
+            return f"little better than always naming the largest class ({largest:.1%})"
+        return f"little better than chance ({chance:.1%})"
+
 
 class TeacherCard(_Part):
     """What is known of a trained teacher. Lists may be given as tuples; nothing can be changed."""
@@ -143,31 +171,8 @@ class TeacherCard(_Part):
         return self.no_better_than() is not None
 
     def no_better_than(self, largest_class: float | None = None) -> str | None:
-        """What it does little better than, in words: it is less than a tenth of the way from there to perfection.
-
-        The balanced accuracy decides where it was measured: a teacher that tells the small classes apart may have a
-        lower top-1 than one that always names the largest, and teaches more.
-
-        Args:
-            largest_class: share of the test images that are of the most frequent class, where the card of an older
-                lgkd does not tell it.
-        """
-        top1, balanced = self.accuracy.top1, self.accuracy.balanced_accuracy
-        chance = 1 / len(self.classes)
-        largest = self.accuracy.largest_class or largest_class or chance
-        if balanced is not None:
-            guess = 1 / (self.accuracy.seen_classes or len(self.classes))
-            if _hardly_above(balanced, guess) and largest > 1.1 * chance:
-                return (
-                    f"little better than always naming the largest class ({largest:.1%}): its balanced accuracy is "
-                    f"{balanced:.1%}, that of a guess {guess:.1%}"
-                )
-            return f"little better than chance ({chance:.1%})" if _hardly_above(min(top1, balanced), chance) else None
-        if not _hardly_above(top1, largest):
-            return None
-        if largest > 1.1 * chance:
-            return f"little better than always naming the largest class ({largest:.1%})"
-        return f"little better than chance ({chance:.1%})"
+        """Describe what the teacher does little better than; see `Accuracy.no_better_than`."""
+        return self.accuracy.no_better_than(len(self.classes), largest_class)
 
 
 def _hardly_above(value: float, guess: float) -> bool:
@@ -250,7 +255,7 @@ def put_back(place: Path) -> None:
     """
     if place.exists() or not _moved_aside(place):
         return
-    with locked(place.parent), suppress(OSError):  # whoever exchanges it now holds the lock
+    with locked_folder(place.parent), suppress(OSError):  # whoever exchanges it now holds the lock
         for aside in _moved_aside(place):
             if not place.exists():
                 aside.rename(place)

@@ -32,6 +32,7 @@ from lgkd.runs.folder import (
     describe,
     environment,
     finish_run,
+    has_checkpoint,
     now,
     read_metrics,
     read_student,
@@ -98,13 +99,21 @@ def carry_out(ready: Ready) -> Run:
     folder, data, student, plan = ready.folder, ready.data, ready.student, ready.plan
     info = ready.info | {"manifest": MANIFEST}
     first = ready.process.rank == 0
-    if first:
-        # First, since it waits for git. That run.json comes before all other files makes the folder known as a run's.
-        about_here = environment(plan.device) | {"data_fingerprint": data.fingerprint}
-        remove_manifest(folder)
-        write_run(folder, info)
-        write_whole(folder / RECIPE, dump_recipe(ready.recipe).encode())
-        write_json(folder / ENV, about_here)
+    # First, since it waits for git.
+    about_here = environment(plan.device) | {"data_fingerprint": data.fingerprint} if first else {}
+
+    def begin() -> None:
+        if first:
+            # That run.json comes before all other files makes the folder known as a run's.
+            remove_manifest(folder)
+            write_run(folder, info)
+            write_whole(folder / RECIPE, dump_recipe(ready.recipe).encode())
+            write_json(folder / ENV, about_here)
+
+    # Until its checkpoint is found to fit, a folder stays as it is.
+    resumes = has_checkpoint(folder)
+    if not resumes:
+        begin()
     batches = _test_batches(ready)
     journal = Journal(folder, writes=first)
     teachers = [info["teacher"], *info["more_teachers"]] if info["teacher"] else []
@@ -117,6 +126,7 @@ def carry_out(ready: Ready) -> Run:
             **checkpoint_identity(info, ready.recipe),
         },
         check=lambda place, theirs, ours: check_checkpoint(place, theirs, ours, force=ready.force, say=ready.say),
+        on_restored=begin if resumes else None,
         say=ready.say,
     )
     with Stop(ready.max_time, ready.began) as stop:
@@ -146,6 +156,8 @@ def carry_out(ready: Ready) -> Run:
         # Nothing is finished that could not be kept: the same command puts it there, and trains nothing again.
         if ready.store is not None:
             _keep_teacher(ready, ready.store, info)
+        elif (remark := poor_student(info["student"]["name"], _accuracy(ready, info), len(data.classes))) is not None:
+            ready.say(remark)
         finish_run(folder, info)
     return Run(student, journal.rows, folder, info | {"status": "finished"})
 
@@ -224,6 +236,38 @@ def _about_student(ready: Ready) -> dict[str, Any]:
     }
 
 
+def _accuracy(ready: Ready, info: Mapping[str, Any]) -> Accuracy:
+    """How good the model is on the test split, by the results in run.json."""
+    results, test = info["results"], ready.data.test
+    return Accuracy(
+        top1=results["test_top1"],
+        balanced_accuracy=results.get("test_balanced_accuracy"),
+        seen_classes=test.seen_classes,
+        largest_class=test.largest_class,
+        split="test",
+        epoch=results["epoch"],
+        epochs=info["epochs"],
+        selected_on=results["selected_on"],
+    )
+
+
+def poor_student(name: str, accuracy: Accuracy, classes: int) -> str | None:
+    """Remark on a student that has learned little; None on one that has learned something.
+
+    Args:
+        name: the student's.
+        accuracy: on the test split.
+        classes: how many it knows.
+    """
+    poor = accuracy.no_better_than(classes)
+    if poor is None:
+        return None
+    return (
+        f"a poor student: {name} has {accuracy.top1:.1%} top-1 on {accuracy.split}, {poor}; train it longer, or with "
+        "another optimizer.lr"
+    )
+
+
 def _keep_teacher(ready: Ready, store: Path, info: Mapping[str, Any]) -> None:
     assert ready.name is not None
     data = ready.data
@@ -240,16 +284,7 @@ def _keep_teacher(ready: Ready, store: Path, info: Mapping[str, Any]) -> None:
             "image_size": ready.image_size[0],
             "mean": data.mean,
             "std": data.std,
-            "accuracy": Accuracy(
-                top1=info["results"]["test_top1"],
-                balanced_accuracy=info["results"].get("test_balanced_accuracy"),
-                seen_classes=data.test.seen_classes,
-                largest_class=data.test.largest_class,
-                split="test",
-                epoch=info["results"]["epoch"],
-                epochs=info["epochs"],
-                selected_on=info["results"]["selected_on"],
-            ),
+            "accuracy": _accuracy(ready, info),
             "recipe": info["recipe"],
             "seed": info["seed"],
         },

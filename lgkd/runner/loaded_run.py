@@ -89,17 +89,16 @@ def open_run(
     data_dir: str | Path | None = None,
     device: str | None = None,
     model: nn.Module | None = None,
-    some_classes: bool = False,
 ) -> Opened:
     """Read a finished run's folder and load what its student is measured on.
 
     Args:
         run: a run or its folder.
-        dataset: another data set of the same classes; by default the one it was trained on.
+        dataset: another data set, of the student's classes or of some of them, by name: of a folder all labelled images
+            (see `load_labelled`), else the test split; by default the test split of the one it was trained on.
         data_dir: where a named data set lies.
         device: "cpu", "cuda" or "cuda:N".
         model: as for `load_student`.
-        some_classes: take all labelled images of a folder, and what has some of the student's classes, by name.
 
     Raises:
         InputError: no finished run lies there, or the data set has other classes.
@@ -108,17 +107,17 @@ def open_run(
     """
     folder = run.folder if isinstance(run, Run) else Path(run)
     info, about = read_run(folder), read_student(folder)
+    by_name = dataset is not None
     if dataset is None:
         dataset, data_dir = data_of(info, folder), data_dir or info["dataset"]["data_dir"]
-        some_classes = False
     scored, greys = "", read_greys(about, folder / STUDENT)
-    if some_classes and not isinstance(dataset, DataSet) and (place := known_or_folder(dataset)) is not None:
+    if by_name and not isinstance(dataset, DataSet) and (place := known_or_folder(dataset)) is not None:
         known = tuple(about["classes"])
         tested = info["dataset"].get("test_images", 0)
         found = load_labelled(place, known, held_out=tested, trained_on=lambda seen: _is_of(info, seen), greys=greys)
         dataset, scored = found.data, found.scored
     data = prepare_data(dataset, normalize="imagenet", data_dir=data_dir, greys=greys)
-    if some_classes:
+    if by_name:
         data = _by_name(data, about["classes"])
     if list(data.classes) != about["classes"]:
         raise InputError(

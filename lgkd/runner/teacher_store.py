@@ -12,7 +12,8 @@ from torch import nn
 
 from lgkd import __version__
 from lgkd._internal.atomic_io import flush_folder
-from lgkd._internal.leftovers import Scratch, locked, remove_leftover
+from lgkd._internal.leftovers import Scratch, remove_leftover
+from lgkd._internal.locks import locked_folder
 from lgkd._internal.manifest import write_manifest
 from lgkd._internal.safetensors_io import save_weights
 from lgkd.errors import InputError, TakenError
@@ -58,7 +59,7 @@ def keep_teacher(
         save_card(card, passing)
         write_manifest(passing, (CARD, WEIGHTS))
         # A look at the store meanwhile waits, and a process that dies in here leaves what the next look puts back.
-        with locked(place.parent):
+        with locked_folder(place.parent):
             if place.exists() and not replace:
                 if _holds(place, card.weights_sha256):
                     return card
@@ -98,7 +99,7 @@ def _holds(place: Path, sha256: str) -> bool:
 def _remove_leftovers(place: Path) -> None:
     """Remove what killed trainings left beside a teacher's place; those of earlier versions have a process number."""
     names = re.compile(rf"\.{re.escape(place.name)}(?:-[0-9a-f]{{16}}\.old|\.\d+\.(?:old|new))")
-    with locked(place.parent), suppress(OSError):
+    with locked_folder(place.parent), suppress(OSError):
         for other in place.parent.iterdir():
             # One that was moved aside is removed only where a teacher has taken its place.
             if names.fullmatch(other.name) and (place.exists() or other.suffix == ".new"):

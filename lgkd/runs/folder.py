@@ -17,6 +17,7 @@ from typing import Any
 from lgkd._internal.atomic_io import is_leftover_of, write_json, write_whole
 from lgkd._internal.csv_tables import original, table
 from lgkd._internal.git import git_state
+from lgkd._internal.locks import LOCK
 from lgkd._internal.manifest import MANIFEST, verify, write_manifest
 from lgkd._internal.text import safe_text
 from lgkd.errors import InputError, TakenError
@@ -73,13 +74,13 @@ def check_free(folder: Path) -> bool:
 
 
 def is_untouched(folder: Path, first: str) -> bool:
-    """Whether a folder holds nothing, but for what is left of a file that was begun as the first one in it.
+    """Whether a folder holds nothing, but for its lock and what is left of a file that was begun as the first in it.
 
     Args:
         folder: is one.
         first: the file's name.
     """
-    return all(is_leftover_of(path.name, first) for path in folder.iterdir())
+    return all(path.name == LOCK or is_leftover_of(path.name, first) for path in folder.iterdir())
 
 
 def is_finished(folder: Path) -> bool:

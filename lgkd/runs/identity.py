@@ -1,14 +1,14 @@
 """Whether a folder's unfinished run is the one that is asked for, and who may go on with it."""
 
 import json
-import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from lgkd._internal.atomic_io import json_sha256
+from lgkd._internal.locks import LOCK, LockedError, locked
 from lgkd.config import Recipe, load_recipe
 from lgkd.errors import BusyError, InputError, TakenError
 from lgkd.runs.folder import (
@@ -53,25 +53,12 @@ def hold(folder: Path) -> Iterator[None]:
         BusyError: another process holds it.
     """
     try:
-        import fcntl
-    except ImportError:  # Windows has no such lock; there two processes are not kept apart
-        yield
-        return
-    # The folder itself is locked, so that no file is left behind.
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
+        with locked(folder / LOCK):
+            yield
+    except LockedError:
         raise BusyError(
             f"{folder} is held by another process that trains into it; wait for its end, or choose another --out"
         ) from None
-    except OSError:
-        pass  # many network file systems lock no folders; a run must not be refused for that
-    try:
-        yield
-    finally:
-        os.close(handle)
 
 
 def go_on(
@@ -182,7 +169,7 @@ def checkpoint_identity(info: Mapping[str, Any], recipe: Recipe) -> dict[str, An
         recipe: complete.
     """
     settings = json.loads(json.dumps(identity(info, recipe)))
-    return {"settings": settings, "digest": _digest(settings)}
+    return {"settings": settings, "digest": json_sha256(settings)}
 
 
 def check_checkpoint(
@@ -203,7 +190,7 @@ def check_checkpoint(
     settings = found.get("settings") if isinstance(found, Mapping) else None
     if not isinstance(settings, Mapping):
         return
-    if found.get("digest") == wanted["digest"] == _digest(settings):
+    if found.get("digest") == wanted["digest"] == json_sha256(settings):
         return
     # A setting that the checkpoint does not know came with a later version, and means what it meant without it.
     changes = list(differences(settings, {key: value for key, value in wanted["settings"].items() if key in settings}))
@@ -215,10 +202,6 @@ def check_checkpoint(
         )
     for change in changes:
         say(f"going on although the checkpoint differs: {change}")
-
-
-def _digest(settings: Mapping[str, Any]) -> str:
-    return sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def _identity(info: Mapping[str, Any], recipe: Recipe, versions: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from lgkd._internal.atomic_io import flush_folder
+from lgkd._internal.out_of_memory import raise_if_out_of_memory
 from lgkd._internal.safetensors_io import UNREADABLE
 from lgkd._internal.text import safe_text
 from lgkd.errors import InputError
@@ -172,6 +173,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[st
             # They come in an order of chance; processes that add them up must not differ in it.
             tensors[part] = dict(sorted(load(data).items()))
         except UNREADABLE as error:
+            raise_if_out_of_memory(error)
             raise InputError(f"{folder / name} holds no tensors ({safe_text(str(error), 200)})") from None
     return tensors, state
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lgkd._internal.distributed import add_up, wait
+from lgkd._internal.out_of_memory import raise_if_out_of_memory
 from lgkd.errors import InputError, NonFiniteError
 from lgkd.training.callbacks import EpochRow
 from lgkd.training.checkpoint import STATE, load_newest, read_checkpoint, save_best, save_checkpoint
@@ -32,6 +33,7 @@ class Keeper:
         check: called with a checkpoint's folder, the identity in it (None in those of earlier versions) and this
             training's; raises where the checkpoint is not to be gone on with.
         select_on: the score by which the best epoch is chosen, such as "val_top1"; None: none is.
+        on_restored: called when a checkpoint has been restored, or none was found, before the training writes anything.
         say: called with a sentence that the user should hear.
     """
 
@@ -43,6 +45,7 @@ class Keeper:
         identity: dict[str, Any] | None = None,
         check: Callable[[Path, Any, dict[str, Any]], None] | None = None,
         select_on: str | None = None,
+        on_restored: Callable[[], None] | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
         self.root = root
@@ -50,6 +53,7 @@ class Keeper:
         self._identity = identity or {}
         self._check = check or (lambda _place, _theirs, _ours: None)
         self._select_on = select_on
+        self._on_restored = on_restored or (lambda: None)
         self._say = say or (lambda _: None)
         self._saved = time.monotonic()
 
@@ -95,6 +99,7 @@ class Keeper:
         """
         found = load_newest(self.root)
         if found is None:
+            self._on_restored()
             return None
         for problem in found.damaged:
             self._say(f"passed over a damaged checkpoint: {problem}; going on from {found.folder.name}")
@@ -117,6 +122,7 @@ class Keeper:
                 engine.accelerator.scaler.load_state_dict(state["scaler"])
             engine.task.load_extra_state(state["progress"]["courses"])
         except (RuntimeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            raise_if_out_of_memory(error)
             reason = " ".join(str(error).split())[:200]
             raise InputError(
                 f"{found.folder} belongs to another training ({reason}); move the run's folder away to begin again"
@@ -125,6 +131,7 @@ class Keeper:
         mine = int(engine.rank == 0)
         sums = {name: value * mine for name, value in parts["meters"].items()}
         meters.load_state_dict(sums, progress.images * mine, engine.device)
+        self._on_restored()
         self._say(f"going on from epoch {progress.epoch + 1}, step {progress.step}")
         return progress
 

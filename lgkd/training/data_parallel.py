@@ -128,8 +128,12 @@ class ParallelTask:
 
 def is_static(task: Task) -> bool:
     """Tell a static graph: student and terms consist of modules that treat all batches alike."""
-    parts = [task.student, *task.terms.values()]
-    return all(type(module).__module__.partition(".")[0] in _STATIC for part in parts for module in part.modules())
+    return all(map(is_known, [task.student, *task.terms.values()]))
+
+
+def is_known(part: nn.Module) -> bool:
+    """Tell a model that consists of modules of torch, timm and lgkd."""
+    return all(type(module).__module__.partition(".")[0] in _STATIC for module in part.modules())
 
 
 def _zero(weights: list[nn.Parameter]) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lgkd.distillation.tasks import Task
+from lgkd.training.exchange_order import ExchangeOrder
 
 Group: TypeAlias = "dist.ProcessGroup | None"
 """Processes that exchange values apart from others' exchanges; None: all of them, with everything else."""
@@ -42,26 +43,29 @@ class _Sum(torch.autograd.Function):
     """A sum over processes; what it is worth to any of them flows back to all."""
 
     @staticmethod
-    def forward(context: Any, values: Tensor, group: Group) -> Tensor:
-        context.group = group
+    def forward(context: Any, values: Tensor, group: Group, number: int | None) -> Tensor:
+        context.group, context.number_of_sum = group, number
         values = values.clone()
         dist.all_reduce(values, group=group)
         return values
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         whole = gradients[0].contiguous().clone()
         dist.all_reduce(whole, group=context.group)
-        return whole, None
+        return whole, None, None
 
 
-def sum_over_processes(values: Tensor, group: Group = None) -> Tensor:
-    """Sum over processes, with a gradient."""
-    return _Sum.apply(values, group)  # type: ignore[no-any-return, no-untyped-call, unused-ignore]
+def sum_over_processes(values: Tensor, group: Group = None, order: ExchangeOrder | None = None) -> Tensor:
+    """Sum over processes, with a gradient; `order` numbers the sum."""
+    number = order.next_sum() if order is not None else None
+    return _Sum.apply(values, group, number)  # type: ignore[no-any-return, no-untyped-call, unused-ignore]
 
 
-def gather_batch(values_B: Tensor, group: Group = None) -> Tensor:
+def gather_batch(values_B: Tensor, group: Group = None, order: ExchangeOrder | None = None) -> Tensor:
     """The rows of all processes, in the order of ranks, with a gradient; shares may differ in length."""
+    if order is not None:
+        order.check(f"a term across the batch, on values of shape {tuple(values_B.shape[1:])}")
     sizes = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=values_B.device)
     sizes[dist.get_rank()] = len(values_B)
     dist.all_reduce(sizes, group=group)
@@ -70,16 +74,18 @@ def gather_batch(values_B: Tensor, group: Group = None) -> Tensor:
     rest = values_B.shape[1:]
     # Everyone adds its rows to zeros: a gather of unequal lengths that every backend knows.
     parts = [values_B.new_zeros(before, *rest), values_B, values_B.new_zeros(after, *rest)]
-    return sum_over_processes(torch.cat(parts), group)
+    return sum_over_processes(torch.cat(parts), group, order)
 
 
 def looks_across(task: Task) -> bool:
     """Whether a step of this task depends on how the batch is shared: by BatchNorm, or by a term across the batch."""
-    return task.across_batch or any(
-        isinstance(module, nn.modules.batchnorm._BatchNorm)
-        for model in task.batch_norm_models
-        for module in model.modules()
-    )
+    # Frozen models stay in the mode in which they are.
+    frozen = [norm for model in task.frozen_models.values() for norm in _batch_norms(model) if norm.training]
+    return task.across_batch or bool(frozen or _batch_norms(task.student))
+
+
+def _batch_norms(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
 class Together(TorchFunctionMode):
@@ -90,17 +96,18 @@ class Together(TorchFunctionMode):
     Args:
         task: whose terms may look across the batch.
         group: through which the processes exchange; None: through that of everything else.
+        order: verifies that all processes exchange the same; None: they are known to.
     """
 
-    def __init__(self, task: Task, group: Group = None) -> None:
+    def __init__(self, task: Task, group: Group = None, order: ExchangeOrder | None = None) -> None:
         super().__init__()
-        self._group = group
+        self._group, self._order = group, order
         self._across = [loss for loss in task.terms.values() if getattr(loss, "across_batch", False)]
         self._hooks = ExitStack()
 
     def __enter__(self) -> Self:
         for loss in self._across:
-            self._hooks.callback(loss.register_forward_pre_hook(lambda _, given: _gathered(given, self._group)).remove)
+            self._hooks.callback(loss.register_forward_pre_hook(lambda _, given: self._gathered(given)).remove)
         return super().__enter__()  # type: ignore[no-any-return, no-untyped-call]
 
     def __exit__(self, *exc: Any) -> None:
@@ -111,15 +118,19 @@ class Together(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is F.batch_norm and _in_training(*args, **(kwargs or {})):
-            return _batch_norm(*args, **(kwargs or {}), group=self._group)
+            return _batch_norm(*args, **(kwargs or {}), group=self._group, order=self._order)
         return func(*args, **(kwargs or {}))
 
+    def check_backward(self, loss: Tensor) -> None:
+        """Verify that the backward pass of a loss exchanges the same in all processes, where that is not known."""
+        if self._order is not None:
+            self._order.check_backward(loss)
 
-def _gathered(given: Any, group: Group) -> Any:
-    """Every tensor among a term's arguments with the rows of all processes."""
-    if isinstance(given, Tensor):
-        return gather_batch(given, group)
-    return type(given)(_gathered(value, group) for value in given) if isinstance(given, list | tuple) else given
+    def _gathered(self, given: Any) -> Any:
+        """Every tensor among a term's arguments with the rows of all processes."""
+        if isinstance(given, Tensor):
+            return gather_batch(given, self._group, self._order)
+        return type(given)(self._gathered(value) for value in given) if isinstance(given, list | tuple) else given
 
 
 def _in_training(
@@ -139,17 +150,20 @@ def _batch_norm(
     eps: float = 1e-5,
     *,
     group: Group = None,
+    order: ExchangeOrder | None = None,
 ) -> Tensor:
     """`F.batch_norm` in training, over the batch of all processes."""
+    if order is not None:
+        order.check_norm(values_BC, running_mean, weight)
     wide = values_BC if values_BC.dtype == torch.float64 else values_BC.float()
     over = [0, *range(2, wide.ndim)]
     shape = [1, -1, *[1] * (wide.ndim - 2)]
     count = wide.new_full((1,), wide.numel() / wide.shape[1])
-    sums = sum_over_processes(torch.cat([wide.sum(over), count]), group)
+    sums = sum_over_processes(torch.cat([wide.sum(over), count]), group, order)
     mean, count = sums[:-1] / sums[-1], sums[-1].detach()
     # In two passes: the difference of two large squares would lose its digits.
     centred = wide - mean.view(shape)
-    variance = sum_over_processes(centred.square().sum(over), group) / count
+    variance = sum_over_processes(centred.square().sum(over), group, order) / count
     with torch.no_grad():
         if running_mean is not None:
             running_mean.lerp_(mean.to(running_mean.dtype), momentum)

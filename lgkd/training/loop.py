@@ -84,6 +84,7 @@ def fit(
     try:
         everyone = callbacks if tracking is None else (*callbacks, tracking)
         training = _Training(engine, feed, evaluate, everyone, keeper, stop or Stop(), say or (lambda _: None))
+        training.restore()  # first: where that is refused, nothing is written for trackers either
         with tracking or nullcontext():
             return training.run()
     finally:
@@ -111,10 +112,12 @@ class _Training:
         self.progress = Progress(accumulate=self.plan.accumulate)
         self.meters = Meters()
 
-    def run(self) -> list[EpochRow]:
+    def restore(self) -> None:
         if self.keeper is not None:
             self.progress = self.keeper.restore(self.engine, self.meters) or self.progress
         self.engine.accumulate = self.progress.accumulate
+
+    def run(self) -> list[EpochRow]:
         for callback in self.callbacks:
             callback.on_start(self.plan.epochs, self.plan.steps_per_epoch)
             resume_callback(callback, self.progress.rows)

@@ -1,4 +1,4 @@
-"""Telling trackers of a training. What they do, or fail to do, cannot reach it: each is spoken to by a thread."""
+"""Report a training to trackers. One worker thread calls them all, so that none can delay or fail the training."""
 
 import json
 import os
@@ -15,7 +15,8 @@ from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
 from lgkd._internal.atomic_io import write_json
-from lgkd.config.trackers import KNOWN, STUCK, TRACKED, name_of
+from lgkd._internal.launch import STUCK
+from lgkd.config.trackers import KNOWN, TRACKED, name_of
 from lgkd.training.callbacks import Callback, EpochRow
 
 PROJECT = "lgkd"
@@ -33,18 +34,19 @@ _FORMAT = 1
 
 
 class Tracking(Callback):
-    """A watcher that hands every epoch's row to trackers, once, whatever becomes of the run in between.
+    """Hand every epoch's row to trackers, once, whatever becomes of the run in between.
 
-    Use as a context manager around the training. The first failure of a tracker, or its silence, is said in one
-    sentence, and it is then left out; nothing is raised.
+    Use as a context manager around the training. The first failure of a tracker, or its silence, is reported in one
+    sentence, and the tracker is then left out; nothing is raised. A worker whose tracker does not answer is replaced by
+    another thread, which serves the other trackers.
 
     Args:
-        folder: the run's; `tracked.json` in it says how far each tracker has been told.
+        folder: the run's; `tracked.json` in it records the last epoch that each tracker has been given.
         trackers: names out of `lgkd.config.trackers.KNOWN`, or objects with a `name` and `log(values, step=...)`, and
             perhaps `start()`, `store_init_configuration(values)` and `finish()`, as Accelerate's `GeneralTracker` has.
-        about: what trackers keep of the run: plain values by name.
+        about: configuration of the run for trackers: plain values by name.
         values: turns an epoch's row into numbers by name.
-        say: called with a sentence that the user should hear.
+        say: called with a sentence for the user.
     """
 
     def __init__(
@@ -59,79 +61,103 @@ class Tracking(Callback):
         self._values, self._say = values, say
         self._patience = float(os.environ.get(PATIENCE_VARIABLE, PATIENCE))
         record = _Record(folder, say)
-        self._threads = [_Told(tracker, folder, record, about) for tracker in trackers]
+        self._trackers = [_Tracker(tracker, folder, record, about) for tracker in trackers]
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._current: tuple[_Tracker, str, float] | None = None  # the call under way, and when it began
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
+        self._put("its start", _Tracker.start)
+        self._start_worker()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for thread in self._threads:
-            thread.jobs.put(None)
-        for thread in self._threads:
-            while thread.is_alive() and not self._is_stuck(thread):
-                thread.join(0.02)
-        self._look()
+        self._put(_CLOSED, _Tracker.finish)
+        self._jobs.put(None)
+        while self._worker.is_alive():
+            self._worker.join(0.02)
+            self._report_failures()
+        self._report_failures()
 
     def on_epoch(self, row: EpochRow) -> None:
-        """Hand the row on, without waiting."""
+        """Queue the row, without waiting."""
         values = dict(self._values(row))
         values.pop("epoch", None)  # it is the step
-        for thread in self._threads:
-            thread.jobs.put((row.epoch, values))
-        self._look()
+        self._put(f"epoch {row.epoch}", lambda tracker: tracker.log(row.epoch, values))
+        self._report_failures()
 
-    def _look(self) -> None:
-        """Say what has failed, and leave it out."""
-        for thread in list(self._threads):
-            if thread.failure is None and self._is_stuck(thread):
-                thread.failure = f"has not answered for {self._patience:g} s at {thread.doing}"
-                thread.given_up = True
-                STUCK.append(thread.called)
-            if thread.failure is not None:
-                self._threads.remove(thread)
-                self._say(
-                    f"the tracker {thread.called} {thread.failure}; the training goes on without it and metrics.csv is "
-                    f"whole; {thread.advice}"
-                )
+    def _put(self, doing: str, call: Callable[["_Tracker"], None]) -> None:
+        for tracker in self._trackers:
+            self._jobs.put((tracker, doing, call))
 
-    def _is_stuck(self, thread: "_Told") -> bool:
-        return thread.since is not None and time.monotonic() - thread.since > self._patience
+    def _start_worker(self) -> None:
+        # A daemon, so that a tracker that never answers keeps no process from ending.
+        self._worker = threading.Thread(target=self._work, name="trackers", daemon=True)
+        self._worker.start()
+
+    def _work(self) -> None:
+        """Call trackers until the queue ends, or until this thread has been replaced."""
+        while (job := self._jobs.get()) is not None:
+            tracker, doing, call = job
+            if tracker.failure is not None:
+                continue
+            failure = None
+            self._current = tracker, doing, time.monotonic()
+            try:
+                call(tracker)
+            except BaseException as error:  # also an exit that a library asks for; it would end this thread, unheard
+                text = " ".join(str(error).split())[:200]
+                failure = f"failed at {doing} ({type(error).__name__}{': ' if text else ''}{text})"
+            with self._lock:
+                if threading.current_thread() is not self._worker:
+                    return
+                tracker.failure, self._current = failure, None
+
+    def _report_failures(self) -> None:
+        """Report trackers that failed or do not answer, once, and leave them out."""
+        with self._lock:
+            if self._current is not None and time.monotonic() - self._current[2] > self._patience:
+                tracker, doing, _ = self._current
+                tracker.failure, self._current = f"has not answered for {self._patience:g} s at {doing}", None
+                STUCK.append(tracker.name)
+                self._start_worker()
+        for tracker in [one for one in self._trackers if one.failure is not None]:
+            self._trackers.remove(tracker)
+            known = KNOWN.get(tracker.name)
+            advice = known.advice if known is not None else "see what it says of itself"
+            self._say(
+                f"the tracker {tracker.name} {tracker.failure}; the training goes on without it and metrics.csv is "
+                f"whole; {advice}"
+            )
 
 
 class _Record:
-    """How far each tracker has been told: {name: {"epoch": N, "identity": "..."}}."""
+    """The last epoch given to each tracker: {name: {"epoch": N, "identity": "..."}}."""
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         self._file, self._lock = folder / TRACKED, threading.Lock()
-        self._of: dict[str, dict[str, Any]] = {}
+        self.entries: dict[str, dict[str, Any]] = {}
         if self._file.exists():
             try:
-                found = _read(json.loads(self._file.read_text(encoding="utf-8")))
+                self.entries = _read(json.loads(self._file.read_text(encoding="utf-8")))
             except (OSError, ValueError, RecursionError):
-                found = None
-            if found is None:
                 say(f"{self._file} cannot be read; trackers are told of every epoch again")
-            self._of = found or {}
-
-    def of(self, name: str) -> dict[str, Any] | None:
-        """What is known of a tracker from earlier."""
-        return self._of.get(name)
 
     def write(self, name: str, epoch: int, identity: str) -> None:
-        """Before an epoch is told, so that no tracker hears of it twice."""
+        """Record an epoch before it is given, so that no tracker gets it twice."""
         with self._lock:
-            self._of[name] = {"epoch": epoch, "identity": identity}
-            write_json(self._file, {"format": _FORMAT, "trackers": self._of})
+            self.entries[name] = {"epoch": epoch, "identity": identity}
+            write_json(self._file, {"format": _FORMAT, "trackers": self.entries})
 
 
-def _read(content: Any) -> dict[str, dict[str, Any]] | None:
-    """The entries of a record, None where it is none."""
+def _read(content: Any) -> dict[str, dict[str, Any]]:
+    """The entries of a record. ValueError where it is not one."""
     of = content.get("trackers") if isinstance(content, dict) and content.get("format") == _FORMAT else None
-    return of if isinstance(of, dict) and all(_is_proper(entry) for entry in of.values()) else None
+    if not isinstance(of, dict) or not all(_is_proper(entry) for entry in of.values()):
+        raise ValueError
+    return of
 
 
 def _is_proper(entry: Any) -> bool:
@@ -144,84 +170,66 @@ def _is_proper(entry: Any) -> bool:
     )
 
 
-class _Told(threading.Thread):
-    """One tracker. All that it does, it does in this thread; a daemon, so that it keeps no process from ending.
+class _Tracker:
+    """One tracker and its progress. The worker calls its methods.
 
     Attributes:
-        jobs: (epoch, values), or None at the end.
-        since: when what it is doing was begun, in seconds of the monotonic clock; None: it is waiting for work.
-        doing: what that is, in words.
-        failure: what went wrong, in words.
-        given_up: nobody waits for it any more.
+        name: of the tracker.
+        failure: what went wrong, in words; it is called no more.
     """
 
     def __init__(self, tracker: Any, folder: Path, record: _Record, about: Mapping[str, Any]) -> None:
-        self.called = name_of(tracker)
-        super().__init__(name=f"tracker {self.called}", daemon=True)
-        self._tracker, self._folder, self._record, self._about = tracker, folder, record, about
-        self.jobs: queue.SimpleQueue[tuple[int, dict[str, float]] | None] = queue.SimpleQueue()
-        self.since: float | None = None
-        self.doing = "its start"
+        self.name = name_of(tracker)
         self.failure: str | None = None
-        self.given_up = False
-        known = KNOWN.get(self.called)
-        self.advice = known.advice if known is not None else "see what it says of itself"
+        self._tracker, self._folder, self._record, self._about = tracker, folder, record, about
+        before = record.entries.get(self.name)
+        self._is_new = before is None
+        self._done = before["epoch"] if before is not None else 0
+        self._identity = before["identity"] if before is not None else secrets.token_hex(10)
 
-    def run(self) -> None:
-        try:
-            self._follow()
-        except BaseException as error:  # also an exit that a library asks for; it would end this thread only, unheard
-            if not self.given_up:
-                text = " ".join(str(error).split())[:200]
-                self.failure = f"failed at {self.doing} ({type(error).__name__}{': ' if text else ''}{text})"
-        finally:
-            self.since = None
+    def start(self) -> None:
+        """Create the tracker by Accelerate's class for it, and give a new one the run's configuration."""
+        if isinstance(self._tracker, str):
+            self._tracker = self._create()
+        with _without_host(self.name):
+            _call(self._tracker, "start")
+        self._identity = _identity_of(self._tracker, self.name) or self._identity
+        if self._is_new:
+            self._record.write(self.name, 0, self._identity)
+            self._configure()
 
-    def _follow(self) -> None:
-        self.since = time.monotonic()
-        before = self._record.of(self.called)
-        done = before["epoch"] if before is not None else 0
-        identity = before["identity"] if before is not None else secrets.token_hex(10)
-        tracker = self._make(identity, again=before is not None)
-        with _without_host(self.called):
-            _call(tracker, "start")
-        found = _identity_of(tracker, self.called) or identity
-        if before is None:
-            self._record.write(self.called, 0, found)
-            self._tell_about(tracker)
-        self.since = None
-        while (job := self.jobs.get()) is not None and not self.given_up:
-            epoch, values = job
-            if epoch <= done:
-                continue  # told in an earlier part of the run
-            self.doing, self.since = f"epoch {epoch}", time.monotonic()
-            self._record.write(self.called, epoch, found)
-            tracker.log(values, step=epoch)
-            self.since, done = None, epoch
-        if not self.given_up:
-            self.doing, self.since = _CLOSED, time.monotonic()
-            _call(tracker, "finish")
+    def log(self, epoch: int, values: dict[str, float]) -> None:
+        """Give an epoch's values, unless an earlier part of the run has given them."""
+        if epoch > self._done:
+            self._record.write(self.name, epoch, self._identity)
+            self._tracker.log(values, step=epoch)
+            self._done = epoch
 
-    def _make(self, identity: str, *, again: bool) -> Any:
-        """The tracker itself, of Accelerate's class for it."""
-        if not isinstance(self._tracker, str):
-            return self._tracker
+    def finish(self) -> None:
+        """Close the tracker."""
+        _call(self._tracker, "finish")
+
+    def _create(self) -> Any:
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-        known = KNOWN[self.called]
-        options = known.begin(self._folder, identity) | (known.again(identity) if again else {})
-        tracker = LOGGER_TYPE_TO_CLASS[self.called](options.pop("project", PROJECT), **options)
+        known = KNOWN[self.name]
+        options = known.begin(self._folder, self._identity) | ({} if self._is_new else known.again(self._identity))
+        tracker = LOGGER_TYPE_TO_CLASS[self.name](options.pop("project", PROJECT), **options)
         # Only the first process has trackers, so Accelerate need not ask which this one is.
         tracker.main_process_only = False
         return tracker
 
-    def _tell_about(self, tracker: Any) -> None:
-        if self.called == "tensorboard":
+    def _configure(self) -> None:
+        if self.name == "tensorboard":
             # Accelerate would write another folder of events, and a file, for its table of hyperparameters.
             rows = "".join(f"| {name} | {value} |\n" for name, value in self._about.items())
-            tracker.log({"run": f"| | |\n|---|---|\n{rows}"}, step=0)
+            self._tracker.log({"run": f"| | |\n|---|---|\n{rows}"}, step=0)
         else:
-            _call(tracker, "store_init_configuration", dict(self._about))
+            _call(self._tracker, "store_init_configuration", dict(self._about))
+
+
+_Job = tuple[_Tracker, str, Callable[[_Tracker], None]]
+"""A tracker, what it is to do, in words, and the call."""
 
 
 @contextmanager

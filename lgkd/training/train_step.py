@@ -19,8 +19,9 @@ from lgkd.errors import InputError
 from lgkd.models.sdpa import quick_attention
 from lgkd.training.compile import compile_task
 from lgkd.training.config import Plan
-from lgkd.training.data_parallel import ParallelTask
+from lgkd.training.data_parallel import ParallelTask, is_known, is_static
 from lgkd.training.distributed_step import Together, looks_across, own_group, same_start
+from lgkd.training.exchange_order import ExchangeOrder
 from lgkd.training.metrics import Meters
 from lgkd.training.nonfinite import FiniteGuard, is_out_of_memory, masked_step
 from lgkd.training.optim import make_optimizer
@@ -80,6 +81,10 @@ class Engine:
         # Shares of a batch need each other only where something looks across it.
         self._joined = self.processes > 1 and looks_across(task)
         self._group = own_group() if self._joined else None
+        # torch's, timm's and lgkd's own modules treat all batches alike; within a compiled step nothing can be asked.
+        known = is_static(task) and all(map(is_known, task.frozen_models.values()))
+        checks = self._joined and not plan.compile and not known
+        self._order = ExchangeOrder(task, self._group) if checks else None
         self.guard = FiniteGuard(names, gather)
         self.accumulate = plan.accumulate
 
@@ -148,20 +153,22 @@ class Engine:
         made = []
         whole, pieces = self._sizes(batch.images)
         run: Callable[[Batch], Step] = self.task if self.parallel is None else self.parallel
-        with self._across():
+        with self._across() as together:
             for number, part in enumerate(batch.split(pieces), 1):
                 with self._averaging(number == pieces):
                     with self.accelerator.autocast():
                         step = run(part)
+                    if together is not None:
+                        together.check_backward(step.loss)
                     self.accelerator.backward(step.loss * (self.processes * len(part.images) / whole))
                 kept = Step(step.loss.detach(), step.logits.detach(), step.parts)
                 # The next piece's recording writes over this one's results.
                 made.append((kept.copy() if self.plan.cuda_graphs else kept, part))
         return made
 
-    def _across(self) -> AbstractContextManager[Any]:
+    def _across(self) -> AbstractContextManager[Together | None]:
         """In which the shares of a batch see each other, where something looks across it."""
-        return Together(self.task, self._group) if self._joined else nullcontext()
+        return Together(self.task, self._group, self._order) if self._joined else nullcontext()
 
     def _averaging(self, wanted: bool) -> AbstractContextManager[Any]:
         return self.parallel.averaging(wanted) if self.parallel is not None else nullcontext()

@@ -19,7 +19,7 @@ from lgkd.analysis.report.figures import draw_accuracy, draw_losses
 from lgkd.analysis.report.metrics import Curve
 from lgkd.analysis.report.report import check_place, write_report
 from lgkd.analysis.report.selection import choose
-from lgkd.analysis.report.svg import inline
+from lgkd.analysis.report.svg import Svg, inline
 from lgkd.analysis.report.thumbnails import picture
 from lgkd.cli import run
 from lgkd.cli.summary import write_page
@@ -204,13 +204,50 @@ def test_a_class_called_script_stays_text(here: Path, world: World) -> None:
 
 
 def test_text_of_others_becomes_no_markup() -> None:
-    assert html.text(EVIL) == "&lt;script&gt;alert(1)&lt;/script&gt;"
-    assert html.text('" onload="x') == "&quot; onload=&quot;x"
-    assert html.text("a\nb\x1b[2J\x00\u2028") == "a\\nb\\x1b[2J\\x00\\u2028"
-    html.text("caf\udce9").encode()
+    shown = html.environment().from_string("{{ text }}").render
+    assert shown(text=EVIL) == "&lt;script&gt;alert(1)&lt;/script&gt;"
+    assert shown(text='" onload="x') == "&#34; onload=&#34;x"
+    assert shown(text="a\nb\x1b[2J\x00\u2028\u202e") == "a\\nb\\x1b[2J\\x00\\u2028\\u202e"
+    assert shown(text="caf\udce9").encode() == b"caf\\xe9"
     figure, axis = new_figure(1)
     axis.set_title(EVIL)
-    assert "<script" not in inline(as_svg(figure), "x", EVIL, f"{EVIL}--><b>")
+    drawn = html.blocks.figure("x", inline(as_svg(figure), "x"), EVIL, f"{EVIL}--><b>", EVIL)
+    assert "<script" not in drawn and "<b>" not in drawn
+    assert drawn.count("&lt;script&gt;alert(1)") >= 3
+
+
+def test_every_macro_escapes_every_text_that_it_is_given() -> None:
+    """With `<script>` in every place where a text goes; what is asserted is the whole of the page's elements."""
+    svg = Svg(' viewBox="0 0 1 1"', "<path/></svg>")
+    image = {"png": EVIL, "width": EVIL, "height": EVIL, "alt": EVIL, "true": EVIL, "lines": [EVIL, EVIL]}
+    blocks = html.blocks
+    found = [
+        blocks.paragraphs([EVIL]),
+        blocks.table(EVIL, (EVIL, EVIL, EVIL), [[EVIL, EVIL, EVIL]]),
+        blocks.figure(EVIL, svg, EVIL, EVIL, EVIL),
+        blocks.folded(EVIL, blocks.text([EVIL, EVIL])),
+        blocks.tiles([(EVIL, EVIL)]),
+        blocks.examples(EVIL, [image]),
+        blocks.folded(EVIL, EVIL),
+    ]
+    macros = {name for name in vars(blocks) if not name.startswith("_")}
+    assert macros == {"paragraphs", "table", "figure", "folded", "text", "tiles", "examples", "page"}
+    page = str(blocks.page(EVIL, EVIL, [{"name": EVIL, "title": EVIL, "blocks": [*found, EVIL]}], EVIL))
+    assert "<script" not in page
+    # Of the blocks in their order, and of the page: title, head, link and section of the part, and the last block.
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 1 + 8 + 7 + 3 + 2 + 8 + 2 + 11
+    assert {tag for tag, _ in Reader(page).tags} & {"script", "b"} == set()
+
+
+def test_only_our_own_pictures_are_taken_for_markup() -> None:
+    """No other switch turns the escapes off: `safe` stands in two places, of one SVG element."""
+    folder = Path(html.__file__).parent
+    template = (folder / html.TEMPLATE).read_text(encoding="utf-8")
+    assert re.findall(r"\{\{-? *([^}]*\| *safe)", template) == ["svg.attributes|safe", "svg.content|safe"]
+    assert "autoescape" not in template
+    code = "\n".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
+    assert "Markup(" not in code and "__html__" not in code
+    assert code.count("autoescape") == 1 and html.environment().autoescape is True
 
 
 def test_a_picture_is_cut_out_of_its_canvas_and_made_small() -> None:

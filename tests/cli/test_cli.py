@@ -14,7 +14,7 @@ import pytest
 
 from lgkd import __version__
 from lgkd.cli import run
-from lgkd.cli.app import app
+from lgkd.cli.app import COMMANDS, load_command
 from lgkd.cli.display import Display, duration, show_pairs, show_table
 from lgkd.cli.options import key_values
 from lgkd.data.catalogue import CATALOGUE
@@ -24,7 +24,8 @@ from tests.support.manifests import reseal
 from tests.support.screen import row, shown_on, terminal
 from tests.support.small import CLASSES, DISTILL, QUICK, TINY, World, environment
 
-COMMANDS = [command.name for command in app.registered_commands]
+SHORTENED = {"quickstart", "distill", "evaluate", "compare"}
+"""Commands whose own first line does not fit the list of all."""
 
 
 @pytest.fixture
@@ -66,11 +67,18 @@ def test_the_example_of_a_command_is_read_without_a_mistake(here: Path, capsys, 
     """Options and arguments of every example exist: what stops it is at most something that is not here."""
     text = said(capsys, command, "--help")
     words = re.search(r"Example: lgkd (.+)", text).group(1).split()
-    monkeypatch.setattr(f"lgkd.cli.app.{command}", None, raising=False)
-    for registered in app.registered_commands:
-        if registered.name == command:
-            monkeypatch.setattr(registered, "callback", _no_operation(registered.callback))
+    place = f"lgkd.cli.{COMMANDS[command][0]}.{command.replace('-', '_')}"
+    monkeypatch.setattr(place, _no_operation(load_command(command).callback.__wrapped__))
     assert run(words) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_list_of_commands_says_of_each_what_its_own_help_says_first(command: str) -> None:
+    loaded, (_, listed) = load_command(command), COMMANDS[command]
+    first = loaded.help.partition("\n")[0]
+    assert loaded.name == command and loaded.short_help == listed
+    assert (listed != first) == (command in SHORTENED), f"{command}: {first!r}, listed as {listed!r}"
+    assert len(listed) < 65 and listed.endswith(".")
 
 
 def _no_operation(function):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from lgkd._internal.out_of_memory import lack_of_memory
 from lgkd.cli import run
-from lgkd.cli.memory import lack_of_memory
 from lgkd.errors import ModelError
 from tests.support.small import environment
 

@@ -33,8 +33,7 @@ def message(error: type[Exception], server: Server, target: Path, **options: Any
 
 
 def left(folder: Path) -> list[str]:
-    """What lies in a folder, but for the file that keeps processes apart."""
-    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
+    return sorted(path.name for path in folder.iterdir())
 
 
 def test_a_whole_file_arrives_with_its_progress_and_nothing_else_stays(server: Server, tmp_path: Path) -> None:

@@ -12,22 +12,27 @@ from importlib.util import find_spec
 from pathlib import Path
 from zipfile import ZipFile
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 import lgkd
 from lgkd.api import Exported
 from lgkd.cli import run
+from lgkd.data.decode import decode_readable
 from lgkd.deploy import export, formats
 from lgkd.deploy.export import largest_difference
+from lgkd.deploy.inference.load import open_source
+from lgkd.deploy.inference.locate import find_source
 from lgkd.deploy.options import export_folder
 from lgkd.errors import DataError, InputError, MissingError, ModelError, TakenError
 from lgkd.runner.loaded_run import open_run
 from tests.support.onnx import subject_of
 from tests.support.security import rewrite
-from tests.support.small import CLASSES, World, environment, one_thread
+from tests.support.small import CLASSES, TINY_OPTIONS, World, environment, one_thread
 
 HAS_ONNX = all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 WITHOUT_LGKD = "import sys\nsys.modules['lgkd'] = None\n"
@@ -139,6 +144,57 @@ def test_the_snippets_of_the_card_give_lgkds_answers_without_lgkd(world: World, 
         for path in (*exported.folder.glob("*-logits.safetensors"), exported.folder / "images.safetensors"):
             path.unlink()
         (exported.folder / "image.png").unlink()
+
+
+@pytest.fixture(scope="module")
+def grey(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Pictures of 12 bits in files of 16, and the export of a student that was trained on them."""
+    root = tmp_path_factory.mktemp("grey")
+    shutil.copytree(world.pictures, root / "pictures")
+    for place in (root / "pictures").rglob("*.png"):
+        values = np.asarray(Image.open(place).convert("L")).astype(np.uint16) * 16 + 7
+        Image.fromarray(values).save(place)
+    with pytest.MonkeyPatch.context() as patch, one_thread():
+        patch.setenv("LGKD_HOME", str(world.home))
+        lgkd.train(
+            "deit_tiny", root / "pictures", out=root / "run", student_options=TINY_OPTIONS, image_size=12, epochs=1,
+            batch_size=8, precision="fp32", device="cpu",
+        )  # fmt: skip
+        return root / "pictures", lgkd.export(root / "run", root / "out", formats=["safetensors"]).folder
+
+
+@pytest.mark.parametrize("kind", ["12-bit PNG", "TIFF in which 0 is white", "8-bit PNG", "values beyond 12 bits"])
+def test_the_snippet_prepares_deep_greys_as_lgkd_does(grey: tuple[Path, Path], tmp_path: Path, kind: str) -> None:
+    pictures, folder = grey
+    assert json.loads((folder / "student.json").read_text())["greys"]["whole"] == [0, 4095]
+    image = Image.open(pictures / "test" / "rows" / "1.png")
+    values = np.asarray(image)
+    assert values.dtype == np.uint16 and 255 < values.max() < 4096
+    place = tmp_path / "image.png"  # whose content says what it is
+    if kind == "TIFF in which 0 is white":
+        image.save(place, "TIFF", tiffinfo={262: 0})
+    elif kind == "8-bit PNG":
+        image = Image.fromarray((values // 16).astype(np.uint8))
+        image.save(place)
+    else:
+        image = Image.fromarray(values * (5 if kind.startswith("values") else 1))
+        image.save(place)
+    source = open_source(find_source(folder), device="cpu")
+    pixels, sizes, broken = decode_readable([place], max_side=source.longest_side, greys=source.greys)
+    assert broken == {}
+    expected = source.plain(torch.from_numpy(pixels), torch.from_numpy(sizes))
+    shutil.copy(place, folder / "image.png")
+    code = snippets(folder)[0] + "\nnp.save('ready.npy', images)\n"
+    python(code, folder)
+    ready = np.load(folder / "ready.npy")
+    # No size is changed here, so that nothing is rounded: a grey level would be 1/255 / 0.229 = 0.017.
+    np.testing.assert_allclose(ready, expected.numpy(), rtol=0, atol=1e-5)
+    by_hand = np.floor(np.asarray(image).astype(np.float64).clip(0, 4095) / 4095 * 255 + 0.5)
+    if kind == "TIFF in which 0 is white":
+        by_hand = 255 - by_hand
+    if kind == "8-bit PNG":
+        by_hand = np.asarray(image)
+    np.testing.assert_allclose(ready[0, 0], (by_hand / 255 - 0.485) / 0.229, rtol=0, atol=1e-5)
 
 
 def test_an_architecture_of_lgkds_own_needs_no_lgkd_as_a_program(own: Path, tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def test_a_task_without_state_of_its_own_has_nothing_but_its_student(conv_studen
     assert task.on_epoch_end(1, {"loss": 1.0}) == [] and task.extra_state() == []
     task.load_extra_state([])
     assert task.current_weights() == {} and task.terms == {} and task.active_terms == ()
-    assert not task.across_batch and list(task.batch_norm_models) == [conv_student]
+    assert not task.across_batch and task.frozen_models == {}
     parts = task.checkpoint_tensors()
     assert parts.keys() == {"student", "guide"} and parts["guide"] == {}
     assert parts["student"].keys() == conv_student.state_dict().keys()
@@ -207,9 +207,7 @@ def test_a_guided_task_passes_everything_on_to_each_of_its_guides(
     assert task.current_weights() == {"near": 2.0, "alike": 1.0}
     assert task.terms == {"near": first.losses["near"], "alike": second.losses["alike"]}
     assert task.active_terms == ("near", "alike") and task.across_batch
-    assert list(task.batch_norm_models) == [conv_student]
-    second.teacher.use_batch_norm("batch")
-    assert list(task.batch_norm_models) == [conv_student, second.teacher.model]
+    assert task.frozen_models == {"teacher 1": first.teacher.model, "teacher 2": second.teacher.model}
     task.cast_frozen(torch.bfloat16)
     assert {one.dtype for guide in (first, second) for one in guide.teach(make_batch(32).images).maps} == {
         torch.bfloat16

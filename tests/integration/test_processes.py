@@ -1,6 +1,7 @@
 """Several processes train one model as one process would, end as one would, and leave one folder."""
 
 import json
+import os
 import pickle
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lgkd._internal import launch
+from lgkd._internal import launch, locks
 from lgkd._internal.distributed import EXPECTED, add_up, agree, gather, join, place
 from lgkd._internal.safetensors_io import load_weights
 from lgkd.cli import run
@@ -151,7 +152,7 @@ def test_how_the_processes_ended_is_what_the_command_ends_with(tmp_path: Path) -
     (tmp_path / "0.end").write_text("0\n")
     lost = launch._what_came(tmp_path, 2, None)
     assert lost.code == 1
-    assert str(lost) == "process 1 ended without a word, perhaps for want of memory; the same command goes on"
+    assert str(lost) == ("process 1 ended without a word. The same command resumes the run from its last checkpoint")
     (tmp_path / "1.end").write_text("3\nno GPU here")
     assert (launch._what_came(tmp_path, 2, None).code, launch._what_came(tmp_path, 2, None).message) == (
         3,
@@ -162,6 +163,48 @@ def test_how_the_processes_ended_is_what_the_command_ends_with(tmp_path: Path) -
     for file in tmp_path.iterdir():
         file.unlink()
     assert launch._what_came(tmp_path, 2, 15).code == 143
+
+
+@pytest.mark.parametrize(
+    ("codes", "said"),
+    [
+        ({1: -9}, "process 1 was killed (SIGKILL), perhaps for want of memory. "),
+        (
+            {1: -6},
+            "process 1 was aborted (SIGABRT) by a library such as gloo, NCCL or CUDA; the lines above say why. ",
+        ),
+        ({1: -11}, "process 1 was ended by SIGSEGV; the lines above may say why. "),
+        ({1: 70}, "process 1 ended without a word (exit code 70). "),
+        ({1: -6, 2: -15}, "process 1 was aborted (SIGABRT) by a library"),
+        ({1: -15, 2: -15}, "process 1 was ended by SIGTERM; the lines above may say why; process 2 was"),
+        ({1: -200}, "process 1 was ended by signal 200; "),
+    ],
+)
+def test_a_process_that_said_nothing_is_described_by_its_exit_code(
+    tmp_path: Path, codes: dict[int, int], said: str
+) -> None:
+    (tmp_path / "0.end").write_text(f"1\n{launch.LOST}")
+    found = launch._what_came(tmp_path, 3 if 2 in codes else 2, None, codes)
+    assert found.code == 1
+    assert str(found).startswith(said)
+    assert ("memory" in str(found)) == (codes == {1: -9})
+    assert str(found).endswith(". The same command resumes the run from its last checkpoint")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "said"), [(6, "was aborted (SIGABRT) by a library"), (9, "was killed (SIGKILL)")])
+def test_the_signal_that_ended_a_real_process_is_named(tmp_path: Path, number: int, said: str) -> None:
+    (tmp_path / "lgkd").mkdir()
+    (tmp_path / "lgkd" / "__init__.py").touch()
+    (tmp_path / "lgkd" / "__main__.py").write_text(
+        f"import os, time\nos.kill(os.getpid(), {number}) if os.environ['RANK'] == '1' else time.sleep(60)\n"
+    )
+    code = "from lgkd._internal.launch import _run; print(_run(2, []))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(CHECKOUT)!r}); {code}"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.stdout.startswith(f"process 1 {said}"), done.stderr
 
 
 def test_the_process_that_struck_is_named_and_not_only_those_it_left_alone(tmp_path: Path, monkeypatch) -> None:
@@ -206,8 +249,10 @@ def test_a_file_system_that_locks_no_folders_is_no_reason_to_refuse_a_run(tmp_pa
         raise OSError(9, "Bad file descriptor")  # what NFS says to a lock of a folder
 
     monkeypatch.setattr("fcntl.flock", flock)
-    with hold(tmp_path):
+    locks._warn_of_refusal.cache_clear()
+    with pytest.warns(UserWarning, match="this file system has no locks"), hold(tmp_path):
         pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_first_cpu_is_the_cpu() -> None:

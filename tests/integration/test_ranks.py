@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tests import CHECKOUT
-from tests.support.several import NEVER, WAYS, forked_batch, make_forked
+from tests.support.several import NEVER, NORMS, WAYS, forked_batch, make_forked
 
 SCRIPT = CHECKOUT / "tests" / "support" / "several.py"
 SECONDS = 240
@@ -64,6 +64,27 @@ def test_processes_that_take_different_branches_end_with_equal_weights(found: li
     begun = make_forked(way).state_dict()
     for name in ("left.0.weight", "right.0.weight", "head.weight"):
         assert not torch.equal(first[f"student.{name}"], begun[name]), "both ways were taken"
+
+
+HEADS = {
+    "equal": ("BatchNorm student.left.1 of 6 channels", "BatchNorm student.right.1 of 6 channels"),
+    "unequal": ("BatchNorm student.left.1 of 6 channels", "BatchNorm student.right.1 of 9 channels"),
+    "one": ("BatchNorm student.left.1 of 6 channels", "the end of the forward pass"),
+    "thrown away": ("the end of the forward pass", "the end of the forward pass"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", NORMS)
+def test_a_batch_norm_that_not_all_processes_reach_ends_in_all_of_them_with_an_error(
+    found: list[dict[str, Any]], way: str
+) -> None:
+    for rank, one in enumerate(found):
+        said = one["refusals"][way]
+        assert said.startswith(
+            f"in one step the processes take different branches: this one has come to {HEADS[way][rank % 2]}, another"
+        )
+        assert said.endswith("Train in one process, or move the BatchNorm ahead of the branches")
 
 
 @pytest.mark.slow

@@ -113,6 +113,9 @@ def test_a_connection_that_breaks_is_tried_again(tmp_path: Path) -> None:
     assert error.value.again
 
 
-def test_a_report_opens_a_run_on_its_own_classes_only(world: World, here: Path) -> None:
+def test_a_run_is_not_opened_on_its_own_data_set_once_that_has_other_classes(
+    world: World, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lgkd.runner.loaded_run.data_of", lambda *_: "digits")
     with pytest.raises(InputError, match="knows 3 classes, digits has 10 and they differ; evaluate on a data set with"):
-        open_run(world.guided_run, dataset="digits")
+        open_run(world.guided_run)

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from lgkd._internal.text import one_line, visible
 from lgkd.cli import run
 from lgkd.cli.display import Display, console, say, show_json, show_pairs, show_table
-from lgkd.cli.escape import json_visible, one_line, visible
+from lgkd.cli.escape import json_visible
 from lgkd.config import dump_recipe, load_recipe
 from tests import CHECKOUT
 from tests.support.screen import terminal

@@ -21,6 +21,7 @@ import lgkd.cli
 import lgkd.runner.record
 import lgkd.runner.runner
 from lgkd._internal.atomic_io import write_json, write_whole
+from lgkd._internal.locks import LOCK
 from lgkd.cli import run
 from lgkd.data.image_folder import read_tree
 from lgkd.distillation.teacher_cache.storage import Layout, Writer, open_cache
@@ -349,13 +350,13 @@ def test_who_comes_second_into_a_folder_that_was_free_is_sent_away_with_5(
 
     def meanwhile(*words, **named):
         shutil.copytree(world.guided_run, here / "mine")
-        handles.append(os.open(here / "mine", os.O_RDONLY))
+        handles.append((here / "mine" / LOCK).open("w"))
         fcntl.flock(handles[0], fcntl.LOCK_EX)
         return real(*words, **named)
 
     monkeypatch.setattr(lgkd.runner.runner, "make_plan", meanwhile)
     assert run([*DISTILL, "--dataset", str(world.pictures), "--out", "mine"]) == 5
-    os.close(handles[0])
+    handles[0].close()
 
 
 def no_room(*_: object) -> None:

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.main import get_command
 
 import lgkd
 from lgkd._internal.paths import recipe_names
-from lgkd.cli.app import app
+from lgkd.cli.app import COMMANDS, load_command
 from lgkd.config import apply_overrides, load_recipe
 from lgkd.errors import ModelError
 from lgkd.models.registry import find
@@ -20,7 +19,6 @@ from tests.support.small import World, make_pictures
 from tools.pages import PAGES, ROOT, SHELLS, Block, blocks, commands, of_lgkd, run_page, spoken
 
 ALL = [block for page in PAGES for block in blocks(page)]
-CLI = get_command(app)
 
 
 def typed() -> Iterator[tuple[str, list[str]]]:
@@ -35,11 +33,11 @@ def typed() -> Iterator[tuple[str, list[str]]]:
 
 def parsed(place: str, words: list[str], *, whole: bool = True) -> dict[str, Any]:
     """What the command line understands of these words, without doing it."""
-    assert words and words[0] in CLI.commands, f"{place}: there is no command lgkd {' '.join(words[:1])}"
+    assert words and words[0] in COMMANDS, f"{place}: there is no command lgkd {' '.join(words[:1])}"
     if "--help" in words:
         return {}
     try:
-        context = CLI.commands[words[0]].make_context(words[0], words[1:])
+        context = load_command(words[0]).make_context(words[0], words[1:])
     except Exception as error:
         if type(error).__name__ == "MissingParameter" and not whole:
             return {}

@@ -59,6 +59,10 @@ ONLY_IN = {
     "yaml": {"config"},
     "timm": {"models", "training", "experiments", "benchmark"},
     "safetensors": {"_internal", "training"},
+    "filelock": {"_internal"},
+    "psutil": {"_internal"},
+    "jinja2": {"analysis"},
+    "scipy": {"data", "runs"},
     "onnx": {"deploy"},
     "onnxruntime": {"deploy"},
 }

@@ -10,7 +10,8 @@ import pytest
 import lgkd
 from lgkd.cli import run
 from lgkd.cli.doctor_checks.assets import look_at_teachers
-from lgkd.models.teacher_card import find_card
+from lgkd.models.teacher_card import Accuracy, find_card
+from lgkd.runner.execute import poor_student
 from lgkd.runs.folder import METRICS, read_run
 from tests.support.manifests import reseal
 from tests.support.small import CLASSES, DISTILL, World, make_pictures
@@ -119,3 +120,32 @@ def test_the_rows_of_reproduce_hold_it_and_runs_of_an_older_lgkd_have_none(tmp_p
     assert [line[place] for line in cells] == ["", "30.00 ± 7.07"]
     assert [line[heads.index("last epoch")] for line in cells] == ["70.00 ± 0.00"] * 2
     assert "balanced" not in section(Outcome(experiment, tmp_path, tuple(rows[:1])))
+
+
+def test_a_student_that_always_names_the_largest_class_is_remarked_on_once(unequal: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    lgkd.train(STUBBORN, unequal, out=tmp_path / "run", say=said.append, **QUICK)
+    assert [one for one in said if "poor" in one] == [
+        f"a poor student: {STUBBORN} has 66.7% top-1 on test, little better than always naming the largest class "
+        "(66.7%): its balanced accuracy is 33.3%, that of a guess 33.3%; train it longer, or with another optimizer.lr"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("top1", "balanced", "largest", "said"),
+    [
+        (0.66, 0.34, 0.66, "always naming the largest class"),
+        (0.34, 0.34, 0.34, "little better than chance (33.3%)"),
+        (0.5, 0.5, 0.34, None),
+        (0.60, 0.60, 0.66, None),  # below the largest class, and yet it tells the classes apart
+        (0.0, 0.0, 0.34, "little better than chance"),
+    ],
+)
+def test_a_student_is_judged_by_its_balanced_accuracy(
+    top1: float, balanced: float, largest: float, said: str | None
+) -> None:
+    accuracy = Accuracy(
+        top1=top1, balanced_accuracy=balanced, largest_class=largest, seen_classes=3, split="test", epoch=1, epochs=1
+    )
+    found = poor_student("mine", accuracy, 3)
+    assert found is None if said is None else found is not None and said in found

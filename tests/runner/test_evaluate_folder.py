@@ -83,6 +83,24 @@ def test_what_lies_beside_the_scored_split_is_said(
     assert f"not used: train, beside test in {folder}" in " ".join(capsys.readouterr().err.split())
 
 
+def test_files_that_are_no_images_are_counted_in_one_line(
+    world: World, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flat = make_pictures(here / "made", train=3, test=1) / "train"
+    for name in ("rows/notes.txt", "rows/more.TXT", "checks/list.csv"):
+        (flat / name).write_text("no image")
+    (flat / "checks" / "@eaDir").mkdir()
+    shutil.copy(flat / "rows" / "0.png", flat / "checks" / "@eaDir" / "thumb.png")
+    line = (
+        f"not used in {flat}: 3 files that are not read as images (.txt 2, .csv 1) and 1 folder of thumbnails or the "
+        "like (@eaDir 1)"
+    )
+    assert run(["evaluate", str(world.unguided_run), "--dataset", str(flat)]) == 0
+    shown = capsys.readouterr()
+    assert " ".join(shown.err.split()).count(line) == 1
+    assert f"all 9 labelled images of {flat}" in " ".join(shown.out.split())
+
+
 @pytest.mark.parametrize("left", [CLASSES[1:], CLASSES[2:]])
 def test_some_of_the_classes_are_scored_by_name(
     left: tuple[str, ...], world: World, here: Path, capsys: pytest.CaptureFixture[str]

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import shutil
 import signal
 import time
@@ -10,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from lgkd._internal.locks import LOCK
 from lgkd._internal.safetensors_io import load_weights
 from lgkd.cli import run
 from lgkd.runs.folder import read_metrics
 from tests.support.costs import is_cost
-from tests.support.small import DISTILL, QUICK, TRAIN, World, environment, pause_after, snapshot
+from tests.support.small import DISTILL, QUICK, TRAIN, World, environment, everything_below, pause_after, snapshot
 
 
 def guided(world: World, *more: str) -> list[str]:
@@ -99,6 +99,41 @@ def test_force_goes_on_all_the_same_and_says_what_differs(world, here, monkeypat
     assert plain_rows(Path("mine"))[-1]["lr"] != plain_rows(world.guided_run)[-1]["lr"]
 
 
+@pytest.mark.parametrize("changed", ["depth=4", "embed_dim=64"])
+def test_weights_that_do_not_fit_leave_the_folder_as_it_is_even_if_forced(world, here, monkeypatch, capsys, changed):
+    command = [*TRAIN, "--dataset", str(world.pictures), "--out", "mine", "--track", "tensorboard"]
+    with monkeypatch.context() as patch:
+        pause_after(patch, 2)
+        assert run(command) == 75
+    before = everything_below(here)
+    capsys.readouterr()
+    assert run([*command, "--student-option", changed, "--force"]) == 2
+    assert "belongs to another training" in capsys.readouterr().err
+    assert everything_below(here) == before
+    assert run(command) == 0, "of what it was begun with"
+    same_end(Path("mine"), world.unguided_run)
+
+
+def test_a_checkpoint_that_is_damaged_leaves_the_folder_as_it_is(world, here, monkeypatch, capsys):
+    paused(world, monkeypatch)
+    (step,) = Path("mine/checkpoint").glob("step-*")
+    (step / "student.safetensors").write_bytes(b"")
+    before = everything_below(here)
+    assert run(guided(world, "--force")) == 2
+    assert "no checkpoint can be used" in capsys.readouterr().err
+    assert everything_below(here) == before
+
+
+def test_what_only_looks_like_a_checkpoint_is_passed_over(world, here):
+    (Path("mine") / "checkpoint" / "step-one").mkdir(parents=True)
+    shutil.copy(world.guided_run / "recipe.yaml", "mine")
+    about = json.loads((world.guided_run / "run.json").read_text())
+    Path("mine/run.json").write_text(json.dumps({**about, "status": "running", "epochs": 2}))
+    shutil.copy(world.guided_run / "env.json", "mine")
+    assert run(guided(world)) == 0
+    same_end(Path("mine"), world.guided_run)
+
+
 def test_changed_images_are_noticed(world, here, monkeypatch, capsys, tmp_path):
     pictures = tmp_path / "pictures"
     shutil.copytree(world.pictures, pictures)
@@ -124,13 +159,11 @@ def test_another_version_is_noticed(world, here, monkeypatch, capsys):
 def test_a_second_process_in_the_same_folder_is_sent_away(world, here, monkeypatch, capsys):
     paused(world, monkeypatch)
     before = snapshot(here)
-    handle = os.open("mine", os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    try:
+    with Path("mine", LOCK).open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
         assert run(guided(world)) == 5
-    finally:
-        os.close(handle)
     assert "mine is held by another process" in capsys.readouterr().err
+    Path("mine", LOCK).unlink()
     assert snapshot(here) == before
 
 

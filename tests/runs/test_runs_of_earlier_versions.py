@@ -42,6 +42,13 @@ def same_machine(folder: Path) -> bool:
     return all(then[key] == now[key] for key in ("processor", "packages", "threads"))
 
 
+def without_key_bias(name: str, value: torch.Tensor) -> torch.Tensor:
+    if not name.endswith("qkv.bias"):
+        return value
+    query, _, values = value.chunk(3)
+    return torch.cat([query, values])
+
+
 @pytest.mark.parametrize("name", ["finished", "quickstart", "whole"])
 def test_a_finished_run_is_evaluated_to_what_it_wrote(
     kept: Path, name: str, capsys: pytest.CaptureFixture[str]
@@ -67,15 +74,20 @@ def test_a_teacher_of_the_store_is_read(kept: Path) -> None:
 
 
 def test_a_paused_run_ends_as_the_undisturbed_one(kept: Path) -> None:
-    """To the bit where processor and packages are those that wrote it; elsewhere but for rounding."""
+    """Equal to the bit where processor and packages are those that wrote it; elsewhere but for rounding.
+
+    The bias of attention's keys has no gradient but for rounding (softmax ignores a shift), which AdamW scales up to
+    steps of full size: it is compared on the same processor only.
+    """
     then = json.loads((kept / "paused" / ENV).read_text(encoding="utf-8"))["packages"]
     differing = any(then[name] != package_version(name) for name in _PACKAGES)
     assert run(["resume", str(kept / "paused"), "--quiet", *USE, *(["--force"] if differing else [])]) == 0
     resumed, whole = (load_file(kept / name / "student.safetensors") for name in ("paused", "whole"))
     assert resumed.keys() == whole.keys()
     for name, value in whole.items():
-        assert torch.allclose(resumed[name], value, rtol=1e-3, atol=1e-4), name
         assert torch.equal(resumed[name], value) or not same_machine(FOLDER / "whole"), name
+        found, expected = (without_key_bias(name, tensor) for tensor in (resumed[name], value))
+        assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4), name
 
 
 def test_its_checkpoint_is_whole(kept: Path) -> None:

@@ -24,7 +24,7 @@ COMMANDS = {
 }
 """As typed, but for the places: PICTURES, GUIDED (a finished run) and OUT. `reproduce` runs an experiment of tests."""
 
-LEFT = re.compile(r"\..*(?:\.tmp|-[0-9a-f]{16}|\.old|\.new|\.part)|.*\.tmp|.*\.old")
+LEFT = re.compile(r"\..*(?:\.tmp|-[0-9a-f]{16}|\.old|\.new|\.part|\.lock)|.*\.tmp|.*\.old")
 """Names of what only a killed process leaves."""
 
 

@@ -19,7 +19,7 @@ from lgkd.data.transforms.mixup import Mixing
 from lgkd.distillation.guide import Guide, Term
 from lgkd.distillation.schedules import TermSchedule
 from lgkd.distillation.tasks import Batch, Guided, Supervised
-from lgkd.errors import Paused
+from lgkd.errors import ModelError, Paused
 from lgkd.losses import MapLoss
 from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.teacher import Teacher
@@ -45,14 +45,19 @@ class Forked(nn.Module):
     Args:
         left, right: widths of the two ways.
         norm: whether a BatchNorm stands ahead of both.
+        inside: whether one stands in the left and in the right way.
+        both: whether both ways are taken, and one of them is thrown away.
     """
 
-    def __init__(self, left: int, right: int, *, norm: bool) -> None:
+    def __init__(
+        self, left: int, right: int, *, norm: bool, inside: tuple[bool, bool] = (False, False), both: bool = False
+    ) -> None:
         super().__init__()
+        self.both = both
         self.stem = nn.Conv2d(3, 4, 2, stride=2)
         self.norm = nn.BatchNorm2d(4) if norm else nn.Identity()
         # Registered before what both use, so that its gradients are the last ones of a backward pass.
-        self.left, self.right = _way(left), _way(right)
+        self.left, self.right = _way(left, inside[0]), _way(right, inside[1])
         self.head = nn.Linear(4, 3)
         self.register_buffer("seen", torch.zeros(2, dtype=torch.bool))
 
@@ -60,11 +65,14 @@ class Forked(nn.Module):
         bright = bool(images.mean() > 0)
         self.seen[int(bright)] = True
         hidden = self.norm(self.stem(images)).mean((2, 3))
+        if self.both:
+            ways = self.left(hidden), self.right(hidden)
+            return self.head(ways[0] if bright else ways[1])
         return self.head((self.left if bright else self.right)(hidden))
 
 
-def _way(width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, 4))
+def _way(width: int, norm: bool) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width) if norm else nn.Tanh(), nn.Linear(width, 4))
 
 
 def forked_batch(rank: int, pieces: int) -> tuple[Tensor, Tensor]:
@@ -86,10 +94,34 @@ WAYS: dict[str, dict[str, Any]] = {
     "norm": {"left": 6, "right": 6, "norm": True, "accumulate": 1},
 }
 
+NORMS: dict[str, dict[str, Any]] = {
+    "equal": {"left": 6, "right": 6, "norm": False, "inside": (True, True)},
+    "unequal": {"left": 6, "right": 9, "norm": False, "inside": (True, True)},
+    "one": {"left": 6, "right": 6, "norm": True, "inside": (True, False)},
+    "thrown away": {"left": 6, "right": 6, "norm": False, "inside": (True, True), "both": True},
+}
+"""Ways with a BatchNorm in a branch that not all processes take: nothing that several could train."""
+
 
 def make_forked(way: str) -> Forked:
     torch.manual_seed(2)
     return Forked(**{key: value for key, value in WAYS[way].items() if key != "accumulate"})
+
+
+def refusal(way: str, who: Place) -> str:
+    """What a step of such a model ends with."""
+    torch.manual_seed(2)
+    task = Supervised(Forked(**NORMS[way]))
+    engine = Engine(task, make_plan(ema=None), names=lambda _: [])
+    task.train()
+    images, targets = forked_batch(who.rank, 1)
+    try:
+        engine.step(Batch(images, targets, index=torch.arange(len(images))), 0, 0, Meters())
+    except ModelError as error:
+        return str(error)
+    finally:
+        engine.close()
+    return "none"
 
 
 def train_forked(way: str, who: Place) -> dict[str, Tensor]:
@@ -173,6 +205,7 @@ def main(out: Path) -> None:
     who, _ = join("cpu")
     torch.set_num_threads(1)
     found: dict[str, Any] = {way: train_forked(way, who) for way in WAYS}
+    found["refusals"] = {way: refusal(way, who) for way in NORMS}
     usual, agreement.STEPS = agreement.STEPS, 1  # so that they stop where they are asked to
     for student in ("own", "foreign"):
         found[f"{student} whole"] = train_guided(out / student / "whole", who, student, NEVER)

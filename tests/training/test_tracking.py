@@ -5,14 +5,16 @@ import json
 import os
 import re
 import signal
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 import lgkd
+from lgkd._internal.launch import STUCK
 from lgkd.cli import run
-from lgkd.config.trackers import INSIDE, KNOWN, STUCK, TRACKED, check_trackers
+from lgkd.config.trackers import INSIDE, KNOWN, TRACKED, check_trackers
 from lgkd.errors import InputError, MissingError
 from lgkd.runs.folder import read_metrics, read_run
 from lgkd.training.callbacks import EpochRow
@@ -54,6 +56,7 @@ def follow(folder: Path, *trackers: Own, epochs: int, said: list[str] | None = N
     """So many epochs, told from the first one on as the loop does after a resume."""
     said = [] if said is None else said
     about, say = {"seed": 3}, said.append
+    folder.mkdir(exist_ok=True)
     with Tracking(folder, trackers, about=about, values=lambda row: {"loss": row.train["loss"]}, say=say) as tracking:
         tracking.on_start(epochs, 1)
         for epoch in range(1, epochs + 1):
@@ -119,6 +122,44 @@ def test_a_tracker_that_does_not_answer_is_left_out_after_its_time(tmp_path: Pat
     assert [line.partition(";")[0] for line in said] == ["the tracker silent has not answered for 0.2 s at epoch 1"]
     assert [step for step, _ in sound.told] == [1, 2, 3]
     assert STUCK == ["silent"]
+
+
+def test_one_thread_calls_all_trackers_and_another_one_only_where_that_hangs(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv(PATIENCE_VARIABLE, "0.2")
+    threads: dict[str, set[int]] = {"first": set(), "hanging": set(), "last": set()}
+    release = threading.Event()
+
+    class Seen(Own):
+        def start(self) -> None:
+            threads[self.name].add(threading.get_ident())
+            if self.name == "hanging":
+                release.wait(30)
+
+        def log(self, values: dict[str, float], step: int) -> None:
+            super().log(values, step)
+            threads[self.name].add(threading.get_ident())
+
+    first, hanging, last = (Seen(name) for name in threads)
+    assert follow(tmp_path / "a", first, last, epochs=2) == []
+    assert threads["first"] == threads["last"] and len(threads["first"]) == 1
+    assert threading.get_ident() not in threads["first"]
+    told = follow(tmp_path / "b", first, hanging, last, epochs=2)
+    release.set()
+    assert [line.partition(";")[0] for line in told] == ["the tracker hanging has not answered for 0.2 s at its start"]
+    assert hanging.told == []
+    assert [step for step, _ in first.told] == [step for step, _ in last.told] == [1, 2, 1, 2]
+    assert len(threads["hanging"]) == 1 and len(threads["last"] - threads["first"]) == 1
+    assert STUCK == ["hanging"]
+
+
+def test_a_tracker_that_fails_at_its_end_is_told_of_and_the_next_one_is_closed(tmp_path: Path) -> None:
+    failing, whole = Whole("failing"), Whole("whole")
+    failing.finish = lambda: 1 / 0
+    (told,) = follow(tmp_path, failing, whole, epochs=1)
+    assert told.startswith(
+        "the tracker failing failed at the end of the training (ZeroDivisionError: division by zero)"
+    )
+    assert whole.told[-1] == ("finish", {})
 
 
 def test_a_slow_tracker_is_waited_for_and_keeps_no_epoch_waiting(tmp_path: Path) -> None:

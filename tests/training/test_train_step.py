@@ -22,7 +22,7 @@ from lgkd.training import loop
 from lgkd.training import train_step as engine_module
 from lgkd.training.checkpoint import load_newest
 from lgkd.training.checkpointer import Keeper
-from lgkd.training.distributed_step import same_start
+from lgkd.training.distributed_step import looks_across, same_start
 from lgkd.training.loop import fit
 from lgkd.training.metrics import Meters
 from lgkd.training.signals import Stop
@@ -303,10 +303,44 @@ def test_truths_and_strided_weights_have_the_same_start_too(alone: Any) -> None:
     assert turned.tolist() == [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]
 
 
+class NormFree(nn.Module):
+    """A student without BatchNorm, one map and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 4, 2, stride=2), nn.Linear(4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.body(images).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("norm", "teacher_bn", "transform", "expected"),
+    [
+        (False, None, None, False),
+        (True, None, None, True),
+        (False, "running", "linear", False),
+        (False, "batch", "linear", True),
+        (False, "running", "similarity", True),
+    ],
+)
+def test_a_step_looks_across_by_batchnorm_in_training_or_by_a_term(
+    norm: bool, teacher_bn: Any, transform: Any, expected: bool
+) -> None:
+    student = TinyViT() if norm else NormFree()
+    task: Any = Supervised(student)
+    if teacher_bn is not None:
+        teacher = Teacher(CifarResNet(8, 3), image_size=8, batch_norm=teacher_bn)
+        names = {"taps": ["body"], "teacher_taps": ["stage1"]}
+        task = Guided(student, Guide(student, teacher, image_size=8, terms=[Term(MapLoss(transform))], **names))
+    task.train()
+    assert looks_across(task) is expected
+
+
 def test_a_step_among_several_that_look_at_nothing_across_needs_no_gathering(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = an_engine(accumulate=1)
     entered: list[Any] = []
-    monkeypatch.setattr(engine_module, "Together", lambda task, _: entered.append(task) or nullcontext())
+    monkeypatch.setattr(engine_module, "Together", lambda task, *_: entered.append(task) or nullcontext())
     engine.step(one_batch(), 0, 0, Meters())
     assert entered == []
     engine._joined = True

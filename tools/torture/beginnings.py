@@ -5,6 +5,7 @@ import json
 import time
 from contextlib import closing
 
+from lgkd.cli import app
 from lgkd.experiments.catalogue import EXPERIMENTS
 from tests.support.beginnings import COMMANDS, Place
 from tests.support.forking import Forked, Nursery
@@ -13,7 +14,8 @@ from tools.torture.arena import PATIENCE, Arena
 from tools.torture.inside import command, expect_words
 from tools.torture.parts import Trials, expect, part
 
-IMPORTS = ("lgkd.api", "lgkd.cli.app", "lgkd.experiments.quickstart", "lgkd.analysis.inspect.inspect")
+CLI = sorted({f"lgkd.cli.{module}" for module, _ in app.COMMANDS.values()})
+IMPORTS = ("lgkd.api", *CLI, "lgkd.experiments.quickstart", "lgkd.analysis.inspect.inspect")
 FIRST_SECOND = 1.0
 _BY_CHANGE = 0.6
 """Share of the kills that fall ahead of a change of the disk; the others fall by the clock."""

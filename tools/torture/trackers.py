@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lgkd.config.trackers import STUCK
+from lgkd._internal.launch import STUCK
 from lgkd.runs.folder import read_metrics
 from lgkd.training.tracking import PATIENCE_VARIABLE
 from tests.support.costs import is_cost

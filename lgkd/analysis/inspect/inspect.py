@@ -86,6 +86,9 @@ def inspect_run(
     if most < BATCH:
         raise InputError(f"{most} images were asked for to measure on, expected {BATCH} or more")
     opened = open_run(run, dataset=dataset, data_dir=data_dir, device=device)
+    tell = say or (lambda _: None)
+    if dataset is not None:
+        tell(f"measured on {opened.scored}")
     first = "guided" if opened.info["kind"] == "distill" else "this run"
     students = [Measured(first, opened, looked_at(opened.student))]
     if baseline is not None:
@@ -113,14 +116,14 @@ def inspect_run(
         "format": 1,
         "runs": {one.who: {"folder": str(one.opened.folder), "is": describe(one.opened.info)} for one in students},
         "teacher": (guide.card.name if guide.card else type(guide.model).__name__) if guide is not None else None,
-        "measured_on": {"test_images": len(part), "of": len(test)},
+        "measured_on": {"test_images": len(part), "of": len(test), "scored": opened.scored},
         "shown": [test.names[place] for place in shown],
         "strengths": {kind: list(values) for kind, values in STRENGTHS.items()},
         "remarks": remarks,
     }
     write_json(folder / ABOUT, about)
     for remark in remarks:
-        (say or (lambda _: None))(remark)
+        tell(remark)
     return Inspection(folder, tuple(students), len(part), clean, corrupted, tuple(remarks))
 
 

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lgkd.analysis.report import html
-from lgkd.analysis.report.html import Html
+from markupsafe import Markup
+
+from lgkd.analysis.report.html import blocks
 from lgkd.analysis.report.selection import Chosen
 from lgkd.analysis.report.svg import inline
 from lgkd.data.dataset import Images
@@ -27,6 +28,7 @@ class Known:
             that is not known.
         images: the test split, for examples.
         why_not: why there are no answers, in a sentence.
+        scored: which images of another data set the answers are of, in words; nothing for the run's own test split.
         recipe, env: the content of the main run's files.
     """
 
@@ -36,6 +38,7 @@ class Known:
     baseline_answers: Answers | None
     images: Images | None
     why_not: str
+    scored: str
     recipe: str
     env: Mapping[str, Any]
 
@@ -63,9 +66,10 @@ class Shown:
     description: str
     caption: str
 
-    def html(self, keep: Keep) -> Html:
+    def html(self, keep: Keep) -> Markup:
         """The figure as a part of the page."""
         keep(self.name, self.figure)
-        return html.figure(
-            inline(as_svg(self.figure), f"{self.name}-picture", self.title, self.description), self.caption
-        )
+        name = f"{self.name}-picture"
+        svg = inline(as_svg(self.figure), name)
+        figure: Markup = blocks.figure(name, svg, self.title, self.description, self.caption)
+        return figure

@@ -1,69 +1,46 @@
 """A report as one HTML page that asks for nothing: no script, no request, pictures within."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import NamedTuple
+
+from markupsafe import Markup
 
 from lgkd import __version__
-from lgkd.analysis.report import html, predictions, sentences
+from lgkd.analysis.report import predictions, sentences
 from lgkd.analysis.report.command import command, notes
 from lgkd.analysis.report.context import Keep, Known, Shown
 from lgkd.analysis.report.figures import draw_accuracy, draw_losses, loss_parts
-from lgkd.analysis.report.html import Html
+from lgkd.analysis.report.html import blocks
 from lgkd.analysis.report.metrics import Curve, curve_of
 from lgkd.runs.statistics import in_percent
 
 GENERATOR = '<meta name="generator" content="lgkd report">'
 """By which a report is known as one."""
 
-# Nothing may be loaded: a page that is passed on must not tell anybody that it is read.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-_STYLE = Path(__file__).parent / "report.css"
 
-Part = tuple[str, str, Html]
-"""Name, heading and content."""
+class Part(NamedTuple):
+    """A section of the page: its name in links, its heading, and its content."""
+
+    name: str
+    title: str
+    blocks: Sequence[Markup]
 
 
-def write_page(known: Known, keep: Keep) -> Html:
+def write_page(known: Known, keep: Keep) -> str:
     """The whole page; `keep` is given its figures."""
     parts = [
-        ("summary", "Summary", _summary(known)),
-        ("curves", "Accuracy over the epochs", _curves(known, keep)),
-        ("loss", "Parts of the loss", _losses(known, keep)),
+        Part("summary", "Summary", _summary(known)),
+        Part("curves", "Accuracy over the epochs", _curves(known, keep)),
+        Part("loss", "Parts of the loss", _losses(known, keep)),
         *_answered(known, keep),
         *_facts(known),
     ]
     info = known.chosen.main.info
     title = f"{sentences.who(info)}, on {info['dataset']['name']}"
-    when = sentences.when([run.info for run in known.chosen.ours.runs])
-    links = "".join(f'<li><a href="#{name}">{html.text(heading)}</a></li>' for name, heading, _ in parts)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-{GENERATOR}
-<title>{html.text(title)}</title>
-<style>
-{_STYLE.read_text(encoding="utf-8")}</style>
-</head>
-<body>
-<a class="skip" href="#main">Skip to the summary</a>
-<header>
-<h1>{html.text(title)}</h1>
-<p class="muted">{html.text(when)}</p>
-</header>
-<nav aria-label="Contents"><ul>{links}</ul></nav>
-<main id="main">
-{"".join(html.section(*part) for part in parts)}
-</main>
-<footer><p>Written by lgkd {html.text(__version__)}. This file needs no network and holds no script.</p></footer>
-</body>
-</html>
-"""
+    return str(blocks.page(title, sentences.when([run.info for run in known.chosen.ours.runs]), parts, __version__))
 
 
-def _summary(known: Known) -> Html:
+def _summary(known: Known) -> list[Markup]:
     chosen, results = known.chosen, known.chosen.main.info["results"]
     single = len(chosen.ours.runs) == 1
     key = [(f"test accuracy{'' if single else ', mean of seeds'}", f"{in_percent(chosen.ours.top1.mean)}%")]
@@ -77,15 +54,14 @@ def _summary(known: Known) -> Html:
     if len(known.classes) > 5:
         key.append((f"among the first five, seed {chosen.main.seed}", f"{in_percent(results['test_top5'])}%"))
     key.append((f"calibration error, seed {chosen.main.seed}", f"{in_percent(results['test_ece'])}%"))
-    tiles = "".join(f"<div><dt>{html.text(name)}</dt><dd>{html.text(value)}</dd></div>" for name, value in key)
-    return f'{html.paragraphs(sentences.summary(chosen))}\n<dl class="key">{tiles}</dl>'
+    return [blocks.paragraphs(sentences.summary(chosen)), blocks.tiles(key)]
 
 
-def _curves(known: Known, keep: Keep) -> Html:
+def _curves(known: Known, keep: Keep) -> list[Markup]:
     chosen = known.chosen
     ours = curve_of(chosen.ours.runs)
     if ours is None:
-        return html.paragraphs(["The test split was not looked at on the way."])
+        return [blocks.paragraphs(["The test split was not looked at on the way."])]
     theirs = curve_of(chosen.baseline.runs) if chosen.baseline is not None else None
     name = "guided" if chosen.ours.guided else "this run"
     first, last = (f"{in_percent(ours.mean[place])}% at epoch {ours.epochs[place]:g}" for place in (0, -1))
@@ -104,9 +80,8 @@ def _curves(known: Known, keep: Keep) -> Html:
             columns += [who] if curve.seeds == 1 else [f"{who}, mean", "lowest", "highest"]
             for row, epoch in zip(rows, ours.epochs, strict=True):
                 row += _at(curve, epoch)
-    return picture.html(keep) + html.folded(
-        "The same as a table", html.table("Accuracy over the epochs", columns, rows)
-    )
+    listed = blocks.table("Accuracy over the epochs", columns, rows)
+    return [picture.html(keep), blocks.folded("The same as a table", listed)]
 
 
 def _at(curve: Curve, epoch: float) -> list[str]:
@@ -117,11 +92,11 @@ def _at(curve: Curve, epoch: float) -> list[str]:
     return [f"{in_percent(column[curve.epochs.index(epoch)])}%" for column in columns]
 
 
-def _losses(known: Known, keep: Keep) -> Html:
+def _losses(known: Known, keep: Keep) -> list[Markup]:
     rows = known.chosen.main.rows
     parts = loss_parts(rows)
     if not parts:
-        return html.paragraphs(["This run recorded no parts of its loss."])
+        return [blocks.paragraphs(["This run recorded no parts of its loss."])]
     ends = [(part.removeprefix("loss_").replace("_", " "), *_ends(rows, part)) for part in parts]
     picture = Shown(
         "loss",
@@ -131,8 +106,8 @@ def _losses(known: Known, keep: Keep) -> Html:
         f"Seed {known.chosen.main.seed}: means over the training batches of an epoch, before weights; each part has "
         "its own scale.",
     )
-    listed = html.table("Parts of the loss", ("part", "first epoch", "last epoch"), ends)
-    return picture.html(keep) + html.folded("First and last epoch as a table", listed)
+    listed = blocks.table("Parts of the loss", ("part", "first epoch", "last epoch"), ends)
+    return [picture.html(keep), blocks.folded("First and last epoch as a table", listed)]
 
 
 def _ends(rows: Sequence[Mapping[str, float]], key: str) -> tuple[str, str]:
@@ -149,9 +124,11 @@ def _answered(known: Known, keep: Keep) -> list[Part]:
         ("calibration", "How sure, and how right", predictions.calibration),
     )
     if ours is None or known.images is None:
-        return [(name, title, html.paragraphs([known.why_not])) for name, title, _ in parts]
-    found = [(name, title, write(known, ours, keep)) for name, title, write in parts]
-    return [*found, ("examples", "What guidance put right and wrong", predictions.examples(known, ours, known.images))]
+        return [Part(name, title, [blocks.paragraphs([known.why_not])]) for name, title, _ in parts]
+    which = [blocks.paragraphs([f"Measured on {known.scored}."])] if known.scored else []
+    found = [Part(name, title, [*which, *write(known, ours, keep)]) for name, title, write in parts]
+    changed = predictions.examples(known, ours, known.images)
+    return [*found, Part("examples", "What guidance put right and wrong", changed)]
 
 
 def _facts(known: Known) -> list[Part]:
@@ -159,17 +136,16 @@ def _facts(known: Known) -> list[Part]:
     main = known.chosen.main
     line = command(known.chosen, out="again")
     if line is None:
-        again = html.paragraphs(
-            ["This run was started in Python from objects that have no name; repeat that call. Its recipe is below."]
-        )
+        lost = "This run was started in Python from objects that have no name; repeat that call. Its recipe is below."
+        again = [blocks.paragraphs([lost])]
     else:
         before, after = notes(known.chosen)
-        again = f"{html.paragraphs([before])}\n<pre>{html.text(line)}</pre>\n{html.paragraphs([after])}"
+        again = [blocks.paragraphs([before]), blocks.text([line]), blocks.paragraphs([after])]
     costs = sentences.cost(main.info, main.rows, main.folder)
     made_with = sentences.environment(known.env)
     return [
-        ("cost", "Cost", html.table(f"What the run of seed {main.seed} took", (), costs, words=2)),
-        ("again", "How to make it again", again),
-        ("recipe", "Recipe", f"<pre>{html.lines(known.recipe)}</pre>"),
-        ("environment", "Environment", html.table("Where it was trained", (), made_with, words=2)),
+        Part("cost", "Cost", [blocks.table(f"What the run of seed {main.seed} took", (), costs, words=2)]),
+        Part("again", "How to make it again", again),
+        Part("recipe", "Recipe", [blocks.text(known.recipe.split("\n"))]),
+        Part("environment", "Environment", [blocks.table("Where it was trained", (), made_with, words=2)]),
     ]

@@ -1,11 +1,10 @@
 """The parts of a report that need what the student says of every test image."""
 
-from collections.abc import Sequence
+from markupsafe import Markup
 
-from lgkd.analysis.report import html
 from lgkd.analysis.report.context import Keep, Known, Shown
 from lgkd.analysis.report.figures import draw_classes, draw_confusion, draw_reliability
-from lgkd.analysis.report.html import Html
+from lgkd.analysis.report.html import blocks
 from lgkd.analysis.report.metrics import (
     accuracy_by_class,
     calibration_error,
@@ -23,7 +22,7 @@ _MOST_BARS, _FEW_BARS = 30, 12
 _MOST_PAIRS, _MOST_EXAMPLES = 15, 12
 
 
-def classes(known: Known, ours: Answers, keep: Keep) -> Html:
+def classes(known: Known, ours: Answers, keep: Keep) -> list[Markup]:
     """Accuracy of each class, or what it gained over the baseline."""
     names, count = known.classes, len(known.classes)
     accuracies = accuracy_by_class(ours, count)
@@ -59,10 +58,10 @@ def classes(known: Known, ours: Answers, keep: Keep) -> Html:
         f"Highest and lowest: {told}.",
         f"{what}.{some}{pair}",
     )
-    return picture.html(keep) + html.folded("All classes as a table", html.table(what, columns, rows))
+    return [picture.html(keep), blocks.folded("All classes as a table", blocks.table(what, columns, rows))]
 
 
-def confusions(known: Known, ours: Answers, keep: Keep) -> Html:
+def confusions(known: Known, ours: Answers, keep: Keep) -> list[Markup]:
     """The confusion matrix, and the pairs with most mistakes."""
     names = known.classes
     matrix = confusion(ours, len(names))
@@ -77,13 +76,13 @@ def confusions(known: Known, ours: Answers, keep: Keep) -> Html:
         "Rows are true classes, columns guesses; the stronger the blue, the larger the share of the row.",
     )
     if not pairs:
-        return picture.html(keep) + "<p>There is no mistake among the test images.</p>"
+        return [picture.html(keep), blocks.paragraphs(["There is no mistake among the test images."])]
     rows = [(names[one.true], names[one.guess], one.images, f"{one.share:.0%}") for one in pairs]
     columns = ("true class", "taken for", "images", "share of the class")
-    return picture.html(keep) + html.table(f"The {len(rows)} pairs with most mistakes", columns, rows, words=2)
+    return [picture.html(keep), blocks.table(f"The {len(rows)} pairs with most mistakes", columns, rows, words=2)]
 
 
-def calibration(known: Known, ours: Answers, keep: Keep) -> Html:
+def calibration(known: Known, ours: Answers, keep: Keep) -> list[Markup]:
     """Reliability diagram and expected calibration error."""
     other = known.baseline_answers
     bins = reliability(ours)
@@ -108,42 +107,34 @@ def calibration(known: Known, ours: Answers, keep: Keep) -> Html:
         f"The expected calibration error is {in_percent(error)}%{beside}: so far are confidence and accuracy apart on "
         f"average, over {len(bins)} bins of confidence. On the whole this model is {lean}."
     )
-    listed = html.table("Confidence and accuracy", ("confidence", "images", "mean", "accuracy"), rows)
-    return html.paragraphs([told]) + picture.html(keep) + html.folded("The same as a table", listed)
+    listed = blocks.table("Confidence and accuracy", ("confidence", "images", "mean", "accuracy"), rows)
+    return [blocks.paragraphs([told]), picture.html(keep), blocks.folded("The same as a table", listed)]
 
 
-def examples(known: Known, ours: Answers, images: Images) -> Html:
+def examples(known: Known, ours: Answers, images: Images) -> list[Markup]:
     """Images that the guided student gets right and the baseline does not, and the other way round."""
     theirs = known.baseline_answers
     if theirs is None:
-        return html.paragraphs(["No baseline was given: what guidance changed cannot be told from one run."])
+        return [blocks.paragraphs(["No baseline was given: what guidance changed cannot be told from one run."])]
     right, wrong = int((~theirs.right & ours.right).sum()), int((theirs.right & ~ours.right).sum())
     told = (
         f"Of {len(ours.labels):,} test images {right:,} were put right and {wrong:,} put wrong. {known.which} Those "
         "whose true class gained or lost most chance come first."
     )
-    return "\n".join(
-        [
-            html.paragraphs([told]),
-            "<h3>Put right</h3>",
-            _pictures(known, ours, theirs, images, put_right(theirs, ours, _MOST_EXAMPLES)),
-            "<h3>Put wrong</h3>",
-            _pictures(known, ours, theirs, images, put_right(ours, theirs, _MOST_EXAMPLES)),
-        ]
-    )
+    better, worse = put_right(theirs, ours, _MOST_EXAMPLES), put_right(ours, theirs, _MOST_EXAMPLES)
+    return [
+        blocks.paragraphs([told]),
+        blocks.examples("Put right", [_example(known, ours, theirs, images, place) for place in better]),
+        blocks.examples("Put wrong", [_example(known, ours, theirs, images, place) for place in worse]),
+    ]
 
 
-def _pictures(known: Known, ours: Answers, theirs: Answers, images: Images, places: Sequence[int]) -> Html:
-    if not places:
-        return "<p>None.</p>"
-    items = []
-    for place in places:
-        true = known.classes[int(ours.labels[place])]
-        told = [
-            f"{who}: {known.classes[int(one.guesses[place])]} ({float(one.confidences[place]):.0%})"
-            for who, one in (("now", ours), ("baseline", theirs))
-        ]
-        image = embedded(images, place, f"test image {images.names[place]}, which shows {true}")
-        said = "<br>".join(map(html.text, told))
-        items.append(f"<li>{image}<strong>{html.text(true)}</strong><br>{said}</li>")
-    return f'<ul class="examples">{"".join(items)}</ul>'
+def _example(known: Known, ours: Answers, theirs: Answers, images: Images, place: int) -> dict[str, object]:
+    """One image, its class, and what both students say."""
+    true = known.classes[int(ours.labels[place])]
+    lines = [
+        f"{who}: {known.classes[int(one.guesses[place])]} ({float(one.confidences[place]):.0%})"
+        for who, one in (("now", ours), ("baseline", theirs))
+    ]
+    alt = f"test image {images.names[place]}, which shows {true}"
+    return {**embedded(images, place), "alt": alt, "true": true, "lines": lines}

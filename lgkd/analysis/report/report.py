@@ -57,6 +57,8 @@ def write_report(
     try:
         _check_named(chosen.main, dataset)
         opened = open_run(chosen.main.folder, dataset=dataset, data_dir=data_dir, device=device)
+        if dataset is not None:
+            tell(f"class by class, confusion, calibration and examples: {opened.scored}")
         ours = _answers(opened)
         if chosen.beside is not None:
             theirs = _answers(_beside(chosen.beside, opened, device))
@@ -71,6 +73,7 @@ def write_report(
         baseline_answers=theirs,
         images=opened.data.test if opened is not None else None,
         why_not=why_not,
+        scored=opened.scored if opened is not None and dataset is not None else "",
         recipe=_read(main, RECIPE) or "not at hand",
         env=_environment(main),
     )

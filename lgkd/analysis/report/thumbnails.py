@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lgkd.analysis.report.html import Html, text
 from lgkd.data.dataset import Images
 from lgkd.data.encode import as_png
 
@@ -26,9 +25,8 @@ def picture(images: Images, place: int, *, side: int = _SIDE) -> Tensor:
     return small.round().clamp(0, 255).to(torch.uint8)
 
 
-def embedded(images: Images, place: int, alt: str) -> Html:
-    """One image as an element that holds its own pixels, as PNG."""
+def embedded(images: Images, place: int) -> dict[str, object]:
+    """One image for the template: its own pixels as PNG in base 64, and its size."""
     pixels_3HW = picture(images, place)
-    data = b64encode(as_png(pixels_3HW)).decode("ascii")
     height, width = pixels_3HW.shape[1:]
-    return f'<img src="data:image/png;base64,{data}" width="{width}" height="{height}" alt="{text(alt)}">'
+    return {"png": b64encode(as_png(pixels_3HW)).decode("ascii"), "width": width, "height": height}

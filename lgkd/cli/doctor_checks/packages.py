@@ -22,6 +22,7 @@ NEWEST_TORCH = Version("2.15")
 """The newest versions that lgkd's tests have run with; later ones mostly work."""
 
 _EXTRAS = {
+    "heic": "images of phones in HEIC",
     "hf": "image classifiers of Hugging Face transformers as students",
     "onnx": "lgkd export --format onnx, and predicting from such a file",
     "tensorboard": "--track tensorboard",

@@ -4,13 +4,12 @@ import json
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from lgkd._internal.atomic_io import write_json
+from lgkd._internal.atomic_io import json_sha256, write_json
 from lgkd._internal.paths import home
 from lgkd.data.checks.near_copies import LEAST_LIKENESS, MOST_BITS, places_of_copies
 from lgkd.data.dataset import DataSet, Images
@@ -90,7 +89,7 @@ def _read(dataset: DataSet) -> LeftOut | None:
         record = json.loads(place.read_text("utf-8"))
         found = [_places(record[name]) for name in LeftOut._fields]
         wanted = {**_about(dataset), **dict(zip(LeftOut._fields, found, strict=True))}
-        return LeftOut(*map(tuple, found)) if record.get("sha256") == _digest(wanted) else None
+        return LeftOut(*map(tuple, found)) if record.get("sha256") == json_sha256(wanted) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -106,8 +105,4 @@ def _keep(dataset: DataSet, left_out: LeftOut) -> None:
     record = {**_about(dataset), **{name: list(places) for name, places in left_out._asdict().items()}}
     with suppress(OSError):  # a store that cannot be written costs time at the next training, nothing else
         place.parent.mkdir(parents=True, exist_ok=True)
-        write_json(place, {**record, "sha256": _digest(record)})
-
-
-def _digest(record: dict[str, Any]) -> str:
-    return sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+        write_json(place, {**record, "sha256": json_sha256(record)})

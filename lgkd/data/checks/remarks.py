@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from lgkd._internal.text import counted, listed
 from lgkd.data.checks.duplicates import Copies
 from lgkd.data.checks.near_copies import NearCopies
 
@@ -96,8 +97,8 @@ def about_balance(per_class: Mapping[str, int], fewest: int = TINY_CLASS) -> lis
     """Sentences on classes that are small, for themselves or beside others."""
     said = []
     if tiny := tiny_classes(per_class, fewest):
-        named = _listed([f"{name} ({count})" for name, count in tiny.items()])
-        said.append(f"{_classes(len(tiny))} with fewer than {fewest} training images: {named}")
+        named = listed([f"{name} ({count})" for name, count in tiny.items()])
+        said.append(f"{counted(len(tiny), 'class')} with fewer than {fewest} training images: {named}")
     ratio = imbalance(per_class)
     if ratio is not None and ratio >= LOPSIDED:
         few = min(per_class, key=lambda name: per_class[name])
@@ -120,13 +121,14 @@ def about_broken(broken: Sequence[tuple[str, str]], of: int) -> str:
 def about_missing(tested: Mapping[str, int]) -> list[str]:
     """Classes that nothing tests."""
     untested = missing_classes(tested)
-    return [f"{_classes(len(untested))} without a test image: {_listed(untested)}"] if untested else []
+    return [f"{counted(len(untested), 'class')} without a test image: {listed(untested)}"] if untested else []
 
 
 def about_images(seen: Iterable[tuple[str, int, int]]) -> list[str]:
     """Images too small to show anything, from names, heights and widths."""
     small = [f"{name} ({width} x {height})" for name, height, width in seen if min(height, width) < TINY_SIDE]
-    return [f"{_images(len(small))} with a side of fewer than {TINY_SIDE} pixels: {_listed(small)}"] if small else []
+    many = counted(len(small), "image")
+    return [f"{many} with a side of fewer than {TINY_SIDE} pixels: {listed(small)}"] if small else []
 
 
 def about_names(classes: Iterable[str]) -> list[str]:
@@ -135,23 +137,11 @@ def about_names(classes: Iterable[str]) -> list[str]:
     for name in classes:
         alike.setdefault(" ".join(name.casefold().split()), []).append(repr(name))
     return [
-        f"classes whose names differ only in case or spaces: {_listed(names)}"
+        f"classes whose names differ only in case or spaces: {listed(names)}"
         for names in alike.values()
         if len(names) > 1
     ]
 
 
-def _images(count: int) -> str:
-    return f"{count:,} image{'' if count == 1 else 's'}"
-
-
 def _repeat(count: int, which: str) -> str:
     return f"{count:,} {which} {'image repeats' if count == 1 else 'images repeat'}"
-
-
-def _classes(count: int) -> str:
-    return f"{count:,} class{'' if count == 1 else 'es'}"
-
-
-def _listed(names: Sequence[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (f", ... ({len(names):,} in all)" if len(names) > most else "")

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lgkd._internal.out_of_memory import raise_if_out_of_memory
 from lgkd.data.catalogue import DataSetInfo, PublishedFile
 from lgkd.data.decode import Allocate, Progress
 from lgkd.data.sources.archives import read_tar
@@ -178,11 +179,12 @@ def _numbers(path: Path, names: tuple[str, ...]) -> list[NDArray[np.int64]]:
     Raises:
         DataError: it cannot be read, or holds anything else under these names.
     """
-    from scipy.io import loadmat  # comes with scikit-learn
+    from scipy.io import loadmat
 
     try:
         content = loadmat(path, variable_names=names)
     except Exception as error:  # scipy's reader raises anything on a broken file
+        raise_if_out_of_memory(error)
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise DataError(
             f"{path} cannot be read as a MATLAB file ({reason}): remove it, or put the right one"

@@ -1,7 +1,7 @@
 """Getting a published file: only over https, only of the published size and checksum, going on where it was cut.
 
 What has arrived lies beside the target, as NAME.part, until its checksum is known to be right. Only the standard
-library is used.
+library is used, and filelock.
 """
 
 import errno
@@ -14,12 +14,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
 from lgkd._internal.atomic_io import sha256_of
+from lgkd._internal.locks import locked
 from lgkd.errors import DataError, InputError, MissingError
 
 Progress = Callable[[int, int], None]
@@ -83,7 +84,7 @@ def fetch(
     part = target.with_name(f"{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(target):
+        with locked(target.with_name(f".{target.name}.lock"), wait=True):
             if target.is_file():  # another process has brought it while this one waited
                 return verified(target, size=size, sha256=sha256)
             _download(_Source(url, size, progress), part, target, sha256)
@@ -232,20 +233,6 @@ def _fill(source: _Source, part: Path, target: Path) -> bool:
                 f"cannot download {source.url}: {failure}{kept}; check the network, or put that file at {target}"
             ) from failure
     raise AssertionError("the last try returns or raises")
-
-
-@contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """Waits until no other process downloads to `target`."""
-    try:
-        import fcntl
-    except ImportError:  # Windows has no such lock; there two processes are not kept apart
-        yield
-        return
-    with target.with_name(f".{target.name}.lock").open("w") as handle:
-        with suppress(OSError):  # many network file systems have no locks; a download must not be refused for that
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 class _OnlySafe(urllib.request.HTTPRedirectHandler):

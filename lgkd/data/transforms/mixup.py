@@ -256,7 +256,7 @@ def _beta(alpha: float, draw: Array) -> Array:
     """Beta(alpha, alpha) by the inverse of its distribution function; ones where alpha is 0."""
     if alpha == 0:
         return np.ones_like(draw)
-    from scipy.special import betaincinv  # comes with scikit-learn; slow to import, and rarely needed
+    from scipy.special import betaincinv  # slow to import, and rarely needed
 
     drawn: Array = betaincinv(alpha, alpha, draw)
     return drawn

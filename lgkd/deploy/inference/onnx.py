@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lgkd._internal.out_of_memory import raise_if_out_of_memory
+from lgkd._internal.text import first_line
 from lgkd.deploy.inference.requirements import check_onnx_is_here
 from lgkd.errors import InputError
 from lgkd.runs.folder import parse_student
@@ -40,7 +42,8 @@ class OnnxStudent:
         try:
             self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime has a class of its own for every cause
-            raise InputError(f"{origin} cannot be run by ONNX Runtime ({_first_line(error)}); export it anew") from None
+            raise_if_out_of_memory(error)
+            raise InputError(f"{origin} cannot be run by ONNX Runtime ({first_line(error)}); export it anew") from None
         self._input = self._session.get_inputs()[0].name
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -52,7 +55,8 @@ class OnnxStudent:
         try:
             found = self._session.run(None, {self._input: np.ascontiguousarray(images.cpu().numpy())})[0]
         except Exception as error:
-            raise InputError(f"{self.origin} fails on images of {tuple(images.shape)} ({_first_line(error)})") from None
+            raise_if_out_of_memory(error)
+            raise InputError(f"{self.origin} fails on images of {tuple(images.shape)} ({first_line(error)})") from None
         expected = (len(images), self.about["num_classes"])
         if np.shape(found) != expected:
             raise InputError(f"{self.origin} returns {np.shape(found)} for {len(images)} images, expected {expected}")
@@ -65,7 +69,8 @@ def _about(data: bytes, origin: Path) -> dict[str, Any]:
     try:
         model = onnx.load_model_from_string(data)
     except Exception as error:  # protobuf's own, which moves from version to version
-        raise InputError(f"{origin} is no ONNX file ({_first_line(error)}); it is damaged or something else") from None
+        raise_if_out_of_memory(error)
+        raise InputError(f"{origin} is no ONNX file ({first_line(error)}); it is damaged or something else") from None
     outside = next((tensor.name for tensor in _tensors(model) if onnx.external_data_helper.uses_external_data(tensor)),
                    None)  # fmt: skip
     if outside is not None:
@@ -89,7 +94,3 @@ def _tensors(message: Any) -> Iterator[Any]:
                 yield one
             else:
                 yield from _tensors(one)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -10,17 +10,17 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lgkd._internal.atomic_io import flush_folder, write_json
+from lgkd._internal.atomic_io import flush_folder, json_sha256, write_json
 from lgkd._internal.blocks import CheckedRows
+from lgkd._internal.locks import LockedError, locked
 from lgkd._internal.manifest import MANIFEST, BlockDigests, compare, read_manifest, tell_unverified, write_manifest
 from lgkd._internal.paths import home
 from lgkd.errors import BusyError, InputError, MissingError
@@ -110,7 +110,7 @@ class Cache:
 def key_of(identity: Identity, layout: Layout) -> str:
     """The name of a cache in the store."""
     about = [FORMAT, identity, {name: list(shape) for name, shape in layout.shapes.items()}, layout.storage]
-    return sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]
+    return json_sha256(about)[:24]
 
 
 def features_folder() -> Path:
@@ -142,7 +142,7 @@ def read_index(folder: Path) -> dict[str, Any]:
         checksum = index.pop("checksum")
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         raise InputError(f"{file} is damaged; remove the folder and make it again by `lgkd cache-teacher`") from None
-    if checksum != _checksum(index):
+    if checksum != json_sha256(index):
         raise InputError(f"{file} is damaged; remove the folder and make it again by `lgkd cache-teacher`")
     if index["format"] != FORMAT:
         raise InputError(f"{file} has format {index['format']}, this lgkd reads format {FORMAT}; make the cache again")
@@ -216,20 +216,31 @@ class Writer:
         self.total = layout.views * layout.images
         self._part = folder.parent / f".{folder.name}.part"
         self._part.mkdir(parents=True, exist_ok=True)
-        self._lock = _hold(self._part)
-        self._digests = {name: BlockDigests() for name in layout.shapes}
+        self._files: dict[str, BinaryIO] = {}
+        self._held = ExitStack()
+        try:
+            self._held.enter_context(locked(folder.parent / f".{folder.name}.lock"))
+        except LockedError:
+            raise BusyError(f"{self._part} is being written by another process; wait for its end") from None
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        """Open the files behind the last recorded row, or empty ones."""
+        self._digests = {name: BlockDigests() for name in self.layout.shapes}
         self.done = self._found()
         if not self.done:
             self._empty()
-        self._files: dict[str, BinaryIO] = {}
-        for name, shape in layout.shapes.items():
+        for name, shape in self.layout.shapes.items():
             path = self._part / f"{name}.npy"
-            file = path.open("r+b" if self.done else "w+b")
-            file.write(_header(layout, shape))
+            self._files[name] = file = path.open("r+b" if self.done else "w+b")
+            file.write(_header(self.layout, shape))
             # What lies beyond the last row that was recorded may be half a row.
-            file.seek(file.tell() + self.done * layout.row_bytes(name))
+            file.seek(file.tell() + self.done * self.layout.row_bytes(name))
             file.truncate()
-            self._files[name] = file
 
     def add(self, rows: Mapping[str, NDArray[Any]]) -> None:
         """The next rows: for each kind of feature an array (n, ...) of the layout's number format."""
@@ -251,7 +262,7 @@ class Writer:
 
     def _digest(self) -> str:
         """SHA-256 over the digests of all rows so far."""
-        return _checksum({name: digests.all() for name, digests in self._digests.items()})
+        return json_sha256({name: digests.all() for name, digests in self._digests.items()})
 
     def finish(self) -> Path:
         """Give the whole cache its name."""
@@ -269,7 +280,7 @@ class Writer:
                 for name, shape in self.layout.shapes.items()
             },
         }
-        index["checksum"] = _checksum(index)
+        index["checksum"] = json_sha256(index)
         write_json(self._part / INDEX, index)
         blocks = {f"{name}.npy": digests.all() for name, digests in self._digests.items()}
         write_manifest(self._part, (INDEX,), blocks)
@@ -285,9 +296,7 @@ class Writer:
         for file in self._files.values():
             with suppress(OSError):
                 file.close()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._held.close()
 
     def _empty(self) -> None:
         """Remove what an earlier cache left here; only what a cache writes."""
@@ -335,26 +344,6 @@ def _header(layout: Layout, shape: tuple[int, ...]) -> bytes:
     about = {"descr": layout.dtype.str, "fortran_order": False, "shape": (layout.views, layout.images, *shape)}
     np.lib.format.write_array_header_2_0(text, about)  # type: ignore[no-untyped-call, unused-ignore]
     return text.getvalue()
-
-
-def _hold(folder: Path) -> int | None:
-    try:
-        import fcntl
-    except ImportError:  # as for runs: Windows has no such lock
-        return None
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise BusyError(f"{folder} is being written by another process; wait for its end") from None
-    except OSError:
-        pass  # many network file systems lock no folders
-    return handle
-
-
-def _checksum(index: Mapping[str, Any]) -> str:
-    return sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
 
 
 def _short(value: Any) -> str:

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from lgkd.errors import ModelError
+from lgkd.models.cnn.harmonic import HarmonicConv2d, HarmonicStem
 
 
 class BasicBlock(nn.Module):
@@ -16,11 +17,11 @@ class BasicBlock(nn.Module):
     Where the shape changes the shortcut is a 1x1 convolution with BatchNorm.
     """
 
-    def __init__(self, width_in: int, width_out: int, stride: int) -> None:
+    def __init__(self, width_in: int, width_out: int, stride: int, *, harmonic: bool = False) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(width_in, width_out, 3, stride=stride, padding=1, bias=False)
+        self.conv1 = _convolution(width_in, width_out, stride, harmonic)
         self.bn1 = nn.BatchNorm2d(width_out)
-        self.conv2 = nn.Conv2d(width_out, width_out, 3, padding=1, bias=False)
+        self.conv2 = _convolution(width_out, width_out, 1, harmonic)
         self.bn2 = nn.BatchNorm2d(width_out)
         self.relu = nn.ReLU(inplace=True)
         self.shortcut: nn.Module = nn.Identity()
@@ -49,6 +50,8 @@ class CifarResNet(nn.Module):
     Args:
         depth: 8, 14, 20, 26, ...: 6n+2.
         num_classes: K, at least 1.
+        harmonic: learn 3x3 kernels as coefficients of a cosine transform, see `lgkd.models.cnn.harmonic`; its published
+            gains are with 30 to 80 images a class.
 
     Raises:
         ModelError: a depth that is not 6n+2, or fewer than one class.
@@ -59,19 +62,19 @@ class CifarResNet(nn.Module):
     head_std: ClassVar[float | None] = 0.01
     """Deviation that the head's weights start from, biases at 0; None: as in torch."""
 
-    def __init__(self, depth: int, num_classes: int) -> None:
+    def __init__(self, depth: int, num_classes: int, harmonic: bool = False) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise ModelError(f"a CIFAR ResNet of depth {depth} does not exist; expected 6n+2: 8, 14, 20, 26, 32, ...")
         check_classes(num_classes)
         blocks = (depth - 2) // 6
         stem, first, second, third = self.widths
-        self.conv = nn.Conv2d(3, stem, 3, padding=1, bias=False)
+        self.conv = HarmonicStem(3, stem) if harmonic else nn.Conv2d(3, stem, 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(stem)
         self.relu = nn.ReLU(inplace=True)
-        self.stage1 = _stage(stem, first, blocks, stride=1)
-        self.stage2 = _stage(first, second, blocks, stride=2)
-        self.stage3 = _stage(second, third, blocks, stride=2)
+        self.stage1 = _stage(stem, first, blocks, stride=1, harmonic=harmonic)
+        self.stage2 = _stage(first, second, blocks, stride=2, harmonic=harmonic)
+        self.stage3 = _stage(second, third, blocks, stride=2, harmonic=harmonic)
         self.fc = nn.Linear(third, num_classes)
         start_convolutions(self)
         if self.head_std is not None:
@@ -121,6 +124,12 @@ def start_convolutions(model: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def _stage(width_in: int, width_out: int, blocks: int, stride: int) -> nn.Sequential:
-    first = BasicBlock(width_in, width_out, stride)
-    return nn.Sequential(first, *(BasicBlock(width_out, width_out, 1) for _ in range(blocks - 1)))
+def _stage(width_in: int, width_out: int, blocks: int, stride: int, *, harmonic: bool) -> nn.Sequential:
+    first = BasicBlock(width_in, width_out, stride, harmonic=harmonic)
+    return nn.Sequential(first, *(BasicBlock(width_out, width_out, 1, harmonic=harmonic) for _ in range(blocks - 1)))
+
+
+def _convolution(width_in: int, width_out: int, stride: int, harmonic: bool) -> nn.Module:
+    if harmonic:
+        return HarmonicConv2d(width_in, width_out, stride)
+    return nn.Conv2d(width_in, width_out, 3, stride=stride, padding=1, bias=False)

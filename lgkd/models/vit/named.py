@@ -5,6 +5,7 @@ an author's code has 0.1 as its default.
 """
 
 from functools import partial
+from typing import Any
 
 from lgkd.models.vit.plain import PlainViT
 
@@ -74,3 +75,27 @@ for, class tokens that have positions and are concatenated for the head, sinusoi
 Chosen here: the baseline is what that code builds by default, since the paper's tables could not be read; the code's
 optional blocks of class attention are left out.
 """
+
+
+def _eighth(
+    num_classes: int, image_size: int | tuple[int, int] = 32, *, patch_size: int | None = None, **options: Any
+) -> PlainViT:
+    """Build a plain ViT whose patches cut an image's shorter side into eight, if no other patch size is given."""
+    if patch_size is None:
+        patch_size = max(1, (image_size if isinstance(image_size, int) else min(image_size)) // 8)
+    return PlainViT(num_classes, image_size, patch_size=patch_size, **options)
+
+
+_SMALL = partial(_eighth, depth=6, pooling="mean")
+
+vit_96 = partial(_SMALL, embed_dim=96, num_heads=3)
+"""A plain ViT of width 96 for images of 32 to 96 px: 6 blocks, 8 x 8 patches, mean pooling.
+
+Source: lgkd's own, for trainings of minutes: docs/results.md.
+"""
+
+vit_128 = partial(_SMALL, embed_dim=128, num_heads=4)
+"""The same of width 128."""
+
+vit_192 = partial(_SMALL, embed_dim=192, depth=8, num_heads=6)
+"""The same of width 192, with 8 blocks."""

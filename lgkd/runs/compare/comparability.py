@@ -91,8 +91,7 @@ def _told(groups: Iterable[Group], field: str) -> str:
 def _in_words(value: Any) -> str:
     if value is None:
         return "none"
-    text = value if isinstance(value, str) else json.dumps(value)
-    return f"{text[:12]}..." if len(text) == 64 else text
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _value(group: Group, field: str) -> Any:

@@ -1,6 +1,7 @@
 """Runs that differ only by seed, under a name that tells them from the others."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +15,7 @@ from lgkd.runs.statistics import Interval, Summary, mean_interval, summarise
 # What a guide adds to a run; two runs that differ in nothing else are a guided student and its baseline.
 _OF_A_GUIDE = ("kind", "teacher", "more_teachers", "pairs", "cached", "recipe.guide")
 _MOST_FIELDS = 3
+_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -151,5 +153,4 @@ def _short(key: str) -> str:
 
 def _value(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
-    # Hashes are long, and their beginning tells them apart.
-    return text if len(text) <= 24 else f"{text[:8]}..."
+    return text if len(text) <= 24 or _HASH.fullmatch(text) else f"{text[:8]}..."

@@ -1,0 +1,72 @@
+"""Locks between processes: files that the system unlocks when their holder ends, by which end whatsoever."""
+
+import errno
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from functools import cache
+from pathlib import Path
+
+LOCK = ".lgkd.lock"
+"""Name of a folder's lock file: there while the folder is locked, and after its holder was killed."""
+
+# Whatever is written there next fails by itself, with a message of its own.
+_NOTHING_CAN_BE_WRITTEN = {errno.EACCES, errno.EPERM, errno.ENOSPC, errno.ENOENT, errno.ENOTDIR}
+
+
+class LockedError(Exception):
+    """Another process holds the lock."""
+
+
+@contextmanager
+def locked(file: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold a lock file, and remove it at the end. Forked processes do not inherit the lock.
+
+    A file system that refuses it (many network file systems have no locks) must not refuse a run: this warns once and
+    holds nothing.
+
+    Args:
+        file: created if it is not there; its folder exists.
+        wait: for the process that holds it.
+
+    Raises:
+        LockedError: another process holds it, and `wait` is False.
+    """
+    from filelock import FileLock, Timeout  # imports asyncio
+
+    file = file.absolute()
+    lock = FileLock(file, timeout=-1 if wait else 0, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise LockedError from None
+    except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", None) not in _NOTHING_CAN_BE_WRITTEN:
+            _warn_of_refusal()
+            with suppress(OSError):
+                file.unlink()
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            # Removed while it is held: whoever waits for it finds that it has gone, and creates a new one.
+            with suppress(OSError):
+                file.unlink()
+            lock.release()
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in such a block for a folder; do nothing where the folder is not there."""
+    with locked(folder / LOCK, wait=True) if folder.is_dir() else nullcontext():
+        yield
+
+
+@cache
+def _warn_of_refusal() -> None:
+    """Warn, once in a process."""
+    warnings.warn(
+        "this file system has no locks, so two processes that write to one folder are not kept apart; start one at a "
+        "time",
+        stacklevel=2,
+    )

@@ -1,0 +1,93 @@
+"""Verify that all processes make the exchanges of a step, of BatchNorm and of terms across the batch, in one order.
+
+An exchange has no name on the wire. Where a model of the user's own takes different branches in different processes,
+the statistics of one BatchNorm would be added to those of another, or a process would wait for ever.
+"""
+
+from hashlib import blake2b
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lgkd.distillation.tasks import Task
+from lgkd.errors import ModelError
+
+
+class ExchangeOrder:
+    """Names every exchange of a step to the other processes ahead of it, which costs one small message each.
+
+    Args:
+        task: its BatchNorm modules are known by their names.
+        group: through which the processes exchange, tensors on the CPU included.
+    """
+
+    def __init__(self, task: Task, group: "dist.ProcessGroup | None") -> None:
+        self._group = group
+        models = {"student": task.student, **task.frozen_models}
+        self._names = {
+            id(tensor): f"{model}.{name}"
+            for model, whole in models.items()
+            for name, module in whole.named_modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+            for tensor in (module.running_mean, module.weight)
+            if tensor is not None
+        }
+        self._sums = 0
+
+    def next_sum(self) -> int:
+        """Number a sum over processes, through which a gradient may flow."""
+        self._sums += 1
+        return self._sums
+
+    def check_norm(self, values_BC: Tensor, running_mean: Tensor | None, weight: Tensor | None) -> None:
+        """Verify that all processes are at one BatchNorm in training; `values_BC` are what it normalises."""
+        known = [self._names[id(tensor)] for tensor in (running_mean, weight) if id(tensor) in self._names]
+        self.check(f"BatchNorm {known[0] if known else 'without a name'} of {values_BC.shape[1]} channels")
+
+    def check_backward(self, loss: Tensor) -> None:
+        """Verify that all processes are at the end of a forward pass, and exchange the same in the backward pass.
+
+        Args:
+            loss: of the pass. A BatchNorm on which it does not depend exchanges nothing in the backward pass.
+        """
+        reached = sorted(_sums_of_graph(loss))
+        self.check("the end of the forward pass", f"{reached}")
+
+    def check(self, what: str, more: str = "") -> None:
+        """Verify that all processes are about to make one exchange.
+
+        Args:
+            what: the exchange, in words.
+            more: what has to be equal besides.
+
+        Raises:
+            ModelError: a process is at another one; raised in all of them.
+        """
+        code = int.from_bytes(blake2b(f"{what} {more}".encode(), digest_size=7).digest())
+        ends = torch.tensor([code, -code])
+        dist.all_reduce(ends, op=dist.ReduceOp.MAX, group=self._group)
+        highest, lowest = ends.tolist()
+        if highest != -lowest:
+            raise ModelError(
+                f"in one step the processes take different branches: this one has come to {what}, another one "
+                f"to something else{' or with other BatchNorms behind its loss' if more else ''}; expected every "
+                "BatchNorm in training, and every term across the batch, to be reached by all processes in one order, "
+                "for they share the batch. Train in one process, or move the BatchNorm ahead of the branches"
+            )
+
+
+def _sums_of_graph(loss: Tensor) -> set[int]:
+    """Numbers of the sums over processes that a backward pass from here makes."""
+    found: set[int] = set()
+    seen: set[object] = set()
+    ahead: list[object] = [loss.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if (number := getattr(node, "number_of_sum", None)) is not None:
+            found.add(number)
+        ahead += [after for after, _ in node.next_functions]  # type: ignore[attr-defined]
+    return found
