@@ -18,99 +18,74 @@ class Known:
     """A tracker of Accelerate.
 
     Attributes:
-        module: that has to be importable.
-        install: what brings it.
         begin: from the run's folder and a fresh identity to the arguments of Accelerate's class; "project" is the
             first one, where it is not lgkd.
         again: those put over them where an earlier part of the run is gone on with, from the identity kept then.
         identity: where the identity is found on what the tracker has made; "" keeps the fresh one.
         inside: whether it writes into the run's folder and nowhere else, so that resuming may take it up unasked.
         advice: what helps most often when it fails.
+        install: the package, where it is not called like the tracker; the module always is.
     """
 
-    module: str
-    install: str
     begin: Callable[[Path, str], dict[str, Any]]
     again: Callable[[str], dict[str, Any]]
     identity: str = ""
     inside: bool = False
     advice: str = "docs/trackers.md says what it needs"
+    install: str = ""
 
 
 # The keywords are those of each tracker's own `init`, `start` or `Run`; docs/trackers.md says which were tried.
 KNOWN: dict[str, Known] = {
     "tensorboard": Known(
-        "tensorboard",
-        "lgkd[tensorboard]",
         lambda folder, _: {"project": "tensorboard", "logging_dir": str(folder)},
         lambda _: {},
         inside=True,
         advice="see whether its folder in the run's can be written to",
+        install="lgkd[tensorboard]",
     ),
     "wandb": Known(
-        "wandb",
-        "wandb",
         lambda folder, _: {"name": folder.name, "dir": str(folder)},
         lambda identity: {"id": identity, "resume": "allow"},
         "id",
         advice="log in by `wandb login`, or set WANDB_MODE=offline",
     ),
     "trackio": Known(
-        "trackio",
-        "trackio",
-        lambda folder, _: {"name": folder.name},
-        lambda identity: {"name": identity, "resume": "allow"},
-        "name",
+        lambda folder, _: {"name": folder.name}, lambda identity: {"name": identity, "resume": "allow"}, "name"
     ),
     "mlflow": Known(
-        "mlflow",
-        "mlflow",
         lambda folder, _: {"run_name": folder.name},
         lambda identity: {"run_id": identity},
         "info.run_id",
         advice="see whether MLFLOW_TRACKING_URI is the address of a server or a store that answers",
     ),
     "comet_ml": Known(
-        "comet_ml", "comet_ml", lambda *_: {}, lambda identity: {"experiment_key": identity}, "id",
-        advice="set COMET_API_KEY",
+        lambda *_: {}, lambda identity: {"experiment_key": identity}, "id", advice="set COMET_API_KEY"
     ),
     "aim": Known(
-        "aim",
-        "aim",
         lambda folder, _: {"project": folder.name, "logging_dir": str(folder)},
         lambda identity: {"run_hash": identity},
         "hash",
         inside=True,
     ),
     "clearml": Known(
-        "clearml",
-        "clearml",
         # Otherwise it would put itself between the training and torch, and read the command line.
         lambda folder, _: {
-            "task_name": folder.name,
-            "auto_connect_frameworks": False,
-            "auto_connect_arg_parser": False,
+            "task_name": folder.name, "auto_connect_frameworks": False, "auto_connect_arg_parser": False
         },
         lambda identity: {"continue_last_task": identity},
         "id",
         advice="run `clearml-init` once",
     ),
     "dvclive": Known(
-        "dvclive",
-        "dvclive",
         # Its commits and its dvc.yaml would go into the user's repository.
         lambda folder, _: {"dir": str(folder / "dvclive"), "save_dvc_exp": False, "dvcyaml": None},
         lambda _: {"resume": True},
         inside=True,
     ),
     "swanlab": Known(
-        "swanlab",
-        "swanlab",
         lambda folder, identity: {
-            "experiment_name": folder.name,
-            "logdir": str(folder / "swanlab"),
-            "id": identity,
-            "resume": "allow",
+            "experiment_name": folder.name, "logdir": str(folder / "swanlab"), "id": identity, "resume": "allow"
         },
         lambda identity: {"id": identity},
         advice="log in by `swanlab login`",
@@ -128,7 +103,7 @@ def name_of(tracker: Any) -> str:
 
 def is_here(name: str) -> bool:
     """Whether a tracker's package can be imported."""
-    return find_spec(KNOWN[name].module) is not None
+    return find_spec(name) is not None
 
 
 def check_trackers(trackers: Iterable[Any]) -> None:
@@ -151,9 +126,10 @@ def check_trackers(trackers: Iterable[Any]) -> None:
         elif tracker not in KNOWN:
             raise InputError(f"there is no tracker {tracker!r}; {did_you_mean(tracker, KNOWN)}")
         elif not is_here(tracker):
+            package = KNOWN[tracker].install or tracker
             raise MissingError(
-                f"the tracker {tracker} is not installed; get it by: pip install '{KNOWN[tracker].install}', or leave "
-                f"out --track {tracker}"
+                f"the tracker {tracker} is not installed; get it by: pip install '{package}', or leave out --track "
+                f"{tracker}"
             )
         if name_of(tracker) in seen:
             raise InputError(f"the tracker {name_of(tracker)} is named twice; name it once")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lgkd._internal import blocks, manifest
+from lgkd._internal.atomic_io import json_sha256
 from lgkd._internal.blocks import CheckedRows
 from lgkd._internal.manifest import MANIFEST, BlockDigests, read_manifest, tell_unverified, verify, write_manifest
 from lgkd.errors import InputError, Remark
@@ -112,7 +113,7 @@ def test_what_is_no_manifest_is_refused(folder: Path, text: str, told: str) -> N
 )
 def test_a_manifest_of_proper_checksum_and_odd_entries_is_refused(folder: Path, about: object) -> None:
     files = {"a.json": about}
-    value = {"format": 1, "files": files, "checksum": manifest._checksum(files)}  # type: ignore[arg-type]
+    value = {"format": 1, "files": files, "checksum": json_sha256(files)}  # type: ignore[arg-type]
     (folder / MANIFEST).write_text(json.dumps(value))
     with pytest.raises(InputError, match=r"lists a file without a proper size and SHA-256; make its folder again"):
         read_manifest(folder)

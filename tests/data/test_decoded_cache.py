@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from lgkd._internal import blocks, leftovers, manifest
+from lgkd._internal.atomic_io import json_sha256
 from lgkd.data import decoded_cache
 from lgkd.data import load as load_module
 from lgkd.data.dataset import DataSet
@@ -133,7 +134,7 @@ def rewrite(path: Path, **changes: object) -> None:
     record = json.loads(path.read_text())
     record.pop("checksum")
     record.update(changes)
-    record["checksum"] = decoded_cache._checksum(record)
+    record["checksum"] = json_sha256(record)
     path.write_text(json.dumps(record))
 
 

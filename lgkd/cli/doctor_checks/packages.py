@@ -5,7 +5,6 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -14,7 +13,7 @@ from packaging.version import InvalidVersion, Version
 
 import lgkd
 from lgkd.cli.doctor_checks.finding import Finding
-from lgkd.config.trackers import KNOWN
+from lgkd.config.trackers import KNOWN, is_here
 from lgkd.runs.folder import package_version
 
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 12)
@@ -104,7 +103,7 @@ def look_at_extras() -> Iterator[Finding]:
             yield Finding(
                 f"extra {name}", "ok", ", ".join(f"{one.name} {package_version(one.name)}" for one in packages)
             )
-    here = [name for name, known in KNOWN.items() if find_spec(known.module) is not None]
+    here = [name for name in KNOWN if is_here(name)]
     yield Finding("trackers", "ok", ", ".join(here) if here else "none installed; metrics.csv needs none")
 
 
