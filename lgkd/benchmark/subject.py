@@ -18,7 +18,7 @@ from lgkd.runner.dry_run.batches import Batches
 from lgkd.training.compile import choose_compile, compile_task
 from lgkd.training.evaluate import score
 from lgkd.training.memory import keep_freed_memory
-from lgkd.training.metrics import Meters
+from lgkd.training.metrics import RunningMean
 from lgkd.training.precision import choose_device
 from lgkd.training.train_step import Engine
 
@@ -105,7 +105,7 @@ class Subject:
         self.engine.task.train()
         self._data, self._recipe = data, recipe
         self._batches = Batches(self.feed)
-        self._meters = Meters()
+        self._meters = RunningMean()
         self._unguided: Engine | None = None
         self._fixed: Iterator[Batch] | None = None
 
@@ -200,6 +200,6 @@ class Subject:
         some = list(islice(batches, 1))
 
         def evaluate() -> None:
-            score(self.engine.judged, some, precision=self.plan.precision, channels_last=self.plan.channels_last)
+            score(self.engine.eval_model, some, precision=self.plan.precision, channels_last=self.plan.channels_last)
 
         return evaluate, len(some[0][0])

@@ -13,7 +13,7 @@ from lgkd._internal.out_of_memory import raise_if_out_of_memory
 from lgkd.errors import InputError, NonFiniteError
 from lgkd.training.callbacks import EpochRow
 from lgkd.training.checkpoint import STATE, load_newest, read_checkpoint, save_best, save_checkpoint
-from lgkd.training.metrics import Meters
+from lgkd.training.metrics import RunningMean
 from lgkd.training.state import Progress, all_finite, read_progress
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ SECONDS_VARIABLE = "LGKD_SAVE_SECONDS"
 """Name of an environment variable that sets the seconds between saves, whatever was asked for; for tests."""
 
 
-class Keeper:
+class Checkpointer:
     """Keeps a training in a folder, so that it can go on where it was stopped.
 
     Args:
@@ -61,7 +61,7 @@ class Keeper:
         """Seconds until it is time to save; 0 or less: it is time."""
         return self._every - (time.monotonic() - self._saved)
 
-    def save(self, engine: "Engine", progress: Progress, meters: Meters) -> None:
+    def save(self, engine: "Engine", progress: Progress, meters: RunningMean) -> None:
         """Write everything that the next step depends on.
 
         Raises:
@@ -90,7 +90,7 @@ class Keeper:
         wait()
         self._saved = time.monotonic()
 
-    def restore(self, engine: "Engine", meters: Meters) -> Progress | None:
+    def restore(self, engine: "Engine", meters: RunningMean) -> Progress | None:
         """Put the newest whole checkpoint back; None where there is none.
 
         Raises:
@@ -149,7 +149,7 @@ class Keeper:
         """Keep the student of the best epoch (its average where there is one)."""
         if engine.rank == 0:
             state = {"best": progress.best, "identity": self._identity}
-            save_best(self.root, {"student": engine.judged.state_dict()}, state)
+            save_best(self.root, {"student": engine.eval_model.state_dict()}, state)
         wait()
 
     def load_best(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -88,7 +88,7 @@ def _batch_norms(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
-class Together(TorchFunctionMode):
+class DistributedStep(TorchFunctionMode):
     """While it is entered, BatchNorm in training normalises by the batch of all processes (as SyncBatchNorm, but on
     every device and for every class that calls `F.batch_norm`), that of frozen models included; and terms that compare
     the images of a batch see the maps of all processes.

@@ -13,11 +13,11 @@ from lgkd.distillation.tasks import Batch, Lookup
 from lgkd.errors import NonFiniteError
 from lgkd.training.agreement import Agreement
 from lgkd.training.callbacks import Callback, EpochRow, resume_callback
-from lgkd.training.checkpointer import Keeper
+from lgkd.training.checkpointer import Checkpointer
 from lgkd.training.config import Plan
 from lgkd.training.memory import highest_memory, keep_freed_memory
-from lgkd.training.metrics import Meters
-from lgkd.training.signals import Stop
+from lgkd.training.metrics import RunningMean
+from lgkd.training.signals import StopCondition
 from lgkd.training.state import Progress
 from lgkd.training.tracking import Tracking
 from lgkd.training.train_step import Engine
@@ -49,13 +49,13 @@ def fit(
     *,
     evaluate: Evaluate | None = None,
     callbacks: tuple[Callback, ...] = (),
-    keeper: Keeper | None = None,
-    stop: Stop | None = None,
+    checkpointer: Checkpointer | None = None,
+    stop: StopCondition | None = None,
     say: Callable[[str], None] | None = None,
     lookup: Lookup | None = None,
     tracking: Tracking | None = None,
 ) -> list[EpochRow]:
-    """Train a task to the end of its plan, from where `keeper` has a checkpoint.
+    """Train a task to the end of its plan, from where `checkpointer` has a checkpoint.
 
     Args:
         task: a `Task`, or a module with a `student` and `forward(batch) -> Step`; trained in place. With an EMA in
@@ -64,7 +64,7 @@ def fit(
         evaluate: called with the student (with an EMA: with the averaged one) after every
             `plan.evaluate_every` epochs and after the last one.
         callbacks: receive every epoch and, a few times a second, steps; after a resume first the earlier epochs.
-        keeper: saves and restores; None: nothing is kept.
+        checkpointer: saves and restores; None: nothing is kept.
         stop: asked after every step; of several processes at least every two seconds or 20 steps.
         say: called with a sentence that the user should hear, such as that a term has ended.
         lookup: gives for samples what `Batch.taught` holds, so that it is not computed; None: it is.
@@ -83,7 +83,9 @@ def fit(
     engine = Engine(task, plan, names=feed.names, lookup=lookup)
     try:
         everyone = callbacks if tracking is None else (*callbacks, tracking)
-        training = _Training(engine, feed, evaluate, everyone, keeper, stop or Stop(), say or (lambda _: None))
+        training = _Training(
+            engine, feed, evaluate, everyone, checkpointer, stop or StopCondition(), say or (lambda _: None)
+        )
         training.restore()  # first: where that is refused, nothing is written for trackers either
         with tracking or nullcontext():
             return training.run()
@@ -101,20 +103,20 @@ class _Training:
         feed: Feed,
         evaluate: Evaluate | None,
         callbacks: tuple[Callback, ...],
-        keeper: Keeper | None,
-        stop: Stop,
+        checkpointer: Checkpointer | None,
+        stop: StopCondition,
         say: Callable[[str], None],
     ) -> None:
         self.engine, self.plan, self.feed = engine, engine.plan, feed
-        self.evaluate, self.callbacks, self.keeper = evaluate, callbacks, keeper
-        self.agreement = Agreement(stop, keeper)
+        self.evaluate, self.callbacks, self.checkpointer = evaluate, callbacks, checkpointer
+        self.agreement = Agreement(stop, checkpointer)
         self.say = say
         self.progress = Progress(accumulate=self.plan.accumulate)
-        self.meters = Meters()
+        self.meters = RunningMean()
 
     def restore(self) -> None:
-        if self.keeper is not None:
-            self.progress = self.keeper.restore(self.engine, self.meters) or self.progress
+        if self.checkpointer is not None:
+            self.progress = self.checkpointer.restore(self.engine, self.meters) or self.progress
         self.engine.accumulate = self.progress.accumulate
 
     def run(self) -> list[EpochRow]:
@@ -124,7 +126,7 @@ class _Training:
         for epoch in range(self.progress.epoch, self.plan.epochs):
             self._train_epoch(epoch)
             self._finish_epoch(epoch)
-        self.engine.keep_average()
+        self.engine.apply_ema()
         return self.progress.rows
 
     def _train_epoch(self, epoch: int) -> None:
@@ -162,7 +164,7 @@ class _Training:
         scores: dict[str, float] = {}
         began = time.perf_counter()
         if self.evaluate is not None and ((epoch + 1) % plan.evaluate_every == 0 or epoch + 1 == plan.epochs):
-            scores = self.evaluate(self.engine.judged)
+            scores = self.evaluate(self.engine.eval_model)
         images = int(add_up(torch.tensor(self.meters.images)))
         train |= {f"weight_{name}": weight for name, weight in self.engine.task.current_weights().items()}
         for message in self.engine.task.on_epoch_end(epoch + 1, train):
@@ -180,8 +182,8 @@ class _Training:
         progress.rows.append(row)
         progress.epoch, progress.step, progress.seconds = epoch + 1, 0, 0.0
         self.meters.load_state_dict({}, 0, self.engine.device)
-        if self.keeper is not None and self.keeper.is_best(row, progress):
-            self.keeper.save_best(self.engine, progress)
+        if self.checkpointer is not None and self.checkpointer.is_best(row, progress):
+            self.checkpointer.save_best(self.engine, progress)
         for callback in self.callbacks:
             callback.on_epoch(row)
         last = progress.epoch == plan.epochs
@@ -193,5 +195,5 @@ class _Training:
 
     def _save(self) -> None:
         self.engine.guard.settle()
-        if self.keeper is not None:
-            self.keeper.save(self.engine, self.progress, self.meters)
+        if self.checkpointer is not None:
+            self.checkpointer.save(self.engine, self.progress, self.meters)

@@ -8,7 +8,7 @@ from torch import Tensor
 from lgkd.distillation.tasks import Batch, Step
 
 
-class Meters:
+class RunningMean:
     """Means of the loss, of its named parts, and of the accuracy on the training batches.
 
     Summed in double precision, which holds sums of single precision to the bit: they are the same whichever process

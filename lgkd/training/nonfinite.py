@@ -25,7 +25,7 @@ class _Look:
     index: Tensor
 
 
-class FiniteGuard:
+class NonFiniteGuard:
     """Masks a non-finite update on the device, and tells the host one step later.
 
     No step waits for it: the verdict is copied asynchronously and read when the next step has been

@@ -20,10 +20,10 @@ from lgkd.models.sdpa import quick_attention
 from lgkd.training.compile import compile_task
 from lgkd.training.config import Plan
 from lgkd.training.data_parallel import ParallelTask, is_known, is_static
-from lgkd.training.distributed_step import Together, looks_across, own_group, same_start
+from lgkd.training.distributed_step import DistributedStep, looks_across, own_group, same_start
 from lgkd.training.exchange_order import ExchangeOrder
-from lgkd.training.metrics import Meters
-from lgkd.training.nonfinite import FiniteGuard, is_out_of_memory, masked_step
+from lgkd.training.metrics import RunningMean
+from lgkd.training.nonfinite import NonFiniteGuard, is_out_of_memory, masked_step
 from lgkd.training.optim import make_optimizer
 from lgkd.training.state import optimizer_tensors, restore_optimizer
 
@@ -85,15 +85,15 @@ class Engine:
         known = is_static(task) and all(map(is_known, task.frozen_models.values()))
         checks = self._joined and not plan.compile and not known
         self._order = ExchangeOrder(task, self._group) if checks else None
-        self.guard = FiniteGuard(names, gather)
+        self.guard = NonFiniteGuard(names, gather)
         self.accumulate = plan.accumulate
 
     @property
-    def judged(self) -> nn.Module:
+    def eval_model(self) -> nn.Module:
         """What is evaluated: the student, or its average where there is one."""
         return self.ema.module if self.ema is not None else self.task.student
 
-    def step(self, batch: Batch, epoch: int, place: int, meters: Meters) -> None:
+    def step(self, batch: Batch, epoch: int, place: int, meters: RunningMean) -> None:
         """One update from this process's share of a global batch.
 
         Where memory runs out the micro-batch is halved, the effective batch stays, and the step is made again.
@@ -166,9 +166,9 @@ class Engine:
                 made.append((kept.copy() if self.plan.cuda_graphs else kept, part))
         return made
 
-    def _across(self) -> AbstractContextManager[Together | None]:
+    def _across(self) -> AbstractContextManager[DistributedStep | None]:
         """In which the shares of a batch see each other, where something looks across it."""
-        return Together(self.task, self._group, self._order) if self._joined else nullcontext()
+        return DistributedStep(self.task, self._group, self._order) if self._joined else nullcontext()
 
     def _averaging(self, wanted: bool) -> AbstractContextManager[Any]:
         return self.parallel.averaging(wanted) if self.parallel is not None else nullcontext()
@@ -234,7 +234,7 @@ class Engine:
             self.ema.module.load_state_dict(parts["ema"])
         restore_optimizer(self.task, self.raw_optimizer, parts["optimizer"])
 
-    def keep_average(self) -> None:
+    def apply_ema(self) -> None:
         """Make the averaged weights the student's own."""
         if self.ema is not None:
             self.task.student.load_state_dict(self.ema.module.state_dict())

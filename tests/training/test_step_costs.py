@@ -19,7 +19,7 @@ from lgkd.losses import MapLoss
 from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.teacher import Teacher
 from lgkd.training.compile import choose_compile, compile_task
-from lgkd.training.metrics import Meters
+from lgkd.training.metrics import RunningMean
 from lgkd.training.train_step import Engine
 from tests.support.training import TinyViT, make_feed, make_images, make_plan
 
@@ -50,7 +50,7 @@ def scheduled(**schedule: Any) -> Guided:
 
 def steps(engine: Engine, epochs: int = 1) -> Iterator[tuple[int, int]]:
     """Run an engine over the small world's images; gives (epoch, step) after every step."""
-    feed, meters = make_feed(make_images()), Meters()
+    feed, meters = make_feed(make_images()), RunningMean()
     drawn = [list(feed.epoch(epoch)) for epoch in range(epochs)]  # the feed has tests of its own
     engine.task.train()
     for epoch, batches in enumerate(drawn):
@@ -77,7 +77,7 @@ def test_no_step_waits_for_the_device(optimizer: str) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_no_step_waits_for_a_gpu() -> None:
     engine = Engine(scheduled(warmup=2), make_plan(device="cuda", accumulate=1), names=lambda index: [])
-    feed, meters = make_feed(make_images(), device="cuda"), Meters()
+    feed, meters = make_feed(make_images(), device="cuda"), RunningMean()
     engine.task.train()
     for epoch in range(2):
         torch.cuda.set_sync_debug_mode("error" if epoch else "default")
@@ -205,7 +205,7 @@ def test_a_recorded_training_learns_what_an_eager_one_learns(accumulate: int) ->
     for graphs in (False, True):
         plan = make_plan(device="cuda", accumulate=accumulate, compile=graphs, cuda_graphs=graphs)
         engine = Engine(scheduled(warmup=1), plan, names=lambda index: [])
-        feed, meters = make_feed(make_images(), device="cuda"), Meters()
+        feed, meters = make_feed(make_images(), device="cuda"), RunningMean()
         engine.task.train()
         for epoch in range(4):
             for place, batch in enumerate(feed.epoch(epoch)):

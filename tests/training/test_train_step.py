@@ -21,11 +21,11 @@ from lgkd.models.teacher import Teacher
 from lgkd.training import loop
 from lgkd.training import train_step as engine_module
 from lgkd.training.checkpoint import load_newest
-from lgkd.training.checkpointer import Keeper
+from lgkd.training.checkpointer import Checkpointer
 from lgkd.training.distributed_step import looks_across, same_start
 from lgkd.training.loop import fit
-from lgkd.training.metrics import Meters
-from lgkd.training.signals import Stop
+from lgkd.training.metrics import RunningMean
+from lgkd.training.signals import StopCondition
 from lgkd.training.train_step import Engine
 from tests.support.training import EPOCHS, STEPS, TinyViT, make_feed, make_images, make_plan, make_task, train
 
@@ -84,7 +84,7 @@ def test_the_end_of_a_term_is_said_and_from_then_on_it_is_not_in_the_rows(tmp_pa
 
 def test_a_training_that_keeps_nothing_pauses_all_the_same() -> None:
     with pytest.raises(Paused, match="paused after 0 seconds"):
-        train(None, stop=Stop(0.0))
+        train(None, stop=StopCondition(0.0))
 
 
 def test_a_part_that_is_not_finite_ends_the_epoch_though_the_loss_is_finite() -> None:
@@ -100,9 +100,9 @@ def test_a_part_that_is_not_finite_ends_the_epoch_though_the_loss_is_finite() ->
 # The best epoch
 
 
-def scored(root: Path, scores: list[float], select_on: str = "val", **changes: Any) -> tuple[Keeper, list[dict]]:
+def scored(root: Path, scores: list[float], select_on: str = "val", **changes: Any) -> tuple[Checkpointer, list[dict]]:
     """A training whose epochs score as given; the student's weights as every evaluation saw them."""
-    keeper = Keeper(root, every_seconds=1e9, select_on=select_on)
+    checkpointer = Checkpointer(root, every_seconds=1e9, select_on=select_on)
     seen: list[dict[str, Tensor]] = []
     left = list(scores)
 
@@ -110,29 +110,29 @@ def scored(root: Path, scores: list[float], select_on: str = "val", **changes: A
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
         return {"val": left.pop(0)}
 
-    fit(make_task(), make_feed(make_images()), make_plan(**changes), evaluate=evaluate, keeper=keeper)
-    return keeper, seen
+    fit(make_task(), make_feed(make_images()), make_plan(**changes), evaluate=evaluate, checkpointer=checkpointer)
+    return checkpointer, seen
 
 
 @pytest.mark.parametrize(
     ("scores", "best"), [([0.25, 0.5, 0.5, 0.375], 2), ([0.5, 0.25, 0.375, 0.25], 1), ([0.0, 0.25, 0.5, 0.75], 4)]
 )
 def test_the_first_of_the_best_epochs_is_kept_as_it_was_judged(tmp_path: Path, scores: list[float], best: int) -> None:
-    keeper, seen = scored(tmp_path, scores)
-    tensors, about = keeper.load_best()
+    checkpointer, seen = scored(tmp_path, scores)
+    tensors, about = checkpointer.load_best()
     assert about == {"epoch": best, "score": scores[best - 1]}
     assert tensors.keys() == seen[best - 1].keys()
     assert all(torch.equal(tensors[name], seen[best - 1][name]) for name in tensors)
     # A process that died between two renames left it under its old name.
     (tmp_path / "best").rename(tmp_path / "best.old")
-    assert keeper.load_best()[1] == about
+    assert checkpointer.load_best()[1] == about
 
 
 def test_without_its_score_no_epoch_is_the_best(tmp_path: Path) -> None:
-    keeper, _ = scored(tmp_path, [0.25, 0.5, 0.5, 0.375], select_on="another")
+    checkpointer, _ = scored(tmp_path, [0.25, 0.5, 0.5, 0.375], select_on="another")
     assert not (tmp_path / "best").exists()
     with pytest.raises(InputError, match=r"best\.old/MANIFEST\.json cannot be read"):
-        keeper.load_best()
+        checkpointer.load_best()
 
 
 def test_a_training_without_a_guide_is_taken_up_again(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_training_without_a_guide_is_taken_up_again(tmp_path: Path) -> None:
         return Supervised(TinyViT())
 
     whole, rows = train(None, task=fresh())
-    stop = Stop()
+    stop = StopCondition()
     stop._seen = signal.SIGUSR1
     with pytest.raises(Paused):
         train(tmp_path, task=fresh(), stop=stop)
@@ -165,7 +165,7 @@ class Plain(nn.Module):
 
 def test_a_plain_module_with_a_student_is_trained_and_taken_up_again_to_the_bit(tmp_path: Path) -> None:
     expected, _ = train(None, task=Supervised(Plain().student))
-    stop = Stop()
+    stop = StopCondition()
     stop._seen = signal.SIGUSR1
     with pytest.raises(Paused):
         train(tmp_path, task=Plain(), stop=stop)
@@ -179,28 +179,28 @@ def test_a_plain_module_with_a_student_is_trained_and_taken_up_again_to_the_bit(
 
 
 def test_a_checkpoint_whose_losses_no_float_holds_is_refused(tmp_path: Path) -> None:
-    engine, meters = an_engine(), Meters()
-    keeper = Keeper(tmp_path)
+    engine, meters = an_engine(), RunningMean()
+    checkpointer = Checkpointer(tmp_path)
     for state in engine.task.guide.term_states.values():
         state.losses = [10**400]  # type: ignore[list-item]
     engine.step(one_batch(), 0, 0, meters)
-    keeper.save(engine, loop.Progress(), meters)
+    checkpointer.save(engine, loop.Progress(), meters)
     with pytest.raises(InputError, match="belongs to another training"):
-        keeper.restore(engine, meters)
+        checkpointer.restore(engine, meters)
 
 
 def test_only_the_first_process_writes_and_a_strangers_leavings_stay(tmp_path: Path) -> None:
-    engine, keeper = an_engine(), Keeper(tmp_path / "kept")
+    engine, checkpointer = an_engine(), Checkpointer(tmp_path / "kept")
     engine.rank = 1
-    keeper.save_best(engine, loop.Progress(best={"epoch": 1, "score": 0.5}))
-    keeper.save(engine, loop.Progress(), Meters())
+    checkpointer.save_best(engine, loop.Progress(best={"epoch": 1, "score": 0.5}))
+    checkpointer.save(engine, loop.Progress(), RunningMean())
     assert not (tmp_path / "kept").exists()
     engine.rank = 0
     (tmp_path / "kept" / "mine.tmp").mkdir(parents=True)
     (tmp_path / "kept" / "step-00000001.tmp").mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "kept" / "best.tmp").symlink_to(tmp_path / "elsewhere")
-    keeper.save(engine, loop.Progress(), Meters())
+    checkpointer.save(engine, loop.Progress(), RunningMean())
     assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["best.tmp", "mine.tmp", "step-00000000"]
     assert (tmp_path / "elsewhere").is_dir()
 
@@ -218,7 +218,7 @@ def test_images_are_laid_out_channels_last_where_the_plan_says_so() -> None:
 
     for wanted in (False, True):
         engine = an_engine(Supervised(Looker()), channels_last=wanted, accumulate=1)
-        engine.step(one_batch(), 0, 0, Meters())
+        engine.step(one_batch(), 0, 0, RunningMean())
     assert layouts == [False, True]
 
 
@@ -234,7 +234,7 @@ def test_what_is_known_of_the_teachers_is_looked_up_by_places_and_epoch() -> Non
     engine.lookup = lookup
     task.guide.teach = None  # it must not be run
     batch = one_batch()
-    engine.step(batch, 3, 2, Meters())
+    engine.step(batch, 3, 2, RunningMean())
     assert batch.index is not None and asked == [(batch.index.tolist(), 3)]
 
 
@@ -254,11 +254,11 @@ def test_only_what_is_out_of_memory_makes_a_step_smaller(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(engine, "_gradients", fails(RuntimeError("shapes do not fit")))
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        engine.step(one_batch(), 0, 0, Meters())
+        engine.step(one_batch(), 0, 0, RunningMean())
     assert tried == [2] and not emptied
     monkeypatch.setattr(engine, "_gradients", fails(RuntimeError("DefaultCPUAllocator: can't allocate memory: 9")))
     with pytest.raises(InputError, match="memory ran out with a single image a piece; use smaller images"):
-        engine.step(one_batch(), 0, 0, Meters())
+        engine.step(one_batch(), 0, 0, RunningMean())
     assert tried == [2, 2, 4, 8] and len(emptied) == 3
 
 
@@ -279,11 +279,11 @@ def test_a_term_across_the_batch_keeps_it_whole(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(engine, "_gradients", cramped)
     with pytest.raises(InputError, match="memory ran out, and the batch cannot be cut into pieces because a term"):
-        engine.step(one_batch(), 0, 0, Meters())
+        engine.step(one_batch(), 0, 0, RunningMean())
 
 
 def test_meters_that_saw_nothing_know_nothing() -> None:
-    assert Meters().read() == {}
+    assert RunningMean().read() == {}
 
 
 # Among processes, of which there is one here
@@ -340,9 +340,9 @@ def test_a_step_looks_across_by_batchnorm_in_training_or_by_a_term(
 def test_a_step_among_several_that_look_at_nothing_across_needs_no_gathering(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = an_engine(accumulate=1)
     entered: list[Any] = []
-    monkeypatch.setattr(engine_module, "Together", lambda task, *_: entered.append(task) or nullcontext())
-    engine.step(one_batch(), 0, 0, Meters())
+    monkeypatch.setattr(engine_module, "DistributedStep", lambda task, *_: entered.append(task) or nullcontext())
+    engine.step(one_batch(), 0, 0, RunningMean())
     assert entered == []
     engine._joined = True
-    engine.step(one_batch(), 0, 1, Meters())
+    engine.step(one_batch(), 0, 1, RunningMean())
     assert entered == [engine.task]
