@@ -145,7 +145,7 @@ class Feed:
     def _groups(
         self, epoch: int, start: int
     ) -> Iterator[tuple[list[int], _Read, _Read | None, torch.cuda.Event | None]]:
-        """What some steps need of the stores: how many images each, the samples and, where those are in another
+        """Stored images of some steps: how many images each, the samples and, where those are in another
         process's share, their partners; and what to wait for, where they are copied on another stream."""
         height, width = self._augment.image_size
         share_of_batch = -(-self.batch_size // self._processes)
@@ -204,7 +204,7 @@ class Feed:
         return images[0] if read.rows is None else torch.cat(images).index_select(0, read.rows)
 
     def names(self, index: Tensor) -> list[str]:
-        """What the samples at these places are called."""
+        """Names of the samples at these places."""
         first = len(self._names[0])
         return [self._names[0][place] if place < first else self._names[1][place - first] for place in index.tolist()]
 
@@ -267,7 +267,7 @@ class _Store:
 
     @property
     def streams(self) -> bool:
-        """Whether every batch has to be copied to a GPU."""
+        """Tell if every batch has to be copied to a GPU."""
         return self._device.type == "cuda" and self._pixels.device.type != "cuda"
 
     def read(self, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:

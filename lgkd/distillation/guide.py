@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lgkd.config import TermSection
 from lgkd.config.declaration import check_values
 from lgkd.data.constants import IMAGENET_MEAN, IMAGENET_STD
-from lgkd.distillation.features import Features, MapShape, Reader, Wants
+from lgkd.distillation.features import FeatureReader, Features, FeatureSpec, MapShape
 from lgkd.distillation.schedules import TermSchedule, TermState
 from lgkd.distillation.taps import Tap
 from lgkd.distillation.teacher_runner import TeacherRunner
@@ -27,7 +27,7 @@ from lgkd.models.teacher import Teacher
 
 _LOGGED = ("loss", "accuracy")
 FAMILIES = ("maps", "logits", "distillation", "embeddings")
-"""What a loss can read, as its class attribute `reads` says."""
+"""Values of a loss's class attribute `reads`."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ class PairShape:
 
 
 class Guide(nn.Module):
-    """Makes a student imitate a frozen teacher, while it exists.
+    """Make a student imitate a frozen teacher, as long as the guide exists.
 
     One trial forward of two images finds the shapes and builds the projections. The hooks stay on
-    the student until `remove()`, after which it is as it was. The teacher is no part of
+    the student until `remove()`, after which it is as it was. The teacher is not part of
     `parameters()`, `state_dict()` or of what a distributed wrapper sees, but follows `to()`. Of the teacher
     only what the terms read is run, with BatchNorm folded into the convolutions where its statistics are fixed.
 
@@ -134,11 +134,14 @@ class Guide(nn.Module):
             )
         both = {"logits": bool(read & {"logits", "distillation"}), "embedding": "embeddings" in read}
         distillation = "distillation" in read
-        self._reader = Reader(
-            student, wanted, Wants(maps=paired, blocks=blocks, distillation=distillation, **both), pair(image_size)
+        self._reader = FeatureReader(
+            student,
+            wanted,
+            FeatureSpec(maps=paired, blocks=blocks, distillation=distillation, **both),
+            pair(image_size),
         )
         # Not a module on purpose: a teacher is neither trained, saved nor synchronised.
-        self.teacher_runner = TeacherRunner(teacher, theirs, Wants(maps=paired or blocks, **both))
+        self.teacher_runner = TeacherRunner(teacher, theirs, FeatureSpec(maps=paired or blocks, **both))
         read_of_teacher = self.teacher_runner.reader
         self.teaches = read_of_teacher.shapes
         if both["logits"] and self._reader.classes != read_of_teacher.classes:
@@ -163,7 +166,7 @@ class Guide(nn.Module):
         like = next(student.parameters(), torch.zeros(()))
         self.to(like.device, like.dtype if like.is_floating_point() else None)
         self.teacher_runner.build()
-        self._taps = self._reader.listen(student)
+        self._taps = self._reader.attach(student)
 
     @property
     def teacher(self) -> Teacher:
@@ -173,13 +176,13 @@ class Guide(nn.Module):
     # ------------------------------------------------------------------ reading
 
     def read(self, student: Callable[[Tensor], Tensor], images_B3HW: Tensor) -> Features:
-        """Run the student on images (B,3,H,W) and read what the terms need of it, and its logits."""
-        logits, outputs = self._taps.read(student, images_B3HW)
+        """Run the student on images (B,3,H,W); return its logits and the features that the terms need."""
+        logits, outputs = self._taps.capture(student, images_B3HW)
         return self._reader.features(logits, outputs)
 
     @torch.no_grad()
     def teach(self, images_B3HW: Tensor) -> Features:
-        """Show the teacher the student's images in its own view and read what the terms need of it."""
+        """Run the teacher on its own view of the student's images; return the features that the terms need."""
         return self.teacher_runner(self.teacher.view(images_B3HW, self.mean, self.std, antialias=self.antialias))
 
     def forward(self, seen: Features, taught: Features, targets: Tensor) -> dict[str, Tensor]:
@@ -200,7 +203,7 @@ class Guide(nn.Module):
 
     @property
     def across_batch(self) -> bool:
-        """Whether a term compares the samples of a batch with each other, so that the batch cannot be cut."""
+        """Tell if a term compares the samples of a batch with each other, so that the batch cannot be cut."""
         return any(getattr(loss, "across_batch", False) for name, loss in self.losses.items() if name in self.active)
 
     @property
@@ -209,7 +212,7 @@ class Guide(nn.Module):
         return tuple(name for name, term in self.term_states.items() if term.ended is None)
 
     def weight(self, name: str) -> float | Tensor:
-        """What a term is multiplied by now; a tensor where a schedule moves it, so that nothing is compiled anew."""
+        """The weight of a term now; a tensor where a schedule moves it, so that nothing is compiled again."""
         factor = self._factors.get(name)
         return self.weights[name] if factor is None else self.weights[name] * factor
 
@@ -297,7 +300,7 @@ class Guide(nn.Module):
         return self
 
     def _built(self, loss: nn.Module) -> nn.Module:
-        """The loss, with its projections made for what it will read."""
+        """Build the projections of a loss for the features that it will read."""
         build = getattr(loss, "build", None)
         if build is None:
             return loss

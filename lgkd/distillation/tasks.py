@@ -26,7 +26,7 @@ _WEIGHT: float = default_of(Guidance, "classification_weight")
 
 @dataclass(frozen=True)
 class Step:
-    """What a task hands back.
+    """Hold the result of a task for a batch.
 
     Attributes:
         loss: the scalar to descend: the sum of the parts times their weights.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lgkd.distillation.features import Features, Reader, Wants
+from lgkd.distillation.features import FeatureReader, Features, FeatureSpec
 from lgkd.distillation.taps import Tap, Taps
 from lgkd.models.pruned_teacher import Trimmed, trim
 from lgkd.models.teacher import Teacher
@@ -30,9 +30,9 @@ class TeacherRunner:
         TapError: the teacher cannot serve what is wanted.
     """
 
-    def __init__(self, teacher: Teacher, taps: Sequence[Tap], wants: Wants) -> None:
+    def __init__(self, teacher: Teacher, taps: Sequence[Tap], wants: FeatureSpec) -> None:
         self.teacher = teacher
-        self.reader = Reader(teacher.model, taps, wants, teacher.image_size)
+        self.reader = FeatureReader(teacher.model, taps, wants, teacher.image_size)
         self.pruned: Trimmed | None = None
         self._taps: Taps | None = None
         self._mode: str | None = None
@@ -51,7 +51,7 @@ class TeacherRunner:
                     logits, outputs = self.pruned(view_B3HW.to(self._dtype))
         else:
             assert self._taps is not None
-            logits, outputs = self._taps.read(self.teacher.model, view_B3HW)
+            logits, outputs = self._taps.capture(self.teacher.model, view_B3HW)
         return self.reader.features(logits, outputs)
 
     def build(self) -> None:
@@ -63,7 +63,7 @@ class TeacherRunner:
         # Something of every level; random numbers would move the user's own.
         images = torch.linspace(0, 40, count).sin().mul(2).view(2, 3, *teacher.image_size).to(like.device, like.dtype)
         self.pruned = trim(teacher.model, reader.outputs, reader.inputs, logits=reader.wants.logits, images=images)
-        self._taps = reader.listen(teacher.model) if self.pruned is None else None
+        self._taps = reader.attach(teacher.model) if self.pruned is None else None
         self._mode = teacher.batch_norm
         if self._dtype is not None:
             self.cast(self._dtype)

@@ -8,7 +8,7 @@ from lgkd.training.checkpointer import Checkpointer
 from lgkd.training.signals import StopCondition
 
 SECONDS, STEPS = 2.0, 20
-"""How long an agreement may take to come: whichever is over first, as far as the steps before it tell."""
+"""Longest time and most steps between two agreements, the time as estimated from the steps before."""
 
 
 class Agreement:

@@ -40,13 +40,13 @@ FAULT_VARIABLE = "LGKD_FAULT_POINT"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was saved.
+    """Hold the content of a checkpoint.
 
     Attributes:
         step: optimiser steps that were made.
         tensors: for each named part its tensors, on the CPU.
-        state: everything that is no tensor.
-        folder: where it lies.
+        state: everything that is not a tensor.
+        folder: in which it is stored.
         damaged: newer checkpoints that were passed over, each with what is wrong with it.
     """
 

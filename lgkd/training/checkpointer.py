@@ -1,4 +1,4 @@
-"""Saving a training and putting it back."""
+"""Save a training, and restore it."""
 
 import os
 import time
@@ -24,7 +24,7 @@ SECONDS_VARIABLE = "LGKD_SAVE_SECONDS"
 
 
 class Checkpointer:
-    """Keeps a training in a folder, so that it can go on where it was stopped.
+    """Save a training in a folder, so that it can be resumed where it was stopped.
 
     Args:
         root: the folder of the checkpoints.
@@ -34,7 +34,7 @@ class Checkpointer:
             training's; raises where the checkpoint is not to be gone on with.
         select_on: the score by which the best epoch is chosen, such as "val_top1"; None: none is.
         on_restored: called when a checkpoint has been restored, or none was found, before the training writes anything.
-        say: called with a sentence that the user should hear.
+        say: called with messages for the user.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Checkpointer:
         self._saved = time.monotonic()
 
     def restore(self, engine: "Engine", meters: RunningMean) -> Progress | None:
-        """Put the newest whole checkpoint back; None where there is none.
+        """Restore the newest undamaged checkpoint; return None where there is none.
 
         Raises:
             InputError: every checkpoint is damaged, or it belongs to another training.
@@ -136,7 +136,7 @@ class Checkpointer:
         return progress
 
     def is_best(self, row: EpochRow, progress: Progress) -> bool:
-        """Whether this epoch is the best so far on the held-out images; remembers it if so."""
+        """Tell if this epoch is the best so far on the held-out images, and record it in the progress if so."""
         if self._select_on is None or self._select_on not in row.scores:
             return False
         score = row.scores[self._select_on]
@@ -146,7 +146,7 @@ class Checkpointer:
         return True
 
     def save_best(self, engine: "Engine", progress: Progress) -> None:
-        """Keep the student of the best epoch (its average where there is one)."""
+        """Save the student of the best epoch (its average where there is one)."""
         if engine.rank == 0:
             state = {"best": progress.best, "identity": self._identity}
             save_best(self.root, {"student": engine.eval_model.state_dict()}, state)

@@ -1,4 +1,4 @@
-"""Compiling a training's step, and replaying it as one recording on a GPU."""
+"""Compile the step of a training, and replay it as CUDA graphs on a GPU."""
 
 import torch
 from torch import nn
@@ -9,7 +9,7 @@ _WORTH_COMPILING = 4_000_000
 
 
 def choose_compile(wanted: bool | None, device: str, images: int, *, cuda_graphs: bool = False) -> bool:
-    """Whether a training that looks at so many images (epochs times images) is compiled, where nobody says.
+    """Choose if a training of so many images (epochs times images) is compiled, where the user does not.
 
     Compiling takes a minute or two. On a GPU that pays after some millions of images; on a CPU hardly ever.
 

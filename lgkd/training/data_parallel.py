@@ -1,4 +1,4 @@
-"""Gradients averaged over processes while they are made, by torch's DistributedDataParallel through Accelerate."""
+"""Average gradients over processes during the backward pass, by DistributedDataParallel through Accelerate."""
 
 import warnings
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _STATIC = ("torch", "timm", "lgkd")
 
 
 class _Whole(nn.Module):
-    """A task as DistributedDataParallel wants it: only what is differentiated leaves it with a graph."""
+    """Adapt a task to DistributedDataParallel: only the loss is returned with a graph."""
 
     def __init__(self, task: Task, weights: list[nn.Parameter]) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class _Whole(nn.Module):
 
 
 class ParallelTask:
-    """A task whose backward pass leaves the average over processes in every gradient.
+    """Wrap a task so that its backward pass averages every gradient over processes.
 
     The task itself stays as it is, with its names; the wrapper around it is made at the first step, and again when a
     term has ended. Weights that take part in one process and not in another are looked for in every step, unless
@@ -89,7 +89,7 @@ class ParallelTask:
 
     @contextmanager
     def averaging(self, wanted: bool) -> Iterator[None]:
-        """Where not wanted, gradients of the passes inside stay in this process, until a pass that averages."""
+        """Average gradients over processes inside, if wanted; else keep them local until a pass that averages."""
         if wanted:
             yield
             return

@@ -1,4 +1,4 @@
-"""What makes the step of several processes the step of one: batch statistics, terms across the batch, the beginning.
+"""Make the step of several processes equal the step of one: batch statistics, terms across the batch, the start.
 
 Gradients are averaged elsewhere, by `lgkd.training.data_parallel`. Both exchange values during the backward pass, in
 an order that depends on the weights that take part, so what is exchanged here goes through a group of its own.
@@ -25,7 +25,7 @@ Group: TypeAlias = "dist.ProcessGroup | None"
 """Processes that exchange values apart from others' exchanges; None: all of them, with everything else."""
 
 PATIENCE = timedelta(minutes=10)
-"""How long a process waits within a step for the others, which are as far as it is."""
+"""Time that a process waits within a step for the others, which are equally far."""
 
 
 def own_group() -> Group:
@@ -40,7 +40,7 @@ def _second_group(_first: Group) -> Group:
 
 
 class _Sum(torch.autograd.Function):
-    """A sum over processes; what it is worth to any of them flows back to all."""
+    """All-reduce whose backward pass all-reduces the gradient."""
 
     @staticmethod
     def forward(context: Any, values: Tensor, group: Group, number: int | None) -> Tensor:
@@ -78,7 +78,7 @@ def gather_batch(values_B: Tensor, group: Group = None, order: ExchangeOrder | N
 
 
 def looks_across(task: Task) -> bool:
-    """Whether a step of this task depends on how the batch is shared: by BatchNorm, or by a term across the batch."""
+    """Tell if a step depends on how the batch is shared out: by BatchNorm, or by a term across the batch."""
     # Frozen models stay in the mode in which they are.
     frozen = [norm for model in task.frozen_models.values() for norm in _batch_norms(model) if norm.training]
     return task.across_batch or bool(frozen or _batch_norms(task.student))

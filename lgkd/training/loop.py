@@ -26,7 +26,7 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 
 
 class Feed(Protocol):
-    """Where batches come from; `lgkd.data.loader.Feed` is one."""
+    """Yield batches by epoch, as `lgkd.data.loader.Feed` does."""
 
     steps_per_epoch: int
 
@@ -35,7 +35,7 @@ class Feed(Protocol):
         ...
 
     def names(self, index: Tensor) -> list[str]:
-        """What the samples at these places are called."""
+        """Names of the samples at these places."""
         ...
 
 
@@ -66,7 +66,7 @@ def fit(
         callbacks: receive every epoch and, a few times a second, steps; after a resume first the earlier epochs.
         checkpointer: saves and restores; None: nothing is kept.
         stop: asked after every step; of several processes at least every two seconds or 20 steps.
-        say: called with a sentence that the user should hear, such as that a term has ended.
+        say: called with messages for the user, such as that a term has ended.
         lookup: gives for samples what `Batch.taught` holds, so that it is not computed; None: it is.
         tracking: one more callback, closed with the training, however that ends.
 
@@ -95,7 +95,7 @@ def fit(
 
 
 class _Training:
-    """The story of one training: restore, step, look, evaluate, save."""
+    """Run one training: restore, step, evaluate, save."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What a training is made of at one moment, as named parts that can be written down and put back."""
+"""The state of a training as named parts that can be saved and restored."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -15,11 +15,11 @@ from lgkd.training.callbacks import EpochRow, are_numbers, is_count, is_number
 
 @dataclass
 class Progress:
-    """How far a training is.
+    """Hold the progress of a training.
 
     Attributes:
-        epoch: epochs that are done.
-        step: steps of the current epoch that are done.
+        epoch: finished epochs.
+        step: finished steps of the current epoch.
         accumulate: micro-batches a step; grows when memory runs out.
         seconds: spent in the current epoch so far.
         rows: the finished epochs.
@@ -67,7 +67,7 @@ _PROPER: dict[str, Callable[[Any], bool]] = {
 
 
 def read_progress(state: Mapping[str, Any], file: Path) -> Progress:
-    """How far a training was, by a checkpoint's state.
+    """Restore the progress of a training from a checkpoint's state.
 
     Raises:
         InputError: the state is whole, and yet not as this lgkd writes it; names the key.
@@ -103,7 +103,7 @@ def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> di
 
 
 def restore_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put saved tensors back; every weight that has some must be there.
+    """Restore saved tensors; every weight that has some must exist.
 
     Raises:
         InputError: the tensors are of other weights.

@@ -1,4 +1,4 @@
-"""One optimiser step: forward, backward, guard, update, average; on one device or several."""
+"""Make an optimiser step: forward, backward, guard, update, average; on one device or several."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -29,7 +29,7 @@ from lgkd.training.state import optimizer_tensors, restore_optimizer
 
 
 class Engine:
-    """A task on its devices, with its optimiser and its average.
+    """Run the steps of a task on a device, with its optimiser and its average.
 
     Args:
         task: a `Task`, or a module with a `student` and `forward(batch) -> Step`; moved to the device and
@@ -90,7 +90,7 @@ class Engine:
 
     @property
     def eval_model(self) -> nn.Module:
-        """What is evaluated: the student, or its average where there is one."""
+        """The model that is evaluated: the average of the student where there is one, else the student."""
         return self.ema.module if self.ema is not None else self.task.student
 
     def step(self, batch: Batch, epoch: int, place: int, meters: RunningMean) -> None:
@@ -240,7 +240,7 @@ class Engine:
             self.task.student.load_state_dict(self.ema.module.state_dict())
 
     def close(self) -> None:
-        """Give the task back as a plain module."""
+        """Make the task a plain module again."""
         self._until_closed.close()
         if self.parallel is not None:
             self.parallel.close()

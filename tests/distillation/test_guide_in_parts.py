@@ -26,7 +26,7 @@ def by_hand(teacher: Teacher, view: Tensor) -> list[Tensor]:
     model = copy.deepcopy(teacher.model)
     taps = Taps(model, teacher.taps)
     with torch.no_grad():
-        return taps.read(model, view)[1]
+        return taps.capture(model, view)[1]
 
 
 class Wayward(CifarResNet):
