@@ -77,8 +77,8 @@ def through_lgkd(images: Images, size: int, seed: int) -> Callable[[int], Batche
     feed = Feed(images, ours(size, seed, SCALE), Mixing(Mix(), classes=CLASSES, seed=seed), batch_size=BATCH, seed=seed)
 
     def epoch(number: int) -> Batches:
-        for batch, labels, _ in feed.epoch(number):
-            yield batch, labels
+        for batch in feed.epoch(number):
+            yield batch.images, batch.targets
 
     return epoch
 

@@ -18,7 +18,7 @@ BAR = 95.0
 ROOMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "taps": ("lgkd/distillation/taps.py", ("taps", "default_taps", "guides_of_all_kinds")),
     "guide": (
-        "lgkd/distillation/guide.py",
+        "lgkd/distillation/guide.py,lgkd/distillation/teacher_runner.py",
         ("guide", "guides_of_all_kinds", "guide_in_parts", "guide_reads", "distillation_token"),
     ),
     "losses": (

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lgkd.benchmark.flops import count_flops
-from lgkd.distillation.features import Reader, Wants
+from lgkd.distillation.features import FeatureReader, FeatureSpec
 from lgkd.distillation.taps import Tap
 from lgkd.errors import LgkdError
 from lgkd.models.default_taps import block_names, default_taps
@@ -189,7 +189,7 @@ def made(name: str, *, classes: int, size: int, options: Mapping[str, Any] | Non
 
 def read(model: nn.Module, taps: list[str], size: int) -> list[tuple[int, ...]]:
     """Maps (C,h,w) of the taps."""
-    return list(Reader(model, [Tap(name) for name in taps], Wants(maps=True), (size, size)).map_shapes)
+    return list(FeatureReader(model, [Tap(name) for name in taps], FeatureSpec(maps=True), (size, size)).map_shapes)
 
 
 def gigaflops(model: nn.Module, size: int, device: str) -> float:

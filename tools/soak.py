@@ -49,7 +49,7 @@ def soak(steps: int, warm: int = WARM, every: int = 1_000) -> tuple[float, int]:
         train(
             Path(folder),
             every=2.0,
-            watchers=(looker,),
+            callbacks=(looker,),
             schedule=Schedule(steps // STEPS, warmup_epochs=1, stepped="step"),
         )
     first, last = looker.seen[warm], looker.seen[max(looker.seen)]

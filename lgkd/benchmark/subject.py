@@ -9,15 +9,16 @@ from torch import nn
 from lgkd.benchmark.options import Choices
 from lgkd.benchmark.synthetic import made_dataset, made_teacher
 from lgkd.benchmark.timer import Part, timed
+from lgkd.data.batch import Batch
 from lgkd.data.prepare import Data, make_feed, make_test_batches, prepare_data
 from lgkd.distillation.guide import Guide
 from lgkd.models.factory import default_image_size, pair
 from lgkd.runner.build import check_precision, is_convolutional, make_guides, make_plan, make_student, make_task
-from lgkd.runner.dry_run.batches import Batches, Triple
+from lgkd.runner.dry_run.batches import Batches
 from lgkd.training.compile import choose_compile, compile_task
 from lgkd.training.evaluate import score
 from lgkd.training.memory import keep_freed_memory
-from lgkd.training.metrics import Meters
+from lgkd.training.metrics import RunningMean
 from lgkd.training.precision import choose_device
 from lgkd.training.train_step import Engine
 
@@ -104,15 +105,15 @@ class Subject:
         self.engine.task.train()
         self._data, self._recipe = data, recipe
         self._batches = Batches(self.feed)
-        self._meters = Meters()
+        self._meters = RunningMean()
         self._unguided: Engine | None = None
-        self._fixed: Iterator[Triple] | None = None
+        self._fixed: Iterator[Batch] | None = None
 
-    def draw(self) -> Triple:
+    def draw(self) -> Batch:
         """The next batch."""
         return next(self._batches)
 
-    def train(self, batch: Triple) -> None:
+    def train(self, batch: Batch) -> None:
         """One step of the training itself, on a batch."""
         self._step(self.engine, batch)
 
@@ -120,7 +121,7 @@ class Subject:
         """One step, batch and all."""
         self.train(self.draw())
 
-    def fixed(self) -> Triple:
+    def fixed(self) -> Batch:
         """One of two batches that were drawn before."""
         if self._fixed is None:
             self._fixed = cycle([self.draw() for _ in range(_FIXED_BATCHES)])
@@ -161,10 +162,9 @@ class Subject:
             self.guide.remove()
         torch.set_rng_state(self._random_state)
 
-    def _step(self, engine: Engine, batch: Triple) -> None:
-        images, targets, index = batch
+    def _step(self, engine: Engine, batch: Batch) -> None:
         # Always the first step of a training: its rate is the warm-up's, so that nothing runs away.
-        engine.step(images, targets, index, 0, 0, self._meters)
+        engine.step(batch, 0, 0, self._meters)
 
     def _alone(self) -> None:
         """A step of the same model in a training without a guide."""
@@ -200,6 +200,6 @@ class Subject:
         some = list(islice(batches, 1))
 
         def evaluate() -> None:
-            score(self.engine.judged, some, precision=self.plan.precision, channels_last=self.plan.channels_last)
+            score(self.engine.eval_model, some, precision=self.plan.precision, channels_last=self.plan.channels_last)
 
         return evaluate, len(some[0][0])

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.console import ConsoleOptions, RenderResult
@@ -19,9 +19,7 @@ from lgkd._internal.text import one_line
 from lgkd.cli.escape import json_visible
 from lgkd.cli.progress_line import Standing, live_line, plain_line
 from lgkd.cli.progress_line import duration as duration
-
-if TYPE_CHECKING:
-    from lgkd.training.callbacks import EpochRow
+from lgkd.training.callbacks import Callback, EpochRow
 
 _SECONDS_BETWEEN_LINES = 5.0
 _EPOCHS_TO_GO_BY = 10
@@ -108,7 +106,7 @@ def show_pairs(pairs: Mapping[str, Any]) -> None:
         out.print(line_of(f"{name:<{width}}  ", "dim"), line_of(value), sep="")
 
 
-class Display:
+class Display(Callback):
     """Shows a training: one live line on a terminal, a plain line now and then elsewhere.
 
     Use as a context manager; it is a watcher of the loop.
@@ -183,14 +181,14 @@ class Display:
         self._first = self._first or (time.monotonic(), done)
         self._look(epoch + 1, done, parts, images_per_second)
 
-    def on_earlier(self, rows: Sequence["EpochRow"]) -> None:
+    def on_resume(self, rows: Sequence[EpochRow]) -> None:
         """Epochs of an earlier part of the training: where it stands, in one line, and how long an epoch takes."""
         for row in rows:
             self._count(row)
         if not (self._live or self._quiet):
             self._console.print(line_of(f"so far: {plain_line(self._now)}", "dim"))
 
-    def on_epoch(self, row: "EpochRow") -> None:
+    def on_epoch(self, row: EpochRow) -> None:
         self._count(row)
         last = row.epoch == self._now.epochs
         if self._live or self._quiet or (time.monotonic() - self._spoke < _SECONDS_BETWEEN_LINES and not last):
@@ -198,7 +196,7 @@ class Display:
         self._spoke = time.monotonic()
         self._console.print(line_of(plain_line(self._now)))
 
-    def _count(self, row: "EpochRow") -> None:
+    def _count(self, row: EpochRow) -> None:
         self._seconds.append(row.seconds + row.evaluation_seconds)
         top1 = row.scores.get("test_top1", self._now.top1)
         self._look(row.epoch, row.epoch, row.train, row.images_per_second, top1)

@@ -11,6 +11,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from lgkd.data.batch import Batch
 from lgkd.data.dataset import Images
 from lgkd.data.prefetch import ahead
 from lgkd.data.sampler import Order
@@ -18,9 +19,6 @@ from lgkd.data.transforms.augment import Augment, Plain
 from lgkd.data.transforms.device import sent
 from lgkd.data.transforms.mixup import Mixing
 from lgkd.errors import InputError
-
-Pictures = Tensor | tuple[Tensor | None, ...]
-"""The student's images, or these and what each teacher sees."""
 
 # Small batches are drawn several at a time, so that the cost of a call is shared: up to so many pixels.
 _PIXELS_AT_ONCE = 1024 * 32 * 32
@@ -121,13 +119,12 @@ class Feed:
                 "--batch-size"
             )
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Pictures, Tensor, Tensor]]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches of an epoch from step `start` on.
 
         Yields:
-            images (B,3,H,W) normalised, or with `views` a tuple of these and each view (B,3,h,w); targets, int64 (B,)
-            or (B,K) where labels are mixed; and the samples' places, int64 (B,), on the host: those of the split, then
-            those of the extra images.
+            Batches with targets int64 (B,), or (B,K) where labels are mixed. Places are those of the split, then those
+            of the extra images.
         """
         groups = self._groups(epoch, start)
         for lengths, own, partners, copied in ahead(groups) if self._read_ahead else groups:
@@ -142,13 +139,13 @@ class Feed:
             for keys in torch.split(own.keys, lengths):
                 (images, labels), *others = [next(pieces) for pieces in shown]
                 rest = iter(view for view, _ in others)
-                views = [next(rest) if view is not None else None for view in self._views]
-                yield (images, *views) if views else images, labels, self._order.places(keys)
+                views = tuple(next(rest) if view is not None else None for view in self._views)
+                yield Batch(images, labels, views, index=self._order.places(keys))
 
     def _groups(
         self, epoch: int, start: int
     ) -> Iterator[tuple[list[int], _Read, _Read | None, torch.cuda.Event | None]]:
-        """What some steps need of the stores: how many images each, the samples and, where those are in another
+        """Stored images of some steps: how many images each, the samples and, where those are in another
         process's share, their partners; and what to wait for, where they are copied on another stream."""
         height, width = self._augment.image_size
         share_of_batch = -(-self.batch_size // self._processes)
@@ -207,7 +204,7 @@ class Feed:
         return images[0] if read.rows is None else torch.cat(images).index_select(0, read.rows)
 
     def names(self, index: Tensor) -> list[str]:
-        """What the samples at these places are called."""
+        """Names of the samples at these places."""
         first = len(self._names[0])
         return [self._names[0][place] if place < first else self._names[1][place - first] for place in index.tolist()]
 
@@ -270,7 +267,7 @@ class _Store:
 
     @property
     def streams(self) -> bool:
-        """Whether every batch has to be copied to a GPU."""
+        """Tell if every batch has to be copied to a GPU."""
         return self._device.type == "cuda" and self._pixels.device.type != "cuda"
 
     def read(self, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:

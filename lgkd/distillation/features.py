@@ -1,4 +1,4 @@
-"""What terms compare: logits, maps, maps of all blocks, embeddings; and reading them from a model in one forward pass.
+"""Read the features that terms compare from a model in one forward pass: logits, maps, all blocks, embeddings.
 
 Letters in shapes: B batch, K classes, D width, C channels, h w map size.
 """
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lgkd.distillation.taps import Fold, Tap, Taps, find_fold, see_shapes
+from lgkd.distillation.taps import Fold, Tap, Taps, find_fold, trace_shapes
 from lgkd.errors import TapError
 from lgkd.models.default_taps import classifier_name, guided_blocks, head_names
 from lgkd.models.factory import no_logits
@@ -19,7 +19,7 @@ MapShape = tuple[int, int, int]
 
 
 class Features(NamedTuple):
-    """What was read of one model for one batch; what no term needs is None or empty.
+    """Hold the features of one model for one batch; those that no term needs are None or empty.
 
     Attributes:
         logits: (B,K), the model's output.
@@ -46,8 +46,8 @@ class Features(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Wants:
-    """What terms read of a model."""
+class FeatureSpec:
+    """Declare the features that terms read of a model."""
 
     logits: bool = False
     maps: bool = False
@@ -56,8 +56,8 @@ class Wants:
     distillation: bool = False
 
 
-class Reader:
-    """Knows which layers hold what is wanted, and how their outputs fold. The model is tried once and stays as it was.
+class FeatureReader:
+    """Find the layers of the wanted features, and how their outputs fold, by one trial forward that changes nothing.
 
     Args:
         model: any module (B,3,H,W) -> (B,K).
@@ -69,7 +69,7 @@ class Reader:
         TapError: the model cannot serve what is wanted.
     """
 
-    def __init__(self, model: nn.Module, taps: Sequence[Tap], wants: Wants, image_size: tuple[int, int]) -> None:
+    def __init__(self, model: nn.Module, taps: Sequence[Tap], wants: FeatureSpec, image_size: tuple[int, int]) -> None:
         self.wants = wants
         taps = list(taps) if wants.maps else []
         blocks = [Tap(name) for name in guided_blocks(model)] if wants.blocks else []
@@ -79,7 +79,7 @@ class Reader:
         self._maps, self._blocks = len(taps), len(blocks)
         like = next(model.parameters(), torch.zeros(()))
         images = torch.zeros(2, 3, *image_size, device=like.device, dtype=like.dtype)
-        logits, seen = see_shapes(model, self.outputs, images, self.inputs)
+        logits, seen = trace_shapes(model, self.outputs, images, self.inputs)
         if not isinstance(logits, Tensor):
             raise no_logits(type(model).__name__, logits)
         self.classes = int(logits.shape[-1])
@@ -101,7 +101,7 @@ class Reader:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """What is read, but for blocks and a distillation token, and its shape for one image: `map1`, `map2`, ...,
+        """Shapes for one image of all features but blocks and a distillation token's, by name: `map1`, `map2`, ...,
         `logits`, `embedding`."""
         found: dict[str, tuple[int, ...]] = {f"map{place}": shape for place, shape in enumerate(self.map_shapes, 1)}
         if self.wants.logits:
@@ -110,12 +110,12 @@ class Reader:
             found["embedding"] = (self.embedding_width,)
         return found
 
-    def listen(self, model: nn.Module) -> Taps:
-        """Hooks that hand over what `features` takes; they stay until they are removed."""
+    def attach(self, model: nn.Module) -> Taps:
+        """Attach the hooks whose outputs `features` takes; they stay until they are removed."""
         return Taps(model, self.outputs, self.inputs)
 
     def features(self, logits: Tensor | None, seen: Sequence[Tensor]) -> Features:
-        """Sort what was seen, in the order of `outputs` and `inputs`."""
+        """Sort captured tensors, which are in the order of `outputs` and `inputs`."""
         folded = [fold(output) for fold, output in zip(self.folds, seen, strict=False)]
         rest = list(seen[len(folded) :])
         classification, distillation = (rest.pop(0), rest.pop(0)) if self.wants.distillation else (None, None)

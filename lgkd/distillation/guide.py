@@ -1,4 +1,4 @@
-"""The guide: frozen teacher, taps and terms; everything that exists only while training.
+"""Compare a student with a frozen teacher by terms: everything that exists only while training.
 
 Letters in shapes: B batch, K classes, H W image size, C channels, h w map size.
 """
@@ -15,19 +15,19 @@ from torch import Tensor, nn
 from lgkd.config import TermSchedule, TermSection
 from lgkd.config.declaration import check_values
 from lgkd.data.constants import IMAGENET_MEAN, IMAGENET_STD
-from lgkd.distillation.features import Features, MapShape, Reader, Wants
-from lgkd.distillation.schedules import Course
-from lgkd.distillation.taps import Tap, Taps
+from lgkd.distillation.features import FeatureReader, Features, FeatureSpec, MapShape
+from lgkd.distillation.schedules import TermState
+from lgkd.distillation.taps import Tap
+from lgkd.distillation.teacher_runner import TeacherRunner
 from lgkd.distillation.terms import default_weight
 from lgkd.errors import InputError, TapError
 from lgkd.models.default_taps import default_taps
 from lgkd.models.factory import ImageSize, pair
-from lgkd.models.pruned_teacher import Trimmed, trim
 from lgkd.models.teacher import Teacher
 
 _LOGGED = ("loss", "accuracy")
 FAMILIES = ("maps", "logits", "distillation", "embeddings")
-"""What a loss can read, as its class attribute `reads` says."""
+"""Values of a loss's class attribute `reads`."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ class PairShape:
 
 
 class Guide(nn.Module):
-    """Makes a student imitate a frozen teacher, while it exists.
+    """Make a student imitate a frozen teacher, as long as the guide exists.
 
     One trial forward of two images finds the shapes and builds the projections. The hooks stay on
-    the student until `remove()`, after which it is as it was. The teacher is no part of
+    the student until `remove()`, after which it is as it was. The teacher is not part of
     `parameters()`, `state_dict()` or of what a distributed wrapper sees, but follows `to()`. Of the teacher
     only what the terms read is run, with BatchNorm folded into the convolutions where its statistics are fixed.
 
@@ -118,9 +118,6 @@ class Guide(nn.Module):
                 f"the teacher is a {type(teacher).__name__}, expected an lgkd.Teacher, which knows its image size and "
                 "normalisation; wrap it: lgkd.Teacher(model, image_size=32)"
             )
-        # Unregistered on purpose: a teacher is neither trained, saved nor synchronised.
-        object.__setattr__(self, "teacher", teacher)
-        self.teacher: Teacher
         self.register_buffer("mean", torch.tensor(list(mean)).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(list(std)).view(3, 1, 1), persistent=False)
         self.antialias = antialias
@@ -137,63 +134,56 @@ class Guide(nn.Module):
             )
         both = {"logits": bool(read & {"logits", "distillation"}), "embedding": "embeddings" in read}
         distillation = "distillation" in read
-        self._reader = Reader(
-            student, wanted, Wants(maps=paired, blocks=blocks, distillation=distillation, **both), pair(image_size)
+        self._reader = FeatureReader(
+            student,
+            wanted,
+            FeatureSpec(maps=paired, blocks=blocks, distillation=distillation, **both),
+            pair(image_size),
         )
-        self._teacher_reader = Reader(teacher.model, theirs, Wants(maps=paired or blocks, **both), teacher.image_size)
-        self.teaches = self._teacher_reader.shapes
-        if both["logits"] and self._reader.classes != self._teacher_reader.classes:
+        # Not a module on purpose: a teacher is neither trained, saved nor synchronised.
+        self.teacher_runner = TeacherRunner(teacher, theirs, FeatureSpec(maps=paired or blocks, **both))
+        read_of_teacher = self.teacher_runner.reader
+        self.teaches = read_of_teacher.shapes
+        if both["logits"] and self._reader.classes != read_of_teacher.classes:
             raise InputError(
-                f"the student tells {self._reader.classes} classes apart, the teacher {self._teacher_reader.classes}, "
+                f"the student tells {self._reader.classes} classes apart, the teacher {read_of_teacher.classes}, "
                 "and a term compares their logits; use a teacher of the same classes, or terms that compare maps"
             )
         self.pairs = [
             PairShape(tap.name, our, their_tap.name, their)
             for tap, our, their_tap, their in zip(
-                wanted, self._reader.map_shapes, theirs, self._teacher_reader.map_shapes, strict=False
+                wanted, self._reader.map_shapes, theirs, read_of_teacher.map_shapes, strict=False
             )
         ]
         _warn_of_small_maps(self.pairs)
         self.losses = nn.ModuleDict(
             {name: self._built(term.loss) for name, term in zip(self.weights, terms, strict=True)}
         )
-        self.courses = {name: Course(term.schedule) for name, term in zip(self.weights, terms, strict=True)}
+        self.term_states = {name: TermState(term.schedule) for name, term in zip(self.weights, terms, strict=True)}
         self._epochs, self._warmup = 1, 0.0
         self._factors: dict[str, Tensor] = {}
         self._now = dict.fromkeys(self.weights, 1.0)
         like = next(student.parameters(), torch.zeros(()))
         self.to(like.device, like.dtype if like.is_floating_point() else None)
-        self._ready_teacher()
-        self._taps = self._reader.listen(student)
+        self.teacher_runner.build()
+        self._taps = self._reader.attach(student)
+
+    @property
+    def teacher(self) -> Teacher:
+        """The frozen teacher."""
+        return self.teacher_runner.teacher
 
     # ------------------------------------------------------------------ reading
 
     def read(self, student: Callable[[Tensor], Tensor], images_B3HW: Tensor) -> Features:
-        """Run the student on images (B,3,H,W) and read what the terms need of it, and its logits."""
-        logits, outputs = self._taps.read(student, images_B3HW)
+        """Run the student on images (B,3,H,W); return its logits and the features that the terms need."""
+        logits, outputs = self._taps.capture(student, images_B3HW)
         return self._reader.features(logits, outputs)
 
     @torch.no_grad()
     def teach(self, images_B3HW: Tensor) -> Features:
-        """Show the teacher the student's images in its own view and read what the terms need of it."""
-        return self.teach_view(self.teacher.view(images_B3HW, self.mean, self.std, antialias=self.antialias))
-
-    @torch.no_grad()
-    def teach_view(self, view_B3HW: Tensor) -> Features:
-        """Read the teacher on images of its own size and normalisation."""
-        if self._teacher_mode != self.teacher.batch_norm:
-            self._ready_teacher()
-        if self._trimmed is not None:
-            dtype = self._teacher_dtype
-            if dtype is None:
-                logits, outputs = self._trimmed(view_B3HW)
-            else:
-                with torch.autocast(view_B3HW.device.type, enabled=False):
-                    logits, outputs = self._trimmed(view_B3HW.to(dtype))
-        else:
-            assert self._teacher_taps is not None
-            logits, outputs = self._teacher_taps.read(self.teacher.model, view_B3HW)
-        return self._teacher_reader.features(logits, outputs)
+        """Run the teacher on its own view of the student's images; return the features that the terms need."""
+        return self.teacher_runner(self.teacher.view(images_B3HW, self.mean, self.std, antialias=self.antialias))
 
     def forward(self, seen: Features, taught: Features, targets: Tensor) -> dict[str, Tensor]:
         """The terms that have not ended by name, each a scalar that is not yet weighted.
@@ -205,7 +195,7 @@ class Guide(nn.Module):
         """
         values: dict[str, Tensor] = {}
         for name, loss in self.losses.items():
-            if self.courses[name].ended is None:
+            if self.term_states[name].ended is None:
                 values[name] = _value(loss, seen, taught, targets)
         return values
 
@@ -213,143 +203,114 @@ class Guide(nn.Module):
 
     @property
     def across_batch(self) -> bool:
-        """Whether a term compares the samples of a batch with each other, so that the batch cannot be cut."""
+        """Tell if a term compares the samples of a batch with each other, so that the batch cannot be cut."""
         return any(getattr(loss, "across_batch", False) for name, loss in self.losses.items() if name in self.active)
 
     @property
     def active(self) -> tuple[str, ...]:
         """The names of the terms that have not ended; without any the teacher is not run."""
-        return tuple(name for name, course in self.courses.items() if course.ended is None)
+        return tuple(name for name, term in self.term_states.items() if term.ended is None)
 
     def weight(self, name: str) -> float | Tensor:
-        """What a term is multiplied by now; a tensor where a schedule moves it, so that nothing is compiled anew."""
+        """The weight of a term now; a tensor where a schedule moves it, so that nothing is compiled again."""
         factor = self._factors.get(name)
         return self.weights[name] if factor is None else self.weights[name] * factor
 
-    def weights_now(self) -> dict[str, float]:
+    def current_weights(self) -> dict[str, float]:
         """The weights of the terms that a schedule moves, as numbers; an ended term's is 0."""
         return {
             name: self.weights[name] * self._now[name]
-            for name, course in self.courses.items()
-            if not course.schedule.constant
+            for name, term in self.term_states.items()
+            if not term.schedule.constant
         }
 
-    def begin(self, epochs: int, *, warmup: float = 0.0) -> None:
-        """Lay the schedules out over a training.
+    def on_train_start(self, epochs: int, *, warmup: float = 0.0) -> None:
+        """Stretch the schedules over a training.
 
         Args:
             epochs: of the training.
             warmup: epochs in which the learning rate grows; an adaptive stop waits for their end.
         """
         self._epochs, self._warmup = epochs, warmup
-        self.at(0.0)
+        self.set_epoch(0.0)
 
-    def at(self, epoch: float) -> None:
-        """Set the weights to what their schedules say of an epoch, counted from 0; its fraction counts."""
-        for name, course in self.courses.items():
-            if course.schedule.constant:
+    def set_epoch(self, epoch: float) -> None:
+        """Set the weights by their schedules to an epoch, counted from 0, and its fraction."""
+        for name, term in self.term_states.items():
+            if term.schedule.constant:
                 continue
-            now = course.factor(epoch, self._epochs)
+            now = term.factor(epoch, self._epochs)
             if name not in self._factors:
                 self._factors[name] = torch.full((), now, device=self.mean.device)
             elif now != self._now[name]:
                 self._factors[name].fill_(now)
             self._now[name] = now
 
-    def finish_epoch(self, epoch: int, means: Mapping[str, float]) -> list[str]:
-        """Hear of an epoch that is done, counted from 1, and of the terms' means over it; what ended with it, in words.
+    def on_epoch_end(self, epoch: int, means: Mapping[str, float]) -> list[str]:
+        """Update the schedules after an epoch; return a message for each term that ended with it.
 
-        When the last term has ended, the teacher is not run any more and its copy is given up.
+        When the last term has ended, the teacher is not run any more and its copy is freed.
+
+        Args:
+            epoch: the finished one, counted from 1.
+            means: of the terms over it, unweighted, by name.
         """
         notes = []
-        for name, course in self.courses.items():
-            reason = course.finish_epoch(epoch, self._epochs, means.get(name), warmup=self._warmup)
+        for name, term in self.term_states.items():
+            reason = term.on_epoch_end(epoch, self._epochs, means.get(name), warmup=self._warmup)
             if reason is not None:
                 notes.append(f"{name} ended after epoch {epoch}: {reason}")
         if not self.active:
-            self._dismiss_teacher()
+            self.teacher_runner.release()
         return notes
 
     def ended(self) -> dict[str, tuple[int, str]]:
         """The terms that have ended: after which epoch, counted from 1, and why."""
         return {
-            name: (course.ended, course.reason(self._epochs) or "")
-            for name, course in self.courses.items()
-            if course.ended is not None
+            name: (term.ended, term.reason(self._epochs) or "")
+            for name, term in self.term_states.items()
+            if term.ended is not None
         }
 
-    def state(self) -> dict[str, Any]:
-        """How far every term is, as JSON has it; belongs into a checkpoint, beside `state_dict()`."""
-        return {name: course.state() for name, course in self.courses.items()}
+    def extra_state(self) -> dict[str, Any]:
+        """The state of every term's schedule, as JSON has it: of a checkpoint, beside `state_dict()`."""
+        return {name: term.state_dict() for name, term in self.term_states.items()}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state()`."""
-        for name, course in self.courses.items():
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Restore `extra_state()`."""
+        for name, term in self.term_states.items():
             if name in state:
-                course.restore(state[name])
+                term.load_state_dict(state[name])
         if not self.active:
-            self._dismiss_teacher()
-
-    def lower_teacher(self, dtype: torch.dtype) -> None:
-        """Keep the weights of the copy that is run in the number format of the step, so that none casts them again."""
-        if self._trimmed is not None:
-            self._trimmed.to(dtype)
-            self._teacher_dtype = dtype
+            self.teacher_runner.release()
 
     def remove(self) -> None:
         """Take the hooks off the student and the teacher; both are as they were."""
         self._taps.remove()
-        if self._teacher_taps is not None:
-            self._teacher_taps.remove()
+        self.teacher_runner.remove()
 
     # ------------------------------------------------------------------ inside
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Device and precision changes reach the unregistered teacher too."""
-        self.teacher._apply(fn, recurse)  # type: ignore[no-untyped-call, unused-ignore]
-        if self._trimmed is not None:
-            self._trimmed._apply(fn, recurse)  # type: ignore[no-untyped-call, unused-ignore]
+        self.teacher_runner.apply(fn, recurse)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call, unused-ignore]
         # Weights stay in single precision, whatever the student is in.
         self._factors = {name: factor.to(self.mean.device) for name, factor in self._factors.items()}
         return self
 
-    _trimmed: Trimmed | None = None
-    _teacher_taps: Taps | None = None
-    _teacher_mode: str | None = None
-    _teacher_dtype: torch.dtype | None = None
-
-    def _ready_teacher(self) -> None:
-        """Make the copy of the teacher that is run; listen to the teacher itself where there can be none."""
-        teacher, reader = self.teacher, self._teacher_reader
-        if self._teacher_taps is not None:
-            self._teacher_taps.remove()
-        like = next(teacher.model.parameters(), torch.zeros(()))
-        count = 2 * 3 * teacher.image_size[0] * teacher.image_size[1]
-        # Something of every level; random numbers would move the user's own.
-        images = torch.linspace(0, 40, count).sin().mul(2).view(2, 3, *teacher.image_size).to(like.device, like.dtype)
-        made = trim(teacher.model, reader.outputs, reader.inputs, logits=reader.wants.logits, images=images)
-        object.__setattr__(self, "_trimmed", made)
-        self._teacher_taps = reader.listen(teacher.model) if made is None else None
-        self._teacher_mode = teacher.batch_norm
-        if self._teacher_dtype is not None:
-            self.lower_teacher(self._teacher_dtype)
-
-    def _dismiss_teacher(self) -> None:
-        object.__setattr__(self, "_trimmed", None)
-        self.teacher.to("cpu")
-
     def _built(self, loss: nn.Module) -> nn.Module:
-        """The loss, with its projections made for what it will read."""
+        """Build the projections of a loss for the features that it will read."""
         build = getattr(loss, "build", None)
         if build is None:
             return loss
+        teacher = self.teacher_runner.reader
         if _family(loss) == "embeddings":
-            build(self._reader.embedding_width, self._teacher_reader.embedding_width)
+            build(self._reader.embedding_width, teacher.embedding_width)
         elif getattr(loss, "all_blocks", False):
-            build(self._reader.block_shapes, self._teacher_reader.map_shapes)
+            build(self._reader.block_shapes, teacher.map_shapes)
         else:
-            build(self._reader.map_shapes, self._teacher_reader.map_shapes)
+            build(self._reader.map_shapes, teacher.map_shapes)
         return loss
 
 

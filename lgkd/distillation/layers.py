@@ -1,4 +1,4 @@
-"""A model's layers as something to choose taps from, and what they meet of a teacher.
+"""List the layers of a model, to choose taps from, and the teacher layers that they are paired with.
 
 Letters in shapes: C channels, h w map size.
 """
@@ -20,7 +20,7 @@ MapShape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Meeting:
-    """What a tapped layer is compared with.
+    """Hold the counterpart of a tapped layer.
 
     Attributes:
         teacher: the teacher's name.

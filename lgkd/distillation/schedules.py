@@ -10,7 +10,7 @@ from lgkd.config import AdaptiveStop, TermSchedule
 
 
 @dataclass
-class Course:
+class TermState:
     """How far a term is: its schedule, the losses of its epochs, and whether it has ended.
 
     Args:
@@ -27,7 +27,7 @@ class Course:
         """Return the factor of the term's weight."""
         return 0.0 if self.ended is not None else self.schedule.at(epoch, epochs)
 
-    def finish_epoch(self, epoch: int, epochs: int, loss: float | None, *, warmup: float = 0.0) -> str | None:
+    def on_epoch_end(self, epoch: int, epochs: int, loss: float | None, *, warmup: float = 0.0) -> str | None:
         """Hear of a finished epoch (counted from 1); the reason if the term ends with it.
 
         Args:
@@ -63,11 +63,11 @@ class Course:
         change = f"{slope:.1%} of itself a window" if stop.relative else f"{slope:.3g} an epoch"
         return f"its loss changes by {change}, and was to end at {stop.threshold:g}"
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """For a checkpoint, as JSON has it."""
         return {"losses": list(self.losses), "ended": self.ended}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.losses, self.ended = [float(loss) for loss in state["losses"]], state["ended"]
 

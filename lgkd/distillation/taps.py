@@ -1,4 +1,4 @@
-"""Taps: reading named layers of a model during its forward pass, and folding what they say into maps.
+"""Read named layers of a model during its forward pass, and fold their outputs into maps.
 
 Hooks are registered once, when the taps are made, and stay until `remove()`: a hook that comes and
 goes inside a forward pass cannot be compiled, and one added after the first compiled call is
@@ -25,7 +25,7 @@ _MOST_PREFIX_TOKENS = 9
 
 @dataclass(frozen=True)
 class Tap:
-    """A named layer whose output is read.
+    """Name a layer whose output is read.
 
     Only the name is needed. The rest is found from the shape that the layer puts out, and is given
     where that would be a guess.
@@ -66,7 +66,7 @@ def fold(tokens_BND: Tensor, prefix: int, grid: tuple[int, int]) -> Tensor:
 
 @dataclass(frozen=True)
 class Fold:
-    """How one tap's output becomes a map; resolved once, from a trial forward."""
+    """Fold the output of a tap into a map; resolved once, from a trial forward."""
 
     layout: Layout
     prefix: int = 0
@@ -166,7 +166,7 @@ def _grid_of(count: int, image_size: tuple[int, int]) -> tuple[int, int] | None:
 
 
 def _layout_of_four(tap: Tap, shape: Sequence[int], image_size: tuple[int, int], hint: str | None) -> Layout:
-    """Where the channels are in a four-dimensional output.
+    """Find the channels of a four-dimensional output.
 
     Raises:
         TapError: the image is square and the map is not, either way.
@@ -188,7 +188,7 @@ def _layout_of_four(tap: Tap, shape: Sequence[int], image_size: tuple[int, int],
 
 
 class Taps:
-    """Reads named layers of a model; the hooks live until `remove()`.
+    """Read named layers of a model; the hooks live until `remove()`.
 
     Args:
         model: any module.
@@ -210,8 +210,8 @@ class Taps:
         self.names = tuple(names)
         self.inputs = tuple(inputs)
         self._seen: dict[tuple[str, str], Tensor] = {}
-        # Outside `read` the hooks let everything pass, so that evaluation keeps no activations alive.
-        self._listening = False
+        # Outside `capture` the hooks let everything pass, so that evaluation keeps no activations alive.
+        self._capturing = False
         self._wanted = [*(("output", name) for name in names), *(("input", name) for name in inputs)]
         self._handles = [known[name].register_forward_hook(self._keeper(name)) for name in dict.fromkeys(names)]
         self._handles += [
@@ -220,30 +220,30 @@ class Taps:
 
     def _keeper(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def keep(_module: nn.Module, _args: Any, output: Any) -> None:
-            if self._listening:
+            if self._capturing:
                 self._seen["output", name] = output if isinstance(output, Tensor) else _first_tensor(output, name)
 
         return keep
 
     def _input_keeper(self, name: str) -> Callable[[nn.Module, Any], None]:
         def keep(_module: nn.Module, args: Any) -> None:
-            if self._listening:
+            if self._capturing:
                 self._seen["input", name] = _first_tensor(args, name)
 
         return keep
 
-    def read(self, model: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Run `model(images)`; return its output and what the tapped layers put out (or take in), in order.
+    def capture(self, model: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Run `model(images)`; return its output and the outputs (or inputs) of the tapped layers, in order.
 
         Raises:
             TapError: a tapped layer did not run in this forward pass.
         """
-        self._listening = True
+        self._capturing = True
         try:
             output = model(images)
         finally:
             # Also after an error: whoever catches it must not evaluate with activations kept alive.
-            self._listening = False
+            self._capturing = False
             seen, self._seen = self._seen, {}
         silent = [name for side, name in self._wanted if (side, name) not in seen]
         if silent:
@@ -254,7 +254,7 @@ class Taps:
         return output, [seen[wanted] for wanted in self._wanted]
 
     def remove(self) -> None:
-        """Take the hooks away; the model is as it was."""
+        """Remove the hooks; the model is as it was."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -262,7 +262,7 @@ class Taps:
 
 
 def _first_tensor(output: Any, name: str) -> Tensor:
-    """Layers of other libraries put out tuples whose first tensor is the hidden state."""
+    """Return the hidden state: layers of other libraries put out tuples with it as the first tensor."""
     if isinstance(output, tuple | list):
         for item in output:
             if isinstance(item, Tensor):
@@ -272,7 +272,7 @@ def _first_tensor(output: Any, name: str) -> Tensor:
     )
 
 
-def see_shapes(
+def trace_shapes(
     model: nn.Module, names: Sequence[str], images: Tensor, inputs: Sequence[str] = ()
 ) -> tuple[Tensor, list[Tensor]]:
     """One forward in eval mode that changes nothing: the model's output, the named layers' outputs, others' inputs.
@@ -284,7 +284,7 @@ def see_shapes(
     try:
         model.eval()
         with torch.no_grad():
-            return taps.read(model, images)
+            return taps.capture(model, images)
     finally:
         for module, training in flags:
             module.training = training

@@ -1,10 +1,11 @@
-"""Tasks: what turns a batch into a step. The training loop knows tasks, not teachers.
+"""Tasks: a batch becomes a step. A task owns all state of its own; the training loop knows nothing but `Task`.
 
 Letters in shapes: B batch, K classes, H W image size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,52 +13,20 @@ from torch import Tensor, nn
 
 from lgkd.config import Guidance
 from lgkd.config.declaration import check_values, default_of
+from lgkd.data.batch import Batch
 from lgkd.distillation.features import Features
 from lgkd.distillation.guide import Guide
 from lgkd.errors import InputError
 from lgkd.models.factory import no_logits
 
+__all__ = ["Batch", "Guided", "Lookup", "Step", "Supervised", "Task", "as_task"]
+
 _WEIGHT: float = default_of(Guidance, "classification_weight")
 
 
 @dataclass(frozen=True)
-class Batch:
-    """What a task is given.
-
-    Args:
-        images: (B,3,H,W), normalised for the student.
-        targets: class numbers, int64 (B,), or distributions over classes, float (B,K).
-        views: for each guide what its teacher sees, (B,3,h,w) in the teacher's size and the student's normalisation;
-            None, or none at all: the teacher's view is made of `images`.
-        taught: for each guide what is known already of its teacher for these images; None, or none at all: the
-            teacher is run.
-    """
-
-    images: Tensor
-    targets: Tensor
-    views: tuple[Tensor | None, ...] = ()
-    taught: tuple[Features | None, ...] = ()
-
-    def split(self, pieces: int) -> list["Batch"]:
-        """Nearly equal parts, in order."""
-        views = [[None] * pieces if view is None else view.tensor_split(pieces) for view in self.views]
-        taught = [[None] * pieces if known is None else known.split(pieces) for known in self.taught]
-        return [
-            Batch(
-                images,
-                targets,
-                tuple(view[number] for view in views),
-                tuple(known[number] for known in taught),
-            )
-            for number, (images, targets) in enumerate(
-                zip(self.images.tensor_split(pieces), self.targets.tensor_split(pieces), strict=True)
-            )
-        ]
-
-
-@dataclass(frozen=True)
 class Step:
-    """What a task hands back.
+    """Hold the result of a task for a batch.
 
     Attributes:
         loss: the scalar to descend: the sum of the parts times their weights.
@@ -74,17 +43,116 @@ class Step:
         return Step(self.loss.clone(), self.logits.clone(), {name: value.clone() for name, value in self.parts.items()})
 
 
-class Supervised(nn.Module):
-    """Learn the labels: mean cross entropy against class numbers or distributions.
+class Task(nn.Module):
+    """Compute a step from a batch, and own every state that this needs during a training.
 
-    Used for teachers and for students without a guide.
+    A subclass defines `forward`. The other methods are called by the training loop and do nothing here, for a task
+    whose only state is the student.
+
+    Args:
+        student: the model that is trained, evaluated and kept.
     """
-
-    guides: Sequence[Guide] = ()
 
     def __init__(self, student: nn.Module) -> None:
         super().__init__()
         self.student = student
+
+    def forward(self, batch: Batch) -> Step:
+        """Compute the loss of a batch."""
+        raise NotImplementedError
+
+    @property
+    def terms(self) -> Mapping[str, nn.Module]:
+        """The losses beside the classification, by name; their parameters are trained with the student."""
+        return {}
+
+    @property
+    def active_terms(self) -> tuple[str, ...]:
+        """Names of the terms that take part in the next step."""
+        return ()
+
+    @property
+    def across_batch(self) -> bool:
+        """Tell if a loss compares the samples of a batch with each other, so that the batch cannot be cut."""
+        return False
+
+    @property
+    def frozen_models(self) -> Mapping[str, nn.Module]:
+        """The models beside the student that a step runs and that are not trained, by name."""
+        return {}
+
+    def on_train_start(self, epochs: int, *, warmup: float = 0.0) -> None:
+        """Prepare for a training.
+
+        Args:
+            epochs: of the training.
+            warmup: epochs in which the learning rate grows.
+        """
+
+    def set_epoch(self, epoch: float) -> None:
+        """Set all schedules to an epoch, counted from 0; called before every step with the fraction."""
+
+    def on_epoch_end(self, epoch: int, means: Mapping[str, float]) -> list[str]:  # noqa: ARG002
+        """Update the state after an epoch.
+
+        Args:
+            epoch: the finished one, counted from 1.
+            means: the loss and its parts by name, over the epoch.
+
+        Returns:
+            Messages for the user.
+        """
+        return []
+
+    def current_weights(self) -> dict[str, float]:
+        """The weights that change during the training, by the name of their term, for the log."""
+        return {}
+
+    def cast_frozen(self, dtype: torch.dtype) -> None:
+        """Keep frozen weights in the number format of the step."""
+
+    def checkpoint_tensors(self) -> dict[str, dict[str, Tensor]]:
+        """The tensors of a checkpoint by part; part names are those of its files."""
+        return {"student": self.student.state_dict(), "guide": {}}
+
+    def load_checkpoint_tensors(self, parts: Mapping[str, Mapping[str, Any]]) -> None:
+        """Restore `checkpoint_tensors()`."""
+        self.student.load_state_dict(parts["student"])
+
+    def extra_state(self) -> list[dict[str, Any]]:
+        """The state of a checkpoint beside the tensors, as JSON has it."""
+        return []
+
+    def load_extra_state(self, state: Sequence[Mapping[str, Any]]) -> None:
+        """Restore `extra_state()`."""
+
+
+class _PlainTask(Task):
+    """Adapt a module that has a `student` and `forward(batch) -> Step`, and nothing else of a `Task`."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module.student)  # type: ignore[arg-type]
+        self.module = module
+
+    def forward(self, batch: Batch) -> Step:
+        step: Step = self.module(batch)
+        return step
+
+    def named_parameters(self, *args: Any, **options: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """The module's, under its names: checkpoints hold these."""
+        return self.module.named_parameters(*args, **options)
+
+
+def as_task(module: nn.Module) -> Task:
+    """Adapt a module with a `student` and `forward(batch) -> Step` to the interface of `Task`."""
+    return module if isinstance(module, Task) else _PlainTask(module)
+
+
+class Supervised(Task):
+    """Learn the labels: mean cross entropy against class numbers or distributions.
+
+    Used for teachers and for students without a guide.
+    """
 
     def forward(self, batch: Batch) -> Step:
         logits = self.student(batch.images)
@@ -94,7 +162,7 @@ class Supervised(nn.Module):
         return Step(loss, logits, {"classification": loss.detach()})
 
 
-class Guided(nn.Module):
+class Guided(Task):
     """Learn the labels and imitate one or several teachers at the same time (dual task).
 
         loss = classification_weight * cross entropy + sum over terms of weight * term
@@ -111,7 +179,7 @@ class Guided(nn.Module):
     guides: Sequence[Guide]
 
     def __init__(self, student: nn.Module, *guides: Guide, classification_weight: float = _WEIGHT) -> None:
-        super().__init__()
+        super().__init__(student)
         if not guides:
             raise InputError("a guided task without a guide learns labels alone; use Supervised(student)")
         if not 0 <= classification_weight < float("inf"):
@@ -121,7 +189,6 @@ class Guided(nn.Module):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise InputError(f"terms of two guides are called {twice!r}; give each a name of its own")
-        self.student = student
         self.guides = nn.ModuleList(guides)  # type: ignore[assignment]
         self.classification_weight = classification_weight
 
@@ -139,7 +206,7 @@ class Guided(nn.Module):
         for number, (guide, features) in enumerate(zip(self.guides, seen, strict=True)):
             if not guide.active:
                 continue
-            taught = batch.taught[number] if batch.taught else None
+            taught = cast("Features | None", batch.taught[number] if batch.taught else None)
             if taught is None:
                 view = batch.views[number] if batch.views else None
                 taught = guide.teach(batch.images if view is None else view)
@@ -147,6 +214,55 @@ class Guided(nn.Module):
                 loss = loss + guide.weight(name) * value
                 parts[name] = value
         return Step(loss, logits, {name: value.detach() for name, value in parts.items()})
+
+    @property
+    def terms(self) -> Mapping[str, nn.Module]:
+        return {name: loss for guide in self.guides for name, loss in guide.losses.items()}
+
+    @property
+    def active_terms(self) -> tuple[str, ...]:
+        return tuple(name for guide in self.guides for name in guide.active)
+
+    @property
+    def across_batch(self) -> bool:
+        return any(guide.across_batch for guide in self.guides)
+
+    @property
+    def frozen_models(self) -> Mapping[str, nn.Module]:
+        return {f"teacher {number}": guide.teacher.model for number, guide in enumerate(self.guides, 1)}
+
+    def on_train_start(self, epochs: int, *, warmup: float = 0.0) -> None:
+        for guide in self.guides:
+            guide.on_train_start(epochs, warmup=warmup)
+
+    def set_epoch(self, epoch: float) -> None:
+        for guide in self.guides:
+            guide.set_epoch(epoch)
+
+    def on_epoch_end(self, epoch: int, means: Mapping[str, float]) -> list[str]:
+        return [message for guide in self.guides for message in guide.on_epoch_end(epoch, means)]
+
+    def current_weights(self) -> dict[str, float]:
+        return {name: weight for guide in self.guides for name, weight in guide.current_weights().items()}
+
+    def cast_frozen(self, dtype: torch.dtype) -> None:
+        for guide in self.guides:
+            guide.teacher_runner.cast(dtype)
+
+    def checkpoint_tensors(self) -> dict[str, dict[str, Tensor]]:
+        return super().checkpoint_tensors() | {"guide": self.get_submodule("guides").state_dict()}
+
+    def load_checkpoint_tensors(self, parts: Mapping[str, Mapping[str, Any]]) -> None:
+        super().load_checkpoint_tensors(parts)
+        self.get_submodule("guides").load_state_dict(parts["guide"])
+
+    def extra_state(self) -> list[dict[str, Any]]:
+        return [guide.extra_state() for guide in self.guides]
+
+    def load_extra_state(self, state: Sequence[Mapping[str, Any]]) -> None:
+        # In its first epoch a training of an earlier lgkd has none.
+        for guide, own in zip(self.guides, state, strict=False):
+            guide.load_extra_state(own)
 
     def _read(self, images: Tensor) -> tuple[Tensor, list[Features]]:
         """One forward pass of the student, to which every guide listens."""
@@ -166,8 +282,6 @@ class Guided(nn.Module):
 
         return run(images), seen
 
-
-Task = Supervised | Guided
 
 Lookup = Callable[[Tensor, int], tuple[Features | None, ...]]
 """For the samples at these places, int64 (B,), in an epoch counted from 0: what each guide's teacher makes of them, as

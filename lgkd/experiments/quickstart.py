@@ -29,7 +29,7 @@ from lgkd.runs.compare.layout import check_seeds
 from lgkd.runs.folder import read_student
 from lgkd.runs.plots import draw_gain
 from lgkd.runs.statistics import Interval, Summary, paired_interval, summarise
-from lgkd.training.callbacks import Watcher
+from lgkd.training.callbacks import Callback
 
 Who = Literal["teacher", "unguided", "guided"]
 WHO: tuple[Who, ...] = get_args(Who)
@@ -43,7 +43,7 @@ FIGURE, RESULTS = "quickstart.png", "results.json"
 _HELD_OUT = 0.5
 _GRID = 4
 
-Watch = Callable[[str], AbstractContextManager[Watcher]]
+Watch = Callable[[str], AbstractContextManager[Callback]]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from lgkd.models.registry import canonical
 from lgkd.models.teacher_card import Accuracy
 from lgkd.runner.build import make_task
 from lgkd.runner.options import Run
-from lgkd.runner.record import Journal, about_run, flat, results
+from lgkd.runner.record import Journal, about_run, results
 from lgkd.runner.teacher_store import keep_teacher, poor_teacher
 from lgkd.runs.folder import (
     CHECKPOINTS,
@@ -40,12 +40,12 @@ from lgkd.runs.folder import (
 )
 from lgkd.runs.identity import check_checkpoint, checkpoint_identity
 from lgkd.runs.plots import draw_curves
-from lgkd.training.callbacks import Watcher
-from lgkd.training.checkpointer import Keeper
+from lgkd.training.callbacks import Callback, EpochRow
+from lgkd.training.checkpointer import Checkpointer
 from lgkd.training.config import Plan
 from lgkd.training.evaluate import score
 from lgkd.training.loop import fit
-from lgkd.training.signals import Stop
+from lgkd.training.signals import StopCondition
 from lgkd.training.tracking import Tracking
 
 
@@ -86,7 +86,7 @@ class Ready:
     process: Place
     began: float
     max_time: float | None
-    watchers: tuple[Watcher, ...]
+    watchers: tuple[Callback, ...]
     say: Callable[[str], None]
     store: Path | None
     replace: bool
@@ -117,7 +117,7 @@ def carry_out(ready: Ready) -> Run:
     batches = _test_batches(ready)
     journal = Journal(folder, writes=first)
     teachers = [info["teacher"], *info["more_teachers"]] if info["teacher"] else []
-    keeper = Keeper(
+    checkpointer = Checkpointer(
         folder / CHECKPOINTS,
         select_on="val_top1" if data.val is not None else None,
         identity={
@@ -129,14 +129,14 @@ def carry_out(ready: Ready) -> Run:
         on_restored=begin if resumes else None,
         say=ready.say,
     )
-    with Stop(ready.max_time, ready.began) as stop:
+    with StopCondition(ready.max_time, ready.began) as stop:
         fit(
             make_task(student, ready.guides, ready.recipe),
             ready.feed,
             plan,
             evaluate=lambda model: _scores(model, batches, plan),
-            watchers=(journal, *ready.watchers),
-            keeper=keeper,
+            callbacks=(journal, *ready.watchers),
+            checkpointer=checkpointer,
             stop=stop,
             say=ready.say,
             lookup=ready.lookup,
@@ -144,7 +144,7 @@ def carry_out(ready: Ready) -> Run:
         )
     best = None
     if data.val is not None:
-        weights, best = keeper.load_best()
+        weights, best = checkpointer.load_best()
         student.load_state_dict(weights)
     student.eval().to("cpu")
     info = info | {"finished": now(), "results": results(journal.rows, best, ready.guides)}
@@ -167,7 +167,7 @@ def _tracking(ready: Ready) -> Tracking | None:
     if not ready.track:
         return None
     about = about_run(ready.info, ready.recipe)
-    return Tracking(ready.folder, ready.track, about=about, values=flat, say=ready.say)
+    return Tracking(ready.folder, ready.track, about=about, values=EpochRow.flatten, say=ready.say)
 
 
 def finished_run(folder: Path, info: dict[str, Any], student: nn.Module) -> Run:

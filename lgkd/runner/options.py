@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 from torch import nn
 
 from lgkd.config import Recipe
-from lgkd.training.callbacks import Watcher
+from lgkd.training.callbacks import Callback
 
 
 class Options(TypedDict, total=False):
@@ -78,7 +78,7 @@ class Options(TypedDict, total=False):
     max_time: float | None
     track: Sequence[Any]
     force: bool
-    watchers: Sequence[Watcher]
+    watchers: Sequence[Callback]
     progress: Callable[[int, int], None] | None
     downloading: Callable[[str, int, int], None] | None
     say: Callable[[str], None] | None

@@ -9,10 +9,10 @@ from lgkd.config import Recipe
 from lgkd.distillation.guide import Guide
 from lgkd.models.teacher import Teacher
 from lgkd.runs.folder import write_metrics
-from lgkd.training.callbacks import EpochRow
+from lgkd.training.callbacks import Callback, EpochRow
 
 
-class Journal:
+class Journal(Callback):
     """A watcher of the loop that keeps metrics.csv current.
 
     Args:
@@ -25,37 +25,11 @@ class Journal:
         self._writes = writes
         self.rows: list[dict[str, float]] = []
 
-    def on_start(self, epochs: int, steps_per_epoch: int) -> None:
-        """Nothing to write yet."""
-
-    def on_step(self, epoch: int, step: int, parts: Mapping[str, float], images_per_second: float) -> None:
-        """A step is no row."""
-
     def on_epoch(self, row: EpochRow) -> None:
         """Write the file anew, with one row more."""
-        self.rows.append(flat(row))
+        self.rows.append(row.flatten())
         if self._writes:
             write_metrics(self.folder, self.rows)
-
-
-def flat(row: EpochRow) -> dict[str, float]:
-    """An epoch as a row of metrics.csv: `loss` is the weighted sum, `loss_NAME` its parts, not weighted.
-
-    `weight_NAME` is the weight at the epoch's last step of a term that a schedule moves.
-    """
-    train = dict(row.train)
-    return {
-        "epoch": row.epoch,
-        "lr": row.lr,
-        "loss": train.pop("loss"),
-        "train_accuracy": train.pop("accuracy"),
-        **{name if name.startswith("weight_") else f"loss_{name}": value for name, value in train.items()},
-        **row.scores,
-        "seconds": round(row.seconds, 3),
-        "evaluation_seconds": round(row.evaluation_seconds, 3),
-        "images_per_second": round(row.images_per_second, 1),
-        **({} if row.memory_mb is None else {"memory_mb": round(row.memory_mb, 1)}),
-    }
 
 
 def results(

@@ -4,11 +4,11 @@ import time
 
 from lgkd._internal.distributed import agree, highest, together
 from lgkd.errors import LgkdError
-from lgkd.training.checkpointer import Keeper
-from lgkd.training.signals import Stop
+from lgkd.training.checkpointer import Checkpointer
+from lgkd.training.signals import StopCondition
 
 SECONDS, STEPS = 2.0, 20
-"""How long an agreement may take to come: whichever is over first, as far as the steps before it tell."""
+"""Longest time and most steps between two agreements, the time as estimated from the steps before."""
 
 
 class Agreement:
@@ -19,11 +19,11 @@ class Agreement:
 
     Args:
         stop: knows a reason to stop, or none.
-        keeper: knows when it is time to save; None: nothing is saved.
+        checkpointer: knows when it is time to save; None: nothing is saved.
     """
 
-    def __init__(self, stop: Stop, keeper: Keeper | None) -> None:
-        self._stop, self._keeper = stop, keeper
+    def __init__(self, stop: StopCondition, checkpointer: Checkpointer | None) -> None:
+        self._stop, self._checkpointer = stop, checkpointer
         self._steps_left, self._longest = 1, 0.0
         self._looked = time.perf_counter()
 
@@ -38,10 +38,10 @@ class Agreement:
 
     def now(self) -> tuple[LgkdError | None, bool]:
         """As `after_step`, without waiting for the step at which all would agree; called by all."""
-        reason = self._stop.why()
-        until_save = self._keeper.seconds_left() if self._keeper is not None else SECONDS
+        reason = self._stop.reason()
+        until_save = self._checkpointer.seconds_left() if self._checkpointer is not None else SECONDS
         if not together():
-            return reason, self._keeper is not None and until_save <= 0
+            return reason, self._checkpointer is not None and until_save <= 0
         stopping, next_save, longest = highest([float(reason is not None), -until_save, self._longest])
         if stopping:
             reason = agree(reason)
@@ -49,4 +49,4 @@ class Agreement:
         within = min(SECONDS, max(-next_save, 0.0))
         self._steps_left = max(1, min(STEPS, int(within / max(longest, 1e-6))))
         self._longest = 0.0
-        return reason, self._keeper is not None and next_save >= 0
+        return reason, self._checkpointer is not None and next_save >= 0

@@ -2,7 +2,7 @@
 
     checkpoint/
       step-00000120/   the one before, kept in case the newest is damaged
-      step-00000240/   student.safetensors, guide.safetensors, optimizer.safetensors, ..., state.json, MANIFEST.json
+      step-00000240/   student.safetensors, optimizer.safetensors, meters.safetensors, ..., state.json, MANIFEST.json
       best/            the student of the best epoch on held-out images, where there are any
 
 A checkpoint is written into a folder of another name, every file and the folder are flushed to the disk, and only then
@@ -40,13 +40,13 @@ FAULT_VARIABLE = "LGKD_FAULT_POINT"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was saved.
+    """Hold the content of a checkpoint.
 
     Attributes:
         step: optimiser steps that were made.
         tensors: for each named part its tensors, on the CPU.
-        state: everything that is no tensor.
-        folder: where it lies.
+        state: everything that is not a tensor.
+        folder: in which it is stored.
         damaged: newer checkpoints that were passed over, each with what is wrong with it.
     """
 

@@ -1,39 +1,30 @@
-"""Saving a training and putting it back."""
+"""Save a training, and restore it."""
 
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from lgkd._internal.distributed import add_up, wait
 from lgkd._internal.out_of_memory import raise_if_out_of_memory
 from lgkd.errors import InputError, NonFiniteError
+from lgkd.training.callbacks import EpochRow
 from lgkd.training.checkpoint import STATE, load_newest, read_checkpoint, save_best, save_checkpoint
-from lgkd.training.metrics import Meters
-from lgkd.training.state import (
-    Progress,
-    all_finite,
-    optimizer_tensors,
-    read_progress,
-    restore_optimizer,
-    split_parts,
-)
+from lgkd.training.metrics import RunningMean
+from lgkd.training.state import Progress, all_finite, read_progress
 
 if TYPE_CHECKING:
-    from lgkd.training.callbacks import EpochRow
     from lgkd.training.train_step import Engine
 
 SECONDS_VARIABLE = "LGKD_SAVE_SECONDS"
 """Name of an environment variable that sets the seconds between saves, whatever was asked for; for tests."""
 
 
-class Keeper:
-    """Keeps a training in a folder, so that it can go on where it was stopped.
+class Checkpointer:
+    """Save a training in a folder, so that it can be resumed where it was stopped.
 
     Args:
         root: the folder of the checkpoints.
@@ -43,7 +34,7 @@ class Keeper:
             training's; raises where the checkpoint is not to be gone on with.
         select_on: the score by which the best epoch is chosen, such as "val_top1"; None: none is.
         on_restored: called when a checkpoint has been restored, or none was found, before the training writes anything.
-        say: called with a sentence that the user should hear.
+        say: called with messages for the user.
     """
 
     def __init__(
@@ -70,32 +61,23 @@ class Keeper:
         """Seconds until it is time to save; 0 or less: it is time."""
         return self._every - (time.monotonic() - self._saved)
 
-    def save(self, engine: "Engine", progress: Progress, meters: Meters) -> None:
+    def save(self, engine: "Engine", progress: Progress, meters: RunningMean) -> None:
         """Write everything that the next step depends on.
 
         Raises:
             NonFiniteError: a weight is not finite; nothing is written, the checkpoint before stays the newest.
         """
-        student, guide = split_parts(engine.task)
-        if not all_finite(student) or not all_finite(guide):
+        if not all(all_finite(part) for part in engine.task.checkpoint_tensors().values()):
             raise NonFiniteError(
                 f"a weight is not finite after epoch {progress.epoch + 1}, step {progress.step}; it was not saved, the "
                 "last checkpoint is good. Try a lower optimizer.lr or --precision fp32"
             )
-        sums = meters.tensors(add_up)
+        sums = meters.state_dict(add_up)
         images = int(add_up(torch.tensor(meters.images)))
         if engine.rank == 0:
-            tensors = {
-                "student": student,
-                "guide": guide,
-                "optimizer": optimizer_tensors(engine.task, engine.raw_optimizer),
-                "meters": sums,
-            }
-            if engine.ema is not None:
-                tensors["ema"] = engine.ema.module.state_dict()
             scaler = engine.accelerator.scaler
             state = {
-                "progress": asdict(progress) | {"images": images},
+                "progress": progress.state_dict() | {"images": images, "courses": engine.task.extra_state()},
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "threads": torch.get_num_threads(),
                 "torch": torch.__version__,
@@ -103,13 +85,13 @@ class Keeper:
                 "identity": self._identity,
             }
             done = progress.epoch * engine.plan.steps_per_epoch + progress.step
-            save_checkpoint(self.root, done, tensors, state)
+            save_checkpoint(self.root, done, engine.state_dict() | {"meters": sums}, state)
         # Nobody leaves, and makes a starter end the others, before everything is on the disk.
         wait()
         self._saved = time.monotonic()
 
-    def restore(self, engine: "Engine", meters: Meters) -> Progress | None:
-        """Put the newest whole checkpoint back; None where there is none.
+    def restore(self, engine: "Engine", meters: RunningMean) -> Progress | None:
+        """Restore the newest undamaged checkpoint; return None where there is none.
 
         Raises:
             InputError: every checkpoint is damaged, or it belongs to another training.
@@ -135,16 +117,10 @@ class Keeper:
                 "training goes on, but with other draws of dropout and stochastic depth, where it has any"
             )
         try:
-            engine.task.student.load_state_dict(parts["student"])
-            if isinstance(engine.task.guides, nn.Module):
-                engine.task.guides.load_state_dict(parts["guide"])
-            if engine.ema is not None:
-                engine.ema.module.load_state_dict(parts["ema"])
-            restore_optimizer(engine.task, engine.raw_optimizer, parts["optimizer"])
+            engine.load_state_dict(parts)
             if engine.accelerator.scaler is not None:
                 engine.accelerator.scaler.load_state_dict(state["scaler"])
-            for guide, course in zip(engine.task.guides, progress.courses, strict=False):
-                guide.restore(course)
+            engine.task.load_extra_state(state["progress"]["courses"])
         except (RuntimeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise_if_out_of_memory(error)
             reason = " ".join(str(error).split())[:200]
@@ -154,13 +130,13 @@ class Keeper:
         # The sums are of all processes; one of them goes on with them.
         mine = int(engine.rank == 0)
         sums = {name: value * mine for name, value in parts["meters"].items()}
-        meters.restore(sums, progress.images * mine, engine.device)
+        meters.load_state_dict(sums, progress.images * mine, engine.device)
         self._on_restored()
         self._say(f"going on from epoch {progress.epoch + 1}, step {progress.step}")
         return progress
 
-    def is_best(self, row: "EpochRow", progress: Progress) -> bool:
-        """Whether this epoch is the best so far on the held-out images; remembers it if so."""
+    def is_best(self, row: EpochRow, progress: Progress) -> bool:
+        """Tell if this epoch is the best so far on the held-out images, and record it in the progress if so."""
         if self._select_on is None or self._select_on not in row.scores:
             return False
         score = row.scores[self._select_on]
@@ -170,10 +146,10 @@ class Keeper:
         return True
 
     def save_best(self, engine: "Engine", progress: Progress) -> None:
-        """Keep the student of the best epoch (its average where there is one)."""
+        """Save the student of the best epoch (its average where there is one)."""
         if engine.rank == 0:
             state = {"best": progress.best, "identity": self._identity}
-            save_best(self.root, {"student": engine.judged.state_dict()}, state)
+            save_best(self.root, {"student": engine.eval_model.state_dict()}, state)
         wait()
 
     def load_best(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -1,15 +1,15 @@
-"""Compiling a training's step, and replaying it as one recording on a GPU."""
+"""Compile the step of a training, and replay it as CUDA graphs on a GPU."""
 
 import torch
+from torch import nn
 
-from lgkd.distillation.tasks import Task
 from lgkd.errors import InputError
 
 _WORTH_COMPILING = 4_000_000
 
 
 def choose_compile(wanted: bool | None, device: str, images: int, *, cuda_graphs: bool = False) -> bool:
-    """Whether a training that looks at so many images (epochs times images) is compiled, where nobody says.
+    """Choose if a training of so many images (epochs times images) is compiled, where the user does not.
 
     Compiling takes a minute or two. On a GPU that pays after some millions of images; on a CPU hardly ever.
 
@@ -28,8 +28,8 @@ def choose_compile(wanted: bool | None, device: str, images: int, *, cuda_graphs
     return on_gpu and images >= _WORTH_COMPILING
 
 
-def compile_task(task: Task, *, cuda_graphs: bool) -> None:
-    """Compile student, teacher and terms as one graph, in place: names of weights stay what they are.
+def compile_task(task: nn.Module, *, cuda_graphs: bool) -> None:
+    """Compile all models and losses of a task as one graph, in place: names of weights stay the same.
 
     Batches that differ in size are compiled apart.
 

@@ -19,7 +19,7 @@ class Plan:
         precision: "fp32", "bf16" or "fp16"; already decided.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
         channels_last: whether images are laid out channels-last, for CNNs.
-        compile: whether student, teacher and terms are compiled as one graph.
+        compile: whether all models and losses of the task are compiled as one graph.
         cuda_graphs: whether the compiled step is recorded and replayed; needs `compile` and a CUDA device.
     """
 

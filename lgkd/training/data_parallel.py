@@ -1,4 +1,4 @@
-"""Gradients averaged over processes while they are made, by torch's DistributedDataParallel through Accelerate."""
+"""Average gradients over processes during the backward pass, by DistributedDataParallel through Accelerate."""
 
 import warnings
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _STATIC = ("torch", "timm", "lgkd")
 
 
 class _Whole(nn.Module):
-    """A task as DistributedDataParallel wants it: only what is differentiated leaves it with a graph."""
+    """Adapt a task to DistributedDataParallel: only the loss is returned with a graph."""
 
     def __init__(self, task: Task, weights: list[nn.Parameter]) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class _Whole(nn.Module):
 
 
 class ParallelTask:
-    """A task whose backward pass leaves the average over processes in every gradient.
+    """Wrap a task so that its backward pass averages every gradient over processes.
 
     The task itself stays as it is, with its names; the wrapper around it is made at the first step, and again when a
     term has ended. Weights that take part in one process and not in another are looked for in every step, unless
@@ -48,12 +48,12 @@ class ParallelTask:
         self.task, self.accelerator = task, accelerator
         self._static = is_static(task)
         self._wrapped: nn.Module | None = None
-        self._active: list[tuple[str, ...]] = []
+        self._active: tuple[str, ...] = ()
         self.finds_unused = True
 
     def ready(self, batch: Batch) -> None:
         """Make the wrapper if there is none for the terms of now; called by all processes, before a step's draws."""
-        active = [guide.active for guide in self.task.guides]
+        active = self.task.active_terms
         if self._wrapped is not None and active == self._active:
             return
         self.close()
@@ -89,7 +89,7 @@ class ParallelTask:
 
     @contextmanager
     def averaging(self, wanted: bool) -> Iterator[None]:
-        """Where not wanted, gradients of the passes inside stay in this process, until a pass that averages."""
+        """Average gradients over processes inside, if wanted; else keep them local until a pass that averages."""
         if wanted:
             yield
             return
@@ -128,8 +128,7 @@ class ParallelTask:
 
 def is_static(task: Task) -> bool:
     """Tell a static graph: student and terms consist of modules that treat all batches alike."""
-    parts = [task.student, *(loss for guide in task.guides for loss in guide.losses.values())]
-    return all(map(is_known, parts))
+    return all(map(is_known, [task.student, *task.terms.values()]))
 
 
 def is_known(part: nn.Module) -> bool:
@@ -149,9 +148,9 @@ def _weights_of_ended_terms(task: Task) -> set[int]:
     """Identities of the weights that only terms use which have ended."""
     ended: set[int] = set()
     going_on = {id(weight) for weight in task.student.parameters()}
-    for guide in task.guides:
-        for name, loss in guide.losses.items():
-            (going_on if name in guide.active else ended).update(id(weight) for weight in loss.parameters())
+    active = task.active_terms
+    for name, loss in task.terms.items():
+        (going_on if name in active else ended).update(id(weight) for weight in loss.parameters())
     return ended - going_on
 
 

@@ -1,4 +1,4 @@
-"""Whether the same run gives the same bits again.
+"""Make a run bitwise reproducible.
 
 On a CPU it does, at an equal number of threads. On a GPU some sums are taken in whatever order their parts arrive,
 unless torch is told not to; that costs time, and a few operations have no other way.
@@ -18,7 +18,7 @@ _FIXED_WORKSPACE = ":4096:8"
 
 
 def remark(device: str, *, deterministic: bool) -> str | None:
-    """What the user should hear of it before a run on a device; None where there is nothing to say."""
+    """Return a message for the user before a run on a device, or None."""
     if torch.device(device).type != "cuda" or deterministic:
         return None
     return "runs on CUDA are not repeatable bit for bit; --deterministic makes them so, and slower"

@@ -1,4 +1,4 @@
-"""What makes the step of several processes the step of one: batch statistics, terms across the batch, the beginning.
+"""Make the step of several processes equal the step of one: batch statistics, terms across the batch, the start.
 
 Gradients are averaged elsewhere, by `lgkd.training.data_parallel`. Both exchange values during the backward pass, in
 an order that depends on the weights that take part, so what is exchanged here goes through a group of its own.
@@ -25,7 +25,7 @@ Group: TypeAlias = "dist.ProcessGroup | None"
 """Processes that exchange values apart from others' exchanges; None: all of them, with everything else."""
 
 PATIENCE = timedelta(minutes=10)
-"""How long a process waits within a step for the others, which are as far as it is."""
+"""Time that a process waits within a step for the others, which are equally far."""
 
 
 def own_group() -> Group:
@@ -40,7 +40,7 @@ def _second_group(_first: Group) -> Group:
 
 
 class _Sum(torch.autograd.Function):
-    """A sum over processes; what it is worth to any of them flows back to all."""
+    """All-reduce whose backward pass all-reduces the gradient."""
 
     @staticmethod
     def forward(context: Any, values: Tensor, group: Group, number: int | None) -> Tensor:
@@ -78,21 +78,20 @@ def gather_batch(values_B: Tensor, group: Group = None, order: ExchangeOrder | N
 
 
 def looks_across(task: Task) -> bool:
-    """Whether a step of this task depends on how the batch is shared: by BatchNorm, or by a term across the batch."""
-    teachers = [guide.teacher.model for guide in task.guides if guide.teacher.batch_norm == "batch"]
-    norms = [
-        module
-        for model in (task.student, *teachers)
-        for module in model.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)
-    ]
-    return bool(norms) or any(guide.across_batch for guide in task.guides)
+    """Tell if a step depends on how the batch is shared out: by BatchNorm, or by a term across the batch."""
+    # Frozen models stay in the mode in which they are.
+    frozen = [norm for model in task.frozen_models.values() for norm in _batch_norms(model) if norm.training]
+    return task.across_batch or bool(frozen or _batch_norms(task.student))
 
 
-class Together(TorchFunctionMode):
+def _batch_norms(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+
+class DistributedStep(TorchFunctionMode):
     """While it is entered, BatchNorm in training normalises by the batch of all processes (as SyncBatchNorm, but on
-    every device and for every class that calls `F.batch_norm`), a teacher's `batch` mode included; and terms that
-    compare the images of a batch see the maps of all processes.
+    every device and for every class that calls `F.batch_norm`), that of frozen models included; and terms that compare
+    the images of a batch see the maps of all processes.
 
     Args:
         task: whose terms may look across the batch.
@@ -103,8 +102,7 @@ class Together(TorchFunctionMode):
     def __init__(self, task: Task, group: Group = None, order: ExchangeOrder | None = None) -> None:
         super().__init__()
         self._group, self._order = group, order
-        losses = [loss for guide in task.guides for loss in guide.losses.values()]
-        self._across = [loss for loss in losses if getattr(loss, "across_batch", False)]
+        self._across = [loss for loss in task.terms.values() if getattr(loss, "across_batch", False)]
         self._hooks = ExitStack()
 
     def __enter__(self) -> Self:

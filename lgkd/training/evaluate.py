@@ -1,4 +1,4 @@
-"""What a classifier is worth on a split: accuracy, calibration, agreement.
+"""Evaluate a classifier on a split: accuracy, calibration, agreement.
 
 Letters in shapes: B batch, K classes, N images.
 """
@@ -15,12 +15,12 @@ from lgkd.errors import DataError
 from lgkd.models.sdpa import quick_attention
 
 BINS = 15
-"""Of confidence, equally wide, for the calibration error."""
+"""Number of equally wide bins of confidence, for the calibration error."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How a classifier did.
+    """Hold the scores of a classifier.
 
     Attributes:
         top1, top5: share of the images whose class is the first, or among the first five, 0 to 1.
@@ -96,7 +96,7 @@ def score(
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What a classifier says of every image of a split, on the CPU, in the split's order.
+    """Hold the predictions for every image of a split, on the CPU, in the split's order.
 
     Attributes:
         labels: the true classes, int64 (N,).
@@ -112,7 +112,7 @@ class Answers:
 
     @property
     def right(self) -> Tensor:
-        """Which guesses are right, bool (N,)."""
+        """Mask of the correct predictions, bool (N,)."""
         return self.guesses == self.labels
 
 

@@ -24,9 +24,7 @@ class ExchangeOrder:
 
     def __init__(self, task: Task, group: "dist.ProcessGroup | None") -> None:
         self._group = group
-        models = {"student": task.student} | {
-            f"teacher {number}": guide.teacher.model for number, guide in enumerate(task.guides, 1)
-        }
+        models = {"student": task.student, **task.frozen_models}
         self._names = {
             id(tensor): f"{model}.{name}"
             for model, whole in models.items()

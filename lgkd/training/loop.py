@@ -1,41 +1,41 @@
-"""The training loop. It knows tasks, not teachers: what is learned is the task's affair."""
+"""The training loop: epochs of steps, evaluation, rows of metrics, checkpoints."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lgkd._internal.distributed import add_up
-from lgkd.distillation.tasks import Lookup, Task
+from lgkd.distillation.tasks import Batch, Lookup
 from lgkd.errors import NonFiniteError
 from lgkd.training.agreement import Agreement
-from lgkd.training.callbacks import EpochRow, Watcher
-from lgkd.training.checkpointer import Keeper
+from lgkd.training.callbacks import Callback, EpochRow, resume_callback
+from lgkd.training.checkpointer import Checkpointer
 from lgkd.training.config import Plan
 from lgkd.training.memory import highest_memory, keep_freed_memory
-from lgkd.training.metrics import Meters
-from lgkd.training.signals import Stop
+from lgkd.training.metrics import RunningMean
+from lgkd.training.signals import StopCondition
 from lgkd.training.state import Progress
 from lgkd.training.tracking import Tracking
-from lgkd.training.train_step import Engine, Pictures
+from lgkd.training.train_step import Engine
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 
 
 class Feed(Protocol):
-    """Where batches come from; `lgkd.data.loader.Feed` is one."""
+    """Yield batches by epoch, as `lgkd.data.loader.Feed` does."""
 
     steps_per_epoch: int
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Pictures, Tensor, Tensor]]:
-        """This process's share of every global batch from step `start` on: images, targets, places in the data set."""
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """This process's share of every global batch from step `start` on, with its `index`."""
         ...
 
     def names(self, index: Tensor) -> list[str]:
-        """What the samples at these places are called."""
+        """Names of the samples at these places."""
         ...
 
 
@@ -43,33 +43,32 @@ Evaluate = Callable[[nn.Module], dict[str, float]]
 
 
 def fit(
-    task: Task,
+    task: nn.Module,
     feed: Feed,
     plan: Plan,
     *,
     evaluate: Evaluate | None = None,
-    watchers: tuple[Watcher, ...] = (),
-    keeper: Keeper | None = None,
-    stop: Stop | None = None,
+    callbacks: tuple[Callback, ...] = (),
+    checkpointer: Checkpointer | None = None,
+    stop: StopCondition | None = None,
     say: Callable[[str], None] | None = None,
     lookup: Lookup | None = None,
     tracking: Tracking | None = None,
 ) -> list[EpochRow]:
-    """Train a task to the end of its plan, from where `keeper` has a checkpoint.
+    """Train a task to the end of its plan, from where `checkpointer` has a checkpoint.
 
     Args:
-        task: its weights are trained in place. With an EMA in the plan the student's weights are
-            the averaged ones in the end.
-        feed: yields (images, targets, places), one global batch a step.
+        task: a `Task`, or a module with a `student` and `forward(batch) -> Step`; trained in place. With an EMA in
+            the plan the student's weights are the averaged ones in the end.
+        feed: yields one `Batch` a step, with its `index`.
         evaluate: called with the student (with an EMA: with the averaged one) after every
             `plan.evaluate_every` epochs and after the last one.
-        watchers: told of every epoch and, a few times a second, of steps. Epochs of an earlier part
-            of the training are told again, in order (to those with an `on_earlier`, by that).
-        keeper: saves and restores; None: nothing is kept.
+        callbacks: receive every epoch and, a few times a second, steps; after a resume first the earlier epochs.
+        checkpointer: saves and restores; None: nothing is kept.
         stop: asked after every step; of several processes at least every two seconds or 20 steps.
-        say: called with a sentence that the user should hear, such as that a term has ended.
-        lookup: knows what the teachers make of samples, so that they are not run; None: they are.
-        tracking: one more watcher, which is ended with the training, however that ends.
+        say: called with messages for the user, such as that a term has ended.
+        lookup: gives for samples what `Batch.taught` holds, so that it is not computed; None: it is.
+        tracking: one more callback, closed with the training, however that ends.
 
     Returns:
         All epochs, those of an earlier part of the training included.
@@ -83,8 +82,10 @@ def fit(
         keep_freed_memory()
     engine = Engine(task, plan, names=feed.names, lookup=lookup)
     try:
-        everyone = watchers if tracking is None else (*watchers, tracking)
-        training = _Training(engine, feed, evaluate, everyone, keeper, stop or Stop(), say or (lambda _: None))
+        everyone = callbacks if tracking is None else (*callbacks, tracking)
+        training = _Training(
+            engine, feed, evaluate, everyone, checkpointer, stop or StopCondition(), say or (lambda _: None)
+        )
         training.restore()  # first: where that is refused, nothing is written for trackers either
         with tracking or nullcontext():
             return training.run()
@@ -94,57 +95,57 @@ def fit(
 
 
 class _Training:
-    """The story of one training: restore, step, look, evaluate, save."""
+    """Run one training: restore, step, evaluate, save."""
 
     def __init__(
         self,
         engine: Engine,
         feed: Feed,
         evaluate: Evaluate | None,
-        watchers: tuple[Watcher, ...],
-        keeper: Keeper | None,
-        stop: Stop,
+        callbacks: tuple[Callback, ...],
+        checkpointer: Checkpointer | None,
+        stop: StopCondition,
         say: Callable[[str], None],
     ) -> None:
         self.engine, self.plan, self.feed = engine, engine.plan, feed
-        self.evaluate, self.watchers, self.keeper = evaluate, watchers, keeper
-        self.agreement = Agreement(stop, keeper)
+        self.evaluate, self.callbacks, self.checkpointer = evaluate, callbacks, checkpointer
+        self.agreement = Agreement(stop, checkpointer)
         self.say = say
         self.progress = Progress(accumulate=self.plan.accumulate)
-        self.meters = Meters()
+        self.meters = RunningMean()
 
     def restore(self) -> None:
-        if self.keeper is not None:
-            self.progress = self.keeper.restore(self.engine, self.meters) or self.progress
+        if self.checkpointer is not None:
+            self.progress = self.checkpointer.restore(self.engine, self.meters) or self.progress
         self.engine.accumulate = self.progress.accumulate
 
     def run(self) -> list[EpochRow]:
-        for watcher in self.watchers:
-            watcher.on_start(self.plan.epochs, self.plan.steps_per_epoch)
-            _tell_again(watcher, [EpochRow(**row) for row in self.progress.rows])
+        for callback in self.callbacks:
+            callback.on_start(self.plan.epochs, self.plan.steps_per_epoch)
+            resume_callback(callback, self.progress.rows)
         for epoch in range(self.progress.epoch, self.plan.epochs):
             self._train_epoch(epoch)
             self._finish_epoch(epoch)
-        self.engine.keep_average()
-        return [EpochRow(**row) for row in self.progress.rows]
+        self.engine.apply_ema()
+        return self.progress.rows
 
     def _train_epoch(self, epoch: int) -> None:
         progress, engine = self.progress, self.engine
         engine.task.train()
         began = looked = time.perf_counter()
         before, images_before = progress.seconds, self.meters.images
-        for images, targets, index in self.feed.epoch(epoch, progress.step):
-            engine.step(images, targets, index, epoch, progress.step, self.meters)
+        for batch in self.feed.epoch(epoch, progress.step):
+            engine.step(batch, epoch, progress.step, self.meters)
             progress.step += 1
             progress.accumulate = engine.accumulate
             now = time.perf_counter()
             progress.seconds = before + now - began
-            if self.watchers and now - looked > _SECONDS_BETWEEN_LOOKS:
+            if self.callbacks and now - looked > _SECONDS_BETWEEN_LOOKS:
                 looked = now
                 rate = (self.meters.images - images_before) * engine.processes / (now - began)
                 parts = self.meters.read()
-                for watcher in self.watchers:
-                    watcher.on_step(epoch, progress.step - 1, parts, rate)
+                for callback in self.callbacks:
+                    callback.on_step(epoch, progress.step - 1, parts, rate)
             if progress.step == self.plan.steps_per_epoch:
                 break  # the epoch's end has its own place to stop and save, after the evaluation
             reason, due = self.agreement.after_step()
@@ -163,13 +164,11 @@ class _Training:
         scores: dict[str, float] = {}
         began = time.perf_counter()
         if self.evaluate is not None and ((epoch + 1) % plan.evaluate_every == 0 or epoch + 1 == plan.epochs):
-            scores = self.evaluate(self.engine.judged)
+            scores = self.evaluate(self.engine.eval_model)
         images = int(add_up(torch.tensor(self.meters.images)))
-        for guide in self.engine.task.guides:
-            train |= {f"weight_{name}": weight for name, weight in guide.weights_now().items()}
-            for note in guide.finish_epoch(epoch + 1, train):
-                self.say(note)
-        progress.courses = [guide.state() for guide in self.engine.task.guides]
+        train |= {f"weight_{name}": weight for name, weight in self.engine.task.current_weights().items()}
+        for message in self.engine.task.on_epoch_end(epoch + 1, train):
+            self.say(message)
         row = EpochRow(
             epoch=epoch + 1,
             lr=plan.rate((epoch + 1) * plan.steps_per_epoch - 1),
@@ -180,13 +179,13 @@ class _Training:
             images_per_second=images / max(progress.seconds, 1e-9),
             memory_mb=highest_memory(self.engine.device) / 1e6,
         )
-        progress.rows.append(_plain(row))
+        progress.rows.append(row)
         progress.epoch, progress.step, progress.seconds = epoch + 1, 0, 0.0
-        self.meters.restore({}, 0, self.engine.device)
-        if self.keeper is not None and self.keeper.is_best(row, progress):
-            self.keeper.save_best(self.engine, progress)
-        for watcher in self.watchers:
-            watcher.on_epoch(row)
+        self.meters.load_state_dict({}, 0, self.engine.device)
+        if self.checkpointer is not None and self.checkpointer.is_best(row, progress):
+            self.checkpointer.save_best(self.engine, progress)
+        for callback in self.callbacks:
+            callback.on_epoch(row)
         last = progress.epoch == plan.epochs
         reason, due = self.agreement.now() if not last else (None, True)
         if reason is not None or due:
@@ -196,20 +195,5 @@ class _Training:
 
     def _save(self) -> None:
         self.engine.guard.settle()
-        if self.keeper is not None:
-            self.keeper.save(self.engine, self.progress, self.meters)
-
-
-def _tell_again(watcher: Watcher, rows: Sequence[EpochRow]) -> None:
-    """What happened before the training was resumed; who keeps a log needs it, who shows what is new must know."""
-    tell_all = getattr(watcher, "on_earlier", None)
-    if tell_all is not None:
-        if rows:
-            tell_all(rows)
-        return
-    for row in rows:
-        watcher.on_epoch(row)
-
-
-def _plain(row: EpochRow) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in EpochRow.__dataclass_fields__}
+        if self.checkpointer is not None:
+            self.checkpointer.save(self.engine, self.progress, self.meters)

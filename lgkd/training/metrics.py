@@ -8,7 +8,7 @@ from torch import Tensor
 from lgkd.distillation.tasks import Batch, Step
 
 
-class Meters:
+class RunningMean:
     """Means of the loss, of its named parts, and of the accuracy on the training batches.
 
     Summed in double precision, which holds sums of single precision to the bit: they are the same whichever process
@@ -48,11 +48,11 @@ class Meters:
     def _device(self) -> torch.device:
         return next(iter(self._sums.values())).device
 
-    def tensors(self, gather: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    def state_dict(self, gather: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         """The sums over processes, for a checkpoint within the epoch."""
         return {name: gather(value) for name, value in self._sums.items()}
 
-    def restore(self, sums: dict[str, Tensor], images: int, device: torch.device) -> None:
-        """Go on from saved sums."""
+    def load_state_dict(self, sums: dict[str, Tensor], images: int, device: torch.device) -> None:
+        """Restore saved sums."""
         self._sums = {name: value.to(device, torch.float64) for name, value in sums.items()}
         self.images = images

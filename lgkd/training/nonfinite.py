@@ -1,4 +1,4 @@
-"""Guards of a step: an update that is not finite never reaches the weights, and the host hears of it late."""
+"""Guard a step: an update that is not finite never reaches the weights, and the host is notified one step later."""
 
 import math
 from collections import deque
@@ -25,8 +25,8 @@ class _Look:
     index: Tensor
 
 
-class FiniteGuard:
-    """Masks a non-finite update on the device, and tells the host one step later.
+class NonFiniteGuard:
+    """Mask a non-finite update on the device, and notify the host one step later.
 
     No step waits for it: the verdict is copied asynchronously and read when the next step has been
     queued, so the training stops within two steps and the weights are those of the last good one.
@@ -45,7 +45,7 @@ class FiniteGuard:
         self._looks: deque[_Look] = deque()
 
     def judge(self, step: Step, norm: Tensor) -> Tensor:
-        """A scalar float on the device: 1 if loss or gradient is not finite, else 0."""
+        """Return a scalar float on the device: 1 if loss or gradient is not finite, else 0."""
         return (~(torch.isfinite(step.loss.detach()) & torch.isfinite(norm))).float()
 
     def watch(self, bad: Tensor, step: Step, index: Tensor, epoch: int, place: int) -> None:
@@ -104,5 +104,5 @@ def masked_step(optimizer: Any, bad: Tensor) -> None:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether the device, or on a CPU the system, had no room."""
+    """Tell if the device, or on a CPU the system, ran out of memory."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)

@@ -48,7 +48,7 @@ def hidden_matrices(module: nn.Module) -> set[int]:
     """Identities of the weights that Muon is made for: the matrices between input and output of a model.
 
     They are the weights of two and more dimensions inside numbered parts (`blocks.0.attn.qkv.weight`). The others are
-    what reads the input, the classifier, depthwise convolutions, positions, tokens, and whatever belongs to a guide.
+    what reads the input, the classifier, depthwise convolutions, positions, tokens, and the projections of terms.
     timm's Muon leaves out some more, whose shape is too narrow to turn.
     Source: Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024 (kellerjordan.github.io).
     """

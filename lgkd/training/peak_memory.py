@@ -1,4 +1,4 @@
-"""How much memory a training takes at its peak."""
+"""Measure the peak memory of a training."""
 
 import ctypes
 import sys

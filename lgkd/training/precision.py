@@ -1,4 +1,4 @@
-"""Which precision a device computes in fastest without losing accuracy."""
+"""Choose the fastest precision of a device that loses no accuracy."""
 
 from typing import Literal
 
@@ -42,7 +42,7 @@ def choose_precision(wanted: str, device: str) -> Precision:
 
 
 def has_native_bf16(device: str) -> bool:
-    """Whether the device multiplies bfloat16 in hardware; emulation is slower than fp32."""
+    """Tell if the device multiplies bfloat16 in hardware; emulation is slower than fp32."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     # torch keeps these probes private; without them nothing is promised.

@@ -14,7 +14,7 @@ from lgkd.errors import Interrupted, LgkdError, Paused
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
-class Stop:
+class StopCondition:
     """Asked after every step, or by several processes after some: is it time to save and leave?
 
     As a context manager it takes SIGINT, SIGTERM and SIGUSR1: the first lets the step end, a second
@@ -57,7 +57,7 @@ class Stop:
         with suppress(OSError):  # nobody reads it any more, which is no reason to end otherwise
             os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"\nlgkd: finishing the step and saving ...\n")
 
-    def why(self) -> LgkdError | None:
+    def reason(self) -> LgkdError | None:
         """The error to leave with, or None to go on."""
         if self._seen is not None:
             name = signal.Signals(self._seen).name

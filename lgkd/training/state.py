@@ -1,100 +1,73 @@
-"""What a training is made of at one moment, as named parts that can be written down and put back."""
+"""The state of a training as named parts that can be saved and restored."""
 
 import re
-import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lgkd.distillation.tasks import Task
 from lgkd.errors import InputError
+from lgkd.training.callbacks import EpochRow, are_numbers, is_count, is_number
 
 
 @dataclass
 class Progress:
-    """How far a training is.
+    """Hold the progress of a training.
 
     Attributes:
-        epoch: epochs that are done.
-        step: steps of the current epoch that are done.
+        epoch: finished epochs.
+        step: finished steps of the current epoch.
         accumulate: micro-batches a step; grows when memory runs out.
         seconds: spent in the current epoch so far.
-        rows: the finished epochs, as plain dictionaries.
-        sums: the current epoch's meters.
+        rows: the finished epochs.
+        images: of the current epoch so far, over all processes; as the checkpoint had it.
         best: epoch and score of the best epoch on held-out images.
-        courses: for each guide, how far its terms are.
     """
 
     epoch: int = 0
     step: int = 0
     accumulate: int = 1
     seconds: float = 0.0
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[EpochRow] = field(default_factory=list)
     images: int = 0
     best: dict[str, float] | None = None
-    courses: list[dict[str, Any]] = field(default_factory=list)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The progress as JSON has it, for a checkpoint."""
+        return {**vars(self), "rows": [row.state_dict() for row in self.rows]}
 
 
-def _counts(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**53
-
-
-def _is_number(value: Any) -> bool:
-    # JSON knows whole numbers that no float holds, and Python's reader NaN and Infinity.
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max
-
-
-def _are_numbers(value: Any) -> bool:
-    return isinstance(value, dict) and all(_is_number(number) for number in value.values())
-
-
-_ROW: dict[str, Callable[[Any], bool]] = {
-    "epoch": _counts,
-    "lr": _is_number,
-    "train": _are_numbers,
-    "scores": _are_numbers,
-    "seconds": _is_number,
-    "evaluation_seconds": _is_number,
-    "images_per_second": _is_number,
-    "memory_mb": lambda value: value is None or _is_number(value),
-}
-"""What an epoch's row holds; see `EpochRow`."""
-
-_LATER = {"memory_mb"}
-"""What rows of older checkpoints lack."""
-
-
-def _is_row(value: Any) -> bool:
-    if not isinstance(value, dict) or value.keys() | _LATER != _ROW.keys():
+def _are_rows(value: Any) -> bool:
+    try:
+        return isinstance(value, list) and all(isinstance(EpochRow.from_state_dict(row), EpochRow) for row in value)
+    except ValueError:
         return False
-    return all(_ROW[key](value[key]) for key in value)
 
 
 def _is_best(value: Any) -> bool:
-    return _are_numbers(value) and value.keys() == {"epoch", "score"}
+    return are_numbers(value) and value.keys() == {"epoch", "score"}
 
 
 # What a checkpoint's state must hold for a training to go on with it.
 _PROPER: dict[str, Callable[[Any], bool]] = {
-    "progress.epoch": _counts,
-    "progress.step": _counts,
-    "progress.accumulate": lambda value: _counts(value) and value > 0,
-    "progress.seconds": lambda value: _is_number(value) and value >= 0,
-    "progress.rows": lambda value: isinstance(value, list) and all(_is_row(row) for row in value),
-    "progress.images": _counts,
+    "progress.epoch": is_count,
+    "progress.step": is_count,
+    "progress.accumulate": lambda value: is_count(value) and value > 0,
+    "progress.seconds": lambda value: is_number(value) and value >= 0,
+    "progress.rows": _are_rows,
+    "progress.images": is_count,
     "progress.best": lambda value: value is None or _is_best(value),
     "progress.courses": lambda value: isinstance(value, list) and all(isinstance(course, dict) for course in value),
-    "threads": _counts,
-    "processes": _counts,
+    "threads": is_count,
+    "processes": is_count,
 }
 
 
 def read_progress(state: Mapping[str, Any], file: Path) -> Progress:
-    """How far a training was, by a checkpoint's state.
+    """Restore the progress of a training from a checkpoint's state.
 
     Raises:
         InputError: the state is whole, and yet not as this lgkd writes it; names the key.
@@ -113,7 +86,8 @@ def read_progress(state: Mapping[str, Any], file: Path) -> Progress:
             f"{file} lacks a proper {', '.join(wrong)}; another version of lgkd wrote it: use that one, or move the "
             "run's folder away to begin again"
         )
-    return Progress(**state["progress"])
+    rows = [EpochRow.from_state_dict(row) for row in flat["progress.rows"]]
+    return Progress(**{column.name: state["progress"][column.name] for column in fields(Progress)} | {"rows": rows})
 
 
 def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -129,7 +103,7 @@ def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> di
 
 
 def restore_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put saved tensors back; every weight that has some must be there.
+    """Restore saved tensors; every weight that has some must exist.
 
     Raises:
         InputError: the tensors are of other weights.
@@ -150,11 +124,6 @@ def restore_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tenso
         optimizer.state[weight][kind] = placed
 
 
-def split_parts(task: Task) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The student's weights and the guides' (their projections), apart."""
-    return task.student.state_dict(), task.guides.state_dict() if isinstance(task.guides, nn.Module) else {}
-
-
-def all_finite(tensors: dict[str, Tensor]) -> bool:
-    """Whether every floating-point tensor is finite."""
+def all_finite(tensors: Mapping[str, Tensor]) -> bool:
+    """Tell if every floating-point tensor is finite."""
     return all(bool(torch.isfinite(value).all()) for value in tensors.values() if value.is_floating_point())

@@ -12,14 +12,12 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from lgkd._internal.atomic_io import write_json
 from lgkd._internal.launch import STUCK
 from lgkd.config.trackers import KNOWN, TRACKED, name_of
-
-if TYPE_CHECKING:
-    from lgkd.training.callbacks import EpochRow
+from lgkd.training.callbacks import Callback, EpochRow
 
 PROJECT = "lgkd"
 """The project, or experiment, under which trackers keep runs."""
@@ -35,7 +33,7 @@ _IDENTITY = re.compile(r"[\w.,:+ -]{1,200}")
 _FORMAT = 1
 
 
-class Tracking:
+class Tracking(Callback):
     """Hand every epoch's row to trackers, once, whatever becomes of the run in between.
 
     Use as a context manager around the training. The first failure of a tracker, or its silence, is reported in one
@@ -57,7 +55,7 @@ class Tracking:
         trackers: Sequence[Any],
         *,
         about: Mapping[str, Any],
-        values: Callable[["EpochRow"], Mapping[str, float]],
+        values: Callable[[EpochRow], Mapping[str, float]],
         say: Callable[[str], None],
     ) -> None:
         self._values, self._say = values, say
@@ -83,13 +81,7 @@ class Tracking:
             self._report_failures()
         self._report_failures()
 
-    def on_start(self, epochs: int, steps_per_epoch: int) -> None:
-        """Do nothing: trackers are given epochs."""
-
-    def on_step(self, epoch: int, step: int, parts: Mapping[str, float], images_per_second: float) -> None:
-        """Do nothing: trackers are given epochs."""
-
-    def on_epoch(self, row: "EpochRow") -> None:
+    def on_epoch(self, row: EpochRow) -> None:
         """Queue the row, without waiting."""
         values = dict(self._values(row))
         values.pop("epoch", None)  # it is the step

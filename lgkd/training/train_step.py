@@ -1,6 +1,6 @@
-"""One optimiser step: forward, backward, guard, update, average; on one device or several."""
+"""Make an optimiser step: forward, backward, guard, update, average; on one device or several."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -14,44 +14,35 @@ from torch import Tensor, nn
 
 from lgkd._internal.distributed import gather, join
 from lgkd._internal.rng import seed_of
-from lgkd.distillation.tasks import Batch, Lookup, Step, Task
+from lgkd.distillation.tasks import Batch, Lookup, Step, as_task
 from lgkd.errors import InputError
 from lgkd.models.sdpa import quick_attention
 from lgkd.training.compile import compile_task
 from lgkd.training.config import Plan
 from lgkd.training.data_parallel import ParallelTask, is_known, is_static
-from lgkd.training.distributed_step import Together, looks_across, own_group, same_start
+from lgkd.training.distributed_step import DistributedStep, looks_across, own_group, same_start
 from lgkd.training.exchange_order import ExchangeOrder
-from lgkd.training.metrics import Meters
-from lgkd.training.nonfinite import FiniteGuard, is_out_of_memory, masked_step
+from lgkd.training.metrics import RunningMean
+from lgkd.training.nonfinite import NonFiniteGuard, is_out_of_memory, masked_step
 from lgkd.training.optim import make_optimizer
-
-Pictures = Tensor | tuple[Tensor | None, ...]
-"""The student's images, or these and what each teacher sees."""
-
-
-def as_batch(images: Pictures, targets: Tensor) -> Batch:
-    """What a feed gives as what a task takes."""
-    if isinstance(images, Tensor):
-        return Batch(images, targets)
-    first, *views = images
-    assert first is not None
-    return Batch(first, targets, tuple(views))
+from lgkd.training.state import optimizer_tensors, restore_optimizer
 
 
 class Engine:
-    """A task on its devices, with its optimiser and its average.
+    """Run the steps of a task on a device, with its optimiser and its average.
 
     Args:
-        task: moved to the device, trained in place.
+        task: a `Task`, or a module with a `student` and `forward(batch) -> Step`; moved to the device and
+            trained in place.
         plan: the numbers.
         names: gives the names of samples from their places in the data set.
-        lookup: knows what the teachers make of samples, so that they are not run.
+        lookup: gives for samples what `Batch.taught` holds, so that it is not computed.
     """
 
     def __init__(
-        self, task: Task, plan: Plan, *, names: Callable[[Tensor], list[str]], lookup: Lookup | None = None
+        self, task: nn.Module, plan: Plan, *, names: Callable[[Tensor], list[str]], lookup: Lookup | None = None
     ) -> None:
+        task = as_task(task)
         _, device = join(plan.device)
         if torch.device(device).type == "cuda" and torch.device(device).index is not None:
             # Accelerate takes the current device, whatever number was asked for.
@@ -63,7 +54,7 @@ class Engine:
         self.task, self.plan, self.lookup = task, plan, lookup
         self.device = self.accelerator.device
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
-        if plan.accumulate > 1 and any(guide.across_batch for guide in task.guides):
+        if plan.accumulate > 1 and task.across_batch:
             raise InputError(
                 f"accumulate is {plan.accumulate}, and a term compares the images of a batch with each other, so the "
                 "batch cannot be cut into pieces; set accumulate to 1"
@@ -74,10 +65,9 @@ class Engine:
         self.raw_optimizer = make_optimizer(task, plan.optimizer)
         if plan.compile:
             compile_task(task, cuda_graphs=plan.cuda_graphs)
-        for guide in task.guides:
-            guide.begin(plan.epochs, warmup=plan.schedule.warmup_epochs)
-            if plan.precision != "fp32":
-                guide.lower_teacher(torch.bfloat16 if plan.precision == "bf16" else torch.float16)
+        task.on_train_start(plan.epochs, warmup=plan.schedule.warmup_epochs)
+        if plan.precision != "fp32":
+            task.cast_frozen(torch.bfloat16 if plan.precision == "bf16" else torch.float16)
         self.optimizer = self.accelerator.prepare_optimizer(self.raw_optimizer)
         # Gradients are averaged while they are made; a process alone has no use for that.
         self.parallel = ParallelTask(task, self.accelerator) if self.processes > 1 else None
@@ -92,19 +82,19 @@ class Engine:
         self._joined = self.processes > 1 and looks_across(task)
         self._group = own_group() if self._joined else None
         # torch's, timm's and lgkd's own modules treat all batches alike; within a compiled step nothing can be asked.
-        known = is_static(task) and all(is_known(guide.teacher.model) for guide in task.guides)
+        known = is_static(task) and all(map(is_known, task.frozen_models.values()))
         checks = self._joined and not plan.compile and not known
         self._order = ExchangeOrder(task, self._group) if checks else None
-        self.guard = FiniteGuard(names, gather)
+        self.guard = NonFiniteGuard(names, gather)
         self.accumulate = plan.accumulate
 
     @property
-    def judged(self) -> nn.Module:
-        """What is evaluated: the student, or its average where there is one."""
+    def eval_model(self) -> nn.Module:
+        """The model that is evaluated: the average of the student where there is one, else the student."""
         return self.ema.module if self.ema is not None else self.task.student
 
-    def step(self, images: Pictures, targets: Tensor, index: Tensor, epoch: int, place: int, meters: Meters) -> None:
-        """One update from this process's share of a global batch; `images` as the feed gives them.
+    def step(self, batch: Batch, epoch: int, place: int, meters: RunningMean) -> None:
+        """One update from this process's share of a global batch.
 
         Where memory runs out the micro-batch is halved, the effective batch stays, and the step is made again.
         """
@@ -112,9 +102,11 @@ class Engine:
         rate = self.plan.rate(number)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        for guide in self.task.guides:
-            guide.at(number / self.plan.steps_per_epoch)
-        batch = as_batch(images, targets)
+        self.task.set_epoch(number / self.plan.steps_per_epoch)
+        index = batch.index
+        assert index is not None
+        # The task sees no places, so that a compiled step has no input on the host.
+        batch = replace(batch, index=None)
         if self.plan.channels_last:
             batch = replace(batch, images=batch.images.contiguous(memory_format=torch.channels_last))
         if self.lookup is not None:
@@ -174,9 +166,9 @@ class Engine:
                 made.append((kept.copy() if self.plan.cuda_graphs else kept, part))
         return made
 
-    def _across(self) -> AbstractContextManager[Together | None]:
+    def _across(self) -> AbstractContextManager[DistributedStep | None]:
         """In which the shares of a batch see each other, where something looks across it."""
-        return Together(self.task, self._group, self._order) if self._joined else nullcontext()
+        return DistributedStep(self.task, self._group, self._order) if self._joined else nullcontext()
 
     def _averaging(self, wanted: bool) -> AbstractContextManager[Any]:
         return self.parallel.averaging(wanted) if self.parallel is not None else nullcontext()
@@ -200,7 +192,7 @@ class Engine:
                 "a process ran out of memory; with several of them a step cannot be made again by one. Use a larger "
                 "`accumulate` or a smaller --batch-size"
             ) from error
-        if any(guide.across_batch for guide in self.task.guides):
+        if self.task.across_batch:
             raise InputError(
                 "memory ran out, and the batch cannot be cut into pieces because a term compares the images of a batch "
                 "with each other; use a smaller --batch-size"
@@ -230,13 +222,25 @@ class Engine:
             dist.all_reduce(bad, op=dist.ReduceOp.MAX)
         return bad
 
-    def keep_average(self) -> None:
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """The tensors of a checkpoint by part: the task's, the optimiser's, the average."""
+        parts = self.task.checkpoint_tensors() | {"optimizer": optimizer_tensors(self.task, self.raw_optimizer)}
+        return parts if self.ema is None else parts | {"ema": self.ema.module.state_dict()}
+
+    def load_state_dict(self, parts: Mapping[str, dict[str, Tensor]]) -> None:
+        """Restore `state_dict()`."""
+        self.task.load_checkpoint_tensors(parts)
+        if self.ema is not None:
+            self.ema.module.load_state_dict(parts["ema"])
+        restore_optimizer(self.task, self.raw_optimizer, parts["optimizer"])
+
+    def apply_ema(self) -> None:
         """Make the averaged weights the student's own."""
         if self.ema is not None:
             self.task.student.load_state_dict(self.ema.module.state_dict())
 
     def close(self) -> None:
-        """Give the task back as a plain module."""
+        """Make the task a plain module again."""
         self._until_closed.close()
         if self.parallel is not None:
             self.parallel.close()

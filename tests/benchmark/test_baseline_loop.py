@@ -30,7 +30,8 @@ def both(choices: Choices) -> tuple[torch.Tensor, torch.Tensor, list[tuple[torch
         if subject.guide is not None:
             (ours,) = subject.guide.losses.values()
             plain.projections.load_state_dict(ours.projections.state_dict())
-        images, targets, _ = subject.fixed()
+        batch = subject.fixed()
+        images, targets = batch.images, batch.targets
         our_loss = subject.engine.task(Batch(images, targets)).loss
         plain_loss = plain.loss(images, targets)
         our_loss.backward()

@@ -90,10 +90,10 @@ def test_real_images_take_the_place_of_made_ones(tmp_path) -> None:
     pictures = make_pictures(tmp_path / "pictures")
     subject = Subject(replace(UNGUIDED, dataset=str(pictures)))
     try:
-        assert subject.draw()[0].shape == (4, 3, 32, 32)
+        assert subject.draw().images.shape == (4, 3, 32, 32)
         assert subject.feed.names(torch.tensor([0]))[0].startswith("train/checks/")
         assert subject.feed.steps_per_epoch == 24 // 4
-        places = [place for _ in range(6) for place in subject.draw()[2].tolist()]
+        places = [place for _ in range(6) for place in subject.draw().index.tolist()]
         assert len(places) == 24  # on into the second epoch
         assert {part.name: part.images for part in subject.parts()}["evaluation"] == 12
     finally:
@@ -169,7 +169,7 @@ def test_operations_of_a_step_are_those_of_student_teacher_and_projections() -> 
     try:
         counted = count_flops(lambda: subject.train(batch_drawn))
         assert subject.guide is not None
-        teacher = count_flops(lambda: subject.guide.teach(batch_drawn[0]))
+        teacher = count_flops(lambda: subject.guide.teach(batch_drawn.images))
     finally:
         subject.close()
     tokens, width, batch = 4 * 4 + 1, 32, 4

@@ -111,7 +111,7 @@ def test_the_time_left_goes_by_what_epochs_took_and_a_resumed_run_is_not_called_
         display.on_start(10, 4)
         # Told anew at once, though each took a minute.
         took = {"seconds": 50.0, "evaluation_seconds": 10.0, "images_per_second": 1.0}
-        display.on_earlier([EpochRow(epoch, 0.1, TRAIN, {}, **took) for epoch in range(1, 9)])
+        display.on_resume([EpochRow(epoch, 0.1, TRAIN, {}, **took) for epoch in range(1, 9)])
         display.on_step(8, 1, TRAIN, 1.0)
     assert "9/10 1m30s left" in [line for line in shown_on(resumed) if line.strip()][-1]
 
@@ -119,7 +119,7 @@ def test_the_time_left_goes_by_what_epochs_took_and_a_resumed_run_is_not_called_
 def test_epochs_of_an_earlier_part_are_one_line_marked_so(capsys: pytest.CaptureFixture[str]) -> None:
     with Display("x") as display:
         display.on_start(30, 4)
-        display.on_earlier([row(1, test_top1=0.25), row(2), row(3)])
+        display.on_resume([row(1, test_top1=0.25), row(2), row(3)])
         display.on_epoch(row(4, test_top1=0.5))
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition(" train")[0] for line in lines] == [

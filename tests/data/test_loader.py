@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lgkd._internal.rng import epoch_order
 from lgkd.config import Mix, View
+from lgkd.data.batch import Batch
 from lgkd.data.dataset import Images
 from lgkd.data.loader import Feed, PlainBatches
 from lgkd.data.prefetch import ahead
@@ -38,10 +39,17 @@ def make_feed(images: Images, *, view: View | None = None, mixup: float = 0.8, *
     return Feed(images, Augment(view, 10, **STATISTICS, seed=5), mixing, **{"batch_size": 8, "seed": 5, **settings})
 
 
+def parts(batch: Batch) -> tuple[torch.Tensor, ...]:
+    assert batch.views == () and batch.taught == ()
+    return batch.images, batch.targets, batch.index
+
+
 def all_equal(left, right) -> bool:
     left, right = list(left), list(right)
     return len(left) == len(right) and all(
-        torch.equal(one, other) for a, b in zip(left, right, strict=True) for one, other in zip(a, b, strict=True)
+        torch.equal(one, other)
+        for a, b in zip(left, right, strict=True)
+        for one, other in zip(parts(a), parts(b), strict=True)
     )
 
 
@@ -97,9 +105,9 @@ def test_repeated_images_come_so_often_in_their_batch_and_the_epoch_keeps_its_st
 
 def test_repeated_and_extra_images_are_drawn_anew_each_time():
     feed = make_feed(make_images(8), mixup=0.0, repeats=2, extra=make_images(2, seed=1), extra_share=0.5)
-    images, _, index = next(feed.epoch(0))
-    assert set(Counter(index.tolist()).values()) == {2}
-    assert len({image.numpy().tobytes() for image in images}) == len(images) == 8
+    batch = next(feed.epoch(0))
+    assert set(Counter(batch.index.tolist()).values()) == {2}
+    assert len({image.numpy().tobytes() for image in batch.images}) == len(batch.images) == 8
     assert feed.names(torch.tensor([7, 8, 9])) == ["0/7", "1/0", "1/1"]
 
 
@@ -107,8 +115,8 @@ def test_what_a_sample_becomes_does_not_depend_on_extra_images():
     view = View(rand_augment="rand-m9-inc1")
     alone = make_feed(make_images(12), view=view, mixup=0.0, batch_size=4)
     mixed = make_feed(make_images(12), view=view, mixup=0.0, extra=make_images(9, 17, seed=1), extra_share=0.5)
-    seen = {int(place): image for batch in alone.epoch(0) for image, _, place in zip(*batch, strict=True)}
-    for images, targets, index in mixed.epoch(0):
+    seen = {int(place): image for batch in alone.epoch(0) for image, _, place in zip(*parts(batch), strict=True)}
+    for images, targets, index in map(parts, mixed.epoch(0)):
         assert targets.shape == (8, 4) and int((index >= 12).sum()) == 4
         for place, image, target in zip(index.tolist(), images, targets, strict=True):
             label = place % 4 if place < 12 else (place - 12) % 4
@@ -127,7 +135,9 @@ def test_a_batch_is_the_same_from_the_middle_of_an_epoch_and_cut_among_processes
         list(make_feed(make_images(22), extra=extra, rank=rank, processes=3, **MANY).epoch(3)) for rank in range(3)
     ]
     for step, expected in enumerate(whole):
-        for part, wanted in zip(zip(*(share[step] for share in shares), strict=True), expected, strict=True):
+        for part, wanted in zip(
+            zip(*(parts(share[step]) for share in shares), strict=True), parts(expected), strict=True
+        ):
             assert torch.equal(torch.cat(part), wanted)
 
 
@@ -248,7 +258,9 @@ def test_the_feed_of_a_gpu_equals_the_hosts_and_never_waits(room, monkeypatch):
         found += feed.epoch(0)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    for (images, targets, index), (wanted, wanted_targets, places) in zip(found, expected, strict=True):
+    for (images, targets, index), (wanted, wanted_targets, places) in zip(
+        map(parts, found), map(parts, expected), strict=True
+    ):
         gap = (images.cpu() - wanted).abs() * 0.25 * 255
         assert (gap > 0.01).float().mean() < 0.01
         assert torch.allclose(targets.cpu(), wanted_targets) and torch.equal(index, places)
@@ -273,6 +285,4 @@ def test_batches_that_are_drawn_together_are_those_that_are_drawn_one_by_one(mon
     together = batches()
     monkeypatch.setattr("lgkd.data.loader._PIXELS_AT_ONCE", 0)
     for ours, theirs in zip(together, batches(), strict=True):
-        assert len(ours) == len(theirs) == 4
-        for batch, other in zip(ours, theirs, strict=True):
-            assert all(torch.equal(one, two) for one, two in zip(batch, other, strict=True))
+        assert len(ours) == len(theirs) == 4 and all_equal(ours, theirs)

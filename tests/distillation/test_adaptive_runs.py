@@ -40,7 +40,7 @@ def make_task(*, other: bool = False) -> Guided:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     root = tmp_path_factory.mktemp("undisturbed")
     said: list[str] = []
-    task, rows = train(root / "checkpoint", task=make_task(), say=said.append, watchers=(Journal(root),))
+    task, rows = train(root / "checkpoint", task=make_task(), say=said.append, callbacks=(Journal(root),))
     return {"root": root, "task": task, "rows": rows, "said": said, "digest": digest(root / "checkpoint")}
 
 
@@ -54,7 +54,7 @@ def test_the_end_is_said_written_down_and_the_teacher_is_not_run_any_more(undist
     for row in rows[ENDED:]:
         assert float(row["loss"]) == pytest.approx(float(row["loss_classification"]), rel=1e-6)
     guide = undisturbed["task"].guide
-    assert guide.active == () and guide._trimmed is None
+    assert guide.active == () and guide.teacher_runner.pruned is None
 
 
 @pytest.mark.parametrize("steps", [3, ENDED * STEPS - 1, ENDED * STEPS, ENDED * STEPS + 3])
@@ -95,7 +95,7 @@ def test_a_crash_before_the_term_ends_or_as_it_does_is_made_good(
     epoch: int, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
     with pytest.raises(Crash):
-        train(tmp_path, task=make_task(), watchers=(CrashIn(epoch),))
+        train(tmp_path, task=make_task(), callbacks=(CrashIn(epoch),))
     assert load_newest(tmp_path).step == epoch * STEPS - 1
     _, rows = train(tmp_path, task=make_task())
     assert digest(tmp_path) == undisturbed["digest"] and without_times(rows) == without_times(undisturbed["rows"])
@@ -103,7 +103,7 @@ def test_a_crash_before_the_term_ends_or_as_it_does_is_made_good(
 
 def test_a_term_that_stays_goes_on_after_the_other_has_ended() -> None:
     task, rows = train(None, task=make_task(other=True))
-    assert task.guide.active == ("guidance_attention",) and task.guide._trimmed is not None
+    assert task.guide.active == ("guidance_attention",) and task.guide.teacher_runner.pruned is not None
     assert ["blocks" in row.train for row in rows] == [True] * ENDED + [False] * (EPOCHS - ENDED)
     assert all(row.train["guidance_attention"] > 0 for row in rows)
     assert isinstance(task.guide.losses["blocks"], nn.Module), "its projections stay in checkpoints, so that these fit"

@@ -26,7 +26,7 @@ def by_hand(teacher: Teacher, view: Tensor) -> list[Tensor]:
     model = copy.deepcopy(teacher.model)
     taps = Taps(model, teacher.taps)
     with torch.no_grad():
-        return taps.read(model, view)[1]
+        return taps.capture(model, view)[1]
 
 
 class Wayward(CifarResNet):
@@ -46,10 +46,10 @@ def test_a_teacher_whose_mode_changes_is_read_in_its_new_mode(
     conv_student: nn.Module, teacher: Teacher, make_batch: Callable[..., Batch]
 ) -> None:
     guide, images = a_guide(conv_student, teacher), make_batch(32).images
-    running = guide.teach_view(images).maps
+    running = guide.teacher_runner(images).maps
     torch.testing.assert_close(running, by_hand(teacher, images), rtol=1e-4, atol=1e-5)
     teacher.use_batch_norm("batch")
-    batch = guide.teach_view(images).maps
+    batch = guide.teacher_runner(images).maps
     torch.testing.assert_close(batch, by_hand(teacher, images), rtol=1e-4, atol=1e-5)
     assert not any(torch.allclose(one, other, atol=1e-2) for one, other in zip(running, batch, strict=True))
 
@@ -58,17 +58,17 @@ def test_a_lowered_teacher_reads_in_half_precision_whatever_is_around_it(
     conv_student: nn.Module, teacher: Teacher, make_batch: Callable[..., Batch]
 ) -> None:
     guide, images = a_guide(conv_student, teacher), make_batch(32).images
-    whole = guide.teach_view(images).maps
-    guide.lower_teacher(torch.bfloat16)
+    whole = guide.teacher_runner(images).maps
+    guide.teacher_runner.cast(torch.bfloat16)
     with torch.autocast("cpu", dtype=torch.float16):
-        low = guide.teach_view(images).maps
+        low = guide.teacher_runner(images).maps
     assert {one.dtype for one in low} == {torch.bfloat16}
     for one, other in zip(whole, low, strict=True):
         # Eight bits of mantissa, a handful of layers.
         assert (one - other.float()).norm() < 0.03 * one.norm()
     assert all(parameter.dtype == torch.float32 for parameter in teacher.parameters()), "the teacher itself stays"
     teacher.use_batch_norm("batch")
-    assert {one.dtype for one in guide.teach_view(images).maps} == {torch.bfloat16}, "its new copy is lowered, too"
+    assert {one.dtype for one in guide.teacher_runner(images).maps} == {torch.bfloat16}, "its new copy is lowered, too"
 
 
 def test_a_teacher_that_cannot_be_followed_is_run_whole_with_hooks_that_go_with_the_guide(
@@ -77,11 +77,11 @@ def test_a_teacher_that_cannot_be_followed_is_run_whole_with_hooks_that_go_with_
     guide, images = a_guide(conv_student, wayward), make_batch(32).images
     hooks = [len(module._forward_hooks) for module in wayward.model.modules()]
     assert sum(hooks) == len(wayward.taps)
-    guide.lower_teacher(torch.bfloat16)  # there is no copy that could be
-    first = guide.teach_view(images).maps
+    guide.teacher_runner.cast(torch.bfloat16)  # there is no copy that could be
+    first = guide.teacher_runner(images).maps
     assert {one.dtype for one in first} == {torch.float32}
     wayward.use_batch_norm("batch")
-    second = guide.teach_view(images).maps
+    second = guide.teacher_runner(images).maps
     assert [len(module._forward_hooks) for module in wayward.model.modules()] == hooks, "the old hooks were taken off"
     guide.remove()
     assert not any(module._forward_hooks for module in wayward.model.modules())
@@ -94,13 +94,13 @@ def test_a_moving_weight_is_the_schedules_factor_times_the_weight(conv_student: 
     ramp = Term(MapLoss("linear"), weight=2.5, name="near", schedule=TermSchedule(warmup=4, shape="cosine", end=0.5))
     guide = a_guide(conv_student, teacher, ramp, Term(MapLoss("attention"), weight=3.0, name="still"))
     assert guide.weight("near") == 2.5, "before begin nothing is laid out"
-    guide.begin(8)
+    guide.on_train_start(8)
     assert float(guide.weight("near")) == 0.0
     # Half a cosine from 1 to 0.5 over 8 epochs: 0.75 in the middle; the warm-up is over.
     for epoch, factor in ((2.0, 0.5 * (0.5 + 0.5 * 0.5 * (1 + 2**-0.5))), (4.0, 0.75), (8.0, 0.5), (8.0, 0.5)):
-        guide.at(epoch)
+        guide.set_epoch(epoch)
         assert float(guide.weight("near")) == pytest.approx(2.5 * factor, rel=1e-6)
-        assert guide.weights_now() == {"near": pytest.approx(2.5 * factor)}
+        assert guide.current_weights() == {"near": pytest.approx(2.5 * factor)}
     assert guide.weight("still") == 3.0 and isinstance(guide.weight("still"), float)
     moving = guide.weight("near")
     assert isinstance(moving, Tensor) and moving.dtype == torch.float32 and moving.device == guide.mean.device
@@ -109,9 +109,9 @@ def test_a_moving_weight_is_the_schedules_factor_times_the_weight(conv_student: 
 def test_a_weight_moves_whatever_stands_before_it(conv_student: nn.Module, teacher: Teacher) -> None:
     ramp = Term(KD(), weight=2.0, name="ramp", schedule=TermSchedule(warmup=2))
     guide = a_guide(conv_student, teacher, Term(MapLoss("linear"), weight=3.0, name="still"), ramp)
-    guide.begin(4)
-    guide.at(1.0)
-    assert guide.weights_now() == {"ramp": 1.0} and guide.weight("still") == 3.0
+    guide.on_train_start(4)
+    guide.set_epoch(1.0)
+    assert guide.current_weights() == {"ramp": 1.0} and guide.weight("still") == 3.0
 
 
 def test_terms_end_each_in_its_time_and_with_the_last_the_teachers_copy_goes(
@@ -119,31 +119,31 @@ def test_terms_end_each_in_its_time_and_with_the_last_the_teachers_copy_goes(
 ) -> None:
     falls = Term(MapLoss("similarity"), name="falls", schedule=TermSchedule(adaptive=AdaptiveStop(window=1)))
     guide = a_guide(conv_student, teacher, Term(KD(), name="one", schedule=TermSchedule(until=1)), falls)
-    guide.begin(6)
+    guide.on_train_start(6)
     assert guide.across_batch and guide.active == ("one", "falls")
-    assert guide.finish_epoch(1, {"one": 1.0, "falls": 1.0}) == ["one ended after epoch 1: it was to last 1 epochs"]
+    assert guide.on_epoch_end(1, {"one": 1.0, "falls": 1.0}) == ["one ended after epoch 1: it was to last 1 epochs"]
     assert guide.active == ("falls",)
     batch = make_batch(32)
     seen, taught = guide.read(conv_student, batch.images), guide.teach(batch.images)
     assert guide(seen, taught, batch.targets).keys() == {"falls"}
-    assert float(guide.weight("one")) == 0.0 or guide.courses["one"].ended == 1
-    notes = guide.finish_epoch(2, {"falls": 1.0})
+    assert float(guide.weight("one")) == 0.0 or guide.term_states["one"].ended == 1
+    notes = guide.on_epoch_end(2, {"falls": 1.0})
     assert len(notes) == 1 and notes[0].startswith("falls ended after epoch 2: its loss changes by")
     assert guide.active == () and not guide.across_batch
-    assert guide._trimmed is None
-    guide.at(3.0)
-    assert guide.weights_now() == {"one": 0.0, "falls": 0.0}
-    assert guide.finish_epoch(3, {}) == [], "what has ended ends once"
+    assert guide.teacher_runner.pruned is None
+    guide.set_epoch(3.0)
+    assert guide.current_weights() == {"one": 0.0, "falls": 0.0}
+    assert guide.on_epoch_end(3, {}) == [], "what has ended ends once"
 
 
 def test_across_batch_is_asked_of_the_terms_that_go_on(conv_student: nn.Module, teacher: Teacher) -> None:
     alike = Term(MapLoss("similarity"), name="alike", schedule=TermSchedule(until=1))
     guide = a_guide(conv_student, teacher, alike, Term(MapLoss("linear"), name="near"))
-    guide.begin(3)
+    guide.on_train_start(3)
     assert guide.across_batch
-    guide.finish_epoch(1, {})
+    guide.on_epoch_end(1, {})
     assert not guide.across_batch
-    assert guide._trimmed is not None, "the teacher is still needed"
+    assert guide.teacher_runner.pruned is not None, "the teacher is still needed"
 
 
 def test_what_was_put_back_goes_on_where_it_was(conv_student: nn.Module, teacher: Teacher) -> None:
@@ -152,20 +152,20 @@ def test_what_was_put_back_goes_on_where_it_was(conv_student: nn.Module, teacher
         return a_guide(conv_student, teacher, Term(KD(), name="a", schedule=schedule), Term(MapLoss(), name="b"))
 
     first = fresh()
-    first.begin(4)
-    first.finish_epoch(1, {})
-    first.finish_epoch(2, {})
-    state = first.state()
+    first.on_train_start(4)
+    first.on_epoch_end(1, {})
+    first.on_epoch_end(2, {})
+    state = first.extra_state()
     assert state == {"a": {"losses": [], "ended": 2}, "b": {"losses": [], "ended": None}}
     second = fresh()
-    second.restore(state)
-    assert second.active == ("b",) and second._trimmed is not None
+    second.load_extra_state(state)
+    assert second.active == ("b",) and second.teacher_runner.pruned is not None
     third = fresh()
-    third.restore({"a": state["a"]})
+    third.load_extra_state({"a": state["a"]})
     assert third.active == ("b",), "of a term that the state does not know nothing is taken"
     fourth = fresh()
-    fourth.restore({name: {"losses": [], "ended": 1} for name in "ab"})
-    assert fourth.active == () and fourth._trimmed is None
+    fourth.load_extra_state({name: {"losses": [], "ended": 1} for name in "ab"})
+    assert fourth.active == () and fourth.teacher_runner.pruned is None
 
 
 def test_the_names_of_a_pair_and_its_grid(conv_student: nn.Module, teacher: Teacher) -> None:
@@ -211,9 +211,9 @@ def test_fewer_teacher_taps_than_student_taps_are_refused(conv_student: nn.Modul
 def test_before_a_training_begins_weights_are_those_that_were_given(conv_student: nn.Module, teacher: Teacher) -> None:
     falls = Term(KD(), weight=2.0, name="falls", schedule=TermSchedule(shape="cosine"))
     guide = a_guide(conv_student, teacher, falls)
-    assert guide.weights_now() == {"falls": 2.0}
-    guide.at(0.5)  # of a single epoch, as long as nobody says how many there are
-    assert guide.weights_now() == {"falls": pytest.approx(1.0)}
+    assert guide.current_weights() == {"falls": 2.0}
+    guide.set_epoch(0.5)  # of a single epoch, as long as nobody says how many there are
+    assert guide.current_weights() == {"falls": pytest.approx(1.0)}
 
 
 @pytest.mark.parametrize("name", ["weight_near", "loss", "accuracy", "a b", "-a", "keys"])

@@ -38,7 +38,7 @@ def test_a_teacher_without_anything_learned_guides_too(
 ) -> None:
     teacher, images = Teacher(Pools(), image_size=32), make_batch(32).images
     guide = Guide(conv_student, teacher, image_size=32, terms=[Term(MapLoss("attention"))], taps=["early", "late"])
-    fine, coarse = guide.teach_view(images).maps
+    fine, coarse = guide.teacher_runner(images).maps
     torch.testing.assert_close(fine, nn.functional.avg_pool2d(images, 2))
     torch.testing.assert_close(coarse, nn.functional.avg_pool2d(images, 8))
 
@@ -48,7 +48,7 @@ def test_an_embedding_is_what_the_teachers_classifier_takes_in(
 ) -> None:
     images, model = make_batch(32).images, copy.deepcopy(teacher.model)
     guide = a_guide(conv_student, teacher, Term(RKD()), Term(KD()))
-    taught = guide.teach_view(images)
+    taught = guide.teacher_runner(images)
     taken: list[Tensor] = []
     classifier = next(module for module in model.modules() if isinstance(module, nn.Linear))
     classifier.register_forward_pre_hook(lambda _, given: taken.append(given[0]))
@@ -146,8 +146,8 @@ def test_the_teachers_view_is_smoothed_only_on_request(
     images = make_batch(48).images
     for words, smooth in (({}, False), ({"antialias": False}, False), ({"antialias": True}, True)):
         guide = Guide(conv_student, teacher, image_size=48, terms=[Term(MapLoss("attention"))], **words)
-        expected = guide.teach_view(teacher.view(images, guide.mean, guide.std, antialias=smooth)).maps
-        other = guide.teach_view(teacher.view(images, guide.mean, guide.std, antialias=not smooth)).maps
+        expected = guide.teacher_runner(teacher.view(images, guide.mean, guide.std, antialias=smooth)).maps
+        other = guide.teacher_runner(teacher.view(images, guide.mean, guide.std, antialias=not smooth)).maps
         for found, one, two in zip(guide.teach(images).maps, expected, other, strict=True):
             assert torch.equal(found, one) and not torch.equal(found, two)
 

@@ -132,16 +132,16 @@ def test_a_scheduled_weight_multiplies_its_term_and_nothing_else(
     terms = [Term(MapLoss("linear"), 2.5, schedule=TermSchedule(warmup=4)), Term(MapLoss("attention"), 10.0)]
     guide = Guide(conv_student.eval(), teacher, image_size=32, terms=terms)
     task, batch = Guided(conv_student, guide), make_batch(32)
-    guide.begin(10)
+    guide.on_train_start(10)
     for epoch, factor in ((0.0, 0.0), (1.0, 0.25), (4.0, 1.0)):
-        guide.at(epoch)
+        guide.set_epoch(epoch)
         step = task(batch)
         parts = step.parts
         expected = (
             parts["classification"] + 2.5 * factor * parts["guidance_linear"] + 10.0 * parts["guidance_attention"]
         )
         torch.testing.assert_close(step.loss, expected, rtol=1e-6, atol=0)
-        assert guide.weights_now() == {"guidance_linear": 2.5 * factor}
+        assert guide.current_weights() == {"guidance_linear": 2.5 * factor}
 
 
 def test_an_ended_term_is_neither_computed_nor_logged_and_stays_ended_after_a_restore(
@@ -151,20 +151,20 @@ def test_an_ended_term_is_neither_computed_nor_logged_and_stays_ended_after_a_re
         adaptive = TermSchedule(adaptive=AdaptiveStop(-0.02, 1, relative=False))
         terms = [Term(MapLoss("linear"), 2.5, schedule=adaptive), Term(MapLoss("similarity"), 10.0)]
         guide = Guide(conv_student, teacher, image_size=32, terms=terms)
-        guide.begin(10)
+        guide.on_train_start(10)
         return guide
 
     guide = make()
-    assert guide.finish_epoch(1, {"guidance_linear": 1.0}) == []
-    (note,) = guide.finish_epoch(2, {"guidance_linear": 1.5})
+    assert guide.on_epoch_end(1, {"guidance_linear": 1.0}) == []
+    (note,) = guide.on_epoch_end(2, {"guidance_linear": 1.5})
     assert note.startswith("guidance_linear ended after epoch 2: its loss changes by 0.5 an epoch")
     again = make()
-    again.restore(guide.state())
+    again.load_extra_state(guide.extra_state())
     for each in (guide, again):
-        each.at(2.0)
+        each.set_epoch(2.0)
         step = Guided(conv_student, each)(make_batch(32))
         assert set(step.parts) == {"classification", "guidance_similarity"} and each.across_batch
-        assert each.weights_now() == {"guidance_linear": 0.0}
+        assert each.current_weights() == {"guidance_linear": 0.0}
 
 
 def test_two_teachers_guide_with_terms_layers_and_sizes_of_their_own(
@@ -219,7 +219,7 @@ def test_a_recipe_sets_schedules_and_says_which_teacher_a_term_is_for(
     )
     assert first.weights == {"guidance_linear-1": 2.5}
     assert second.weights == {"guidance_linear-2": 2.5, "kd-2": 0.5}
-    course = second.courses["guidance_linear-2"].schedule
+    course = second.term_states["guidance_linear-2"].schedule
     assert course == TermSchedule(shape="cosine", adaptive=AdaptiveStop(threshold=-0.1, window=3, relative=True))
     with pytest.raises(InputError, match="the term kd is for teacher 2, and there are 1; name as many with --teacher"):
         make_guides(conv_student, [teacher], recipe, Known(), image_size=(32, 32), taps=None, seed=0)  # type: ignore[arg-type]
@@ -269,9 +269,10 @@ def test_a_teacher_can_be_shown_the_stored_image_by_the_same_crop_flip_and_mixtu
     for mixing in (Mixing(Mix(), classes=5, seed=2), Mixing(Mix(mixup=0.8, cutmix=1.0), classes=5, seed=2)):
         feed = Feed(colourful(), large, mixing, batch_size=6, seed=2, views=[small, None])
         plain = Feed(colourful(), large, mixing, batch_size=6, seed=2)
-        for (shown, targets, _), (images, expected, _) in zip(feed.epoch(1), plain.epoch(1), strict=True):
-            own, theirs, none = shown
-            assert torch.equal(own, images) and torch.equal(targets, expected) and none is None
+        for batch, expected in zip(feed.epoch(1), plain.epoch(1), strict=True):
+            own, (theirs, none) = batch.images, batch.views
+            assert torch.equal(own, expected.images) and torch.equal(batch.targets, expected.targets) and none is None
+            assert torch.equal(batch.index, expected.index) and expected.views == ()
             assert theirs.shape == (6, 3, 16, 16)
             resized = F.interpolate(own, size=16, mode="bilinear", align_corners=False)
             # A mixture's cut edges fall between the pixels of the small image; the rest is the same picture.

@@ -10,7 +10,7 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 
 from lgkd.config import AdaptiveStop, Ema, Schedule, TermSchedule
-from lgkd.distillation.schedules import Course
+from lgkd.distillation.schedules import TermState
 from lgkd.errors import InputError
 
 
@@ -31,8 +31,8 @@ def test_the_factor_is_what_was_worked_out_by_hand(schedule: TermSchedule, expec
 
 
 def test_a_term_with_a_last_epoch_ends_there_for_good() -> None:
-    course = Course(TermSchedule(until=3))
-    assert [course.finish_epoch(epoch, 10, 1.0) is not None for epoch in (1, 2, 3, 4)] == [False, False, True, False]
+    course = TermState(TermSchedule(until=3))
+    assert [course.on_epoch_end(epoch, 10, 1.0) is not None for epoch in (1, 2, 3, 4)] == [False, False, True, False]
     assert course.ended == 3 and course.factor(3.0, 10) == 0.0
 
 
@@ -70,27 +70,27 @@ def test_the_smoothed_slope_is_that_of_the_description(window: int) -> None:
 
 def test_a_loss_that_falls_and_then_rests_ends_the_term_soon_after_it_rests() -> None:
     falling_by_a_tenth = [10 - 0.1 * epoch for epoch in range(20)]
-    course = Course(TermSchedule(adaptive=AdaptiveStop(threshold=-0.02, window=4, relative=False)))
+    course = TermState(TermSchedule(adaptive=AdaptiveStop(threshold=-0.02, window=4, relative=False)))
     for epoch, loss in enumerate([*falling_by_a_tenth, *[8.1] * 20], start=1):
-        course.finish_epoch(epoch, 40, loss)
+        course.on_epoch_end(epoch, 40, loss)
     # From epoch 20 on the loss rests. A slope over 4 epochs, smoothed over 4, shrinks from 0.1 to 0 in 7 epochs:
     # 0.1 * (1 - (1+2+3+4)/16) = 0.0375 after 4, 0.01875 after 5.
     assert course.ended == 25
 
 
 def test_a_loss_that_keeps_falling_never_ends_the_term_and_one_that_rises_ends_it_once_judged() -> None:
-    falls, rises = (Course(TermSchedule(adaptive=AdaptiveStop(-0.02, 5, relative=False))) for _ in range(2))
+    falls, rises = (TermState(TermSchedule(adaptive=AdaptiveStop(-0.02, 5, relative=False))) for _ in range(2))
     for epoch in range(1, 30):
-        falls.finish_epoch(epoch, 30, 10.0 - 0.3 * epoch)
-        rises.finish_epoch(epoch, 30, 10.0 + 0.3 * epoch)
+        falls.on_epoch_end(epoch, 30, 10.0 - 0.3 * epoch)
+        rises.on_epoch_end(epoch, 30, 10.0 + 0.3 * epoch)
     assert falls.ended is None and rises.ended == 10, "two windows of 5: the first epoch that is judged"
 
 
 def test_patience_keeps_a_term_through_a_bad_start() -> None:
-    course = Course(TermSchedule(adaptive=AdaptiveStop(-0.02, 2, relative=False, patience=6)))
+    course = TermState(TermSchedule(adaptive=AdaptiveStop(-0.02, 2, relative=False, patience=6)))
     for epoch in range(1, 6):
-        assert course.finish_epoch(epoch, 30, 1.0 + epoch) is None
-    assert course.finish_epoch(6, 30, 7.0) is not None
+        assert course.on_epoch_end(epoch, 30, 1.0 + epoch) is None
+    assert course.on_epoch_end(6, 30, 7.0) is not None
 
 
 @pytest.mark.parametrize(
@@ -100,10 +100,10 @@ def test_patience_keeps_a_term_through_a_bad_start() -> None:
 def test_a_term_is_not_judged_before_the_warm_up_is_over_and_two_windows_have_passed(
     of_the_rate: float, of_the_term: float, window: int, first: int
 ) -> None:
-    course = Course(TermSchedule(warmup=of_the_term, adaptive=AdaptiveStop(-0.02, window, relative=False)))
+    course = TermState(TermSchedule(warmup=of_the_term, adaptive=AdaptiveStop(-0.02, window, relative=False)))
     for epoch in range(1, first):
-        assert course.finish_epoch(epoch, 300, 5.0 + epoch, warmup=of_the_rate) is None
-    assert course.finish_epoch(first, 300, 5.0 + first, warmup=of_the_rate) == (
+        assert course.on_epoch_end(epoch, 300, 5.0 + epoch, warmup=of_the_rate) is None
+    assert course.on_epoch_end(first, 300, 5.0 + first, warmup=of_the_rate) == (
         "its loss changes by 1 an epoch, and was to end at -0.02"
     )
     assert course.ended == first
@@ -116,10 +116,10 @@ _SMALL = [19.16, 19.53] + [19.5 * 0.85 ** (max(0, epoch - 20) / 50) for epoch in
 
 def test_small_sets_keep_their_guide_while_its_loss_falls_and_lose_it_when_that_rests() -> None:
     stop = AdaptiveStop(threshold=-0.1, relative=True)
-    falls, rests = (Course(TermSchedule(adaptive=stop)) for _ in range(2))
+    falls, rests = (TermState(TermSchedule(adaptive=stop)) for _ in range(2))
     for epoch, loss in enumerate(_SMALL, start=1):
-        falls.finish_epoch(epoch, 300, loss, warmup=20)
-        rests.finish_epoch(epoch, 300, max(loss, _SMALL[99]), warmup=20)
+        falls.on_epoch_end(epoch, 300, loss, warmup=20)
+        rests.on_epoch_end(epoch, 300, max(loss, _SMALL[99]), warmup=20)
     assert falls.ended is None, "a loss that loses 15 % of itself a window is learned, in the first window as later"
     # From epoch 100 on it rests; the mean of the last 50 is less than a tenth below that of the 50 before once that is.
     means = [
@@ -132,20 +132,20 @@ def test_small_sets_keep_their_guide_while_its_loss_falls_and_lose_it_when_that_
 
 def test_what_has_ended_can_say_why_after_a_restore_and_an_older_state_is_judged_as_a_new_one() -> None:
     schedule = TermSchedule(adaptive=AdaptiveStop(-0.02, 2, relative=False))
-    course, again = Course(schedule), Course(schedule)
+    course, again = TermState(schedule), TermState(schedule)
     # A checkpoint of an earlier lgkd: every epoch's loss from the first on, where the term would have ended.
-    course.restore({"losses": [3.0, 3.1, 3.2], "ended": None})
-    reason = course.finish_epoch(4, 12, 3.3)
+    course.load_state_dict({"losses": [3.0, 3.1, 3.2], "ended": None})
+    reason = course.on_epoch_end(4, 12, 3.3)
     assert reason == "its loss changes by 0.1 an epoch, and was to end at -0.02" and course.ended == 4
-    again.restore(course.state())
+    again.load_state_dict(course.state_dict())
     assert again.reason(12) == reason and course.reason(12) == reason
-    early = Course(schedule)
-    early.restore({"losses": [3.0, 3.1], "ended": 2})
-    assert early.finish_epoch(3, 12, 3.2) is None and early.ended == 2, "what has ended does not begin again"
+    early = TermState(schedule)
+    early.load_state_dict({"losses": [3.0, 3.1], "ended": 2})
+    assert early.on_epoch_end(3, 12, 3.2) is None and early.ended == 2, "what has ended does not begin again"
     assert early.reason(12) == "its loss changes by 0.05 an epoch, and was to end at -0.02"
-    bare = Course(TermSchedule())
-    bare.restore({"losses": [], "ended": 7})
-    assert bare.reason(12) == "the schedule that it had before ended it" and Course(schedule).reason(12) is None
+    bare = TermState(TermSchedule())
+    bare.load_state_dict({"losses": [], "ended": 7})
+    assert bare.reason(12) == "the schedule that it had before ended it" and TermState(schedule).reason(12) is None
 
 
 STEPS = (1, 2, 3, 7, 15, 23, 30)
@@ -159,13 +159,13 @@ def test_with_few_steps_an_epoch_an_adaptive_stop_waits_for_what_it_judges(steps
     warmup, window = 20 * epochs / 300, max(2, epochs // 6)
     draw = random.Random(steps)
     share = 0.2 / (window * steps)  # a fifth of itself in a window: twice what ends the term
-    course, loss = Course(TermSchedule(adaptive=AdaptiveStop(threshold=-0.1, relative=True))), 19.3
+    course, loss = TermState(TermSchedule(adaptive=AdaptiveStop(threshold=-0.1, relative=True))), 19.3
     for epoch in range(epochs):
         seen = []
         for step in range(steps):
             loss *= math.exp(-share * min(1.0, (epoch + step / steps) / warmup))
             seen.append(loss * (1 + draw.gauss(0, 0.02)))
-        course.finish_epoch(epoch + 1, epochs, sum(seen) / steps, warmup=warmup)
+        course.on_epoch_end(epoch + 1, epochs, sum(seen) / steps, warmup=warmup)
     assert course.ended is None, course.reason(epochs)
 
 
@@ -188,12 +188,12 @@ def test_with_few_steps_an_epoch_an_adaptive_stop_waits_for_what_it_judges(steps
 def test_with_few_steps_an_epoch_the_factor_is_that_of_its_place_in_the_training(
     schedule: TermSchedule, expected: Callable[[float], float], steps: int
 ) -> None:
-    course = Course(schedule)
+    course = TermState(schedule)
     for epoch in range(6):
         for step in range(steps):
             at = (epoch * steps + step) / steps
             assert course.factor(at, 6) == pytest.approx(expected(at), abs=1e-12)
-        course.finish_epoch(epoch + 1, 6, 1.0)
+        course.on_epoch_end(epoch + 1, 6, 1.0)
 
 
 @pytest.mark.parametrize("steps", STEPS)
@@ -227,18 +227,18 @@ def test_with_few_steps_an_epoch_an_average_of_weights_is_not_that_of_the_beginn
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
 def test_the_relative_form_does_not_know_the_scale_of_the_loss(scale: float) -> None:
-    course = Course(TermSchedule(adaptive=AdaptiveStop(threshold=-0.1, window=5, relative=True)))
+    course = TermState(TermSchedule(adaptive=AdaptiveStop(threshold=-0.1, window=5, relative=True)))
     for epoch in range(1, 101):
-        course.finish_epoch(epoch, 100, scale * (1 + 4 * math.exp(-epoch / 10)))
+        course.on_epoch_end(epoch, 100, scale * (1 + 4 * math.exp(-epoch / 10)))
     assert course.ended == 33
 
 
 def test_the_relative_form_does_not_know_the_length_of_the_training() -> None:
     ends = []
     for stretch in (1, 4):
-        course = Course(TermSchedule(adaptive=AdaptiveStop(threshold=-0.1, relative=True)))
+        course = TermState(TermSchedule(adaptive=AdaptiveStop(threshold=-0.1, relative=True)))
         for epoch in range(1, 60 * stretch + 1):
-            course.finish_epoch(epoch, 60 * stretch, 1 + 4 * math.exp(-epoch / (10 * stretch)))
+            course.on_epoch_end(epoch, 60 * stretch, 1 + 4 * math.exp(-epoch / (10 * stretch)))
         assert course.ended is not None
         ends.append(course.ended / stretch)
     assert ends[0] == pytest.approx(ends[1], abs=1.5)
@@ -246,16 +246,16 @@ def test_the_relative_form_does_not_know_the_length_of_the_training() -> None:
 
 def test_what_is_restored_goes_on_as_what_was_saved() -> None:
     schedule = TermSchedule(adaptive=AdaptiveStop(-0.02, 3, relative=False))
-    whole, first = Course(schedule), Course(schedule)
+    whole, first = TermState(schedule), TermState(schedule)
     losses = [5 * 0.8**epoch for epoch in range(40)]
     for epoch, loss in enumerate(losses, start=1):
-        whole.finish_epoch(epoch, 40, loss)
+        whole.on_epoch_end(epoch, 40, loss)
         if epoch <= 7:
-            first.finish_epoch(epoch, 40, loss)
-    second = Course(schedule)
-    second.restore(first.state())
+            first.on_epoch_end(epoch, 40, loss)
+    second = TermState(schedule)
+    second.load_state_dict(first.state_dict())
     for epoch in range(8, 41):
-        second.finish_epoch(epoch, 40, losses[epoch - 1])
+        second.on_epoch_end(epoch, 40, losses[epoch - 1])
     assert second == whole and whole.ended is not None
 
 

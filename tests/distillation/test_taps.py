@@ -9,7 +9,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from lgkd.distillation.taps import Fold, Tap, Taps, find_fold, fold, see_shapes
+from lgkd.distillation.taps import Fold, Tap, Taps, find_fold, fold, trace_shapes
 from lgkd.errors import TapError
 
 
@@ -105,7 +105,7 @@ def test_channels_last_maps_of_swin_are_turned_and_its_convolutions_are_not() ->
         img_size=64, patch_size=4, window_size=4, embed_dim=12, depths=(1, 1), num_heads=(2, 2), num_classes=3
     ).eval()
     names = ["patch_embed.proj", "layers.0.blocks.0", "layers.1"]
-    _, outputs = see_shapes(model, names, torch.randn(2, 3, 64, 64))
+    _, outputs = trace_shapes(model, names, torch.randn(2, 3, 64, 64))
     folds = [
         find_fold(Tap(name), output.shape, image_size=(64, 64), layout_hint=model.output_fmt)
         for name, output in zip(names, outputs, strict=True)
@@ -194,13 +194,13 @@ def test_a_layer_that_does_not_run_is_named() -> None:
     model = Patches()
     taps = Taps(model, ["blocks.0", "unused"])
     with pytest.raises(TapError, match=r"layers \['unused'\] are in the model but did not run"):
-        taps.read(model, torch.zeros(1, 3, 8, 8))
+        taps.capture(model, torch.zeros(1, 3, 8, 8))
 
 
 def test_a_layer_may_be_read_twice_and_in_any_order() -> None:
     model = Patches()
     taps = Taps(model, ["blocks.1", "proj", "blocks.1"])
-    _, (late, early, again) = taps.read(model, torch.zeros(1, 3, 8, 8))
+    _, (late, early, again) = taps.capture(model, torch.zeros(1, 3, 8, 8))
     assert late is again and early.ndim == 4
     assert len(model.blocks[1]._forward_hooks) == 1
 
@@ -228,7 +228,7 @@ def test_the_first_tensor_of_a_tuple_is_read_and_anything_else_refused() -> None
 def test_outside_a_read_nothing_is_kept() -> None:
     model = Patches()
     taps = Taps(model, ["blocks.0"])
-    taps.read(model, torch.zeros(1, 3, 8, 8))
+    taps.capture(model, torch.zeros(1, 3, 8, 8))
     assert taps._seen == {}
     model(torch.zeros(1, 3, 8, 8))
     assert taps._seen == {}
@@ -238,8 +238,8 @@ def test_an_error_in_the_forward_pass_leaves_the_taps_shut() -> None:
     model = Patches()
     taps = Taps(model, ["proj"])
     with pytest.raises(RuntimeError):
-        taps.read(lambda images: model.head(model.proj(images)), torch.zeros(1, 3, 8, 8))
-    assert taps._seen == {} and not taps._listening
+        taps.capture(lambda images: model.head(model.proj(images)), torch.zeros(1, 3, 8, 8))
+    assert taps._seen == {} and not taps._capturing
     model(torch.zeros(1, 3, 8, 8))
     assert taps._seen == {}, "a caught error must not let evaluation keep activations"
 
@@ -269,9 +269,9 @@ def test_looking_at_shapes_changes_nothing_even_if_it_fails(conv_student: nn.Mod
     flags = {name: module.training for name, module in conv_student.named_modules()}
     state = {key: value.clone() for key, value in conv_student.state_dict().items()}
     chance = torch.get_rng_state()
-    see_shapes(conv_student, ["early", "late"], torch.randn(2, 3, 16, 16, generator=torch.Generator()))
+    trace_shapes(conv_student, ["early", "late"], torch.randn(2, 3, 16, 16, generator=torch.Generator()))
     with pytest.raises(RuntimeError):
-        see_shapes(conv_student, ["early"], torch.zeros(2, 4, 16, 16))
+        trace_shapes(conv_student, ["early"], torch.zeros(2, 4, 16, 16))
     assert {name: module.training for name, module in conv_student.named_modules()} == flags
     assert all(torch.equal(state[key], value) for key, value in conv_student.state_dict().items())
     assert torch.equal(torch.get_rng_state(), chance)

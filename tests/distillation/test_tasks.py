@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgkd.distillation.guide import Guide, Term
-from lgkd.distillation.tasks import Batch, Guided, Supervised
+from lgkd.distillation.schedules import TermSchedule
+from lgkd.distillation.tasks import Batch, Guided, Step, Supervised, Task, as_task
 from lgkd.losses import MapLoss
 from lgkd.models.teacher import Teacher
 
@@ -143,3 +144,88 @@ def test_a_failed_forward_leaves_no_activations_behind(
     conv_student(make_batch(32).images)
     assert task.guide._taps._seen == {}
     assert task(make_batch(32)).loss.isfinite(), "and the next step works"
+
+
+# The interface that a training knows
+
+
+class Plain(nn.Module):
+    """A task of somebody who has never heard of `Task`; its temperature is trained, too."""
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__()
+        self.temperature = nn.Parameter(torch.ones(()))
+        self.student = student
+
+    def forward(self, batch: Batch) -> Step:
+        logits = self.student(batch.images) / self.temperature
+        return Step(F.cross_entropy(logits, batch.targets), logits)
+
+
+def test_a_module_with_a_student_and_a_step_is_a_task_under_its_own_names(
+    conv_student: nn.Module, make_batch: Callable[..., Batch]
+) -> None:
+    module, batch = Plain(conv_student.eval()), make_batch(32)
+    task = as_task(module)
+    assert isinstance(task, Task) and as_task(task) is task
+    assert [name for name, _ in task.named_parameters()] == [name for name, _ in module.named_parameters()]
+    assert [*map(id, task.parameters())] == [*map(id, module.parameters())]
+    assert torch.equal(task(batch).loss, Supervised(conv_student)(batch).loss)
+    task.train()
+    assert module.training and module.student.training
+
+
+def test_a_task_without_state_of_its_own_has_nothing_but_its_student(conv_student: nn.Module) -> None:
+    task = Supervised(conv_student)
+    task.on_train_start(3, warmup=1.0)
+    task.set_epoch(1.5)
+    task.cast_frozen(torch.bfloat16)
+    assert task.on_epoch_end(1, {"loss": 1.0}) == [] and task.extra_state() == []
+    task.load_extra_state([])
+    assert task.current_weights() == {} and task.terms == {} and task.active_terms == ()
+    assert not task.across_batch and task.frozen_models == {}
+    parts = task.checkpoint_tensors()
+    assert parts.keys() == {"student", "guide"} and parts["guide"] == {}
+    assert parts["student"].keys() == conv_student.state_dict().keys()
+    assert {value.dtype for value in parts["student"].values()} <= {torch.float32, torch.int64}
+
+
+def test_a_guided_task_passes_everything_on_to_each_of_its_guides(
+    conv_student: nn.Module, teacher: Teacher, make_batch: Callable[..., Batch]
+) -> None:
+    def make() -> tuple[Guided, Guide, Guide]:
+        ends = TermSchedule(until=1)
+        near = Term(MapLoss("linear"), weight=2.0, name="near", schedule=ends)
+        alike = Term(MapLoss("similarity"), weight=4.0, name="alike", schedule=TermSchedule(warmup=4))
+        first = Guide(conv_student, teacher, image_size=32, terms=[near])
+        second = Guide(conv_student, copy.deepcopy(teacher), image_size=32, terms=[alike])
+        return Guided(conv_student, first, second), first, second
+
+    task, first, second = make()
+    task.on_train_start(8)
+    task.set_epoch(1.0)
+    assert task.current_weights() == {"near": 2.0, "alike": 1.0}
+    assert task.terms == {"near": first.losses["near"], "alike": second.losses["alike"]}
+    assert task.active_terms == ("near", "alike") and task.across_batch
+    assert task.frozen_models == {"teacher 1": first.teacher.model, "teacher 2": second.teacher.model}
+    task.cast_frozen(torch.bfloat16)
+    assert {one.dtype for guide in (first, second) for one in guide.teach(make_batch(32).images).maps} == {
+        torch.bfloat16
+    }
+    assert task.on_epoch_end(1, {}) == ["near ended after epoch 1: it was to last 1 epochs"]
+    assert task.active_terms == ("alike",) and task.across_batch
+    state, parts = task.extra_state(), task.checkpoint_tensors()
+    assert state == [{"near": {"losses": [], "ended": 1}}, {"alike": {"losses": [], "ended": None}}]
+    assert parts["guide"].keys() == task.guides.state_dict().keys()  # type: ignore[attr-defined]
+    again, *_ = make()
+    with torch.no_grad():
+        for weight in again.parameters():
+            weight.add_(1.0)
+    saved = {part: {name: value.clone() for name, value in tensors.items()} for part, tensors in parts.items()}
+    again.load_checkpoint_tensors(saved)
+    again.load_extra_state(state)
+    assert again.active_terms == ("alike",)
+    for name, value in saved["guide"].items():
+        assert torch.equal(again.checkpoint_tensors()["guide"][name], value), name
+    again.load_extra_state([])  # as a checkpoint of the first epoch had it
+    assert again.active_terms == ("alike",)

@@ -131,7 +131,7 @@ def test_fixed_views_come_again_and_differ_from_each_other() -> None:
         assert torch.equal(seen[epoch], seen[epoch + VIEWS])
         assert torch.equal(seen[epoch], always(images.pixels, images.sizes, index, epoch))
     assert not torch.equal(seen[0], seen[1])
-    first, second = (next(iter(make_feed(images, drawn).epoch(epoch)))[2] for epoch in (0, VIEWS))
+    first, second = (next(iter(make_feed(images, drawn).epoch(epoch))).index for epoch in (0, VIEWS))
     assert not torch.equal(first, second)
 
 
@@ -164,7 +164,7 @@ def test_nothing_is_read_for_terms_that_have_ended(tmp_path: Path) -> None:
     images, drawn, task = make_images(), augment(), make_task()
     cache = write(tmp_path / "cache", task.guide, images, drawn)
     lookup = looked_up(cache, task.guide, images, drawn)
-    for course in task.guide.courses.values():
+    for course in task.guide.term_states.values():
         course.ended = 1
     assert lookup(torch.arange(3), 0) == (None,)
 
@@ -238,8 +238,9 @@ def test_what_replay_cannot_follow_is_measured(tmp_path: Path) -> None:
     lookup, feed = looked_up(cache, task.guide, images, drawn), make_feed(images, drawn)
     (errors,) = measure(lookup, [task.guide], feed)
     wrong, whole = 0.0, 0.0
-    for shown, _, index in feed.epoch(0):
-        (ours,), theirs = lookup(index, 0), task.guide.teach(shown)
+    for batch in feed.epoch(0):
+        assert batch.index is not None
+        (ours,), theirs = lookup(batch.index, 0), task.guide.teach(batch.images)
         assert ours is not None
         wrong += float((ours.maps[1] - theirs.maps[1]).double().norm() ** 2)
         whole += float(theirs.maps[1].double().norm() ** 2)

@@ -25,7 +25,7 @@ from lgkd.experiments.spec import Arm, Borrowed
 from lgkd.models.teacher_card import read_card
 from lgkd.runner.build import load_kept_teacher
 from lgkd.runner.runner import Job
-from lgkd.training.signals import Stop
+from lgkd.training.signals import StopCondition
 from tests.support.manifests import reseal
 from tests.support.reproducing import TINY, recipe_of
 from tests.support.small import one_thread, snapshot
@@ -143,7 +143,7 @@ def test_paused_in_a_run_and_between_all_runs_it_ends_as_the_undisturbed_one(who
     assert go("mine", "--dry-run") == 0
     assert re.search(r"teacher/seed0 .* begun\n", capsys.readouterr().out)
     assert not Path("mine/results.md").exists()
-    monkeypatch.setattr(Stop, "why", lambda self: None)  # as if the clock ran out while a run was put away
+    monkeypatch.setattr(StopCondition, "reason", lambda self: None)  # as if the clock ran out while a run was put away
     for done in range(1, len(RUNS)):
         assert go("mine", "--max-time", "0") == 75
         assert "between two runs; the same command goes on" in capsys.readouterr().err

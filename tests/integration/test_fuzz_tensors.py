@@ -221,7 +221,7 @@ def test_a_state_of_any_bytes_is_taken_or_refused_in_words(desk: Path, data: byt
     if progress is not None:
         assert len(progress.rows) == progress.epoch
         assert progress.accumulate >= 1 and math.isfinite(progress.seconds)
-        assert [EpochRow(**row).epoch for row in progress.rows] == [row["epoch"] for row in progress.rows]
+        assert all(isinstance(row, EpochRow) and math.isfinite(row.lr) for row in progress.rows)
         assert progress.best is None or progress.best["score"] <= math.inf
 
 
@@ -257,7 +257,7 @@ def test_a_row_of_a_checkpoint_is_a_row_of_the_loop() -> None:
 def test_a_row_from_before_memory_was_written_down_is_one_too(tmp_path: Path) -> None:
     old = {key: value for key, value in A_ROW.items() if key != "memory_mb"}
     rows = read_progress(A_STATE | {"progress": A_STATE["progress"] | {"rows": [old]}}, tmp_path / STATE).rows
-    assert [EpochRow(**row).memory_mb for row in rows] == [None]
+    assert rows == [EpochRow(**old)] and rows[0].memory_mb is None
 
 
 def progress_in(folder: Path) -> Progress:

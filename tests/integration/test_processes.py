@@ -24,10 +24,10 @@ from lgkd.runs.folder import read_metrics
 from lgkd.runs.identity import hold
 from lgkd.training import train_step as engine_module
 from lgkd.training.checkpoint import load_newest, save_best, save_checkpoint
-from lgkd.training.checkpointer import Keeper
+from lgkd.training.checkpointer import Checkpointer
 from lgkd.training.evaluate import score
-from lgkd.training.metrics import Meters
-from lgkd.training.nonfinite import FiniteGuard
+from lgkd.training.metrics import RunningMean
+from lgkd.training.nonfinite import NonFiniteGuard
 from lgkd.training.precision import choose_device
 from tests import CHECKOUT
 from tests.support import processes as worker
@@ -51,12 +51,12 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_shares_of_a_batch_put_together_are_the_batch_mixed_images_included(processes: int) -> None:
     whole = list(make_feed(make_images()).epoch(1))
     shares = [list(make_feed(make_images(), rank=rank, processes=processes).epoch(1)) for rank in range(processes)]
-    for step, (images, targets, index) in enumerate(whole):
+    for step, batch in enumerate(whole):
         parts = [share[step] for share in shares]
-        assert torch.equal(torch.cat([part[0] for part in parts]), images)
-        assert torch.equal(torch.cat([part[1] for part in parts]), targets)
-        assert torch.equal(torch.cat([part[2] for part in parts]), index)
-        assert {len(part[0]) for part in parts} <= {8 // processes, -(-8 // processes)}
+        assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
+        assert torch.equal(torch.cat([part.targets for part in parts]), batch.targets)
+        assert torch.equal(torch.cat([part.index for part in parts]), batch.index)
+        assert {len(part.images) for part in parts} <= {8 // processes, -(-8 // processes)}
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 7])
@@ -275,13 +275,13 @@ def test_a_numbered_gpu_is_made_the_current_one_for_the_loop_takes_that(monkeypa
 def test_the_best_student_is_found_where_a_death_between_two_renames_has_left_it(tmp_path: Path) -> None:
     save_best(tmp_path, {"student": {"weight": torch.ones(2)}}, {"best": {"epoch": 3, "score": 0.5}})
     (tmp_path / "best").rename(tmp_path / "best.old")
-    weights, best = Keeper(tmp_path).load_best()
+    weights, best = Checkpointer(tmp_path).load_best()
     assert best["epoch"] == 3
     assert weights["weight"].tolist() == [1.0, 1.0]
 
 
 def test_sums_of_all_processes_are_taken_up_by_one_of_them(tmp_path: Path) -> None:
-    meters = Meters()
+    meters = RunningMean()
     meters.restore({"loss": torch.tensor(6.0)}, 4, torch.device("cpu"))
     assert meters.tensors(lambda value: 2 * value)["loss"].item() == 12.0
 
@@ -291,10 +291,10 @@ def test_sums_of_two_processes_are_the_same_to_the_bit_whether_the_run_was_stopp
     losses = 3 * torch.rand(20, 2, generator=draw)
     images = torch.zeros(3, 3, 2, 2)
 
-    def add(meters: Meters, loss: torch.Tensor) -> None:
+    def add(meters: RunningMean, loss: torch.Tensor) -> None:
         meters.add(Step(loss, torch.zeros(3, 3), {}), Batch(images, torch.zeros(3, dtype=torch.int64)))
 
-    whole, first, stopped, second = (Meters() for _ in range(4))
+    whole, first, stopped, second = (RunningMean() for _ in range(4))
     for step, (ours, theirs) in enumerate(losses):
         add(whole, ours)
         add(first, theirs)
@@ -310,7 +310,7 @@ def test_sums_of_two_processes_are_the_same_to_the_bit_whether_the_run_was_stopp
     assert ends[0] == ends[1]
 
 
-def stacked(meters: Meters, like: torch.Tensor) -> torch.Tensor:
+def stacked(meters: RunningMean, like: torch.Tensor) -> torch.Tensor:
     """What a process would add to the sums of another: loss, accuracy, images."""
     sums = meters.tensors(lambda value: value)
     return torch.stack([sums["loss"].double(), sums["accuracy"].double(), like.new_tensor(float(meters.images))])
@@ -328,7 +328,7 @@ def test_going_on_with_another_number_of_processes_is_said(tmp_path: Path) -> No
 def test_what_went_bad_in_another_process_is_named_by_all() -> None:
     fine = Step(torch.tensor(1.0), torch.zeros(2, 3), {"classification": torch.tensor(1.0)})
     told = iter([["guidance_linear"], ["image7.png"]])
-    guard = FiniteGuard(lambda _: [], lambda own: [own, next(told)])
+    guard = NonFiniteGuard(lambda _: [], lambda own: [own, next(told)])
     with pytest.raises(NonFiniteError, match=r"step 3: guidance_linear not finite; samples image7\.png"):
         guard.watch(torch.tensor(1.0), fine, torch.arange(2), 0, 2)
 
@@ -340,9 +340,9 @@ def test_out_of_memory_in_one_of_several_ends_the_run_for_a_step_is_made_by_all(
     engine = engine_module.Engine(make_task(), make_plan(accumulate=1), names=lambda _: [])
     monkeypatch.setattr(engine, "processes", 2)
     monkeypatch.setattr(engine, "_gradients", cramped)
-    images, targets, index = next(make_feed(make_images()).epoch(0))
+    batch = next(make_feed(make_images()).epoch(0))
     with pytest.raises(InputError, match="a process ran out of memory; with several of them a step cannot be made"):
-        engine.step(images, targets, index, 0, 0, Meters())
+        engine.step(batch, 0, 0, RunningMean())
     assert engine.accumulate == 1
 
 

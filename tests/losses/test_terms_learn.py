@@ -53,7 +53,7 @@ def digits() -> Digits:
     model = CifarResNet(8, 10)
     feed = make_feed(make_recipe({"kind": "locality"}), data, image_size=(8, 8), seed=0, device="cpu")
     epochs = (feed.epoch(epoch) for epoch in range(STEPS))
-    batches = [Batch(images, targets) for images, targets, _ in islice(chain.from_iterable(epochs), STEPS)]
+    batches = [*islice(chain.from_iterable(epochs), STEPS)]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     for batch in batches:
         F.cross_entropy(model(batch.images), batch.targets).backward()
@@ -102,9 +102,9 @@ def train(recipe: Recipe, digits: Digits) -> tuple[Guided, list[dict[str, float]
     before = state_hash(digits.teacher.model)
     optimizer = torch.optim.AdamW(task.parameters(), lr=recipe.optimizer.lr, weight_decay=recipe.optimizer.weight_decay)
     rows: list[dict[str, float]] = []
-    task.guide.begin(recipe.schedule.epochs)
+    task.guide.on_train_start(recipe.schedule.epochs)
     for number, batch in enumerate(digits.batches):
-        task.guide.at(number / STEPS_PER_EPOCH)
+        task.guide.set_epoch(number / STEPS_PER_EPOCH)
         step = task(batch)
         optimizer.zero_grad()
         step.loss.backward()
@@ -114,7 +114,7 @@ def train(recipe: Recipe, digits: Digits) -> tuple[Guided, list[dict[str, float]
         if (number + 1) % STEPS_PER_EPOCH == 0:
             recent = rows[-STEPS_PER_EPOCH:]
             means = {name: sum(row[name] for row in recent) / STEPS_PER_EPOCH for name in recent[0]}
-            task.guide.finish_epoch((number + 1) // STEPS_PER_EPOCH, means)
+            task.guide.on_epoch_end((number + 1) // STEPS_PER_EPOCH, means)
     assert state_hash(digits.teacher.model) == before
     assert all(p.grad is None and not p.requires_grad for p in digits.teacher.parameters())
     task.guide.remove()
@@ -158,7 +158,7 @@ def test_all_blocks_are_guided_until_their_loss_falls_no_more(digits: Digits) ->
     assert steps == list(range(len(steps))) and STEPS_PER_EPOCH < len(steps) < STEPS, (
         "it ends midway, at an epoch's end"
     )
-    assert task.guide.active == () and task.guide.weights_now() == {"blocks": 0.0}
+    assert task.guide.active == () and task.guide.current_weights() == {"blocks": 0.0}
     assert fell(rows, "blocks") and fell(rows, "loss")
 
 

@@ -175,6 +175,17 @@ def test_a_library_is_imported_only_where_it_belongs(library: str) -> None:
     assert where <= ONLY_IN[library]
 
 
+def test_training_knows_no_guide_and_no_teacher() -> None:
+    """A task owns what it learns from: the loop, its step and its checkpoints speak of tasks alone, in prose, too."""
+    found = [
+        f"{path.name}:{number}: {line.strip()}"
+        for path in sorted((PACKAGE / "training").rglob("*.py"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if "guide" in line.lower() or "teacher" in line.lower()
+    ]
+    assert found == []
+
+
 def test_images_are_opened_in_one_file_and_written_in_one() -> None:
     users = [path for _, path in sources() if {name.split(".")[0] for name in imports_of(path)} & IMAGE_LIBRARIES]
     assert {name_of(path): pillow_in(path) for path in users} == PILLOW

@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 
 from lgkd.distillation.guide import Guide, Term
-from lgkd.distillation.taps import see_shapes
+from lgkd.distillation.taps import trace_shapes
 from lgkd.distillation.tasks import Batch, Guided
 from lgkd.errors import ModelError
 from lgkd.losses import MapLoss
@@ -135,14 +135,14 @@ def test_the_default_taps_are_the_ends_of_the_first_three_stages(name: str) -> N
     size = default_image_size(name)
     taps = default_taps(model)
     assert taps == stage_names(model)[:3]
-    _, outputs = see_shapes(model, taps, torch.zeros(1, 3, size, size))
+    _, outputs = trace_shapes(model, taps, torch.zeros(1, 3, size, size))
     assert [tuple(output.shape[1:]) for output in outputs] == MAPS[name]
 
 
 def test_the_widest_one_has_the_maps_of_its_width() -> None:
     with torch.device("meta"):
         model = WideResNet(28, 10, 5)
-        _, outputs = see_shapes(model, default_taps(model), torch.zeros(1, 3, 32, 32))
+        _, outputs = trace_shapes(model, default_taps(model), torch.zeros(1, 3, 32, 32))
     assert [tuple(output.shape[1:]) for output in outputs] == MAPS["wrn_28_10"]
 
 
@@ -150,7 +150,7 @@ def test_what_the_docstrings_say_of_activations_holds() -> None:
     images = torch.randn(4, 3, 32, 32)
     for name in SMALL:
         model = small(name)
-        _, outputs = see_shapes(model, default_taps(model), images)
+        _, outputs = trace_shapes(model, default_taps(model), images)
         least = [output.min().item() for output in outputs]
         if name.startswith(("wrn", "mobile", "dense")):
             assert max(least) < 0, f"{name} is read before an activation"
@@ -169,7 +169,7 @@ def test_a_vgg_for_64_px_pools_once_more_and_ends_on_the_same_grid() -> None:
     for size, pooled in ((32, 4), (64, 4), ((64, 96), (4, 6)), (48, 6)):
         model = create_teacher("vgg8", num_classes=2, image_size=size)
         height, width = size if isinstance(size, tuple) else (size, size)
-        _, (last,) = see_shapes(model, ["stage5"], torch.zeros(1, 3, height, width))
+        _, (last,) = trace_shapes(model, ["stage5"], torch.zeros(1, 3, height, width))
         assert tuple(last.shape[2:]) == (pooled if isinstance(pooled, tuple) else (pooled, pooled))
 
 
@@ -194,7 +194,7 @@ def test_a_teacher_reduced_to_what_is_read_computes_the_same(name: str, logits: 
     if logits:
         norms = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
         assert (made.folded, norms) == SMALL[name][1:]
-    whole, outputs = see_shapes(model, taps, images)
+    whole, outputs = trace_shapes(model, taps, images)
     ours, maps = made(images)
     assert (ours is None) is (not logits)
     pairs = list(zip(maps, outputs, strict=True)) + ([(ours, whole)] if ours is not None else [])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import lgkd
-from lgkd.distillation.taps import see_shapes
+from lgkd.distillation.taps import trace_shapes
 from lgkd.distillation.tasks import Batch
 from lgkd.errors import ModelError
 from lgkd.losses import MapLoss
@@ -198,7 +198,7 @@ def test_images_need_not_be_square(size: tuple[int, int], patch: int) -> None:
     how = "linear" if patch == 3 else "sope"
     model = small(width=24, image_size=size, patch_size=patch, patch_embedding=how)
     grid = size[0] // patch, size[1] // patch
-    logits, seen = see_shapes(model, ["patch_embed", "blocks.1", "blocks.1.mlp"], torch.randn(2, 3, *size))
+    logits, seen = trace_shapes(model, ["patch_embed", "blocks.1", "blocks.1.mlp"], torch.randn(2, 3, *size))
     assert logits.shape == (2, 5)
     assert [tuple(each.shape) for each in seen] == [(2, 24, *grid), *[(2, 1 + grid[0] * grid[1], 24)] * 2]
     model(torch.randn(2, 3, *size)).sum().backward()

@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from lgkd.distillation.taps import see_shapes
+from lgkd.distillation.taps import trace_shapes
 from lgkd.errors import ModelError, TapError
 from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.default_taps import block_names, default_taps, spread, stage_names
@@ -52,7 +52,7 @@ def test_resnet56_puts_out_the_maps_of_the_paper(golden: Callable[[str], Any]) -
     stated = golden("models")["resnet56"]
     model = create_teacher("resnet56", num_classes=100)
     assert count(model) == stated["parameters"]
-    _, outputs = see_shapes(model, list(stated["taps"]), torch.zeros(1, 3, 32, 32))
+    _, outputs = trace_shapes(model, list(stated["taps"]), torch.zeros(1, 3, 32, 32))
     assert [list(output.shape[1:]) for output in outputs] == list(stated["taps"].values())
     assert default_taps(model) == list(stated["taps"])
 
@@ -71,7 +71,7 @@ def test_students_have_the_parameters_and_default_taps_of_the_paper(name: str, g
 
 
 def test_stages_of_a_resnet_are_after_the_last_relu() -> None:
-    _, outputs = see_shapes(CifarResNet(8, 2), ["stage1", "stage2", "stage3"], torch.randn(2, 3, 32, 32))
+    _, outputs = trace_shapes(CifarResNet(8, 2), ["stage1", "stage2", "stage3"], torch.randn(2, 3, 32, 32))
     assert all(output.min() == 0 for output in outputs)
 
 

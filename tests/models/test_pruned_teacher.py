@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lgkd.distillation.taps import see_shapes
+from lgkd.distillation.taps import trace_shapes
 from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.default_taps import default_taps
 from lgkd.models.factory import create_teacher
@@ -36,7 +36,7 @@ def test_folding_batch_norm_changes_no_map_by_more_than_rounding(depth: int) -> 
     assert made is not None and made.folded == depth + 1, "two norms a block, one behind the stem, two in shortcuts"
     assert not any(isinstance(module, nn.BatchNorm2d) for module in made.modules())
     logits, maps = made(images)
-    expected, outputs = see_shapes(model, taps, images)
+    expected, outputs = trace_shapes(model, taps, images)
     assert logits is not None
     for ours, theirs in zip([logits, *maps], [expected, *outputs], strict=True):
         assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
@@ -62,7 +62,7 @@ def test_models_of_other_makers_are_reduced_too(name: str) -> None:
     made = trim(model, taps, logits=False, images=images)
     assert made is not None
     assert sum(p.numel() for p in made.parameters()) < sum(p.numel() for p in model.parameters())
-    for ours, theirs in zip(made(images)[1], see_shapes(model, taps, images)[1], strict=True):
+    for ours, theirs in zip(made(images)[1], trace_shapes(model, taps, images)[1], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
@@ -123,7 +123,7 @@ def test_a_tapped_convolution_keeps_its_own_output() -> None:
     images = torch.randn(2, 3, 32, 32)
     made = trim(model, ["conv", "stage1"], logits=False, images=images)
     assert made is not None and made.folded == 2, "those of the block, not the one behind the tapped convolution"
-    for ours, theirs in zip(made(images)[1], see_shapes(model, ["conv", "stage1"], images)[1], strict=True):
+    for ours, theirs in zip(made(images)[1], trace_shapes(model, ["conv", "stage1"], images)[1], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lgkd.config import Optimizer
 from lgkd.distillation.guide import Guide, Term
-from lgkd.distillation.taps import Tap, find_fold, see_shapes
+from lgkd.distillation.taps import Tap, find_fold, trace_shapes
 from lgkd.distillation.tasks import Batch, Guided
 from lgkd.errors import ModelError
 from lgkd.losses import MapLoss
@@ -41,7 +41,7 @@ def test_parameters_cost_and_maps_are_those_of_the_papers_code(name: str) -> Non
     names = block_names(model)
     assert default_taps(model) == [names[place] for place in guided]
     with quick_attention(model, "cpu", "bf16"), FlopCounterMode(display=False) as counted:
-        _, outputs = see_shapes(model, names, torch.zeros(1, 3, 224, 224))
+        _, outputs = trace_shapes(model, names, torch.zeros(1, 3, 224, 224))
     assert round(counted.get_total_flops() / 1e9, 3) == gflops
     hint = getattr(model, "num_prefix_tokens", None)
     folds = [
@@ -96,13 +96,13 @@ def test_the_class_token_comes_first_and_every_token_has_its_position() -> None:
         (t2t, "tokens", "blocks.0", t2t),
         (pvt, "stages.3.norm", "stages.3.blocks.0", pvt.stages[3]),
     ):
-        _, (made, joined) = see_shapes(model, [patches], images, [block])
+        _, (made, joined) = trace_shapes(model, [patches], images, [block])
         count = made.shape[1]
         assert joined.shape[1] == 1 + count == owner.pos_embed.shape[1]
         torch.testing.assert_close(joined[:, 0], (owner.cls_token + owner.pos_embed[:, :1])[0].expand(2, -1))
         torch.testing.assert_close(joined[:, 1:] - made, owner.pos_embed[:, 1:].expand(2, -1, -1), rtol=0, atol=1e-6)
     cvt = small("cvt").eval()
-    _, (made, joined) = see_shapes(cvt, ["stages.2.norm"], images, ["stages.2.blocks.0"])
+    _, (made, joined) = trace_shapes(cvt, ["stages.2.norm"], images, ["stages.2.blocks.0"])
     assert torch.equal(joined, torch.cat([cvt.stages[2].cls_token.expand(2, -1, -1), made], dim=1))
 
 
@@ -129,7 +129,7 @@ def test_small_and_oblong_images_have_the_grids_that_the_docstrings_promise(
     model = create_student(name, num_classes=3, image_size=size, **options)
     height, width = (size, size) if isinstance(size, int) else size
     taps = default_taps(model)
-    logits, outputs = see_shapes(model, taps, torch.zeros(1, 3, height, width))
+    logits, outputs = trace_shapes(model, taps, torch.zeros(1, 3, height, width))
     assert logits.shape == (1, 3)
     folds = [
         find_fold(Tap(tap), output.shape, image_size=(height, width)) for tap, output in zip(taps, outputs, strict=True)
@@ -194,7 +194,7 @@ def test_a_block_adds_its_attention_and_then_its_mlp_to_its_tokens(family: str) 
     model = small(family)
     name = block_names(model)[1]
     block = randomised(model.get_submodule(name)).eval()
-    _, (inputs,) = see_shapes(model.float(), [], torch.zeros(2, 3, 32, 32), [name])
+    _, (inputs,) = trace_shapes(model.float(), [], torch.zeros(2, 3, 32, 32), [name])
     block.double()
     tokens, said = drawn(*inputs.shape), drawn(inputs.shape[-1], seed=4)
     nn.init.zeros_(block.attn.proj.weight)
@@ -268,7 +268,7 @@ def test_the_classifier_reads_the_class_token_that_has_been_normed(family: str) 
     model = small(family).eval()
     assert classifier_name(model) == "head"
     last = block_names(model)[-1]
-    logits, outputs = see_shapes(model, [last, "norm"], torch.randn(2, 3, 32, 32))
+    logits, outputs = trace_shapes(model, [last, "norm"], torch.randn(2, 3, 32, 32))
     torch.testing.assert_close(logits, model.head(model.norm(outputs[0][:, 0])))
     assert outputs[1].shape == (2, outputs[0].shape[-1])
 

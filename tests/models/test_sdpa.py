@@ -42,6 +42,6 @@ def test_both_ways_come_to_the_same_up_to_the_rounding_of_bf16() -> None:
 def test_a_student_has_its_own_way_back_after_the_training() -> None:
     student = create_student("deit_tiny", num_classes=5, image_size=32, patch_size=8, depth=2)
     engine = Engine(Supervised(student), make_plan(precision="bf16"), names=lambda index: [])
-    assert fused(engine.judged) == fused(student) == [False, False]
+    assert fused(engine.eval_model) == fused(student) == [False, False]
     engine.close()
     assert fused(student) == [True, True]

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import lgkd
 from lgkd.distillation.guide import Guide, Term
-from lgkd.distillation.taps import see_shapes
+from lgkd.distillation.taps import trace_shapes
 from lgkd.distillation.tasks import Batch, Guided
 from lgkd.errors import ModelError
 from lgkd.losses import MapLoss
@@ -160,7 +160,7 @@ def test_taps_are_tokens_that_fold_into_the_grid(options: dict[str, Any], size: 
     height, width = (size, size) if isinstance(size, int) else size
     prefix = {"class": options.get("class_tokens", 1)}.get(options.get("pooling", "class"), 0)
     assert model.num_prefix_tokens == prefix
-    logits, outputs = see_shapes(model, default_taps(model), torch.randn(2, 3, height, width))
+    logits, outputs = trace_shapes(model, default_taps(model), torch.randn(2, 3, height, width))
     assert logits.shape == (2, 5)
     assert {tuple(output.shape) for output in outputs} == {(2, prefix + height // 4 * (width // 4), 24)}
     assert classifier_name(model) == "head"

@@ -71,14 +71,12 @@ def test_guided_and_unguided_start_equal_and_see_the_same_batches(world: World, 
     alone = before_training(monkeypatch, lambda: lgkd.train("deit_tiny", world.pictures, out="alone", **shared))
     assert equal(guided["weights"], alone["weights"])
     assert len(guided["batches"]) == len(alone["batches"]) == 3
-    for (images, targets, *_), (their_images, their_targets, *_) in zip(
-        guided["batches"], alone["batches"], strict=True
-    ):
-        assert torch.equal(images, their_images)
-        assert torch.equal(targets, their_targets)
+    for batch, theirs in zip(guided["batches"], alone["batches"], strict=True):
+        assert torch.equal(batch.images, theirs.images)
+        assert torch.equal(batch.targets, theirs.targets)
     other = before_training(monkeypatch, lambda: lgkd.train("deit_tiny", world.pictures, out="other", seed=1, **shared))
     assert not equal(alone["weights"], other["weights"])
-    assert not torch.equal(alone["batches"][0][0], other["batches"][0][0])
+    assert not torch.equal(alone["batches"][0].images, other["batches"][0].images)
 
 
 def test_a_run_in_python_is_the_run_of_the_command(world: World, here: Path) -> None:

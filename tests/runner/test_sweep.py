@@ -17,7 +17,7 @@ from lgkd.cli import run
 from lgkd.config import load_recipe
 from lgkd.errors import InputError, TakenError
 from lgkd.runs.compare import compare
-from lgkd.training.signals import Stop
+from lgkd.training.signals import StopCondition
 from tests.support.small import (
     DISTILL,
     TINY_OPTIONS,
@@ -130,7 +130,7 @@ def test_the_time_limit_counts_for_all_runs_together(world: World, here: Path, m
     command = words(world, "mine", "0", "--max-time", "0")
     assert run(command) == 75
     assert "paused after 0 seconds and saved; the same command goes on" in capsys.readouterr().err
-    monkeypatch.setattr(Stop, "why", lambda self: None)  # as if the clock ran out while a run was put away
+    monkeypatch.setattr(StopCondition, "reason", lambda self: None)  # as if the clock ran out while a run was put away
     assert run(command) == 75
     assert "paused after 0 seconds between two runs; the same command goes on" in capsys.readouterr().err
     assert [about(path)["status"] for path in Path("mine").glob("seed*")] == ["finished"]

@@ -18,16 +18,16 @@ from lgkd.data.loader import Feed
 from lgkd.data.transforms.augment import Augment
 from lgkd.data.transforms.mixup import Mixing
 from lgkd.distillation.guide import Guide, Term
-from lgkd.distillation.tasks import Guided, Supervised
+from lgkd.distillation.tasks import Batch, Guided, Supervised
 from lgkd.errors import ModelError, Paused
 from lgkd.losses import MapLoss
 from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.teacher import Teacher
 from lgkd.training import agreement
-from lgkd.training.checkpointer import Keeper
+from lgkd.training.checkpointer import Checkpointer
 from lgkd.training.loop import fit
-from lgkd.training.metrics import Meters
-from lgkd.training.signals import Stop
+from lgkd.training.metrics import RunningMean
+from lgkd.training.signals import StopCondition
 from lgkd.training.train_step import Engine
 from tests.support.training import TinyViT, digest, make_images, make_plan
 
@@ -115,7 +115,7 @@ def refusal(way: str, who: Place) -> str:
     task.train()
     images, targets = forked_batch(who.rank, 1)
     try:
-        engine.step(images, targets, torch.arange(len(images)), 0, 0, Meters())
+        engine.step(Batch(images, targets, index=torch.arange(len(images))), 0, 0, RunningMean())
     except ModelError as error:
         return str(error)
     finally:
@@ -137,7 +137,7 @@ def train_forked(way: str, who: Place) -> dict[str, Tensor]:
     task.train()
     images, targets = forked_batch(who.rank, WAYS[way]["accumulate"])
     for step in range(2):
-        engine.step(images, targets, torch.arange(len(images)), 0, step, Meters())
+        engine.step(Batch(images, targets, index=torch.arange(len(images))), 0, step, RunningMean())
     names = [name for name, _ in task.named_parameters()]
     engine.close()
     assert names == [name for name, _ in task.named_parameters()]
@@ -155,14 +155,14 @@ class Steps:
         return (None,)
 
 
-class StopAfter(Stop):
+class StopAfter(StopCondition):
     """Asks to stop once so many steps are made."""
 
     def __init__(self, number: int, steps: Steps) -> None:
         super().__init__()
         self.number, self.steps = number, steps
 
-    def why(self) -> Paused | None:
+    def reason(self) -> Paused | None:
         return Paused("enough") if self.steps.made >= self.number else None
 
 
@@ -185,10 +185,10 @@ def train_guided(root: Path, who: Place, student: str, stop_after: int) -> dict[
     augment, mixing = Augment(View(), 8, mean=mean, std=std, seed=3), Mixing(Mix(), classes=3, smoothing=0.1, seed=3)
     feed = Feed(make_images(), augment, mixing, batch_size=8, seed=3, rank=who.rank, processes=who.count)
     plan = make_plan(schedule=Schedule(3), accumulate=1)
-    keeper = Keeper(root, every_seconds=1e9)
+    checkpointer = Checkpointer(root, every_seconds=1e9)
     rows, paused = [], False
     try:
-        rows = fit(task, feed, plan, keeper=keeper, stop=StopAfter(stop_after, steps), lookup=steps)
+        rows = fit(task, feed, plan, checkpointer=checkpointer, stop=StopAfter(stop_after, steps), lookup=steps)
     except Paused:
         paused = True
     return {

@@ -16,7 +16,7 @@ from PIL import Image
 
 from lgkd.cli import run
 from lgkd.training import loop
-from lgkd.training.signals import Stop
+from lgkd.training.signals import StopCondition
 from tests import CHECKOUT
 
 CLASSES = ("checks", "columns", "rows")
@@ -93,13 +93,13 @@ def make_world(root: Path) -> World:
 
 def pause_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """Let the next training be paused after so many looks at the clock."""
-    real, left = Stop.why, [steps]
+    real, left = StopCondition.reason, [steps]
 
-    def why(self: Stop):
+    def reason(self: StopCondition):
         left[0] -= 1
-        return real(Stop(0.0)) if left[0] <= 0 else None
+        return real(StopCondition(0.0)) if left[0] <= 0 else None
 
-    monkeypatch.setattr(loop.Stop, "why", why)
+    monkeypatch.setattr(loop.StopCondition, "reason", reason)
 
 
 def snapshot(*folders: Path) -> dict[str, str]:

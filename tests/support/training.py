@@ -18,10 +18,10 @@ from lgkd.distillation.tasks import Guided
 from lgkd.losses import MapLoss
 from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.teacher import Teacher
-from lgkd.training.checkpointer import Keeper
+from lgkd.training.checkpointer import Checkpointer
 from lgkd.training.config import Plan
 from lgkd.training.loop import fit
-from lgkd.training.signals import Paused, Stop
+from lgkd.training.signals import Paused, StopCondition
 from tests.support.costs import is_cost
 
 EPOCHS, STEPS = 4, 5
@@ -90,12 +90,19 @@ def make_plan(**changes) -> Plan:
 
 
 def train(
-    root: Path | None, *, stop: Stop | None = None, every: float = 0.0, say=None, watchers=(), task=None, **changes
+    root: Path | None,
+    *,
+    stop: StopCondition | None = None,
+    every: float = 0.0,
+    say=None,
+    callbacks=(),
+    task=None,
+    **changes,
 ):
     """Train to the end or until stopped; the task (its student holds the average at the end) and the rows."""
     torch.set_num_threads(1)
     task = task or make_task()
-    keeper = None if root is None else Keeper(root, every_seconds=every, say=say)
+    checkpointer = None if root is None else Checkpointer(root, every_seconds=every, say=say)
 
     def evaluate(model):
         torch.rand(7)
@@ -106,22 +113,22 @@ def train(
         make_feed(make_images()),
         make_plan(**changes),
         evaluate=evaluate,
-        keeper=keeper,
+        checkpointer=checkpointer,
         stop=stop,
-        watchers=watchers,
+        callbacks=callbacks,
         say=say,
     )
     return task, rows
 
 
-class StopAfter(Stop):
+class StopAfter(StopCondition):
     """Asks to stop after so many steps."""
 
     def __init__(self, steps: int) -> None:
         super().__init__()
         self.left = steps
 
-    def why(self):
+    def reason(self):
         self.left -= 1
         return Paused("enough") if self.left <= 0 else None
 
@@ -140,6 +147,6 @@ def digest(root: Path) -> str:
 
 
 if __name__ == "__main__":
-    with Stop() as signals:
+    with StopCondition() as signals:
         train(Path(sys.argv[1]), stop=signals, every=float(sys.argv[2]))
     print(digest(Path(sys.argv[1])))

@@ -8,7 +8,7 @@ import pytest
 from lgkd.errors import Paused
 from lgkd.training import agreement
 from lgkd.training.agreement import Agreement
-from lgkd.training.signals import Stop
+from lgkd.training.signals import StopCondition
 
 
 class Clocked:
@@ -26,7 +26,7 @@ class Clocked:
         self.asked += 1
         return [max(pair) for pair in zip(values, self.others, strict=True)]
 
-    def why(self) -> Paused | None:
+    def reason(self) -> Paused | None:
         return self.reason
 
     def seconds_left(self) -> float:
@@ -84,5 +84,5 @@ def test_one_process_answers_after_every_step_and_saves_nothing_without_a_keeper
     clocked.reason = reason = Paused("here")
     clocked.steps(1, 1.0)
     assert clocked.last == (reason, True)
-    alone: Any = Agreement(Stop(), None)
+    alone: Any = Agreement(StopCondition(), None)
     assert alone.after_step() == (None, False)

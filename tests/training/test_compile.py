@@ -46,7 +46,7 @@ def test_a_guided_step_of_every_family_is_one_graph_and_equals_the_eager_one(
         task.zero_grad(set_to_none=True)
         step = compiled(batch)
         step.loss.backward()
-        assert task.guide._taps._seen == {} and not task.guide._taps._listening
+        assert task.guide._taps._seen == {} and not task.guide._taps._capturing
     assert counter.frame_count == 1, "the second step must not compile again"
     torch.testing.assert_close(step.loss, eager.loss, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(step.logits, eager.logits, rtol=1e-5, atol=1e-6)

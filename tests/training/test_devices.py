@@ -18,7 +18,7 @@ from lgkd.training import memory, signals
 from lgkd.training.compile import choose_compile, compile_task
 from lgkd.training.memory import highest_memory, keep_freed_memory
 from lgkd.training.precision import choose_device, choose_precision, has_native_bf16
-from lgkd.training.signals import Stop
+from lgkd.training.signals import StopCondition
 from lgkd.training.train_step import Engine
 from tests.support.training import make_plan, make_task
 
@@ -143,9 +143,9 @@ def test_outside_the_main_thread_only_the_time_limit_holds() -> None:
     found: list[Any] = []
 
     def inside() -> None:
-        with Stop(0.0) as stop:
+        with StopCondition(0.0) as stop:
             found.append([signal.getsignal(number) for number in signals._SIGNALS])
-            found.append(stop.why())
+            found.append(stop.reason())
 
     thread = threading.Thread(target=inside)
     thread.start()
@@ -161,10 +161,10 @@ def test_the_first_signal_is_taken_and_the_second_ends_the_process(
     monkeypatch.setattr(os, "_exit", ended.append)
     monkeypatch.setattr(signals, "place", lambda: distributed.Place(rank, 2, rank))
     before = signal.getsignal(signal.SIGTERM)
-    with Stop(began=time.monotonic()) as stop:
-        assert stop.why() is None
+    with StopCondition(began=time.monotonic()) as stop:
+        assert stop.reason() is None
         os.kill(os.getpid(), signal.SIGTERM)
-        reason = stop.why()
+        reason = stop.reason()
         assert isinstance(reason, Interrupted) and reason.exit_code == 143 and not ended
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0)

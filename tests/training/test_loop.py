@@ -13,7 +13,7 @@ from lgkd.errors import InputError, NonFiniteError
 from lgkd.training.callbacks import EpochRow
 from lgkd.training.config import Plan
 from lgkd.training.loop import fit
-from lgkd.training.metrics import Meters
+from lgkd.training.metrics import RunningMean
 from lgkd.training.optim import make_optimizer, parameter_groups
 from lgkd.training.precision import choose_device, choose_precision
 
@@ -34,7 +34,7 @@ class Images:
 
     def epoch(self, epoch, start=0):
         for place, (images, targets) in enumerate(self.batches[start:], start):
-            yield images, targets, torch.arange(len(images)) + place * len(images)
+            yield Batch(images, targets, index=torch.arange(len(images)) + place * len(images))
 
     def names(self, index):
         return [f"image{place}" for place in index.tolist()]
@@ -208,7 +208,7 @@ def test_rows_hold_the_mean_loss_its_parts_and_the_accuracy():
         feed,
         make_plan(epochs=1, optimizer=Optimizer("sgd", lr=1e-30, weight_decay=0.0)),
         evaluate=lambda model: {"top1": 0.25},
-        watchers=(recorder,),
+        callbacks=(recorder,),
     )
     images, targets = (torch.cat(parts) for parts in zip(*feed.batches, strict=True))
     logits = student(images)
@@ -254,7 +254,7 @@ def test_bf16_changes_the_arithmetic_and_keeps_the_weights_single():
 
 
 def test_meters_weigh_batches_by_their_images():
-    meters = Meters()
+    meters = RunningMean()
     for count, loss in ((1, 4.0), (3, 0.0)):
         logits = torch.tensor([[1.0, 0.0]]).expand(count, 2)
         batch = Batch(torch.zeros(count, 3, 1, 1), torch.zeros(count, dtype=torch.int64))
@@ -263,7 +263,7 @@ def test_meters_weigh_batches_by_their_images():
 
 
 def test_mixed_targets_count_as_right_where_the_larger_share_is_hit():
-    meters = Meters()
+    meters = RunningMean()
     logits, targets = torch.eye(2), torch.tensor([[0.7, 0.3], [0.6, 0.4]])
     meters.add(Step(torch.tensor(0.0), logits), Batch(torch.zeros(2, 3, 1, 1), targets))
     assert meters.read()["accuracy"] == 0.5

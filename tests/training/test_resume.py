@@ -13,7 +13,7 @@ from lgkd.config import Optimizer
 from lgkd.errors import Interrupted, NonFiniteError, Paused
 from lgkd.training import train_step as engine_module
 from lgkd.training.checkpoint import FAULT_VARIABLE, load_newest, save_checkpoint
-from lgkd.training.signals import Stop
+from lgkd.training.signals import StopCondition
 from tests import CHECKOUT
 from tests.support.forking import Forked, Nursery
 from tests.support.training import EPOCHS, STEPS, StopAfter, digest, train, without_times
@@ -88,7 +88,7 @@ def test_a_finished_training_is_not_trained_again(tmp_path, undisturbed):
             earlier.extend(row.epoch for row in rows)
 
     said, earlier = [], []
-    task, rows = train(tmp_path, say=said.append, watchers=(Spy(), Knowing()))
+    task, rows = train(tmp_path, say=said.append, callbacks=(Spy(), Knowing()))
     assert seen == earlier == [1, 2, 3, 4]
     assert said == ["going on from epoch 5, step 0"]
     assert without_times(rows) == undisturbed[2]
@@ -257,10 +257,10 @@ def test_a_training_that_dies_inside_a_save_loses_nothing(tmp_path, undisturbed,
 
 
 def test_a_signal_lets_the_step_end_and_says_which(tmp_path):
-    with Stop() as stop:
-        assert stop.why() is None
+    with StopCondition() as stop:
+        assert stop.reason() is None
         signal.raise_signal(signal.SIGTERM)
-        reason = stop.why()
+        reason = stop.reason()
     assert isinstance(reason, Interrupted)
     assert reason.exit_code == 143
     assert "SIGTERM" in str(reason)
@@ -269,16 +269,16 @@ def test_a_signal_lets_the_step_end_and_says_which(tmp_path):
 
 @pytest.mark.parametrize(("number", "kind", "code"), [(signal.SIGINT, Interrupted, 130), (signal.SIGUSR1, Paused, 75)])
 def test_each_signal_has_its_exit_code(number, kind, code):
-    with Stop() as stop:
+    with StopCondition() as stop:
         signal.raise_signal(number)
-        reason = stop.why()
+        reason = stop.reason()
     assert isinstance(reason, kind)
     assert reason.exit_code == code
 
 
 def test_the_time_limit_pauses():
-    assert Stop(1e6).why() is None
-    reason = Stop(0.0).why()
+    assert StopCondition(1e6).reason() is None
+    reason = StopCondition(0.0).reason()
     assert isinstance(reason, Paused)
     assert reason.exit_code == 75
     assert "paused after 0 seconds" in str(reason)

@@ -19,7 +19,7 @@ from lgkd.losses import MapLoss
 from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.teacher import Teacher
 from lgkd.training.compile import choose_compile, compile_task
-from lgkd.training.metrics import Meters
+from lgkd.training.metrics import RunningMean
 from lgkd.training.train_step import Engine
 from tests.support.training import TinyViT, make_feed, make_images, make_plan
 
@@ -50,12 +50,12 @@ def scheduled(**schedule: Any) -> Guided:
 
 def steps(engine: Engine, epochs: int = 1) -> Iterator[tuple[int, int]]:
     """Run an engine over the small world's images; gives (epoch, step) after every step."""
-    feed, meters = make_feed(make_images()), Meters()
+    feed, meters = make_feed(make_images()), RunningMean()
     drawn = [list(feed.epoch(epoch)) for epoch in range(epochs)]  # the feed has tests of its own
     engine.task.train()
     for epoch, batches in enumerate(drawn):
-        for place, (images, targets, index) in enumerate(batches):
-            engine.step(images, targets, index, epoch, place, meters)
+        for place, batch in enumerate(batches):
+            engine.step(batch, epoch, place, meters)
             yield epoch, place
 
 
@@ -77,13 +77,13 @@ def test_no_step_waits_for_the_device(optimizer: str) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_no_step_waits_for_a_gpu() -> None:
     engine = Engine(scheduled(warmup=2), make_plan(device="cuda", accumulate=1), names=lambda index: [])
-    feed, meters = make_feed(make_images(), device="cuda"), Meters()
+    feed, meters = make_feed(make_images(), device="cuda"), RunningMean()
     engine.task.train()
     for epoch in range(2):
         torch.cuda.set_sync_debug_mode("error" if epoch else "default")
         try:
-            for place, (images, targets, index) in enumerate(feed.epoch(epoch)):
-                engine.step(images, targets, index, epoch, place, meters)
+            for place, batch in enumerate(feed.epoch(epoch)):
+                engine.step(batch, epoch, place, meters)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -110,7 +110,7 @@ def test_a_moving_weight_compiles_nothing_anew_and_a_term_that_ends_compiles_onc
     counts = []
     for epoch, place in steps(engine, epochs=4):
         if place == 4:
-            engine.task.guide.finish_epoch(epoch + 1, {})
+            engine.task.guide.on_epoch_end(epoch + 1, {})
             counts.append(counter.frame_count)
     assert counts == [1, 1, 2, 2]
 
@@ -125,10 +125,10 @@ def test_when_the_last_term_has_ended_the_teacher_is_neither_run_nor_kept() -> N
     with Counting() as counting:
         for epoch, place in steps(engine, epochs=3):
             if place == 4:
-                guide.finish_epoch(epoch + 1, {})
+                guide.on_epoch_end(epoch + 1, {})
                 convolutions, counting.calls["convolution"] = counting.calls["convolution"], 0
                 if epoch == 0:
-                    assert convolutions > 5 and guide.active == () and guide._trimmed is None
+                    assert convolutions > 5 and guide.active == () and guide.teacher_runner.pruned is None
     assert convolutions == 5, "one a step: the student's patches"
 
 
@@ -205,11 +205,11 @@ def test_a_recorded_training_learns_what_an_eager_one_learns(accumulate: int) ->
     for graphs in (False, True):
         plan = make_plan(device="cuda", accumulate=accumulate, compile=graphs, cuda_graphs=graphs)
         engine = Engine(scheduled(warmup=1), plan, names=lambda index: [])
-        feed, meters = make_feed(make_images(), device="cuda"), Meters()
+        feed, meters = make_feed(make_images(), device="cuda"), RunningMean()
         engine.task.train()
         for epoch in range(4):
-            for place, (images, targets, index) in enumerate(feed.epoch(epoch)):
-                engine.step(images, targets, index, epoch, place, meters)
+            for place, batch in enumerate(feed.epoch(epoch)):
+                engine.step(batch, epoch, place, meters)
         engine.guard.settle()
         results.append(({name: value.cpu() for name, value in engine.task.state_dict().items()}, meters.read()))
         engine.close()

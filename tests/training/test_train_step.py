@@ -20,12 +20,13 @@ from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.teacher import Teacher
 from lgkd.training import loop
 from lgkd.training import train_step as engine_module
-from lgkd.training.checkpointer import Keeper
-from lgkd.training.distributed_step import same_start
+from lgkd.training.checkpoint import load_newest
+from lgkd.training.checkpointer import Checkpointer
+from lgkd.training.distributed_step import looks_across, same_start
 from lgkd.training.loop import fit
-from lgkd.training.metrics import Meters
-from lgkd.training.signals import Stop
-from lgkd.training.train_step import Engine, as_batch
+from lgkd.training.metrics import RunningMean
+from lgkd.training.signals import StopCondition
+from lgkd.training.train_step import Engine
 from tests.support.training import EPOCHS, STEPS, TinyViT, make_feed, make_images, make_plan, make_task, train
 
 
@@ -51,7 +52,7 @@ def an_engine(task: Any = None, **changes: Any) -> Engine:
     return Engine(task or make_task(), make_plan(**changes), names=lambda index: [f"image{n}" for n in index.tolist()])
 
 
-def one_batch() -> tuple[Tensor, Tensor, Tensor]:
+def one_batch() -> Batch:
     return next(iter(make_feed(make_images()).epoch(0)))
 
 
@@ -61,7 +62,7 @@ def one_batch() -> tuple[Tensor, Tensor, Tensor]:
 def test_whoever_looks_on_hears_of_steps_with_the_means_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "_SECONDS_BETWEEN_LOOKS", 0.0)
     listener = Listener()
-    train(None, watchers=(listener,))
+    train(None, callbacks=(listener,))
     assert listener.steps == [(epoch, step) for epoch in range(EPOCHS) for step in range(STEPS)]
 
 
@@ -83,7 +84,7 @@ def test_the_end_of_a_term_is_said_and_from_then_on_it_is_not_in_the_rows(tmp_pa
 
 def test_a_training_that_keeps_nothing_pauses_all_the_same() -> None:
     with pytest.raises(Paused, match="paused after 0 seconds"):
-        train(None, stop=Stop(0.0))
+        train(None, stop=StopCondition(0.0))
 
 
 def test_a_part_that_is_not_finite_ends_the_epoch_though_the_loss_is_finite() -> None:
@@ -99,9 +100,9 @@ def test_a_part_that_is_not_finite_ends_the_epoch_though_the_loss_is_finite() ->
 # The best epoch
 
 
-def scored(root: Path, scores: list[float], select_on: str = "val", **changes: Any) -> tuple[Keeper, list[dict]]:
+def scored(root: Path, scores: list[float], select_on: str = "val", **changes: Any) -> tuple[Checkpointer, list[dict]]:
     """A training whose epochs score as given; the student's weights as every evaluation saw them."""
-    keeper = Keeper(root, every_seconds=1e9, select_on=select_on)
+    checkpointer = Checkpointer(root, every_seconds=1e9, select_on=select_on)
     seen: list[dict[str, Tensor]] = []
     left = list(scores)
 
@@ -109,29 +110,29 @@ def scored(root: Path, scores: list[float], select_on: str = "val", **changes: A
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
         return {"val": left.pop(0)}
 
-    fit(make_task(), make_feed(make_images()), make_plan(**changes), evaluate=evaluate, keeper=keeper)
-    return keeper, seen
+    fit(make_task(), make_feed(make_images()), make_plan(**changes), evaluate=evaluate, checkpointer=checkpointer)
+    return checkpointer, seen
 
 
 @pytest.mark.parametrize(
     ("scores", "best"), [([0.25, 0.5, 0.5, 0.375], 2), ([0.5, 0.25, 0.375, 0.25], 1), ([0.0, 0.25, 0.5, 0.75], 4)]
 )
 def test_the_first_of_the_best_epochs_is_kept_as_it_was_judged(tmp_path: Path, scores: list[float], best: int) -> None:
-    keeper, seen = scored(tmp_path, scores)
-    tensors, about = keeper.load_best()
+    checkpointer, seen = scored(tmp_path, scores)
+    tensors, about = checkpointer.load_best()
     assert about == {"epoch": best, "score": scores[best - 1]}
     assert tensors.keys() == seen[best - 1].keys()
     assert all(torch.equal(tensors[name], seen[best - 1][name]) for name in tensors)
     # A process that died between two renames left it under its old name.
     (tmp_path / "best").rename(tmp_path / "best.old")
-    assert keeper.load_best()[1] == about
+    assert checkpointer.load_best()[1] == about
 
 
 def test_without_its_score_no_epoch_is_the_best(tmp_path: Path) -> None:
-    keeper, _ = scored(tmp_path, [0.25, 0.5, 0.5, 0.375], select_on="another")
+    checkpointer, _ = scored(tmp_path, [0.25, 0.5, 0.5, 0.375], select_on="another")
     assert not (tmp_path / "best").exists()
     with pytest.raises(InputError, match=r"best\.old/MANIFEST\.json cannot be read"):
-        keeper.load_best()
+        checkpointer.load_best()
 
 
 def test_a_training_without_a_guide_is_taken_up_again(tmp_path: Path) -> None:
@@ -140,7 +141,7 @@ def test_a_training_without_a_guide_is_taken_up_again(tmp_path: Path) -> None:
         return Supervised(TinyViT())
 
     whole, rows = train(None, task=fresh())
-    stop = Stop()
+    stop = StopCondition()
     stop._seen = signal.SIGUSR1
     with pytest.raises(Paused):
         train(tmp_path, task=fresh(), stop=stop)
@@ -149,43 +150,62 @@ def test_a_training_without_a_guide_is_taken_up_again(tmp_path: Path) -> None:
     assert [row.train for row in ends] == [row.train for row in rows]
 
 
+class Plain(nn.Module):
+    """A module with a student and a step, and nothing else that a task has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.student = TinyViT()
+
+    def forward(self, batch: Batch) -> Step:
+        step: Step = Supervised(self.student)(batch)
+        return step
+
+
+def test_a_plain_module_with_a_student_is_trained_and_taken_up_again_to_the_bit(tmp_path: Path) -> None:
+    expected, _ = train(None, task=Supervised(Plain().student))
+    stop = StopCondition()
+    stop._seen = signal.SIGUSR1
+    with pytest.raises(Paused):
+        train(tmp_path, task=Plain(), stop=stop)
+    for root in (None, tmp_path):
+        trained, _ = train(root, task=Plain())
+        for name, value in trained.state_dict().items():
+            assert torch.equal(value, expected.state_dict()[name]), name
+    found = load_newest(tmp_path)
+    assert found is not None and found.tensors["guide"] == {}
+    assert {name.partition("|")[0] for name in found.tensors["optimizer"]} == {n for n, _ in Plain().named_parameters()}
+
+
 def test_a_checkpoint_whose_losses_no_float_holds_is_refused(tmp_path: Path) -> None:
-    engine, meters = an_engine(), Meters()
-    keeper = Keeper(tmp_path)
-    progress = loop.Progress(
-        courses=[{name: {"losses": [10**400], "ended": None} for name in engine.task.guide.courses}]
-    )
-    engine.step(*one_batch(), 0, 0, meters)
-    keeper.save(engine, progress, meters)
+    engine, meters = an_engine(), RunningMean()
+    checkpointer = Checkpointer(tmp_path)
+    for state in engine.task.guide.term_states.values():
+        state.losses = [10**400]  # type: ignore[list-item]
+    engine.step(one_batch(), 0, 0, meters)
+    checkpointer.save(engine, loop.Progress(), meters)
     with pytest.raises(InputError, match="belongs to another training"):
-        keeper.restore(engine, meters)
+        checkpointer.restore(engine, meters)
 
 
 def test_only_the_first_process_writes_and_a_strangers_leavings_stay(tmp_path: Path) -> None:
-    engine, keeper = an_engine(), Keeper(tmp_path / "kept")
+    engine, checkpointer = an_engine(), Checkpointer(tmp_path / "kept")
     engine.rank = 1
-    keeper.save_best(engine, loop.Progress(best={"epoch": 1, "score": 0.5}))
-    keeper.save(engine, loop.Progress(), Meters())
+    checkpointer.save_best(engine, loop.Progress(best={"epoch": 1, "score": 0.5}))
+    checkpointer.save(engine, loop.Progress(), RunningMean())
     assert not (tmp_path / "kept").exists()
     engine.rank = 0
     (tmp_path / "kept" / "mine.tmp").mkdir(parents=True)
     (tmp_path / "kept" / "step-00000001.tmp").mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "kept" / "best.tmp").symlink_to(tmp_path / "elsewhere")
-    keeper.save(engine, loop.Progress(), Meters())
+    checkpointer.save(engine, loop.Progress(), RunningMean())
     assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["best.tmp", "mine.tmp", "step-00000000"]
     assert (tmp_path / "elsewhere").is_dir()
 
 
 # A step
-
-
-def test_a_feed_may_give_each_teacher_its_own_view() -> None:
-    images, view, labels = torch.zeros(2, 3, 8, 8), torch.ones(2, 3, 4, 4), torch.tensor([0, 1])
-    plain = as_batch(images, labels)
-    assert plain.images is images and plain.targets is labels and plain.views == ()
-    batch = as_batch((images, view, None), labels)
-    assert batch.images is images and batch.views[0] is view and batch.views[1] is None
 
 
 def test_images_are_laid_out_channels_last_where_the_plan_says_so() -> None:
@@ -198,13 +218,13 @@ def test_images_are_laid_out_channels_last_where_the_plan_says_so() -> None:
 
     for wanted in (False, True):
         engine = an_engine(Supervised(Looker()), channels_last=wanted, accumulate=1)
-        engine.step(*one_batch(), 0, 0, Meters())
+        engine.step(one_batch(), 0, 0, RunningMean())
     assert layouts == [False, True]
 
 
 def test_what_is_known_of_the_teachers_is_looked_up_by_places_and_epoch() -> None:
     task, asked = make_task(), []
-    known = task.guide.teach(one_batch()[0])
+    known = task.guide.teach(one_batch().images)
 
     def lookup(index: Tensor, epoch: int) -> tuple[Any, ...]:
         asked.append((index.tolist(), epoch))
@@ -213,9 +233,9 @@ def test_what_is_known_of_the_teachers_is_looked_up_by_places_and_epoch() -> Non
     engine = an_engine(task)
     engine.lookup = lookup
     task.guide.teach = None  # it must not be run
-    images, targets, index = one_batch()
-    engine.step(images, targets, index, 3, 2, Meters())
-    assert asked == [(index.tolist(), 3)]
+    batch = one_batch()
+    engine.step(batch, 3, 2, RunningMean())
+    assert batch.index is not None and asked == [(batch.index.tolist(), 3)]
 
 
 def test_only_what_is_out_of_memory_makes_a_step_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,11 +254,11 @@ def test_only_what_is_out_of_memory_makes_a_step_smaller(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(engine, "_gradients", fails(RuntimeError("shapes do not fit")))
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        engine.step(*one_batch(), 0, 0, Meters())
+        engine.step(one_batch(), 0, 0, RunningMean())
     assert tried == [2] and not emptied
     monkeypatch.setattr(engine, "_gradients", fails(RuntimeError("DefaultCPUAllocator: can't allocate memory: 9")))
     with pytest.raises(InputError, match="memory ran out with a single image a piece; use smaller images"):
-        engine.step(*one_batch(), 0, 0, Meters())
+        engine.step(one_batch(), 0, 0, RunningMean())
     assert tried == [2, 2, 4, 8] and len(emptied) == 3
 
 
@@ -259,11 +279,11 @@ def test_a_term_across_the_batch_keeps_it_whole(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(engine, "_gradients", cramped)
     with pytest.raises(InputError, match="memory ran out, and the batch cannot be cut into pieces because a term"):
-        engine.step(*one_batch(), 0, 0, Meters())
+        engine.step(one_batch(), 0, 0, RunningMean())
 
 
 def test_meters_that_saw_nothing_know_nothing() -> None:
-    assert Meters().read() == {}
+    assert RunningMean().read() == {}
 
 
 # Among processes, of which there is one here
@@ -283,12 +303,46 @@ def test_truths_and_strided_weights_have_the_same_start_too(alone: Any) -> None:
     assert turned.tolist() == [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]
 
 
+class NormFree(nn.Module):
+    """A student without BatchNorm, one map and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 4, 2, stride=2), nn.Linear(4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.body(images).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("norm", "teacher_bn", "transform", "expected"),
+    [
+        (False, None, None, False),
+        (True, None, None, True),
+        (False, "running", "linear", False),
+        (False, "batch", "linear", True),
+        (False, "running", "similarity", True),
+    ],
+)
+def test_a_step_looks_across_by_batchnorm_in_training_or_by_a_term(
+    norm: bool, teacher_bn: Any, transform: Any, expected: bool
+) -> None:
+    student = TinyViT() if norm else NormFree()
+    task: Any = Supervised(student)
+    if teacher_bn is not None:
+        teacher = Teacher(CifarResNet(8, 3), image_size=8, batch_norm=teacher_bn)
+        names = {"taps": ["body"], "teacher_taps": ["stage1"]}
+        task = Guided(student, Guide(student, teacher, image_size=8, terms=[Term(MapLoss(transform))], **names))
+    task.train()
+    assert looks_across(task) is expected
+
+
 def test_a_step_among_several_that_look_at_nothing_across_needs_no_gathering(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = an_engine(accumulate=1)
     entered: list[Any] = []
-    monkeypatch.setattr(engine_module, "Together", lambda task, _: entered.append(task) or nullcontext())
-    engine.step(*one_batch(), 0, 0, Meters())
+    monkeypatch.setattr(engine_module, "DistributedStep", lambda task, *_: entered.append(task) or nullcontext())
+    engine.step(one_batch(), 0, 0, RunningMean())
     assert entered == []
     engine._joined = True
-    engine.step(*one_batch(), 0, 1, Meters())
+    engine.step(one_batch(), 0, 1, RunningMean())
     assert entered == [engine.task]

@@ -23,7 +23,7 @@ from lgkd.analysis.inspect.figures import (
 )
 from lgkd.analysis.inspect.measure import Measured
 from lgkd.data.dataset import Images
-from lgkd.distillation.features import Reader, Wants
+from lgkd.distillation.features import FeatureReader, FeatureSpec
 from lgkd.distillation.taps import Tap
 from lgkd.errors import TapError
 from lgkd.models.default_taps import default_taps
@@ -153,13 +153,15 @@ def draw_features(folder: Path, students: Sequence[Measured], images: Images, te
 
 def _features(who: str, model: torch.nn.Module, layers: Sequence[str], pictures: Tensor) -> list[Column]:
     height, width = pictures.shape[-2:]
-    reader = Reader(model, [Tap.of(layer) for layer in layers], Wants(maps=True), (int(height), int(width)))
-    listening = reader.listen(model)
+    reader = FeatureReader(
+        model, [Tap.of(layer) for layer in layers], FeatureSpec(maps=True), (int(height), int(width))
+    )
+    taps = reader.attach(model)
     try:
         with torch.no_grad():
-            _, seen = listening.read(model, pictures)
+            _, seen = taps.capture(model, pictures)
     finally:
-        listening.remove()
+        taps.remove()
     maps = reader.features(None, seen).maps
     return [
         Column(f"{who}\n{layer}", [energy(one) for one in map_BChw])

@@ -101,10 +101,10 @@ def measure(lookup: CachedFeatures, guides: Sequence[Guide], feed: Feed) -> list
 
 def _first(feed: Feed) -> Iterator[tuple[Tensor, Tensor]]:
     seen = 0
-    for images, _, index in feed.epoch(0):
-        assert isinstance(images, Tensor)  # views of the stored images are refused before
-        yield images, index
-        seen += len(index)
+    for batch in feed.epoch(0):
+        assert batch.index is not None and not any(view is not None for view in batch.views)  # those are refused before
+        yield batch.images, batch.index
+        seen += len(batch.index)
         if seen >= _MEASURED_IMAGES:
             return
 

@@ -3,11 +3,8 @@
 from collections.abc import Iterator
 from itertools import count
 
-from torch import Tensor
-
-from lgkd.data.loader import Feed, Pictures
-
-Triple = tuple[Pictures, Tensor, Tensor]
+from lgkd.data.batch import Batch
+from lgkd.data.loader import Feed
 
 
 class Batches:
@@ -16,9 +13,9 @@ class Batches:
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
         self._epochs = count()
-        self._epoch: Iterator[Triple] = iter(())
+        self._epoch: Iterator[Batch] = iter(())
 
-    def __next__(self) -> Triple:
+    def __next__(self) -> Batch:
         batch = next(self._epoch, None)
         if batch is None:
             self._epoch = self._feed.epoch(next(self._epochs))

@@ -18,7 +18,7 @@ from lgkd.runner.build import make_task
 from lgkd.runner.dry_run.batches import Batches
 from lgkd.training.config import Plan
 from lgkd.training.evaluate import score
-from lgkd.training.metrics import Meters
+from lgkd.training.metrics import RunningMean
 from lgkd.training.peak_memory import PeakMemory
 from lgkd.training.timing import synchronise
 from lgkd.training.train_step import Engine
@@ -66,13 +66,13 @@ def measure(
     state = torch.get_rng_state()
     engine = Engine(make_task(student, guides, recipe), plan, names=feed.names)
     batches = Batches(feed)
-    meters = Meters()
+    meters = RunningMean()
 
     def step() -> float:
         began = time.perf_counter()
-        images, targets, index = next(batches)
+        batch = next(batches)
         # Always the first step of a training: its rate is the warm-up's, so that nothing runs away.
-        engine.step(images, targets, index, 0, 0, meters)
+        engine.step(batch, 0, 0, meters)
         synchronise(plan.device)
         return time.perf_counter() - began
 
@@ -95,7 +95,7 @@ def measure(
         few = [(images[:1], targets[:1]) for images, targets in some]
         for shown in (few, some):  # the first time takes longer than those that follow
             began = time.perf_counter()
-            score(engine.judged, shown, precision=plan.precision, channels_last=plan.channels_last)
+            score(engine.eval_model, shown, precision=plan.precision, channels_last=plan.channels_last)
             each = (time.perf_counter() - began) / len(shown[0][0])
         return Cost(len(times), statistics.median(times or [first]), each, peak, memory.kind, engine.accumulate)
     finally:
