@@ -114,7 +114,7 @@ class WhiteningStem(nn.Module):
 
 def _patches(images_B3HW: Tensor, step: int = 500) -> Iterator[Tensor]:
     """All patches of 3x3 pixels as columns (27,N), a few hundred images at a time."""
-    for some in images_B3HW.float().split(step):
+    for some in torch.split(images_B3HW.float(), step):
         yield nn.functional.unfold(some, 3).transpose(0, 1).flatten(1)
 
 
