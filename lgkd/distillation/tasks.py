@@ -127,12 +127,85 @@ class Task(nn.Module):
         """Restore `extra_state()`."""
 
 
-class _PlainTask(Task):
-    """Adapt a module that has a `student` and `forward(batch) -> Step`, and nothing else of a `Task`."""
+class Supervised(Task):
+    """Learn the labels: mean cross entropy against class numbers or distributions.
+
+    Used for teachers and for students without a guide.
+    """
+
+    def forward(self, batch: Batch) -> Step:
+        logits = self.student(batch.images)
+        if not isinstance(logits, Tensor):
+            raise no_logits(type(self.student).__name__, logits, when=" while it trains")
+        loss = _cross_entropy(logits, batch.targets)
+        return Step(loss, logits, {"classification": loss.detach()})
+
+
+class _GuidedTask(Task):
+    """Own the state of guides: each call is passed on to all of them."""
+
+    guides: Sequence[Guide]
+
+    @property
+    def terms(self) -> Mapping[str, nn.Module]:
+        return {name: loss for guide in self.guides for name, loss in guide.losses.items()}
+
+    @property
+    def active_terms(self) -> tuple[str, ...]:
+        return tuple(name for guide in self.guides for name in guide.active)
+
+    @property
+    def across_batch(self) -> bool:
+        return any(guide.across_batch for guide in self.guides)
+
+    @property
+    def frozen_models(self) -> Mapping[str, nn.Module]:
+        return {f"teacher {number}": guide.teacher.model for number, guide in enumerate(self.guides, 1)}
+
+    def on_train_start(self, epochs: int, *, warmup: float = 0.0) -> None:
+        for guide in self.guides:
+            guide.on_train_start(epochs, warmup=warmup)
+
+    def set_epoch(self, epoch: float) -> None:
+        for guide in self.guides:
+            guide.set_epoch(epoch)
+
+    def on_epoch_end(self, epoch: int, means: Mapping[str, float]) -> list[str]:
+        return [message for guide in self.guides for message in guide.on_epoch_end(epoch, means)]
+
+    def current_weights(self) -> dict[str, float]:
+        return {name: weight for guide in self.guides for name, weight in guide.current_weights().items()}
+
+    def cast_frozen(self, dtype: torch.dtype) -> None:
+        for guide in self.guides:
+            guide.teacher_runner.cast(dtype)
+
+    def checkpoint_tensors(self) -> dict[str, dict[str, Tensor]]:
+        guides = self.guides.state_dict() if isinstance(self.guides, nn.Module) else {}
+        return super().checkpoint_tensors() | {"guide": guides}
+
+    def load_checkpoint_tensors(self, parts: Mapping[str, Mapping[str, Any]]) -> None:
+        super().load_checkpoint_tensors(parts)
+        if isinstance(self.guides, nn.Module):
+            self.guides.load_state_dict(parts["guide"])
+
+    def extra_state(self) -> list[dict[str, Any]]:
+        return [guide.extra_state() for guide in self.guides]
+
+    def load_extra_state(self, state: Sequence[Mapping[str, Any]]) -> None:
+        # In its first epoch a training of an earlier lgkd has none.
+        for guide, own in zip(self.guides, state, strict=False):
+            guide.load_extra_state(own)
+
+
+class _PlainTask(_GuidedTask):
+    """Adapt a module that has a `student`, `forward(batch) -> Step`, and perhaps `guides`; nothing else of a `Task`."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module.student)  # type: ignore[arg-type]
         self.module = module
+        # Registered in the module already, if it is registered at all.
+        object.__setattr__(self, "guides", getattr(module, "guides", ()))
 
     def forward(self, batch: Batch) -> Step:
         step: Step = self.module(batch)
@@ -148,21 +221,7 @@ def as_task(module: nn.Module) -> Task:
     return module if isinstance(module, Task) else _PlainTask(module)
 
 
-class Supervised(Task):
-    """Learn the labels: mean cross entropy against class numbers or distributions.
-
-    Used for teachers and for students without a guide.
-    """
-
-    def forward(self, batch: Batch) -> Step:
-        logits = self.student(batch.images)
-        if not isinstance(logits, Tensor):
-            raise no_logits(type(self.student).__name__, logits, when=" while it trains")
-        loss = _cross_entropy(logits, batch.targets)
-        return Step(loss, logits, {"classification": loss.detach()})
-
-
-class Guided(Task):
+class Guided(_GuidedTask):
     """Learn the labels and imitate one or several teachers at the same time (dual task).
 
         loss = classification_weight * cross entropy + sum over terms of weight * term
@@ -175,8 +234,6 @@ class Guided(Task):
         guides: one for each teacher; their terms have different names.
         classification_weight: of the cross entropy; 0 or more.
     """
-
-    guides: Sequence[Guide]
 
     def __init__(self, student: nn.Module, *guides: Guide, classification_weight: float = _WEIGHT) -> None:
         super().__init__(student)
@@ -214,55 +271,6 @@ class Guided(Task):
                 loss = loss + guide.weight(name) * value
                 parts[name] = value
         return Step(loss, logits, {name: value.detach() for name, value in parts.items()})
-
-    @property
-    def terms(self) -> Mapping[str, nn.Module]:
-        return {name: loss for guide in self.guides for name, loss in guide.losses.items()}
-
-    @property
-    def active_terms(self) -> tuple[str, ...]:
-        return tuple(name for guide in self.guides for name in guide.active)
-
-    @property
-    def across_batch(self) -> bool:
-        return any(guide.across_batch for guide in self.guides)
-
-    @property
-    def frozen_models(self) -> Mapping[str, nn.Module]:
-        return {f"teacher {number}": guide.teacher.model for number, guide in enumerate(self.guides, 1)}
-
-    def on_train_start(self, epochs: int, *, warmup: float = 0.0) -> None:
-        for guide in self.guides:
-            guide.on_train_start(epochs, warmup=warmup)
-
-    def set_epoch(self, epoch: float) -> None:
-        for guide in self.guides:
-            guide.set_epoch(epoch)
-
-    def on_epoch_end(self, epoch: int, means: Mapping[str, float]) -> list[str]:
-        return [message for guide in self.guides for message in guide.on_epoch_end(epoch, means)]
-
-    def current_weights(self) -> dict[str, float]:
-        return {name: weight for guide in self.guides for name, weight in guide.current_weights().items()}
-
-    def cast_frozen(self, dtype: torch.dtype) -> None:
-        for guide in self.guides:
-            guide.teacher_runner.cast(dtype)
-
-    def checkpoint_tensors(self) -> dict[str, dict[str, Tensor]]:
-        return super().checkpoint_tensors() | {"guide": self.get_submodule("guides").state_dict()}
-
-    def load_checkpoint_tensors(self, parts: Mapping[str, Mapping[str, Any]]) -> None:
-        super().load_checkpoint_tensors(parts)
-        self.get_submodule("guides").load_state_dict(parts["guide"])
-
-    def extra_state(self) -> list[dict[str, Any]]:
-        return [guide.extra_state() for guide in self.guides]
-
-    def load_extra_state(self, state: Sequence[Mapping[str, Any]]) -> None:
-        # In its first epoch a training of an earlier lgkd has none.
-        for guide, own in zip(self.guides, state, strict=False):
-            guide.load_extra_state(own)
 
     def _read(self, images: Tensor) -> tuple[Tensor, list[Features]]:
         """One forward pass of the student, to which every guide listens."""

@@ -35,7 +35,7 @@ class Patches(nn.Module):
 def test_fold_matches_the_patch_convolution_before_flattening(size: tuple[int, int], prefix: int) -> None:
     model = Patches(prefix=prefix)
     images = torch.randn(2, 3, *size)
-    _, (convolved, tokens) = Taps(model, ["proj", "blocks.1"]).read(model, images)
+    _, (convolved, tokens) = Taps(model, ["proj", "blocks.1"]).capture(model, images)
     resolved = find_fold(Tap("blocks.1"), tokens.shape, image_size=size)
     assert resolved == Fold("tokens", prefix, (size[0] // 4, size[1] // 4))
     assert torch.equal(resolved(tokens), convolved)
@@ -79,7 +79,7 @@ def test_convit_has_no_prefix_early_and_one_late() -> None:
     model = timm.create_model("convit_tiny", img_size=32, patch_size=8, depth=4, local_up_to_layer=2).eval()
     images = torch.randn(2, 3, 32, 32)
     names = [f"blocks.{block}" for block in range(4)]
-    _, outputs = Taps(model, names).read(model, images)
+    _, outputs = Taps(model, names).capture(model, images)
     folds = [
         find_fold(Tap(name), output.shape, image_size=(32, 32), prefix_hint=model.num_prefix_tokens)
         for name, output in zip(names, outputs, strict=True)
@@ -92,7 +92,7 @@ def test_convit_has_no_prefix_early_and_one_late() -> None:
 def test_register_tokens_are_dropped_with_the_class_token() -> None:
     model = VisionTransformer(img_size=(32, 48), patch_size=8, embed_dim=12, depth=1, num_heads=2, reg_tokens=4).eval()
     images = torch.randn(2, 3, 32, 48)
-    _, (before, tokens) = Taps(model, ["patch_embed.proj", "norm_pre"]).read(model, images)
+    _, (before, tokens) = Taps(model, ["patch_embed.proj", "norm_pre"]).capture(model, images)
     resolved = find_fold(Tap("norm_pre"), tokens.shape, image_size=(32, 48), prefix_hint=model.num_prefix_tokens)
     assert resolved == Fold("tokens", 5, (4, 6))
     places = model.pos_embed  # what lies between the two: one position embedding for every token
@@ -219,10 +219,10 @@ class Hidden(nn.Module):
 def test_the_first_tensor_of_a_tuple_is_read_and_anything_else_refused() -> None:
     hidden = torch.zeros(1, 4, 2)
     model = nn.Sequential(Hidden((None, hidden, torch.ones(1))))
-    assert Taps(model, ["0"]).read(model, torch.zeros(1))[1][0] is hidden
+    assert Taps(model, ["0"]).capture(model, torch.zeros(1))[1][0] is hidden
     model = nn.Sequential(Hidden({"hidden": hidden}))
     with pytest.raises(TapError, match="tap '0' puts out a dict, expected a tensor or a tuple"):
-        Taps(model, ["0"]).read(model, torch.zeros(1))
+        Taps(model, ["0"]).capture(model, torch.zeros(1))
 
 
 def test_outside_a_read_nothing_is_kept() -> None:
@@ -246,7 +246,7 @@ def test_an_error_in_the_forward_pass_leaves_the_taps_shut() -> None:
 
 def test_gradients_flow_through_what_is_read() -> None:
     model = Patches()
-    _, (tokens,) = Taps(model, ["blocks.0"]).read(model, torch.randn(1, 3, 8, 8))
+    _, (tokens,) = Taps(model, ["blocks.0"]).capture(model, torch.randn(1, 3, 8, 8))
     tokens.sum().backward()
     assert model.proj.weight.grad.abs().sum() > 0
 

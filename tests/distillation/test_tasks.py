@@ -190,16 +190,25 @@ def test_a_task_without_state_of_its_own_has_nothing_but_its_student(conv_studen
     assert {value.dtype for value in parts["student"].values()} <= {torch.float32, torch.int64}
 
 
+class Guides(Plain):
+    """One with guides, as `Guided` keeps them."""
+
+    def __init__(self, student: nn.Module, *guides: Guide) -> None:
+        super().__init__(student)
+        self.guides = nn.ModuleList(guides)
+
+
+@pytest.mark.parametrize("kind", [Guided, Guides])
 def test_a_guided_task_passes_everything_on_to_each_of_its_guides(
-    conv_student: nn.Module, teacher: Teacher, make_batch: Callable[..., Batch]
+    kind: type[nn.Module], conv_student: nn.Module, teacher: Teacher, make_batch: Callable[..., Batch]
 ) -> None:
-    def make() -> tuple[Guided, Guide, Guide]:
+    def make() -> tuple[Task, Guide, Guide]:
         ends = TermSchedule(until=1)
         near = Term(MapLoss("linear"), weight=2.0, name="near", schedule=ends)
         alike = Term(MapLoss("similarity"), weight=4.0, name="alike", schedule=TermSchedule(warmup=4))
         first = Guide(conv_student, teacher, image_size=32, terms=[near])
         second = Guide(conv_student, copy.deepcopy(teacher), image_size=32, terms=[alike])
-        return Guided(conv_student, first, second), first, second
+        return as_task(kind(conv_student, first, second)), first, second
 
     task, first, second = make()
     task.on_train_start(8)

@@ -12,10 +12,10 @@ from lgkd.training.signals import StopCondition
 
 
 class Clocked:
-    """A stop and a keeper by a clock that the test moves."""
+    """A stop condition and a checkpointer by a clock that the test moves."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, every: float, *, processes: bool = True) -> None:
-        self.time, self.asked, self.every, self.reason = 0.0, 0, every, None
+        self.time, self.asked, self.every, self.paused = 0.0, 0, every, None
         monkeypatch.setattr(agreement.time, "perf_counter", lambda: self.time)
         monkeypatch.setattr(agreement, "together", lambda: processes)
         monkeypatch.setattr(agreement, "highest", self.highest)
@@ -27,7 +27,7 @@ class Clocked:
         return [max(pair) for pair in zip(values, self.others, strict=True)]
 
     def reason(self) -> Paused | None:
-        return self.reason
+        return self.paused
 
     def seconds_left(self) -> float:
         return self.every - self.time
@@ -76,12 +76,12 @@ def test_what_another_process_wants_is_done_by_this_one(monkeypatch: pytest.Monk
     assert clocked.last == (reason, True)
 
 
-def test_one_process_answers_after_every_step_and_saves_nothing_without_a_keeper(
+def test_one_process_answers_after_every_step_and_saves_nothing_without_a_checkpointer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clocked = Clocked(monkeypatch, 0.5, processes=False)
     assert clocked.steps(3, 0.01) == [] and clocked.last == (None, False)
-    clocked.reason = reason = Paused("here")
+    clocked.paused = reason = Paused("here")
     clocked.steps(1, 1.0)
     assert clocked.last == (reason, True)
     alone: Any = Agreement(StopCondition(), None)
