@@ -23,10 +23,11 @@ from timm.data import auto_augment, create_transform
 from torch import Tensor, nn
 
 from lgkd._internal.rng import epoch_order
+from lgkd.config import Mix, View
 from lgkd.data.dataset import Images
 from lgkd.data.load import load_dataset
 from lgkd.data.loader import Feed, PlainBatches
-from lgkd.data.transforms.augment import Augment, Plain, View
+from lgkd.data.transforms.augment import Augment, Plain
 from lgkd.data.transforms.mixup import Mixing
 from lgkd.models.cnn.resnet import CifarResNet
 
@@ -73,7 +74,7 @@ def through_timm(images: Images, size: int, seed: int) -> Callable[[int], Batche
 
 
 def through_lgkd(images: Images, size: int, seed: int) -> Callable[[int], Batches]:
-    feed = Feed(images, ours(size, seed, SCALE), Mixing(classes=CLASSES, seed=seed), batch_size=BATCH, seed=seed)
+    feed = Feed(images, ours(size, seed, SCALE), Mixing(Mix(), classes=CLASSES, seed=seed), batch_size=BATCH, seed=seed)
 
     def epoch(number: int) -> Batches:
         for batch, labels, _ in feed.epoch(number):
@@ -160,7 +161,7 @@ def flat(batch: int = 128, steps: int = 100) -> None:
             begin = time.thread_time()
             epoch_order(0, 0, count)
             ordering = time.thread_time() - begin
-            feed = Feed(images, ours(32, 0), Mixing(classes=10, mixup=0.8, seed=0), batch_size=batch, seed=0)
+            feed = Feed(images, ours(32, 0), Mixing(Mix(mixup=0.8), classes=10, seed=0), batch_size=batch, seed=0)
             done, spent, early = 0, 0.0, 0.0
             for epoch in range(steps):
                 batches = feed.epoch(epoch)

@@ -16,8 +16,8 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.text import Text
 from torch.nn.functional import interpolate
 
+from lgkd.config import TermSchedule
 from lgkd.distillation.guide import Guide, PairShape, Term
-from lgkd.distillation.schedules import TermSchedule
 from lgkd.losses import MapLoss
 from lgkd.models.factory import create_student, create_teacher
 from lgkd.models.teacher import Teacher

@@ -10,14 +10,14 @@ import sys
 import textwrap
 import time
 from pathlib import Path
-from typing import get_args
 
 import torch
 from torch import nn
 
-from lgkd.config import Term as AnyTerm
 from lgkd.config import TermSection
-from lgkd.config.introspect import shown, type_text
+from lgkd.config.introspect import type_text
+from lgkd.config.problems import shown
+from lgkd.config.terms import SECTIONS
 from lgkd.distillation.guide import Guide, Term
 from lgkd.distillation.tasks import Batch, Guided, Supervised
 from lgkd.losses import TERMS
@@ -32,9 +32,8 @@ READS = {
     "distillation": "logits, so the same classes; a distillation token",
     "embeddings": "embeddings",
 }
-SECTIONS: dict[str, type[TermSection]] = {
-    get_args(section.model_fields["kind"].annotation)[0]: section for section in get_args(get_args(AnyTerm)[0])
-}
+LOSSES = {kind: TERMS[kind] for kind in SECTIONS}
+"""The losses in the order of the table of kinds."""
 
 
 def block(name: str, text: str) -> str:
@@ -51,7 +50,7 @@ def replaced(page: str, name: str, text: str) -> str:
 def table() -> str:
     """One line for each kind of term."""
     lines = ["| kind | loss | reads | across the batch | learns | weight |", "|---|---|---|---|---|---:|"]
-    for kind, loss in TERMS.items():
+    for kind, loss in LOSSES.items():
         across = loss.across_batch
         words = "no" if across is False else "yes" if across is True else _sometimes(loss)
         reads = "maps of all blocks" if getattr(loss, "all_blocks", False) else READS[loss.reads]
@@ -74,7 +73,7 @@ def _learns(loss: type[nn.Module]) -> bool:
 def sections() -> str:
     """Each term in full: its loss's own words with formula and source, and its keys in a recipe."""
     parts = []
-    for kind, loss in TERMS.items():
+    for kind, loss in LOSSES.items():
         words = re.split(r"\n(?:Args|Raises):\n", inspect.cleandoc(loss.__doc__ or ""))[0].strip()
         words = re.sub(r"\n((?:    .*\n?)+)", _formula, words + "\n").strip()
         rows = ["| key | default | what may stand there | meaning |", "|---|---|---|---|"]
@@ -102,10 +101,10 @@ def costs() -> str:
         nn.init.normal_(head.weight, std=0.02)
     teacher = Teacher(CifarResNet(20, 100), image_size=SIZE)
     batch = Batch(torch.randn(IMAGES, 3, SIZE, SIZE), torch.randint(0, 100, (IMAGES,)))
-    times: dict[str, list[float]] = {kind: [] for kind in ("none", *TERMS)}
+    times: dict[str, list[float]] = {kind: [] for kind in ("none", *LOSSES)}
     for _ in range(ROUNDS + 1):
         for kind, seconds in times.items():
-            guide = None if kind == "none" else Guide(student, teacher, image_size=SIZE, terms=[Term(TERMS[kind]())])
+            guide = None if kind == "none" else Guide(student, teacher, image_size=SIZE, terms=[Term(LOSSES[kind]())])
             task = Supervised(student) if guide is None else Guided(student, guide)
             for timed in (False, True):
                 task.zero_grad()

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from lgkd.config import Schedule
 from lgkd.training.callbacks import EpochRow
-from lgkd.training.config import SchedulePlan
 from tests.support.training import STEPS, train
 
 WARM = 2_000
@@ -50,7 +50,7 @@ def soak(steps: int, warm: int = WARM, every: int = 1_000) -> tuple[float, int]:
             Path(folder),
             every=2.0,
             watchers=(looker,),
-            schedule=SchedulePlan(steps // STEPS, warmup_epochs=1, stepped="step"),
+            schedule=Schedule(steps // STEPS, warmup_epochs=1, stepped="step"),
         )
     first, last = looker.seen[warm], looker.seen[max(looker.seen)]
     return last[0] - first[0], last[1] - first[1]

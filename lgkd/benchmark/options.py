@@ -8,7 +8,7 @@ from typing import Any
 
 from lgkd._internal.text import did_you_mean
 from lgkd.config import Recipe
-from lgkd.config.losses import LocalityTerm
+from lgkd.config.terms import SECTIONS
 from lgkd.errors import InputError
 from lgkd.models.registry import find
 from lgkd.runner.resolve import check_dataset, resolve_recipe
@@ -20,7 +20,7 @@ SWEPT = {"batch-size": "batch_size", "image-size": "image_size", "images": "imag
 """What a sweep can vary, as typed and as an attribute of `Choices`."""
 
 _FREE = {"weight": 2.5, "name": None}
-_LOCALITY = LocalityTerm(kind="locality", weight=2.5)
+_LOCALITY = SECTIONS["locality"](kind="locality", weight=2.5)
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,19 @@
-"""Recipes: how to train, and nothing of who is trained on what. No torch in this package."""
+"""Recipes: settings of a training, independent of student, teacher and data set. No torch in this package."""
 
 from lgkd.config.base import Section
-from lgkd.config.losses import LocalityTerm, OwnTerm, Term, TermSection
 from lgkd.config.overrides import Explained, apply_overrides, explain
+from lgkd.config.schedules import AdaptiveStop, TermSchedule
 from lgkd.config.schema import Ema, Evaluation, Expectation, Guidance, Mix, Optimizer, Recipe, Schedule, Top1, View
+from lgkd.config.terms import OwnTerm, Term, TermSection
 from lgkd.config.validate import dump_recipe, load_recipe, parse_recipe, recipe_from
 
 __all__ = [
+    "AdaptiveStop",
     "Ema",
     "Evaluation",
     "Expectation",
     "Explained",
     "Guidance",
-    "LocalityTerm",
     "Mix",
     "Optimizer",
     "OwnTerm",
@@ -20,6 +21,7 @@ __all__ = [
     "Schedule",
     "Section",
     "Term",
+    "TermSchedule",
     "TermSection",
     "Top1",
     "View",

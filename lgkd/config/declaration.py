@@ -1,13 +1,12 @@
-"""Hold what is set in Python to what a recipe may say: one default and one range for both."""
+"""Defaults and bounds of single keys of a recipe, for Python code that takes them as plain arguments."""
 
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 
 from lgkd.config.base import Section
-from lgkd.config.introspect import dotted, sections_of
-from lgkd.config.losses import OwnTerm, Term, TermSection
+from lgkd.config.problems import dotted
 from lgkd.config.validate import problems_in
 from lgkd.config.yaml_io import Document
 from lgkd.errors import InputError
@@ -16,14 +15,6 @@ from lgkd.errors import InputError
 def default_of(section: type[Section], key: str) -> Any:
     """The value of a key that a recipe leaves out."""
     return section.model_fields[key].get_default(call_default_factory=True)
-
-
-def term_section(kind: str | None) -> type[TermSection]:
-    """The section of a kind of term; that of a loss of the user's own for None."""
-    for section in sections_of(Term):
-        if issubclass(section, TermSection) and kind in get_args(section.model_fields["kind"].annotation):
-            return section
-    return OwnTerm
 
 
 def check_values(section: type[Section], of: str, values: Mapping[str, Any]) -> None:

@@ -2,42 +2,14 @@
 
 from collections.abc import Iterable
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from lgkd._internal.text import did_you_mean, safe_text
+from lgkd._internal.text import did_you_mean
 from lgkd.config.base import Section
+from lgkd.config.problems import Path, plain
 from lgkd.config.schema import Recipe
-
-Path = tuple[str | int, ...]
-"""Where something is in a recipe: keys and list indexes from the top."""
-
-
-class Problem(NamedTuple):
-    """One mistake: where, and the end of the sentence that begins with its place."""
-
-    message: str
-    path: Path = ()
-    line: int | None = None
-
-
-def dotted(path: Path) -> str:
-    """`("guide", "terms", 0)` as `guide.terms.0`, shortened and safe to print."""
-    return ".".join(safe_text(str(part)) for part in path)
-
-
-def shown(value: Any, limit: int = 60) -> str:
-    """A value as a recipe would spell it."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return safe_text("[" + ", ".join(shown(entry, limit) for entry in value[:20]) + "]", limit)
-    if isinstance(value, int) and value.bit_length() > 200:
-        return "a very large number"
-    return safe_text(repr(value), limit)
 
 
 def variants(annotation: Any) -> list[Any]:
@@ -88,11 +60,6 @@ def is_pair(annotation: Any) -> bool:
 def is_free(annotation: Any) -> bool:
     """Whether an annotation stands for a section whose keys the schema does not know."""
     return any(get_origin(variant) is dict for variant in variants(annotation))
-
-
-def plain(number: float) -> str:
-    """A bound in a message: `1,000,000` and `0.001` rather than `1e+06`."""
-    return f"{number:,.0f}" if float(number).is_integer() else f"{number:g}"
 
 
 def nearest_key(key: str, known: Iterable[str]) -> str:

@@ -8,18 +8,8 @@ from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
 from lgkd._internal.text import safe_text
-from lgkd.config.introspect import (
-    Path,
-    Problem,
-    fields_of,
-    is_free,
-    is_pair,
-    list_entry,
-    nearest_key,
-    sections_of,
-    shown,
-    type_text,
-)
+from lgkd.config.introspect import fields_of, is_free, is_pair, list_entry, nearest_key, sections_of, type_text
+from lgkd.config.problems import Path, Problem, shown
 from lgkd.config.schema import Recipe
 from lgkd.config.validate import problems_in, report
 from lgkd.config.yaml_io import Document, read_yaml

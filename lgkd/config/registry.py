@@ -83,20 +83,6 @@ def option_problem(loss: type, options: Mapping[str, Any]) -> tuple[str, str] | 
     return None
 
 
-def make_own_term(name: str, options: Mapping[str, Any]) -> Any:
-    """The loss registered under a name, with these options.
-
-    Raises:
-        InputError: there is none, or its constructor fails; says how.
-    """
-    loss = registered_term(name)
-    try:
-        return loss(**options)
-    except Exception as error:
-        given = ", ".join(f"{key}={value}" for key, value in options.items()) or "its defaults"
-        raise InputError(f"{name} cannot be made with {given}: {type(error).__name__}: {error}") from error
-
-
 def import_terms(modules: Sequence[str] | None) -> None:
     """Import modules that register terms, before a recipe is read; the working folder is searched as python does.
 

@@ -5,14 +5,15 @@ Unknown keys are refused. Whole numbers, text and true/false are taken strictly;
 come as text ("1e-3"), because many YAML readers hand it over so.
 """
 
+import math
 from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
-from lgkd.config.base import Number, Section, as_tuple, wrong
-from lgkd.config.losses import Term
+from lgkd.config.base import Number, Section, Settings, as_tuple, wrong
 from lgkd.config.policy import read_policy
+from lgkd.config.terms import Term
 
 
 def _pair(value: Any) -> Any:
@@ -56,7 +57,7 @@ Line = Annotated[str, AfterValidator(_one_line)]
 Interpolation = Literal["bicubic", "bilinear"]
 
 
-class View(Section):
+class View(Settings):
     """How training images are drawn."""
 
     image_size: int | None = Field(default=None, ge=8, le=4096)
@@ -102,7 +103,7 @@ class Evaluation(Section):
     """How images are resized where they are scored, predicted or exported for; null: as in training."""
 
 
-class Mix(Section):
+class Mix(Settings):
     """Mixing pairs of images and their labels within a batch."""
 
     mixup: Number = Field(default=0.0, ge=0, le=100)
@@ -115,7 +116,7 @@ class Mix(Section):
     """Probability of cutmix rather than mixup where both are on."""
 
 
-class Optimizer(Section):
+class Optimizer(Settings):
     """The optimiser and its settings."""
 
     name: Literal["adamw", "sgd", "muon", "lion", "nadamw"]
@@ -144,7 +145,7 @@ class Optimizer(Section):
         return nesterov
 
 
-class Schedule(Section):
+class Schedule(Settings):
     """How long, and how the learning rate moves: linear warm-up, then half a cosine."""
 
     epochs: int = Field(ge=1, le=1_000_000)
@@ -166,8 +167,19 @@ class Schedule(Section):
             raise wrong(f"must be less than schedule.epochs ({epochs}); change either of the two")
         return warmup_epochs
 
+    def rate(self, lr: float, step: int, steps_per_epoch: int) -> float:
+        """The learning rate of a step counted from 0, by its peak: a function of nothing else, so it needs no state.
 
-class Ema(Section):
+        The cosine's clock runs from the first epoch on, so the warm-up replaces its beginning (as in timm).
+        """
+        epoch = step // steps_per_epoch if self.stepped == "epoch" else step / steps_per_epoch
+        if epoch < self.warmup_epochs:
+            start = self.warmup_factor * lr
+            return start + (lr - start) * epoch / self.warmup_epochs
+        return self.min_lr + (lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
+
+
+class Ema(Settings):
     """A running mean of the student's weights, used for evaluation and export."""
 
     decay: Number = Field(default=0.9999, ge=0, lt=1)

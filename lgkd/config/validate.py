@@ -8,33 +8,13 @@ from pydantic import ValidationError
 
 from lgkd._internal.paths import recipe_names, recipes_folder
 from lgkd._internal.text import did_you_mean, safe_text
-from lgkd.config.base import Section
-from lgkd.config.introspect import Path, Problem, dotted, known_keys, nearest_key, plain, shown
+from lgkd.config.introspect import known_keys, nearest_key
+from lgkd.config.problems import Path, Problem, dotted, place_and_value, sentence, shown
 from lgkd.config.schema import Recipe
 from lgkd.config.yaml_io import MAX_BYTES, Document, read_yaml, write_yaml
 from lgkd.errors import RecipeError
 
 _SHOWN_PROBLEMS = 50
-
-_SENTENCES = {
-    "bool_type": "must be true or false",
-    "dict_type": "must be a section of keys",
-    "finite_number": "must be a finite number",
-    "float_type": "must be a number",
-    "greater_than": "must be > {gt}",
-    "greater_than_equal": "must be >= {ge}",
-    "int_type": "must be a whole number",
-    "less_than": "must be < {lt}",
-    "less_than_equal": "must be <= {le}",
-    "model_attributes_type": "must be a section of keys",
-    "model_type": "must be a section of keys",
-    "string_type": "must be text",
-    "string_unicode": "must be text without broken characters",
-    "too_long": "must have at most {max_length} entries",
-    "too_short": "must have at least {min_length} entry",
-    "tuple_type": "must be a list",
-    "wrong": "{message}",
-}
 
 
 def load_recipe(name_or_path: str | File) -> Recipe:
@@ -107,19 +87,15 @@ def problems_in(error: ValidationError, document: Document) -> Iterator[Problem]
     for found in error.errors(include_url=False):
         kind: str = found["type"]
         context: dict[str, Any] = found.get("ctx", {})
-        path = _path(found["loc"], document.values)
-        value = found["input"]
-        if context.get("at"):
-            path += tuple(int(part) if part.isdecimal() else part for part in context["at"].split("."))
-            value = context["value"]
+        location, value = place_and_value(found)
+        path = _path(location, document.values)
         line = document.line_of(path)
         if kind in ("union_tag_invalid", "union_tag_not_found"):
             path += ("kind",)
             line = document.line_of(path) or line
         if kind in ("missing", "union_tag_not_found"):
-            yield Problem("this key is required", path, line)
-            continue
-        if kind == "extra_forbidden":
+            message = "this key is required"
+        elif kind == "extra_forbidden":
             known = known_keys(path[:-1], document.values)
             message = f"unknown key (got {shown(value)}); {nearest_key(str(path[-1]), known)}"
         elif kind == "union_tag_invalid":
@@ -127,14 +103,8 @@ def problems_in(error: ValidationError, document: Document) -> Iterator[Problem]
             message = (
                 f"unknown kind {safe_text(str(context['tag']))!r}; {did_you_mean(str(context['tag'])[:100], tags)}"
             )
-        elif kind == "literal_error":
-            message = f"must be {context['expected']} (got {shown(value)})"
         else:
-            sentence = _SENTENCES.get(kind)
-            bounds = {key: plain(bound) for key, bound in context.items() if key in ("gt", "ge", "lt", "le")}
-            message = sentence.format(**{**context, **bounds}) if sentence else found["msg"]
-            if not isinstance(value, dict | Section):  # a whole section would drown the sentence
-                message += f" (got {shown(value)})"
+            message = sentence(found)
         yield Problem(message, path, line)
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from lgkd._internal.text import safe_text
 from lgkd.config.base import FLOAT_TEXT, WHOLE_TEXT
-from lgkd.config.introspect import Path, Problem
+from lgkd.config.problems import Path, Problem
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20

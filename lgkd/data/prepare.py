@@ -15,7 +15,7 @@ from lgkd.data.load import load_dataset
 from lgkd.data.loader import Feed, PlainBatches
 from lgkd.data.names import dataset_key, subset_words
 from lgkd.data.subsets import hold_out, subset
-from lgkd.data.transforms.augment import Augment, Plain, View
+from lgkd.data.transforms.augment import Augment, Plain
 from lgkd.data.transforms.mixup import Mixing
 
 Channels = tuple[float, float, float]
@@ -130,38 +130,12 @@ def prepare_data(
 
 def make_augment(recipe: Recipe, data: Data, *, image_size: tuple[int, int], seed: int) -> Augment:
     """Make the augmentation of the student's training images."""
-    view = recipe.view
-    return Augment(
-        View(
-            crop=view.crop,
-            scale=view.scale,
-            ratio=view.ratio,
-            padding=view.padding,
-            interpolation=view.interpolation,
-            flip=view.flip,
-            rand_augment=view.rand_augment,
-            color_jitter=view.color_jitter,
-            erase=view.erase,
-            fixed=view.fixed,
-        ),
-        image_size,
-        mean=data.mean,
-        std=data.std,
-        seed=seed,
-    )
+    return Augment(recipe.view, image_size, mean=data.mean, std=data.std, seed=seed)
 
 
 def make_mixing(recipe: Recipe, data: Data, *, seed: int) -> Mixing:
     """Mixup, cutmix and label smoothing."""
-    return Mixing(
-        classes=len(data.classes),
-        mixup=recipe.mix.mixup,
-        cutmix=recipe.mix.cutmix,
-        probability=recipe.mix.probability,
-        switch=recipe.mix.switch,
-        smoothing=recipe.label_smoothing,
-        seed=seed,
-    )
+    return Mixing(recipe.mix, classes=len(data.classes), smoothing=recipe.label_smoothing, seed=seed)
 
 
 def make_feed(

@@ -34,20 +34,6 @@ def number_within(
     raise InputError(f"{field} is {value!r}; expected a number in {left}{low:g}, {high:g}{right}")
 
 
-def pair_within(field: str, value: object, low: float, high: float = math.inf) -> tuple[float, float]:
-    """`value` as two ordered numbers a <= b of (low, high].
-
-    Raises:
-        InputError: it is no pair, not in order, or outside.
-    """
-    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
-        first = number_within(f"{field}[0]", value[0], low, high, low_open=True)
-        second = number_within(f"{field}[1]", value[1], low, high, low_open=True)
-        if first <= second:
-            return first, second
-    raise InputError(f"{field} is {value!r}; expected two numbers, the smaller one first")
-
-
 def one_of(field: str, value: object, choices: Sequence[str]) -> str:
     """`value`, if it is one of `choices`.
 

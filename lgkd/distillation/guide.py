@@ -12,11 +12,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from lgkd.config import TermSection
+from lgkd.config import TermSchedule, TermSection
 from lgkd.config.declaration import check_values
 from lgkd.data.constants import IMAGENET_MEAN, IMAGENET_STD
 from lgkd.distillation.features import Features, MapShape, Reader, Wants
-from lgkd.distillation.schedules import Course, TermSchedule
+from lgkd.distillation.schedules import Course
 from lgkd.distillation.taps import Tap, Taps
 from lgkd.distillation.terms import default_weight
 from lgkd.errors import InputError, TapError

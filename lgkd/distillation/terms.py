@@ -1,40 +1,33 @@
-"""From a term's section of the recipe to its loss and its name."""
+"""Make the losses of a recipe's terms."""
 
 from torch import nn
 
-from lgkd.config import LocalityTerm, OwnTerm, Term, TermSection
-from lgkd.config.declaration import default_of, term_section
-from lgkd.config.registry import make_own_term
-from lgkd.distillation.schedules import AdaptiveStop, TermSchedule
+from lgkd.config import OwnTerm, Term, TermSection
+from lgkd.config.declaration import default_of
+from lgkd.config.registry import registered_term
+from lgkd.errors import InputError
 from lgkd.losses import TERMS
+from lgkd.losses.registry import registration
 
 
 def make_loss(term: Term) -> nn.Module:
-    """The loss of a term, with the options that its section gives; not built yet."""
-    if isinstance(term, OwnTerm):
-        own: nn.Module = make_own_term(term.loss, term.options)
-        return own
-    return TERMS[term.kind](**term.model_dump(exclude=set(TermSection.model_fields)))
+    """Make the loss of a term with the options of its section; its projections are not built yet.
+
+    Raises:
+        InputError: the constructor fails; names the loss, the options and the reason.
+    """
+    kind: type = registered_term(term.loss) if isinstance(term, OwnTerm) else TERMS[term.kind]
+    try:
+        loss: nn.Module = kind(**term.arguments)
+    except Exception as error:
+        name = term.loss if isinstance(term, OwnTerm) else term.kind
+        given = ", ".join(f"{key}={value}" for key, value in term.arguments.items()) or "its defaults"
+        raise InputError(f"{name} cannot be made with {given}: {type(error).__name__}: {error}") from error
+    return loss
 
 
 def default_weight(loss: nn.Module) -> float:
-    """The weight that a recipe gives a loss of this kind if it names none."""
-    kind = next((kind for kind, known in TERMS.items() if type(loss) is known), None)
-    weight: float = default_of(term_section(kind), "weight")
+    """Return the weight of a loss in a recipe that names none."""
+    entry = registration(type(loss))
+    weight: float = entry.weight if entry is not None else default_of(TermSection, "weight")
     return weight
-
-
-def make_schedule(term: Term) -> TermSchedule:
-    """How its weight moves and when it ends."""
-    if term.schedule is None:
-        return TermSchedule()
-    plain = term.schedule.model_dump(exclude={"adaptive"})
-    adaptive = term.schedule.adaptive
-    return TermSchedule(**plain, adaptive=AdaptiveStop(**adaptive.model_dump()) if adaptive is not None else None)
-
-
-def name_of(term: Term) -> str:
-    """What a term is logged as."""
-    if term.name is None and isinstance(term, LocalityTerm):
-        return f"guidance_{term.transform}"
-    return term.name or (term.loss if isinstance(term, OwnTerm) else term.kind)

@@ -1,4 +1,7 @@
-"""Losses: plain modules, one family a file. They know no weight, no layer name and no schedule.
+"""Losses: plain modules, one a file, without weight, layer names or schedule.
+
+A file of this package with a class that `register_loss` decorates is all that a loss needs; the modules are found here.
+`python -m tools.loss_table` then writes its options for recipes, and its name for type checkers.
 
 What a loss is given is the class attribute `reads`:
 
@@ -16,62 +19,13 @@ says that the student's list holds the maps of all its blocks. No loss but `MapL
 the teacher's side.
 """
 
-from torch import nn
+from importlib import import_module
+from pkgutil import iter_modules
 
-from lgkd.losses.attention_transfer import AttentionTransfer
-from lgkd.losses.block_guidance import BlockGuidance
-from lgkd.losses.correlation_congruence import CorrelationCongruence
-from lgkd.losses.cross_correlation import CrossCorrelation
-from lgkd.losses.deit import DeiTHard, DeiTSoft
-from lgkd.losses.dist import DIST
-from lgkd.losses.dkd import DKD
-from lgkd.losses.hint import Hint
-from lgkd.losses.kd import KD
-from lgkd.losses.luminet import LumiNet
-from lgkd.losses.map_loss import MapLoss
-from lgkd.losses.review_kd import ReviewKD
-from lgkd.losses.rkd import RKD
-from lgkd.losses.similarity_preserving import SimilarityPreserving
-from lgkd.losses.standardized_kd import StandardizedDKD, StandardizedKD
+from lgkd.losses.registry import TERMS
 
-TERMS: dict[str, type[nn.Module]] = {
-    "locality": MapLoss,
-    "blocks": BlockGuidance,
-    "hint": Hint,
-    "attention-transfer": AttentionTransfer,
-    "similarity-preserving": SimilarityPreserving,
-    "review": ReviewKD,
-    "kd": KD,
-    "deit-hard": DeiTHard,
-    "deit-soft": DeiTSoft,
-    "dkd": DKD,
-    "dist": DIST,
-    "standardized-kd": StandardizedKD,
-    "standardized-dkd": StandardizedDKD,
-    "luminet": LumiNet,
-    "rkd": RKD,
-    "cc": CorrelationCongruence,
-    "cross-correlation": CrossCorrelation,
-}
-"""The kinds of terms that a recipe can name, and their losses."""
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+globals().update({loss.__name__: loss for loss in TERMS.values()})
 
-__all__ = [
-    "DIST",
-    "DKD",
-    "KD",
-    "RKD",
-    "TERMS",
-    "AttentionTransfer",
-    "BlockGuidance",
-    "CorrelationCongruence",
-    "CrossCorrelation",
-    "DeiTHard",
-    "DeiTSoft",
-    "Hint",
-    "LumiNet",
-    "MapLoss",
-    "ReviewKD",
-    "SimilarityPreserving",
-    "StandardizedDKD",
-    "StandardizedKD",
-]
+__all__ = ["TERMS", *sorted(loss.__name__ for loss in TERMS.values())]

@@ -4,15 +4,17 @@ Letters in shapes: B batch, D student width, C teacher width, h w map size.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgkd.losses.base import at_least_single, checked_number
+from lgkd.losses.base import at_least_single
+from lgkd.losses.registry import Bounds, register_loss
 
 
+@register_loss("attention-transfer", weight=1000.0, weight_help="Multiplies the sum over the guided layer pairs.")
 class AttentionTransfer(nn.Module):
     """Where maps are active: the teacher's attention is followed, on the coarser grid.
 
@@ -27,15 +29,15 @@ class AttentionTransfer(nn.Module):
     mdistiller computes it: weight 1000, p = 2, beside 1 for the classification.
 
     Args:
-        p: the power, > 0 and at most 10.
+        p: The power to which absolute values are raised before they are averaged over channels.
     """
 
     reads: ClassVar[str] = "maps"
     across_batch: ClassVar[bool] = False
 
-    def __init__(self, p: float = 2.0) -> None:
+    def __init__(self, p: Annotated[float, Bounds(gt=0, le=10)] = 2.0) -> None:
         super().__init__()
-        self.p = checked_number("attention transfer", "p", p, above=0, most=10)
+        self.p = p
 
     def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
         """The loss, a scalar; maps (B,D_k,h,w) and (B,C_k,h',w'), one of each for each pair."""

@@ -4,17 +4,19 @@ Letters in shapes: B batch, D student width, C teacher width, h w map size.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, get_args
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgkd.errors import InputError
-from lgkd.losses.base import at_least_single, checked_choice
+from lgkd.losses.base import at_least_single
 from lgkd.losses.map_loss import MapShape, Normalize, normalized, refuse_second_build, resized
+from lgkd.losses.registry import register_loss
 
 
+@register_loss("blocks", weight=2.5, weight_help="Multiplies the sum over the teacher's stages.")
 class BlockGuidance(nn.Module):
     """Locality guidance without chosen pairs: which blocks imitate which stage is learned.
 
@@ -37,7 +39,7 @@ class BlockGuidance(nn.Module):
     only that part: no fusion of the two maps.
 
     Args:
-        normalize: "none", "channel" or "unit", of the teacher's maps; see `MapLoss`.
+        normalize: Teacher maps as they are, standardised over channels at each position, or with mean square 1.
     """
 
     reads: ClassVar[str] = "maps"
@@ -46,7 +48,6 @@ class BlockGuidance(nn.Module):
 
     def __init__(self, normalize: Normalize = "none") -> None:
         super().__init__()
-        checked_choice("block guidance", "normalize", normalize, get_args(Normalize))
         self.normalize: Normalize = normalize
         # One vector a stage rather than a matrix: 1-D tensors take no weight decay, which would even the mixture out.
         self.mixing = nn.ParameterList()

@@ -4,14 +4,16 @@ Letters in shapes: B batch, D student width, C teacher width.
 """
 
 import math
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgkd.losses.base import checked_number, checked_whole, embeddings_of, without_autocast
+from lgkd.losses.base import embeddings_of, without_autocast
+from lgkd.losses.registry import Bounds, register_loss
 
 
+@register_loss("cc", weight=1.0, weight_help="Multiplies the mean squared difference; no published weight is known.")
 class CorrelationCongruence(nn.Module):
     """The batch's matrix of Gaussian kernels, in the student as in the teacher.
 
@@ -27,17 +29,21 @@ class CorrelationCongruence(nn.Module):
     in the batch: it changes with their order.
 
     Args:
-        gamma: of the kernel, > 0 and at most 100.
-        order: of the expansion, a whole number from 1 to 10.
+        gamma: Of the kernel exp(-gamma distance^2) between embeddings of length 1.
+        order: Order of the kernel's Taylor expansion.
     """
 
     reads: ClassVar[str] = "embeddings"
     across_batch: ClassVar[bool] = True
 
-    def __init__(self, gamma: float = 0.4, order: int = 2) -> None:
+    def __init__(
+        self,
+        gamma: Annotated[float, Bounds(gt=0, le=100)] = 0.4,
+        order: Annotated[int, Bounds(ge=1, le=10)] = 2,
+    ) -> None:
         super().__init__()
-        self.gamma = checked_number("CorrelationCongruence", "gamma", gamma, above=0, most=100)
-        self.order = checked_whole("CorrelationCongruence", "order", order, most=10)
+        self.gamma = gamma
+        self.order = order
 
     def forward(self, student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
         """The loss, a scalar; arguments and errors as those of `RKD`."""

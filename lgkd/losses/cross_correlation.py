@@ -3,15 +3,17 @@
 Letters in shapes: B batch, D student width, C teacher width.
 """
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import Tensor, nn
 
 from lgkd.errors import InputError
-from lgkd.losses.base import at_least_single, checked_factor, checked_whole, embeddings_of, without_autocast
+from lgkd.losses.base import at_least_single, embeddings_of, without_autocast
 from lgkd.losses.map_loss import refuse_second_build
+from lgkd.losses.registry import Bounds, Factor, register_loss
 
 
+@register_loss("cross-correlation", weight=1.0, weight_help="Multiplies the loss; no published weight is known.")
 class CrossCorrelation(nn.Module):
     """Each projected feature of the student goes with its feature of the teacher, and with no other.
 
@@ -27,17 +29,17 @@ class CrossCorrelation(nn.Module):
     No published weight is known for this form.
 
     Args:
-        kappa: factor of the entries off the diagonal, >= 0.
-        expansion: hidden width of the projection, as a multiple of the student's, a whole number from 1 to 64.
+        kappa: Multiplies the squares of the correlations between different features.
+        expansion: Hidden width of the student's projection, as a multiple of its embedding's width.
     """
 
     reads: ClassVar[str] = "embeddings"
     across_batch: ClassVar[bool] = True
 
-    def __init__(self, kappa: float = 0.01, expansion: int = 4) -> None:
+    def __init__(self, kappa: Factor = 0.01, expansion: Annotated[int, Bounds(ge=1, le=64)] = 4) -> None:
         super().__init__()
-        self.kappa = checked_factor("CrossCorrelation", "kappa", kappa)
-        self.expansion = checked_whole("CrossCorrelation", "expansion", expansion, most=64)
+        self.kappa = kappa
+        self.expansion = expansion
         self.projection = nn.Sequential()
 
     def build(self, student_width: int, teacher_width: int) -> None:

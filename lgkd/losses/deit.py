@@ -7,8 +7,14 @@ from torch import Tensor, nn
 
 from lgkd.losses.base import logits_of
 from lgkd.losses.kd import KD, Mean
+from lgkd.losses.registry import Temperature, register_loss
 
 
+@register_loss(
+    "deit-soft",
+    weight=0.1,
+    weight_help="Multiplies the divergence, which holds the square of the temperature.",
+)
 class DeiTSoft(KD):
     """`KD` for a distillation token: the logits are those of its own head.
 
@@ -17,16 +23,17 @@ class DeiTSoft(KD):
     the elements, the default here is that over the batch.
 
     Args:
-        temperature: T, > 0.
-        mean: "batch" or "elements".
+        temperature: Logits are divided by it before the softmax.
+        mean: Sum over classes and mean over the batch, or mean over both, as the authors' code has it.
     """
 
     reads: ClassVar[str] = "distillation"
 
-    def __init__(self, temperature: float = 3.0, mean: Mean = "batch") -> None:
+    def __init__(self, temperature: Temperature = 3.0, mean: Mean = "batch") -> None:
         super().__init__(temperature, mean)
 
 
+@register_loss("deit-hard", weight=0.5, weight_help="Multiplies the cross entropy.")
 class DeiTHard(nn.Module):
     """The teacher's decision as the label of a distillation token's head.
 

@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgkd.losses.base import checked_factor, checked_temperature, logits_of
+from lgkd.losses.base import logits_of
+from lgkd.losses.registry import Factor, Temperature, register_loss
 
 # Squared norms below this, of vectors whose largest entry is 1, are rounding: such a vector has no direction.
 _NO_DIRECTION = 1e-12
 
 
+@register_loss("dist", weight=1.0, weight_help="Multiplies both parts, which hold the square of the temperature.")
 class DIST(nn.Module):
     """Pearson's correlation of the two softened predictions, within samples and within classes.
 
@@ -32,18 +34,18 @@ class DIST(nn.Module):
     as torchdistill computes it: weight 1 with beta 1, gamma 1, T = 1, beside 1 for the classification.
 
     Args:
-        beta: factor of the inter part, >= 0.
-        gamma: factor of the intra part, >= 0.
-        temperature: T, > 0.
+        beta: Multiplies the part within samples.
+        gamma: Multiplies the part within classes, which looks across the batch.
+        temperature: Logits are divided by it before the softmax.
     """
 
     reads: ClassVar[str] = "logits"
 
-    def __init__(self, beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0) -> None:
+    def __init__(self, beta: Factor = 1.0, gamma: Factor = 1.0, temperature: Temperature = 1.0) -> None:
         super().__init__()
-        self.beta = checked_factor("DIST", "beta", beta)
-        self.gamma = checked_factor("DIST", "gamma", gamma)
-        self.temperature = checked_temperature("DIST", temperature)
+        self.beta = beta
+        self.gamma = gamma
+        self.temperature = temperature
 
     @property
     def across_batch(self) -> bool:

@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgkd.errors import InputError
-from lgkd.losses.base import checked_factor, checked_temperature, logits_of
+from lgkd.losses.base import logits_of
 from lgkd.losses.kd import divergence
+from lgkd.losses.registry import Factor, Temperature, register_loss
 
 
+@register_loss("dkd", weight=1.0, weight_help="Multiplies both parts, which hold the square of the temperature.")
 class DKD(nn.Module):
     """The two parts of distillation's divergence, each with a factor of its own.
 
@@ -31,19 +33,19 @@ class DKD(nn.Module):
     weight 1 with alpha 1, beta 8, T = 4, beside 1 for the classification; 20 epochs of warm-up.
 
     Args:
-        alpha: factor of the target part, >= 0.
-        beta: factor of the part among the other classes, >= 0.
-        temperature: T, > 0.
+        alpha: Multiplies the divergence between the target and all other classes together.
+        beta: Multiplies the divergence among the other classes.
+        temperature: Logits are divided by it before the softmax.
     """
 
     reads: ClassVar[str] = "logits"
     across_batch: ClassVar[bool] = False
 
-    def __init__(self, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0) -> None:
+    def __init__(self, alpha: Factor = 1.0, beta: Factor = 8.0, temperature: Temperature = 4.0) -> None:
         super().__init__()
-        self.alpha = checked_factor("DKD", "alpha", alpha)
-        self.beta = checked_factor("DKD", "beta", beta)
-        self.temperature = checked_temperature("DKD", temperature)
+        self.alpha = alpha
+        self.beta = beta
+        self.temperature = temperature
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:
         """The loss, a scalar.

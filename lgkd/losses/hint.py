@@ -1,20 +1,26 @@
-"""Losses between feature maps from the literature on CNNs, for any pairs of maps.
+"""Hints: regression from the student's feature maps onto the teacher's.
 
 Letters in shapes: B batch, D student width, C teacher width, h w map size.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgkd.losses.base import at_least_single, checked_choice, refuse_unbuilt
+from lgkd.losses.base import at_least_single, refuse_unbuilt
 from lgkd.losses.map_loss import MapShape, refuse_second_build
+from lgkd.losses.registry import register_loss
 
 Regressor = Literal["linear", "norm"]
 
 
+@register_loss(
+    "hint",
+    weight=100.0,
+    weight_help="Multiplies the sum over the guided layer pairs; the published one is for a single pair.",
+)
 class Hint(nn.Module):
     """A regression from the student's maps onto the teacher's, on the teacher's grid.
 
@@ -29,7 +35,7 @@ class Hint(nn.Module):
     mdistiller does: weight 100 with a single pair in the middle, beside 1 for the classification.
 
     Args:
-        regressor: "linear" or "norm".
+        regressor: linear: a 1x1 convolution; norm: a 1x1 convolution, BatchNorm and ReLU.
     """
 
     reads: ClassVar[str] = "maps"
@@ -37,7 +43,6 @@ class Hint(nn.Module):
 
     def __init__(self, regressor: Regressor = "linear") -> None:
         super().__init__()
-        checked_choice("hint", "regressor", regressor, get_args(Regressor))
         self.regressor: Regressor = regressor
         self.regressions = nn.ModuleList()
 

@@ -3,12 +3,13 @@
 Letters in shapes: B batch, K classes.
 """
 
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgkd.losses.base import checked_choice, checked_temperature, logits_of
+from lgkd.losses.base import logits_of
+from lgkd.losses.registry import Temperature, register_loss
 
 Mean = Literal["batch", "elements"]
 
@@ -26,6 +27,7 @@ def soft_targets(student_BK: Tensor, teacher_BK: Tensor, temperature: float, mea
     return loss / student_BK.shape[1] if mean == "elements" else loss
 
 
+@register_loss("kd", weight=0.9, weight_help="Multiplies the divergence, which holds the square of the temperature.")
 class KD(nn.Module):
     """Knowledge distillation: the student's softened probabilities follow the teacher's.
 
@@ -41,18 +43,16 @@ class KD(nn.Module):
     weights are 0.9 at T = 4, beside 0.1 for the classification.
 
     Args:
-        temperature: T, > 0.
-        mean: "batch" or "elements".
+        temperature: Logits are divided by it before the softmax.
+        mean: Sum over classes and mean over the batch, or mean over both, which is smaller by the number of classes.
     """
 
     reads: ClassVar[str] = "logits"
     across_batch: ClassVar[bool] = False
 
-    def __init__(self, temperature: float = 4.0, mean: Mean = "batch") -> None:
+    def __init__(self, temperature: Temperature = 4.0, mean: Mean = "batch") -> None:
         super().__init__()
-        name = type(self).__name__
-        self.temperature = checked_temperature(name, temperature)
-        checked_choice(name, "mean", mean, get_args(Mean))
+        self.temperature = temperature
         self.mean: Mean = mean
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG002

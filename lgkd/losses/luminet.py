@@ -8,10 +8,16 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgkd.losses.base import checked_temperature, logits_of
+from lgkd.losses.base import logits_of
 from lgkd.losses.kd import divergence
+from lgkd.losses.registry import Temperature, register_loss
 
 
+@register_loss(
+    "luminet",
+    weight=1089.0,
+    weight_help="Multiplies the divergence; the square of the published alpha, 33, for one pair of networks.",
+)
 class LumiNet(nn.Module):
     """KL between the softened logits after each class's column was standardised over the batch.
 
@@ -25,15 +31,15 @@ class LumiNet(nn.Module):
     resnet32x4 -> resnet8x4, which is a weight of 1089 beside 2 for the classification; warm-up.
 
     Args:
-        temperature: T, > 0.
+        temperature: Standardised logits are divided by it before the softmax.
     """
 
     reads: ClassVar[str] = "logits"
     across_batch: ClassVar[bool] = True
 
-    def __init__(self, temperature: float = 4.0) -> None:
+    def __init__(self, temperature: Temperature = 4.0) -> None:
         super().__init__()
-        self.temperature = checked_temperature("LumiNet", temperature)
+        self.temperature = temperature
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG002
         """The loss, a scalar.

@@ -4,13 +4,14 @@ Letters in shapes: B batch, D student width, C teacher width, h w map size.
 """
 
 from collections.abc import Sequence, Sized
-from typing import ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgkd.errors import InputError
-from lgkd.losses.base import at_least_single, checked_choice, without_autocast
+from lgkd.losses.base import at_least_single, without_autocast
+from lgkd.losses.registry import OnlyWith, register_loss
 
 Transform = Literal["linear", "attention", "similarity"]
 Normalize = Literal["none", "channel", "unit"]
@@ -18,6 +19,7 @@ MapShape = tuple[int, int, int]
 """Of one map without the batch: (C,h,w)."""
 
 
+@register_loss("locality", weight=2.5, weight_help="Multiplies the sum over the guided layer pairs.")
 class MapLoss(nn.Module):
     """The guidance loss of Locality Guidance, in its three transforms.
 
@@ -48,21 +50,19 @@ class MapLoss(nn.Module):
     2022 (arXiv 2207.10026), and the authors' code.
 
     Args:
-        transform: "linear", "attention" or "similarity".
-        normalize: "none", "channel" or "unit", of the teacher's maps; only "linear" takes another than "none".
+        transform: linear: a learned 1x1 projection to the teacher's width; the other two need no projection.
+        normalize: Teacher maps as they are, standardised over channels at each position, or with mean square 1 (linear
+            only).
     """
 
     reads: ClassVar[str] = "maps"
 
-    def __init__(self, transform: Transform = "linear", normalize: Normalize = "none") -> None:
+    def __init__(
+        self,
+        transform: Transform = "linear",
+        normalize: Annotated[Normalize, OnlyWith("transform", "linear")] = "none",
+    ) -> None:
         super().__init__()
-        checked_choice("map loss", "transform", transform, get_args(Transform))
-        checked_choice("map loss", "normalize", normalize, get_args(Normalize))
-        if normalize != "none" and transform != "linear":
-            raise InputError(
-                f"map loss: normalize is {normalize!r}, but {transform!r} compares maps whatever their scale; "
-                "leave normalize at 'none', or take the transform 'linear'"
-            )
         self.transform: Transform = transform
         self.normalize: Normalize = normalize
         self.projections = nn.ModuleList()

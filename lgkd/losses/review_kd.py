@@ -12,8 +12,14 @@ from torch import Tensor, nn
 
 from lgkd.losses.base import at_least_single, refuse_unbuilt
 from lgkd.losses.map_loss import MapShape, refuse_second_build
+from lgkd.losses.registry import register_loss
 
 
+@register_loss(
+    "review",
+    weight=1.0,
+    weight_help="Multiplies the sum over the guided layer pairs; published: 1 to 5, after 20 epochs of warm-up.",
+)
 class ReviewKD(nn.Module):
     """Every teacher map is imitated by the student's map of its depth fused with all deeper ones.
 

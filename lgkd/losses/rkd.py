@@ -1,4 +1,4 @@
-"""Losses between embeddings: how the samples of a batch, or their features, relate to each other.
+"""Relational distillation: distances and angles between the embeddings of a batch.
 
 An embedding is what a classifier's last layer reads: pooled features, one vector a sample.
 Letters in shapes: B batch, D student width, C teacher width.
@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgkd.losses.base import checked_factor, embeddings_of, without_autocast
+from lgkd.losses.base import embeddings_of, without_autocast
+from lgkd.losses.registry import Factor, register_loss
 
 
+@register_loss("rkd", weight=1.0, weight_help="Multiplies both parts.")
 class RKD(nn.Module):
     """Distances between samples and angles among three, in the student as in the teacher.
 
@@ -27,17 +29,17 @@ class RKD(nn.Module):
     mdistiller compute it: factors 25 and 50, weight 1 beside 1 for the classification.
 
     Args:
-        distance_weight: factor of the distances, >= 0.
-        angle_weight: factor of the angles, >= 0.
+        distance_weight: Multiplies the part of the distances.
+        angle_weight: Multiplies the part of the angles.
     """
 
     reads: ClassVar[str] = "embeddings"
     across_batch: ClassVar[bool] = True
 
-    def __init__(self, distance_weight: float = 25.0, angle_weight: float = 50.0) -> None:
+    def __init__(self, distance_weight: Factor = 25.0, angle_weight: Factor = 50.0) -> None:
         super().__init__()
-        self.distance_weight = checked_factor("RKD", "distance_weight", distance_weight)
-        self.angle_weight = checked_factor("RKD", "angle_weight", angle_weight)
+        self.distance_weight = distance_weight
+        self.angle_weight = angle_weight
 
     def forward(self, student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
         """The loss, a scalar.

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from lgkd.losses.base import at_least_single
 from lgkd.losses.map_loss import similarity
+from lgkd.losses.registry import register_loss
 
 
+@register_loss("similarity-preserving", weight=3000.0, weight_help="Multiplies the sum over the guided layer pairs.")
 class SimilarityPreserving(nn.Module):
     """How alike the batch's samples are to each other, in the student as in the teacher.
 

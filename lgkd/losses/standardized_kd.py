@@ -3,14 +3,17 @@
 Letters in shapes: B batch, K classes.
 """
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from lgkd.losses.base import checked_number, logits_of
+from lgkd.losses.base import logits_of
 from lgkd.losses.dkd import DKD
 from lgkd.losses.kd import KD
+from lgkd.losses.registry import Bounds, Factor, Temperature, register_loss
+
+Small = Annotated[float, Bounds(gt=0, le=10)]
 
 
 def standardized(logits_BK: Tensor, eps: float = 1e-7) -> Tensor:
@@ -26,6 +29,11 @@ def standardized(logits_BK: Tensor, eps: float = 1e-7) -> Tensor:
     return scaled.masked_fill(flat_B1, 0)
 
 
+@register_loss(
+    "standardized-kd",
+    weight=9.0,
+    weight_help="Multiplies the divergence, which holds the square of the temperature.",
+)
 class StandardizedKD(nn.Module):
     """`KD` between standardised logits, the mean over the batch.
 
@@ -39,16 +47,17 @@ class StandardizedKD(nn.Module):
     the authors' code: weight 9 at T = 2, beside 0.1 for the classification.
 
     Args:
-        temperature: T, > 0.
-        eps: added to the spread, > 0 and at most 10.
+        temperature: Standardised logits are divided by it before the softmax.
+        eps: Added to the spread of a sample's logits; a larger one bounds the first steps of a head that starts at
+            zero.
     """
 
     reads: ClassVar[str] = "logits"
     across_batch: ClassVar[bool] = False
 
-    def __init__(self, temperature: float = 2.0, eps: float = 1e-7) -> None:
+    def __init__(self, temperature: Temperature = 2.0, eps: Small = 1e-7) -> None:
         super().__init__()
-        self.eps = checked_number("StandardizedKD", "eps", eps, above=0, most=10)
+        self.eps = eps
         self.inner = KD(temperature)
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:
@@ -61,6 +70,11 @@ class StandardizedKD(nn.Module):
         return f"eps={self.eps:g}"
 
 
+@register_loss(
+    "standardized-dkd",
+    weight=9.0,
+    weight_help="Multiplies both parts, which hold the square of the temperature.",
+)
 class StandardizedDKD(nn.Module):
     """`DKD` between standardised logits; see `StandardizedKD`.
 
@@ -68,18 +82,21 @@ class StandardizedDKD(nn.Module):
     alpha 1, beta 9, beside 1 for the classification.
 
     Args:
-        alpha: factor of the target part, >= 0.
-        beta: factor of the part among the other classes, >= 0.
-        temperature: T, > 0.
-        eps: added to the spread, > 0 and at most 10.
+        alpha: Multiplies the divergence between the target and all other classes together.
+        beta: Multiplies the divergence among the other classes.
+        temperature: Standardised logits are divided by it before the softmax.
+        eps: Added to the spread of a sample's logits; a larger one bounds the first steps of a head that starts at
+            zero.
     """
 
     reads: ClassVar[str] = "logits"
     across_batch: ClassVar[bool] = False
 
-    def __init__(self, alpha: float = 1.0, beta: float = 9.0, temperature: float = 4.0, eps: float = 1e-7) -> None:
+    def __init__(
+        self, alpha: Factor = 1.0, beta: Factor = 9.0, temperature: Temperature = 4.0, eps: Small = 1e-7
+    ) -> None:
         super().__init__()
-        self.eps = checked_number("StandardizedDKD", "eps", eps, above=0, most=10)
+        self.eps = eps
         self.inner = DKD(alpha, beta, temperature)
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:

@@ -10,11 +10,11 @@ from torch import nn
 from lgkd._internal.manifest import MANIFEST, tell_unverified
 from lgkd._internal.rng import seed_of
 from lgkd._internal.safetensors_io import fill, load_weights
-from lgkd.config import Recipe
+from lgkd.config import Recipe, TermSchedule
 from lgkd.data.prepare import Data
 from lgkd.distillation.guide import Guide, Term
 from lgkd.distillation.tasks import Guided, Supervised, Task
-from lgkd.distillation.terms import make_loss, make_schedule, name_of
+from lgkd.distillation.terms import make_loss
 from lgkd.errors import InputError
 from lgkd.models.default_taps import block_names
 from lgkd.models.factory import check_plausible, create_model, default_image_size
@@ -23,7 +23,7 @@ from lgkd.models.teacher_card import CARD, WEIGHTS, TeacherCard, verify_weights
 from lgkd.models.trust import check_named_in
 from lgkd.runner.resolve import find_trained_teacher
 from lgkd.training.compile import choose_compile
-from lgkd.training.config import EmaPlan, OptimizerPlan, Plan, SchedulePlan
+from lgkd.training.config import Plan
 from lgkd.training.precision import choose_precision
 
 
@@ -127,7 +127,7 @@ def make_guides(
     for term in recipe.guide.terms:
         if term.for_teacher is not None and term.for_teacher > len(teachers):
             raise InputError(
-                f"the term {name_of(term)} is for teacher {term.for_teacher}, and there are {len(teachers)}; name as "
+                f"the term {term.title} is for teacher {term.for_teacher}, and there are {len(teachers)}; name as "
                 "many with --teacher, or set the term's `for_teacher` to null"
             )
     guides = []
@@ -140,7 +140,7 @@ def make_guides(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(seed, "guide", *([number] if number > 1 else [])))
             terms = [
-                Term(make_loss(term), weight=term.weight, name=name_of(term) + suffix, schedule=make_schedule(term))
+                Term(make_loss(term), term.weight, term.title + suffix, term.schedule or TermSchedule())
                 for term in ours
             ]
             guides.append(
@@ -173,31 +173,16 @@ def make_plan(
     Raises:
         InputError: recordings are asked for where there can be none.
     """
-    optimizer, schedule = recipe.optimizer, recipe.schedule
-    images = schedule.epochs * steps_per_epoch * recipe.batch_size
+    images = recipe.schedule.epochs * steps_per_epoch * recipe.batch_size
     return Plan(
-        optimizer=OptimizerPlan(
-            name=optimizer.name,
-            lr=optimizer.lr,
-            weight_decay=optimizer.weight_decay,
-            betas=optimizer.betas,
-            eps=optimizer.eps,
-            momentum=optimizer.momentum,
-            nesterov=optimizer.nesterov,
-        ),
-        schedule=SchedulePlan(
-            epochs=schedule.epochs,
-            warmup_epochs=schedule.warmup_epochs,
-            warmup_factor=schedule.warmup_factor,
-            min_lr=schedule.min_lr,
-            stepped=schedule.stepped,
-        ),
+        optimizer=recipe.optimizer,
+        schedule=recipe.schedule,
         steps_per_epoch=steps_per_epoch,
         seed=seed,
         accumulate=recipe.accumulate,
         precision=choose_precision(recipe.precision, device),
         clip_norm=recipe.clip_norm,
-        ema=EmaPlan(recipe.ema.decay, recipe.ema.warmup) if recipe.ema is not None else None,
+        ema=recipe.ema,
         evaluate_every=recipe.evaluate_every,
         channels_last=channels_last,
         compile=choose_compile(compiled, device, images, cuda_graphs=cuda_graphs),

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from lgkd.config import Optimizer
 from lgkd.errors import InputError
-from lgkd.training.config import OptimizerPlan
 
 # Positions and tokens are no directions in feature space; pulling them to zero has no meaning.
 _NO_DECAY = ("cls_token", "pos_embed", "dist_token", "distill_token")
@@ -75,7 +75,7 @@ def hidden_matrices(module: nn.Module) -> set[int]:
     }
 
 
-def make_optimizer(module: nn.Module, plan: OptimizerPlan) -> torch.optim.Optimizer:
+def make_optimizer(module: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
     """An optimiser over everything in `module` that takes a gradient.
 
     AdamW and SGD are torch's, fused into one pass over the weights; the others timm's. Muon takes `hidden_matrices`,
@@ -84,23 +84,27 @@ def make_optimizer(module: nn.Module, plan: OptimizerPlan) -> torch.optim.Optimi
     Raises:
         InputError: Muon is asked for, and the student has no such matrix.
     """
-    groups = parameter_groups(module, plan.weight_decay)
-    if plan.name == "adamw":
-        return torch.optim.AdamW(groups, lr=plan.lr, betas=plan.betas, eps=plan.eps, fused=True)
-    if plan.name == "sgd":
+    groups = parameter_groups(module, settings.weight_decay)
+    if settings.name == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
+    if settings.name == "sgd":
         return torch.optim.SGD(
-            groups, lr=plan.lr, momentum=plan.momentum, nesterov=plan.nesterov and plan.momentum > 0, fused=True
+            groups,
+            lr=settings.lr,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov and settings.momentum > 0,
+            fused=True,
         )
-    return _timms(module, groups, plan)
+    return _timms(module, groups, settings)
 
 
-def _timms(module: nn.Module, groups: list[dict[str, Any]], plan: OptimizerPlan) -> torch.optim.Optimizer:
+def _timms(module: nn.Module, groups: list[dict[str, Any]], settings: Optimizer) -> torch.optim.Optimizer:
     from timm.optim import create_optimizer_v2  # type: ignore[attr-defined, unused-ignore]
 
-    settings: dict[str, Any] = {"lr": plan.lr, "betas": plan.betas}
-    if plan.name != "lion":
-        settings["eps"] = plan.eps
-    if plan.name == "muon":
+    options: dict[str, Any] = {"lr": settings.lr, "betas": settings.betas}
+    if settings.name != "lion":
+        options["eps"] = settings.eps
+    if settings.name == "muon":
         hidden = hidden_matrices(module)
         if not hidden:
             student = type(getattr(module, "student", module)).__name__
@@ -114,6 +118,8 @@ def _timms(module: nn.Module, groups: list[dict[str, Any]], plan: OptimizerPlan)
             for rest in (False, True)
             if (chosen := [weight for weight in group["params"] if (id(weight) in hidden) != rest])
         ]
-        settings |= {"momentum": plan.momentum, "nesterov": plan.nesterov}
-    made: torch.optim.Optimizer = create_optimizer_v2(groups, opt=plan.name, weight_decay=plan.weight_decay, **settings)
+        options |= {"momentum": settings.momentum, "nesterov": settings.nesterov}
+    made: torch.optim.Optimizer = create_optimizer_v2(
+        groups, opt=settings.name, weight_decay=settings.weight_decay, **options
+    )
     return made

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from lgkd.config import Mix, View
 from lgkd.data import decode
 from lgkd.data.image_folder import read_tree
 from lgkd.data.load import load_dataset
@@ -21,7 +22,7 @@ from lgkd.data.sources import arrange as arrange_module
 from lgkd.data.sources import download
 from lgkd.data.sources.archives import opened_zip, read_tar
 from lgkd.data.sources.arrange import arrange
-from lgkd.data.transforms.augment import Augment, View
+from lgkd.data.transforms.augment import Augment
 from lgkd.data.transforms.mixup import Mixing
 from lgkd.errors import DataError, InputError, MissingError
 from tests.support.arranging import jpeg, make_given, tiny_files
@@ -244,7 +245,7 @@ def test_settings_of_a_view_out_of_range_are_told_with_the_range() -> None:
     with pytest.raises(InputError, match="repeats is 0; expected a whole number of at least 1"):
         Order(4, batch_size=2, seed=0, repeats=0)
     with pytest.raises(InputError, match="classes is 0; expected a whole number of at least 1"):
-        Mixing(classes=0, seed=0)
+        Mixing(Mix(), classes=0, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -270,5 +271,5 @@ def test_what_is_mixed_must_be_of_one_shape(parts: dict[str, torch.Tensor], said
     } | parts
     partners = {name: whole.pop(name) for name in ("partner_images", "partner_labels")}
     with pytest.raises(InputError) as caught:
-        Mixing(classes=2, mixup=0.8, seed=0)(whole["images"], whole["labels"], torch.arange(2), 0, **partners)
+        Mixing(Mix(mixup=0.8), classes=2, seed=0)(whole["images"], whole["labels"], torch.arange(2), 0, **partners)
     assert str(caught.value) == said

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from lgkd.config import Optimizer, Schedule
 from lgkd.distillation.guide import Guide, Term
 from lgkd.distillation.tasks import Guided
 from lgkd.errors import InputError
@@ -16,7 +17,7 @@ from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.teacher import Teacher
 from lgkd.training import train_step as engine_module
 from lgkd.training.checkpoint import MANIFEST, load_newest, read_checkpoint, save_checkpoint
-from lgkd.training.config import OptimizerPlan, Plan, SchedulePlan
+from lgkd.training.config import Plan
 from lgkd.training.precision import choose_device, choose_precision
 from lgkd.training.state import restore_optimizer
 from tests.support.training import TinyViT, make_task, train
@@ -107,7 +108,7 @@ def test_a_batch_that_cannot_be_cut_says_why_when_memory_runs_out(monkeypatch: p
 
 def test_numbers_that_train_nothing_are_refused() -> None:
     with pytest.raises(InputError, match="an epoch of 0 steps trains nothing; expected at least 1"):
-        Plan(OptimizerPlan("adamw", lr=1e-3, weight_decay=0.0), SchedulePlan(1), steps_per_epoch=0, seed=0)
+        Plan(Optimizer("adamw", lr=1e-3, weight_decay=0.0), Schedule(1), steps_per_epoch=0, seed=0)
 
 
 def test_devices_and_precisions_are_told_with_those_that_are_known() -> None:

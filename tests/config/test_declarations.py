@@ -13,22 +13,21 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from lgkd.config import OwnTerm, Recipe, Section, TermSection
-from lgkd.config.declaration import check_values, term_section
+from lgkd.config import AdaptiveStop, OwnTerm, Recipe, Section, TermSchedule, TermSection
+from lgkd.config.declaration import check_values
 from lgkd.config.introspect import is_pair, list_entry, sections_of, variants
-from lgkd.config.losses import AdaptiveSection, TermScheduleSection
 from lgkd.config.schema import Ema, Evaluation, Expectation, Guidance, Mix, Optimizer, Schedule, Top1, View
-from lgkd.data.transforms import augment, mixup
+from lgkd.config.terms import SECTIONS as TERM_SECTIONS
+from lgkd.data.transforms.mixup import Mixing
 from lgkd.distillation.guide import Guide, Term
-from lgkd.distillation.schedules import AdaptiveStop, TermSchedule
 from lgkd.distillation.tasks import Guided
 from lgkd.errors import InputError
 from lgkd.losses import KD, TERMS, AttentionTransfer
 from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.teacher import Teacher
-from lgkd.training.config import EmaPlan, OptimizerPlan, Plan, SchedulePlan
+from lgkd.training.config import Plan
 
-ADAMW, SHORT = OptimizerPlan("adamw", 1e-3, 0.05), SchedulePlan(10)
+ADAMW, SHORT = Optimizer("adamw", 1e-3, 0.05), Schedule(10)
 
 
 class Own(nn.Module):
@@ -44,16 +43,16 @@ def guided(**words: Any) -> Guided:
 
 # For each section what it sets in Python, as a constructor that takes some of its keys by their names.
 BEHIND: dict[type[Section], Callable[..., Any]] = {
-    View: augment.View,
-    Mix: lambda **words: mixup.Mixing(classes=3, seed=0, **words),
-    Optimizer: lambda **words: OptimizerPlan(**{"name": "adamw", "lr": 1e-3, "weight_decay": 0.05, **words}),
-    Schedule: lambda **words: SchedulePlan(**{"epochs": 10, **words}),
-    Ema: EmaPlan,
+    View: View,
+    Mix: Mix,
+    Optimizer: lambda **words: Optimizer(**{"name": "adamw", "lr": 1e-3, "weight_decay": 0.05, **words}),
+    Schedule: lambda **words: Schedule(**{"epochs": 10, **words}),
+    Ema: Ema,
     Guidance: guided,
-    AdaptiveSection: AdaptiveStop,
-    TermScheduleSection: TermSchedule,
+    AdaptiveStop: AdaptiveStop,
+    TermSchedule: TermSchedule,
     Recipe: lambda **words: Plan(ADAMW, SHORT, steps_per_epoch=1, seed=0, **words),
-    **{term_section(kind): loss for kind, loss in TERMS.items()},
+    **{TERM_SECTIONS[kind]: loss for kind, loss in TERMS.items()},
 }
 REQUIRED: dict[type[Section], dict[str, Any]] = {
     Optimizer: {"name": "adamw", "lr": 1e-3, "weight_decay": 0.05},
@@ -65,7 +64,7 @@ REQUIRED: dict[type[Section], dict[str, Any]] = {
         "optimizer": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.05},
         "schedule": {"epochs": 10},
     },
-    **{term_section(kind): {"kind": kind} for kind in TERMS},
+    **{TERM_SECTIONS[kind]: {"kind": kind} for kind in TERMS},
 }
 DESCRIPTIONS = {Top1, Expectation}
 """Sections that set nothing: they tell of runs that were made."""
@@ -73,19 +72,13 @@ DESCRIPTIONS = {Top1, Expectation}
 PLAN = {"accumulate", "clip_norm", "evaluate_every", "precision"}
 TERM = {"kind", "name", "schedule", "for_teacher"}
 APART: dict[type[Section], dict[str, str]] = {
-    View: {
-        "image_size": "of a model and an augmentation, never left out there",
-        "repeats": "of the order of the images",
-        "normalize": "of the data set: numbers in Python",
-    },
     Evaluation: {"interpolation": "null says: as in training"},
     Guidance: {
         "teacher_bn": "of the teacher, compared below",
         "view": "of the guide and the feed: true or false, and a list, in Python",
         "terms": "a guide is given terms, of which each section is compared",
     },
-    TermScheduleSection: {"adaptive": "a section of its own"},
-    AdaptiveSection: {},
+    TermSchedule: {"adaptive": "a section of its own"},
     Recipe: {
         "precision": "auto is decided before a plan is made",
         "label_smoothing": "of the mixing, compared below",
@@ -97,7 +90,7 @@ APART: dict[type[Section], dict[str, str]] = {
             ("view", "evaluation", "mix", "optimizer", "schedule", "ema", "guide"), "sections of their own"
         ),
     },
-    **{term_section(kind): {**dict.fromkeys(TERM | {"weight"}, "of the term, compared below")} for kind in TERMS},
+    **{TERM_SECTIONS[kind]: {**dict.fromkeys(TERM | {"weight"}, "of the term, compared below")} for kind in TERMS},
     OwnTerm: dict.fromkeys((*TERM, "weight", "loss", "options"), "its class is the user's"),
 }
 
@@ -206,7 +199,7 @@ def test_a_key_has_one_range(section: type[Section], key: str) -> None:
 
 @pytest.mark.parametrize("kind", TERMS)
 def test_a_term_of_python_has_the_weight_of_a_recipes(kind: str) -> None:
-    section = term_section(kind)
+    section = TERM_SECTIONS[kind]
     loss = TERMS[kind]()
     assert Term(loss).weight == section.model_fields["weight"].default
     for value in probes(section, "weight"):
@@ -223,7 +216,10 @@ def test_a_loss_of_ones_own_has_the_weight_of_one() -> None:
 
 def test_teacher_and_label_smoothing_are_those_of_a_recipe() -> None:
     assert Teacher(CifarResNet(8, 3), image_size=8).batch_norm == Guidance.model_fields["teacher_bn"].default
-    make = BEHIND[Mix]
+
+    def make(**words: Any) -> Mixing:
+        return Mixing(Mix(), classes=3, seed=0, **words)
+
     assert make().smoothing == Recipe.model_fields["label_smoothing"].default
     for value in probes(Recipe, "label_smoothing"):
         assert accepts(make, smoothing=value) == recipe_accepts(Recipe, "label_smoothing", value), value
@@ -232,25 +228,25 @@ def test_teacher_and_label_smoothing_are_those_of_a_recipe() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: augment.View(ratio=(0.001, 1)), "the view: ratio.0 must be >= 0.01 (got 0.001)"),
-        (lambda: augment.View(rand_augment="rand-m101"), "rand_augment is 'rand-m101': 'm101' is out of range; m is a"),
+        (lambda: View(ratio=(0.001, 1)), "View: ratio.0 must be >= 0.01 (got 0.001)"),
+        (lambda: View(rand_augment="rand-m101"), "View: rand_augment must be 'rand' and then any of -m"),
         (
-            lambda: augment.View(rand_augment="rand-z9"),
-            "rand_augment is 'rand-z9': cannot read 'z9'; expected parts like m9, n2, mstd0.5, mmax10, inc1, p0.5",
+            lambda: View(rand_augment="rand-z9"),
+            "cannot read 'z9'; expected parts like m9, n2, mstd0.5, mmax10, inc1, p0.5 (got 'rand-z9')",
         ),
-        (lambda: mixup.Mixing(classes=3, mixup=101, seed=0), "the mixing: mixup must be <= 100 (got 101.0)"),
-        (lambda: AdaptiveStop(window=2_000_000), "the adaptive stop: window must be <= 1,000,000 (got 2000000)"),
-        (lambda: TermSchedule(milestones=(0,)), "a term's schedule: milestones.0 must be > 0 (got 0)"),
+        (lambda: Mix(mixup=101), "Mix: mixup must be <= 100 (got 101)"),
+        (lambda: AdaptiveStop(window=2_000_000), "AdaptiveStop: window must be <= 1,000,000 (got 2000000)"),
+        (lambda: TermSchedule(milestones=(0,)), "TermSchedule: milestones.0 must be > 0 (got 0)"),
         (lambda: Term(KD(), weight=1e7), "the term of KD: weight must be <= 1,000,000 (got 10000000.0)"),
         (lambda: guided(classification_weight=1e7), "the guided task: classification_weight must be <= 1,000,000"),
         (lambda: KD(1e4), "KD: temperature is 10000.0, expected a number > 0 and <= 1000"),
         (lambda: TERMS["cc"](order=11), "CorrelationCongruence: order is 11, expected a whole number >= 1 and <= 10"),
         (
-            lambda: OptimizerPlan("sgd", 0.1, 0.0, momentum=0),
-            "the optimiser: nesterov must be false when momentum is 0",
+            lambda: Optimizer("sgd", 0.1, 0.0, momentum=0),
+            "Optimizer: nesterov must be false when momentum is 0",
         ),
-        (lambda: SchedulePlan(3, warmup_epochs=3), "the schedule: warmup_epochs must be less than schedule.epochs (3)"),
-        (lambda: EmaPlan(1.0), "the running mean: decay must be < 1 (got 1.0)"),
+        (lambda: Schedule(3, warmup_epochs=3), "Schedule: warmup_epochs must be less than schedule.epochs (3)"),
+        (lambda: Ema(1.0), "Ema: decay must be < 1 (got 1.0)"),
         (lambda: Plan(ADAMW, SHORT, 1, 0, accumulate=0), "the plan: accumulate must be >= 1 (got 0)"),
     ],
 )

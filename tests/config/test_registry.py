@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import lgkd
 from lgkd.cli import run
 from lgkd.config import apply_overrides, dump_recipe, explain, parse_recipe, registry
-from lgkd.distillation.terms import make_loss, name_of
+from lgkd.distillation.terms import make_loss
 from lgkd.errors import InputError, RecipeError
 from tests.support.recipes import recipe, terms_of
 from tests.support.small import DISTILL, World
@@ -49,7 +49,7 @@ def test_a_registered_loss_is_made_with_its_options_and_called_by_its_name() -> 
     )
     loss = make_loss(first)
     assert isinstance(loss, Nearer) and (loss.power, loss.kind, loss.careful) == (2, "odd", True)
-    assert (name_of(first), name_of(second), second.weight) == ("nearer", "mine", 3)
+    assert (first.title, second.title, second.weight) == ("nearer", "mine", 3)
 
 
 def test_such_a_recipe_is_written_changed_and_explained_like_any_other() -> None:

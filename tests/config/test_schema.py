@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from lgkd.config import LocalityTerm, Recipe, Section, View, explain, recipe_from
-from lgkd.config.introspect import dotted
+from lgkd.config import Recipe, Section, View, explain, recipe_from
+from lgkd.config.problems import dotted
+from lgkd.config.terms import SECTIONS
 from lgkd.config.validate import problems_in
 from lgkd.config.yaml_io import Document
 from lgkd.errors import RecipeError
@@ -173,7 +174,7 @@ def test_a_recipe_cannot_be_changed_once_made() -> None:
 def test_a_recipe_has_no_place_for_who_is_trained_on_what() -> None:
     keys = set(Recipe.model_fields)
     assert not keys & {"student", "teacher", "dataset", "data", "model", "taps", "layers", "pairs", "seed"}
-    assert not set(LocalityTerm.model_fields) & {"pairs", "taps", "layers", "teacher", "student"}
+    assert not set(SECTIONS["locality"].model_fields) & {"pairs", "taps", "layers", "teacher", "student"}
 
 
 def test_every_key_says_in_one_sentence_what_it_means() -> None:
@@ -204,8 +205,10 @@ def test_the_kind_of_a_term_is_not_part_of_its_place() -> None:
         kind: Literal["other"]
         weight: float
 
+    locality = SECTIONS["locality"]
+
     class Two(Section):
-        terms: list[Annotated[LocalityTerm | Other, Field(discriminator="kind")]]
+        terms: list[Annotated[locality | Other, Field(discriminator="kind")]]
 
     values = {"terms": [{"kind": "locality", "weight": -1}, {"kind": "other"}, {"kind": "third"}]}
     with pytest.raises(ValidationError) as caught:

@@ -8,11 +8,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lgkd._internal.rng import epoch_order
+from lgkd.config import Mix, View
 from lgkd.data.dataset import Images
 from lgkd.data.loader import Feed, PlainBatches
 from lgkd.data.prefetch import ahead
 from lgkd.data.sampler import Order
-from lgkd.data.transforms.augment import Augment, View
+from lgkd.data.transforms.augment import Augment
 from lgkd.data.transforms.mixup import Mixing
 from lgkd.errors import InputError
 from tests.support.training import make_feed as small_feed
@@ -33,7 +34,7 @@ def make_images(count: int, side: int = 12, *, seed: int = 0) -> Images:
 
 def make_feed(images: Images, *, view: View | None = None, mixup: float = 0.8, **settings) -> Feed:
     view = view or View(rand_augment="rand-m9-mstd0.5-inc1", erase=0.25)
-    mixing = Mixing(classes=4, mixup=mixup, cutmix=mixup, smoothing=0.1, seed=5)
+    mixing = Mixing(Mix(mixup=mixup, cutmix=mixup), classes=4, smoothing=0.1, seed=5)
     return Feed(images, Augment(view, 10, **STATISTICS, seed=5), mixing, **{"batch_size": 8, "seed": 5, **settings})
 
 

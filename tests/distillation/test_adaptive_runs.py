@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from lgkd.config import AdaptiveStop, TermSchedule
 from lgkd.distillation.guide import Guide, Term
-from lgkd.distillation.schedules import AdaptiveStop, TermSchedule
 from lgkd.distillation.tasks import Guided
 from lgkd.errors import Paused
 from lgkd.losses import BlockGuidance, MapLoss

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lgkd.config import AdaptiveStop, TermSchedule
 from lgkd.distillation.guide import Guide, PairShape, Term
-from lgkd.distillation.schedules import AdaptiveStop, TermSchedule
 from lgkd.distillation.taps import Taps
 from lgkd.distillation.tasks import Batch
 from lgkd.errors import InputError, TapError

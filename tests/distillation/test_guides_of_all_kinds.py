@@ -11,13 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lgkd
-from lgkd.config import Recipe, load_recipe, parse_recipe
+from lgkd.config import AdaptiveStop, Mix, Recipe, TermSchedule, View, load_recipe, parse_recipe
 from lgkd.data.dataset import Images
 from lgkd.data.loader import Feed
-from lgkd.data.transforms.augment import Augment, View
+from lgkd.data.transforms.augment import Augment
 from lgkd.data.transforms.mixup import Mixing
 from lgkd.distillation.guide import Guide, Term
-from lgkd.distillation.schedules import AdaptiveStop, TermSchedule
 from lgkd.distillation.tasks import Batch, Guided
 from lgkd.errors import InputError, TapError
 from lgkd.losses import TERMS, MapLoss
@@ -267,7 +266,7 @@ def colourful(count: int = 12) -> Images:
 def test_a_teacher_can_be_shown_the_stored_image_by_the_same_crop_flip_and_mixture() -> None:
     view = View(scale=(0.5, 1.0), flip=0.5)
     large, small = (Augment(view, side, mean=(0.5,) * 3, std=(0.25,) * 3, seed=2) for side in (64, 16))
-    for mixing in (Mixing(classes=5, seed=2), Mixing(classes=5, mixup=0.8, cutmix=1.0, seed=2)):
+    for mixing in (Mixing(Mix(), classes=5, seed=2), Mixing(Mix(mixup=0.8, cutmix=1.0), classes=5, seed=2)):
         feed = Feed(colourful(), large, mixing, batch_size=6, seed=2, views=[small, None])
         plain = Feed(colourful(), large, mixing, batch_size=6, seed=2)
         for (shown, targets, _), (images, expected, _) in zip(feed.epoch(1), plain.epoch(1), strict=True):

@@ -9,9 +9,9 @@ import pytest
 import torch
 from timm.utils.model_ema import ModelEmaV3
 
-from lgkd.distillation.schedules import AdaptiveStop, Course, TermSchedule
+from lgkd.config import AdaptiveStop, Ema, Schedule, TermSchedule
+from lgkd.distillation.schedules import Course
 from lgkd.errors import InputError
-from lgkd.training.config import EmaPlan, SchedulePlan
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_with_few_steps_an_epoch_the_factor_is_that_of_its_place_in_the_training
 def test_with_few_steps_an_epoch_the_rate_warms_up_reaches_its_height_and_comes_down(
     steps: int, stepped: Literal["epoch", "step"]
 ) -> None:
-    plan = SchedulePlan(30, warmup_epochs=2, warmup_factor=1e-3, min_lr=1e-5, stepped=stepped)
+    plan = Schedule(30, warmup_epochs=2, warmup_factor=1e-3, min_lr=1e-5, stepped=stepped)
     rates = [plan.rate(1e-2, step, steps) for step in range(30 * steps)]
     top = rates.index(max(rates))
     assert top == 2 * steps and rates[0] == pytest.approx(1e-5)
@@ -216,7 +216,7 @@ def test_with_few_steps_an_epoch_an_average_of_weights_is_not_that_of_the_beginn
     """Weights that go from 0 to 1 in ten epochs: with its warm-up the average is of the later half, however few."""
     model = torch.nn.Linear(1, 1, bias=False)
     model.weight.data.zero_()
-    plan = EmaPlan(0.9998)
+    plan = Ema(0.9998)
     average = ModelEmaV3(model, decay=plan.decay, use_warmup=plan.warmup)
     total = 10 * steps
     for step in range(1, total + 1):
@@ -262,12 +262,15 @@ def test_what_is_restored_goes_on_as_what_was_saved() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: TermSchedule(shape="cosin"), "a term's schedule is 'cosin'; did you mean 'cosine'"),  # type: ignore[arg-type]
-        (lambda: TermSchedule(warmup=-1), "warmup of a term's schedule is -1, expected a finite number >= 0"),
-        (lambda: TermSchedule(until=0), "a term that ends at epoch 0 is no term"),
-        (lambda: AdaptiveStop(threshold=math.nan), "threshold is nan, expected a finite number"),
-        (lambda: AdaptiveStop(window=0), "window is 0 epochs, expected at least 1"),
-        (lambda: AdaptiveStop(patience=1), "patience is 1 epochs, expected at least 2"),
+        (
+            lambda: TermSchedule(shape="cosin"),
+            "TermSchedule: shape must be 'constant', 'cosine' or 'steps' (got 'cosin')",
+        ),
+        (lambda: TermSchedule(warmup=-1), "TermSchedule: warmup must be >= 0 (got -1)"),
+        (lambda: TermSchedule(until=0), "TermSchedule: until must be >= 1 (got 0)"),
+        (lambda: AdaptiveStop(threshold=math.nan), "AdaptiveStop: threshold must be a finite number (got nan)"),
+        (lambda: AdaptiveStop(window=0), "AdaptiveStop: window must be >= 1 (got 0)"),
+        (lambda: AdaptiveStop(patience=1), "AdaptiveStop: patience must be >= 2 (got 1)"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(make, message: str) -> None:

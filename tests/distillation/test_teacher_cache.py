@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lgkd.config import Mix, Optimizer, View
 from lgkd.data.dataset import Images
 from lgkd.data.loader import Feed
-from lgkd.data.transforms.augment import Augment, Plain, View
+from lgkd.data.transforms.augment import Augment, Plain
 from lgkd.data.transforms.mixup import Mixing, cut_boxes
 from lgkd.distillation.features import Features
 from lgkd.distillation.guide import Guide, Term
@@ -28,13 +29,12 @@ from lgkd.losses import MapLoss
 from lgkd.losses.kd import KD
 from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.teacher import Teacher
-from lgkd.training.config import OptimizerPlan
 from lgkd.training.loop import fit
 from tests.support.training import TinyViT, make_images, make_plan
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 VIEWS = 2
-PLAIN = Mixing(classes=3, seed=3)
+PLAIN = Mixing(Mix(), classes=3, seed=3)
 
 
 def make_guide(student: nn.Module) -> Guide:
@@ -105,7 +105,7 @@ def test_a_training_from_a_cache_is_the_training_with_the_teacher_on_the_same_vi
     watched = Watched()
     watched.count(served.guide)
     # Not AdamW: it makes whole steps of gradients that are rounding errors, such as a bias' before a BatchNorm.
-    plan = make_plan(ema=None, optimizer=OptimizerPlan("sgd", lr=0.05, weight_decay=0.0))
+    plan = make_plan(ema=None, optimizer=Optimizer("sgd", lr=0.05, weight_decay=0.0))
     rows, steps = {}, []
     for name, task, lookup in (
         ("online", online, None),
@@ -253,7 +253,7 @@ def test_what_replay_cannot_follow_is_measured(tmp_path: Path) -> None:
 def test_cutmix_pastes_maps_and_mixup_mixes_them_as_the_images_were(tmp_path: Path) -> None:
     images, guide, drawn = make_images(), pixelwise_guide(), augment()
     cache = write(tmp_path / "cache", guide, images, drawn)
-    mixing = Mixing(classes=3, mixup=0.8, cutmix=1.0, seed=3)
+    mixing = Mixing(Mix(mixup=0.8, cutmix=1.0), classes=3, seed=3)
     lookup, feed = looked_up(cache, guide, images, drawn, mixing), make_feed(images, drawn, mixing)
     (errors,) = measure(lookup, [guide], feed)
     assert errors["map1"] < 1e-5

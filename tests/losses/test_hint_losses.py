@@ -292,10 +292,13 @@ def test_channel_normalises_each_position_like_a_layer_norm_and_unit_each_map() 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Hint("nrom"), r"hint: unknown regressor 'nrom'; did you mean 'norm'\?"),
-        (lambda: AttentionTransfer(0), "attention transfer: p is 0, expected a number > 0"),
-        (lambda: BlockGuidance("units"), r"block guidance: unknown normalize 'units'; did you mean 'unit'\?"),
-        (lambda: MapLoss("attention", "unit"), "'attention' compares maps whatever their scale; leave normalize at"),
+        (lambda: Hint("nrom"), r"Hint: unknown regressor 'nrom'; did you mean 'norm'\?"),
+        (lambda: AttentionTransfer(0), "AttentionTransfer: p is 0, expected a number > 0"),
+        (lambda: BlockGuidance("units"), r"BlockGuidance: unknown normalize 'units'; did you mean 'unit'\?"),
+        (
+            lambda: MapLoss("attention", "unit"),
+            "normalize is 'unit' and transform 'attention'; leave normalize at 'none', or",
+        ),
         (lambda: Hint()(maps(STUDENT), maps(TEACHER)), r"Hint was built for 0 pairs and given 3 .*; call build\("),
         (lambda: ReviewKD()(maps(STUDENT), maps(TEACHER)), "ReviewKD was built for 0 pairs and given 3 student maps"),
         (lambda: BlockGuidance()(maps(STUDENT), maps(TEACHER)), "BlockGuidance was built for 0 student and 0 teacher"),

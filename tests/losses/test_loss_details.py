@@ -31,36 +31,36 @@ from lgkd.losses import (
 from tests.support.losses import built, normal
 
 NOT_NEGATIVE, POSITIVE = ">= 0", "> 0"
-NUMBERS: list[tuple[type[nn.Module], str, str, str, float]] = [
-    # The loss, what it calls itself, the option, its bound and its default.
-    (AttentionTransfer, "attention transfer", "p", POSITIVE, 2.0),
-    (KD, "KD", "temperature", POSITIVE, 4.0),
-    (DeiTSoft, "DeiTSoft", "temperature", POSITIVE, 3.0),
-    (DKD, "DKD", "alpha", NOT_NEGATIVE, 1.0),
-    (DKD, "DKD", "beta", NOT_NEGATIVE, 8.0),
-    (DKD, "DKD", "temperature", POSITIVE, 4.0),
-    (DIST, "DIST", "beta", NOT_NEGATIVE, 1.0),
-    (DIST, "DIST", "gamma", NOT_NEGATIVE, 1.0),
-    (DIST, "DIST", "temperature", POSITIVE, 1.0),
-    (StandardizedKD, "KD", "temperature", POSITIVE, 2.0),
-    (StandardizedKD, "StandardizedKD", "eps", POSITIVE, 1e-7),
-    (StandardizedDKD, "DKD", "alpha", NOT_NEGATIVE, 1.0),
-    (StandardizedDKD, "DKD", "beta", NOT_NEGATIVE, 9.0),
-    (StandardizedDKD, "DKD", "temperature", POSITIVE, 4.0),
-    (StandardizedDKD, "StandardizedDKD", "eps", POSITIVE, 1e-7),
-    (LumiNet, "LumiNet", "temperature", POSITIVE, 4.0),
-    (RKD, "RKD", "distance_weight", NOT_NEGATIVE, 25.0),
-    (RKD, "RKD", "angle_weight", NOT_NEGATIVE, 50.0),
-    (CorrelationCongruence, "CorrelationCongruence", "gamma", POSITIVE, 0.4),
-    (CrossCorrelation, "CrossCorrelation", "kappa", NOT_NEGATIVE, 0.01),
+NUMBERS: list[tuple[type[nn.Module], str, str, float]] = [
+    # The loss, the option, its bound and its default.
+    (AttentionTransfer, "p", POSITIVE, 2.0),
+    (KD, "temperature", POSITIVE, 4.0),
+    (DeiTSoft, "temperature", POSITIVE, 3.0),
+    (DKD, "alpha", NOT_NEGATIVE, 1.0),
+    (DKD, "beta", NOT_NEGATIVE, 8.0),
+    (DKD, "temperature", POSITIVE, 4.0),
+    (DIST, "beta", NOT_NEGATIVE, 1.0),
+    (DIST, "gamma", NOT_NEGATIVE, 1.0),
+    (DIST, "temperature", POSITIVE, 1.0),
+    (StandardizedKD, "temperature", POSITIVE, 2.0),
+    (StandardizedKD, "eps", POSITIVE, 1e-7),
+    (StandardizedDKD, "alpha", NOT_NEGATIVE, 1.0),
+    (StandardizedDKD, "beta", NOT_NEGATIVE, 9.0),
+    (StandardizedDKD, "temperature", POSITIVE, 4.0),
+    (StandardizedDKD, "eps", POSITIVE, 1e-7),
+    (LumiNet, "temperature", POSITIVE, 4.0),
+    (RKD, "distance_weight", NOT_NEGATIVE, 25.0),
+    (RKD, "angle_weight", NOT_NEGATIVE, 50.0),
+    (CorrelationCongruence, "gamma", POSITIVE, 0.4),
+    (CrossCorrelation, "kappa", NOT_NEGATIVE, 0.01),
 ]
-CHOICES: list[tuple[type[nn.Module], str, str, str, tuple[str, ...]]] = [
-    (MapLoss, "map loss", "transform", "linear", ("attention", "similarity")),
-    (MapLoss, "map loss", "normalize", "none", ("channel", "unit")),
-    (BlockGuidance, "block guidance", "normalize", "none", ("channel", "unit")),
-    (Hint, "hint", "regressor", "linear", ("norm",)),
-    (KD, "KD", "mean", "batch", ("elements",)),
-    (DeiTSoft, "DeiTSoft", "mean", "batch", ("elements",)),
+CHOICES: list[tuple[type[nn.Module], str, str, tuple[str, ...]]] = [
+    (MapLoss, "transform", "linear", ("attention", "similarity")),
+    (MapLoss, "normalize", "none", ("channel", "unit")),
+    (BlockGuidance, "normalize", "none", ("channel", "unit")),
+    (Hint, "regressor", "linear", ("norm",)),
+    (KD, "mean", "batch", ("elements",)),
+    (DeiTSoft, "mean", "batch", ("elements",)),
 ]
 OF_LOGITS = (KD, DeiTSoft, DeiTHard, DKD, DIST, StandardizedKD, StandardizedDKD, LumiNet)
 OF_EMBEDDINGS = (RKD, CorrelationCongruence, CrossCorrelation)
@@ -71,9 +71,9 @@ def found(loss: nn.Module, option: str) -> Any:
     return getattr(loss, option) if hasattr(loss, option) else getattr(loss.inner, option)
 
 
-@pytest.mark.parametrize(("kind", "name", "option", "bound", "default"), NUMBERS)
+@pytest.mark.parametrize(("kind", "option", "bound", "default"), NUMBERS)
 def test_an_option_that_is_a_number_has_a_default_and_a_bound(
-    kind: type[nn.Module], name: str, option: str, bound: str, default: float
+    kind: type[nn.Module], option: str, bound: str, default: float
 ) -> None:
     assert found(kind(), option) == default
     assert isinstance(found(kind(**{option: 3}), option), float)
@@ -83,23 +83,27 @@ def test_an_option_that_is_a_number_has_a_default_and_a_bound(
         with pytest.raises(InputError) as caught:
             kind(**{option: bad})
         # The upper bound is the recipe's: tests/config/test_declarations.py compares them.
-        expected = re.escape(f"{name}: {option} is {bad!r}, expected a number {bound}")
+        expected = re.escape(f"{kind.__name__}: {option} is {bad!r}, expected a number {bound}")
         assert re.fullmatch(rf"{expected} and <= [\de+]+", str(caught.value))
 
 
-@pytest.mark.parametrize(("kind", "name", "option", "default", "others"), CHOICES)
+@pytest.mark.parametrize(("kind", "option", "default", "others"), CHOICES)
 def test_an_option_that_is_a_choice_has_a_default_and_tells_the_closest(
-    kind: type[nn.Module], name: str, option: str, default: str, others: tuple[str, ...]
+    kind: type[nn.Module], option: str, default: str, others: tuple[str, ...]
 ) -> None:
     assert getattr(kind(), option) == default
     for choice in (default, *others):
         assert getattr(kind(**{option: choice}), option) == choice
     with pytest.raises(InputError) as caught:
         kind(**{option: default + "x"})
-    assert str(caught.value).startswith(f"{name}: unknown {option} {default + 'x'!r}; did you mean {default!r}")
+    assert str(caught.value).startswith(
+        f"{kind.__name__}: unknown {option} {default + 'x'!r}; did you mean {default!r}"
+    )
     with pytest.raises(InputError) as caught:
         kind(**{option: 12345})
-    assert str(caught.value) == f"{name}: unknown {option} 12345; known: {', '.join(sorted([default, *others]))}"
+    assert (
+        str(caught.value) == f"{kind.__name__}: unknown {option} 12345; known: {', '.join(sorted([default, *others]))}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,8 +135,8 @@ def test_an_option_that_is_a_choice_has_a_default_and_tells_the_closest(
         ),
         (
             lambda: MapLoss("attention", normalize="unit"),
-            "map loss: normalize is 'unit', but 'attention' compares maps whatever their scale; leave normalize at "
-            "'none', or take the transform 'linear'",
+            "MapLoss: normalize is 'unit' and transform 'attention'; leave normalize at 'none', or set transform to "
+            "'linear'",
         ),
         (
             lambda: MapLoss()([normal(2, 3, 4, 4)], [normal(2, 5, 2, 2)]),

@@ -10,6 +10,7 @@ from timm.layers.drop import DropPath
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lgkd.config import Optimizer
 from lgkd.distillation.guide import Guide, Term
 from lgkd.distillation.taps import Tap, find_fold, see_shapes
 from lgkd.distillation.tasks import Batch, Guided
@@ -26,7 +27,6 @@ from lgkd.models.t2t import (
     T2TViT,
 )
 from lgkd.models.teacher import Teacher
-from lgkd.training.config import OptimizerPlan
 from lgkd.training.optim import make_optimizer
 from tests.support.pyramids import FAMILIES, PUBLISHED, drawn, each_family, randomised, small
 
@@ -244,7 +244,7 @@ def test_a_guided_step_reaches_every_weight_that_learns(
 def test_positions_and_random_features_stay_what_they_are(make_batch: Callable[..., Batch]) -> None:
     student = small("t2t").train()
     before = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
-    optimizer = make_optimizer(student, OptimizerPlan("adamw", 1e-2, 0.5, (0.9, 0.999), 1e-8, 0.0, False))
+    optimizer = make_optimizer(student, Optimizer("adamw", 1e-2, 0.5, (0.9, 0.999), 1e-8, 0.0, False))
     batch = make_batch(32)
     F.cross_entropy(student(batch.images), batch.targets).backward()
     optimizer.step()

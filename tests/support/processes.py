@@ -14,25 +14,26 @@ import torch
 from torch import nn
 
 from lgkd._internal.distributed import add_up, join
+from lgkd.config import Ema, Mix, Optimizer, Schedule, View
 from lgkd.data.dataset import Images
 from lgkd.data.loader import Feed, PlainBatches
-from lgkd.data.transforms.augment import Augment, Plain, View
+from lgkd.data.transforms.augment import Augment, Plain
 from lgkd.data.transforms.mixup import Mixing
 from lgkd.distillation.guide import Guide, Term
 from lgkd.distillation.tasks import Guided
 from lgkd.losses import MapLoss
 from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.teacher import Teacher
-from lgkd.training.config import EmaPlan, OptimizerPlan, Plan, SchedulePlan
+from lgkd.training.config import Plan
 from lgkd.training.evaluate import score
 from lgkd.training.loop import fit
 from tests.support.training import TinyViT, make_images
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 OPTIMIZERS = {
-    "sgd": OptimizerPlan("sgd", lr=0.05, weight_decay=1e-3),
+    "sgd": Optimizer("sgd", lr=0.05, weight_decay=1e-3),
     # Under AdamW's usual eps, gradients that are zero but for rounding (the keys' biases) would make steps of lr.
-    "adamw": OptimizerPlan("adamw", lr=3e-3, weight_decay=0.05, eps=1e-4),
+    "adamw": Optimizer("adamw", lr=3e-3, weight_decay=0.05, eps=1e-4),
 }
 
 
@@ -72,18 +73,18 @@ def main(out: Path, optimizer: str, **chosen: str) -> None:
             parameter.data.add_(1.0)
     images, test = make_bright(59), make_bright(101)
     augment = Augment(View(rand_augment="rand-m9-mstd0.5-inc1", erase=0.25), 8, mean=MEAN, std=STD, seed=3)
-    mixing = Mixing(classes=3, mixup=0.8, cutmix=1.0, smoothing=0.1, seed=3)
+    mixing = Mixing(Mix(mixup=0.8, cutmix=1.0), classes=3, smoothing=0.1, seed=3)
     feed = Feed(images, augment, mixing, batch_size=settings["batch"], seed=3, drop_last=False, **share)
     batches = PlainBatches(test, Plain(8, mean=MEAN, std=STD), batch_size=16, **share)
     epochs = -(-settings["steps"] // feed.steps_per_epoch)
     plan = Plan(
         optimizer=OPTIMIZERS[optimizer],
-        schedule=SchedulePlan(epochs, warmup_epochs=1),
+        schedule=Schedule(epochs, warmup_epochs=1),
         steps_per_epoch=feed.steps_per_epoch,
         seed=3,
         accumulate=settings["accumulate"],
         clip_norm=1.0,
-        ema=EmaPlan(0.9),
+        ema=Ema(0.9),
     )
     counts = []
 

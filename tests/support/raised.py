@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import lgkd
-from lgkd.config.introspect import Problem
+from lgkd.config.problems import Problem
 from lgkd.data.sources.download import _Failed
 from lgkd.errors import LgkdError
 from tests import CHECKOUT

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from lgkd._internal.distributed import Place, join
+from lgkd.config import Mix, Optimizer, Schedule, TermSchedule, View
 from lgkd.data.loader import Feed
-from lgkd.data.transforms.augment import Augment, View
+from lgkd.data.transforms.augment import Augment
 from lgkd.data.transforms.mixup import Mixing
 from lgkd.distillation.guide import Guide, Term
-from lgkd.distillation.schedules import TermSchedule
 from lgkd.distillation.tasks import Guided, Supervised
 from lgkd.errors import ModelError, Paused
 from lgkd.losses import MapLoss
@@ -25,7 +25,6 @@ from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.teacher import Teacher
 from lgkd.training import agreement
 from lgkd.training.checkpointer import Keeper
-from lgkd.training.config import OptimizerPlan, SchedulePlan
 from lgkd.training.loop import fit
 from lgkd.training.metrics import Meters
 from lgkd.training.signals import Stop
@@ -128,8 +127,8 @@ def train_forked(way: str, who: Place) -> dict[str, Tensor]:
     """Two steps of plain descent; the weights."""
     task = Supervised(make_forked(way))
     plan = make_plan(
-        optimizer=OptimizerPlan("sgd", lr=0.5, weight_decay=0.0, momentum=0.0, nesterov=False),
-        schedule=SchedulePlan(1, min_lr=0.5),
+        optimizer=Optimizer("sgd", lr=0.5, weight_decay=0.0, momentum=0.0, nesterov=False),
+        schedule=Schedule(1, min_lr=0.5),
         accumulate=WAYS[way]["accumulate"],
         clip_norm=None,
         ema=None,
@@ -183,9 +182,9 @@ def train_guided(root: Path, who: Place, student: str, stop_after: int) -> dict[
     """Three epochs of five steps, of which a term lasts one; how it ended."""
     task, steps = make_guided(student), Steps()
     mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-    augment, mixing = Augment(View(), 8, mean=mean, std=std, seed=3), Mixing(classes=3, smoothing=0.1, seed=3)
+    augment, mixing = Augment(View(), 8, mean=mean, std=std, seed=3), Mixing(Mix(), classes=3, smoothing=0.1, seed=3)
     feed = Feed(make_images(), augment, mixing, batch_size=8, seed=3, rank=who.rank, processes=who.count)
-    plan = make_plan(schedule=SchedulePlan(3), accumulate=1)
+    plan = make_plan(schedule=Schedule(3), accumulate=1)
     keeper = Keeper(root, every_seconds=1e9)
     rows, paused = [], False
     try:

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from lgkd.config import Ema, Mix, Optimizer, Schedule, View
 from lgkd.data.dataset import Images
 from lgkd.data.loader import Feed
-from lgkd.data.transforms.augment import Augment, View
+from lgkd.data.transforms.augment import Augment
 from lgkd.data.transforms.mixup import Mixing
 from lgkd.distillation.guide import Guide, Term
 from lgkd.distillation.tasks import Guided
@@ -18,7 +19,7 @@ from lgkd.losses import MapLoss
 from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.teacher import Teacher
 from lgkd.training.checkpointer import Keeper
-from lgkd.training.config import EmaPlan, OptimizerPlan, Plan, SchedulePlan
+from lgkd.training.config import Plan
 from lgkd.training.loop import fit
 from lgkd.training.signals import Paused, Stop
 from tests.support.costs import is_cost
@@ -71,19 +72,19 @@ def make_task() -> Guided:
 def make_feed(images: Images, **share) -> Feed:
     mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
     augment = Augment(View(rand_augment="rand-m9-mstd0.5-inc1", erase=0.25), 8, mean=mean, std=std, seed=3)
-    mixing = Mixing(classes=3, mixup=0.8, cutmix=1.0, smoothing=0.1, seed=3)
+    mixing = Mixing(Mix(mixup=0.8, cutmix=1.0), classes=3, smoothing=0.1, seed=3)
     return Feed(images, augment, mixing, batch_size=8, seed=3, **share)
 
 
 def make_plan(**changes) -> Plan:
     settings = {
-        "optimizer": OptimizerPlan("adamw", lr=1e-2, weight_decay=0.05),
-        "schedule": SchedulePlan(EPOCHS, warmup_epochs=1, stepped="step"),
+        "optimizer": Optimizer("adamw", lr=1e-2, weight_decay=0.05),
+        "schedule": Schedule(EPOCHS, warmup_epochs=1, stepped="step"),
         "steps_per_epoch": STEPS,
         "seed": 3,
         "accumulate": 2,
         "clip_norm": 1.0,
-        "ema": EmaPlan(0.9),
+        "ema": Ema(0.9),
     }
     return Plan(**(settings | changes))
 

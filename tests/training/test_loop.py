@@ -7,17 +7,18 @@ import torch
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
+from lgkd.config import Ema, Optimizer, Schedule
 from lgkd.distillation.tasks import Batch, Step, Supervised
 from lgkd.errors import InputError, NonFiniteError
 from lgkd.training.callbacks import EpochRow
-from lgkd.training.config import EmaPlan, OptimizerPlan, Plan, SchedulePlan
+from lgkd.training.config import Plan
 from lgkd.training.loop import fit
 from lgkd.training.metrics import Meters
 from lgkd.training.optim import make_optimizer, parameter_groups
 from lgkd.training.precision import choose_device, choose_precision
 
-ADAMW = OptimizerPlan("adamw", lr=1e-2, weight_decay=0.05)
-SGD = OptimizerPlan("sgd", lr=0.1, weight_decay=5e-4)
+ADAMW = Optimizer("adamw", lr=1e-2, weight_decay=0.05)
+SGD = Optimizer("sgd", lr=0.1, weight_decay=5e-4)
 
 
 class Images:
@@ -45,7 +46,7 @@ def make_student(seed: int = 0, dropout: float = 0.0) -> nn.Module:
 
 
 def make_plan(epochs: int = 2, **changes) -> Plan:
-    settings = {"optimizer": ADAMW, "schedule": SchedulePlan(epochs), "steps_per_epoch": 3, "seed": 0}
+    settings = {"optimizer": ADAMW, "schedule": Schedule(epochs), "steps_per_epoch": 3, "seed": 0}
     return Plan(**(settings | changes))
 
 
@@ -65,7 +66,7 @@ class Recorder:
 
 
 def test_rates_by_epoch_equal_timms_cosine_schedule():
-    plan = SchedulePlan(epochs=300, warmup_epochs=20, warmup_factor=1e-3, min_lr=5e-6)
+    plan = Schedule(epochs=300, warmup_epochs=20, warmup_factor=1e-3, min_lr=5e-6)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=5e-4)
     theirs = CosineLRScheduler(optimizer, t_initial=300, lr_min=5e-6, warmup_t=20, warmup_lr_init=5e-7)
     for epoch in range(300):
@@ -75,14 +76,14 @@ def test_rates_by_epoch_equal_timms_cosine_schedule():
 
 
 def test_a_schedule_stepped_by_step_passes_the_epochs_values_and_falls_in_between():
-    by_epoch, by_step = (SchedulePlan(10, stepped=stepped) for stepped in ("epoch", "step"))
+    by_epoch, by_step = (Schedule(10, stepped=stepped) for stepped in ("epoch", "step"))
     for epoch in range(10):
         assert by_step.rate(1.0, epoch * 4, 4) == pytest.approx(by_epoch.rate(1.0, epoch * 4, 4))
     assert by_step.rate(1.0, 6, 4) == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.15)))
 
 
 def test_half_way_through_a_cosine_without_warmup_the_rate_is_half_way_down():
-    assert SchedulePlan(100, min_lr=0.2).rate(1.0, 50, 1) == pytest.approx(0.6)
+    assert Schedule(100, min_lr=0.2).rate(1.0, 50, 1) == pytest.approx(0.6)
 
 
 def test_biases_vectors_and_tokens_do_not_decay():
@@ -142,7 +143,7 @@ def test_accumulated_micro_batches_give_the_whole_batchs_gradient_even_when_they
 def test_a_clipped_step_of_plain_sgd_is_no_longer_than_the_rate_times_the_norm():
     student, feed = make_student(), Images(batches=1)
     before = torch.cat([p.detach().flatten().clone() for p in student.parameters()])
-    plain = OptimizerPlan("sgd", lr=1.0, weight_decay=0.0, momentum=0.0, nesterov=False)
+    plain = Optimizer("sgd", lr=1.0, weight_decay=0.0, momentum=0.0, nesterov=False)
     fit(Supervised(student), feed, make_plan(epochs=1, steps_per_epoch=1, optimizer=plain, clip_norm=0.01))
     after = torch.cat([p.detach().flatten() for p in student.parameters()])
     assert (after - before).norm().item() == pytest.approx(0.01, rel=1e-3)
@@ -161,7 +162,7 @@ def test_the_averaged_weights_are_evaluated_and_kept():
     fit(
         Spy(student),
         feed,
-        make_plan(epochs=2, ema=EmaPlan(0.5, warmup=False)),
+        make_plan(epochs=2, ema=Ema(0.5, warmup=False)),
         evaluate=lambda model: seen.append(model[1].weight.detach().clone()) or {},
     )
     fit(Supervised(plain), feed, make_plan(epochs=2))
@@ -205,7 +206,7 @@ def test_rows_hold_the_mean_loss_its_parts_and_the_accuracy():
     rows = fit(
         Supervised(student),
         feed,
-        make_plan(epochs=1, optimizer=OptimizerPlan("sgd", lr=1e-30, weight_decay=0.0)),
+        make_plan(epochs=1, optimizer=Optimizer("sgd", lr=1e-30, weight_decay=0.0)),
         evaluate=lambda model: {"top1": 0.25},
         watchers=(recorder,),
     )

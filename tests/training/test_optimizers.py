@@ -6,10 +6,10 @@ import timm.optim
 import torch
 from torch import nn
 
+from lgkd.config import Optimizer
 from lgkd.distillation.tasks import Supervised
 from lgkd.errors import InputError
 from lgkd.models.factory import create_model
-from lgkd.training.config import OptimizerPlan
 from lgkd.training.nonfinite import masked_step
 from lgkd.training.optim import hidden_matrices, make_optimizer
 from lgkd.training.state import optimizer_tensors, restore_optimizer
@@ -17,8 +17,8 @@ from lgkd.training.state import optimizer_tensors, restore_optimizer
 TIMMS = ("muon", "lion", "nadamw")
 
 
-def plan(name: str) -> OptimizerPlan:
-    return OptimizerPlan(name, lr=3e-3, weight_decay=0.05, betas=(0.9, 0.98))  # type: ignore[arg-type]
+def plan(name: str) -> Optimizer:
+    return Optimizer(name, lr=3e-3, weight_decay=0.05, betas=(0.9, 0.98))  # type: ignore[arg-type]
 
 
 def network() -> nn.Sequential:

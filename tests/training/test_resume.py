@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from lgkd.config import Optimizer
 from lgkd.errors import Interrupted, NonFiniteError, Paused
 from lgkd.training import train_step as engine_module
 from lgkd.training.checkpoint import FAULT_VARIABLE, load_newest, save_checkpoint
-from lgkd.training.config import OptimizerPlan
 from lgkd.training.signals import Stop
 from tests import CHECKOUT
 from tests.support.forking import Forked, Nursery
@@ -62,7 +62,7 @@ def test_without_checkpoints_the_training_is_the_same(undisturbed):
 
 @pytest.mark.parametrize("name", ["sgd", "muon", "lion", "nadamw"])
 def test_every_other_optimiser_resumes_to_the_bit(tmp_path, name):
-    changed = {"optimizer": OptimizerPlan(name, lr=0.01, weight_decay=1e-3), "ema": None}
+    changed = {"optimizer": Optimizer(name, lr=0.01, weight_decay=1e-3), "ema": None}
     train(tmp_path / "whole", every=1e9, **changed)
     with pytest.raises(Paused):
         train(tmp_path / "parts", stop=StopAfter(7), every=1e9, **changed)
@@ -178,7 +178,7 @@ def test_a_weight_that_is_not_finite_is_never_saved(tmp_path, monkeypatch):
 
 def test_when_memory_runs_out_the_micro_batch_halves_and_the_training_stays_the_same(tmp_path, monkeypatch):
     # AdamW would blow up rounding in gradients that are zero in theory (the key biases).
-    plain = {"accumulate": 1, "ema": None, "optimizer": OptimizerPlan("sgd", lr=0.05, weight_decay=1e-3)}
+    plain = {"accumulate": 1, "ema": None, "optimizer": Optimizer("sgd", lr=0.05, weight_decay=1e-3)}
 
     def norm_free(root):
         return train(root, every=1e9, **plain)

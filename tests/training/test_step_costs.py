@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lgkd.config import TermSchedule
 from lgkd.distillation.guide import Guide, Term
-from lgkd.distillation.schedules import TermSchedule
 from lgkd.distillation.tasks import Guided, Step, Supervised
 from lgkd.errors import InputError
 from lgkd.losses import MapLoss

@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lgkd.config import TermSchedule
 from lgkd.distillation.guide import Guide, Term
-from lgkd.distillation.schedules import TermSchedule
 from lgkd.distillation.tasks import Batch, Guided, Step, Supervised
 from lgkd.errors import InputError, NonFiniteError, Paused
 from lgkd.losses import RKD, MapLoss

@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from lgkd.config import Mix, Optimizer, Schedule, View
 from lgkd.data.constants import IMAGENET_MEAN, IMAGENET_STD
 from lgkd.data.load import load_dataset
 from lgkd.data.loader import Feed
 from lgkd.data.subsets import subset
-from lgkd.data.transforms.augment import Augment, View
+from lgkd.data.transforms.augment import Augment
 from lgkd.data.transforms.mixup import Mixing
 from lgkd.distillation.guide import Guide, Term
 from lgkd.distillation.tasks import Guided
@@ -28,7 +29,7 @@ from lgkd.losses import MapLoss
 from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.factory import create_student
 from lgkd.models.teacher import Teacher
-from lgkd.training.config import OptimizerPlan, Plan, SchedulePlan
+from lgkd.training.config import Plan
 from lgkd.training.loop import fit
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "tests" / "golden"
@@ -71,10 +72,10 @@ def losses(student: str, term: str, *, double: bool = False) -> list[float]:
     augment = Augment(
         View(rand_augment="rand-m9-mstd0.5-inc1", erase=0.25), size, mean=IMAGENET_MEAN, std=IMAGENET_STD, seed=0
     )
-    feed = Feed(images, augment, Mixing(classes=10, mixup=0.8, cutmix=1.0, seed=0), batch_size=10, seed=0)
+    feed = Feed(images, augment, Mixing(Mix(mixup=0.8, cutmix=1.0), classes=10, seed=0), batch_size=10, seed=0)
     plan = Plan(
-        optimizer=OptimizerPlan("adamw", lr=5e-4, weight_decay=0.05),
-        schedule=SchedulePlan(STEPS, warmup_epochs=5),
+        optimizer=Optimizer("adamw", lr=5e-4, weight_decay=0.05),
+        schedule=Schedule(STEPS, warmup_epochs=5),
         steps_per_epoch=1,
         seed=0,
     )

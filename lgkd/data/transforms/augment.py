@@ -10,8 +10,6 @@ RandAugment (or colour jitter), normalise, erase. Images stay uint8 between step
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,67 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lgkd._internal.rng import bits, seed_of, uniform
-from lgkd.config import View as ViewSection
-from lgkd.config.declaration import check_values
+from lgkd.config import View
 from lgkd.data.transforms import rand_augment as policies
 from lgkd.data.transforms import random_erasing, resized_crop
 from lgkd.data.transforms.apply import apply_layer
 from lgkd.data.transforms.device import portions, room, sent
 from lgkd.data.transforms.resized_crop import Interpolation
 from lgkd.data.transforms.threads import one_thread
-from lgkd.data.validation import colours, image_size_of, number_within, one_of, pair_within
+from lgkd.data.validation import colours, image_size_of, one_of
 from lgkd.errors import InputError
-
-_VIEW = ViewSection()
-
-
-@dataclass(frozen=True)
-class View:
-    """How training images are drawn from stored ones. Defaults and ranges are those of a recipe.
-
-    Attributes:
-        crop: "random-resized" draws a box of a random area and shape; "pad" moves the image by up to `padding`
-            over black; "none" takes the whole image. Each is then resized to the image size.
-        scale: share of the image's area that a random-resized box covers.
-        ratio: its width / height.
-        padding: share of the side (4 pixels at 32) by which "pad" moves the image.
-        interpolation: of the resize, and of RandAugment's rotations, shears and shifts.
-        flip: probability of mirroring left to right.
-        rand_augment: timm's notation, e.g. "rand-m9-mstd0.5-inc1"; None: off.
-        color_jitter: brightness, contrast and saturation change by factors within 1 +- this, in a random
-            order. As in timm it is off where `rand_augment` is on.
-        erase: probability of filling a random box with noise.
-        fixed: how many views an image has; epoch e draws as epoch e modulo `fixed`. None: new ones in every epoch.
-
-    Raises:
-        InputError: a value is out of range; the message names field, value and range.
-    """
-
-    crop: Literal["random-resized", "pad", "none"] = _VIEW.crop
-    scale: tuple[float, float] = _VIEW.scale
-    ratio: tuple[float, float] = _VIEW.ratio
-    padding: float = _VIEW.padding
-    interpolation: Interpolation = _VIEW.interpolation
-    flip: float = _VIEW.flip
-    rand_augment: str | None = _VIEW.rand_augment
-    color_jitter: float = _VIEW.color_jitter
-    erase: float = _VIEW.erase
-    fixed: int | None = _VIEW.fixed
-
-    def __post_init__(self) -> None:
-        one_of("crop", self.crop, ("random-resized", "pad", "none"))
-        one_of("interpolation", self.interpolation, ("bicubic", "bilinear"))
-        pair_within("scale", self.scale, 0.0, 1.0)
-        pair_within("ratio", self.ratio, 0.0)
-        number_within("padding", self.padding, 0.0, 1.0)
-        number_within("flip", self.flip, 0.0, 1.0)
-        number_within("color_jitter", self.color_jitter, 0.0)
-        number_within("erase", self.erase, 0.0, 1.0)
-        if self.rand_augment is not None:
-            policies.parse(self.rand_augment)
-        if self.fixed is not None and self.fixed < 1:
-            raise InputError(f"fixed is {self.fixed}; expected at least 1 view of each image")
-        check_values(ViewSection, "the view", vars(self))
 
 
 class _Normalise:
@@ -131,7 +77,11 @@ class Augment:
     """Training images from stored ones.
 
     Args:
-        view: what is drawn.
+        view: how images are drawn. "random-resized" draws a box of a random area and shape, "pad" moves the image over
+            black, "none" takes the whole image; each is then resized. `color_jitter` changes brightness, contrast and
+            saturation by factors within 1 +- its value, in a random order; as in timm it is off where `rand_augment`
+            is on. With `fixed` epoch e draws as epoch e modulo `fixed`. `image_size`, `normalize` and `repeats` are
+            not read here: the size and the normalisation are given, the loader repeats.
         image_size: side, or (height, width), of the result.
         mean, std: normalisation of the result, for levels in [0, 1]; the mean is also the colour that
             RandAugment's moves uncover.

@@ -17,7 +17,6 @@ from lgkd._internal.rng import permutation, seed_of, uniform
 from lgkd.config import Mix, Recipe
 from lgkd.config.declaration import check_values, default_of
 from lgkd.data.transforms.device import room, sent
-from lgkd.data.validation import number_within
 from lgkd.errors import InputError
 
 Array = NDArray[np.float64]
@@ -52,10 +51,8 @@ class Mixing:
     """Mixup, cutmix, label smoothing.
 
     Args:
+        mix: strengths and probabilities.
         classes: how many there are.
-        mixup, cutmix: alpha of the Beta(alpha, alpha) that the shares are drawn from; 0: off.
-        probability: that a sample is mixed at all.
-        switch: where both are on, the probability of cutmix.
         smoothing: share of a target that is spread evenly over all classes.
         seed: of the run.
 
@@ -68,27 +65,20 @@ class Mixing:
 
     def __init__(
         self,
+        mix: Mix,
         *,
         classes: int,
-        mixup: float = default_of(Mix, "mixup"),
-        cutmix: float = default_of(Mix, "cutmix"),
-        probability: float = default_of(Mix, "probability"),
-        switch: float = default_of(Mix, "switch"),
         smoothing: float = default_of(Recipe, "label_smoothing"),
         seed: int,
     ) -> None:
         if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
             raise InputError(f"classes is {classes!r}; expected a whole number of at least 1")
+        check_values(Recipe, "the mixing", {"label_smoothing": smoothing})
+        self.mix = mix
         self.classes = classes
-        self.mixup = number_within("mixup", mixup, 0.0)
-        self.cutmix = number_within("cutmix", cutmix, 0.0)
-        self.probability = number_within("probability", probability, 0.0, 1.0)
-        self.switch = number_within("switch", switch, 0.0, 1.0)
-        self.smoothing = number_within("smoothing", smoothing, 0.0, 1.0, high_open=True)
-        settings = {"mixup": self.mixup, "cutmix": self.cutmix, "probability": self.probability, "switch": self.switch}
-        check_values(Mix, "the mixing", settings)
+        self.smoothing = smoothing
         self.seed = seed
-        self.mixes = (self.mixup > 0 or self.cutmix > 0) and self.probability > 0
+        self.mixes = (mix.mixup > 0 or mix.cutmix > 0) and mix.probability > 0
         self.active = self.mixes or self.smoothing > 0
 
     def partners(self, index: Tensor, epoch: int) -> Tensor:
@@ -171,11 +161,12 @@ class Mixing:
             (first row, first row after, first column, first column after), all zero where the sample is
             not cut.
         """
+        mix = self.mix
         u = uniform(seed_of(self.seed, "mixing", epoch), index, _DRAWS).numpy()
-        mixed = u[:, 0] < self.probability
-        cuts = u[:, 1] < (self.switch if self.mixup > 0 else 1.0)
-        cuts &= self.cutmix > 0
-        kept = np.where(cuts, _beta(self.cutmix, u[:, 2]), _beta(self.mixup, u[:, 2]))
+        mixed = u[:, 0] < mix.probability
+        cuts = u[:, 1] < (mix.switch if mix.mixup > 0 else 1.0)
+        cuts &= mix.cutmix > 0
+        kept = np.where(cuts, _beta(mix.cutmix, u[:, 2]), _beta(mix.mixup, u[:, 2]))
         kept = np.where(mixed, kept, 1.0)
         boxes = cut_boxes(kept, size, u[:, 3], u[:, 4])
         boxes[~(cuts & mixed)] = 0

@@ -13,9 +13,10 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torchvision.transforms import functional
 
+from lgkd.config import View
 from lgkd.data.transforms import random_erasing
 from lgkd.data.transforms.apply import apply_layer
-from lgkd.data.transforms.augment import Augment, Plain, View
+from lgkd.data.transforms.augment import Augment, Plain
 from lgkd.data.transforms.rand_augment import KINDS, UNTOUCHED, Layer, strength_of
 from lgkd.data.transforms.threads import one_thread
 from lgkd.errors import InputError
@@ -339,15 +340,18 @@ def test_one_layer_of_the_strong_policy_equals_its_operations_through_timm():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"scale": (0.1, 1.5)}, "scale[1] is 1.5; expected a number in (0, 1]"),
-        ({"scale": (0.9, 0.1)}, "scale is (0.9, 0.1); expected two numbers, the smaller one first"),
-        ({"ratio": (0.0, 1.0)}, "ratio[0] is 0.0"),
-        ({"flip": 1.1}, "flip is 1.1; expected a number in [0, 1]"),
-        ({"erase": float("nan")}, "erase is nan"),
-        ({"color_jitter": -1}, "color_jitter is -1"),
-        ({"padding": 2}, "padding is 2"),
-        ({"crop": "centre"}, "crop is 'centre'; expected one of random-resized, pad, none"),
-        ({"interpolation": "nearest"}, "interpolation is 'nearest'"),
+        ({"scale": (0.1, 1.5)}, "View: scale.1 must be <= 1 (got 1.5)"),
+        (
+            {"scale": (0.9, 0.1)},
+            "scale must be [smallest, largest]; the first is greater than the second (got [0.9, 0.1])",
+        ),
+        ({"ratio": (0.0, 1.0)}, "ratio.0 must be >= 0.01 (got 0.0)"),
+        ({"flip": 1.1}, "flip must be <= 1 (got 1.1)"),
+        ({"erase": float("nan")}, "erase must be a finite number (got nan)"),
+        ({"color_jitter": -1}, "color_jitter must be >= 0 (got -1)"),
+        ({"padding": 2}, "padding must be <= 1 (got 2)"),
+        ({"crop": "centre"}, "crop must be 'random-resized', 'pad' or 'none' (got 'centre')"),
+        ({"interpolation": "nearest"}, "interpolation must be 'bicubic' or 'bilinear' (got 'nearest')"),
         ({"rand_augment": "rand-x1"}, "cannot read 'x1'"),
     ],
 )
@@ -365,6 +369,8 @@ def test_other_nonsense_is_refused():
         Augment(View(), 8, mean=MEAN, std=(1.0, 0.0, 1.0), seed=0)
     with pytest.raises(InputError, match="mean has 1 numbers"):
         Plain(8, mean=(0.5,), std=STD)
+    with pytest.raises(InputError, match="interpolation is 'nearest'; expected one of bicubic, bilinear"):
+        Plain(8, mean=MEAN, std=STD, interpolation="nearest")
     make = augment(View())
     with pytest.raises(InputError, match="pixels are"):
         make(pixels.float(), sizes, index, 0)

@@ -6,6 +6,7 @@ import torch
 from scipy import stats
 from timm.data.mixup import mixup_target
 
+from lgkd.config import Mix
 from lgkd.data.transforms.mixup import Mixing, cut_boxes
 from lgkd.errors import InputError
 
@@ -19,7 +20,7 @@ def batch(count: int, side: int = 8, classes: int = 5):
 
 
 def test_with_nothing_on_it_is_inactive_and_gives_back_what_it_got():
-    mixing = Mixing(classes=5, seed=0)
+    mixing = Mixing(Mix(), classes=5, seed=0)
     images, labels, index = batch(4)
     assert not mixing.active
     mixed, targets = mixing(images, labels, index, 0)
@@ -27,7 +28,7 @@ def test_with_nothing_on_it_is_inactive_and_gives_back_what_it_got():
 
 
 def test_smoothing_alone_softens_targets_and_leaves_images():
-    mixing = Mixing(classes=5, smoothing=0.1, seed=0)
+    mixing = Mixing(Mix(), classes=5, smoothing=0.1, seed=0)
     images, labels, index = batch(3)
     mixed, targets = mixing(images, labels, index, 0)
     assert mixing.active and mixed is images
@@ -38,7 +39,7 @@ def test_smoothing_alone_softens_targets_and_leaves_images():
 
 @pytest.mark.parametrize("count", [1, 2, 7, 16])
 def test_mixup_is_the_weighted_sum_of_partners(count):
-    mixing = Mixing(classes=5, mixup=0.8, smoothing=0.1, seed=3)
+    mixing = Mixing(Mix(mixup=0.8), classes=5, smoothing=0.1, seed=3)
     images, labels, index = batch(count)
     mixed, targets = mixing(images, labels, index, 2)
     partner = mixing.partners(index, 2)
@@ -55,7 +56,7 @@ def test_mixup_is_the_weighted_sum_of_partners(count):
 
 
 def test_cutmix_takes_a_box_from_the_partner_and_counts_its_pixels():
-    mixing = Mixing(classes=5, cutmix=1.0, seed=1)
+    mixing = Mixing(Mix(cutmix=1.0), classes=5, seed=1)
     images, labels, index = batch(9)
     mixed, targets = mixing(images, labels, index, 0)
     partner = mixing.partners(index, 0)
@@ -80,9 +81,9 @@ def test_cut_boxes_are_square_shares_clipped_at_the_border():
 
 def test_shares_follow_the_beta_law_and_cutmix_the_switch():
     index = torch.arange(8000)
-    kept, _ = Mixing(classes=2, mixup=0.4, seed=5).shares(index, 0, (32, 32))
+    kept, _ = Mixing(Mix(mixup=0.4), classes=2, seed=5).shares(index, 0, (32, 32))
     assert stats.kstest(kept, stats.beta(0.4, 0.4).cdf).pvalue > 1e-3
-    both = Mixing(classes=2, mixup=0.8, cutmix=1.0, switch=0.3, probability=0.6, seed=5)
+    both = Mixing(Mix(mixup=0.8, cutmix=1.0, switch=0.3, probability=0.6), classes=2, seed=5)
     kept, boxes = both.shares(index, 1, (32, 32))
     untouched = kept == 1.0
     cut = boxes[:, 1] > boxes[:, 0]
@@ -95,7 +96,7 @@ def test_shares_follow_the_beta_law_and_cutmix_the_switch():
 @pytest.mark.parametrize("count", [1, 2, 5, 64])
 def test_partners_form_one_cycle_through_the_batch(count):
     index = torch.randperm(500)[:count]
-    partner = Mixing(classes=2, mixup=1.0, seed=0).partners(index, 4)
+    partner = Mixing(Mix(mixup=1.0), classes=2, seed=0).partners(index, 4)
     place, steps = int(partner[0]), 1
     while place != 0:
         place, steps = int(partner[place]), steps + 1
@@ -103,7 +104,7 @@ def test_partners_form_one_cycle_through_the_batch(count):
 
 
 def test_mixing_does_not_depend_on_the_order_of_the_batch():
-    mixing = Mixing(classes=5, mixup=0.8, cutmix=1.0, smoothing=0.1, seed=2)
+    mixing = Mixing(Mix(mixup=0.8, cutmix=1.0), classes=5, smoothing=0.1, seed=2)
     images, labels, index = batch(11)
     mixed, targets = mixing(images, labels, index, 3)
     order = torch.randperm(11)
@@ -117,7 +118,7 @@ def test_mixing_does_not_depend_on_the_order_of_the_batch():
 @pytest.mark.parametrize("given", [False, True], ids=["found", "given"])
 def test_large_images_are_mixed_one_by_one_to_the_same_bits(monkeypatch, given):
     images, labels, index = batch(16, side=12)
-    mixing = Mixing(classes=5, mixup=0.8, cutmix=1.0, probability=0.8, smoothing=0.1, seed=3)
+    mixing = Mixing(Mix(mixup=0.8, cutmix=1.0, probability=0.8), classes=5, smoothing=0.1, seed=3)
     partner = mixing.partners(index, 2)
     partners = (images[partner], labels[partner]) if given else ()
     together = mixing(images, labels, index, 2, *partners)
@@ -128,7 +129,7 @@ def test_large_images_are_mixed_one_by_one_to_the_same_bits(monkeypatch, given):
 
 
 def test_parts_of_a_batch_with_their_partners_equal_the_whole():
-    mixing = Mixing(classes=5, mixup=0.8, cutmix=1.0, seed=2)
+    mixing = Mixing(Mix(mixup=0.8, cutmix=1.0), classes=5, seed=2)
     images, labels, index = batch(10)
     whole, whole_targets = mixing(images, labels, index, 0)
     partner = mixing.partners(index, 0)
@@ -143,23 +144,24 @@ def test_parts_of_a_batch_with_their_partners_equal_the_whole():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mixup": -0.1}, "mixup is -0.1; expected a number in [0, inf)"),
-        ({"cutmix": float("nan")}, "cutmix is nan"),
-        ({"mixup": float("inf")}, "mixup is inf"),
-        ({"probability": 1.2}, "probability is 1.2; expected a number in [0, 1]"),
-        ({"switch": -1}, "switch is -1"),
-        ({"smoothing": 1.0}, "smoothing is 1.0; expected a number in [0, 1)"),
+        ({"mixup": -0.1}, "Mix: mixup must be >= 0 (got -0.1)"),
+        ({"cutmix": float("nan")}, "Mix: cutmix must be a finite number (got nan)"),
+        ({"mixup": float("inf")}, "Mix: mixup must be a finite number (got inf)"),
+        ({"probability": 1.2}, "Mix: probability must be <= 1 (got 1.2)"),
+        ({"switch": -1}, "Mix: switch must be >= 0 (got -1)"),
+        ({"smoothing": 1.0}, "the mixing: label_smoothing must be < 1 (got 1.0)"),
         ({"classes": 0}, "classes is 0"),
     ],
 )
 def test_nonsense_settings_are_refused_with_field_value_and_range(settings, message):
     with pytest.raises(InputError) as caught:
-        Mixing(**{"classes": 3, "seed": 0, **settings})
+        of_mix = {name: value for name, value in settings.items() if name in Mix.model_fields}
+        Mixing(Mix(**of_mix), **{"classes": 3, "seed": 0} | {k: v for k, v in settings.items() if k not in of_mix})
     assert message in str(caught.value)
 
 
 def test_batches_that_do_not_fit_are_refused():
-    mixing = Mixing(classes=5, mixup=0.8, seed=2)
+    mixing = Mixing(Mix(mixup=0.8), classes=5, seed=2)
     images, labels, index = batch(4)
     with pytest.raises(InputError, match="do not fit"):
         mixing(images, labels[:3], index, 0)
