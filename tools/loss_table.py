@@ -2,11 +2,12 @@
 
 python -m tools.loss_table
 
-`lgkd/config/loss_table.json` is for the validation of recipes, without torch, and `lgkd/losses/__init__.pyi` has the
-names of the losses for type checkers. Kinds keep their order in the table; new ones come last.
+`lgkd/config/loss_table.json` is for the validation of recipes, without torch; `lgkd/losses/__init__.pyi` has the names
+of the losses for type checkers, and `docs/reference.md` for readers. Kinds keep their order; new ones come last.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from torch import nn
 import lgkd
 from lgkd.losses import TERMS
 from lgkd.losses.registry import Option, options_of, registration
+from tools.pages import ROOT, replaced
 
 PACKAGE = Path(lgkd.__file__).parent
 TABLE = PACKAGE / "config" / "loss_table.json"
+REFERENCE = ROOT / "docs" / "reference.md"
 STUB = PACKAGE / "losses" / "__init__.pyi"
 _TYPES = {float: "number", int: "whole", bool: "switch"}
 
@@ -70,6 +73,15 @@ def stub() -> str:
     return f"{head}\n{imports}\nTERMS: dict[str, type[nn.Module]]\n"
 
 
+def reference(page: str, kinds: Iterable[str]) -> str:
+    """Write the names of the losses into the page of the public names, in the order of their kinds."""
+    classes = "".join(f".. autoclass:: {TERMS[kind].__name__}\n" for kind in kinds)
+    block = f".. currentmodule:: lgkd.losses\n{classes}.. currentmodule:: lgkd\n"
+    return replaced(page, "losses", f"```{{eval-rst}}\n{block}```")
+
+
 if __name__ == "__main__":
-    TABLE.write_text(table(TABLE.read_text(encoding="utf-8")), encoding="utf-8")
+    content = table(TABLE.read_text(encoding="utf-8"))
+    TABLE.write_text(content, encoding="utf-8")
     STUB.write_text(stub(), encoding="utf-8")
+    REFERENCE.write_text(reference(REFERENCE.read_text(encoding="utf-8"), json.loads(content)), encoding="utf-8")

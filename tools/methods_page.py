@@ -24,6 +24,7 @@ from lgkd.losses import TERMS
 from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.factory import create_student
 from lgkd.models.teacher import Teacher
+from tools.pages import replaced
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
 READS = {
@@ -34,17 +35,6 @@ READS = {
 }
 LOSSES = {kind: TERMS[kind] for kind in SECTIONS}
 """The losses in the order of the table of kinds."""
-
-
-def block(name: str, text: str) -> str:
-    return f"<!-- {name} -->\n{text.strip()}\n<!-- end of {name} -->"
-
-
-def replaced(page: str, name: str, text: str) -> str:
-    """The page with other content between the marks of a name."""
-    marks = re.compile(rf"<!-- {name} -->\n.*?\n<!-- end of {name} -->", re.DOTALL)
-    assert len(marks.findall(page)) == 1, f"docs/methods.md has no place for {name}"
-    return marks.sub(lambda _: block(name, text), page)
 
 
 def table() -> str:

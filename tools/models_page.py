@@ -25,6 +25,7 @@ from lgkd.errors import LgkdError
 from lgkd.models.default_taps import block_names, default_taps
 from lgkd.models.factory import create_model
 from lgkd.models.registry import MODELS
+from tools.pages import replaced
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "models.md"
 HUGGING_FACE = "lgkd.models.huggingface:classifier"
@@ -281,12 +282,6 @@ def content(page: str, name: str) -> str:
     found = re.findall(rf"<!-- {name} -->\n(.*?)<!-- end of {name} -->", page, re.DOTALL)
     assert len(found) == 1, f"docs/models.md has no place for {name}"
     return str(found[0])
-
-
-def replaced(page: str, name: str, text: str) -> str:
-    """The page with other content between the marks of a name."""
-    marks = f"<!-- {name} -->\n{{}}<!-- end of {name} -->"
-    return page.replace(marks.format(content(page, name)), marks.format(text.strip() + "\n"))
 
 
 def with_known_models(page: str) -> str:

@@ -27,6 +27,13 @@ _DIRECTIVE = re.compile(r"\s*<!-- (run|file|run by|not run|older)(?:: (.+?))? --
 _ENDS_COMMAND = ("&&", "||", ";", "|", ">", ";;")
 
 
+def replaced(page: str, name: str, text: str) -> str:
+    """Put other text between the marks `<!-- NAME -->` and `<!-- end of NAME -->` of a page."""
+    marks = re.compile(rf"<!-- {name} -->\n.*?<!-- end of {name} -->", re.DOTALL)
+    assert len(marks.findall(page)) == 1, f"the page has no place for {name}"
+    return marks.sub(lambda _: f"<!-- {name} -->\n{text.strip()}\n<!-- end of {name} -->", page)
+
+
 @dataclass(frozen=True)
 class Block:
     """A fenced block.

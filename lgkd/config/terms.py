@@ -140,7 +140,13 @@ def _section(kind: str, entry: dict[str, Any]) -> type[TermSection]:
             rules[f"{key}_only_with"] = _only_with(key, option["default"], *option["only_with"])
     name = entry["loss"].rpartition(":")[2] + "Term"
     made: type[TermSection] = create_model(
-        name, __base__=TermSection, __module__=__name__, __doc__=entry["summary"], __validators__=rules, **fields
+        name,
+        __base__=TermSection,
+        __module__=__name__,
+        __doc__=entry["summary"],
+        __validators__=rules,
+        __cls_kwargs__={"use_attribute_docstrings": False},  # there is no source to look for them in
+        **fields,
     )
     return made
 

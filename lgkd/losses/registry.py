@@ -28,8 +28,16 @@ class Bounds:
     gt: float | None = None
     ge: float | None = None
 
+    def __post_init__(self) -> None:
+        if (self.gt is None) == (self.ge is None):
+            raise TypeError("a range needs one lower bound, gt or ge")
+
+    def __repr__(self) -> str:
+        low = f"gt={self.gt:g}" if self.gt is not None else f"ge={self.ge:g}"
+        return f"Bounds({low}, le={self.le:g})"
+
     def __contains__(self, value: float) -> bool:
-        return (value > self.gt if self.gt is not None else self.ge is None or value >= self.ge) and value <= self.le
+        return (value > self.gt if self.gt is not None else value >= (self.ge or 0)) and value <= self.le
 
     def __str__(self) -> str:
         low = f"> {self.gt:g}" if self.gt is not None else f">= {self.ge:g}"

@@ -62,6 +62,8 @@ def test_the_table_and_the_names_for_type_checkers_are_those_of_the_code() -> No
     assert loss_table.table(text) == text, "run python -m tools.loss_table"
     assert loss_table.STUB.read_text(encoding="utf-8") == loss_table.stub(), "run python -m tools.loss_table"
     assert json.loads(text).keys() == TERMS.keys()
+    page = loss_table.REFERENCE.read_text(encoding="utf-8")
+    assert loss_table.reference(page, json.loads(text)) == page, "run python -m tools.loss_table"
 
 
 def test_every_loss_is_a_name_of_the_package() -> None:
@@ -172,6 +174,15 @@ def test_an_option_without_default_or_description_is_refused() -> None:
     for wrong in (Silent, Needed):
         with pytest.raises(TypeError, match=f"option careful of {wrong.__name__} needs a default"):
             options_of(wrong)
+
+
+def test_a_range_has_one_lower_bound() -> None:
+    assert 0 not in Bounds(gt=0, le=1) and 0 in Bounds(ge=0, le=1) and 1 in Bounds(gt=0, le=1)
+    assert -1 in Bounds(ge=-2, le=1) and 2 not in Bounds(ge=-2, le=1)
+    assert repr(Bounds(gt=0, le=1e-3)) == "Bounds(gt=0, le=0.001)" and repr(Bounds(ge=1, le=9)) == "Bounds(ge=1, le=9)"
+    for lower in ({}, {"gt": 0, "ge": 0}):
+        with pytest.raises(TypeError, match="one lower bound"):
+            Bounds(le=1, **lower)
 
 
 def test_a_kind_is_given_once() -> None:
