@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,19 @@ def test_a_block_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
             rows.check(np.array([row, 9 - row]))
     rows.check()
     assert sum(made) == 400 and len(made) == 7
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_several_blocks_are_hashed_at_once_and_the_first_damaged_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    array = np.arange(256, dtype=np.uint8).reshape(4, 64)
+    rows, real = checked(array), blocks.sha256
+    both = threading.Barrier(2, timeout=60)  # breaks where one would wait for the other
+    monkeypatch.setattr(blocks, "cores", lambda: 2)
+    monkeypatch.setattr(blocks, "sha256", lambda data: (both.wait() and None) or real(data))
+    array[1, 3] ^= 1
+    array[3, 3] ^= 1
+    with pytest.raises(InputError, match=r"x\.npy: block 1 "):
+        rows.check()
 
 
 @pytest.mark.usefixtures("small_blocks")
