@@ -62,6 +62,13 @@ def locked_folder(folder: Path) -> Iterator[None]:
         yield
 
 
+def remove_stale_lock(folder: Path) -> None:
+    """Remove the lock file that a killed process left in a folder where nothing is written any more."""
+    if (folder / LOCK).exists():
+        with suppress(LockedError), locked(folder / LOCK):
+            pass
+
+
 @cache
 def _warn_of_refusal() -> None:
     """Warn, once in a process."""

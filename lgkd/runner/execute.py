@@ -9,6 +9,7 @@ from torch import nn
 
 from lgkd._internal.atomic_io import write_json, write_whole
 from lgkd._internal.distributed import Place, add_up
+from lgkd._internal.locks import remove_stale_lock
 from lgkd._internal.manifest import MANIFEST, remove_manifest
 from lgkd._internal.safetensors_io import fill, load_weights, save_weights
 from lgkd.config import Recipe, dump_recipe
@@ -181,6 +182,7 @@ def finished_run(folder: Path, info: dict[str, Any], student: nn.Module) -> Run:
     Raises:
         InputError: the folder is damaged.
     """
+    remove_stale_lock(folder)  # of a process that was killed between the end of the run and its own
     place = folder / STUDENT_WEIGHTS
     fill(student, load_weights(place, read_student(folder)["weights_sha256"]), str(place))
     return Run(student.eval(), read_metrics(folder), folder, info)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lgkd._internal import locks
-from lgkd._internal.locks import LOCK, LockedError, locked, locked_folder
+from lgkd._internal.locks import LOCK, LockedError, locked, locked_folder, remove_stale_lock
 from tests import CHECKOUT
 
 HOLD = """
@@ -104,6 +104,20 @@ def test_where_nothing_can_be_written_the_lock_leaves_that_to_whatever_is_writte
             done.append("not ours")
     assert done == ["not there", "not ours"]
     assert not (tmp_path / "not there").exists()
+
+
+def test_the_lock_file_of_a_killed_process_can_be_removed_and_one_that_is_held_cannot(tmp_path: Path) -> None:
+    remove_stale_lock(tmp_path)
+    (tmp_path / LOCK).touch()
+    holder = started(HOLD, tmp_path / LOCK, "alone")
+    assert holder.stdout is not None and holder.stdout.readline()
+    remove_stale_lock(tmp_path)
+    assert (tmp_path / LOCK).exists()
+    holder.kill()
+    holder.wait()
+    assert (tmp_path / LOCK).exists()
+    remove_stale_lock(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_fails_inside_lets_go_and_is_told(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lgkd._internal.locks import LOCK
 from lgkd._internal.safetensors_io import load_weights
 from lgkd.cli import run
 from lgkd.errors import InputError, TakenError
@@ -43,6 +44,7 @@ def test_whatever_a_killed_command_left_the_same_command_goes_on_over_it(
     monkeypatch.setitem(EXPERIMENTS, "tiny", TINY)
     assert run(place.words) == 0
     assert place.left() == []
+    assert list(place.root.rglob(LOCK)) == []
 
 
 def test_a_run_that_was_killed_in_its_beginning_ends_as_the_undisturbed_one(
@@ -152,6 +154,10 @@ def test_a_series_that_was_killed_in_a_members_beginning_goes_on(
     member = Path("series/seed1-unguided")
     member.mkdir(parents=True)
     (member / ".run.json.7.0123abcd.tmp").write_text("{")
+    (member / LOCK).touch()
     words = [*TRAIN, *QUICK, "--epochs", "1", "--dataset", str(world.pictures), "--seeds", "1", "--out", "series"]
+    assert run(words) == 0, capsys.readouterr().err
+    assert not list(member.glob(".*"))
+    (member / LOCK).touch()  # as of one that was killed when its run had just ended
     assert run(words) == 0, capsys.readouterr().err
     assert not list(member.glob(".*"))

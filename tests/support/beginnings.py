@@ -1,11 +1,12 @@
 """Every command that makes a folder, small enough to be killed in hundreds of places, and what it must leave."""
 
-import json
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from lgkd._internal.locks import LOCK
+from lgkd.runs.folder import is_finished
 from tests.support.small import DISTILL, QUICK, TINY, TRAIN, World
 
 TEACH = ["train-teacher", "resnet8", "PICTURES", *QUICK, "--image-size", "16", "--quiet", "--out", "OUT"]
@@ -85,12 +86,10 @@ class Place:
             return (self.out / "export.json").is_file()
         if self.name == "quickstart":
             return (self.out / "results.json").is_file() and not (self.out / "quickstart.json").is_file()
-        try:
-            return bool(json.loads((self.out / "run.json").read_text())["status"] == "finished")
-        except OSError:
-            return False
+        return is_finished(self.out)
 
     def left(self) -> list[str]:
-        """What killed processes have left, by path."""
-        below = self.root.rglob("*")
-        return sorted(str(path.relative_to(self.root)) for path in below if LEFT.fullmatch(path.name))
+        """What killed processes have left, by path; but for the lock of one that had finished its run."""
+        below = [path for path in self.root.rglob("*") if LEFT.fullmatch(path.name)]
+        left = [path for path in below if path.name != LOCK or not is_finished(path.parent)]
+        return sorted(str(path.relative_to(self.root)) for path in left)
