@@ -13,13 +13,12 @@ def number_within(
     high: float = math.inf,
     *,
     low_open: bool = False,
-    high_open: bool = False,
 ) -> float:
     """`value` as a float, if it is a finite number of the interval.
 
     Args:
         field: how the user knows the setting, for the message.
-        low, high: ends of the interval; they belong to it unless `low_open`, `high_open`.
+        low, high: ends of the interval; they belong to it, `low` not where `low_open`.
 
     Raises:
         InputError: `value` is no number, not finite or outside.
@@ -27,10 +26,9 @@ def number_within(
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         number = float(value)
         above = number > low if low_open else number >= low
-        below = number < high if high_open else number <= high
-        if above and below:
+        if above and number <= high:
             return number
-    left, right = "(" if low_open else "[", ")" if high_open or math.isinf(high) else "]"
+    left, right = "(" if low_open else "[", ")" if math.isinf(high) else "]"
     raise InputError(f"{field} is {value!r}; expected a number in {left}{low:g}, {high:g}{right}")
 
 
