@@ -11,6 +11,7 @@ from PIL import Image
 
 import lgkd
 from lgkd.cli import run
+from lgkd.data import image_formats
 from lgkd.data.checks import duplicates as copies_room
 from lgkd.data.checks.report import CheckReport
 from lgkd.data.dataset import DataSet
@@ -217,7 +218,15 @@ def test_a_broken_later_frame_does_not_break_the_first(tmp_path: Path) -> None:
     assert "several frames" in look.kinds
 
 
-def test_files_that_are_no_images_are_counted_by_ending(pictures: Path, capsys) -> None:
+@pytest.fixture
+def without_heic(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("lgkd.data.image_formats.find_spec", lambda _: None)
+    image_formats.read_formats.cache_clear(), image_formats.read_endings.cache_clear()
+    yield
+    image_formats.read_formats.cache_clear(), image_formats.read_endings.cache_clear()
+
+
+def test_files_that_are_no_images_are_counted_by_ending(pictures: Path, capsys, without_heic: None) -> None:
     for name in ("train/a/notes.txt", "train/b/more.TXT", "train/b/raw", "test/a/photo.heic", ".hidden", "train/a/.x"):
         (pictures / name).write_bytes(b"x")
     report = lgkd.check(pictures)

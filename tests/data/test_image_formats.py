@@ -1,6 +1,7 @@
 """Formats that are read only here and there, and files that are not used."""
 
 import io
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,13 @@ from tests.support.data import noise, save, tree, two_splits
 
 HEAD = b"\0\0\0\x18ftypheic"
 avif = pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+heic = pytest.mark.skipif(find_spec("pillow_heif") is None, reason="pillow-heif is not installed")
 
 
 def as_bytes(kind: str, side: int = 32) -> bytes:
     stream = io.BytesIO()
+    if kind == "HEIF":
+        image_formats.read_formats()  # which makes it known to Pillow
     Image.fromarray(noise(1, side, side)).save(stream, kind)
     return stream.getvalue()
 
@@ -51,15 +55,40 @@ def test_what_is_not_read_here_is_counted_in_one_line_with_its_remedy(tmp_path: 
     assert broken[0] == "HEIC is read where pillow-heif is installed: pip install pillow-heif"
 
 
-@avif
-def test_an_avif_bomb_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "x.avif").write_bytes(as_bytes("AVIF", 64))
+@heic
+@pytest.mark.parametrize("ending", ["heic", "heif", "hif", "HEIC"])
+def test_heic_is_trained_on_where_pillow_heif_is_installed(tmp_path: Path, ending: str) -> None:
+    root = two_splits(tmp_path / "d")
+    (root / f"train/a/x.{ending}").write_bytes(as_bytes("HEIF"))
+    data = load_dataset(root)
+    assert f"train/a/x.{ending}" in data.train.names and data.notes == ()
+
+
+@pytest.mark.parametrize("kind", [pytest.param("AVIF", marks=avif), pytest.param("HEIF", marks=heic)])
+def test_a_picture_is_upright_and_has_its_colours(tmp_path: Path, kind: str) -> None:
+    picture = np.zeros((32, 48, 3), np.uint8)
+    picture[:, :24], picture[:, 24:], picture[:8] = (200, 30, 30), (30, 30, 200), (30, 200, 30)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned by 90 degrees clockwise
+    as_bytes(kind)
+    Image.fromarray(picture).save(tmp_path / "x", kind, exif=turned.tobytes(), quality=95)
+    pixels, sizes, broken = decode_readable([tmp_path / "x"], max_side=64)
+    assert broken == {} and sizes[0].tolist() == [48, 32]
+    found = pixels[0, :, :48, :32].transpose(1, 2, 0).astype(int)
+    assert np.abs(found - np.rot90(picture, -1)).mean() < 8
+
+
+@pytest.mark.parametrize("kind", [pytest.param("AVIF", marks=avif), pytest.param("HEIF", marks=heic)])
+def test_a_bomb_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    (tmp_path / "x").write_bytes(as_bytes(kind, 64))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    _, _, broken = decode_readable([tmp_path / "x.avif"], max_side=8)
+    _, _, broken = decode_readable([tmp_path / "x"], max_side=8)
     assert "exceeds limit" in broken[0]
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", pytest.param("AVIF", marks=avif)])
+@pytest.mark.parametrize(
+    "kind", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", pytest.param("AVIF", marks=avif), pytest.param("HEIF", marks=heic)]
+)
 def test_changed_bytes_of_an_image_give_pixels_or_a_reason(tmp_path: Path, kind: str) -> None:
     whole, draw = as_bytes(kind), np.random.default_rng(0)
     for number in range(40):

@@ -121,7 +121,8 @@ def test_a_training_on_clean_pictures_hears_nothing_of_the_check(tmp_path: Path)
         out=tmp_path / "run",
         say=sentences.append,
     )
-    assert sentences == []
+    # What an epoch on so few images makes of a student is not the check's.
+    assert [one for one in sentences if not one.startswith("a poor student: deit_tiny has ")] == []
 
 
 def held_out(dataset: DataSet, share: float | None) -> tuple[Data, list[str]]:
