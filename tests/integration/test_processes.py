@@ -282,8 +282,8 @@ def test_the_best_student_is_found_where_a_death_between_two_renames_has_left_it
 
 def test_sums_of_all_processes_are_taken_up_by_one_of_them(tmp_path: Path) -> None:
     meters = RunningMean()
-    meters.restore({"loss": torch.tensor(6.0)}, 4, torch.device("cpu"))
-    assert meters.tensors(lambda value: 2 * value)["loss"].item() == 12.0
+    meters.load_state_dict({"loss": torch.tensor(6.0)}, 4, torch.device("cpu"))
+    assert meters.state_dict(lambda value: 2 * value)["loss"].item() == 12.0
 
 
 def test_sums_of_two_processes_are_the_same_to_the_bit_whether_the_run_was_stopped_or_not() -> None:
@@ -299,9 +299,9 @@ def test_sums_of_two_processes_are_the_same_to_the_bit_whether_the_run_was_stopp
         add(whole, ours)
         add(first, theirs)
         if step == 9:  # one of them goes on with the sums of both
-            both = whole.tensors(lambda value: value)
-            sums = {name: both[name] + value for name, value in first.tensors(lambda value: value).items()}
-            stopped.restore(sums, whole.images + first.images, torch.device("cpu"))
+            both = whole.state_dict(lambda value: value)
+            sums = {name: both[name] + value for name, value in first.state_dict(lambda value: value).items()}
+            stopped.load_state_dict(sums, whole.images + first.images, torch.device("cpu"))
         elif step > 9:
             add(stopped, ours)
             add(second, theirs)
@@ -312,7 +312,7 @@ def test_sums_of_two_processes_are_the_same_to_the_bit_whether_the_run_was_stopp
 
 def stacked(meters: RunningMean, like: torch.Tensor) -> torch.Tensor:
     """What a process would add to the sums of another: loss, accuracy, images."""
-    sums = meters.tensors(lambda value: value)
+    sums = meters.state_dict(lambda value: value)
     return torch.stack([sums["loss"].double(), sums["accuracy"].double(), like.new_tensor(float(meters.images))])
 
 
