@@ -23,8 +23,9 @@ from lgkd.runner.build import is_convolutional, load_trained_teacher
 from lgkd.runner.cache_teacher import Cached, Wanted, cache_features
 from lgkd.runner.import_teacher import import_teacher
 from lgkd.runner.loaded_run import check_finite, open_run, teacher_of
-from lgkd.runner.options import Options, Run
+from lgkd.runner.options import Options
 from lgkd.runner.resume import call_of, trackers_again
+from lgkd.runner.run import Run
 from lgkd.runner.runner import Job
 from lgkd.runner.sweep import Repeated, Series, Watch, train_all
 from lgkd.runs.compare import Comparison, compare

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lgkd.config import Recipe
     from lgkd.runner.dry_run import Foresight
     from lgkd.runner.dry_run.existing_runs import Member
+    from lgkd.runner.options import Options
 
 REFUSED = 2
 """With which a training ends that something is in the way of."""
@@ -24,7 +25,7 @@ def foretell(
     role: str,
     model: str,
     dataset: str,
-    options: dict[str, Any],
+    options: "Options",
     *,
     as_json: bool,
     seeds: Sequence[int] | None = None,
@@ -101,7 +102,7 @@ class Runs:
 def _members(
     model: str,
     dataset: str,
-    options: dict[str, Any],
+    options: "Options",
     seeds: Sequence[int],
     *,
     baselines: bool,
@@ -114,7 +115,7 @@ def _members(
     from lgkd.runner.sweep import Repeated, series_folder
 
     named = tuple(taps) if taps is not None else None
-    wanted = Repeated(model, dataset, tuple(teachers), named, model_options, options, baselines)  # type: ignore[arg-type]
+    wanted = Repeated(model, dataset, tuple(teachers), named, model_options, options, baselines)
     folder = series_folder(wanted)
     kinds = [True] * bool(teachers) + [False] * (baselines or not teachers)
     return [Member(member(folder, seed, guided=guided), seed, guided) for guided in kinds for seed in seeds]

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import typer
 
@@ -17,6 +17,7 @@ from lgkd.cli.summary import tell, tell_series, tell_what_next, write_page
 from lgkd.config.trackers import check_trackers
 from lgkd.errors import InputError
 from lgkd.models.registry import canonical
+from lgkd.runner.options import Options
 from lgkd.runner.resolve import run_folder, settle
 from lgkd.runs.compare.layout import check_series, read_seeds
 from lgkd.runs.folder import check_free, read_run
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from lgkd.runner.sweep import Watch
 
 
+@o.with_options(recipe="teacher", without=("cached", "approximate"))
 def train_teacher(
     context: typer.Context,
     teacher: Annotated[
@@ -36,38 +38,15 @@ def train_teacher(
     dataset: Annotated[
         str, typer.Argument(help="A named data set or a folder of images.", autocompletion=completion.datasets)
     ] = "cifar100",
-    data_dir: o.DataDir = None,
-    fraction: o.Fraction = None,
-    images_per_class: o.ImagesPerClass = None,
-    subset_seed: o.SubsetSeed = 0,
-    extra: o.Extra = None,
-    extra_share: o.ExtraShare = None,
     teacher_option: o.TeacherOption = None,
-    image_size: o.ImageSize = None,
-    recipe: Annotated[
-        str, typer.Option("--recipe", help="A shipped recipe or a YAML file.", autocompletion=completion.recipes)
-    ] = "teacher",
-    epochs: o.Epochs = None,
-    batch_size: o.BatchSize = None,
-    changes: o.Set = None,
-    seed: o.Seed = 0,
-    precision: o.Precision = None,
-    compile: o.Compile = None,  # noqa: A002
-    cuda_graphs: o.CudaGraphs = False,
-    val_fraction: o.ValFraction = None,
-    leave_out_near_copies: o.LeaveOut = False,
-    device: o.Device = None,
-    deterministic: o.Deterministic = False,
-    offline: o.Offline = False,
-    max_time: o.MaxTime = None,
-    track: o.Track = None,
     nproc: o.Nproc = None,
-    out: o.Out = None,
     dry_run: o.DryRun = False,
-    force: o.Force = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Exchange a teacher of that name in the store.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Exchange a teacher of that name in the store."), o.Before(o.END)
+    ] = False,
     quiet: o.Quiet = False,
     as_json: o.Json = False,
+    **options: Unpack[Options],
 ) -> None:
     """Train a teacher, and keep it for students to come.
 
@@ -75,14 +54,17 @@ def train_teacher(
 
     Example: lgkd train-teacher resnet56 cifar100
     """
-    shared = _shared(locals(), "teacher", teacher, dataset, replace=replace)
+    _check(options, "teacher", teacher, dataset, replace=replace, dry_run=dry_run)
     teacher_options = o.key_values(teacher_option, "--teacher-option")
     if dry_run:
-        foretell("teacher", teacher, dataset, shared, model_options=teacher_options, replace_teacher=replace,
+        foretell("teacher", teacher, dataset, options, model_options=teacher_options, replace_teacher=replace,
                  processes=nproc, as_json=as_json)  # fmt: skip
         return
     share(nproc, context.obj)
-    with _aside(track), Display(title("teacher", teacher), quiet=quiet or as_json or not is_first()) as display:
+    with (
+        _aside(options["track"]),
+        Display(title("teacher", teacher), quiet=quiet or as_json or not is_first()) as display,
+    ):
         from lgkd import api
 
         run = api.train_teacher(
@@ -90,81 +72,35 @@ def train_teacher(
             dataset,
             teacher_options=teacher_options,
             replace=replace,
-            **shared,
-            **_watched(display),
+            **options,
+            **watched(display),
         )
     tell(run, as_json=as_json)
     if not (quiet or as_json):
-        tell_what_next(run, dataset, data_dir)
+        tell_what_next(run, dataset, options["data_dir"])
 
 
+@o.with_options(recipe="locality-guidance")
 def distill(
     context: typer.Context,
-    student: Annotated[
-        str,
-        typer.Option(
-            "--student",
-            help="A name of `lgkd students`, timm:NAME or module:factory.",
-            autocompletion=completion.students,
-        ),
-    ],
-    teacher: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--teacher",
-            help="A trained teacher of this data set; may be repeated.",
-            show_default="resnet56",
-            autocompletion=completion.trained_teachers,
-        ),
-    ] = None,
+    student: o.Student,
+    teacher: o.Teachers = None,
     dataset: o.Dataset = "cifar100",
-    data_dir: o.DataDir = None,
-    fraction: o.Fraction = None,
-    images_per_class: o.ImagesPerClass = None,
-    subset_seed: o.SubsetSeed = 0,
-    extra: o.Extra = None,
-    extra_share: o.ExtraShare = None,
     student_option: o.StudentOption = None,
-    image_size: o.ImageSize = None,
-    taps: Annotated[
-        str | None, typer.Option("--taps", metavar="A,B,C", help="Layers of the student; by default three blocks.")
-    ] = None,
-    recipe: Annotated[
-        str, typer.Option("--recipe", help="A shipped recipe or a YAML file.", autocompletion=completion.recipes)
-    ] = "locality-guidance",
-    epochs: o.Epochs = None,
-    batch_size: o.BatchSize = None,
-    changes: o.Set = None,
+    taps: o.Taps = None,
     use: o.Use = None,
-    seed: o.Seed = 0,
     seeds: o.Seeds = None,
     with_baseline: Annotated[
-        bool, typer.Option("--with-baseline", help="Train it unguided, too, and show the difference.")
+        bool,
+        typer.Option("--with-baseline", help="Train it unguided, too, and show the difference."),
+        o.Before("precision"),
     ] = False,
-    precision: o.Precision = None,
-    compile: o.Compile = None,  # noqa: A002
-    cuda_graphs: o.CudaGraphs = False,
-    val_fraction: o.ValFraction = None,
-    leave_out_near_copies: o.LeaveOut = False,
-    cached: Annotated[
-        list[str] | None,
-        typer.Option("--cached", metavar="FOLDER", help="Read the teacher from a cache; auto: from the store."),
-    ] = None,
-    approximate: Annotated[
-        bool, typer.Option("--approximate", help="With --cached, allow what it cannot follow exactly.")
-    ] = False,
-    device: o.Device = None,
-    deterministic: o.Deterministic = False,
-    offline: o.Offline = False,
-    max_time: o.MaxTime = None,
     report: o.Report = False,
-    track: o.Track = None,
     nproc: o.Nproc = None,
-    out: o.Out = None,
     dry_run: o.DryRun = False,
-    force: o.Force = False,
     quiet: o.Quiet = False,
     as_json: o.Json = False,
+    **options: Unpack[Options],
 ) -> None:
     """Train a student that a frozen teacher guides: the main job.
 
@@ -175,19 +111,21 @@ def distill(
     """
     o.bring_in(use)
     teachers = teacher or ["resnet56"]
-    several = _seeds(seeds, seed, always=with_baseline)
-    shared = _shared(locals(), "student", student, dataset, by=teachers, several=several is not None)
+    several = _seeds(seeds, options["seed"], always=with_baseline)
+    if isinstance(cached := options["cached"], list) and len(cached) == 1:
+        options["cached"] = cached[0]
+    _check(options, "student", student, dataset, by=teachers, several=several is not None, dry_run=dry_run)
     student_options = o.key_values(student_option, "--student-option")
     named = [name.strip() for name in taps.split(",")] if taps is not None else None
     if dry_run:
-        foretell("student", student, dataset, shared, model_options=student_options, teachers=teachers, taps=named,
+        foretell("student", student, dataset, options, model_options=student_options, teachers=teachers, taps=named,
                  seeds=several, baselines=with_baseline, processes=nproc, as_json=as_json)  # fmt: skip
         return
     share(nproc, context.obj)
     if several is not None:
         from lgkd import api
 
-        watch = watch_each(quiet=quiet or as_json, track=track)
+        watch = watch_each(quiet=quiet or as_json, track=options["track"])
         made = api.distill_series(
             student,
             teachers,
@@ -197,13 +135,16 @@ def distill(
             taps=named,
             student_options=student_options,
             watch=watch,
-            **shared,
+            **options,
         )
         tell_series(made, as_json=as_json)
         if report:
             write_page(made.folder, made.folder / "report.html")
         return
-    with _aside(track), Display(title("distill", student), quiet=quiet or as_json or not is_first()) as display:
+    with (
+        _aside(options["track"]),
+        Display(title("distill", student), quiet=quiet or as_json or not is_first()) as display,
+    ):
         from lgkd import api
 
         run = api.distill(
@@ -212,89 +153,63 @@ def distill(
             dataset,
             taps=named,
             student_options=student_options,
-            **shared,
-            **_watched(display),
+            **options,
+            **watched(display),
         )
     tell(run, as_json=as_json)
     if report:
         write_page(run.folder)
 
 
+@o.with_options(recipe="supervised", without=("cached", "approximate"))
 def train(
     context: typer.Context,
-    student: Annotated[
-        str,
-        typer.Option(
-            "--student",
-            help="A name of `lgkd students`, timm:NAME or module:factory.",
-            autocompletion=completion.students,
-        ),
-    ],
+    student: o.Student,
     dataset: o.Dataset = "cifar100",
-    data_dir: o.DataDir = None,
-    fraction: o.Fraction = None,
-    images_per_class: o.ImagesPerClass = None,
-    subset_seed: o.SubsetSeed = 0,
-    extra: o.Extra = None,
-    extra_share: o.ExtraShare = None,
     student_option: o.StudentOption = None,
-    image_size: o.ImageSize = None,
-    recipe: Annotated[
-        str, typer.Option("--recipe", help="A shipped recipe or a YAML file.", autocompletion=completion.recipes)
-    ] = "supervised",
-    epochs: o.Epochs = None,
-    batch_size: o.BatchSize = None,
-    changes: o.Set = None,
-    seed: o.Seed = 0,
     seeds: o.Seeds = None,
-    precision: o.Precision = None,
-    compile: o.Compile = None,  # noqa: A002
-    cuda_graphs: o.CudaGraphs = False,
-    val_fraction: o.ValFraction = None,
-    leave_out_near_copies: o.LeaveOut = False,
-    device: o.Device = None,
-    deterministic: o.Deterministic = False,
-    offline: o.Offline = False,
-    max_time: o.MaxTime = None,
     report: o.Report = False,
-    track: o.Track = None,
     nproc: o.Nproc = None,
-    out: o.Out = None,
     dry_run: o.DryRun = False,
-    force: o.Force = False,
     quiet: o.Quiet = False,
     as_json: o.Json = False,
+    **options: Unpack[Options],
 ) -> None:
     """Train a student without a teacher: the baseline.
 
     Example: lgkd train --student pvtv2
     """
-    several = _seeds(seeds, seed)
-    shared = _shared(locals(), "student", student, dataset, several=several is not None)
+    several = _seeds(seeds, options["seed"])
+    _check(options, "student", student, dataset, several=several is not None, dry_run=dry_run)
     student_options = o.key_values(student_option, "--student-option")
     if dry_run:
-        foretell("student", student, dataset, shared, model_options=student_options, seeds=several, processes=nproc,
+        foretell("student", student, dataset, options, model_options=student_options, seeds=several, processes=nproc,
                  as_json=as_json)  # fmt: skip
         return
     share(nproc, context.obj)
     if several is not None:
         from lgkd import api
 
-        watch = watch_each(quiet=quiet or as_json, track=track)
-        made = api.train_series(student, dataset, seeds=several, student_options=student_options, watch=watch, **shared)
+        watch = watch_each(quiet=quiet or as_json, track=options["track"])
+        made = api.train_series(
+            student, dataset, seeds=several, student_options=student_options, watch=watch, **options
+        )
         tell_series(made, as_json=as_json)
         if report:
             write_page(made.folder, made.folder / "report.html")
         return
-    with _aside(track), Display(title("train", student), quiet=quiet or as_json or not is_first()) as display:
+    with (
+        _aside(options["track"]),
+        Display(title("train", student), quiet=quiet or as_json or not is_first()) as display,
+    ):
         from lgkd import api
 
         run = api.train(
             student,
             dataset,
             student_options=student_options,
-            **shared,
-            **_watched(display),
+            **options,
+            **watched(display),
         )
     tell(run, as_json=as_json)
     if report:
@@ -330,7 +245,7 @@ def resume(
         from lgkd import api
 
         chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        done = api.resume(run, **chosen, **_watched(display))
+        done = api.resume(run, **chosen, **watched(display))
     tell(done, as_json=as_json)
     if done.info["kind"] == "teacher" and not (quiet or as_json):
         about = done.info["dataset"]
@@ -343,12 +258,6 @@ def title(kind: str, model: str) -> str:
     return f"{word} {canonical(model)}"
 
 
-_MORE = (
-    "precision", "compile", "cuda_graphs", "seed", "extra", "extra_share", "val_fraction", "device", "deterministic",
-    "offline", "max_time", "track", "out", "force", "leave_out_near_copies",
-)  # fmt: skip
-
-
 def _seeds(seeds: str | None, seed: int, *, always: bool = False) -> list[int] | None:
     """The seeds of several runs in one folder; None for one run in its own."""
     if seeds is None:
@@ -358,8 +267,8 @@ def _seeds(seeds: str | None, seed: int, *, always: bool = False) -> list[int] |
     return read_seeds(seeds)
 
 
-def _shared(
-    chosen: dict[str, Any],
+def _check(
+    options: Options,
     role: str,
     model: str,
     dataset: str,
@@ -367,26 +276,19 @@ def _shared(
     by: Sequence[str] = (),
     replace: bool = False,
     several: bool = False,
-) -> dict[str, Any]:
-    """The options that all three commands hand on; what names and files tell is refused before torch is imported."""
-    names = ("data_dir", "fraction", "images_per_class", "subset_seed", "recipe", "epochs", "batch_size", "image_size")
-    shared = {name: chosen[name] for name in (*names, *_MORE)}
-    shared["overrides"] = chosen["changes"] or ()
-    if (cached := chosen.get("cached")) is not None:
-        shared["cached"] = cached[0] if len(cached) == 1 else cached
-    if chosen.get("approximate"):
-        shared["approximate"] = True
-    settled = settle(role, model, dataset, shared, teachers=by, guided=bool(by), replace=replace)
+    dry_run: bool = False,
+) -> None:
+    """Refuse impossible choices before torch is imported; several runs take the seed from elsewhere."""
+    settled = settle(role, model, dataset, options, teachers=by, guided=bool(by), replace=replace)
     guided_by = "+".join(card.name for card in settled.cards) or None
-    seed = None if several else chosen["seed"]
-    named = (model, dataset, settled.subset, guided_by, chosen["recipe"], seed, chosen["extra"])
-    folder = chosen["out"] or run_folder(*named)
+    seed = None if several else options["seed"]
+    named = (model, dataset, settled.subset, guided_by, options["recipe"], seed, options["extra"])
+    folder = Path(options["out"] or run_folder(*named))
     if several:
         check_series(folder)
-        del shared["seed"]
-    elif not chosen.get("dry_run"):
+        del options["seed"]
+    elif not dry_run:
         check_free(folder)
-    return shared
 
 
 def _aside(track: Sequence[str] | None) -> AbstractContextManager[Any]:
@@ -394,7 +296,8 @@ def _aside(track: Sequence[str] | None) -> AbstractContextManager[Any]:
     return redirect_stdout(sys.stderr) if track else nullcontext()
 
 
-def _watched(display: Display) -> dict[str, Any]:
+def watched(display: Display) -> dict[str, Any]:
+    """Make the options through which a display is told of a training."""
     return {"watchers": (display,), "progress": display.decoded, "downloading": display.downloading, "say": display.say}
 
 
@@ -404,6 +307,6 @@ def watch_each(*, quiet: bool, track: Sequence[str] | None = None) -> "Watch":
     @contextmanager
     def look(title: str) -> Iterator[Any]:
         with _aside(track), Display(title, quiet=quiet or not is_first()) as display:
-            yield _watched(display)
+            yield watched(display)
 
     return look

@@ -22,8 +22,9 @@ from lgkd.data.subsets import hold_out
 from lgkd.experiments.quickstart_folder import begun
 from lgkd.models.teacher import Teacher
 from lgkd.models.trust import trust
-from lgkd.runner.options import Options, Run
+from lgkd.runner.options import Options
 from lgkd.runner.resolve import resolve_recipe
+from lgkd.runner.run import Run
 from lgkd.runner.runner import Job
 from lgkd.runs.compare.layout import check_seeds
 from lgkd.runs.folder import read_student

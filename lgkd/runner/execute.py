@@ -19,8 +19,8 @@ from lgkd.distillation.tasks import Lookup
 from lgkd.models.registry import canonical
 from lgkd.models.teacher_card import Accuracy
 from lgkd.runner.build import make_task
-from lgkd.runner.options import Run
 from lgkd.runner.record import Journal, about_run, flat, results
+from lgkd.runner.run import Run
 from lgkd.runner.teacher_store import keep_teacher, poor_teacher
 from lgkd.runs.folder import (
     CHECKPOINTS,

@@ -20,7 +20,7 @@ from lgkd.data.prepare import Channels, Data, make_test_batches, prepare_data
 from lgkd.errors import InputError, LgkdError
 from lgkd.models.teacher import Teacher
 from lgkd.runner.build import load_trained_teacher
-from lgkd.runner.options import Run
+from lgkd.runner.run import Run
 from lgkd.runs.folder import STUDENT, read_run, read_student
 from lgkd.runs.load_student import data_of, load_student
 from lgkd.training.precision import choose_device

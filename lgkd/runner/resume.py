@@ -4,32 +4,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lgkd.config.trackers import INSIDE, is_here
+from lgkd.config.trackers import is_here
 from lgkd.errors import InputError, TakenError
 from lgkd.models.trust import check_named_in
-from lgkd.runner.options import Options
+from lgkd.runner.options import Options, are_saved_options
 from lgkd.runs.folder import RECIPE, RUN, describe, has_checkpoint, is_finished
 
-_ASKED_AGAIN: dict[str, Any] = {
-    **dict.fromkeys(("fraction", "val_fraction", "extra_share"), int | float),
-    **dict.fromkeys(("images_per_class", "subset_seed", "seed"), int),
-    **dict.fromkeys(("extra", "device"), str),
-    **dict.fromkeys(
-        ("deterministic", "offline", "compile", "cuda_graphs", "approximate", "leave_out_near_copies"), bool
-    ),
-    **dict.fromkeys(("cached", "track"), list),
-}
 # What a run's folder may ask of those who resume it: nothing that leads elsewhere than into that folder.
 _CALL: dict[str, Callable[[Any], bool]] = {
     "model_options": lambda value: isinstance(value, dict),
     "teachers": lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
     "taps": lambda value: isinstance(value, list | None),
     "replace": lambda value: isinstance(value, bool),
-    "options": lambda value: (
-        isinstance(value, dict)
-        and all(key in _ASKED_AGAIN and isinstance(one, _ASKED_AGAIN[key]) for key, one in value.items())
-        and all(isinstance(name, str) and name in INSIDE for name in value.get("track", ()))
-    ),
+    "options": are_saved_options,
 }
 
 

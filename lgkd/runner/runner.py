@@ -14,7 +14,6 @@ from lgkd import __version__
 from lgkd._internal.distributed import join, wait
 from lgkd._internal.text import did_you_mean
 from lgkd.config import Recipe
-from lgkd.config.trackers import INSIDE
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.data.checks.report import quick_check
 from lgkd.data.dataset import DataSet
@@ -38,9 +37,10 @@ from lgkd.runner.build import (
     make_student,
 )
 from lgkd.runner.execute import Ready, carry_out, finished_run
-from lgkd.runner.options import Options, Run
+from lgkd.runner.options import OPTIONS, Options, saved_options
 from lgkd.runner.record import about_pairs, about_teacher
 from lgkd.runner.resolve import Settled, free_place, recipe_name, run_folder, settle
+from lgkd.runner.run import Run
 from lgkd.runner.teacher_store import poor_teacher
 from lgkd.runs.folder import check_free, claim, is_finished, make_folder, now, read_run
 from lgkd.runs.identity import check_same, go_on, hold
@@ -71,9 +71,9 @@ class Job:
         *,
         began: float | None = None,
     ) -> None:
-        unknown = sorted(options.keys() - Options.__annotations__.keys())
+        unknown = sorted(options.keys() - OPTIONS.keys())
         if unknown:
-            raise InputError(f"there is no option {unknown[0]!r}; {did_you_mean(unknown[0], Options.__annotations__)}")
+            raise InputError(f"there is no option {unknown[0]!r}; {did_you_mean(unknown[0], OPTIONS)}")
         self.role = role
         self.model = model
         self.model_options = dict(model_options or {})
@@ -203,7 +203,8 @@ class Job:
             lookup, errors = served.begin(feed, self.device, say=self.say)
             info |= {"cached": served.about(), "cached_errors": errors}
             if info["call"] is not None:
-                info["call"]["options"] |= {"cached": served.folders, "approximate": served.approximate}
+                cached = {"cached": served.folders, "approximate": served.approximate}
+                info["call"]["options"] = saved_options({**options, **cached})
         if store is not None and self.first:
             make_folder(store.parent)
         try:
@@ -268,22 +269,12 @@ class Job:
         by_name = isinstance(self.model, str) and not isinstance(self.dataset, DataSet)
         if not by_name or not all(isinstance(teacher, str) for teacher in teachers):
             return None
-        plain = (
-            "fraction", "images_per_class", "subset_seed", "seed", "val_fraction", "extra_share", "device",
-            "deterministic", "offline", "compile", "cuda_graphs", "leave_out_near_copies",
-        )  # fmt: skip
-        options = {name: self.options.get(name) for name in plain}
-        if (extra := self.options.get("extra")) is not None:
-            options["extra"] = str(Path(extra).expanduser().resolve())
-        # Those that send elsewhere have to be named again: a folder that was passed on must not do that.
-        track = self.options.get("track") or ()
-        options["track"] = [one for one in track if isinstance(one, str) and one in INSIDE] or None
         return {
             "model_options": self.model_options,
             "teachers": list(teachers),
             "taps": list(taps) if taps is not None else None,
             "replace": replace,
-            "options": {name: value for name, value in options.items() if value is not None},
+            "options": saved_options(self.options),
         }
 
     def _find_teacher(self, teacher: str | Teacher, words: str | None) -> Teacher:

@@ -19,8 +19,9 @@ from lgkd._internal.distributed import agree, place, wait
 from lgkd.config import load_recipe
 from lgkd.errors import InputError, Interrupted, Paused
 from lgkd.models.teacher import Teacher
-from lgkd.runner.options import Options, Run
+from lgkd.runner.options import Options
 from lgkd.runner.resolve import run_folder, settle
+from lgkd.runner.run import Run
 from lgkd.runner.runner import Job
 from lgkd.runs.compare import Comparison, compare
 from lgkd.runs.compare.layout import COMPARISON, check_seeds, check_series, member
