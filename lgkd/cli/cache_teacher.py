@@ -8,9 +8,10 @@ import typer
 
 from lgkd.cli import options as o
 from lgkd.cli.display import Display, console, show_json
-from lgkd.cli.train import watched
+from lgkd.cli.train import callbacks_of
+from lgkd.models.trust import trust
 from lgkd.runner.options import Options
-from lgkd.runner.resolve import settle
+from lgkd.runner.resolve import resolve
 
 _OPTIONS = (
     "data_dir", "fraction", "images_per_class", "subset_seed", "image_size", "recipe", "overrides", "seed",
@@ -47,25 +48,22 @@ def cache_teacher(
     Example: lgkd cache-teacher --student pvtv2 --teacher resnet56 --views 10
     """
     teachers = teacher or ["resnet56"]
-    settle("student", student, dataset, options, teachers=teachers, guided=True)
-    student_options = o.key_values(student_option, "--student-option")
+    trust(student, *teachers)
+    config = resolve(
+        "student",
+        student,
+        dataset,
+        options,
+        model_options=o.key_values(student_option, "--student-option"),
+        teachers=teachers,
+        taps=[name.strip() for name in taps.split(",")] if taps is not None else None,
+    )
     with Display("cache", quiet=quiet or as_json) as display:
-        from lgkd import api
+        from lgkd.runner.cache_teacher import CacheSpec, cache_features
+        from lgkd.runner.runner import Runner
 
-        made = api.cache_teacher(
-            student,
-            teachers,
-            dataset,
-            views=views,
-            replay=replay,
-            storage=storage,  # type: ignore[arg-type]
-            max_gb=max_gb,
-            folder=folder,
-            caching=display.cached,
-            taps=[name.strip() for name in taps.split(",")] if taps is not None else None,
-            student_options=student_options,
-            **{**options, **watched(display)},
-        )
+        spec = CacheSpec(views, replay, storage, folder, max_gb, display.cached)  # type: ignore[arg-type]
+        made = cache_features(Runner(config.with_options(**callbacks_of(display))), spec)
     if as_json:
         show_json([asdict(cache) | {"folder": str(cache.folder)} for cache in made])
         return

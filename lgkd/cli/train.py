@@ -1,7 +1,7 @@
 """`lgkd train-teacher`, `lgkd distill`, `lgkd train`."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Unpack
@@ -12,17 +12,19 @@ from lgkd._internal.launch import is_first, share
 from lgkd.cli import completion
 from lgkd.cli import options as o
 from lgkd.cli.display import Display
-from lgkd.cli.dry_run import foretell
-from lgkd.cli.summary import tell, tell_series, tell_what_next, write_page
+from lgkd.cli.dry_run import show_dry_run
+from lgkd.cli.summary import print_next_step, print_run, print_series, write_page
 from lgkd.config.trackers import check_trackers
 from lgkd.errors import InputError
 from lgkd.models.registry import canonical
+from lgkd.models.trust import trust
 from lgkd.runner.options import Options
-from lgkd.runner.resolve import run_folder, settle
+from lgkd.runner.resolve import ResolvedConfig, Role, resolve
 from lgkd.runs.compare.layout import check_series, read_seeds
 from lgkd.runs.folder import check_free, read_run
 
 if TYPE_CHECKING:
+    from lgkd.runner.run import Run
     from lgkd.runner.sweep import Watch
 
 
@@ -54,30 +56,24 @@ def train_teacher(
 
     Example: lgkd train-teacher resnet56 cifar100
     """
-    _check(options, "teacher", teacher, dataset, replace=replace, dry_run=dry_run)
-    teacher_options = o.key_values(teacher_option, "--teacher-option")
+    trust(teacher)
+    config = _resolve(
+        "teacher",
+        teacher,
+        dataset,
+        options,
+        model_options=o.key_values(teacher_option, "--teacher-option"),
+        replace=replace,
+        dry_run=dry_run,
+    )
     if dry_run:
-        foretell("teacher", teacher, dataset, options, model_options=teacher_options, replace_teacher=replace,
-                 processes=nproc, as_json=as_json)  # fmt: skip
+        show_dry_run(config, processes=nproc, as_json=as_json)
         return
     share(nproc, context.obj)
-    with (
-        _aside(options["track"]),
-        Display(title("teacher", teacher), quiet=quiet or as_json or not is_first()) as display,
-    ):
-        from lgkd import api
-
-        run = api.train_teacher(
-            teacher,
-            dataset,
-            teacher_options=teacher_options,
-            replace=replace,
-            **options,
-            **watched(display),
-        )
-    tell(run, as_json=as_json)
+    run = _run(config, title("teacher", teacher), quiet=quiet or as_json)
+    print_run(run, as_json=as_json)
     if not (quiet or as_json):
-        tell_what_next(run, dataset, options["data_dir"])
+        print_next_step(run, dataset, options["data_dir"])
 
 
 @o.with_options(recipe="locality-guidance")
@@ -114,49 +110,27 @@ def distill(
     several = _seeds(seeds, options["seed"], always=with_baseline)
     if isinstance(cached := options["cached"], list) and len(cached) == 1:
         options["cached"] = cached[0]
-    _check(options, "student", student, dataset, by=teachers, several=several is not None, dry_run=dry_run)
-    student_options = o.key_values(student_option, "--student-option")
-    named = [name.strip() for name in taps.split(",")] if taps is not None else None
+    trust(student, *teachers)
+    config = _resolve(
+        "student",
+        student,
+        dataset,
+        options,
+        model_options=o.key_values(student_option, "--student-option"),
+        teachers=teachers,
+        taps=[name.strip() for name in taps.split(",")] if taps is not None else None,
+        several=several is not None,
+        dry_run=dry_run,
+    )
     if dry_run:
-        foretell("student", student, dataset, options, model_options=student_options, teachers=teachers, taps=named,
-                 seeds=several, baselines=with_baseline, processes=nproc, as_json=as_json)  # fmt: skip
+        show_dry_run(config, seeds=several, with_baseline=with_baseline, processes=nproc, as_json=as_json)
         return
     share(nproc, context.obj)
     if several is not None:
-        from lgkd import api
-
-        watch = watch_each(quiet=quiet or as_json, track=options["track"])
-        made = api.distill_series(
-            student,
-            teachers,
-            dataset,
-            seeds=several,
-            with_baseline=with_baseline,
-            taps=named,
-            student_options=student_options,
-            watch=watch,
-            **options,
-        )
-        tell_series(made, as_json=as_json)
-        if report:
-            write_page(made.folder, made.folder / "report.html")
+        _run_all(config, several, with_baseline=with_baseline, report=report, quiet=quiet, as_json=as_json)
         return
-    with (
-        _aside(options["track"]),
-        Display(title("distill", student), quiet=quiet or as_json or not is_first()) as display,
-    ):
-        from lgkd import api
-
-        run = api.distill(
-            student,
-            teachers,
-            dataset,
-            taps=named,
-            student_options=student_options,
-            **options,
-            **watched(display),
-        )
-    tell(run, as_json=as_json)
+    run = _run(config, title("distill", student), quiet=quiet or as_json)
+    print_run(run, as_json=as_json)
     if report:
         write_page(run.folder)
 
@@ -180,38 +154,25 @@ def train(
     Example: lgkd train --student pvtv2
     """
     several = _seeds(seeds, options["seed"])
-    _check(options, "student", student, dataset, several=several is not None, dry_run=dry_run)
-    student_options = o.key_values(student_option, "--student-option")
+    trust(student)
+    config = _resolve(
+        "student",
+        student,
+        dataset,
+        options,
+        model_options=o.key_values(student_option, "--student-option"),
+        several=several is not None,
+        dry_run=dry_run,
+    )
     if dry_run:
-        foretell("student", student, dataset, options, model_options=student_options, seeds=several, processes=nproc,
-                 as_json=as_json)  # fmt: skip
+        show_dry_run(config, seeds=several, processes=nproc, as_json=as_json)
         return
     share(nproc, context.obj)
     if several is not None:
-        from lgkd import api
-
-        watch = watch_each(quiet=quiet or as_json, track=options["track"])
-        made = api.train_series(
-            student, dataset, seeds=several, student_options=student_options, watch=watch, **options
-        )
-        tell_series(made, as_json=as_json)
-        if report:
-            write_page(made.folder, made.folder / "report.html")
+        _run_all(config, several, report=report, quiet=quiet, as_json=as_json)
         return
-    with (
-        _aside(options["track"]),
-        Display(title("train", student), quiet=quiet or as_json or not is_first()) as display,
-    ):
-        from lgkd import api
-
-        run = api.train(
-            student,
-            dataset,
-            student_options=student_options,
-            **options,
-            **watched(display),
-        )
-    tell(run, as_json=as_json)
+    run = _run(config, title("train", student), quiet=quiet or as_json)
+    print_run(run, as_json=as_json)
     if report:
         write_page(run.folder)
 
@@ -245,11 +206,11 @@ def resume(
         from lgkd import api
 
         chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        done = api.resume(run, **chosen, **watched(display))
-    tell(done, as_json=as_json)
+        done = api.resume(run, **chosen, **callbacks_of(display))
+    print_run(done, as_json=as_json)
     if done.info["kind"] == "teacher" and not (quiet or as_json):
         about = done.info["dataset"]
-        tell_what_next(done, str(about["path"] or about["name"]), data_dir or about["data_dir"])
+        print_next_step(done, str(about["path"] or about["name"]), data_dir or about["data_dir"])
 
 
 def title(kind: str, model: str) -> str:
@@ -267,28 +228,65 @@ def _seeds(seeds: str | None, seed: int, *, always: bool = False) -> list[int] |
     return read_seeds(seeds)
 
 
-def _check(
-    options: Options,
-    role: str,
+def _resolve(
+    role: Role,
     model: str,
     dataset: str,
+    options: Options,
     *,
-    by: Sequence[str] = (),
+    model_options: Mapping[str, Any],
+    teachers: Sequence[str] = (),
+    taps: Sequence[str] | None = None,
     replace: bool = False,
     several: bool = False,
     dry_run: bool = False,
-) -> None:
+) -> ResolvedConfig:
     """Refuse impossible choices before torch is imported; several runs take the seed from elsewhere."""
-    settled = settle(role, model, dataset, options, teachers=by, guided=bool(by), replace=replace)
-    guided_by = "+".join(card.name for card in settled.cards) or None
-    seed = None if several else options["seed"]
-    named = (model, dataset, settled.subset, guided_by, options["recipe"], seed, options["extra"])
-    folder = Path(options["out"] or run_folder(*named))
     if several:
-        check_series(folder)
         del options["seed"]
+    config = resolve(
+        role,
+        model,
+        dataset,
+        options,
+        model_options=model_options,
+        teachers=teachers,
+        taps=taps,
+        replace=replace,
+        several=several,
+    )
+    if several:
+        check_series(config.folder)
     elif not dry_run:
-        check_free(folder)
+        check_free(config.folder)
+    return config
+
+
+def _run(config: ResolvedConfig, shown: str, *, quiet: bool) -> "Run":
+    """Train under a display."""
+    with _aside(config.options.get("track")), Display(shown, quiet=quiet or not is_first()) as display:
+        from lgkd.runner.runner import Runner
+
+        return Runner(config.with_options(**callbacks_of(display))).run()
+
+
+def _run_all(
+    config: ResolvedConfig,
+    seeds: Sequence[int],
+    *,
+    with_baseline: bool = False,
+    report: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Train all seeds, each under a display, and print the comparison."""
+    from lgkd.runner.sweep import SweepSpec, train_all
+
+    spec = SweepSpec(config, tuple(seeds), with_baseline)
+    made = train_all(spec, watch=watch_each(quiet=quiet or as_json, track=config.options.get("track")))
+    print_series(made, as_json=as_json)
+    if report:
+        write_page(made.folder, made.folder / "report.html")
 
 
 def _aside(track: Sequence[str] | None) -> AbstractContextManager[Any]:
@@ -296,17 +294,17 @@ def _aside(track: Sequence[str] | None) -> AbstractContextManager[Any]:
     return redirect_stdout(sys.stderr) if track else nullcontext()
 
 
-def watched(display: Display) -> dict[str, Any]:
+def callbacks_of(display: Display) -> Options:
     """Make the options through which a display is told of a training."""
     return {"watchers": (display,), "progress": display.decoded, "downloading": display.downloading, "say": display.say}
 
 
 def watch_each(*, quiet: bool, track: Sequence[str] | None = None) -> "Watch":
-    """What looks on at each of several runs."""
+    """Make a display for each of several runs."""
 
     @contextmanager
     def look(title: str) -> Iterator[Any]:
         with _aside(track), Display(title, quiet=quiet or not is_first()) as display:
-            yield watched(display)
+            yield callbacks_of(display)
 
     return look

@@ -23,9 +23,9 @@ from lgkd.experiments.quickstart_folder import begun
 from lgkd.models.teacher import Teacher
 from lgkd.models.trust import trust
 from lgkd.runner.options import Options
-from lgkd.runner.resolve import resolve_recipe
+from lgkd.runner.resolve import resolve, resolve_recipe
 from lgkd.runner.run import Run
-from lgkd.runner.runner import Job
+from lgkd.runner.runner import Runner
 from lgkd.runs.compare.layout import check_seeds
 from lgkd.runs.folder import read_student
 from lgkd.runs.plots import draw_gain
@@ -327,9 +327,9 @@ def _nobody(_title: str) -> Iterator[Any]:
 def _train(who: Who, dataset: str | DataSet, teacher: Teacher | None, options: Options) -> Run:
     # A teacher is trained as a student is: it stays in this folder and does not enter the user's store.
     trust(STUDENT)
-    job = Job("student", TEACHER if who == "teacher" else STUDENT, None, dataset, options)
     guides = (teacher,) if who == "guided" and teacher is not None else ()
-    return job.run(teachers=guides, keep=True)
+    config = resolve("student", TEACHER if who == "teacher" else STUDENT, dataset, options, teachers=guides)
+    return Runner(config).run(keep=True)
 
 
 def _as_teacher(run: Run) -> Teacher:

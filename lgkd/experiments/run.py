@@ -15,10 +15,11 @@ from lgkd.models.teacher import Teacher
 from lgkd.models.teacher_card import TeacherCard, put_back, read_card
 from lgkd.models.trust import trust
 from lgkd.runner.build import load_kept_teacher
+from lgkd.runner.find_teacher import find_trained_teacher
 from lgkd.runner.options import Options
-from lgkd.runner.resolve import check_dataset, find_trained_teacher
-from lgkd.runner.runner import Job
-from lgkd.runner.sweep import Watch, check_time, nobody, said_once, signals_between
+from lgkd.runner.resolve import check_dataset, resolve
+from lgkd.runner.runner import Runner
+from lgkd.runner.sweep import Watch, check_time, no_callbacks, said_once, signals_between
 from lgkd.runs.folder import read_metrics
 
 RESULTS = "results.md"
@@ -68,7 +69,7 @@ def reproduce(
             check_time(began, given.get("max_time"))
         trained += not done
         title = f"{number}/{len(turns)} {turn.arm.key} seed {turn.seed}"
-        with (watch or nobody)(title) as looking, signals_between():
+        with (watch or no_callbacks)(title) as looking, signals_between():
             told: Options = said_once(looking, said)
             if done:
                 if (say := told.get("say")) is not None:
@@ -96,8 +97,11 @@ def _train(
     if place().rank == 0:
         note_commit(out, experiment, turn)
     asked: Options = {**options, **arm.chosen(), "seed": turn.seed, "out": run_of(out, turn)}  # type: ignore[typeddict-item]
-    job = Job(arm.role, arm.model, arm.options, experiment.dataset, asked, began=began)
-    job.run(teachers=guides, keep=True, store=kept_in(out, experiment, turn) if arm.role == "teacher" else None)
+    store = kept_in(out, experiment, turn) if arm.role == "teacher" else None
+    config = resolve(
+        arm.role, arm.model, experiment.dataset, asked, model_options=arm.options, teachers=guides, store=store
+    )
+    Runner(config, began=began).run(keep=True)
     wait()  # the first process has yet to put a teacher away that the others will open
 
 

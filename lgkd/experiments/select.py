@@ -8,7 +8,7 @@ from lgkd.data.names import subset_words
 from lgkd.errors import InputError
 from lgkd.experiments.catalogue import EXPERIMENTS
 from lgkd.experiments.spec import Arm, Experiment
-from lgkd.runner.resolve import teacher_name
+from lgkd.runner.find_teacher import teacher_name
 from lgkd.runs.compare.layout import check_seeds
 
 

@@ -1,4 +1,4 @@
-"""The call that began a run, read again from its folder by those who resume it."""
+"""Read from a run's folder the call that began it, to resume the run."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,8 @@ from lgkd.config.trackers import is_here
 from lgkd.errors import InputError, TakenError
 from lgkd.models.trust import check_named_in
 from lgkd.runner.options import Options, are_saved_options
-from lgkd.runs.folder import RECIPE, RUN, describe, has_checkpoint, is_finished
+from lgkd.runner.resolve import ResolvedConfig, resolve
+from lgkd.runs.folder import RECIPE, RUN, describe, has_checkpoint, is_finished, read_run
 
 # What a run's folder may ask of those who resume it: nothing that leads elsewhere than into that folder.
 _CALL: dict[str, Callable[[Any], bool]] = {
@@ -20,8 +21,8 @@ _CALL: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def call_of(place: Path, info: Mapping[str, Any]) -> dict[str, Any]:
-    """What an unfinished run was asked for: `model_options`, `teachers`, `taps`, `replace` and `options`.
+def saved_call(place: Path, info: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the call that began an unfinished run: `model_options`, `teachers`, `taps`, `replace` and `options`.
 
     Args:
         place: the run's folder.
@@ -56,8 +57,41 @@ def call_of(place: Path, info: Mapping[str, Any]) -> dict[str, Any]:
     return call
 
 
-def trackers_again(before: Sequence[str], options: Options) -> list[Any]:
-    """Those that a run had and those that are asked for now; one that this machine lacks is no reason to stop."""
+def resolve_saved(folder: Path, options: Options) -> ResolvedConfig:
+    """Resolve the training of a stopped run from its folder.
+
+    Args:
+        folder: of the run; run.json and recipe.yaml say what is trained.
+        options: those that may be given anew; they win.
+
+    Raises:
+        TakenError, InputError: as `saved_call`, and as for the training itself.
+    """
+    info = read_run(folder)
+    call = saved_call(folder, info)
+    about = info["dataset"]
+    chosen: Options = {
+        "recipe": folder / RECIPE,
+        "data_dir": about["data_dir"],
+        "out": folder,
+        **call["options"],
+        **options,
+        "track": resumed_trackers(call["options"].get("track", ()), options),
+    }
+    return resolve(
+        "teacher" if info["kind"] == "teacher" else "student",
+        info["student"]["name"],
+        about["path"] or about["name"],
+        chosen,
+        model_options=call["model_options"],
+        teachers=call["teachers"],
+        taps=call["taps"],
+        replace=bool(call["replace"]),
+    )
+
+
+def resumed_trackers(before: Sequence[str], options: Options) -> list[Any]:
+    """Merge saved and requested trackers; those that are not installed are left out."""
     say = options.get("say") or (lambda _: None)
     given = list(options.get("track") or ())
     for name in before:
