@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lgkd._internal.distributed import place, wait
-from lgkd.errors import InputError, MissingError
+from lgkd.errors import InputError, MissingTeacherError
 from lgkd.experiments.layout import check_finished, check_out, finished, kept_in, note_commit, run_of
 from lgkd.experiments.markdown import check_results, write_results
 from lgkd.experiments.results import Outcome, look_at
@@ -134,7 +134,7 @@ def find_borrowed(wanted: Borrowed, experiment: Experiment, out: Path) -> tuple[
     """Where a borrowed teacher lies: beside this experiment's folder, or in the user's store, or with lgkd.
 
     Raises:
-        MissingError: nowhere; holds the command that trains it.
+        MissingTeacherError: nowhere; holds the command that trains it.
     """
     beside = out.absolute().parent / wanted.trained_by / "teachers" / wanted.arm / "seed0"
     folder = beside / experiment.dataset / wanted.name
@@ -143,9 +143,9 @@ def find_borrowed(wanted: Borrowed, experiment: Experiment, out: Path) -> tuple[
         return read_card(folder), folder
     try:
         return find_trained_teacher(wanted.name, experiment.dataset)
-    except MissingError as error:
-        raise MissingError(
+    except MissingTeacherError as error:
+        raise MissingTeacherError(
             f"{experiment.name} needs the teacher of {wanted.trained_by}, which is neither at {folder} nor in the "
-            f"store; train it with: lgkd reproduce {wanted.trained_by} (or any other {wanted.name}: "
-            f"{str(error).rpartition('make it with: ')[2]})"
-        ) from None
+            f"store; train it with: lgkd reproduce {wanted.trained_by} (or any other {wanted.name}: {error.command})",
+            name=wanted.name, dataset=experiment.dataset, command=error.command, others=error.others,
+        ) from None  # fmt: skip

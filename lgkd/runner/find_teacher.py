@@ -4,8 +4,8 @@ import json
 import shlex
 from pathlib import Path
 
-from lgkd.data.names import WITHOUT, dataset_key, folder_word
-from lgkd.errors import InputError, LgkdError, MissingError, TakenError
+from lgkd.data.names import Subset, dataset_key, folder_word
+from lgkd.errors import InputError, LgkdError, MissingTeacherError, TakenError
 from lgkd.models.registry import canonical, find
 from lgkd.models.teacher_card import TeacherCard, find_card, put_back, read_card, teacher_folder
 from lgkd.runs.folder import STUDENT, is_finished
@@ -25,43 +25,32 @@ def find_trained_teacher(name: str, dataset: str | Path, *, subset: str | None =
     Args:
         name: an architecture, or the name that a teacher is kept under.
         dataset: a named data set or a folder of images.
-        subset: in the words of `subset_words`.
+        subset: its `text`.
 
     Raises:
-        MissingError: there is none; the message holds the command that makes it.
+        MissingTeacherError: there is none; it holds the command that makes it.
         ModelError: no teacher could have that name.
     """
     key = dataset_key(dataset)
     try:
         return find_card(teacher_name(name, subset), key)
-    except MissingError as error:
-        missing = error
+    except MissingTeacherError as error:
+        others = error.others
     if subset is not None:
         try:
             return find_card(teacher_name(name, None), key)
-        except MissingError:
+        except MissingTeacherError:
             pass
     architecture = name.partition("--")[0]
     find(architecture)
-    _, trained_for, known = str(missing).partition("; trained for")
-    raise MissingError(
-        f"no teacher {name!r} is trained for {dataset} yet; make it with: "
-        f"lgkd train-teacher {architecture} {shlex.quote(str(dataset))}{_subset_options(subset)}{trained_for}{known}"
-    )
-
-
-def _subset_options(subset: str | None) -> str:
-    """The options of the command line that choose a subset, from its words."""
-    if subset is None:
-        return ""
-    part, without = subset.removesuffix(WITHOUT).removesuffix(", "), subset.endswith(WITHOUT)
-    left = " --leave-out-near-copies" if without else ""
-    if not part:
-        return left
-    amount, _, seed = part.partition(", seed ")
-    words = amount.split()
-    chosen = f" --fraction {words[1]}" if words[0] == "fraction" else f" --images-per-class {words[0]}"
-    return chosen + (f" --subset-seed {seed}" if seed != "0" else "") + left
+    part = Subset.parse(subset) if subset is not None else None
+    chosen = part.command_options if part is not None else ""
+    command = " ".join(word for word in ("lgkd train-teacher", architecture, shlex.quote(str(dataset)), chosen) if word)
+    known = f"; trained for {key}: {', '.join(others)}" if others else ""
+    raise MissingTeacherError(
+        f"no teacher {name!r} is trained for {dataset} yet; make it with: {command}{known}",
+        name=name, dataset=key, command=command, others=others,
+    )  # fmt: skip
 
 
 def free_place(

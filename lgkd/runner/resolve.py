@@ -11,7 +11,7 @@ from lgkd.config import Recipe, apply_overrides, load_recipe
 from lgkd.config.trackers import check_trackers
 from lgkd.data.image_folder import check_some_image
 from lgkd.data.locations import known_or_folder
-from lgkd.data.names import dataset_key, folder_word, subset_words
+from lgkd.data.names import Subset, dataset_key, folder_word
 from lgkd.errors import InputError, MissingError, RecipeError
 from lgkd.models.registry import canonical, find
 from lgkd.models.teacher_card import TeacherCard
@@ -45,7 +45,7 @@ class ResolvedConfig:
         dataset: a name, a folder, or a loaded `DataSet`.
         options: see `Options`.
         recipe: complete, with every choice put in.
-        subset: the part of the training images, in words; None for all of them.
+        subset: the part of the training images.
         teachers: those that guide; of a named one its card and folder.
         taps: layers of the student; None for its default ones.
         folder: of the run, or of all runs of a sweep.
@@ -60,7 +60,7 @@ class ResolvedConfig:
     dataset: "str | Path | DataSet"
     options: Options
     recipe: Recipe
-    subset: str | None
+    subset: Subset
     teachers: "tuple[Teacher | tuple[TeacherCard, Path], ...]"
     taps: tuple[str, ...] | None
     folder: Path
@@ -148,20 +148,20 @@ def resolve(
     check_extra(options.get("extra"), options.get("extra_share"))
     check_cached(options.get("cached"), guided=bool(teachers), approximate=bool(options.get("approximate")))
     check_trackers(options.get("track") or ())
-    subset = subset_words(
+    subset = Subset(
         options.get("fraction"),
         options.get("images_per_class"),
         options.get("subset_seed") or 0,
-        leaves_out=bool(options.get("leave_out_near_copies")),
+        bool(options.get("leave_out_near_copies")),
     )
     found = [
-        find_trained_teacher(teacher, source, subset=subset) if isinstance(teacher, str) else teacher
+        find_trained_teacher(teacher, source, subset=subset.text) if isinstance(teacher, str) else teacher
         for teacher in teachers
     ]
     folder = options.get("out") or run_folder(
         model if isinstance(model, str) else type(model).__name__,
         source,
-        subset,
+        subset.text,
         "+".join(map(_teacher_name, found)) or None,
         options["recipe"],
         None if several else seed,
@@ -170,7 +170,7 @@ def resolve(
     if role == "teacher" and not elsewhere:
         if not isinstance(model, str):
             raise InputError("a teacher is kept by name; give a name or package.module:factory, not a module")
-        store = free_place(model, source, subset, replace=replace, run=Path(folder))
+        store = free_place(model, source, subset.text, replace=replace, run=Path(folder))
     call, named = None, isinstance(model, str) and isinstance(dataset, str | Path) and not elsewhere
     if named and all(isinstance(teacher, str) for teacher in teachers):
         call = {"teachers": list(teachers), "taps": list(taps) if taps is not None else None, "replace": replace}
@@ -274,7 +274,7 @@ def run_folder(
     Args:
         model: a name of the catalogue or a class.
         dataset: a named data set or a folder.
-        subset: in the words of `subset_words`.
+        subset: its `text`.
         by: the teacher.
         recipe: its name is used.
         seed: of the run; None for the folder of several seeds.

@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # A package that may see only these files of another.
 ONLY_THESE: dict[tuple[str, str], set[str]] = {
     ("models", "data"): {"data.constants"},
-    ("runs", "data"): {"data.catalogue"},
+    ("runs", "data"): {"data.catalogue", "data.names"},
     ("runs", "models"): {"models.factory", "models.trust"},
     ("training", "models"): {"models.sdpa"},
     ("training", "distillation"): {"distillation.tasks"},

@@ -49,7 +49,7 @@ class ExpectedRun:
             "train_images": sum(counts.train),
             "test_images": found.test,
             "val_images": counts.held_out if options.get("val_fraction") is not None else None,
-            "subset": config.subset,
+            "subset": config.subset.text,
         }
         unknown = set() if found.fingerprint is not None else {"dataset.fingerprint", "dataset.greys"}
         if extra is not None:
