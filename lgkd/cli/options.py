@@ -63,7 +63,7 @@ def training_option(name: str) -> Any:
     option = OPTIONS[name]
     return typer.Option(
         option.flag or "--" + name.replace("_", "-"),
-        help=option.help,
+        help=option.help_line,
         metavar=option.metavar,
         autocompletion=getattr(completion, option.completion) if option.completion is not None else None,
     )

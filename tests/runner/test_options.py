@@ -43,7 +43,7 @@ def test_every_option_of_the_python_api_says_what_it_is() -> None:
     assert set(OPTIONS) == set(lgkd.Options.__annotations__)
     for name, option in OPTIONS.items():
         assert f"\n    {name}: {option.about}" in str(Options.__doc__)
-        assert option.kind is None or option.help.endswith(".")
+        assert option.kind is None or option.help_line.endswith(".")
 
 
 def test_every_option_of_the_command_line_is_one_of_distill() -> None:
