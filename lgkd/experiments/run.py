@@ -1,6 +1,5 @@
 """Training what an experiment still lacks: stopped anywhere, the same call goes on."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from lgkd.runner.find_teacher import find_trained_teacher
 from lgkd.runner.options import Options
 from lgkd.runner.resolve import check_dataset, resolve
 from lgkd.runner.runner import Runner
-from lgkd.runner.sweep import Watch, check_time, no_callbacks, said_once, signals_between
+from lgkd.runner.sweep import QueuedRun, Watch, train_in_turn
 from lgkd.runs.folder import read_metrics
 
 RESULTS = "results.md"
@@ -51,7 +50,6 @@ def reproduce(
         MissingError: the data set or a borrowed teacher is not here.
         Paused, Interrupted: the same call goes on.
     """
-    began = time.monotonic()
     given: Options = {**(options or {})}
     chosen = choose_arms(experiment, arms)
     turns = turns_of(experiment, chosen, seeds)
@@ -61,22 +59,17 @@ def reproduce(
         check_results(results, experiment)
     check_dataset(experiment.dataset, given.get("data_dir"))
     borrowed = _look_for_borrowed(experiment, out, turns)
-    trained, said = 0, set[str]()
-    for number, turn in enumerate(turns, 1):
-        if done := finished(out, turn):
+
+    def queued(turn: Turn) -> QueuedRun:
+        def train(callbacks: Options, began: float) -> float:
+            if not finished(out, turn):
+                return _train(experiment, out, turn, {**given, **callbacks}, borrowed, began)
             check_finished(out, experiment, turn)
-        elif trained:
-            check_time(began, given.get("max_time"))
-        trained += not done
-        title = f"{number}/{len(turns)} {turn.arm.key} seed {turn.seed}"
-        with (watch or no_callbacks)(title) as looking, signals_between():
-            told: Options = said_once(looking, said)
-            if done:
-                if (say := told.get("say")) is not None:
-                    say(f"{turn.name} is finished: {read_metrics(run_of(out, turn))[-1]['test_top1']:.2%}")
-                continue
-            _train(experiment, out, turn, {**given, **told}, borrowed, began)
-    wait()
+            return read_metrics(run_of(out, turn))[-1]["test_top1"]
+
+        return QueuedRun(turn.name, f"{turn.arm.key} seed {turn.seed}", lambda: finished(out, turn), train)
+
+    train_in_turn([queued(turn) for turn in turns], watch=watch, max_time=given.get("max_time"))
     outcome = look_at(experiment, out)
     if place().rank == 0:
         write_results(file, outcome)
@@ -90,7 +83,7 @@ def _train(
     options: Options,
     borrowed: tuple[TeacherCard, Path] | None,
     began: float,
-) -> None:
+) -> float:
     arm = turn.arm
     trust(arm.model)  # an experiment is part of lgkd, so that what it names is, too
     guides = [_open(experiment, out, arm.teacher, borrowed)] if arm.teacher is not None else []
@@ -101,8 +94,9 @@ def _train(
     config = resolve(
         arm.role, arm.model, experiment.dataset, asked, model_options=arm.options, teachers=guides, store=store
     )
-    Runner(config, began=began).run(keep=True)
+    run = Runner(config, began=began).run(keep=True)
     wait()  # the first process has yet to put a teacher away that the others will open
+    return run.top1
 
 
 def _open(experiment: Experiment, out: Path, key: str, borrowed: tuple[TeacherCard, Path] | None) -> Teacher:

@@ -6,7 +6,7 @@ order and augmentation. Finished runs are kept as they are, so that the same cal
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -98,29 +98,77 @@ def train_all(spec: SweepSpec, *, watch: Watch | None = None) -> Series:
         TakenError: the folder holds something else, or a run that differs.
         Paused, Interrupted: the same call resumes the sweep.
     """
-    began = time.monotonic()
-    folder, runs = spec.config.folder, spec.runs
+    folder, runs, options = spec.config.folder, spec.runs, spec.config.options
     check_series(folder)
-    trained, said = 0, set[str]()
-    for number, one in enumerate(runs, 1):
-        finished = is_finished(one.folder)
-        if trained and not finished:
-            check_time(began, spec.config.options.get("max_time"))
-        trained += not finished
-        title = f"{number}/{len(runs)} seed {one.seed} {'guided' if one.guided else 'unguided'}"
-        with (watch or no_callbacks)(title) as callbacks, signals_between():
-            callbacks = said_once(callbacks, said)
-            config = _config_of(spec, one).with_options(**callbacks)
-            run = Runner(config, began=began).run(keep=True)
-            if finished and (say := config.options.get("say")) is not None:
-                say(f"{one.folder.name} is finished: {run.top1:.2%}")
-    wait()
+
+    def queued(one: SweepRun) -> QueuedRun:
+        def train(callbacks: Options, began: float) -> float:
+            return Runner(_config_of(spec, one).with_options(**callbacks), began=began).run(keep=True).top1
+
+        title = f"seed {one.seed} {'guided' if one.guided else 'unguided'}"
+        return QueuedRun(one.folder.name, title, lambda: is_finished(one.folder), train)
+
+    train_in_turn([queued(one) for one in runs], watch=watch, max_time=options.get("max_time"), say=options.get("say"))
     series = Series(folder, tuple(one.folder for one in runs))
     if place().rank == 0:
         write_json(folder / f"{COMPARISON}.json", series.comparison.as_dict())
         write_csv(series.comparison, folder / f"{COMPARISON}.csv")
         write_picture(series.comparison, folder / f"{COMPARISON}.png")
     return series
+
+
+@dataclass(frozen=True)
+class QueuedRun:
+    """One training of several that are trained in turn.
+
+    Attributes:
+        name: in messages.
+        title: of its display.
+        finished: true where nothing is left to train.
+        train: called with the callbacks and the `time.monotonic()` at which all began; trains the run, or checks a
+            finished one; gives its top-1 accuracy on the test split.
+    """
+
+    name: str
+    title: str
+    finished: Callable[[], bool]
+    train: Callable[[Options, float], float]
+
+
+def train_in_turn(
+    runs: Sequence[QueuedRun],
+    *,
+    watch: Watch | None = None,
+    max_time: float | None = None,
+    say: Callable[[str], None] | None = None,
+    counted: bool = True,
+) -> None:
+    """Train what is not finished yet of several runs; stopped anywhere, the same call resumes.
+
+    Args:
+        runs: in the order in which they are trained.
+        watch: makes the callbacks of a run; see `Watch`.
+        max_time: in seconds, for all runs together.
+        say: called with a sentence on a finished run where `watch` makes no such callback.
+        counted: whether titles begin with the number of the run.
+
+    Raises:
+        Paused, Interrupted: the time is up or a signal came between two runs.
+    """
+    began = time.monotonic()
+    trained, said = 0, set[str]()
+    for number, one in enumerate(runs, 1):
+        finished = one.finished()
+        if trained and not finished:
+            check_time(began, max_time)
+        trained += not finished
+        title = f"{number}/{len(runs)} {one.title}" if counted else one.title
+        with (watch or no_callbacks)(title) as callbacks, signals_between():
+            callbacks = said_once(callbacks, said)
+            top1 = one.train(callbacks, began)
+            if finished and (tell := callbacks.get("say", say)) is not None:
+                tell(f"{one.name} is finished: {top1:.2%}")
+    wait()
 
 
 def _config_of(spec: SweepSpec, run: SweepRun) -> ResolvedConfig:
