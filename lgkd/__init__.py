@@ -19,24 +19,13 @@ if TYPE_CHECKING:  # type checkers read names here alone; a test holds both list
     from lgkd.analysis.inspect.inspect import Inspection as Inspection
     from lgkd.analysis.inspect.inspect import inspect_run as inspect_run
     from lgkd.analysis.report.report import write_report as write_report
-    from lgkd.api import Comparison as Comparison
-    from lgkd.api import Exported as Exported
-    from lgkd.api import Options as Options
-    from lgkd.api import Prediction as Prediction
-    from lgkd.api import Run as Run
-    from lgkd.api import Series as Series
     from lgkd.api import cache_teacher as cache_teacher
     from lgkd.api import check as check
-    from lgkd.api import compare as compare
-    from lgkd.api import create_student as create_student
-    from lgkd.api import create_teacher as create_teacher
     from lgkd.api import distill as distill
     from lgkd.api import distill_series as distill_series
     from lgkd.api import evaluate as evaluate
     from lgkd.api import export as export
-    from lgkd.api import import_teacher as import_teacher
     from lgkd.api import load_run as load_run
-    from lgkd.api import load_student as load_student
     from lgkd.api import load_teacher as load_teacher
     from lgkd.api import predict as predict
     from lgkd.api import resume as resume
@@ -50,6 +39,8 @@ if TYPE_CHECKING:  # type checkers read names here alone; a test holds both list
     from lgkd.data.dataset import DataSet as DataSet
     from lgkd.data.dataset import Images as Images
     from lgkd.data.load import load_dataset as load_dataset
+    from lgkd.deploy.export import Exported as Exported
+    from lgkd.deploy.inference.predict import Prediction as Prediction
     from lgkd.distillation.guide import Guide as Guide
     from lgkd.distillation.guide import Term as Term
     from lgkd.distillation.taps import Tap as Tap
@@ -57,7 +48,16 @@ if TYPE_CHECKING:  # type checkers read names here alone; a test holds both list
     from lgkd.distillation.tasks import Guided as Guided
     from lgkd.distillation.tasks import Step as Step
     from lgkd.distillation.tasks import Supervised as Supervised
+    from lgkd.models.factory import create_student as create_student
+    from lgkd.models.factory import create_teacher as create_teacher
     from lgkd.models.teacher import Teacher as Teacher
+    from lgkd.runner.import_teacher import import_teacher as import_teacher
+    from lgkd.runner.options import Options as Options
+    from lgkd.runner.run import Run as Run
+    from lgkd.runner.sweep import Series as Series
+    from lgkd.runs.compare import Comparison as Comparison
+    from lgkd.runs.compare import compare as compare
+    from lgkd.runs.load_student import load_student as load_student
     from lgkd.training.evaluate import Scores as Scores
 
 __version__ = "0.1.0"
@@ -66,9 +66,8 @@ _HOMES = {
     "lgkd.analysis.inspect.inspect": "Inspection inspect_run",
     "lgkd.analysis.report.report": "write_report",
     "lgkd.api": (
-        "Comparison Exported Options Prediction Run Series cache_teacher check compare create_student "
-        "create_teacher distill distill_series evaluate export import_teacher load_run load_student load_teacher "
-        "predict resume train train_series train_teacher"
+        "cache_teacher check distill distill_series evaluate export load_run load_teacher predict resume train "
+        "train_series train_teacher"
     ),
     "lgkd.config": "Recipe load_recipe",
     "lgkd.config.registry": "register_term",
@@ -78,6 +77,15 @@ _HOMES = {
     "lgkd.distillation.guide": "Guide Term",
     "lgkd.distillation.taps": "Tap",
     "lgkd.distillation.tasks": "Batch Guided Step Supervised",
+    "lgkd.deploy.export": "Exported",
+    "lgkd.deploy.inference.predict": "Prediction",
+    "lgkd.models.factory": "create_student create_teacher",
+    "lgkd.runner.import_teacher": "import_teacher",
+    "lgkd.runner.options": "Options",
+    "lgkd.runner.run": "Run",
+    "lgkd.runner.sweep": "Series",
+    "lgkd.runs.compare": "Comparison compare",
+    "lgkd.runs.load_student": "load_student",
     "lgkd.models.teacher": "Teacher",
     "lgkd.training.evaluate": "Scores",
 }

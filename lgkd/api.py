@@ -4,7 +4,7 @@ import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
 from torch import nn
 
@@ -16,51 +16,21 @@ from lgkd.deploy.inference.load import open_source
 from lgkd.deploy.inference.locate import find_source
 from lgkd.deploy.inference.predict import Prediction, predict_images
 from lgkd.distillation.teacher_cache.storage import Storage
-from lgkd.models.factory import create_student, create_teacher
 from lgkd.models.teacher import Teacher
 from lgkd.models.trust import trust
-from lgkd.runner.build import is_convolutional, load_trained_teacher
-from lgkd.runner.cache_teacher import Cached, Wanted, cache_features
-from lgkd.runner.import_teacher import import_teacher
-from lgkd.runner.loaded_run import check_finite, open_run, teacher_of
-from lgkd.runner.options import Options, Run
-from lgkd.runner.resume import call_of, trackers_again
-from lgkd.runner.runner import Job
-from lgkd.runner.sweep import Repeated, Series, Watch, train_all
-from lgkd.runs.compare import Comparison, compare
-from lgkd.runs.folder import RECIPE, read_metrics, read_run, read_student
+from lgkd.runner.build import load_trained_teacher
+from lgkd.runner.cache_teacher import Cached, CacheSpec, cache_features
+from lgkd.runner.loaded_run import evaluate_run
+from lgkd.runner.options import Options
+from lgkd.runner.resolve import ResolvedConfig, Role, resolve
+from lgkd.runner.resume import resolve_saved
+from lgkd.runner.run import Run
+from lgkd.runner.runner import Runner
+from lgkd.runner.sweep import Series, SweepSpec, Watch, train_all
+from lgkd.runs.folder import read_metrics, read_run, read_student
 from lgkd.runs.load_student import load_student
-from lgkd.training.evaluate import Scores, score
+from lgkd.training.evaluate import Scores
 from lgkd.training.precision import choose_device
-
-__all__ = [
-    "Cached",
-    "CheckReport",
-    "Comparison",
-    "Exported",
-    "Options",
-    "Prediction",
-    "Run",
-    "Series",
-    "cache_teacher",
-    "check",
-    "compare",
-    "create_student",
-    "create_teacher",
-    "distill",
-    "distill_series",
-    "evaluate",
-    "export",
-    "import_teacher",
-    "load_run",
-    "load_student",
-    "load_teacher",
-    "predict",
-    "resume",
-    "train",
-    "train_series",
-    "train_teacher",
-]
 
 
 def train_teacher(
@@ -85,8 +55,8 @@ def train_teacher(
     Raises:
         TakenError: the store has such a teacher already, and `replace` is False.
     """
-    trust(teacher)
-    return Job("teacher", teacher, teacher_options, dataset, {"recipe": "teacher", **options}).run(replace=replace)
+    options.setdefault("recipe", "teacher")
+    return Runner(_resolve("teacher", teacher, dataset, options, teacher_options, replace=replace)).run()
 
 
 def train(
@@ -103,8 +73,8 @@ def train(
         dataset: a name, a folder of images, or a loaded `DataSet`.
         student_options: reach the constructor.
     """
-    trust(student)
-    return Job("student", student, student_options, dataset, {"recipe": "supervised", **options}).run()
+    options.setdefault("recipe", "supervised")
+    return Runner(_resolve("student", student, dataset, options, student_options)).run()
 
 
 def distill(
@@ -130,11 +100,8 @@ def distill(
     Raises:
         MissingError: no such teacher is trained for the data set; holds the command that trains it.
     """
-    job = Job("student", student, student_options, dataset, {"recipe": "locality-guidance", **options})
-    several = isinstance(teacher, Sequence) and not isinstance(teacher, str)
-    teachers: list[str | Teacher] = [*teacher] if several else [teacher]  # type: ignore[list-item, misc]
-    trust(student, *teachers)
-    return job.run(teachers=teachers, taps=taps)
+    options.setdefault("recipe", "locality-guidance")
+    return Runner(_resolve("student", student, dataset, options, student_options, teacher, taps)).run()
 
 
 def train_series(
@@ -156,9 +123,9 @@ def train_series(
         watch: given the title of a run, a context manager with the options that look on; see `lgkd.runner.sweep.Watch`.
         options: as for `train`; `out` is the folder of all runs, `max_time` counts for all together.
     """
-    trust(student)
-    chosen: Options = {"recipe": "supervised", **options}
-    return train_all(Repeated(student, dataset, (), None, student_options, chosen), seeds, watch=watch)
+    options.setdefault("recipe", "supervised")
+    config = _resolve("student", student, dataset, options, student_options, several=True)
+    return train_all(SweepSpec(config, tuple(seeds)), watch=watch)
 
 
 def distill_series(
@@ -189,13 +156,9 @@ def distill_series(
     Raises:
         MissingError: no such teacher is trained for the data set; holds the command that trains it.
     """
-    several = isinstance(teacher, Sequence) and not isinstance(teacher, str)
-    teachers: tuple[str | Teacher, ...] = tuple(teacher) if several else (teacher,)  # type: ignore[arg-type, assignment]
-    trust(student, *teachers)
-    chosen: Options = {"recipe": "locality-guidance", **options}
-    named = tuple(taps) if taps is not None else None
-    wanted = Repeated(student, dataset, teachers, named, student_options, chosen, with_baseline)
-    return train_all(wanted, seeds, watch=watch)
+    options.setdefault("recipe", "locality-guidance")
+    config = _resolve("student", student, dataset, options, student_options, teacher, taps, several=True)
+    return train_all(SweepSpec(config, tuple(seeds), with_baseline), watch=watch)
 
 
 def cache_teacher(
@@ -229,12 +192,11 @@ def cache_teacher(
     Returns:
         The caches, one for each teacher; those that lay ready are not made again.
     """
-    job = Job("student", student, student_options, dataset, {"recipe": "locality-guidance", **options})
-    place = Path(folder).expanduser() if folder is not None else None
-    wanted = Wanted(views, replay, storage, place, max_gb, caching)
-    teachers = [teacher] if isinstance(teacher, str | Teacher) else list(teacher)
-    trust(student, *teachers)
-    return cache_features(job, teachers, wanted, taps=taps)
+    options.setdefault("recipe", "locality-guidance")
+    spec = CacheSpec(views, replay, storage, Path(folder).expanduser() if folder else None, max_gb, caching)
+    spec.check_teachers(1 if isinstance(teacher, str | Teacher) else len(teacher))
+    config = _resolve("student", student, dataset, options, student_options, teacher, taps)
+    return cache_features(Runner(config), spec)
 
 
 def resume(folder: str | Path, **options: Unpack[Options]) -> Run:
@@ -250,22 +212,7 @@ def resume(folder: str | Path, **options: Unpack[Options]) -> Run:
         InputError: no run lies there, or it was started from objects made in Python; repeat that call instead. Or the
             folder names code that nobody else has named, see `lgkd.models.trust`.
     """
-    place = Path(folder)
-    info = read_run(place)
-    call = call_of(place, info)
-    about = info["dataset"]
-    chosen: Options = {
-        "recipe": place / RECIPE,
-        "data_dir": about["data_dir"],
-        "out": place,
-        **call["options"],
-        **options,
-        "track": trackers_again(call["options"].get("track", ()), options),
-    }
-    role: Literal["teacher", "student"] = "teacher" if info["kind"] == "teacher" else "student"
-    dataset = about["path"] or about["name"]
-    job = Job(role, info["student"]["name"], call["model_options"], dataset, chosen)
-    return job.run(teachers=call["teachers"], taps=call["taps"], replace=bool(call["replace"]))
+    return Runner(resolve_saved(Path(folder), options)).run()
 
 
 def check(dataset: str | Path | DataSet, *, data_dir: str | Path | None = None, offline: bool = False) -> CheckReport:
@@ -335,22 +282,7 @@ def evaluate(
         DataError: so has the folder, or it is not a folder of classes.
         MissingError: its data set is not where it was.
     """
-    opened = open_run(run, dataset=dataset, data_dir=data_dir, device=device, model=model)
-    tell = say or (lambda _: None)
-    for sentence in (opened.scored, *opened.data.notes):
-        tell(sentence)
-    try:
-        scores = score(
-            opened.student,
-            opened.batches(),
-            precision=opened.precision,
-            channels_last=is_convolutional(opened.student),
-            other=teacher_of(opened),
-        )
-    finally:
-        opened.student.to("cpu")
-    check_finite(opened, scores.loss)
-    return scores
+    return evaluate_run(run, dataset=dataset, data_dir=data_dir, device=device, model=model, say=say)
 
 
 def predict(
@@ -431,6 +363,35 @@ def export(
         model=model,
         say=say or (lambda _: None),
         progress=progress,
+    )
+
+
+def _resolve(
+    role: Role,
+    model: str | nn.Module,
+    dataset: str | Path | DataSet,
+    options: Options,
+    model_options: Mapping[str, Any] | None,
+    teacher: str | Teacher | Sequence[str | Teacher] = (),
+    taps: Sequence[str] | None = None,
+    *,
+    replace: bool = False,
+    several: bool = False,
+) -> ResolvedConfig:
+    """Resolve a call; the caller is trusted with the code that its names stand for."""
+    listed = isinstance(teacher, Sequence) and not isinstance(teacher, str)
+    teachers: list[str | Teacher] = [*teacher] if listed else [teacher]  # type: ignore[list-item, misc]
+    trust(model, *teachers)
+    return resolve(
+        role,
+        model,
+        dataset,
+        options,
+        model_options=model_options,
+        teachers=teachers,
+        taps=taps,
+        replace=replace,
+        several=several,
     )
 
 

@@ -18,6 +18,23 @@ class RecipeError(InputError):
     """A recipe that does not follow the schema; lists every mistake with its place."""
 
 
+class DamagedError(InputError):
+    """A file that is not as it was written.
+
+    Attributes:
+        found: what is wrong with it.
+        advice: what to do.
+    """
+
+    def __init__(self, found: str, advice: str = "") -> None:
+        super().__init__(f"{found}; {advice}")
+        self.found, self.advice = found, advice
+
+    def __reduce__(self) -> tuple[type["DamagedError"], tuple[str, str]]:
+        # The message is not what it is made from.
+        return type(self), (self.found, self.advice)
+
+
 class DataError(InputError):
     """A data set that cannot be read as one: missing classes, broken images, clashing splits."""
 
@@ -38,6 +55,22 @@ class MissingError(LgkdError):
     """Something needed is not here: data set, teacher, network (exit code 3)."""
 
     exit_code = 3
+
+
+class MissingTeacherError(MissingError):
+    """A teacher is not trained yet.
+
+    Attributes:
+        name, dataset: of the teacher.
+        command: trains it.
+        others: names of teachers that are trained for that data set.
+    """
+
+    def __init__(
+        self, message: str, *, name: str = "", dataset: str = "", command: str = "", others: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(message)
+        self.name, self.dataset, self.command, self.others = name, dataset, command, others
 
 
 class NonFiniteError(LgkdError):

@@ -1,4 +1,4 @@
-"""`--dry-run`: what a training would do, on the screen."""
+"""Print what `--dry-run` finds out."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,46 +8,43 @@ import typer
 
 from lgkd._internal.text import counted
 from lgkd.cli.display import console, duration, line_of, say, show_json, show_pairs, show_table
-from lgkd.runs.compare.layout import member
+from lgkd.runner.resolve import ResolvedConfig
 from lgkd.runs.folder import is_finished
 
 if TYPE_CHECKING:
     from lgkd.config import Recipe
-    from lgkd.runner.dry_run import Foresight
-    from lgkd.runner.dry_run.existing_runs import Member
+    from lgkd.runner.dry_run import DryRun
+    from lgkd.runner.sweep import SweepRun
 
 REFUSED = 2
-"""With which a training ends that something is in the way of."""
+"""Exit code when a precondition fails."""
 
 
-def foretell(
-    role: str,
-    model: str,
-    dataset: str,
-    options: dict[str, Any],
+def show_dry_run(
+    config: ResolvedConfig,
     *,
     as_json: bool,
     seeds: Sequence[int] | None = None,
-    baselines: bool = False,
+    with_baseline: bool = False,
     processes: int | None = None,
-    **more: Any,
 ) -> None:
-    """Find out and show; `seeds`, `baselines` and `processes` are said, and one run in one process is measured.
+    """Estimate a training and print it; of several runs or processes one is measured.
 
     Raises:
         typer.Exit: with the training's code, where something would keep it from starting.
     """
-    from lgkd.runner.dry_run import foresee
+    from lgkd.runner.dry_run import estimate_training
 
-    runs = Runs()
+    members: list[SweepRun] = []
     if seeds is not None:
-        members = _members(model, dataset, options, seeds, baselines=baselines, **more)
-        options = {**options, "seed": members[0].seed, "out": members[0].folder}
-        more["series"] = members
-        runs = Runs.of(members)
+        from lgkd.runner.sweep import SweepSpec
+
+        members = sorted(SweepSpec(config, tuple(seeds), with_baseline).runs, key=lambda one: not one.guided)
+        config = config.with_options(seed=members[0].seed, out=members[0].folder)
+    runs = Runs.of(members)
     if not as_json:
         say("timing a few steps; nothing is written")
-    found = foresee(role, model, dataset, options, **more)  # type: ignore[arg-type]
+    found = estimate_training(config, runs=members)
     if as_json:
         show_json({**found.as_dict(), **runs.as_dict(found), "processes": processes or 1})
     else:
@@ -58,14 +55,14 @@ def foretell(
 
 @dataclass(frozen=True)
 class Runs:
-    """How many runs there are of each kind, and how many are done."""
+    """Count the runs of each kind, and those that are finished."""
 
     guided: int = 0
     unguided: int = 0
     finished: int = 0
 
     @classmethod
-    def of(cls, members: Sequence["Member"]) -> "Runs":
+    def of(cls, members: Sequence["SweepRun"]) -> "Runs":
         """Those of a series."""
         guided = sum(one.guided for one in members)
         return cls(guided, len(members) - guided, sum(is_finished(one.folder) for one in members))
@@ -75,17 +72,17 @@ class Runs:
         """Of all runs; one that is no series has no kinds."""
         return self.guided + self.unguided or 1
 
-    def seconds_at_most(self, found: "Foresight") -> float:
+    def seconds_at_most(self, found: "DryRun") -> float:
         """Of all that are left; an unguided one takes less time than the guided one that was timed."""
         return (self.number - self.finished) * found.seconds["together"]
 
-    def as_dict(self, found: "Foresight") -> dict[str, Any]:
+    def as_dict(self, found: "DryRun") -> dict[str, Any]:
         """For JSON."""
         kinds = {"guided_runs": self.guided, "unguided_runs": self.unguided, "finished_runs": self.finished}
         series = {**kinds, "seconds_of_all_at_most": self.seconds_at_most(found)} if self.number > 1 else {}
         return {"runs": self.number, **series}
 
-    def in_words(self, found: "Foresight") -> str:
+    def in_words(self, found: "DryRun") -> str:
         """Kinds, and the time of all."""
         kinds = [
             f"{number} {kind}" for number, kind in ((self.guided, "guided"), (self.unguided, "unguided")) if number
@@ -98,29 +95,7 @@ class Runs:
         )
 
 
-def _members(
-    model: str,
-    dataset: str,
-    options: dict[str, Any],
-    seeds: Sequence[int],
-    *,
-    baselines: bool,
-    teachers: Sequence[str] = (),
-    taps: Sequence[str] | None = None,
-    model_options: Mapping[str, Any] | None = None,
-) -> "list[Member]":
-    """The runs of a series, in its folder; first the one that is measured."""
-    from lgkd.runner.dry_run.existing_runs import Member
-    from lgkd.runner.sweep import Repeated, series_folder
-
-    named = tuple(taps) if taps is not None else None
-    wanted = Repeated(model, dataset, tuple(teachers), named, model_options, options, baselines)  # type: ignore[arg-type]
-    folder = series_folder(wanted)
-    kinds = [True] * bool(teachers) + [False] * (baselines or not teachers)
-    return [Member(member(folder, seed, guided=guided), seed, guided) for guided in kinds for seed in seeds]
-
-
-def _show(found: "Foresight", runs: Runs, processes: int) -> None:
+def _show(found: "DryRun", runs: Runs, processes: int) -> None:
     plan, cost, seconds, images = found.plan, found.cost, found.seconds, found.outline
     by = f" guided by {' and '.join(found.teachers)}" if found.teachers else ""
     height, width = found.image_size

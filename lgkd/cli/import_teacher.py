@@ -9,7 +9,8 @@ from lgkd.cli import options as o
 from lgkd.cli.display import Display, console, show_json
 from lgkd.errors import InputError
 from lgkd.models.registry import find
-from lgkd.runner.resolve import check_dataset, free_place
+from lgkd.runner.find_teacher import free_place
+from lgkd.runner.resolve import check_dataset
 from lgkd.runs.statistics import in_percent
 
 

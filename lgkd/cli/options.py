@@ -1,7 +1,10 @@
-"""Options that mean the same in every command that has them."""
+"""Options that mean the same in every command that has them; those of a training are made from `runner.options`."""
 
+import inspect
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 
@@ -9,107 +12,154 @@ from lgkd.cli import completion
 from lgkd.config.registry import import_terms
 from lgkd.errors import InputError
 from lgkd.models.trust import trust
+from lgkd.runner.options import OPTIONS, Option
+
+END = "the end"
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+@dataclass(frozen=True)
+class Before:
+    """Place a command's own parameter in `--help` before a training option; without one it comes first."""
+
+    option: str
+
+
+def with_options(
+    *, only: Collection[str] = tuple(OPTIONS), without: Collection[str] = (), **defaults: Any
+) -> Callable[[Command], Command]:
+    """Add training options to a command, which takes them as `**options: Unpack[Options]`.
+
+    The signature that typer reads is made from the table `lgkd.runner.options.OPTIONS`, in its order; the command's own
+    parameters stand where `Before` places them.
+
+    Args:
+        only: names of options; by default all that the command line has.
+        without: names of options that the command lacks.
+        defaults: of options whose default depends on the command.
+    """
+    order = [*OPTIONS, END]
+
+    def decorate(command: Command) -> Command:
+        own = [
+            parameter
+            for parameter in inspect.signature(command).parameters.values()
+            if parameter.kind is not parameter.VAR_KEYWORD
+        ]
+        placed = [(_place(parameter, order), parameter) for parameter in own]
+        for name, option in OPTIONS.items():
+            if option.kind is not None and name in only and name not in without:
+                placed.append((order.index(name) + 0.5, _parameter(name, option, defaults.get(name, option.default))))
+        parameters = [parameter for _, parameter in sorted(placed, key=lambda one: one[0])]
+        keyword_only = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in parameters]
+        command.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def training_option(name: str) -> Any:
+    """Make typer's declaration of a training option from the table."""
+    option = OPTIONS[name]
+    return typer.Option(
+        option.flag or "--" + name.replace("_", "-"),
+        help=option.help_line,
+        metavar=option.metavar,
+        autocompletion=getattr(completion, option.completion) if option.completion is not None else None,
+    )
+
+
+def _place(parameter: inspect.Parameter, order: list[str]) -> float:
+    places = [order.index(one.option) for one in get_args(parameter.annotation) if isinstance(one, Before)]
+    return places[0] if places else -1
+
+
+def _parameter(name: str, option: Option, default: Any) -> inspect.Parameter:
+    assert option.kind is not None
+    kind: Any = list[option.kind] if option.repeated else option.kind  # type: ignore[name-defined]
+    kind = kind if default is not None else kind | None
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, training_option(name)]
+    )
+
 
 Dataset = Annotated[
     str, typer.Option("--dataset", help="A named data set or a folder of images.", autocompletion=completion.datasets)
 ]
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where named data sets lie.")]
-Fraction = Annotated[
-    float | None,
-    typer.Option("--fraction", help="Train on this share of every class, 0 to 1."),
+Student = Annotated[
+    str,
+    typer.Option(
+        "--student",
+        help="A name of `lgkd students`, timm:NAME or module:factory.",
+        autocompletion=completion.students,
+    ),
 ]
-ImagesPerClass = Annotated[
-    int | None,
-    typer.Option("--images-per-class", help="Train on so many images of every class."),
-]
-SubsetSeed = Annotated[int, typer.Option("--subset-seed", help="Which of the many such parts.")]
-Extra = Annotated[
-    Path | None,
-    typer.Option("--extra", metavar="FOLDER", help="More training images, as FOLDER/CLASS/*, such as generated ones."),
-]
-ExtraShare = Annotated[
-    float | None,
-    typer.Option("--extra-share", help="Share of every batch that they make up, 0 to 1; 0.5 if not given."),
+Teachers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--teacher",
+        help="A trained teacher of this data set; may be repeated.",
+        show_default="resnet56",
+        autocompletion=completion.trained_teachers,
+    ),
 ]
 StudentOption = Annotated[
     list[str] | None,
     typer.Option(
         "--student-option", metavar="KEY=VALUE", help="Reaches the constructor: patch_size=4; may be repeated."
     ),
+    Before("image_size"),
 ]
 TeacherOption = Annotated[
     list[str] | None,
     typer.Option("--teacher-option", metavar="KEY=VALUE", help="Reaches the constructor."),
+    Before("image_size"),
 ]
-ImageSize = Annotated[int | None, typer.Option("--image-size", help="Side of the model's images, in pixels.")]
-Epochs = Annotated[
-    int | None,
-    typer.Option("--epochs", help="Instead of the recipe's; warm-up keeps its share."),
-]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Images a step, instead of the recipe's.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=VALUE", help="Change any key of the recipe; may be repeated."),
+Taps = Annotated[
+    str | None,
+    typer.Option("--taps", metavar="A,B,C", help="Layers of the student; by default three blocks."),
+    Before("recipe"),
 ]
 Use = Annotated[
     list[str] | None,
     typer.Option("--use", metavar="MODULE", help="Import your module, for its losses and models; may be repeated."),
+    Before("seed"),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Of weights, order and augmentation.")]
 Seeds = Annotated[
     str | None,
     typer.Option("--seeds", metavar="A,B,C", help="A run with each seed: mean, spread and 95% interval."),
+    Before("precision"),
 ]
-Precision = Annotated[
-    str | None, typer.Option("--precision", help="auto, fp32, bf16 or fp16.", autocompletion=completion.precisions)
-]
-Compile = Annotated[
-    bool | None,
-    typer.Option("--compile/--no-compile", help="One compiled graph a step; by default on a GPU, for long trainings."),
-]
-CudaGraphs = Annotated[
-    bool, typer.Option("--cuda-graphs", help="Replay the compiled step as a recording; for small batches on a GPU.")
-]
-Device = Annotated[
-    str | None,
-    typer.Option("--device", help="cpu, cuda or cuda:N; a GPU if there is one."),
-]
-Deterministic = Annotated[
+Report = Annotated[
     bool,
-    typer.Option("--deterministic", help="The same bits again on a GPU, slower. On a CPU they are anyway."),
+    typer.Option("--report", help="Write report.html at the end, as `lgkd report` does."),
+    Before("track"),
 ]
-Out = Annotated[Path | None, typer.Option("--out", help="The run's folder; by default one below runs/.")]
-ValFraction = Annotated[
-    float | None,
-    typer.Option("--val-fraction", help="Hold out this share and keep the epoch that does best on it."),
-]
-LeaveOut = Annotated[
-    bool,
-    typer.Option("--leave-out-near-copies", help="Do not train on near copies of test or other training images."),
-]
-MaxTime = Annotated[
-    float | None,
-    typer.Option("--max-time", metavar="SECONDS", help="Save and end with code 75; the same command goes on."),
-]
-Offline = Annotated[bool, typer.Option("--offline", help="Download nothing.")]
-Force = Annotated[bool, typer.Option("--force", help="Go on with an unfinished run that differs.")]
 Nproc = Annotated[
     int | None,
     typer.Option("--nproc", metavar="N", help="Train in N processes on this machine: one a GPU, or parts of the CPU."),
+    Before("out"),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would do and what it would take; do nothing.")]
-Track = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--track",
-        metavar="NAME",
-        help="Tell tensorboard, wandb, ... of every epoch; may be repeated.",
-        autocompletion=completion.trackers,
-    ),
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what it would do and what it would take; do nothing."), Before("force")
 ]
-Report = Annotated[bool, typer.Option("--report", help="Write report.html at the end, as `lgkd report` does.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the result.")]
-Json = Annotated[bool, typer.Option("--json", help="The result as JSON, nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the result."), Before(END)]
+Json = Annotated[bool, typer.Option("--json", help="The result as JSON, nothing else."), Before(END)]
+
+# Training options of commands that list their parameters themselves; a parameter has to state its type.
+DataDir = Annotated[Path | None, training_option("data_dir")]
+ImageSize = Annotated[int | None, training_option("image_size")]
+BatchSize = Annotated[int | None, training_option("batch_size")]
+Set = Annotated[list[str] | None, training_option("overrides")]
+Seed = Annotated[int, training_option("seed")]
+Precision = Annotated[str | None, training_option("precision")]
+Compile = Annotated[bool | None, training_option("compile")]
+CudaGraphs = Annotated[bool, training_option("cuda_graphs")]
+Device = Annotated[str | None, training_option("device")]
+Offline = Annotated[bool, training_option("offline")]
+MaxTime = Annotated[float | None, training_option("max_time")]
+Track = Annotated[list[str] | None, training_option("track")]
+Force = Annotated[bool, training_option("force")]
 
 
 def bring_in(modules: list[str] | None) -> None:

@@ -1,4 +1,4 @@
-"""How a training ends on the screen: its accuracy, where it lies, its page, and what a teacher is for."""
+"""Print the end of a training: accuracy, folder, report, and the next command for a teacher."""
 
 import shlex
 from pathlib import Path
@@ -12,11 +12,12 @@ from lgkd.runs.ended_terms import ended_terms
 from lgkd.runs.statistics import in_percent
 
 if TYPE_CHECKING:
-    from lgkd.api import Run, Series
+    from lgkd.runner.run import Run
+    from lgkd.runner.sweep import Series
 
 
-def tell_series(series: "Series", *, as_json: bool) -> None:
-    """Several runs: the table of their comparison, and their folder."""
+def print_series(series: "Series", *, as_json: bool) -> None:
+    """Print the comparison of several runs, and their folder."""
     if not is_first():
         return
     if as_json:
@@ -27,7 +28,7 @@ def tell_series(series: "Series", *, as_json: bool) -> None:
 
 
 def write_page(folder: Path, out: Path | None = None) -> None:
-    """The report of what has just been trained; a training that went well does not end badly for want of one."""
+    """Write the report of a run; a training that went well does not fail for want of one."""
     if not is_first():
         return
     from lgkd.analysis.report.report import write_report
@@ -38,8 +39,8 @@ def write_page(folder: Path, out: Path | None = None) -> None:
         say(f"no report was written: {error}")
 
 
-def tell_what_next(run: "Run", dataset: str, data_dir: str | Path | None) -> None:
-    """Where a trained teacher is, besides its run, and the command that it is for."""
+def print_next_step(run: "Run", dataset: str, data_dir: str | Path | None) -> None:
+    """Print where a trained teacher is stored, and the command that it is for."""
     if not is_first():
         return
     info = run.info
@@ -56,8 +57,8 @@ def tell_what_next(run: "Run", dataset: str, data_dir: str | Path | None) -> Non
     )
 
 
-def tell(run: "Run", *, as_json: bool) -> None:
-    """One run: what it is worth, and where it lies."""
+def print_run(run: "Run", *, as_json: bool) -> None:
+    """Print the results of a run, and its folder."""
     if not is_first():
         return
     if as_json:

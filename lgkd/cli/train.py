@@ -1,10 +1,10 @@
 """`lgkd train-teacher`, `lgkd distill`, `lgkd train`."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import typer
 
@@ -12,19 +12,23 @@ from lgkd._internal.launch import is_first, share
 from lgkd.cli import completion
 from lgkd.cli import options as o
 from lgkd.cli.display import Display
-from lgkd.cli.dry_run import foretell
-from lgkd.cli.summary import tell, tell_series, tell_what_next, write_page
+from lgkd.cli.dry_run import show_dry_run
+from lgkd.cli.summary import print_next_step, print_run, print_series, write_page
 from lgkd.config.trackers import check_trackers
 from lgkd.errors import InputError
 from lgkd.models.registry import canonical
-from lgkd.runner.resolve import run_folder, settle
+from lgkd.models.trust import trust
+from lgkd.runner.options import Options
+from lgkd.runner.resolve import ResolvedConfig, Role, resolve
 from lgkd.runs.compare.layout import check_series, read_seeds
 from lgkd.runs.folder import check_free, read_run
 
 if TYPE_CHECKING:
+    from lgkd.runner.run import Run
     from lgkd.runner.sweep import Watch
 
 
+@o.with_options(recipe="teacher", without=("cached", "approximate"))
 def train_teacher(
     context: typer.Context,
     teacher: Annotated[
@@ -36,38 +40,15 @@ def train_teacher(
     dataset: Annotated[
         str, typer.Argument(help="A named data set or a folder of images.", autocompletion=completion.datasets)
     ] = "cifar100",
-    data_dir: o.DataDir = None,
-    fraction: o.Fraction = None,
-    images_per_class: o.ImagesPerClass = None,
-    subset_seed: o.SubsetSeed = 0,
-    extra: o.Extra = None,
-    extra_share: o.ExtraShare = None,
     teacher_option: o.TeacherOption = None,
-    image_size: o.ImageSize = None,
-    recipe: Annotated[
-        str, typer.Option("--recipe", help="A shipped recipe or a YAML file.", autocompletion=completion.recipes)
-    ] = "teacher",
-    epochs: o.Epochs = None,
-    batch_size: o.BatchSize = None,
-    changes: o.Set = None,
-    seed: o.Seed = 0,
-    precision: o.Precision = None,
-    compile: o.Compile = None,  # noqa: A002
-    cuda_graphs: o.CudaGraphs = False,
-    val_fraction: o.ValFraction = None,
-    leave_out_near_copies: o.LeaveOut = False,
-    device: o.Device = None,
-    deterministic: o.Deterministic = False,
-    offline: o.Offline = False,
-    max_time: o.MaxTime = None,
-    track: o.Track = None,
     nproc: o.Nproc = None,
-    out: o.Out = None,
     dry_run: o.DryRun = False,
-    force: o.Force = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Exchange a teacher of that name in the store.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Exchange a teacher of that name in the store."), o.Before(o.END)
+    ] = False,
     quiet: o.Quiet = False,
     as_json: o.Json = False,
+    **options: Unpack[Options],
 ) -> None:
     """Train a teacher, and keep it for students to come.
 
@@ -75,96 +56,47 @@ def train_teacher(
 
     Example: lgkd train-teacher resnet56 cifar100
     """
-    shared = _shared(locals(), "teacher", teacher, dataset, replace=replace)
-    teacher_options = o.key_values(teacher_option, "--teacher-option")
+    trust(teacher)
+    config = _resolve(
+        "teacher",
+        teacher,
+        dataset,
+        options,
+        model_options=o.key_values(teacher_option, "--teacher-option"),
+        replace=replace,
+        dry_run=dry_run,
+    )
     if dry_run:
-        foretell("teacher", teacher, dataset, shared, model_options=teacher_options, replace_teacher=replace,
-                 processes=nproc, as_json=as_json)  # fmt: skip
+        show_dry_run(config, processes=nproc, as_json=as_json)
         return
     share(nproc, context.obj)
-    with _aside(track), Display(title("teacher", teacher), quiet=quiet or as_json or not is_first()) as display:
-        from lgkd import api
-
-        run = api.train_teacher(
-            teacher,
-            dataset,
-            teacher_options=teacher_options,
-            replace=replace,
-            **shared,
-            **_watched(display),
-        )
-    tell(run, as_json=as_json)
+    run = _run(config, title("teacher", teacher), quiet=quiet or as_json)
+    print_run(run, as_json=as_json)
     if not (quiet or as_json):
-        tell_what_next(run, dataset, data_dir)
+        print_next_step(run, dataset, options["data_dir"])
 
 
+@o.with_options(recipe="locality-guidance")
 def distill(
     context: typer.Context,
-    student: Annotated[
-        str,
-        typer.Option(
-            "--student",
-            help="A name of `lgkd students`, timm:NAME or module:factory.",
-            autocompletion=completion.students,
-        ),
-    ],
-    teacher: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--teacher",
-            help="A trained teacher of this data set; may be repeated.",
-            show_default="resnet56",
-            autocompletion=completion.trained_teachers,
-        ),
-    ] = None,
+    student: o.Student,
+    teacher: o.Teachers = None,
     dataset: o.Dataset = "cifar100",
-    data_dir: o.DataDir = None,
-    fraction: o.Fraction = None,
-    images_per_class: o.ImagesPerClass = None,
-    subset_seed: o.SubsetSeed = 0,
-    extra: o.Extra = None,
-    extra_share: o.ExtraShare = None,
     student_option: o.StudentOption = None,
-    image_size: o.ImageSize = None,
-    taps: Annotated[
-        str | None, typer.Option("--taps", metavar="A,B,C", help="Layers of the student; by default three blocks.")
-    ] = None,
-    recipe: Annotated[
-        str, typer.Option("--recipe", help="A shipped recipe or a YAML file.", autocompletion=completion.recipes)
-    ] = "locality-guidance",
-    epochs: o.Epochs = None,
-    batch_size: o.BatchSize = None,
-    changes: o.Set = None,
+    taps: o.Taps = None,
     use: o.Use = None,
-    seed: o.Seed = 0,
     seeds: o.Seeds = None,
     with_baseline: Annotated[
-        bool, typer.Option("--with-baseline", help="Train it unguided, too, and show the difference.")
+        bool,
+        typer.Option("--with-baseline", help="Train it unguided, too, and show the difference."),
+        o.Before("precision"),
     ] = False,
-    precision: o.Precision = None,
-    compile: o.Compile = None,  # noqa: A002
-    cuda_graphs: o.CudaGraphs = False,
-    val_fraction: o.ValFraction = None,
-    leave_out_near_copies: o.LeaveOut = False,
-    cached: Annotated[
-        list[str] | None,
-        typer.Option("--cached", metavar="FOLDER", help="Read the teacher from a cache; auto: from the store."),
-    ] = None,
-    approximate: Annotated[
-        bool, typer.Option("--approximate", help="With --cached, allow what it cannot follow exactly.")
-    ] = False,
-    device: o.Device = None,
-    deterministic: o.Deterministic = False,
-    offline: o.Offline = False,
-    max_time: o.MaxTime = None,
     report: o.Report = False,
-    track: o.Track = None,
     nproc: o.Nproc = None,
-    out: o.Out = None,
     dry_run: o.DryRun = False,
-    force: o.Force = False,
     quiet: o.Quiet = False,
     as_json: o.Json = False,
+    **options: Unpack[Options],
 ) -> None:
     """Train a student that a frozen teacher guides: the main job.
 
@@ -175,128 +107,72 @@ def distill(
     """
     o.bring_in(use)
     teachers = teacher or ["resnet56"]
-    several = _seeds(seeds, seed, always=with_baseline)
-    shared = _shared(locals(), "student", student, dataset, by=teachers, several=several is not None)
-    student_options = o.key_values(student_option, "--student-option")
-    named = [name.strip() for name in taps.split(",")] if taps is not None else None
+    several = _seeds(seeds, options["seed"], always=with_baseline)
+    if isinstance(cached := options["cached"], list) and len(cached) == 1:
+        options["cached"] = cached[0]
+    trust(student, *teachers)
+    config = _resolve(
+        "student",
+        student,
+        dataset,
+        options,
+        model_options=o.key_values(student_option, "--student-option"),
+        teachers=teachers,
+        taps=[name.strip() for name in taps.split(",")] if taps is not None else None,
+        several=several is not None,
+        dry_run=dry_run,
+    )
     if dry_run:
-        foretell("student", student, dataset, shared, model_options=student_options, teachers=teachers, taps=named,
-                 seeds=several, baselines=with_baseline, processes=nproc, as_json=as_json)  # fmt: skip
+        show_dry_run(config, seeds=several, with_baseline=with_baseline, processes=nproc, as_json=as_json)
         return
     share(nproc, context.obj)
     if several is not None:
-        from lgkd import api
-
-        watch = watch_each(quiet=quiet or as_json, track=track)
-        made = api.distill_series(
-            student,
-            teachers,
-            dataset,
-            seeds=several,
-            with_baseline=with_baseline,
-            taps=named,
-            student_options=student_options,
-            watch=watch,
-            **shared,
-        )
-        tell_series(made, as_json=as_json)
-        if report:
-            write_page(made.folder, made.folder / "report.html")
+        _run_all(config, several, with_baseline=with_baseline, report=report, quiet=quiet, as_json=as_json)
         return
-    with _aside(track), Display(title("distill", student), quiet=quiet or as_json or not is_first()) as display:
-        from lgkd import api
-
-        run = api.distill(
-            student,
-            teachers,
-            dataset,
-            taps=named,
-            student_options=student_options,
-            **shared,
-            **_watched(display),
-        )
-    tell(run, as_json=as_json)
+    run = _run(config, title("distill", student), quiet=quiet or as_json)
+    print_run(run, as_json=as_json)
     if report:
         write_page(run.folder)
 
 
+@o.with_options(recipe="supervised", without=("cached", "approximate"))
 def train(
     context: typer.Context,
-    student: Annotated[
-        str,
-        typer.Option(
-            "--student",
-            help="A name of `lgkd students`, timm:NAME or module:factory.",
-            autocompletion=completion.students,
-        ),
-    ],
+    student: o.Student,
     dataset: o.Dataset = "cifar100",
-    data_dir: o.DataDir = None,
-    fraction: o.Fraction = None,
-    images_per_class: o.ImagesPerClass = None,
-    subset_seed: o.SubsetSeed = 0,
-    extra: o.Extra = None,
-    extra_share: o.ExtraShare = None,
     student_option: o.StudentOption = None,
-    image_size: o.ImageSize = None,
-    recipe: Annotated[
-        str, typer.Option("--recipe", help="A shipped recipe or a YAML file.", autocompletion=completion.recipes)
-    ] = "supervised",
-    epochs: o.Epochs = None,
-    batch_size: o.BatchSize = None,
-    changes: o.Set = None,
-    seed: o.Seed = 0,
     seeds: o.Seeds = None,
-    precision: o.Precision = None,
-    compile: o.Compile = None,  # noqa: A002
-    cuda_graphs: o.CudaGraphs = False,
-    val_fraction: o.ValFraction = None,
-    leave_out_near_copies: o.LeaveOut = False,
-    device: o.Device = None,
-    deterministic: o.Deterministic = False,
-    offline: o.Offline = False,
-    max_time: o.MaxTime = None,
     report: o.Report = False,
-    track: o.Track = None,
     nproc: o.Nproc = None,
-    out: o.Out = None,
     dry_run: o.DryRun = False,
-    force: o.Force = False,
     quiet: o.Quiet = False,
     as_json: o.Json = False,
+    **options: Unpack[Options],
 ) -> None:
     """Train a student without a teacher: the baseline.
 
     Example: lgkd train --student pvtv2
     """
-    several = _seeds(seeds, seed)
-    shared = _shared(locals(), "student", student, dataset, several=several is not None)
-    student_options = o.key_values(student_option, "--student-option")
+    several = _seeds(seeds, options["seed"])
+    trust(student)
+    config = _resolve(
+        "student",
+        student,
+        dataset,
+        options,
+        model_options=o.key_values(student_option, "--student-option"),
+        several=several is not None,
+        dry_run=dry_run,
+    )
     if dry_run:
-        foretell("student", student, dataset, shared, model_options=student_options, seeds=several, processes=nproc,
-                 as_json=as_json)  # fmt: skip
+        show_dry_run(config, seeds=several, processes=nproc, as_json=as_json)
         return
     share(nproc, context.obj)
     if several is not None:
-        from lgkd import api
-
-        watch = watch_each(quiet=quiet or as_json, track=track)
-        made = api.train_series(student, dataset, seeds=several, student_options=student_options, watch=watch, **shared)
-        tell_series(made, as_json=as_json)
-        if report:
-            write_page(made.folder, made.folder / "report.html")
+        _run_all(config, several, report=report, quiet=quiet, as_json=as_json)
         return
-    with _aside(track), Display(title("train", student), quiet=quiet or as_json or not is_first()) as display:
-        from lgkd import api
-
-        run = api.train(
-            student,
-            dataset,
-            student_options=student_options,
-            **shared,
-            **_watched(display),
-        )
-    tell(run, as_json=as_json)
+    run = _run(config, title("train", student), quiet=quiet or as_json)
+    print_run(run, as_json=as_json)
     if report:
         write_page(run.folder)
 
@@ -330,23 +206,17 @@ def resume(
         from lgkd import api
 
         chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        done = api.resume(run, **chosen, **_watched(display))
-    tell(done, as_json=as_json)
+        done = api.resume(run, **chosen, **callbacks_of(display))
+    print_run(done, as_json=as_json)
     if done.info["kind"] == "teacher" and not (quiet or as_json):
         about = done.info["dataset"]
-        tell_what_next(done, str(about["path"] or about["name"]), data_dir or about["data_dir"])
+        print_next_step(done, str(about["path"] or about["name"]), data_dir or about["data_dir"])
 
 
 def title(kind: str, model: str) -> str:
     """What stands before the lines of a training, whether it is begun or resumed: "guided deit_tiny"."""
     word = {"distill": "guided", "train": "unguided"}.get(kind, kind)
     return f"{word} {canonical(model)}"
-
-
-_MORE = (
-    "precision", "compile", "cuda_graphs", "seed", "extra", "extra_share", "val_fraction", "device", "deterministic",
-    "offline", "max_time", "track", "out", "force", "leave_out_near_copies",
-)  # fmt: skip
 
 
 def _seeds(seeds: str | None, seed: int, *, always: bool = False) -> list[int] | None:
@@ -358,35 +228,65 @@ def _seeds(seeds: str | None, seed: int, *, always: bool = False) -> list[int] |
     return read_seeds(seeds)
 
 
-def _shared(
-    chosen: dict[str, Any],
-    role: str,
+def _resolve(
+    role: Role,
     model: str,
     dataset: str,
+    options: Options,
     *,
-    by: Sequence[str] = (),
+    model_options: Mapping[str, Any],
+    teachers: Sequence[str] = (),
+    taps: Sequence[str] | None = None,
     replace: bool = False,
     several: bool = False,
-) -> dict[str, Any]:
-    """The options that all three commands hand on; what names and files tell is refused before torch is imported."""
-    names = ("data_dir", "fraction", "images_per_class", "subset_seed", "recipe", "epochs", "batch_size", "image_size")
-    shared = {name: chosen[name] for name in (*names, *_MORE)}
-    shared["overrides"] = chosen["changes"] or ()
-    if (cached := chosen.get("cached")) is not None:
-        shared["cached"] = cached[0] if len(cached) == 1 else cached
-    if chosen.get("approximate"):
-        shared["approximate"] = True
-    settled = settle(role, model, dataset, shared, teachers=by, guided=bool(by), replace=replace)
-    guided_by = "+".join(card.name for card in settled.cards) or None
-    seed = None if several else chosen["seed"]
-    named = (model, dataset, settled.subset, guided_by, chosen["recipe"], seed, chosen["extra"])
-    folder = chosen["out"] or run_folder(*named)
+    dry_run: bool = False,
+) -> ResolvedConfig:
+    """Refuse impossible choices before torch is imported; several runs take the seed from elsewhere."""
     if several:
-        check_series(folder)
-        del shared["seed"]
-    elif not chosen.get("dry_run"):
-        check_free(folder)
-    return shared
+        del options["seed"]
+    config = resolve(
+        role,
+        model,
+        dataset,
+        options,
+        model_options=model_options,
+        teachers=teachers,
+        taps=taps,
+        replace=replace,
+        several=several,
+    )
+    if several:
+        check_series(config.folder)
+    elif not dry_run:
+        check_free(config.folder)
+    return config
+
+
+def _run(config: ResolvedConfig, shown: str, *, quiet: bool) -> "Run":
+    """Train under a display."""
+    with _aside(config.options.get("track")), Display(shown, quiet=quiet or not is_first()) as display:
+        from lgkd.runner.runner import Runner
+
+        return Runner(config.with_options(**callbacks_of(display))).run()
+
+
+def _run_all(
+    config: ResolvedConfig,
+    seeds: Sequence[int],
+    *,
+    with_baseline: bool = False,
+    report: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Train all seeds, each under a display, and print the comparison."""
+    from lgkd.runner.sweep import SweepSpec, train_all
+
+    spec = SweepSpec(config, tuple(seeds), with_baseline)
+    made = train_all(spec, watch=watch_each(quiet=quiet or as_json, track=config.options.get("track")))
+    print_series(made, as_json=as_json)
+    if report:
+        write_page(made.folder, made.folder / "report.html")
 
 
 def _aside(track: Sequence[str] | None) -> AbstractContextManager[Any]:
@@ -394,16 +294,17 @@ def _aside(track: Sequence[str] | None) -> AbstractContextManager[Any]:
     return redirect_stdout(sys.stderr) if track else nullcontext()
 
 
-def _watched(display: Display) -> dict[str, Any]:
+def callbacks_of(display: Display) -> Options:
+    """Make the options through which a display is told of a training."""
     return {"watchers": (display,), "progress": display.decoded, "downloading": display.downloading, "say": display.say}
 
 
 def watch_each(*, quiet: bool, track: Sequence[str] | None = None) -> "Watch":
-    """What looks on at each of several runs."""
+    """Make a display for each of several runs."""
 
     @contextmanager
     def look(title: str) -> Iterator[Any]:
         with _aside(track), Display(title, quiet=quiet or not is_first()) as display:
-            yield _watched(display)
+            yield callbacks_of(display)
 
     return look

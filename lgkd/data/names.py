@@ -1,10 +1,17 @@
-"""Names of data sets and subsets, as they stand in folders and cards."""
+"""Names of data sets and subsets in folders, cards and run.json."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.errors import InputError
+
+_WITHOUT = "without near copies"
+_TEXT = re.compile(
+    r"(?:(?:fraction (?P<fraction>[\d.e-]{1,20})|(?P<per_class>\d{1,18}) images per class), seed (?P<seed>\d{1,18}))?"
+    rf"(?:, )?(?P<without>{_WITHOUT})?"
+)
 
 
 def dataset_key(source: str | Path) -> str:
@@ -14,36 +21,88 @@ def dataset_key(source: str | Path) -> str:
     return folder_word(Path(source).expanduser().resolve().name) or "folder"
 
 
-WITHOUT = "without near copies"
-"""How a subset ends, in words, that holds no near copies."""
+@dataclass(frozen=True)
+class Subset:
+    """Describe the part of the training images that a model sees; without arguments it is all of them.
 
-
-def subset_words(
-    fraction: float | None, images_per_class: int | None, seed: int, *, leaves_out: bool = False
-) -> str | None:
-    """A subset in the words of a teacher's card; None for all images. `leaves_out`: near copies are left out.
+    Attributes:
+        fraction: share of the images of every class, above 0 and at most 1.
+        per_class: number of images of every class.
+        seed: selects the images.
+        without_near_copies: whether near copies of test images or of earlier training images are left out.
 
     Raises:
-        InputError: both were given, or one is out of range.
+        InputError: `fraction` and `per_class` were both given, or one is out of range.
     """
-    if fraction is not None and images_per_class is not None:
-        raise InputError(
-            f"--fraction {fraction:g} and --images-per-class {images_per_class} were both given; choose one"
-        )
-    if fraction is not None and not 0 < fraction <= 1:
-        raise InputError(f"--fraction is {fraction:g}, expected a number above 0 and at most 1")
-    if images_per_class is not None and images_per_class < 1:
-        raise InputError(f"--images-per-class is {images_per_class}, expected at least 1")
-    if seed < 0:
-        raise InputError(f"--subset-seed is {seed}, expected 0 or more")
-    words = []
-    if images_per_class is not None:
-        words.append(f"{images_per_class} images per class, seed {seed}")
-    elif fraction is not None and fraction != 1:
-        words.append(f"fraction {fraction:g}, seed {seed}")
-    if leaves_out:
-        words.append(WITHOUT)
-    return ", ".join(words) or None
+
+    fraction: float | None = None
+    per_class: int | None = None
+    seed: int = 0
+    without_near_copies: bool = False
+
+    def __post_init__(self) -> None:
+        fraction, per_class = self.fraction, self.per_class
+        if fraction is not None and per_class is not None:
+            raise InputError(f"--fraction {fraction:g} and --images-per-class {per_class} were both given; choose one")
+        if fraction is not None and not 0 < fraction <= 1:
+            raise InputError(f"--fraction is {fraction:g}, expected a number above 0 and at most 1")
+        if per_class is not None and per_class < 1:
+            raise InputError(f"--images-per-class is {per_class}, expected at least 1")
+        if self.seed < 0:
+            raise InputError(f"--subset-seed is {self.seed}, expected 0 or more")
+
+    @classmethod
+    def parse(cls, text: str) -> "Subset | None":
+        """Read the text of a card or a run.json; None where it is not what `text` writes."""
+        match = _TEXT.fullmatch(text)
+        if match is None:
+            return None
+        fraction, per_class, seed, without = match.group("fraction", "per_class", "seed", "without")
+        try:
+            found = cls(
+                float(fraction) if fraction else None,
+                int(per_class) if per_class else None,
+                int(seed or 0),
+                without is not None,
+            )
+        except (ValueError, InputError):
+            return None
+        return found if found.text == text else None
+
+    def __str__(self) -> str:
+        return ", ".join(self._words(seed=True)) or "all images"
+
+    @property
+    def text(self) -> str | None:
+        """The subset as a card and run.json hold it; None for all images."""
+        return ", ".join(self._words(seed=True)) or None
+
+    @property
+    def text_without_seed(self) -> str | None:
+        """As `text`, equal for all seeds."""
+        return ", ".join(self._words(seed=False)) or None
+
+    @property
+    def command_options(self) -> str:
+        """The options of the command line that choose it."""
+        words = []
+        if self._is_part:
+            chosen = f"--fraction {self.fraction:g}" if self.fraction else f"--images-per-class {self.per_class}"
+            words += [chosen, f"--subset-seed {self.seed}"] if self.seed else [chosen]
+        if self.without_near_copies:
+            words.append("--leave-out-near-copies")
+        return " ".join(words)
+
+    @property
+    def _is_part(self) -> bool:
+        return self.per_class is not None or self.fraction not in (None, 1)
+
+    def _words(self, *, seed: bool) -> list[str]:
+        words = []
+        if self._is_part:
+            words.append(f"fraction {self.fraction:g}" if self.fraction else f"{self.per_class} images per class")
+            words += [f"seed {self.seed}"] if seed else []
+        return [*words, _WITHOUT] if self.without_near_copies else words
 
 
 def folder_word(text: str) -> str:

@@ -13,7 +13,7 @@ from lgkd.data.extra import Extra, fingerprint_with, load_extra
 from lgkd.data.greys import UNKNOWN, Greys
 from lgkd.data.load import load_dataset
 from lgkd.data.loader import Feed, PlainBatches
-from lgkd.data.names import dataset_key, subset_words
+from lgkd.data.names import Subset, dataset_key
 from lgkd.data.subsets import hold_out, subset
 from lgkd.data.transforms.augment import Augment, Plain
 from lgkd.data.transforms.mixup import Mixing
@@ -108,7 +108,7 @@ def prepare_data(
     if extra is not None:
         share = _EXTRA_SHARE if extra_share is None else extra_share
         more = load_extra(extra, dataset, share=share, progress=progress)
-    words = subset_words(fraction, images_per_class, subset_seed, leaves_out=leave_out_near_copies)
+    words = Subset(fraction, images_per_class, subset_seed, leave_out_near_copies).text
     mean, std = dataset.statistics() if normalize == "dataset" else (IMAGENET_MEAN, IMAGENET_STD)
     return Data(
         key=dataset_key(dataset.name if isinstance(source, DataSet) else source),

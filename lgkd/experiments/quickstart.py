@@ -22,11 +22,14 @@ from lgkd.data.subsets import hold_out
 from lgkd.experiments.quickstart_folder import begun
 from lgkd.models.teacher import Teacher
 from lgkd.models.trust import trust
-from lgkd.runner.options import Options, Run
-from lgkd.runner.resolve import resolve_recipe
-from lgkd.runner.runner import Job
+from lgkd.runner.options import Options
+from lgkd.runner.resolve import resolve, resolve_recipe
+from lgkd.runner.run import Run
+from lgkd.runner.runner import Runner
+from lgkd.runner.sweep import QueuedRun, train_in_turn
+from lgkd.runner.sweep import Watch as SweepWatch
 from lgkd.runs.compare.layout import check_seeds
-from lgkd.runs.folder import read_student
+from lgkd.runs.folder import is_finished, read_student
 from lgkd.runs.plots import draw_gain
 from lgkd.runs.statistics import Interval, Summary, paired_interval, summarise
 from lgkd.training.callbacks import Callback
@@ -230,27 +233,37 @@ def quickstart(
     with begun(Path(out) if out is not None else None, choices) as folder, _one_thread():
         began, cpu_began = time.perf_counter(), time.process_time()
         trials: list[Trial] = []
-        for seed in chosen:
-            teacher: Teacher | None = None
-            for who in WHO:
-                # What a teacher learned on the way is not shown, so it need not be measured.
-                changes = [*overrides, f"evaluate_every={length if who == 'teacher' else every}"]
-                options: Options = {
-                    "recipe": RECIPE,
-                    "epochs": epochs,
-                    "images_per_class": PER_CLASS,
-                    "subset_seed": seed,
-                    "seed": seed,
-                    "device": "cpu",
-                    "out": folder / f"seed{seed}-{who}",
-                    "overrides": changes if who == "guided" else [*changes, "guide=null"],
-                }
-                with (watch or _nobody)(f"seed {seed} {who}") as watcher:
-                    options["watchers"] = (watcher,) if watcher is not None else ()
-                    run = _train(who, dataset if held_out else DATASET, teacher, options)
+        runs: list[Run] = []
+        teachers: dict[int, Teacher] = {}
+
+        def queued(seed: int, who: Who) -> QueuedRun:
+            # What a teacher learned on the way is not shown, so it need not be measured.
+            changes = [*overrides, f"evaluate_every={length if who == 'teacher' else every}"]
+            place = folder / f"seed{seed}-{who}"
+            options: Options = {
+                "recipe": RECIPE,
+                "epochs": epochs,
+                "images_per_class": PER_CLASS,
+                "subset_seed": seed,
+                "seed": seed,
+                "device": "cpu",
+                "out": place,
+                "overrides": changes if who == "guided" else [*changes, "guide=null"],
+            }
+
+            def train(callbacks: Options, _began: float) -> float:
+                run = _train(who, dataset if held_out else DATASET, teachers.get(seed), {**options, **callbacks})
                 if who == "teacher":
-                    teacher = _as_teacher(run)
+                    teachers[seed] = _as_teacher(run)
                 trials.append(_trial(who, seed, run))
+                runs[:] = [run]
+                return run.top1
+
+            return QueuedRun(place.name, f"seed {seed} {who}", lambda: is_finished(place), train)
+
+        queue = [queued(seed, who) for seed in chosen for who in WHO]
+        train_in_turn(queue, watch=_as_callbacks(watch), counted=False)
+        run = runs[-1]
         steps_per_epoch = int(run.info["steps_per_epoch"])
         outcome = Outcome(
             trials=tuple(trials),
@@ -318,17 +331,25 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@contextmanager
-def _nobody(_title: str) -> Iterator[Any]:
-    yield None
+def _as_callbacks(watch: Watch | None) -> SweepWatch | None:
+    """Make the callbacks of a sweep from a context manager of one callback."""
+    if watch is None:
+        return None
+
+    @contextmanager
+    def callbacks(title: str) -> Iterator[Options]:
+        with watch(title) as watcher:
+            yield {"watchers": (watcher,)}
+
+    return callbacks
 
 
 def _train(who: Who, dataset: str | DataSet, teacher: Teacher | None, options: Options) -> Run:
     # A teacher is trained as a student is: it stays in this folder and does not enter the user's store.
     trust(STUDENT)
-    job = Job("student", TEACHER if who == "teacher" else STUDENT, None, dataset, options)
     guides = (teacher,) if who == "guided" and teacher is not None else ()
-    return job.run(teachers=guides, keep=True)
+    config = resolve("student", TEACHER if who == "teacher" else STUDENT, dataset, options, teachers=guides)
+    return Runner(config).run(keep=True)
 
 
 def _as_teacher(run: Run) -> Teacher:

@@ -1,11 +1,10 @@
 """Training what an experiment still lacks: stopped anywhere, the same call goes on."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from lgkd._internal.distributed import place, wait
-from lgkd.errors import InputError, MissingError
+from lgkd.errors import InputError, MissingTeacherError
 from lgkd.experiments.layout import check_finished, check_out, finished, kept_in, note_commit, run_of
 from lgkd.experiments.markdown import check_results, write_results
 from lgkd.experiments.results import Outcome, look_at
@@ -15,10 +14,11 @@ from lgkd.models.teacher import Teacher
 from lgkd.models.teacher_card import TeacherCard, put_back, read_card
 from lgkd.models.trust import trust
 from lgkd.runner.build import load_kept_teacher
+from lgkd.runner.find_teacher import find_trained_teacher
 from lgkd.runner.options import Options
-from lgkd.runner.resolve import check_dataset, find_trained_teacher
-from lgkd.runner.runner import Job
-from lgkd.runner.sweep import Watch, check_time, nobody, said_once, signals_between
+from lgkd.runner.resolve import check_dataset, resolve
+from lgkd.runner.runner import Runner
+from lgkd.runner.sweep import QueuedRun, Watch, train_in_turn
 from lgkd.runs.folder import read_metrics
 
 RESULTS = "results.md"
@@ -50,7 +50,6 @@ def reproduce(
         MissingError: the data set or a borrowed teacher is not here.
         Paused, Interrupted: the same call goes on.
     """
-    began = time.monotonic()
     given: Options = {**(options or {})}
     chosen = choose_arms(experiment, arms)
     turns = turns_of(experiment, chosen, seeds)
@@ -60,22 +59,17 @@ def reproduce(
         check_results(results, experiment)
     check_dataset(experiment.dataset, given.get("data_dir"))
     borrowed = _look_for_borrowed(experiment, out, turns)
-    trained, said = 0, set[str]()
-    for number, turn in enumerate(turns, 1):
-        if done := finished(out, turn):
+
+    def queued(turn: Turn) -> QueuedRun:
+        def train(callbacks: Options, began: float) -> float:
+            if not finished(out, turn):
+                return _train(experiment, out, turn, {**given, **callbacks}, borrowed, began)
             check_finished(out, experiment, turn)
-        elif trained:
-            check_time(began, given.get("max_time"))
-        trained += not done
-        title = f"{number}/{len(turns)} {turn.arm.key} seed {turn.seed}"
-        with (watch or nobody)(title) as looking, signals_between():
-            told: Options = said_once(looking, said)
-            if done:
-                if (say := told.get("say")) is not None:
-                    say(f"{turn.name} is finished: {read_metrics(run_of(out, turn))[-1]['test_top1']:.2%}")
-                continue
-            _train(experiment, out, turn, {**given, **told}, borrowed, began)
-    wait()
+            return read_metrics(run_of(out, turn))[-1]["test_top1"]
+
+        return QueuedRun(turn.name, f"{turn.arm.key} seed {turn.seed}", lambda: finished(out, turn), train)
+
+    train_in_turn([queued(turn) for turn in turns], watch=watch, max_time=given.get("max_time"))
     outcome = look_at(experiment, out)
     if place().rank == 0:
         write_results(file, outcome)
@@ -89,16 +83,20 @@ def _train(
     options: Options,
     borrowed: tuple[TeacherCard, Path] | None,
     began: float,
-) -> None:
+) -> float:
     arm = turn.arm
     trust(arm.model)  # an experiment is part of lgkd, so that what it names is, too
     guides = [_open(experiment, out, arm.teacher, borrowed)] if arm.teacher is not None else []
     if place().rank == 0:
         note_commit(out, experiment, turn)
     asked: Options = {**options, **arm.chosen(), "seed": turn.seed, "out": run_of(out, turn)}  # type: ignore[typeddict-item]
-    job = Job(arm.role, arm.model, arm.options, experiment.dataset, asked, began=began)
-    job.run(teachers=guides, keep=True, store=kept_in(out, experiment, turn) if arm.role == "teacher" else None)
+    store = kept_in(out, experiment, turn) if arm.role == "teacher" else None
+    config = resolve(
+        arm.role, arm.model, experiment.dataset, asked, model_options=arm.options, teachers=guides, store=store
+    )
+    run = Runner(config, began=began).run(keep=True)
     wait()  # the first process has yet to put a teacher away that the others will open
+    return run.top1
 
 
 def _open(experiment: Experiment, out: Path, key: str, borrowed: tuple[TeacherCard, Path] | None) -> Teacher:
@@ -130,7 +128,7 @@ def find_borrowed(wanted: Borrowed, experiment: Experiment, out: Path) -> tuple[
     """Where a borrowed teacher lies: beside this experiment's folder, or in the user's store, or with lgkd.
 
     Raises:
-        MissingError: nowhere; holds the command that trains it.
+        MissingTeacherError: nowhere; holds the command that trains it.
     """
     beside = out.absolute().parent / wanted.trained_by / "teachers" / wanted.arm / "seed0"
     folder = beside / experiment.dataset / wanted.name
@@ -139,9 +137,9 @@ def find_borrowed(wanted: Borrowed, experiment: Experiment, out: Path) -> tuple[
         return read_card(folder), folder
     try:
         return find_trained_teacher(wanted.name, experiment.dataset)
-    except MissingError as error:
-        raise MissingError(
+    except MissingTeacherError as error:
+        raise MissingTeacherError(
             f"{experiment.name} needs the teacher of {wanted.trained_by}, which is neither at {folder} nor in the "
-            f"store; train it with: lgkd reproduce {wanted.trained_by} (or any other {wanted.name}: "
-            f"{str(error).rpartition('make it with: ')[2]})"
-        ) from None
+            f"store; train it with: lgkd reproduce {wanted.trained_by} (or any other {wanted.name}: {error.command})",
+            name=wanted.name, dataset=experiment.dataset, command=error.command, others=error.others,
+        ) from None  # fmt: skip

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lgkd._internal.text import did_you_mean
-from lgkd.data.names import subset_words
+from lgkd.data.names import Subset
 from lgkd.errors import InputError
 from lgkd.experiments.catalogue import EXPERIMENTS
 from lgkd.experiments.spec import Arm, Experiment
-from lgkd.runner.resolve import teacher_name
+from lgkd.runner.find_teacher import teacher_name
 from lgkd.runs.compare.layout import check_seeds
 
 
@@ -72,7 +72,7 @@ def turns_of(experiment: Experiment, arms: Sequence[Arm], seeds: Sequence[int] |
 
 def subset_of(arm: Arm) -> str | None:
     """The part of the images that an arm sees, in the words of a run's folder."""
-    return subset_words(arm.fraction, arm.images_per_class, 0)
+    return Subset(arm.fraction, arm.images_per_class).text
 
 
 def kept_as(arm: Arm) -> str:

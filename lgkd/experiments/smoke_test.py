@@ -20,7 +20,8 @@ from lgkd.models.factory import create_teacher, default_image_size
 from lgkd.models.teacher import Teacher
 from lgkd.models.trust import trust
 from lgkd.runner.options import Options
-from lgkd.runner.runner import Job
+from lgkd.runner.resolve import resolve
+from lgkd.runner.runner import Runner
 from lgkd.training.checkpoint import load_newest
 
 STEPS = 2
@@ -86,11 +87,19 @@ def _one_step(
 ) -> None:
     trust(arm.model)
     asked: Any = {**options, **arm.chosen(), "batch_size": batch_size, "seed": 0, "out": folder, "max_time": 0.0}
-    job = Job(arm.role, arm.model, arm.options, dataset or experiment.dataset, asked)
     guides = [_untrained(experiment, arm.teacher, dataset)] if arm.teacher is not None else []
     store = folder.parent / "kept" / arm.key / experiment.dataset / kept_as(arm) if arm.role == "teacher" else None
+    config = resolve(
+        arm.role,
+        arm.model,
+        dataset or experiment.dataset,
+        asked,
+        model_options=arm.options,
+        teachers=guides,
+        store=store,
+    )
     try:
-        job.run(teachers=guides, store=store)
+        Runner(config).run()
     except Paused:
         return
     raise InputError(f"the arm {arm.key} of {experiment.name} has fewer steps than were asked for; use a smaller batch")

@@ -18,7 +18,7 @@ from lgkd._internal.locks import locked_folder
 from lgkd._internal.manifest import compare, read_manifest
 from lgkd._internal.paths import home, teachers_folder
 from lgkd._internal.text import safe_text
-from lgkd.errors import InputError, MissingError
+from lgkd.errors import DamagedError, InputError, MissingTeacherError
 
 CARD = "card.json"
 WEIGHTS = "weights.safetensors"
@@ -201,7 +201,7 @@ def find_card(name: str, dataset: str) -> tuple[TeacherCard, Path]:
     """The card and folder of a trained teacher: from the user's store, else from those with lgkd.
 
     Raises:
-        MissingError: no such teacher; the message holds the command that trains it.
+        MissingTeacherError: no such teacher; it holds the command that trains it.
         InputError: an unsafe name, or a card that cannot be read or belongs to another teacher.
     """
     kept = teacher_folder(name, dataset)
@@ -209,11 +209,13 @@ def find_card(name: str, dataset: str) -> tuple[TeacherCard, Path]:
     for folder in (kept, teachers_folder() / dataset / name):
         if (folder / CARD).is_file():
             return read_card(folder), folder
-    others = sorted({card.name for card, _ in list_cards()[0] if card.dataset == dataset})
+    others = tuple(sorted({card.name for card, _ in list_cards()[0] if card.dataset == dataset}))
     known = f"; trained for {dataset}: {', '.join(others)}" if others else ""
-    raise MissingError(
-        f"there is no teacher {name} trained on {dataset} yet; train one: lgkd train-teacher {name} {dataset}{known}"
-    )
+    command = f"lgkd train-teacher {name} {dataset}"
+    raise MissingTeacherError(
+        f"there is no teacher {name} trained on {dataset} yet; train one: {command}{known}",
+        name=name, dataset=dataset, command=command, others=others,
+    )  # fmt: skip
 
 
 def list_cards() -> tuple[list[tuple[TeacherCard, Path]], list[tuple[Path, str]]]:
@@ -289,20 +291,20 @@ def verify_weights(card: TeacherCard, folder: Path) -> Path:
     """The path of a teacher's weights, once their SHA-256 is found to be the card's.
 
     Raises:
-        InputError: the weights are missing, cannot be read, or are not those of the card.
+        DamagedError: the weights are missing, cannot be read, or are not those of the card.
     """
     file = folder / WEIGHTS
     try:
         found = sha256_of(file)
     except OSError as error:
-        raise InputError(
-            f"{file}: cannot be read ({error.strerror}); train the teacher again: "
-            f"lgkd train-teacher {card.name} {card.dataset}"
+        raise DamagedError(
+            f"{file}: cannot be read ({error.strerror})",
+            f"train the teacher again: lgkd train-teacher {card.name} {card.dataset}",
         ) from None
     if found != card.weights_sha256:
-        raise InputError(
-            f"{file}: has SHA-256 {found}, its card says {card.weights_sha256}; the file is "
-            f"damaged or another's; train it again: lgkd train-teacher {card.name} {card.dataset}"
+        raise DamagedError(
+            f"{file}: has SHA-256 {found}, its card says {card.weights_sha256}; the file is damaged or another's",
+            f"train it again: lgkd train-teacher {card.name} {card.dataset}",
         )
     return file
 

@@ -21,7 +21,7 @@ from lgkd.models.factory import check_plausible, create_model, default_image_siz
 from lgkd.models.teacher import Teacher
 from lgkd.models.teacher_card import CARD, WEIGHTS, TeacherCard, verify_weights
 from lgkd.models.trust import check_named_in
-from lgkd.runner.resolve import find_trained_teacher
+from lgkd.runner.find_teacher import find_trained_teacher
 from lgkd.training.compile import choose_compile
 from lgkd.training.config import Plan
 from lgkd.training.precision import choose_precision

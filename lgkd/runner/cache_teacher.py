@@ -1,6 +1,6 @@
-"""Caching what teachers say of the training images: from choices to finished folders."""
+"""Cache the outputs of teachers on the training images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,7 @@ from lgkd.distillation.teacher_cache.identity import Mode, check_cacheable, iden
 from lgkd.distillation.teacher_cache.storage import Layout, Storage, features_folder, key_of, open_cache
 from lgkd.distillation.teacher_cache.writer import Draw, check_size, write_cache
 from lgkd.errors import InputError, TakenError
-from lgkd.models.teacher import Teacher
-from lgkd.runner.build import make_guides
-from lgkd.runner.runner import Job
+from lgkd.runner.runner import Runner
 from lgkd.runs.folder import now
 
 DEFAULT_VIEWS = 10
@@ -50,8 +48,8 @@ class Cached:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What to cache.
+class CacheSpec:
+    """Describe a cache that is wanted.
 
     Attributes:
         views: of each image; None: `view.fixed` of the recipe, or 10.
@@ -60,6 +58,9 @@ class Wanted:
         out: the cache's folder; None: one in the store, where `cached="auto"` finds it.
         max_gb: size in 10^9 bytes above which nothing is written; None: the disk alone decides.
         progress: called with (done, total) views of images.
+
+    Raises:
+        InputError: `replay` and `views` were both given.
     """
 
     views: int | None = None
@@ -69,62 +70,62 @@ class Wanted:
     max_gb: float | None = None
     progress: Callable[[int, int], None] | None = None
 
+    def __post_init__(self) -> None:
+        if self.replay and self.views is not None:
+            raise InputError("--replay caches each image once; leave out --views")
 
-def cache_features(
-    job: Job, teachers: Sequence[str | Teacher], wanted: Wanted, *, taps: Sequence[str] | None = None
-) -> list[Cached]:
-    """Write a cache for each teacher, or find that it lies there already.
+    def check_teachers(self, number: int) -> None:
+        """Refuse one folder for the caches of several teachers."""
+        if self.out is not None and number > 1:
+            raise InputError(f"--out names one folder, and there are {number} teachers; leave it out")
+
+
+def cache_features(runner: Runner, wanted: CacheSpec) -> list[Cached]:
+    """Write a cache for each teacher, or find that it is there already.
 
     Args:
-        job: the training that it is for.
-        teachers: those that guide it.
+        runner: of the training that it is for.
         wanted: how it is cached.
-        taps: layers of the student.
 
     Raises:
         InputError: the recipe cannot be served from a cache, or the cache would be too large.
-        TakenError: another thing lies at `wanted.out`.
+        TakenError: another thing is at `wanted.out`.
     """
-    if job.process.count > 1:
+    if runner.session.process.count > 1:
         raise InputError("a cache is written by one process; leave out --nproc and torchrun")
-    if wanted.replay and wanted.views is not None:
-        raise InputError("--replay caches each image once; leave out --views")
-    if wanted.out is not None and len(teachers) > 1:
-        raise InputError(f"--out names one folder, and there are {len(teachers)} teachers; leave it out")
-    settled, found = job.choose(teachers)
-    recipe = settled.recipe
-    data = job.read(recipe, found)
-    check_cacheable(recipe, data)
-    student, size = job.make_model(recipe, data)
-    guides = make_guides(student, found, recipe, data, image_size=size, taps=taps, seed=job.seed)
+    wanted.check_teachers(len(runner.config.teachers))
+    data = runner.load_data()
+    check_cacheable(runner.config.recipe, data)
+    _, size, guides = runner.build_models(data)
     try:
-        return [_cache(job, guide, recipe, data, size, wanted) for guide in guides]
+        return [_cache(runner, guide, data, size, wanted) for guide in guides]
     finally:
         for guide in guides:
             guide.remove()
 
 
-def _cache(job: Job, guide: Guide, recipe: Recipe, data: Data, size: tuple[int, int], wanted: Wanted) -> Cached:
+def _cache(runner: Runner, guide: Guide, data: Data, size: tuple[int, int], wanted: CacheSpec) -> Cached:
+    recipe, seed, session = runner.config.recipe, runner.config.seed, runner.session
     mode: Mode = "replay" if wanted.replay else "views"
     views = 1 if wanted.replay else wanted.views or recipe.view.fixed or DEFAULT_VIEWS
     layout = Layout(guide.teaches, views, len(data.train), wanted.storage)
-    identity = identity_of(guide, recipe, data, mode, views, image_size=size, seed=job.seed)
+    identity = identity_of(guide, recipe, data, mode, views, image_size=size, seed=seed)
     folder = wanted.out if wanted.out is not None else features_folder() / key_of(identity, layout)
     approximate = tuple(not_honoured(mode, recipe, [guide]))
     made = not folder.exists()
     if made:
         check_size(layout, folder.parent, wanted.max_gb)
         each = sum(layout.row_bytes(name) for name in layout.shapes)
-        job.say(f"{layout.bytes / 1e9:,.3g} GB ({each / 1e3:,.3g} kB an image and view) go to {folder}")
+        session.say(f"{layout.bytes / 1e9:,.3g} GB ({each / 1e3:,.3g} kB an image and view) go to {folder}")
         write_cache(
             folder,
-            guide.to(job.device),
+            guide.to(session.device),
             data.train,
-            _drawing(mode, recipe, data, size, job.seed, views),
+            _drawing(mode, recipe, data, size, seed, views),
             identity=identity,
             layout=layout,
             about=_about(guide),
-            device=job.device,
+            device=session.device,
             batch_size=max(1, min(recipe.batch_size, _PIXELS_AT_ONCE // (size[0] * size[1]))),
             progress=wanted.progress,
         )

@@ -1,27 +1,25 @@
-"""From everything that is ready to a finished folder: the loop, the results, what is kept."""
+"""Execute a prepared training: the loop, the results, and the files of a finished folder."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from lgkd._internal.atomic_io import write_json, write_whole
-from lgkd._internal.distributed import Place, add_up
+from lgkd._internal.distributed import add_up
 from lgkd._internal.locks import remove_stale_lock
 from lgkd._internal.manifest import MANIFEST, remove_manifest
 from lgkd._internal.safetensors_io import fill, load_weights, save_weights
-from lgkd.config import Recipe, dump_recipe
-from lgkd.data.loader import Feed, PlainBatches
+from lgkd.config import dump_recipe
+from lgkd.data.loader import PlainBatches
 from lgkd.data.prepare import Data, make_test_batches
-from lgkd.distillation.guide import Guide
-from lgkd.distillation.tasks import Lookup
-from lgkd.models.registry import canonical
 from lgkd.models.teacher_card import Accuracy
 from lgkd.runner.build import make_task
-from lgkd.runner.options import Run
-from lgkd.runner.record import Journal, about_run, results
+from lgkd.runner.prepared import Prepared, Session
+from lgkd.runner.record import CsvLogger, describe_run, results
+from lgkd.runner.resolve import ResolvedConfig
+from lgkd.runner.run import Run
 from lgkd.runner.teacher_store import keep_teacher, poor_teacher
 from lgkd.runs.folder import (
     CHECKPOINTS,
@@ -41,7 +39,7 @@ from lgkd.runs.folder import (
 )
 from lgkd.runs.identity import check_checkpoint, checkpoint_identity
 from lgkd.runs.plots import draw_curves
-from lgkd.training.callbacks import Callback, EpochRow
+from lgkd.training.callbacks import EpochRow
 from lgkd.training.checkpointer import Checkpointer
 from lgkd.training.config import Plan
 from lgkd.training.evaluate import score
@@ -50,56 +48,11 @@ from lgkd.training.signals import StopCondition
 from lgkd.training.tracking import Tracking
 
 
-@dataclass(frozen=True)
-class Ready:
-    """One training of which everything has been checked and built.
-
-    Attributes:
-        folder: of the run; this process holds it.
-        info: the content of run.json so far.
-        recipe, data, student, guides, feed, plan: what trains; there are no guides for a teacher and for a baseline.
-        lookup: knows what the teachers make of samples, so that they are not run; None: they are.
-        image_size: (height, width) of the student's images, in pixels.
-        name: what the model is called; None for a module that was handed over.
-        model_options: reached its constructor.
-        process: which of several processes this one is; the first writes for all.
-        began: `time.monotonic()` at the start of the command, from which `max_time` counts, in seconds.
-        watchers: told of the training's progress.
-        say: called with a sentence that the user should hear.
-        store: where a trained teacher is kept; None for a student.
-        replace: whether a teacher that lies there is exchanged.
-        force: whether a checkpoint of other settings is gone on with.
-        track: trackers that are told of the training, by name or as objects; none but in the first process.
-    """
-
-    folder: Path
-    info: dict[str, Any]
-    recipe: Recipe
-    data: Data
-    student: nn.Module
-    guides: tuple[Guide, ...]
-    feed: Feed
-    lookup: Lookup | None
-    plan: Plan
-    image_size: tuple[int, int]
-    name: str | None
-    model_options: Mapping[str, Any]
-    process: Place
-    began: float
-    max_time: float | None
-    watchers: tuple[Callback, ...]
-    say: Callable[[str], None]
-    store: Path | None
-    replace: bool
-    force: bool = False
-    track: tuple[Any, ...] = ()
-
-
-def carry_out(ready: Ready) -> Run:
-    """Train, and leave a finished folder; a teacher goes to the store, too."""
-    folder, data, student, plan = ready.folder, ready.data, ready.student, ready.plan
-    info = ready.info | {"manifest": MANIFEST}
-    first = ready.process.rank == 0
+def execute(config: ResolvedConfig, session: Session, prepared: Prepared) -> Run:
+    """Train, and leave a finished folder, which this process holds; a teacher goes to the store, too."""
+    folder, data, student, plan = config.folder, prepared.data, prepared.student, prepared.plan
+    info = prepared.info | {"manifest": MANIFEST}
+    first, force = session.first, bool(config.options.get("force"))
     # First, since it waits for git.
     about_here = environment(plan.device) | {"data_fingerprint": data.fingerprint} if first else {}
 
@@ -108,15 +61,15 @@ def carry_out(ready: Ready) -> Run:
             # That run.json comes before all other files makes the folder known as a run's.
             remove_manifest(folder)
             write_run(folder, info)
-            write_whole(folder / RECIPE, dump_recipe(ready.recipe).encode())
+            write_whole(folder / RECIPE, dump_recipe(prepared.recipe).encode())
             write_json(folder / ENV, about_here)
 
     # Until its checkpoint is found to fit, a folder stays as it is.
     resumes = has_checkpoint(folder)
     if not resumes:
         begin()
-    batches = _test_batches(ready)
-    journal = Journal(folder, writes=first)
+    batches = _test_batches(session, prepared)
+    logger = CsvLogger(folder, writes=first)
     teachers = [info["teacher"], *info["more_teachers"]] if info["teacher"] else []
     checkpointer = Checkpointer(
         folder / CHECKPOINTS,
@@ -124,51 +77,52 @@ def carry_out(ready: Ready) -> Run:
         identity={
             "data": data.fingerprint,
             "teachers": [teacher["sha256"] for teacher in teachers],
-            **checkpoint_identity(info, ready.recipe),
+            **checkpoint_identity(info, prepared.recipe),
         },
-        check=lambda place, theirs, ours: check_checkpoint(place, theirs, ours, force=ready.force, say=ready.say),
+        check=lambda place, theirs, ours: check_checkpoint(place, theirs, ours, force=force, say=session.say),
         on_restored=begin if resumes else None,
-        say=ready.say,
+        say=session.say,
     )
-    with StopCondition(ready.max_time, ready.began) as stop:
+    with StopCondition(config.options.get("max_time"), session.began) as stop:
         fit(
-            make_task(student, ready.guides, ready.recipe),
-            ready.feed,
+            make_task(student, prepared.guides, prepared.recipe),
+            prepared.feed,
             plan,
             evaluate=lambda model: _scores(model, batches, plan),
-            callbacks=(journal, *ready.watchers),
+            callbacks=(logger, *session.watchers),
             checkpointer=checkpointer,
             stop=stop,
-            say=ready.say,
-            lookup=ready.lookup,
-            tracking=_tracking(ready),
+            say=session.say,
+            lookup=prepared.lookup,
+            tracking=_tracking(config, session, prepared),
         )
     best = None
     if data.val is not None:
         weights, best = checkpointer.load_best()
         student.load_state_dict(weights)
     student.eval().to("cpu")
-    info = info | {"finished": now(), "results": results(journal.rows, best, ready.guides)}
+    info = info | {"finished": now(), "results": results(logger.rows, best, prepared.guides)}
     if first:
-        about = _about_student(ready)
+        about = _describe_student(config, prepared)
         about["weights_sha256"] = save_weights(student.state_dict(), folder / STUDENT_WEIGHTS)
         write_json(folder / STUDENT, about)
-        draw_curves(journal.rows, folder / "curves.png", describe(info))
+        draw_curves(logger.rows, folder / "curves.png", describe(info))
         # Nothing is finished that could not be kept: the same command puts it there, and trains nothing again.
-        if ready.store is not None:
-            _keep_teacher(ready, ready.store, info)
-        elif (remark := poor_student(info["student"]["name"], _accuracy(ready, info), len(data.classes))) is not None:
-            ready.say(remark)
+        if config.store is not None:
+            _keep_teacher(config, session, prepared, config.store, info)
+        elif (remark := poor_student(config.model_name, _accuracy(data, info), len(data.classes))) is not None:
+            session.say(remark)
         finish_run(folder, info)
-    return Run(student, journal.rows, folder, info | {"status": "finished"})
+    return Run(student, logger.rows, folder, info | {"status": "finished"})
 
 
-def _tracking(ready: Ready) -> Tracking | None:
-    """The trackers, told of the run what metrics.csv, run.json and recipe.yaml say; paths are nobody else's affair."""
-    if not ready.track:
+def _tracking(config: ResolvedConfig, session: Session, prepared: Prepared) -> Tracking | None:
+    """Make the trackers, which are told what metrics.csv, run.json and recipe.yaml hold, without paths."""
+    track = tuple(config.options.get("track") or ()) if session.first else ()
+    if not track:
         return None
-    about = about_run(ready.info, ready.recipe)
-    return Tracking(ready.folder, ready.track, about=about, values=EpochRow.flatten, say=ready.say)
+    about = describe_run(prepared.info, prepared.recipe)
+    return Tracking(config.folder, track, about=about, values=EpochRow.flatten, say=session.say)
 
 
 def finished_run(folder: Path, info: dict[str, Any], student: nn.Module) -> Run:
@@ -188,20 +142,20 @@ def finished_run(folder: Path, info: dict[str, Any], student: nn.Module) -> Run:
     return Run(student.eval(), read_metrics(folder), folder, info)
 
 
-def _test_batches(ready: Ready) -> dict[str, PlainBatches]:
-    """The splits that are scored; where images were held out, they too."""
-    data = ready.data
+def _test_batches(session: Session, prepared: Prepared) -> dict[str, PlainBatches]:
+    """Make the splits that are scored; where images were held out, they too."""
+    data = prepared.data
     splits = {"test": data.test} if data.val is None else {"val": data.val, "test": data.test}
     return {
         name: make_test_batches(
             images,
-            image_size=ready.image_size,
+            image_size=prepared.image_size,
             mean=data.mean,
             std=data.std,
-            interpolation=ready.recipe.test_interpolation,
-            device=ready.plan.device,
-            rank=ready.process.rank,
-            processes=ready.process.count,
+            interpolation=prepared.recipe.test_interpolation,
+            device=prepared.plan.device,
+            rank=session.process.rank,
+            processes=session.process.count,
         )
         for name, images in splits.items()
     }
@@ -220,27 +174,28 @@ def _scores(model: nn.Module, batches: Mapping[str, PlainBatches], plan: Plan) -
     }
 
 
-def _about_student(ready: Ready) -> dict[str, Any]:
-    """student.json: enough to rebuild the student without the recipe."""
+def _describe_student(config: ResolvedConfig, prepared: Prepared) -> dict[str, Any]:
+    """Make student.json: enough to rebuild the student without the recipe."""
+    data = prepared.data
     return {
         "format": FORMAT,
-        "name": canonical(ready.name) if ready.name is not None else None,
-        "class": type(ready.student).__name__,
-        "options": ready.model_options,
-        "num_classes": len(ready.data.classes),
-        "image_size": list(ready.image_size),
-        "mean": list(ready.data.mean),
-        "std": list(ready.data.std),
-        "interpolation": ready.recipe.test_interpolation,
-        "longest_side": max(ready.data.test.pixels.shape[2:]),
-        **ready.data.greys.kept(),
-        "classes": list(ready.data.classes),
+        "name": config.model_name if isinstance(config.model, str) else None,
+        "class": type(prepared.student).__name__,
+        "options": config.model_options,
+        "num_classes": len(data.classes),
+        "image_size": list(prepared.image_size),
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "interpolation": prepared.recipe.test_interpolation,
+        "longest_side": max(data.test.pixels.shape[2:]),
+        **data.greys.kept(),
+        "classes": list(data.classes),
     }
 
 
-def _accuracy(ready: Ready, info: Mapping[str, Any]) -> Accuracy:
-    """How good the model is on the test split, by the results in run.json."""
-    results, test = info["results"], ready.data.test
+def _accuracy(data: Data, info: Mapping[str, Any]) -> Accuracy:
+    """Make the accuracy on the test split from the results in run.json."""
+    results, test = info["results"], data.test
     return Accuracy(
         top1=results["test_top1"],
         balanced_accuracy=results.get("test_balanced_accuracy"),
@@ -270,28 +225,29 @@ def poor_student(name: str, accuracy: Accuracy, classes: int) -> str | None:
     )
 
 
-def _keep_teacher(ready: Ready, store: Path, info: Mapping[str, Any]) -> None:
-    assert ready.name is not None
-    data = ready.data
+def _keep_teacher(
+    config: ResolvedConfig, session: Session, prepared: Prepared, store: Path, info: Mapping[str, Any]
+) -> None:
+    data = prepared.data
     card = keep_teacher(
         store,
-        ready.student,
+        prepared.student,
         {
-            "architecture": canonical(ready.name),
-            "options": ready.model_options,
+            "architecture": config.model_name,
+            "options": config.model_options,
             "fingerprint": data.fingerprint,
             "classes": data.classes,
             "images": len(data.train),
             "subset": data.subset,
-            "image_size": ready.image_size[0],
+            "image_size": prepared.image_size[0],
             "mean": data.mean,
             "std": data.std,
-            "accuracy": _accuracy(ready, info),
+            "accuracy": _accuracy(data, info),
             "recipe": info["recipe"],
             "seed": info["seed"],
         },
-        replace=ready.replace,
-        folder=ready.folder,
+        replace=config.replace,
+        folder=config.folder,
     )
     if (remark := poor_teacher(card)) is not None:
-        ready.say(remark)
+        session.say(remark)

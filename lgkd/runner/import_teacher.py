@@ -19,7 +19,8 @@ from lgkd.models.registry import canonical, find
 from lgkd.models.teacher_card import Accuracy, TeacherCard, find_card
 from lgkd.models.trust import trust
 from lgkd.runner.build import is_convolutional
-from lgkd.runner.resolve import check_dataset, free_place
+from lgkd.runner.find_teacher import free_place
+from lgkd.runner.resolve import check_dataset
 from lgkd.runner.teacher_store import keep_teacher
 from lgkd.runs.folder import make_folder
 from lgkd.training.evaluate import score

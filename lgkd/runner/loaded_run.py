@@ -19,10 +19,11 @@ from lgkd.data.locations import known_or_folder
 from lgkd.data.prepare import Channels, Data, make_test_batches, prepare_data
 from lgkd.errors import InputError, LgkdError
 from lgkd.models.teacher import Teacher
-from lgkd.runner.build import load_trained_teacher
-from lgkd.runner.options import Run
+from lgkd.runner.build import is_convolutional, load_trained_teacher
+from lgkd.runner.run import Run
 from lgkd.runs.folder import STUDENT, read_run, read_student
 from lgkd.runs.load_student import data_of, load_student
+from lgkd.training.evaluate import Scores, score
 from lgkd.training.precision import choose_device
 
 _NAMED = 10
@@ -156,6 +157,37 @@ def _by_name(data: Data, known: Sequence[str]) -> Data:
         )
     places = torch.tensor([known.index(name) for name in data.classes])
     return replace(data, classes=tuple(known), test=replace(data.test, labels=places[data.test.labels]))
+
+
+def evaluate_run(
+    run: str | Path | Run,
+    *,
+    dataset: str | Path | DataSet | None = None,
+    data_dir: str | Path | None = None,
+    device: str | None = None,
+    model: nn.Module | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Scores:
+    """Score a trained student, as `lgkd.evaluate`.
+
+    Raises:
+        InputError, DataError, MissingError: as `open_run`; or the student's loss is not finite.
+    """
+    opened = open_run(run, dataset=dataset, data_dir=data_dir, device=device, model=model)
+    for sentence in (opened.scored, *opened.data.notes):
+        (say or (lambda _: None))(sentence)
+    try:
+        scores = score(
+            opened.student,
+            opened.batches(),
+            precision=opened.precision,
+            channels_last=is_convolutional(opened.student),
+            other=teacher_of(opened),
+        )
+    finally:
+        opened.student.to("cpu")
+    check_finite(opened, scores.loss)
+    return scores
 
 
 def check_finite(opened: Opened, loss: float) -> None:

@@ -1,106 +1,187 @@
-"""What can be chosen of a training, and what it comes to."""
+"""Training options: one table from which the command line, resume and the report's command are made. No torch."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import cleandoc
 from pathlib import Path
-from typing import Any, TypedDict
-
-from torch import nn
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal, TypedDict, get_args, get_type_hints
 
 from lgkd.config import Recipe
+from lgkd.config.trackers import INSIDE
 from lgkd.training.callbacks import Callback
 
 
-class Options(TypedDict, total=False):
-    """Options that mean the same in `train_teacher`, `train` and `distill`, and on the command line.
-
-    Attributes:
-        data_dir: where a named data set lies.
-        recipe: a shipped name, a YAML file, or a `Recipe`.
-        epochs, batch_size, image_size, precision: instead of the recipe's.
-        compile: whether student, teacher and terms are compiled as one graph; if not given, on a GPU where the
-            training is long enough for that to pay.
-        cuda_graphs: whether the compiled step is recorded and replayed on a GPU, which pays where batches are small.
-        overrides: "a.b=value" each, as `--set`; they win over everything else.
-        seed: of weights, order, augmentation and dropout; 0 if not given.
-        device: "cpu", "cuda" or "cuda:N"; a GPU if there is one.
-        deterministic: on a GPU, only algorithms that give the same bits again; slower. A CPU gives them anyway, at
-            an equal number of threads.
-        fraction, images_per_class: train on a class-balanced part of the images.
-        subset_seed: which part; the same for all seeds unless given.
-        extra: a folder CLASS/* of more training images, such as generated ones; its classes are the data set's
-            or some of them.
-        extra_share: of every batch that comes from `extra`, between 0 and 1; 0.5 if not given. An epoch is one
-            pass over the data set's own images.
-        val_fraction: hold out this share of every class of the training images, and keep the student
-            of the epoch that does best on them; the test split selects nothing.
-        leave_out_near_copies: do not train on images that are nearly a test image or an earlier training image,
-            as `lgkd check` finds them; the test split stays whole.
-        cached: read what the teachers say from caches of `cache_teacher` and do not run them: "auto" for those in
-            the store, or a folder for each teacher.
-        approximate: serve from a cache what it can follow only approximately, too, such as mixup; the error against
-            the teacher itself is said.
-        out: the run's folder; by default one under runs/ that is named after the choices.
-        offline: download nothing; a data set that is not here is an error.
-        max_time: save and raise `Paused` after so many seconds; the same call goes on.
-        track: trackers that are told of every epoch: names such as "tensorboard", or objects of your own with a
-            `name` and `log(values, step=...)`; docs/trackers.md. One that fails is left out and stops nothing.
-        force: go on with an unfinished run although recipe, data or versions differ.
-        watchers: told of the training's progress.
-        progress: called with (done, total) images while a data set is decoded.
-        downloading: called with (name, done, total) bytes while a file of it is downloaded.
-        say: called with a sentence that the user should hear.
-    """
-
-    data_dir: str | Path | None
-    recipe: str | Path | Recipe
-    epochs: int | None
-    batch_size: int | None
-    image_size: int | None
-    precision: str | None
-    compile: bool | None
-    cuda_graphs: bool
-    overrides: Sequence[str]
-    seed: int
-    device: str | None
-    deterministic: bool
-    fraction: float | None
-    images_per_class: int | None
-    subset_seed: int
-    extra: str | Path | None
-    extra_share: float | None
-    val_fraction: float | None
-    leave_out_near_copies: bool
-    cached: str | Path | Sequence[str | Path] | None
-    approximate: bool
-    out: str | Path | None
-    offline: bool
-    max_time: float | None
-    track: Sequence[Any]
-    force: bool
-    watchers: Sequence[Callback]
-    progress: Callable[[int, int], None] | None
-    downloading: Callable[[str, int, int], None] | None
-    say: Callable[[str], None] | None
-
-
 @dataclass(frozen=True)
-class Run:
-    """A finished training.
+class Option:
+    """Describe one option of a training.
 
     Attributes:
-        student: the trained model (of a teacher's training: the teacher), in eval mode, on the CPU.
-        metrics: one row an epoch, as in metrics.csv; the last one is what is reported.
-        folder: where everything is kept.
-        info: the content of run.json.
+        about: the option in the Python API.
+        kind: type of its value on the command line; None for an option of the Python API alone.
+        help: on the command line, where it is not `about`.
+        default: on the command line; `Options` has no defaults, an option that is not given is not there.
+        repeated: whether it may be given several times; its value is a list then.
+        flag: on the command line, where it is not its name.
+        metavar: of the value in `--help`, where it is not that of its type.
+        completion: name of the function in `lgkd.cli.completion` that completes a value.
+        kept: "run": run.json keeps it under `call.options`, for `lgkd resume`; "command": the command that the report
+            prints gives it, too.
+        compared: dotted key under which `lgkd.runs.identity` compares what it decides on; None where it does not
+            change what a training computes.
     """
 
-    student: nn.Module
-    metrics: list[dict[str, float]]
-    folder: Path
-    info: dict[str, Any] = field(repr=False)
+    about: str
+    kind: type | None = None
+    help: str | None = None
+    default: Any = None
+    repeated: bool = False
+    flag: str | None = None
+    metavar: str | None = None
+    completion: str | None = None
+    kept: Literal["", "run", "command"] = ""
+    compared: str | None = None
 
     @property
-    def top1(self) -> float:
-        """Top-1 accuracy on the test split, 0 to 1, after the last epoch or the one chosen on held-out images."""
-        return float(self.info["results"]["test_top1"])
+    def help_line(self) -> str:
+        """The help of the command line, a sentence."""
+        return self.help if self.help is not None else self.about[0].upper() + self.about[1:]
+
+    def fits(self, value: Any) -> bool:
+        """Check that a value of a run.json has the type that `saved_options` gives it."""
+        if self.repeated:
+            return isinstance(value, list) and all(isinstance(one, str) for one in value)
+        kinds: dict[Any, Any] = {Path: str, float: int | float}
+        return self.kind is not None and isinstance(value, kinds.get(self.kind, self.kind))
+
+
+class Options(TypedDict, total=False):
+    """Options that mean the same in `train_teacher`, `train` and `distill`, and on the command line."""
+
+    # fmt: off
+    data_dir: Annotated[str | Path | None, Option("where named data sets are stored.", Path)]
+    fraction: Annotated[float | None, Option(
+        "train on this share of every class, 0 to 1.", float, kept="command", compared="dataset.subset")]
+    images_per_class: Annotated[int | None, Option(
+        "train on so many images of every class.", int, kept="command", compared="dataset.subset")]
+    subset_seed: Annotated[int, Option(
+        "seed of the subset; the same for all seeds unless given.", int, default=0, kept="command",
+        compared="dataset.subset")]
+    extra: Annotated[str | Path | None, Option(
+        "a folder CLASS/* of more training images, such as generated ones; its classes are the data set's or some of "
+        "them.", Path, "More training images, as FOLDER/CLASS/*, such as generated ones.", metavar="FOLDER",
+        kept="command", compared="dataset.extra.fingerprint")]
+    extra_share: Annotated[float | None, Option(
+        "of every batch that comes from `extra`, between 0 and 1; 0.5 if not given. An epoch is one pass over the data "
+        "set's own images.", float, "Share of every batch that they make up, 0 to 1; 0.5 if not given.",
+        kept="command", compared="dataset.extra.share")]
+    image_size: Annotated[int | None, Option(
+        "side of the model's images, in pixels.", int, compared="student.image_size")]
+    recipe: Annotated[str | Path | Recipe, Option(
+        "a shipped name, a YAML file, or a `Recipe`.", str, "A shipped recipe or a YAML file.", completion="recipes",
+        compared="recipe")]
+    epochs: Annotated[int | None, Option("instead of the recipe's; warm-up keeps its share.", int, compared="epochs")]
+    batch_size: Annotated[int | None, Option(
+        "images a step, instead of the recipe's.", int, compared="recipe.batch_size")]
+    overrides: Annotated[Sequence[str], Option(
+        '"a.b=value" each, as `--set`; they win over everything else.', str,
+        "Change any key of the recipe; may be repeated.", repeated=True, flag="--set", metavar="A.B=VALUE",
+        compared="recipe")]
+    seed: Annotated[int, Option(
+        "of weights, order, augmentation and dropout; 0 if not given.", int, "Of weights, order and augmentation.",
+        default=0, kept="run", compared="seed")]
+    precision: Annotated[str | None, Option(
+        "number format, instead of the recipe's: auto, fp32, bf16 or fp16.", str, completion="precisions",
+        compared="precision")]
+    compile: Annotated[bool | None, Option(
+        "whether student, teacher and terms are compiled as one graph; if not given, on a GPU where the training is "
+        "long enough for that to pay.", bool, "One compiled graph a step; by default on a GPU, for long trainings.",
+        flag="--compile/--no-compile", kept="command")]
+    cuda_graphs: Annotated[bool, Option(
+        "whether the compiled step is recorded and replayed on a GPU, which pays where batches are small.", bool,
+        "Replay the compiled step as a recording; for small batches on a GPU.", default=False, kept="command")]
+    val_fraction: Annotated[float | None, Option(
+        "hold out this share of every class of the training images, and keep the student of the epoch that does best "
+        "on them; the test split selects nothing.", float,
+        "Hold out this share and keep the epoch that does best on it.", kept="command",
+        compared="dataset.val_images")]
+    leave_out_near_copies: Annotated[bool, Option(
+        "do not train on images that are nearly a test image or an earlier training image, as `lgkd check` finds them; "
+        "the test split stays whole.", bool, "Do not train on near copies of test or other training images.",
+        default=False, kept="command", compared="dataset.near_copies_left_out")]
+    cached: Annotated[str | Path | Sequence[str | Path] | None, Option(
+        'read the outputs of the teachers from caches of `cache_teacher` and do not run them: "auto" for those in the '
+        "store, or a folder for each teacher.", str, "Read the teacher from a cache; auto: from the store.",
+        repeated=True, metavar="FOLDER", kept="command", compared="cached")]
+    approximate: Annotated[bool, Option(
+        "serve from a cache what it can follow only approximately, too, such as mixup; the error against the teacher "
+        "itself is reported.", bool, "With --cached, allow what it cannot follow exactly.", default=False,
+        kept="command", compared="cached")]
+    device: Annotated[str | None, Option(
+        "device to train on: cpu, cuda or cuda:N; a GPU if there is one.", str, kept="command")]
+    deterministic: Annotated[bool, Option(
+        "on a GPU, only algorithms that give the same bits again; slower. A CPU gives them anyway, at an equal number "
+        "of threads.", bool, "Bitwise reproducible on a GPU, slower; a CPU is anyway.", default=False, kept="command",
+        compared="deterministic")]
+    offline: Annotated[bool, Option(
+        "download nothing; a data set that is not here is an error.", bool, default=False, kept="run")]
+    max_time: Annotated[float | None, Option(
+        "save and raise `Paused` after so many seconds; the same call resumes.", float,
+        "Save and end with code 75; the same command resumes.", metavar="SECONDS")]
+    track: Annotated[Sequence[Any], Option(
+        'trackers that receive every epoch: names such as "tensorboard", or objects of your own with a `name` and '
+        "`log(values, step=...)`; docs/trackers.md. One that fails is left out and stops nothing.", str,
+        "Send every epoch to tensorboard, wandb, ...; may be repeated.", repeated=True, metavar="NAME",
+        completion="trackers", kept="run")]
+    out: Annotated[str | Path | None, Option(
+        "the run's folder; by default one below runs/, named after the choices.", Path)]
+    force: Annotated[bool, Option(
+        "resume an unfinished run although recipe, data or versions differ.", bool, default=False)]
+    watchers: Annotated[Sequence[Callback], Option("callbacks of the training.")]
+    progress: Annotated[Callable[[int, int], None] | None, Option(
+        "called with (done, total) images while a data set is decoded.")]
+    downloading: Annotated[Callable[[str, int, int], None] | None, Option(
+        "called with (name, done, total) bytes while a file of it is downloaded.")]
+    say: Annotated[Callable[[str], None] | None, Option("called with a sentence that the user should hear.")]
+    # fmt: on
+
+
+def _read_table() -> Mapping[str, Option]:
+    hints = get_type_hints(Options, include_extras=True)
+    return MappingProxyType({name: get_args(hint)[1] for name, hint in hints.items()})
+
+
+OPTIONS: Final = _read_table()
+"""Every option by its name, in the order of `--help`."""
+
+
+def _documented() -> str:
+    lines = [f"    {name}: {option.about}" for name, option in OPTIONS.items()]
+    return "\n".join([cleandoc(Options.__doc__ or ""), "", "Attributes:", *lines, ""])
+
+
+Options.__doc__ = _documented()
+
+
+def saved_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Select the options that run.json keeps for `lgkd resume`, as JSON values.
+
+    Paths become absolute. Trackers that send elsewhere have to be named again: a folder that was passed on must not
+    start them.
+    """
+    saved = {name: options[name] for name, option in OPTIONS.items() if option.kept and name in options}
+    if saved.get("cached") is None:
+        saved.pop("approximate", None)
+    if saved.get("extra") is not None:
+        saved["extra"] = str(Path(saved["extra"]).expanduser().resolve())
+    saved["track"] = [one for one in saved.get("track") or () if isinstance(one, str) and one in INSIDE] or None
+    return {name: value for name, value in saved.items() if value is not None}
+
+
+def are_saved_options(options: Any) -> bool:
+    """Check options of a run.json: names and types that `saved_options` writes, and trackers that stay inside."""
+    return (
+        isinstance(options, dict)
+        and all(name in OPTIONS and OPTIONS[name].kept and OPTIONS[name].fits(one) for name, one in options.items())
+        and all(name in INSIDE for name in options.get("track", ()))
+    )

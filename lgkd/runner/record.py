@@ -1,19 +1,29 @@
-"""What a training writes down of itself: who teaches, a row an epoch, and what it comes to."""
+"""Write down a training: the content of run.json, a row of metrics.csv an epoch, and the results."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from lgkd import __version__
 from lgkd.config import Recipe
+from lgkd.data.catalogue import CATALOGUE
+from lgkd.data.prepare import Data
 from lgkd.distillation.guide import Guide
+from lgkd.distillation.teacher_cache.serving import Served
 from lgkd.models.teacher import Teacher
-from lgkd.runs.folder import write_metrics
+from lgkd.runner.options import saved_options
+from lgkd.runner.prepared import Session
+from lgkd.runner.resolve import ResolvedConfig, recipe_name
+from lgkd.runs.folder import now, write_metrics
 from lgkd.training.callbacks import Callback, EpochRow
+from lgkd.training.config import Plan
 
 
-class Journal(Callback):
-    """A watcher of the loop that keeps metrics.csv current.
+class CsvLogger(Callback):
+    """Write metrics.csv after every epoch.
 
     Args:
         folder: the run's.
@@ -67,7 +77,7 @@ def _ended_terms(guides: Sequence[Guide], epochs: int) -> list[dict[str, Any]]:
     ]
 
 
-def about_run(info: Mapping[str, Any], recipe: Recipe) -> dict[str, bool | int | float | str]:
+def describe_run(info: Mapping[str, Any], recipe: Recipe) -> dict[str, bool | int | float | str]:
     """A run as plain values by name, for trackers: who learns what from whom, and how. Holds no path."""
     teachers = [info["teacher"], *info["more_teachers"]] if info["teacher"] else []
     data = info["dataset"]
@@ -93,7 +103,7 @@ def _plain(value: Any, path: str = "") -> Iterator[tuple[str, bool | int | float
         yield path, json.dumps(value)
 
 
-def about_pairs(guide: Guide) -> list[dict[str, Any]]:
+def describe_pairs(guide: Guide) -> list[dict[str, Any]]:
     """The guided pairs for run.json: layers, map shapes (C,h,w), and the grid on which they meet."""
     return [
         {
@@ -107,7 +117,7 @@ def about_pairs(guide: Guide) -> list[dict[str, Any]]:
     ]
 
 
-def about_teacher(teacher: Teacher) -> dict[str, Any]:
+def describe_teacher(teacher: Teacher) -> dict[str, Any]:
     """The teacher for run.json; one without a card has a class and no name."""
     card = teacher.card
     if card is None:
@@ -120,4 +130,83 @@ def about_teacher(teacher: Teacher) -> dict[str, Any]:
         "test_top1": card.accuracy.top1,
         "image_size": list(teacher.image_size),
         "batch_norm": teacher.batch_norm,
+    }
+
+
+def describe_training(
+    config: ResolvedConfig,
+    session: Session,
+    data: Data,
+    student: nn.Module,
+    guides: Sequence[Guide],
+    image_size: tuple[int, int],
+    plan: Plan,
+) -> dict[str, Any]:
+    """Make the content of run.json of a training that begins."""
+    options, dataset = config.options, config.dataset
+    path = None
+    if isinstance(dataset, str | Path) and dataset not in CATALOGUE:
+        path = str(Path(dataset).expanduser().resolve())
+    data_dir = options.get("data_dir")
+    return {
+        "kind": "teacher" if config.role == "teacher" else ("distill" if guides else "train"),
+        "status": "running",
+        "lgkd": __version__,
+        "started": now(),
+        "student": {
+            "name": config.model_name,
+            "options": config.model_options,
+            "image_size": list(image_size),
+            "parameters": sum(parameter.numel() for parameter in student.parameters()),
+        },
+        "teacher": describe_teacher(guides[0].teacher) if guides else None,
+        "more_teachers": [describe_teacher(guide.teacher) for guide in guides[1:]],
+        "cached": None,
+        "pairs": [pair for guide in guides for pair in describe_pairs(guide)],
+        "dataset": {
+            "name": data.key,
+            "path": path,
+            "data_dir": str(Path(data_dir).resolve()) if data_dir is not None else None,
+            "fingerprint": data.fingerprint,
+            "classes": len(data.classes),
+            "train_images": len(data.train),
+            "test_images": len(data.test),
+            "val_images": len(data.val) if data.val is not None else None,
+            "subset": data.subset,
+            "near_copies_left_out": data.left_out,
+            "extra": _describe_extra(data),
+            **data.greys.kept(),
+        },
+        "recipe": recipe_name(options["recipe"]),
+        "overrides": list(options.get("overrides") or ()),
+        "seed": config.seed,
+        "device": session.device,
+        "deterministic": bool(options.get("deterministic")),
+        "processes": session.process.count,
+        "precision": plan.precision,
+        "compiled": plan.compile,
+        "accumulate": plan.accumulate,
+        "epochs": plan.epochs,
+        "steps_per_epoch": plan.steps_per_epoch,
+    }
+
+
+def describe_call(config: ResolvedConfig, served: Served | None) -> dict[str, Any] | None:
+    """Make `call` of run.json: all that `lgkd resume` asks for again; None where something has no name."""
+    if config.call is None:
+        return None
+    cached = {} if served is None else {"cached": served.folders, "approximate": served.approximate}
+    options = saved_options({**config.options, **cached})
+    return {"model_options": config.model_options, **config.call, "options": options}
+
+
+def _describe_extra(data: Data) -> dict[str, Any] | None:
+    extra = data.extra
+    if extra is None:
+        return None
+    return {
+        "path": str(extra.folder.resolve()),
+        "images": len(extra.images),
+        "share": extra.share,
+        "fingerprint": extra.fingerprint,
     }

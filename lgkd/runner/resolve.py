@@ -1,21 +1,30 @@
-"""What choices are called and where they lead; no torch, so that a wrong one is told at once."""
+"""Resolve the options of a training: recipe, subset, teachers, folders. No torch, so that errors come at once."""
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
+from lgkd._internal.text import did_you_mean
 from lgkd.config import Recipe, apply_overrides, load_recipe
 from lgkd.config.trackers import check_trackers
 from lgkd.data.image_folder import check_some_image
 from lgkd.data.locations import known_or_folder
-from lgkd.data.names import WITHOUT, dataset_key, folder_word, subset_words
-from lgkd.errors import InputError, LgkdError, MissingError, RecipeError, TakenError
+from lgkd.data.names import Subset, dataset_key, folder_word
+from lgkd.errors import InputError, MissingError, RecipeError
 from lgkd.models.registry import canonical, find
-from lgkd.models.teacher_card import TeacherCard, find_card, put_back, read_card, teacher_folder
-from lgkd.runs.folder import STUDENT, is_finished
+from lgkd.models.teacher_card import TeacherCard
+from lgkd.runner.find_teacher import find_trained_teacher, free_place
+from lgkd.runner.options import OPTIONS, Options
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lgkd.data.dataset import DataSet
+    from lgkd.models.teacher import Teacher
+
+Role = Literal["teacher", "student"]
 
 _TYPED_AS = {
     "schedule.epochs": "--epochs",
@@ -26,58 +35,110 @@ _TYPED_AS = {
 
 
 @dataclass(frozen=True)
-class Settled:
-    """Choices that were found to be possible before anything heavy is imported or read.
+class ResolvedConfig:
+    """Hold the choices of one training, found to be possible before anything heavy is imported or read.
 
     Attributes:
+        role: "teacher" or "student".
+        model: the name of the model that is trained, or a module.
+        model_options: passed to its constructor.
+        dataset: a name, a folder, or a loaded `DataSet`.
+        options: see `Options`.
         recipe: complete, with every choice put in.
-        subset: the part of the training images, in words; None for all of them.
-        store: where a teacher that is to be trained will be kept; None for students.
-        cards: of the teachers that guide, as far as they were named.
+        subset: the part of the training images.
+        teachers: those that guide; of a named one its card and folder.
+        taps: layers of the student; None for its default ones.
+        folder: of the run, or of all runs of a sweep.
+        store: where a trained teacher is kept; None for a student.
+        replace: whether a teacher in the store is exchanged.
+        call: `teachers` by name and all else that `lgkd resume` asks for again; None where something has no name.
     """
 
+    role: Role
+    model: "str | nn.Module"
+    model_options: Mapping[str, Any]
+    dataset: "str | Path | DataSet"
+    options: Options
     recipe: Recipe
-    subset: str | None
+    subset: Subset
+    teachers: "tuple[Teacher | tuple[TeacherCard, Path], ...]"
+    taps: tuple[str, ...] | None
+    folder: Path
     store: Path | None
-    cards: tuple[TeacherCard, ...]
+    replace: bool
+    call: Mapping[str, Any] | None
+
+    @property
+    def seed(self) -> int:
+        """Of weights, order and augmentation."""
+        return self.options.get("seed") or 0
+
+    @property
+    def model_name(self) -> str:
+        """The model's canonical name, or the class of a module."""
+        return canonical(self.model) if isinstance(self.model, str) else type(self.model).__name__
+
+    @property
+    def teacher_names(self) -> list[str]:
+        """Of those that guide, as they are kept; the class of a module without a card."""
+        return [_teacher_name(teacher) for teacher in self.teachers]
+
+    def with_options(self, **options: Unpack[Options]) -> "ResolvedConfig":
+        """Put in options on which nothing depends that was resolved: those that watch, the seed, the folder."""
+        chosen: Options = {**self.options, **options}
+        return replace(self, options=chosen, folder=Path(options.get("out") or self.folder))
 
 
-def settle(
-    role: str,
-    model: str | None,
-    dataset: str | Path | None,
-    options: Mapping[str, Any],
+def resolve(
+    role: Role,
+    model: "str | nn.Module",
+    dataset: "str | Path | DataSet",
+    options: Options,
     *,
-    teachers: Sequence[str] = (),
-    guided: bool = False,
+    model_options: Mapping[str, Any] | None = None,
+    teachers: "Sequence[str | Teacher]" = (),
+    taps: Sequence[str] | None = None,
     replace: bool = False,
-) -> Settled:
-    """Check whatever names, the schema and the store can tell; the command line asks before it imports torch.
+    store: Path | None = None,
+    several: bool = False,
+) -> ResolvedConfig:
+    """Check what names, the schema and the store can tell, and find what the choices lead to.
 
     Args:
-        role: "teacher" or "student".
-        model: its name; None for a module made in Python.
-        dataset: its name or folder; None for one loaded in Python.
-        options: as in `lgkd.runner.runner.Options`.
-        teachers: the names of those that guide.
-        guided: whether any teacher guides.
+        role, model, dataset, options, model_options, taps: see `ResolvedConfig`.
+        teachers: names of those that guide, or loaded ones.
         replace: a teacher of that name in the store may be exchanged.
+        store: folder DATASET/NAME in which a teacher is kept, whatever is there; the user's store is neither asked
+            nor changed then, and the run cannot be resumed by its folder alone.
+        several: the folder is that of several seeds.
 
     Raises:
         InputError: a choice that cannot be; MissingError: one that is not here; TakenError: one that is taken.
     """
+    unknown = sorted(options.keys() - OPTIONS.keys())
+    if unknown:
+        raise InputError(f"there is no option {unknown[0]!r}; {did_you_mean(unknown[0], OPTIONS)}")
+    elsewhere = store is not None
+    arguments = dict(model_options or {})
+    _check_plain(arguments, f"{role} options", scalars=role == "teacher")
     if (seed := options.get("seed") or 0) < 0:
         raise InputError(f"the seed is {seed}, expected 0 or more")
-    if model is not None:
+    if several and not isinstance(model, str):
+        raise InputError(
+            f"the student is a {type(model).__name__}, which can be trained once; for several seeds give a name or "
+            "package.module:factory, so that each begins with a new one"
+        )
+    if isinstance(model, str):
         find(model)
-    if dataset is not None:
+    source = dataset if isinstance(dataset, str | Path) else dataset.name
+    if isinstance(dataset, str | Path):
         check_dataset(dataset, options.get("data_dir"))
-        if (folder := known_or_folder(dataset)) is not None:
-            check_some_image(folder)  # before a teacher for it is missed
+        if (place := known_or_folder(dataset)) is not None:
+            check_some_image(place)  # before a teacher for it is missed
     recipe = resolve_recipe(
         options["recipe"],
         trains=role,
-        guided=guided,
+        guided=bool(teachers),
         epochs=options.get("epochs"),
         batch_size=options.get("batch_size"),
         image_size=options.get("image_size"),
@@ -85,24 +146,67 @@ def settle(
         overrides=options.get("overrides") or (),
     )
     check_extra(options.get("extra"), options.get("extra_share"))
-    check_cached(options.get("cached"), guided=guided, approximate=bool(options.get("approximate")))
+    check_cached(options.get("cached"), guided=bool(teachers), approximate=bool(options.get("approximate")))
     check_trackers(options.get("track") or ())
-    subset = subset_words(
+    subset = Subset(
         options.get("fraction"),
         options.get("images_per_class"),
         options.get("subset_seed") or 0,
-        leaves_out=bool(options.get("leave_out_near_copies")),
+        bool(options.get("leave_out_near_copies")),
     )
-    store = None
-    if role == "teacher" and model is not None and dataset is not None:
-        folder = options.get("out") or run_folder(
-            model, dataset, subset, None, options["recipe"], options.get("seed") or 0, options.get("extra")
-        )
-        store = free_place(model, dataset, subset, replace=replace, run=Path(folder))
-    cards = []
-    if dataset is not None:
-        cards = [find_trained_teacher(teacher, dataset, subset=subset)[0] for teacher in teachers]
-    return Settled(recipe, subset, store, tuple(cards))
+    found = [
+        find_trained_teacher(teacher, source, subset=subset.text) if isinstance(teacher, str) else teacher
+        for teacher in teachers
+    ]
+    folder = options.get("out") or run_folder(
+        model if isinstance(model, str) else type(model).__name__,
+        source,
+        subset.text,
+        "+".join(map(_teacher_name, found)) or None,
+        options["recipe"],
+        None if several else seed,
+        options.get("extra"),
+    )
+    if role == "teacher" and not elsewhere:
+        if not isinstance(model, str):
+            raise InputError("a teacher is kept by name; give a name or package.module:factory, not a module")
+        store = free_place(model, source, subset.text, replace=replace, run=Path(folder))
+    call, named = None, isinstance(model, str) and isinstance(dataset, str | Path) and not elsewhere
+    if named and all(isinstance(teacher, str) for teacher in teachers):
+        call = {"teachers": list(teachers), "taps": list(taps) if taps is not None else None, "replace": replace}
+    return ResolvedConfig(
+        role=role,
+        model=model,
+        model_options=arguments,
+        dataset=dataset,
+        options=options,
+        recipe=recipe,
+        subset=subset,
+        teachers=tuple(found),
+        taps=tuple(taps) if taps is not None else None,
+        folder=Path(folder),
+        store=store,
+        replace=replace or elsewhere,
+        call=call,
+    )
+
+
+def _teacher_name(teacher: Any) -> str:
+    if isinstance(teacher, tuple):
+        return str(teacher[0].name)
+    card = getattr(teacher, "card", None)
+    return card.name if card else type(getattr(teacher, "model", teacher)).__name__
+
+
+def _check_plain(options: Mapping[str, Any], what: str, *, scalars: bool) -> None:
+    """Refuse options that cannot be written down, without which the model could not be built again."""
+    try:
+        json.dumps(options, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{what}: {error}; expected plain numbers, words, true or false") from None
+    odd = [key for key, value in options.items() if not isinstance(value, bool | int | float | str)]
+    if scalars and odd:
+        raise InputError(f"{what}: {odd[0]} is {options[odd[0]]!r}, expected a number, a word, true or false")
 
 
 def check_dataset(source: str | Path, data_dir: str | Path | None = None) -> None:
@@ -156,49 +260,6 @@ def check_cached(
             )
 
 
-def free_place(
-    architecture: str, dataset: str | Path, subset: str | None, *, replace: bool, run: Path | None = None
-) -> Path:
-    """The new teacher's folder in the store; refused before hours are spent, not after.
-
-    Args:
-        architecture, dataset, subset: of the teacher.
-        replace: one of that name may be exchanged.
-        run: the folder of the run; the teacher that lies there may be the one that it has put there, before it died.
-
-    Raises:
-        TakenError: there is one of that name, and `replace` is False.
-    """
-    place = teacher_folder(teacher_name(architecture, subset), dataset_key(dataset))
-    put_back(place)
-    if place.exists() and not replace and not (run is not None and _has_put(run, place)):
-        raise TakenError(
-            f"a teacher {place.name} for {place.parent.name} is already in the store ({place}{_saw(place)}); it was "
-            "not touched. Use it as it is, or exchange it with --replace; if it saw other images, in a folder of the "
-            "same name, rename yours"
-        )
-    return place
-
-
-def _has_put(run: Path, place: Path) -> bool:
-    """Whether the teacher at a place is the one of a run that was trained to its end and not finished."""
-    try:
-        # Read as it is: only a finished run's student.json is one that is vouched for.
-        student = json.loads((run / STUDENT).read_text(encoding="utf-8"))
-        return not is_finished(run) and student["weights_sha256"] == read_card(place).weights_sha256
-    except (InputError, OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _saw(place: Path) -> str:
-    """What a teacher of the store was trained on, as its card says; nothing where that cannot be read."""
-    try:
-        card, _ = find_card(place.name, place.parent.name)
-    except LgkdError:
-        return ""
-    return f", of {card.images:,} images in {len(card.classes)} classes"
-
-
 def run_folder(
     model: str,
     dataset: str | Path,
@@ -213,7 +274,7 @@ def run_folder(
     Args:
         model: a name of the catalogue or a class.
         dataset: a named data set or a folder.
-        subset: in the words of `subset_words`.
+        subset: its `text`.
         by: the teacher.
         recipe: its name is used.
         seed: of the run; None for the folder of several seeds.
@@ -297,56 +358,3 @@ def _as_typed(message: str, given: Mapping[str, object], overrides: Sequence[str
         else:
             lines.append(f"--set {line.strip()}")
     return lines[0] if len(lines) == 1 else f"{len(lines)} problems with the options\n  " + "\n  ".join(lines)
-
-
-def teacher_name(architecture: str, subset: str | None) -> str:
-    """What a trained teacher is kept as: its architecture, and the subset if it saw only a part."""
-    name = folder_word(canonical(architecture))
-    return name if subset is None else f"{name}--{folder_word(subset)}"
-
-
-def find_trained_teacher(name: str, dataset: str | Path, *, subset: str | None = None) -> tuple[TeacherCard, Path]:
-    """The card and folder of a trained teacher.
-
-    The one that saw the same subset comes first; failing that, the one that saw everything.
-
-    Args:
-        name: an architecture, or the name that a teacher is kept under.
-        dataset: a named data set or a folder of images.
-        subset: in the words of `subset_words`.
-
-    Raises:
-        MissingError: there is none; the message holds the command that makes it.
-        ModelError: no teacher could have that name.
-    """
-    key = dataset_key(dataset)
-    try:
-        return find_card(teacher_name(name, subset), key)
-    except MissingError as error:
-        missing = error
-    if subset is not None:
-        try:
-            return find_card(teacher_name(name, None), key)
-        except MissingError:
-            pass
-    architecture = name.partition("--")[0]
-    find(architecture)
-    _, trained_for, known = str(missing).partition("; trained for")
-    raise MissingError(
-        f"no teacher {name!r} is trained for {dataset} yet; make it with: "
-        f"lgkd train-teacher {architecture} {shlex.quote(str(dataset))}{_subset_options(subset)}{trained_for}{known}"
-    )
-
-
-def _subset_options(subset: str | None) -> str:
-    """The options of the command line that choose a subset, from its words."""
-    if subset is None:
-        return ""
-    part, without = subset.removesuffix(WITHOUT).removesuffix(", "), subset.endswith(WITHOUT)
-    left = " --leave-out-near-copies" if without else ""
-    if not part:
-        return left
-    amount, _, seed = part.partition(", seed ")
-    words = amount.split()
-    chosen = f" --fraction {words[1]}" if words[0] == "fraction" else f" --images-per-class {words[0]}"
-    return chosen + (f" --subset-seed {seed}" if seed != "0" else "") + left

@@ -1,40 +1,28 @@
-"""The call that began a run, read again from its folder by those who resume it."""
+"""Read from a run's folder the call that began it, to resume the run."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lgkd.config.trackers import INSIDE, is_here
+from lgkd.config.trackers import is_here
 from lgkd.errors import InputError, TakenError
 from lgkd.models.trust import check_named_in
-from lgkd.runner.options import Options
-from lgkd.runs.folder import RECIPE, RUN, describe, has_checkpoint, is_finished
+from lgkd.runner.options import Options, are_saved_options
+from lgkd.runner.resolve import ResolvedConfig, resolve
+from lgkd.runs.folder import RECIPE, RUN, describe, has_checkpoint, is_finished, read_run
 
-_ASKED_AGAIN: dict[str, Any] = {
-    **dict.fromkeys(("fraction", "val_fraction", "extra_share"), int | float),
-    **dict.fromkeys(("images_per_class", "subset_seed", "seed"), int),
-    **dict.fromkeys(("extra", "device"), str),
-    **dict.fromkeys(
-        ("deterministic", "offline", "compile", "cuda_graphs", "approximate", "leave_out_near_copies"), bool
-    ),
-    **dict.fromkeys(("cached", "track"), list),
-}
 # What a run's folder may ask of those who resume it: nothing that leads elsewhere than into that folder.
 _CALL: dict[str, Callable[[Any], bool]] = {
     "model_options": lambda value: isinstance(value, dict),
     "teachers": lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
     "taps": lambda value: isinstance(value, list | None),
     "replace": lambda value: isinstance(value, bool),
-    "options": lambda value: (
-        isinstance(value, dict)
-        and all(key in _ASKED_AGAIN and isinstance(one, _ASKED_AGAIN[key]) for key, one in value.items())
-        and all(isinstance(name, str) and name in INSIDE for name in value.get("track", ()))
-    ),
+    "options": are_saved_options,
 }
 
 
-def call_of(place: Path, info: Mapping[str, Any]) -> dict[str, Any]:
-    """What an unfinished run was asked for: `model_options`, `teachers`, `taps`, `replace` and `options`.
+def saved_call(place: Path, info: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the call that began an unfinished run: `model_options`, `teachers`, `taps`, `replace` and `options`.
 
     Args:
         place: the run's folder.
@@ -69,8 +57,41 @@ def call_of(place: Path, info: Mapping[str, Any]) -> dict[str, Any]:
     return call
 
 
-def trackers_again(before: Sequence[str], options: Options) -> list[Any]:
-    """Those that a run had and those that are asked for now; one that this machine lacks is no reason to stop."""
+def resolve_saved(folder: Path, options: Options) -> ResolvedConfig:
+    """Resolve the training of a stopped run from its folder.
+
+    Args:
+        folder: of the run; run.json and recipe.yaml say what is trained.
+        options: those that may be given anew; they win.
+
+    Raises:
+        TakenError, InputError: as `saved_call`, and as for the training itself.
+    """
+    info = read_run(folder)
+    call = saved_call(folder, info)
+    about = info["dataset"]
+    chosen: Options = {
+        "recipe": folder / RECIPE,
+        "data_dir": about["data_dir"],
+        "out": folder,
+        **call["options"],
+        **options,
+        "track": resumed_trackers(call["options"].get("track", ()), options),
+    }
+    return resolve(
+        "teacher" if info["kind"] == "teacher" else "student",
+        info["student"]["name"],
+        about["path"] or about["name"],
+        chosen,
+        model_options=call["model_options"],
+        teachers=call["teachers"],
+        taps=call["taps"],
+        replace=bool(call["replace"]),
+    )
+
+
+def resumed_trackers(before: Sequence[str], options: Options) -> list[Any]:
+    """Merge saved and requested trackers; those that are not installed are left out."""
     say = options.get("say") or (lambda _: None)
     given = list(options.get("track") or ())
     for name in before:

@@ -6,29 +6,27 @@ order and augmentation. Finished runs are kept as they are, so that the same cal
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from lgkd._internal.atomic_io import write_json
 from lgkd._internal.distributed import agree, place, wait
 from lgkd.config import load_recipe
 from lgkd.errors import InputError, Interrupted, Paused
-from lgkd.models.teacher import Teacher
-from lgkd.runner.options import Options, Run
-from lgkd.runner.resolve import run_folder, settle
-from lgkd.runner.runner import Job
+from lgkd.runner.options import Options
+from lgkd.runner.resolve import ResolvedConfig, resolve
+from lgkd.runner.runner import Runner
 from lgkd.runs.compare import Comparison, compare
 from lgkd.runs.compare.layout import COMPARISON, check_seeds, check_series, member
 from lgkd.runs.compare.tables import write_csv, write_picture
 from lgkd.runs.folder import RECIPE, is_finished
 
 Watch = Callable[[str], AbstractContextManager[Options]]
-"""Given the title of a run, a context manager with the options that look on: watchers, progress, say."""
+"""Given the title of a run, a context manager with the options that are callbacks: watchers, progress, say."""
 
 
 @dataclass(frozen=True)
@@ -50,67 +48,68 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Repeated:
-    """What is trained with every seed.
+class SweepRun:
+    """One run of a sweep: its folder, its seed, and whether a teacher guides it."""
+
+    folder: Path
+    seed: int
+    guided: bool
+
+
+@dataclass(frozen=True)
+class SweepSpec:
+    """Describe a sweep: one configuration, several seeds, with or without the same student unguided.
 
     Attributes:
-        student: its name; every seed makes a new one.
-        dataset: a name, a folder, or a loaded `DataSet`.
-        teachers: that guide; none for unguided runs.
-        taps: layers of the student.
-        student_options: reach the constructor.
-        options: see `Options`; `out` is the folder of all runs, and `max_time` counts for all together.
-        with_baseline: whether the same student is trained unguided, too.
-    """
-
-    student: str
-    dataset: Any
-    teachers: tuple[str | Teacher, ...]
-    taps: tuple[str, ...] | None
-    student_options: Mapping[str, Any] | None
-    options: Options
-    with_baseline: bool = False
-
-
-def train_all(wanted: Repeated, seeds: Sequence[int], *, watch: Watch | None = None) -> Series:
-    """Train every seed, guided before unguided, and compare what came of it.
-
-    Args:
-        wanted: the training.
+        config: resolved with `several`; its folder is that of all runs, and `max_time` counts for all together.
         seeds: at least one, each once.
-        watch: looks on; see `Watch`.
+        with_baseline: whether the same student is trained unguided, too.
 
     Raises:
-        InputError: seeds or choices that make no sense.
-        TakenError: the folder holds something else, or a run that differs.
-        Paused, Interrupted: the same call goes on.
+        InputError: seeds that make no sense, or a seed beside them.
     """
-    began = time.monotonic()
-    seeds = check_seeds(seeds)
-    if (seed := wanted.options.get("seed")) is not None:
-        raise InputError(f"seed={seed} was given beside seeds={list(seeds)}; leave one of them out")
-    folder = series_folder(wanted)
+
+    config: ResolvedConfig
+    seeds: tuple[int, ...]
+    with_baseline: bool = False
+
+    def __post_init__(self) -> None:
+        check_seeds(self.seeds)
+        if (seed := self.config.options.get("seed")) is not None:
+            raise InputError(f"seed={seed} was given beside seeds={list(self.seeds)}; leave one of them out")
+
+    @property
+    def runs(self) -> list[SweepRun]:
+        """The runs in the order in which they are trained: seed by seed, guided before unguided."""
+        guided = bool(self.config.teachers)
+        kinds = [True] * guided + [False] * (self.with_baseline or not guided)
+        folder = self.config.folder
+        return [SweepRun(member(folder, seed, guided=kind), seed, kind) for seed in self.seeds for kind in kinds]
+
+
+def train_all(spec: SweepSpec, *, watch: Watch | None = None) -> Series:
+    """Train every seed, guided before unguided, and compare the results.
+
+    Args:
+        spec: the trainings.
+        watch: makes the callbacks of a run; see `Watch`.
+
+    Raises:
+        TakenError: the folder holds something else, or a run that differs.
+        Paused, Interrupted: the same call resumes the sweep.
+    """
+    folder, runs, options = spec.config.folder, spec.runs, spec.config.options
     check_series(folder)
-    kinds = [
-        kind for kind, asked in ((True, wanted.teachers), (False, wanted.with_baseline or not wanted.teachers)) if asked
-    ]
-    todo = [(seed, guided) for seed in seeds for guided in kinds]
-    trained, folders, said = 0, [], set[str]()
-    for number, (seed, guided) in enumerate(todo, 1):
-        one = member(folder, seed, guided=guided)
-        folders.append(one)
-        finished = is_finished(one)
-        if trained and not finished:
-            check_time(began, wanted.options.get("max_time"))
-        trained += not finished
-        title = f"{number}/{len(todo)} seed {seed} {'guided' if guided else 'unguided'}"
-        with (watch or nobody)(title) as looking, signals_between():
-            options: Options = {**wanted.options, **said_once(looking, said), "seed": seed, "out": one}
-            run = _train(wanted, options, began, guided=guided)
-            if finished and (say := options.get("say")) is not None:
-                say(f"{one.name} is finished: {run.top1:.2%}")
-    wait()
-    series = Series(folder, tuple(folders))
+
+    def queued(one: SweepRun) -> QueuedRun:
+        def train(callbacks: Options, began: float) -> float:
+            return Runner(_config_of(spec, one).with_options(**callbacks), began=began).run(keep=True).top1
+
+        title = f"seed {one.seed} {'guided' if one.guided else 'unguided'}"
+        return QueuedRun(one.folder.name, title, lambda: is_finished(one.folder), train)
+
+    train_in_turn([queued(one) for one in runs], watch=watch, max_time=options.get("max_time"), say=options.get("say"))
+    series = Series(folder, tuple(one.folder for one in runs))
     if place().rank == 0:
         write_json(folder / f"{COMPARISON}.json", series.comparison.as_dict())
         write_csv(series.comparison, folder / f"{COMPARISON}.csv")
@@ -118,51 +117,73 @@ def train_all(wanted: Repeated, seeds: Sequence[int], *, watch: Watch | None = N
     return series
 
 
-def series_folder(wanted: Repeated) -> Path:
-    """Where the runs go: `out`, or a folder below runs/ that is named after the choices."""
-    options = wanted.options
-    if not isinstance(wanted.student, str):
-        raise InputError(
-            f"the student is a {type(wanted.student).__name__}, which can be trained once; for several seeds give a "
-            "name or package.module:factory, so that each begins with a new one"
-        )
-    out = options.get("out")
-    if out is not None:
-        return Path(out)
-    names = [teacher for teacher in wanted.teachers if isinstance(teacher, str)]
-    dataset = getattr(wanted.dataset, "name", wanted.dataset)
-    own = not isinstance(wanted.dataset, str | Path)
-    settled = settle(
-        "student", wanted.student, None if own else dataset, options, teachers=names, guided=bool(wanted.teachers)
-    )
-    cards = iter(settled.cards)
-    by = [next(cards).name if isinstance(one, str) and not own else _called(one) for one in wanted.teachers]
-    return run_folder(
-        wanted.student, dataset, settled.subset, "+".join(by) or None, options["recipe"], None, options.get("extra")
-    )
+@dataclass(frozen=True)
+class QueuedRun:
+    """One training of several that are trained in turn.
+
+    Attributes:
+        name: in messages.
+        title: of its display.
+        finished: true where nothing is left to train.
+        train: called with the callbacks and the `time.monotonic()` at which all began; trains the run, or checks a
+            finished one; gives its top-1 accuracy on the test split.
+    """
+
+    name: str
+    title: str
+    finished: Callable[[], bool]
+    train: Callable[[Options, float], float]
 
 
-def _called(teacher: str | Teacher) -> str:
-    if isinstance(teacher, str):
-        return teacher
-    return teacher.card.name if teacher.card else type(teacher.model).__name__
+def train_in_turn(
+    runs: Sequence[QueuedRun],
+    *,
+    watch: Watch | None = None,
+    max_time: float | None = None,
+    say: Callable[[str], None] | None = None,
+    counted: bool = True,
+) -> None:
+    """Train what is not finished yet of several runs; stopped anywhere, the same call resumes.
+
+    Args:
+        runs: in the order in which they are trained.
+        watch: makes the callbacks of a run; see `Watch`.
+        max_time: in seconds, for all runs together.
+        say: called with a sentence on a finished run where `watch` makes no such callback.
+        counted: whether titles begin with the number of the run.
+
+    Raises:
+        Paused, Interrupted: the time is up or a signal came between two runs.
+    """
+    began = time.monotonic()
+    trained, said = 0, set[str]()
+    for number, one in enumerate(runs, 1):
+        finished = one.finished()
+        if trained and not finished:
+            check_time(began, max_time)
+        trained += not finished
+        title = f"{number}/{len(runs)} {one.title}" if counted else one.title
+        with (watch or no_callbacks)(title) as callbacks, signals_between():
+            callbacks = said_once(callbacks, said)
+            top1 = one.train(callbacks, began)
+            if finished and (tell := callbacks.get("say", say)) is not None:
+                tell(f"{one.name} is finished: {top1:.2%}")
+    wait()
 
 
-def _train(wanted: Repeated, options: Options, began: float, *, guided: bool) -> Run:
-    if not guided:
-        options = _without_guide(options, member(Path(str(options["out"])).parent, options["seed"], guided=True))
-    job = Job("student", wanted.student, wanted.student_options, wanted.dataset, options, began=began)
-    return job.run(teachers=wanted.teachers if guided else (), taps=wanted.taps if guided else None, keep=True)
-
-
-def _without_guide(options: Options, guided: Path) -> Options:
-    """The options of a baseline: it sees the very views that a guided run with a cache was shown in turn."""
-    plain: Options = {**options}
-    plain.pop("approximate", None)
-    if plain.pop("cached", None) is not None and is_finished(guided):
+def _config_of(spec: SweepSpec, run: SweepRun) -> ResolvedConfig:
+    """Make the configuration of one run; that of a baseline is resolved anew, since it has another recipe."""
+    config = spec.config
+    if run.guided or not config.teachers:
+        return config.with_options(seed=run.seed, out=run.folder)
+    options: Options = {**config.options, "seed": run.seed, "out": run.folder}
+    options.pop("approximate", None)
+    guided = member(config.folder, run.seed, guided=True)
+    if options.pop("cached", None) is not None and is_finished(guided):
+        # A baseline sees the very views that a guided run with a cache was shown in turn.
         fixed = load_recipe(guided / RECIPE).view.fixed
-        plain["overrides"] = [*(options.get("overrides") or ()), f"view.fixed={'null' if fixed is None else fixed}"]
-    return plain
+        options["overrides"] = [*(options.get("overrides") or ()), f"view.fixed={'null' if fixed is None else fixed}"]
+    return resolve(config.role, config.model, config.dataset, options, model_options=config.model_options)
 
 
 def check_time(began: float, max_time: float | None) -> None:
@@ -209,6 +230,6 @@ def said_once(options: Options, said: set[str]) -> Options:
     return {**options, "say": once}
 
 
-def nobody(_title: str) -> AbstractContextManager[Options]:
-    """The one who looks on where nobody does."""
+def no_callbacks(_title: str) -> AbstractContextManager[Options]:
+    """Make no callbacks."""
     return nullcontext({})

@@ -68,7 +68,7 @@ def circumstances(command: str, patch: pytest.MonkeyPatch) -> Iterator[None]:
             yield
         return
     if command.endswith("--out stopped"):
-        patch.setattr("lgkd.runner.record.Journal.on_start", lambda *_: signal.raise_signal(signal.SIGTERM))
+        patch.setattr("lgkd.runner.record.CsvLogger.on_start", lambda *_: signal.raise_signal(signal.SIGTERM))
     if command == "lgkd students":
 
         def surprised(*_: object) -> None:

@@ -20,11 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import lgkd
-from lgkd.api import Exported
 from lgkd.cli import run
 from lgkd.data.decode import decode_readable
 from lgkd.deploy import export, formats
-from lgkd.deploy.export import largest_difference
+from lgkd.deploy.export import Exported, largest_difference
 from lgkd.deploy.inference.load import open_source
 from lgkd.deploy.inference.locate import find_source
 from lgkd.deploy.options import export_folder

@@ -15,7 +15,7 @@ from lgkd.errors import Paused
 from lgkd.losses import BlockGuidance, MapLoss
 from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.teacher import Teacher
-from lgkd.runner.record import Journal
+from lgkd.runner.record import CsvLogger
 from lgkd.runs.folder import METRICS
 from lgkd.training.checkpoint import load_newest
 from tests.support.training import EPOCHS, STEPS, StopAfter, TinyViT, digest, train, without_times
@@ -40,7 +40,7 @@ def make_task(*, other: bool = False) -> Guided:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     root = tmp_path_factory.mktemp("undisturbed")
     said: list[str] = []
-    task, rows = train(root / "checkpoint", task=make_task(), say=said.append, callbacks=(Journal(root),))
+    task, rows = train(root / "checkpoint", task=make_task(), say=said.append, callbacks=(CsvLogger(root),))
     return {"root": root, "task": task, "rows": rows, "said": said, "digest": digest(root / "checkpoint")}
 
 

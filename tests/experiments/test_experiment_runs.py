@@ -24,7 +24,7 @@ from lgkd.experiments.smoke_test import take_first_steps
 from lgkd.experiments.spec import Arm, Borrowed
 from lgkd.models.teacher_card import read_card
 from lgkd.runner.build import load_kept_teacher
-from lgkd.runner.runner import Job
+from lgkd.runner.runner import Runner
 from lgkd.training.signals import StopCondition
 from tests.support.manifests import reseal
 from tests.support.reproducing import TINY, recipe_of
@@ -162,7 +162,7 @@ def test_paused_in_a_run_and_between_all_runs_it_ends_as_the_undisturbed_one(who
 def test_what_is_finished_is_not_trained_again(whole, monkeypatch, capsys) -> None:
     shutil.copytree(whole[0], "mine")
     before = snapshot(Path("mine"))
-    monkeypatch.setattr(Job, "run", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(Runner, "run", lambda *_, **__: pytest.fail("trained again"))
     assert run(["reproduce", "tiny", "--out", "mine"]) == 0
     assert "guided/seed1 is finished: " in capsys.readouterr().err
     assert snapshot(Path("mine")) == before

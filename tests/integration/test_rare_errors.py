@@ -78,9 +78,9 @@ def test_a_plain_loop_that_died_is_told() -> None:
 
 
 def test_a_cache_is_written_by_one_process() -> None:
-    job = SimpleNamespace(process=SimpleNamespace(count=2))
+    runner = SimpleNamespace(session=SimpleNamespace(process=SimpleNamespace(count=2)))
     with pytest.raises(InputError, match="a cache is written by one process; leave out --nproc and torchrun"):
-        cache_features(job, [], SimpleNamespace())
+        cache_features(runner, SimpleNamespace())
 
 
 def test_a_member_that_is_shorter_than_it_says_is_named() -> None:

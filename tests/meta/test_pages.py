@@ -64,7 +64,8 @@ def check_names(place: str, chosen: dict[str, Any]) -> None:
     if recipe is None or recipe.endswith(".yaml") or recipe.isupper():
         return
     assert recipe in recipe_names(), f"{place}: no recipe is called {recipe}"
-    changes = [one for one in chosen.get("changes") or () if "kind: own" not in one]
+    given = chosen.get("overrides") or chosen.get("changes") or ()
+    changes = [one for one in given if "kind: own" not in one]
     apply_overrides(load_recipe(recipe), changes)
 
 

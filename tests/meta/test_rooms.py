@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # A package that may see only these files of another.
 ONLY_THESE: dict[tuple[str, str], set[str]] = {
     ("models", "data"): {"data.constants"},
-    ("runs", "data"): {"data.catalogue"},
+    ("runs", "data"): {"data.catalogue", "data.names"},
     ("runs", "models"): {"models.factory", "models.trust"},
     ("training", "models"): {"models.sdpa"},
     ("training", "distillation"): {"distillation.tasks"},
@@ -88,8 +88,9 @@ WITHOUT_TORCH = (
     "deploy/inference/image_files", "deploy/inference/locate", "deploy/inference/requirements",
     "experiments/__init__", "experiments/catalogue/", "experiments/layout", "experiments/markdown",
     "experiments/results", "experiments/select", "experiments/spec", "models/__init__", "models/known_models",
-    "models/model_info", "models/registry", "models/teacher_card", "runner/__init__", "runner/resolve",
-    "runs/__init__", "runs/compare/", "runs/folder", "runs/identity", "runs/plots", "runs/statistics",
+    "models/model_info", "models/registry", "models/teacher_card", "runner/__init__",
+    "runner/find_teacher", "runner/options", "runner/resolve", "runs/__init__",
+    "runs/compare/", "runs/folder", "runs/identity", "runs/plots", "runs/statistics",
 )  # fmt: skip
 HEAVY = {"torch", "torchvision", "timm", "numpy", "accelerate", "PIL", "sklearn", "matplotlib", "safetensors"}
 

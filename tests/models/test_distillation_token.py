@@ -19,6 +19,7 @@ from lgkd.losses import KD, DeiTHard, DeiTSoft, MapLoss
 from lgkd.models.default_taps import head_names
 from lgkd.models.factory import create_student
 from lgkd.models.teacher import Teacher
+from lgkd.runs.load_student import load_student
 from tests.support.small import DISTILL, World
 
 SMALL = {"patch_size": 8, "depth": 3, "embed_dim": 48, "num_heads": 3}
@@ -156,7 +157,7 @@ def test_a_run_with_a_token_is_loaded_again(world: World, here: Path) -> None:
     token = ["--student-option", "distillation_token=true", "--set", "guide.terms.0.kind=deit-hard"]
     assert run([*asked, *token, "--set", "guide.terms.0.weight=0.5"]) == 2, "the keys of another kind stay"
     assert run([*asked, *token[:2], "--set", "guide.terms=[{kind: deit-hard, weight: 0.5}, {kind: locality}]"]) == 0
-    loaded, done = api.load_student(out), api.load_run(out)
+    loaded, done = load_student(out), api.load_run(out)
     assert type(loaded).__name__ == "DistilledVisionTransformer"
     images = torch.randn(2, 3, 16, 16)
     assert torch.equal(loaded(images), done.student(images))

@@ -142,7 +142,7 @@ def test_a_signal_in_a_run_or_between_two_ends_with_its_code(
     world: World, here: Path, monkeypatch, capsys, whole, number: int, code: int
 ) -> None:
     from lgkd.runner import runner
-    from lgkd.runner.record import Journal
+    from lgkd.runner.record import CsvLogger
 
     looks, real = [0], runner.prepare_data
 
@@ -159,7 +159,7 @@ def test_a_signal_in_a_run_or_between_two_ends_with_its_code(
     assert "between two runs; the same command goes on" in err or number == signal.SIGINT
     assert about(Path("mine/seed0-guided"))["status"] == "finished" and not Path("mine/seed0-unguided").exists()
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "on_start", lambda *_: signal.raise_signal(number))
+        patch.setattr(CsvLogger, "on_start", lambda *_: signal.raise_signal(number))
         assert run(words(world, "mine", "0")) == code
     assert "and saved; the same command goes on" in capsys.readouterr().err
     assert about(Path("mine/seed0-unguided"))["status"] == "running"

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lgkd.analysis.report.selection import Chosen
+from lgkd.runner.options import OPTIONS
 from lgkd.runs.folder import RECIPE
 
-_VALUES = ("fraction", "images_per_class", "subset_seed", "val_fraction", "extra", "extra_share", "device")
-_SWITCHES = ("deterministic", "cuda_graphs", "approximate", "leave_out_near_copies")
 _PARTS = ("fraction", "images_per_class", "val_fraction")
 """Options that take some of the images, for which the subset's seed counts."""
 
@@ -34,7 +33,6 @@ def command(chosen: Chosen, *, out: str) -> str | None:
         return None
     options = call.get("options") or {}
     words = [*_who(info, call), "--recipe", RECIPE, *_seeds(chosen), *_options(options)]
-    words += [word for place in options.get("cached") or () for word in ("--cached", Path(place).name)]
     if info.get("processes", 1) > 1:
         words += ["--nproc", str(info["processes"])]
     return shlex.join([*words, "--out", out])
@@ -100,14 +98,16 @@ def _makes_baseline(chosen: Chosen) -> bool:
 def _options(options: Mapping[str, Any]) -> list[str]:
     words: list[str] = []
     whole = all(options.get(name) is None for name in _PARTS)
-    for name in _VALUES:
-        if options.get(name) is None or (name == "subset_seed" and whole):
+    for name, option in OPTIONS.items():
+        value = options.get(name)
+        if option.kept != "command" or value is None or (name == "subset_seed" and whole):
             continue
-        value = options[name]
-        words += [_option(name), Path(value).name if name == "extra" else str(value)]
-    words += [_option(name) for name in _SWITCHES if options.get(name)]
-    if options.get("compile") is not None:
-        words.append("--compile" if options["compile"] else "--no-compile")
+        flag, _, negative = (option.flag or "--" + name.replace("_", "-")).partition("/")
+        if option.kind is bool:
+            words += [flag] if value else [negative] if negative else []
+            continue
+        for one in value if option.repeated else [value]:
+            words += [flag, Path(one).name if option.metavar == "FOLDER" else str(one)]
     return words
 
 
@@ -116,7 +116,3 @@ def _folders(info: Mapping[str, Any]) -> Sequence[str]:
     about, options = info["dataset"], (info.get("call") or {}).get("options") or {}
     places = (about["path"], about["data_dir"], options.get("extra"), *(options.get("cached") or ()))
     return [str(place) for place in places if place]
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")

@@ -7,7 +7,7 @@ from lgkd.cli.doctor_checks.finding import Finding
 from lgkd.data.catalogue import CATALOGUE, DataSetInfo, published
 from lgkd.data.locations import files_here, tree_folder
 from lgkd.data.sources.download import OFFLINE, is_offline
-from lgkd.errors import InputError
+from lgkd.errors import DamagedError
 from lgkd.models.teacher_card import list_cards, verify_weights
 
 _NAMED = 6
@@ -46,9 +46,8 @@ def look_at_teachers() -> Iterator[Finding]:
     for card, folder in cards:
         try:
             verify_weights(card, folder)
-        except InputError as error:
-            what, _, advice = str(error).rpartition("; ")
-            yield Finding(f"teacher {card.name} for {card.dataset}", "problem", what, advice)
+        except DamagedError as error:
+            yield Finding(f"teacher {card.name} for {card.dataset}", "problem", error.found, error.advice)
             continue
         told = f"{card.name} for {card.dataset} ({card.accuracy.top1:.1%})"
         if (poor := card.no_better_than()) is not None:

@@ -1,30 +1,27 @@
-"""What a training would do, found out without doing it: `--dry-run`. Nothing is written, nothing is downloaded."""
+"""Dry run of a training, for `--dry-run`: its folder, data, steps and cost. Nothing is written or downloaded."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from warnings import catch_warnings, simplefilter
 
-import torch
 from torch import nn
 
 from lgkd._internal.hardware import free_space, memory
 from lgkd.config import Recipe, dump_recipe
-from lgkd.data.dataset import DataSet
-from lgkd.data.prepare import Data, make_feed, prepare_data
+from lgkd.data.prepare import Data, prepare_data
 from lgkd.data.sampler import Order
 from lgkd.data.synthetic import pictures
 from lgkd.distillation.guide import Guide
 from lgkd.errors import InputError
 from lgkd.losses.map_loss import MapLoss
 from lgkd.models.patch_size import patch_size, unseen_pixels
-from lgkd.models.teacher import Teacher
-from lgkd.runner.build import check_teacher_classes, is_convolutional, make_guides, make_plan
+from lgkd.runner.build import check_teacher_classes
 from lgkd.runner.dry_run.cost import Cost, measure
 from lgkd.runner.dry_run.dataset_outline import Counts, Outline, count, outline, stand_in
-from lgkd.runner.dry_run.existing_runs import Member, Wanted, standing
+from lgkd.runner.dry_run.existing_runs import ExpectedRun, check_existing_runs
 from lgkd.runner.dry_run.warnings import (
     about_grids,
     about_images,
@@ -34,7 +31,9 @@ from lgkd.runner.dry_run.warnings import (
     best_unguided,
 )
 from lgkd.runner.options import Options
-from lgkd.runner.runner import Job
+from lgkd.runner.resolve import ResolvedConfig
+from lgkd.runner.runner import Runner
+from lgkd.runner.sweep import SweepRun
 from lgkd.training.config import Plan
 from lgkd.training.peak_memory import PeakMemory
 
@@ -46,8 +45,8 @@ _CHECKPOINTS = 2
 
 
 @dataclass(frozen=True)
-class Foresight:
-    """What a training would be.
+class DryRun:
+    """Hold what a training would do and cost.
 
     Attributes:
         kind: "teacher", "train" or "distill".
@@ -144,35 +143,20 @@ class Foresight:
         }
 
 
-def foresee(
-    role: Literal["teacher", "student"],
-    model: str | nn.Module,
-    dataset: str | Path | DataSet,
-    options: Options,
-    *,
-    model_options: Mapping[str, Any] | None = None,
-    teachers: Sequence[str | Teacher] = (),
-    taps: Sequence[str] | None = None,
-    replace_teacher: bool = False,
-    series: Sequence[Member] = (),
-) -> Foresight:
-    """Find out what a training would do.
+def estimate_training(config: ResolvedConfig, *, runs: Sequence[SweepRun] = ()) -> DryRun:
+    """Find out what a training would do, and time a few of its steps on made images.
 
     Args:
-        role, model, dataset, model_options: what is trained on what.
-        options: as for the training, with its recipe.
-        teachers: those that guide.
-        taps: layers of the student.
-        replace_teacher: whether a teacher in the store may be exchanged.
-        series: of several runs, all of them; `options` are those of the one that is measured.
+        config: of the training; of a sweep that of the run that is timed.
+        runs: of a sweep, all of its runs.
 
     Raises:
         LgkdError: what the training itself would end with before it begins, but for what `problems` holds.
     """
-    job = Job(role, model, model_options, dataset, options)
-    settled, found_teachers = job.choose(teachers, replace=replace_teacher)
-    folder, problems = job.folder(settled, found_teachers), list[str]()
-    found = outline(dataset, data_dir=options.get("data_dir"), offline=bool(options.get("offline")))
+    runner = Runner(config)
+    options, problems = config.options, list[str]()
+    teachers = runner.teachers
+    found = outline(config.dataset, data_dir=options.get("data_dir"), offline=bool(options.get("offline")))
     counts = count(
         found,
         fraction=options.get("fraction"),
@@ -181,34 +165,22 @@ def foresee(
         val_fraction=options.get("val_fraction"),
         extra=options.get("extra"),
     )
-    recipe = settled.recipe
-    steps = _steps(recipe, counts, options)
-    used = PeakMemory(job.device)
+    recipe = config.recipe
+    used = PeakMemory(runner.session.device)
     data = _stand_in(found, recipe)
-    student, size = job.make_model(recipe, data)
     with catch_warnings(record=True) as heard:
         simplefilter("always")
-        guides = make_guides(student, found_teachers, recipe, data, image_size=size, taps=taps, seed=job.seed)
+        prepared = runner.prepare(data, steps_per_epoch=_steps(recipe, counts, options))
+    student, guides, plan, size = prepared.student, prepared.guides, prepared.plan, prepared.image_size
     try:
-        for teacher in found_teachers if found.named else ():
+        for teacher in teachers if found.named else ():
             try:
                 check_teacher_classes(teacher, data)
             except InputError as error:
                 problems.append(str(error))
-        convolutional = is_convolutional(student)
-        if convolutional:
-            student.to(memory_format=torch.channels_last)
-        plan = make_plan(
-            recipe, steps_per_epoch=steps, seed=job.seed, device=job.device, channels_last=convolutional,
-            compiled=options.get("compile"), cuda_graphs=bool(options.get("cuda_graphs")),
-        )  # fmt: skip
-        feed = make_feed(
-            recipe, data, image_size=size, seed=job.seed, device=job.device,
-            teacher_sizes=[guide.teacher.image_size for guide in guides],
-        )  # fmt: skip
-        wanted = Wanted.of(job, settled, found, counts, job.info(data, student, guides, size, plan))
-        members = series or [Member(folder, job.seed, guided=bool(guides))]
-        goes_on, refused, cautions = standing(wanted, members, keep=bool(series))
+        expected = ExpectedRun.of(config, found, counts, prepared.info)
+        members = runs or [SweepRun(config.folder, config.seed, guided=bool(guides))]
+        goes_on, refused, cautions = check_existing_runs(expected, members, keep=bool(runs))
         problems = [*refused, *problems]
         cautions += [" ".join(str(one.message).split()) for one in heard]
         cautions += [sentence for guide in guides for sentence in about_locality(guide)]
@@ -221,19 +193,16 @@ def foresee(
             parameters["projections"] = sum(_count(guide) for guide in guides)
         # Compiling takes minutes; a step that is not compiled bounds the time from above.
         eager = replace(plan, compile=False, cuda_graphs=False)
-        cost = measure(student, guides, recipe, data, feed, eager, size, used)
+        cost = measure(student, guides, recipe, data, prepared.feed, eager, size, used)
     finally:
-        for guide in guides:
-            guide.remove()
-    best = best_unguided(data.key, (Path("runs"), folder.parent)) if guides else None
-    cautions += [sentence for teacher in found_teachers for sentence in about_teacher(teacher, found, best)]
-    foresight = Foresight(
-        kind="teacher" if role == "teacher" else "distill" if guides else "train",
-        model=model if isinstance(model, str) else type(model).__name__,
-        teachers=tuple(
-            teacher.card.name if teacher.card else type(teacher.model).__name__ for teacher in found_teachers
-        ),
-        folder=folder,
+        prepared.close()
+    best = best_unguided(data.key, (Path("runs"), config.folder.parent)) if guides else None
+    cautions += [sentence for teacher in teachers for sentence in about_teacher(teacher, found, best)]
+    estimate = DryRun(
+        kind=prepared.info["kind"],
+        model=config.model if isinstance(config.model, str) else type(config.model).__name__,
+        teachers=tuple(config.teacher_names),
+        folder=config.folder,
         goes_on=goes_on,
         outline=found,
         counts=counts,
@@ -247,13 +216,13 @@ def foresee(
     )
     cautions += [
         *about_images(found, counts),
-        *about_steps(foresight.steps, role),
+        *about_steps(estimate.steps, config.role),
         *found.notes,
         *_about_left_out(options),
-        *_about_room(foresight),
+        *_about_room(estimate),
     ]
-    cautions += _about_estimates(foresight, options)
-    return replace(foresight, cautions=tuple(dict.fromkeys(cautions)))
+    cautions += _about_estimates(estimate, options)
+    return replace(estimate, cautions=tuple(dict.fromkeys(cautions)))
 
 
 def _about_left_out(options: Options) -> list[str]:
@@ -305,40 +274,40 @@ def _pairs(guide: Guide, several: bool) -> list[dict[str, Any]]:
     ]
 
 
-def _about_room(foresight: Foresight) -> list[str]:
+def _about_room(estimate: DryRun) -> list[str]:
     """Memory and disk that are not enough."""
     said = []
     have = memory()
-    cost = foresight.cost
-    if cost.accumulate > foresight.plan.accumulate:
+    cost = estimate.cost
+    if cost.accumulate > estimate.plan.accumulate:
         said.append(
             f"memory ran out with the whole batch; it was cut into {cost.accumulate} pieces, as a training would do, "
             "which is slower: a smaller --batch-size fits"
         )
-    elif have is not None and foresight.plan.device == "cpu" and cost.peak_bytes > 0.8 * have.free + cost.peak_bytes:
+    elif have is not None and estimate.plan.device == "cpu" and cost.peak_bytes > 0.8 * have.free + cost.peak_bytes:
         said.append("most of the memory is in use; end other programs before the training begins")
-    free = free_space(foresight.folder)
-    if free is not None and sum(foresight.disk_bytes.values()) > free:
+    free = free_space(estimate.folder)
+    if free is not None and sum(estimate.disk_bytes.values()) > free:
         said.append(
             f"the disk has {free / 2**30:.1f} GiB free, and the run with its decoded images may need "
-            f"{sum(foresight.disk_bytes.values()) / 2**30:.1f} GiB; make room"
+            f"{sum(estimate.disk_bytes.values()) / 2**30:.1f} GiB; make room"
         )
     return said
 
 
-def _about_estimates(foresight: Foresight, options: Options) -> list[str]:
+def _about_estimates(estimate: DryRun, options: Options) -> list[str]:
     """What the estimates leave out."""
     said = []
-    if foresight.plan.compile:
+    if estimate.plan.compile:
         said.append("the step would be compiled, and was timed as it is: the training takes a minute or two more to "
                     "begin, and less time after that")  # fmt: skip
     if options.get("cached") is not None:
         said.append(
             "with --cached the teacher is not run; it was run when the steps were timed, so they take less time"
         )
-    if foresight.counts.extra:
+    if estimate.counts.extra:
         said.append("extra images were counted, and not drawn, when the steps were timed")
-    if not foresight.outline.named:
+    if not estimate.outline.named:
         said.append("the publisher's files were not opened: the numbers of images are those of the catalogue")
     return said
 

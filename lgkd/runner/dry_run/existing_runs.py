@@ -1,8 +1,7 @@
-"""What lies where runs would go: nothing, one to go on with or to keep, or something that is in the way."""
+"""Check whether output folders are free, resumable, finished, or taken."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lgkd.config import Recipe
@@ -10,24 +9,15 @@ from lgkd.data.dataset import DataSet
 from lgkd.data.names import dataset_key
 from lgkd.errors import InputError
 from lgkd.runner.dry_run.dataset_outline import Counts, Outline
-from lgkd.runner.resolve import Settled
-from lgkd.runner.runner import Job
+from lgkd.runner.resolve import ResolvedConfig
+from lgkd.runner.sweep import SweepRun
 from lgkd.runs.folder import check_free, has_checkpoint, is_finished
 from lgkd.runs.identity import check_same, go_on
 
 
 @dataclass(frozen=True)
-class Member:
-    """One run of several: its folder, its seed, and whether a teacher guides it."""
-
-    folder: Path
-    seed: int
-    guided: bool
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """The training that is asked for, as far as it is known before an image is decoded.
+class ExpectedRun:
+    """Hold what is known of a training before an image is decoded.
 
     Attributes:
         info: what its run.json would hold.
@@ -42,15 +32,15 @@ class Wanted:
     force: bool
 
     @classmethod
-    def of(cls, job: Job, settled: Settled, found: Outline, counts: Counts, info: Mapping[str, Any]) -> "Wanted":
-        """The training of a job.
+    def of(cls, config: ResolvedConfig, found: Outline, counts: Counts, info: Mapping[str, Any]) -> "ExpectedRun":
+        """Describe the training of a configuration.
 
         Args:
-            job, settled: what is asked for.
+            config: of the training.
             found, counts: its images.
             info: run.json with made images in the place of those.
         """
-        options, source = job.options, job.dataset
+        options, source = config.options, config.dataset
         extra = options.get("extra")
         about: dict[str, Any] = {
             **info["dataset"],
@@ -59,7 +49,7 @@ class Wanted:
             "train_images": sum(counts.train),
             "test_images": found.test,
             "val_images": counts.held_out if options.get("val_fraction") is not None else None,
-            "subset": settled.subset,
+            "subset": config.subset.text,
         }
         unknown = set() if found.fingerprint is not None else {"dataset.fingerprint", "dataset.greys"}
         if extra is not None:
@@ -72,10 +62,10 @@ class Wanted:
             unknown |= {"dataset.near_copies_left_out", "dataset.train_images", "dataset.val_images", "steps_per_epoch"}
         if options.get("cached") is not None:
             unknown |= {"cached", "recipe.view.fixed"}
-        recipe = settled.recipe
+        recipe = config.recipe
         return cls({**info, "dataset": about}, recipe, frozenset(unknown), bool(options.get("force")))
 
-    def as_member(self, member: Member) -> tuple[dict[str, Any], Recipe]:
+    def as_member(self, member: SweepRun) -> tuple[dict[str, Any], Recipe]:
         """What run.json and recipe would be of one run of several."""
         info = {**self.info, "seed": member.seed}
         if member.guided:
@@ -85,11 +75,13 @@ class Wanted:
         return plain, self.recipe.model_copy(update={"guide": None})
 
 
-def standing(wanted: Wanted, members: Sequence[Member], *, keep: bool) -> tuple[bool, list[str], list[str]]:
-    """Look into every folder, as the training does before it begins; nothing is touched.
+def check_existing_runs(
+    expected: ExpectedRun, members: Sequence[SweepRun], *, keep: bool
+) -> tuple[bool, list[str], list[str]]:
+    """Check every output folder, as the training does before it begins; nothing is touched.
 
     Args:
-        wanted: the training that is asked for.
+        expected: the training that is asked for.
         members: its runs.
         keep: whether finished ones of the very same training may lie there.
 
@@ -98,12 +90,12 @@ def standing(wanted: Wanted, members: Sequence[Member], *, keep: bool) -> tuple[
     """
     goes_on, problems, cautions = False, list[str](), list[str]()
     for member in members:
-        folder, (info, recipe) = member.folder, wanted.as_member(member)
+        folder, (info, recipe) = member.folder, expected.as_member(member)
         try:
             if keep and is_finished(folder):
-                check_same(folder, info, recipe, say=cautions.append, unknown=wanted.unknown)
+                check_same(folder, info, recipe, say=cautions.append, unknown=expected.unknown)
             elif not check_free(folder):
-                go_on(folder, info, recipe, force=wanted.force, say=cautions.append, unknown=wanted.unknown)
+                go_on(folder, info, recipe, force=expected.force, say=cautions.append, unknown=expected.unknown)
                 goes_on |= has_checkpoint(folder)
         except InputError as error:
             problems.append(str(error))

@@ -8,6 +8,7 @@ from typing import Any
 
 from lgkd._internal.manifest import MANIFEST, tell_unverified
 from lgkd.config import load_recipe
+from lgkd.data.names import Subset
 from lgkd.errors import InputError
 from lgkd.runs.folder import METRICS, RECIPE, RUN, read_metrics, read_run
 from lgkd.runs.identity import identity
@@ -24,7 +25,6 @@ _NEEDED: dict[str, Any] = {
     "results.best_epoch_on_the_test_split.test_top1": _NUMBER,
     "results.training_seconds": _NUMBER,
 }
-_SUBSET_SEED = re.compile(r", seed (\d+)$")
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,9 @@ def _read(folder: Path, info: dict[str, Any]) -> Finished:
 def _without_seed(values: dict[str, Any]) -> dict[str, Any]:
     """Less the seed; that of the part of the images may move with it, and a cache's key holds it."""
     kept = {key: value for key, value in values.items() if key != "seed" and not re.match(r"cached\.\d+\.key$", key)}
-    if isinstance(kept.get("dataset.subset"), str):
-        kept["dataset.subset"] = _SUBSET_SEED.sub("", kept["dataset.subset"])
+    text = kept.get("dataset.subset")
+    if isinstance(text, str) and (subset := Subset.parse(text)) is not None:
+        kept["dataset.subset"] = subset.text_without_seed
     return kept
 
 

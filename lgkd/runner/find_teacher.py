@@ -1,0 +1,96 @@
+"""Look up trained teachers in the store, and the folder of one that is to be trained. No torch."""
+
+import json
+import shlex
+from pathlib import Path
+
+from lgkd.data.names import Subset, dataset_key, folder_word
+from lgkd.errors import InputError, LgkdError, MissingTeacherError, TakenError
+from lgkd.models.registry import canonical, find
+from lgkd.models.teacher_card import TeacherCard, find_card, put_back, read_card, teacher_folder
+from lgkd.runs.folder import STUDENT, is_finished
+
+
+def teacher_name(architecture: str, subset: str | None) -> str:
+    """What a trained teacher is kept as: its architecture, and the subset if it saw only a part."""
+    name = folder_word(canonical(architecture))
+    return name if subset is None else f"{name}--{folder_word(subset)}"
+
+
+def find_trained_teacher(name: str, dataset: str | Path, *, subset: str | None = None) -> tuple[TeacherCard, Path]:
+    """The card and folder of a trained teacher.
+
+    The one that saw the same subset comes first; failing that, the one that saw everything.
+
+    Args:
+        name: an architecture, or the name that a teacher is kept under.
+        dataset: a named data set or a folder of images.
+        subset: its `text`.
+
+    Raises:
+        MissingTeacherError: there is none; it holds the command that makes it.
+        ModelError: no teacher could have that name.
+    """
+    key = dataset_key(dataset)
+    try:
+        return find_card(teacher_name(name, subset), key)
+    except MissingTeacherError as error:
+        others = error.others
+    if subset is not None:
+        try:
+            return find_card(teacher_name(name, None), key)
+        except MissingTeacherError:
+            pass
+    architecture = name.partition("--")[0]
+    find(architecture)
+    part = Subset.parse(subset) if subset is not None else None
+    chosen = part.command_options if part is not None else ""
+    command = " ".join(word for word in ("lgkd train-teacher", architecture, shlex.quote(str(dataset)), chosen) if word)
+    known = f"; trained for {key}: {', '.join(others)}" if others else ""
+    raise MissingTeacherError(
+        f"no teacher {name!r} is trained for {dataset} yet; make it with: {command}{known}",
+        name=name, dataset=key, command=command, others=others,
+    )  # fmt: skip
+
+
+def free_place(
+    architecture: str, dataset: str | Path, subset: str | None, *, replace: bool, run: Path | None = None
+) -> Path:
+    """The new teacher's folder in the store; refused before hours are spent, not after.
+
+    Args:
+        architecture, dataset, subset: of the teacher.
+        replace: one of that name may be exchanged.
+        run: the folder of the run; the teacher that lies there may be the one that it has put there, before it died.
+
+    Raises:
+        TakenError: there is one of that name, and `replace` is False.
+    """
+    place = teacher_folder(teacher_name(architecture, subset), dataset_key(dataset))
+    put_back(place)
+    if place.exists() and not replace and not (run is not None and _has_put(run, place)):
+        raise TakenError(
+            f"a teacher {place.name} for {place.parent.name} is already in the store ({place}{_saw(place)}); it was "
+            "not touched. Use it as it is, or exchange it with --replace; if it saw other images, in a folder of the "
+            "same name, rename yours"
+        )
+    return place
+
+
+def _has_put(run: Path, place: Path) -> bool:
+    """Whether the teacher at a place is the one of a run that was trained to its end and not finished."""
+    try:
+        # Read as it is: only a finished run's student.json is one that is vouched for.
+        student = json.loads((run / STUDENT).read_text(encoding="utf-8"))
+        return not is_finished(run) and student["weights_sha256"] == read_card(place).weights_sha256
+    except (InputError, OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _saw(place: Path) -> str:
+    """What a teacher of the store was trained on, as its card says; nothing where that cannot be read."""
+    try:
+        card, _ = find_card(place.name, place.parent.name)
+    except LgkdError:
+        return ""
+    return f", of {card.images:,} images in {len(card.classes)} classes"

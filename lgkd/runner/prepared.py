@@ -1,0 +1,71 @@
+"""Hold what a training needs once its configuration is resolved: the process it runs in, its data, models and plan."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from lgkd._internal.distributed import Place
+from lgkd.config import Recipe
+from lgkd.data.loader import Feed
+from lgkd.data.prepare import Data
+from lgkd.distillation.guide import Guide
+from lgkd.distillation.tasks import Lookup
+from lgkd.distillation.teacher_cache.serving import Served
+from lgkd.training.callbacks import Callback
+from lgkd.training.config import Plan
+
+
+@dataclass(frozen=True)
+class Session:
+    """Hold the process that trains.
+
+    Attributes:
+        process: which of several processes this one is; the first writes for all.
+        device: of this process.
+        began: `time.monotonic()` at the start of the command, from which `max_time` counts, in seconds.
+        watchers: callbacks of the training; none but in the first process.
+        say: called with a sentence that the user should hear; does nothing but in the first process.
+    """
+
+    process: Place
+    device: str
+    began: float
+    watchers: tuple[Callback, ...]
+    say: Callable[[str], None]
+
+    @property
+    def first(self) -> bool:
+        """True in the process that writes for all."""
+        return self.process.rank == 0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Hold a training that has been checked and built, and has written nothing.
+
+    Attributes:
+        recipe: complete; with a cache, its number of views.
+        data, student, guides, feed, plan: what trains; there are no guides for a teacher and for a baseline.
+        image_size: (height, width) of the student's images, in pixels.
+        served: caches that are read instead of running the teachers.
+        lookup: finds the teachers' outputs of samples in the caches.
+        info: the content of run.json so far.
+    """
+
+    recipe: Recipe
+    data: Data
+    student: nn.Module
+    guides: tuple[Guide, ...]
+    feed: Feed
+    plan: Plan
+    image_size: tuple[int, int]
+    served: Served | None
+    info: dict[str, Any]
+    lookup: Lookup | None = None
+
+    def close(self) -> None:
+        """Remove the guides' hooks."""
+        for guide in self.guides:
+            guide.remove()

@@ -1,0 +1,29 @@
+"""Hold a finished training."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Run:
+    """Hold a finished training.
+
+    Attributes:
+        student: the trained model (of a teacher's training: the teacher), in eval mode, on the CPU.
+        metrics: one row an epoch, as in metrics.csv; the last one is what is reported.
+        folder: where everything is kept.
+        info: the content of run.json.
+    """
+
+    student: nn.Module
+    metrics: list[dict[str, float]]
+    folder: Path
+    info: dict[str, Any] = field(repr=False)
+
+    @property
+    def top1(self) -> float:
+        """Top-1 accuracy on the test split, 0 to 1, after the last epoch or the one chosen on held-out images."""
+        return float(self.info["results"]["test_top1"])
