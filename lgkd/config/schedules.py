@@ -50,7 +50,7 @@ class AdaptiveStop(Settings):
     """Epochs before which the term does not end; it waits for the warm-up and two windows in any case."""
 
     def slope(self, losses: Sequence[float], window: int) -> float | None:
-        """D(e) after the losses of e epochs, or its relative form; None for one epoch."""
+        """Return D(e) after the losses of e epochs, or its relative form; None for one epoch."""
         now = len(losses)
         if now < 2:
             return None
@@ -68,7 +68,7 @@ class AdaptiveStop(Settings):
         return smooth
 
     def first_judged(self, window: int, warmup: float) -> int:
-        """The first epoch, counted from 1, after which the term may end, by the epochs of the warm-up."""
+        """Return the first epoch, counted from 1, after which the term may end, by the epochs of the warm-up."""
         return max(self.patience, math.ceil(warmup) + 2 * window)
 
 
@@ -76,7 +76,7 @@ class TermSchedule(Settings):
     """A factor for a term's weight, from its start to its end.
 
     The factor is the product of a linear warm-up and a shape, and 0 for good from `until` on or once the adaptive stop
-    has spoken.
+    has ended the term.
 
     Args:
         warmup: epochs in which the factor grows from 0 to 1.
@@ -111,11 +111,11 @@ class TermSchedule(Settings):
 
     @property
     def constant(self) -> bool:
-        """Whether the factor is 1 from the first step to the last."""
+        """True if the factor is 1 from the first step to the last."""
         return self == _CONSTANT
 
     def at(self, epoch: float, epochs: int) -> float:
-        """The factor at an epoch of a training of `epochs`, where the term has not ended."""
+        """Return the factor at an epoch of a training of `epochs`, where the term has not ended."""
         value = min(1.0, epoch / self.warmup) if self.warmup else 1.0
         if self.shape == "cosine":
             share = min(1.0, epoch / (self.over or epochs))

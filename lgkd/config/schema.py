@@ -168,7 +168,7 @@ class Schedule(Settings):
         return warmup_epochs
 
     def rate(self, lr: float, step: int, steps_per_epoch: int) -> float:
-        """The learning rate of a step counted from 0, by its peak: a function of nothing else, so it needs no state.
+        """Return the learning rate of a step counted from 0, by its peak: a function of nothing else, without state.
 
         The cosine's clock runs from the first epoch on, so the warm-up replaces its beginning (as in timm).
         """
