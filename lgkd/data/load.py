@@ -1,24 +1,20 @@
 """From a name or a folder to a decoded data set."""
 
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from lgkd.data.catalogue import CATALOGUE, DataSetInfo, PublishedFile, published
-from lgkd.data.dataset import DataSet, Images, fingerprint_of
+from lgkd.data.catalogue import CATALOGUE, DataSetInfo, PublishedFile, bundled, published
+from lgkd.data.dataset import DataSet, fingerprint_of
 from lgkd.data.decode import Allocate, Progress, decode, in_memory
 from lgkd.data.decoded_cache import Stored, cache_key, kept, published_key
 from lgkd.data.greys import Greys, Scale, read_greys
 from lgkd.data.image_folder import Fault, File, Tree, read_tree, refuse
-from lgkd.data.locations import Downloading, absent, arranged, known_or_folder, published_file, tree_folder
-from lgkd.data.sources.cifar_flowers import CIFAR, Find, arrange_flowers, read_cifar
+from lgkd.data.locations import Downloading, absent, known_or_folder, published_file, tree_folder
+from lgkd.data.sources.source import LoadRequest, source_of
+from lgkd.data.splits import cut_splits, guarded
 from lgkd.data.subsets import held_out_places
 from lgkd.errors import InputError
 
@@ -66,17 +62,15 @@ def load_dataset(
     """
     if max_side is not None and max_side < 1:
         raise InputError(f"max_side is {max_side}, expected at least 1 pixel")
-    if name == "digits":
-        return _digits(CATALOGUE["digits"], max_side)
     info = CATALOGUE.get(name) if isinstance(name, str) else None
-    if info is not None and tree_folder(info, data_dir) is None and published(info):
+    if info is not None and (bundled(info) or (tree_folder(info, data_dir) is None and published(info))):
 
         def find(file: PublishedFile) -> Path:
             return published_file(info, file, data_dir, offline=offline, downloading=downloading)
 
-        if info.name in CIFAR:
-            return _from_archive(info, find, max_side, use_cache, progress)
-        arrange_flowers(info, published(info), find, arranged(info))
+        decoded = source_of(info).load(info, LoadRequest(find, max_side, use_cache, progress))
+        if decoded is not None:
+            return decoded
     title, tree = find_tree(name, data_dir=data_dir)
     return _decoded(title, tree, max_side, use_cache, progress, greys)
 
@@ -119,39 +113,6 @@ def _part_of(info: DataSetInfo, tree: Tree) -> list[str]:
     ]
 
 
-def _from_archive(
-    info: DataSetInfo, find: Find, max_side: int | None, use_cache: bool, progress: Progress | None
-) -> DataSet:
-    if max_side is not None and max_side < info.image_size:
-        side = f"{info.image_size} x {info.image_size}"
-        raise InputError(f"max_side is {max_side}, but the images of {info.name} are {side}: leave it out")
-    (archive,) = published(info)
-
-    def splits(
-        pixels: NDArray[np.uint8], sizes: NDArray[np.int32], classes: Sequence[str], counts: Sequence[Sequence[int]]
-    ) -> tuple[Images, Images]:
-        labels = torch.cat([torch.arange(len(classes)).repeat_interleave(torch.tensor(part)) for part in counts])
-        names = tuple(
-            f"{split}/{label}/{place:05d}"
-            for split, part in zip(("train", "test"), counts, strict=True)
-            for label, count in zip(classes, part, strict=True)
-            for place in range(count)
-        )
-        return _cut(pixels, sizes, labels, names, sum(counts[0]))
-
-    def make(allocate: Allocate) -> Stored:
-        pixels, classes, *counts = read_cifar(info, find(archive), allocate, progress)
-        sizes = np.full((len(pixels), 2), info.image_size, np.int32)
-        fingerprint = fingerprint_of(classes, *splits(pixels, sizes, classes, counts))
-        return Stored(pixels, sizes, fingerprint, {"classes": list(classes), "counts": counts})
-
-    key = published_key(info.name, [archive.sha256])
-    stored = kept(key, info.train + info.test, make) if use_cache else make(in_memory)
-    about = stored.about or {}
-    parts = splits(stored.pixels, stored.sizes, about["classes"], about["counts"])
-    return DataSet(info.name, tuple(about["classes"]), *_guarded(parts, stored), stored.fingerprint, ())
-
-
 def decode_to_score(name: str, tree: Tree, *, progress: Progress | None = None, greys: Greys | None = None) -> DataSet:
     """Decode the images of a listing that was made for scoring; kept beside those of a training, not in their place."""
     listing = partial(cache_key, tree.root, None, (tree.train, tree.test or ()))
@@ -175,7 +136,7 @@ def _decoded(
     def make(allocate: Allocate, given: Greys | None = None) -> Stored:
         scale = Scale(len(train), given)
         pixels, sizes = decode(tree.root, names, max_side=max_side, allocate=allocate, progress=progress, scale=scale)
-        fingerprint = fingerprint_of(tree.classes, *_cut(pixels, sizes, labels, names, len(train)))
+        fingerprint = fingerprint_of(tree.classes, *cut_splits(pixels, sizes, labels, names, len(train)))
         return Stored(pixels, sizes, fingerprint, scale.about())
 
     def read(given: Greys | None) -> Stored:
@@ -190,28 +151,11 @@ def _decoded(
     if greys is not None and about.get("deep") and read_greys(about, tree.root) != greys:
         stored = read(greys)
         about = stored.about or {}
-    parts = _cut(stored.pixels, stored.sizes, labels, names, len(train))
+    parts = cut_splits(stored.pixels, stored.sizes, labels, names, len(train))
     used = greys if greys is not None else read_greys(about, tree.root)
     return DataSet(
-        name, tree.classes, *_guarded(parts, stored), stored.fingerprint, (*notes, *about.get("said", ())), used
+        name, tree.classes, *guarded(parts, stored), stored.fingerprint, (*notes, *about.get("said", ())), used
     )
-
-
-def _cut(
-    pixels: NDArray[np.uint8], sizes: NDArray[np.int32], labels: Tensor, names: tuple[str, ...], cut: int
-) -> tuple[Images, Images]:
-    """The first `cut` images, to train on, and the others."""
-    pixels_NCST, sizes_N2 = _tensor(pixels), _tensor(sizes)
-    return (
-        Images(pixels_NCST[:cut], sizes_N2[:cut], labels[:cut], names[:cut]),
-        Images(pixels_NCST[cut:], sizes_N2[cut:], labels[cut:], names[cut:]),
-    )
-
-
-def _guarded(parts: tuple[Images, Images], stored: Stored) -> tuple[Images, Images]:
-    """The two splits of stored images, whose pixels are compared with what was written before they are first read."""
-    train, test = parts
-    return replace(train, rows=stored.rows), replace(test, rows=stored.rows, first=len(train))
 
 
 def both_splits(tree: Tree) -> tuple[tuple[File, ...], tuple[File, ...], tuple[str, ...]]:
@@ -232,32 +176,3 @@ def both_splits(tree: Tree) -> tuple[tuple[File, ...], tuple[File, ...], tuple[s
     note = f"no test split found: {_HELD_OUT:.0%} of each class held out (seed {_SEED})".replace("%", " %")
     train, test = (tuple(tree.train[place] for place in part.tolist()) for part in (rest, held))
     return train, test, (note, *tree.notes)
-
-
-def _digits(info: DataSetInfo, max_side: int | None) -> DataSet:
-    if max_side is not None and max_side < info.image_size:
-        raise InputError(f"max_side is {max_side}, but digits are {info.image_size} x {info.image_size}: leave it out")
-    from sklearn.datasets import load_digits  # takes a second to import
-
-    digits = load_digits()
-    order = np.argsort(digits.target, kind="stable")
-    grey = np.rint(digits.images[order] * (255 / 16)).astype(np.uint8)
-    labels = torch.from_numpy(digits.target[order].astype(np.int64))
-    every = Images(
-        pixels=torch.from_numpy(grey)[:, None].expand(-1, 3, -1, -1).contiguous(),
-        sizes=torch.full((len(labels), 2), info.image_size, dtype=torch.int32),
-        labels=labels,
-        names=tuple(f"digits/{label}/{place:04d}" for label, place in zip(labels.tolist(), order, strict=True)),
-    )
-    train, test = (
-        every.take(places) for places in held_out_places(labels, 1 / 3, _SEED, lambda label, _: f"the digit {label}")
-    )
-    classes = tuple(str(label) for label in range(info.classes))
-    return DataSet(info.name, classes, train, test, fingerprint_of(classes, train, test), ())
-
-
-def _tensor(array: NDArray[np.uint8] | NDArray[np.int32]) -> Tensor:
-    with warnings.catch_warnings():
-        # A mapping that may only be read cannot be had without the warning; images are never written to.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)

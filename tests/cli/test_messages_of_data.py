@@ -18,8 +18,7 @@ from lgkd.data.image_folder import read_tree
 from lgkd.data.load import load_dataset
 from lgkd.data.locations import known_or_folder
 from lgkd.data.sampler import Order
-from lgkd.data.sources import arrange as arrange_module
-from lgkd.data.sources import download
+from lgkd.data.sources import download, publisher_files
 from lgkd.data.sources.archives import opened_zip, read_tar
 from lgkd.data.sources.arrange import arrange
 from lgkd.data.transforms.augment import Augment
@@ -118,7 +117,7 @@ def test_a_list_that_is_too_large_is_none_of_the_publishers(
     given: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = given("tiny-imagenet")
-    monkeypatch.setattr(arrange_module, "_LARGEST", 9)
+    monkeypatch.setattr(publisher_files, "_LARGEST", 9)
     size = len(tiny_files()["wnids.txt"])
     assert f"wnids.txt has {size} bytes: it is not the publisher's list" in refused_to_arrange(
         DataError, "tiny-imagenet", source

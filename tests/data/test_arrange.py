@@ -9,8 +9,9 @@ import pytest
 from lgkd.cli import run
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.data.load import load_dataset
-from lgkd.data.sources import arrange as arrange_module
-from lgkd.data.sources.arrange import CHAOYANG, arrange, arrangeable
+from lgkd.data.sources import publisher_files
+from lgkd.data.sources.arrange import arrange, arrangeable
+from lgkd.data.sources.chaoyang import CHAOYANG
 from lgkd.errors import DataError, InputError, MissingError, TakenError
 from tests.support.arranging import SLIDES, VAL, WNIDS, Change, make_given, refused, slide_files, tiny_files
 from tests.support.data import message
@@ -214,7 +215,7 @@ def test_a_mistyped_name_a_missing_source_and_links_into_an_archive_are_refused(
 def test_a_folder_of_everything_is_not_searched_to_its_end(
     given: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arrange_module, "_MOST_FILES", 5)
+    monkeypatch.setattr(publisher_files, "_MOST_FILES", 5)
     assert "holds more than 5 files" in refused(DataError, "tiny-imagenet", given("tiny-imagenet"))
 
 

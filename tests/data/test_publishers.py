@@ -11,8 +11,9 @@ import pytest
 
 import lgkd
 from lgkd.cli import run
-from lgkd.data.catalogue import CATALOGUE, PUBLISHED
+from lgkd.data.catalogue import CATALOGUE, PUBLISHED, ROWS, published
 from lgkd.data.load import find_tree, load_dataset
+from lgkd.data.sources.source import Source, source_of
 from lgkd.errors import DataError, InputError, MissingError
 from tests.support.data import message
 from tests.support.published import (
@@ -280,3 +281,11 @@ def test_the_catalogue_and_the_published_files_fit_together() -> None:
             assert file.url.startswith("https://")
             assert file.url.endswith(f"/{file.name}")
             assert len(bytes.fromhex(file.sha256)) == 32
+
+
+def test_every_row_has_a_source_with_the_code_that_the_row_asks_for() -> None:
+    for row in ROWS.values():
+        source = type(source_of(row.info))
+        assert Source in source.__mro__
+        assert (source.load is not Source.load) == bool(published(row.info) or row.bundled), row.info.name
+        assert (source.layout is not Source.layout) == bool(row.info.lists), row.info.name

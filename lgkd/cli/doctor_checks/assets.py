@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lgkd.cli.doctor_checks.finding import Finding
-from lgkd.data.catalogue import CATALOGUE, DataSetInfo, published
+from lgkd.data.catalogue import CATALOGUE, DataSetInfo, bundled, published
 from lgkd.data.locations import files_here, tree_folder
 from lgkd.data.sources.download import OFFLINE, is_offline
 from lgkd.errors import DamagedError
@@ -23,8 +23,8 @@ def look_at_data(data_dir: Path | None) -> Iterator[Finding]:
 
 def _place_of(info: DataSetInfo, data_dir: Path | None) -> tuple[str, str]:
     files = published(info)
-    if info.name == "digits":
-        return "here, it comes with scikit-learn", ""
+    if words := bundled(info):
+        return f"here, {words}", ""
     if (tree := tree_folder(info, data_dir)) is not None:
         return f"here, as images in {tree}", ""
     if files and (found := files_here(info, data_dir)) is not None:

@@ -1,25 +1,25 @@
-"""Named data sets from the files of their publishers: CIFAR from its binary archives, Flowers-102 as an image tree.
+"""Read CIFAR-10 and CIFAR-100 from the publisher's binary archives.
 
-Nothing is unpickled: CIFAR's binary records are bytes at fixed places, and of a MATLAB file only arrays of numbers
-are taken. Classes come out in sorted order of their names, as from an image tree.
+Nothing is unpickled: the binary records are bytes at fixed places. Classes come out in sorted order of their names, as
+from an image tree.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from lgkd._internal.out_of_memory import raise_if_out_of_memory
-from lgkd.data.catalogue import DataSetInfo, PublishedFile
-from lgkd.data.decode import Allocate, Progress
+from lgkd.data.catalogue import DataSetInfo, published
+from lgkd.data.dataset import DataSet, Images, fingerprint_of
+from lgkd.data.decode import Allocate, Progress, in_memory
+from lgkd.data.decoded_cache import Stored, kept, published_key
 from lgkd.data.sources.archives import read_tar
-from lgkd.data.sources.arrange import whole
+from lgkd.data.sources.source import LoadRequest, Source
+from lgkd.data.splits import cut_splits, guarded
 from lgkd.errors import DataError, InputError
-
-Find = Callable[[PublishedFile], Path]
-"""Where a published file lies, its checksum verified; raises where it cannot be had."""
 
 _SLACK = 4 * 2**20
 _CHUNK = 4096
@@ -122,80 +122,39 @@ def _class_names(text: bytes, info: DataSetInfo, archive: Path) -> tuple[tuple[s
     return classes, np.array([classes.index(name) for name in names], np.int64)
 
 
-def arrange_flowers(info: DataSetInfo, files: tuple[PublishedFile, ...], find: Find, folder: Path) -> Path:
-    """Flowers-102 as an image tree: FOLDER/{train,val,test}/class_NNN/image_NNNNN.jpg, by the official splits.
+class Cifar(Source):
+    """Decode CIFAR from its archive into the user's store of decoded images."""
 
-    The publisher numbers the classes and does not name them, so they are called class_001 and so on by his numbers.
-    The tree is there whole or not at all. The JPEGs are written as they came.
+    def load(self, info: DataSetInfo, request: LoadRequest) -> DataSet:
+        """Decode the archive: in each split the images are sorted by class and, within a class, as in the archive."""
+        if request.max_side is not None and request.max_side < info.image_size:
+            side = f"{info.image_size} x {info.image_size}"
+            raise InputError(f"max_side is {request.max_side}, but the images of {info.name} are {side}: leave it out")
+        (archive,) = published(info)
 
-    Args:
-        info: how many classes there are.
-        files: the archive of images, the labels, the splits.
-        find: gives each of them.
-        folder: where the tree goes; nothing may be there.
+        def splits(
+            pixels: NDArray[np.uint8], sizes: NDArray[np.int32], classes: Sequence[str], counts: Sequence[Sequence[int]]
+        ) -> tuple[Images, Images]:
+            labels = torch.cat([torch.arange(len(classes)).repeat_interleave(torch.tensor(part)) for part in counts])
+            names = tuple(
+                f"{split}/{label}/{place:05d}"
+                for split, part in zip(("train", "test"), counts, strict=True)
+                for label, count in zip(classes, part, strict=True)
+                for place in range(count)
+            )
+            return cut_splits(pixels, sizes, labels, names, sum(counts[0]))
 
-    Raises:
-        DataError: the files do not fit together.
-    """
-    images, labels, splits = (find(file) for file in files)
-    places = _flower_places(info, labels, splits)
-    try:
-        with whole(folder, "make room, or choose another store with LGKD_HOME") as scratch:
-            for part in {place.rpartition("/")[0] for place in places.values()}:
-                (scratch / part).mkdir(parents=True)
-            # JPEGs do not shrink in an archive, so one that holds much more than it weighs is none of them.
-            limit = 4 * files[0].bytes + 16 * _SLACK
-            wanted = dict.fromkeys(places, 4 * _SLACK)
-            for name, content in read_tar(images, wanted, max_bytes=limit, max_members=2 * len(places) + 100):
-                (scratch / places[name]).write_bytes(content)
-    except InputError:
-        if not folder.is_dir():  # else another process was faster, and has made the same
-            raise
-    return folder
+        def make(allocate: Allocate) -> Stored:
+            pixels, classes, *counts = read_cifar(info, request.find(archive), allocate, request.progress)
+            sizes = np.full((len(pixels), 2), info.image_size, np.int32)
+            fingerprint = fingerprint_of(classes, *splits(pixels, sizes, classes, counts))
+            return Stored(pixels, sizes, fingerprint, {"classes": list(classes), "counts": counts})
 
-
-def _flower_places(info: DataSetInfo, labels: Path, splits: Path) -> dict[str, str]:
-    """For every image's name in the archive, its path in the tree."""
-    (numbers,) = _numbers(labels, ("labels",))
-    parts = dict(zip(("train", "val", "test"), _numbers(splits, ("trnid", "valid", "tstid")), strict=True))
-    if not len(numbers) or numbers.min() < 1 or numbers.max() > info.classes:
-        raise DataError(f"{labels} has labels outside of 1 to {info.classes}: it is not the published file")
-    every = np.concatenate(list(parts.values()))
-    if sorted(every.tolist()) != list(range(1, len(numbers) + 1)):
-        raise DataError(
-            f"{splits} does not split the {len(numbers):,} images of {labels} into three parts: "
-            "they are not the published files"
-        )
-    return {
-        f"jpg/image_{number:05d}.jpg": f"{part}/class_{numbers[number - 1]:03d}/image_{number:05d}.jpg"
-        for part, ids in parts.items()
-        for number in ids.tolist()
-    }
+        key = published_key(info.name, [archive.sha256])
+        stored = kept(key, info.train + info.test, make) if request.use_cache else make(in_memory)
+        about = stored.about or {}
+        parts = splits(stored.pixels, stored.sizes, about["classes"], about["counts"])
+        return DataSet(info.name, tuple(about["classes"]), *guarded(parts, stored), stored.fingerprint, ())
 
 
-def _numbers(path: Path, names: tuple[str, ...]) -> list[NDArray[np.int64]]:
-    """Arrays of whole numbers from a MATLAB file, flat.
-
-    Raises:
-        DataError: it cannot be read, or holds anything else under these names.
-    """
-    from scipy.io import loadmat
-
-    try:
-        content = loadmat(path, variable_names=names)
-    except Exception as error:  # scipy's reader raises anything on a broken file
-        raise_if_out_of_memory(error)
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise DataError(
-            f"{path} cannot be read as a MATLAB file ({reason}): remove it, or put the right one"
-        ) from error
-    arrays = []
-    for name in names:
-        array = content.get(name)
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
-            raise DataError(f"{path} has no array of numbers called {name!r}: it is not the published file")
-        whole = array.ravel().astype(np.int64)
-        if not np.array_equal(whole, array.ravel()):
-            raise DataError(f"{name!r} in {path} has numbers that are not whole: it is not the published file")
-        arrays.append(whole)
-    return arrays
+SOURCE: Source = Cifar()
