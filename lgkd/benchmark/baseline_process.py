@@ -1,4 +1,4 @@
-"""The plain loop in a process of its own: its memory, threads and global settings are not ours, nor ours its.
+"""Run the plain loop in a separate process: memory, threads and global settings are not shared.
 
 It waits for orders while we are measured, and we wait while it is.
 """
@@ -18,7 +18,7 @@ from lgkd.training.precision import choose_device
 
 
 class Rival:
-    """The plain loop, elsewhere. Use as a context manager.
+    """Run the plain loop in another process. Use as a context manager.
 
     Args:
         choices: as ours.
@@ -46,13 +46,13 @@ class Rival:
             self._process.terminate()
 
     def parts(self) -> list[Part]:
-        """What is timed: "plain data", and "plain whole PRECISION" in fp32 and in our precision."""
+        """Return the timed parts: "plain data", and "plain whole PRECISION" in fp32 and in our precision."""
         kinds = [("plain data", "data", "")]
         kinds += [(f"plain whole {name}", "whole", name) for name in dict.fromkeys(("fp32", self.precision))]
         return [Part(name, self.batch_size, partial(self._ask, kind, precision)) for name, kind, precision in kinds]
 
     def about(self) -> dict[str, Any]:
-        """Workers of the fastest pipeline, and the peak of its memory: without its workers', after fp32 steps first."""
+        """Return the workers of the fastest pipeline, and the loop's peak memory: without workers, after fp32 steps."""
         return dict(self._ask("about"))
 
     def _ask(self, *order: Any) -> Any:
@@ -70,7 +70,7 @@ class Rival:
 
 
 def _serve(orders: Connection, choices: Choices, threads: int) -> None:
-    """The other process's work."""
+    """Serve requests in the other process."""
     torch.set_num_threads(threads)
     try:
         from lgkd.benchmark.baseline_loop import Plain

@@ -1,4 +1,4 @@
-"""What is measured, in names and numbers; no torch, so that a wrong choice is told at once."""
+"""Check the options of a bench, in names and numbers; no torch, so that a wrong choice is reported at once."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,7 +25,7 @@ _LOCALITY = SECTIONS["locality"](kind="locality", weight=2.5)
 
 @dataclass(frozen=True)
 class Choices:
-    """One bench: a guided student, an unguided one, or a teacher in its own training.
+    """Describe one bench: a guided student, an unguided one, or a teacher in its own training.
 
     Neither a data set nor a trained teacher is needed: by default images are made, and the guiding teacher is
     always an untrained one, whose arithmetic is that of a trained one.
@@ -85,19 +85,19 @@ class Choices:
 
     @property
     def guided(self) -> bool:
-        """Whether a teacher guides."""
+        """Return True if a teacher guides."""
         return self.student is not None and self.teacher is not None
 
     @property
     def model(self) -> str:
-        """The name of what is trained."""
+        """Return the name of the trained model."""
         name = self.student if self.student is not None else self.teacher
         assert name is not None
         return name
 
     @property
     def recipe_name(self) -> str:
-        """The recipe that was named, or the one that fits."""
+        """Return the recipe that was named, or the one that fits."""
         if self.recipe is not None:
             return self.recipe
         if self.student is None:
@@ -106,7 +106,7 @@ class Choices:
 
     @cached_property
     def resolved(self) -> Recipe:
-        """The recipe with every choice put in."""
+        """Return the recipe with every choice put in."""
         return resolve_recipe(
             self.recipe_name,
             trains="student" if self.student is not None else "teacher",
@@ -118,12 +118,12 @@ class Choices:
         )
 
     def about(self) -> dict[str, Any]:
-        """For the JSON document."""
+        """Return the choices for the JSON document."""
         return asdict(self) | {"recipe": self.recipe_name, "overrides": list(self.overrides)}
 
 
 def check_plain(choices: Choices) -> None:
-    """The plain loop knows what the shipped recipes of students and teachers ask for, and no more.
+    """Check that the plain loop has the settings of a recipe: those of the shipped recipes, and no more.
 
     Raises:
         InputError: the recipe asks for something else.
@@ -147,7 +147,7 @@ def check_plain(choices: Choices) -> None:
 
 
 def read_sweep(text: str) -> tuple[str, list[int]]:
-    """`batch-size=32,64` as the attribute that varies and its values, in ascending order.
+    """Parse `batch-size=32,64` as the attribute that varies and its values, in ascending order.
 
     Raises:
         InputError: another form, or something that cannot be swept.
@@ -166,7 +166,7 @@ def read_sweep(text: str) -> tuple[str, list[int]]:
 
 
 def check_file(file: Path, option: str) -> Path:
-    """A file that can be written to, told before minutes are spent.
+    """Check that a file can be written to, before minutes are spent.
 
     Raises:
         InputError: it is a folder, or its folder is not there.

@@ -1,4 +1,4 @@
-"""Where a step's time goes: by part, and by operation."""
+"""Profile a step: its time by part, and by operation."""
 
 import functools
 import time
@@ -20,7 +20,7 @@ _LARGEST = 5
 
 
 class Stopwatch:
-    """Adds up how long things take; the time of what runs inside another thing is not the other's.
+    """Add up durations by name; time of an inner part is not counted for the outer one.
 
     Args:
         device: waited for whenever something begins or ends, so that a GPU's time falls to its cause.
@@ -33,12 +33,12 @@ class Stopwatch:
         self._since = 0.0
 
     def start(self, name: str) -> None:
-        """Something begins."""
+        """Start a part."""
         self._settle()
         self._open.append(name)
 
     def stop(self) -> None:
-        """What began last is over."""
+        """Stop the part that was started last."""
         self._settle()
         self._open.pop()
 
@@ -82,7 +82,7 @@ class Stopwatch:
 
 
 def time_shares(subject: Subject, steps: int) -> dict[str, float]:
-    """Shares of the time of eager steps by part; they add up to 1.
+    """Return shares of the time of eager steps by part; they add up to 1.
 
     "rest" is the classification loss, the norm of the gradient, the guard, the meters, and casting.
     """
@@ -107,7 +107,7 @@ def time_shares(subject: Subject, steps: int) -> dict[str, float]:
 
 
 def write_profile(step: Callable[[], object], device: str, file: Path, *, steps: int) -> list[dict[str, Any]]:
-    """Profile some steps: a table of the costliest operations goes to a file, the five largest are returned.
+    """Profile some steps: write a table of the costliest operations to a file, return the five largest.
 
     Args:
         step: what is profiled.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class DataSetInfo:
-    """What is known of a named data set before an image of it is read."""
+    """Describe a named data set: the facts that are known before an image of it is read."""
 
     name: str
     """What `--dataset` takes."""
@@ -35,12 +35,12 @@ class DataSetInfo:
 
     @property
     def folder(self) -> str:
-        """What its folder is called."""
+        """Return the name of its folder."""
         return self.shares or self.name
 
 
 class PublishedFile(NamedTuple):
-    """A file of a named data set, as its publisher has it."""
+    """Describe a file of a named data set, as published."""
 
     name: str
     """What it is called in a folder."""
@@ -208,5 +208,5 @@ def published(info: DataSetInfo) -> tuple[PublishedFile, ...]:
 
 
 def bundled(info: DataSetInfo) -> str:
-    """Return where a named set comes from that needs no files, in words; empty for all others."""
+    """Return the origin of a named set that needs no files, in words; empty for all others."""
     return ROWS[info.name].bundled

@@ -1,4 +1,4 @@
-"""More training images of a data set's classes from a folder of their own, such as generated ones."""
+"""Load extra training images of a data set's classes from a separate folder, such as generated ones."""
 
 from dataclasses import dataclass
 from hashlib import sha256
@@ -15,7 +15,7 @@ from lgkd.data.image_folder import read_classes
 
 @dataclass(frozen=True)
 class Extra:
-    """Images that make up a share of every batch.
+    """Hold images that make up a share of every batch.
 
     Attributes:
         images: decoded; labels are those of the data set.
@@ -33,7 +33,7 @@ class Extra:
 
 
 def load_extra(folder: str | Path, dataset: DataSet, *, share: float, progress: Progress | None = None) -> Extra:
-    """The images of FOLDER/CLASS/*, decoded, and kept in the user's store.
+    """Load the images of FOLDER/CLASS/*, decoded, and keep them in the user's store.
 
     Images that are larger than the data set's own are scaled down to their size; greys of more than 8 bits are scaled
     as its own.
@@ -75,5 +75,5 @@ def load_extra(folder: str | Path, dataset: DataSet, *, share: float, progress: 
 
 
 def fingerprint_with(dataset: str, extra: str) -> str:
-    """Of a data set and its extra images together: 64 hex digits."""
+    """Compute the fingerprint of a data set and its extra images together: 64 hex digits."""
     return sha256(f"{dataset}+{extra}".encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Greys of more than 8 bits: which value is black and which is white, and what they become.
+"""Scale greys of more than 8 bits to 8, by a black and a white value.
 
 A file of 16 bits seldom uses them all: X-ray and microscopes have 10, 12 or 14. What the training images use is chosen
 once, kept with the student, and used for every image that it sees afterwards.
@@ -29,7 +29,7 @@ _WHITE_IS_ZERO = 0
 
 
 class Range(NamedTuple):
-    """The values of one image of more than 8 bits."""
+    """Hold the range of values of one image of more than 8 bits."""
 
     kind: Kind
     """"colour": Pillow reads the upper 8 bits only, and `low` and `high` are of these."""
@@ -41,7 +41,7 @@ class Range(NamedTuple):
 
 @dataclass(frozen=True)
 class Greys:
-    """Black and white in greys of more than 8 bits.
+    """Hold black and white in greys of more than 8 bits.
 
     Attributes:
         whole: of whole numbers; None: no training image had such, and they are taken to fill 16 bits.
@@ -54,7 +54,7 @@ class Greys:
     inverts: bool = True
 
     def kept(self) -> dict[str, dict[str, list[float]] | None]:
-        """Write down what was chosen, under the key "greys"; no key for how older versions did it."""
+        """Return the choice under the key "greys", for a card; no key for the way of older versions."""
         ends = {"whole": self.whole, "float": self.floats}
         chosen = {name: list(some) for name, some in ends.items() if some is not None}
         return {"greys": chosen or None} if self.inverts else {}
@@ -68,7 +68,7 @@ BEFORE = Greys(inverts=False)
 
 
 def read_greys(about: Mapping[str, Any], origin: object) -> Greys:
-    """Take what `Greys.kept` wrote; a mapping without the key is of an older version.
+    """Read the result of `Greys.kept`; a mapping without the key is of an older version.
 
     Args:
         about: such as a student.json.
@@ -101,12 +101,12 @@ def _are_ends(value: object) -> bool:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Tell by its head whether an image has more than 8 bits a channel."""
+    """Return True where the head of an image has more than 8 bits a channel."""
     return has_deep_greys(image) or ";16" in str(getattr(image, "tile", ""))
 
 
 def has_deep_greys(image: Image.Image) -> bool:
-    """Tell whether an image is grey and has more than 8 bits, all of which Pillow gives."""
+    """Return True for a grey image of more than 8 bits, all of which Pillow gives."""
     return image.mode.startswith("I") or image.mode == "F"
 
 
@@ -126,7 +126,7 @@ def range_of(image: Image.Image) -> Range:
 
 
 def as_eight_bits(image: Image.Image, greys: Greys) -> Image.Image:
-    """Scale deep greys to 8 bits; what lies beyond black and white becomes these.
+    """Scale deep greys to 8 bits; values beyond black and white become these.
 
     Raises:
         ValueError: what is white in them is not known.
@@ -155,7 +155,7 @@ def _values(image: Image.Image) -> np.ndarray[Any, Any]:
 
 
 def is_inverted(image: Image.Image) -> bool:
-    """Tell whether a TIFF says that 0 is white."""
+    """Return True for a TIFF that stores white as 0."""
     tags = getattr(image, "tag_v2", {})
     return image.format == "TIFF" and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
 
@@ -191,7 +191,7 @@ def _of_floats(low: float, high: float) -> Ends:
 
 
 class Scale:
-    """Choose the scale of a data set's deep greys while it is decoded, and say what was chosen.
+    """Choose the scale of a data set's deep greys while it is decoded, and report the choice.
 
     Args:
         train: how many of the images, the first ones, are trained on.
@@ -215,7 +215,7 @@ class Scale:
         return self.greys
 
     def about(self) -> dict[str, Any]:
-        """Write down, beside decoded images, how they were decoded."""
+        """Return the facts on the decoding that are stored beside decoded images."""
         return {**self.greys.kept(), "deep": self.deep, "said": list(self.notes)}
 
     def _about(self, kind: Kind, ranges: Mapping[int, Range]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Finding the images of a folder: splits, classes, files. Nothing is decoded here.
+"""List the images of a folder: splits, classes, files. Nothing is decoded here.
 
 Two layouts are understood: FOLDER/train/CLASS/* with FOLDER/test/CLASS/*, and FOLDER/CLASS/* without splits.
 Below CLASS, folders may go as deep as they like.
@@ -28,12 +28,12 @@ Fault = Callable[[str], None]
 
 
 def refuse(sentence: str) -> NoReturn:
-    """The `Fault` of a training: the first one ends it."""
+    """Raise at the first fault: the `Fault` of a training."""
     raise DataError(sentence)
 
 
 class File(NamedTuple):
-    """One image file, as it was listed."""
+    """Describe one listed image file."""
 
     path: str
     """Below the tree's root, with forward slashes."""
@@ -45,7 +45,7 @@ class File(NamedTuple):
 
 @dataclass(frozen=True)
 class Tree:
-    """What lies in a folder of images."""
+    """Hold the listing of a folder of images."""
 
     root: Path
     classes: tuple[str, ...]
@@ -64,7 +64,7 @@ class _Found(NamedTuple):
 
 
 class _Content(NamedTuple):
-    """The entries of one folder that are not hidden, by name."""
+    """Hold the entries of one folder that are not hidden, by name."""
 
     folders: dict[str, Path]
     images: list[_Found]
@@ -75,7 +75,7 @@ class _Content(NamedTuple):
 
 
 def read_tree(root: Path, *, trains_on: tuple[str, ...] = (), fault: Fault = refuse) -> Tree:
-    """Lists the images of a folder.
+    """List the images of a folder.
 
     Hidden files, folders of thumbnails and files that are not images (by their ending) are passed over; a note counts
     all but the hidden ones. Links are followed.
@@ -105,7 +105,7 @@ def read_tree(root: Path, *, trains_on: tuple[str, ...] = (), fault: Fault = ref
 
 
 def read_classes(root: Path, known: tuple[str, ...]) -> Tree:
-    """Lists the images of FOLDER/CLASS/*, labelled by the places of their classes in `known`.
+    """List the images of FOLDER/CLASS/*, labelled by the places of their classes in `known`.
 
     Raises:
         DataError: there are no class folders, one is not known, or one holds no images.
@@ -122,7 +122,7 @@ def read_classes(root: Path, known: tuple[str, ...]) -> Tree:
 
 
 def read_labelled(root: Path, known: tuple[str, ...]) -> tuple[Tree, str]:
-    """Lists the images of a folder that a classifier is to be scored on, labelled by the places of their classes.
+    """List the images of a folder to score a classifier on, labelled by the places of their classes.
 
     Args:
         root: FOLDER/test/CLASS/*, alone or beside a training split, which is passed over; else a training split
@@ -153,7 +153,7 @@ def read_labelled(root: Path, known: tuple[str, ...]) -> tuple[Tree, str]:
 
 
 def _scored_split(top: _Content) -> str:
-    """The folder of a split, test before train; "" where the folders are classes."""
+    """Return the folder of a split, test before train; "" where the folders are classes."""
     by_role = {name.lower(): name for name in sorted(top.folders)}
     for role in (*_TEST, *_TRAIN):
         if role in by_role:
@@ -165,7 +165,7 @@ def _scored_split(top: _Content) -> str:
 
 
 def images_below(folder: Path, fault: Fault = refuse, *, unused: Callable[[str], None] | None = None) -> list[Path]:
-    """All images of a folder at any depth, sorted; hidden files and files of other endings are passed over.
+    """List all images of a folder at any depth, sorted; hidden files and other endings are passed over.
 
     Args:
         folder: where to look.
@@ -180,7 +180,7 @@ def images_below(folder: Path, fault: Fault = refuse, *, unused: Callable[[str],
 
 
 def check_some_image(root: Path) -> None:
-    """Refuse a folder in which no image lies at any depth; the first one that is found ends the search.
+    """Refuse a folder without images at any depth; the search ends at the first image.
 
     Raises:
         DataError: there is none, as `read_tree` tells it. What cannot be read is left to that, too.
@@ -201,7 +201,7 @@ def check_some_image(root: Path) -> None:
 
 
 def _splits(root: Path, top: _Content, fault: Fault) -> tuple[str, str | None] | None:
-    """The names of the train and test folders; None where the folders are classes."""
+    """Return the names of the train and test folders; None where the folders are classes."""
     by_role = {name.lower(): name for name in sorted(top.folders)}
     train = next((by_role[name] for name in _TRAIN if name in by_role), None)
     test = next((by_role[name] for name in _TEST if name in by_role), None)
@@ -281,7 +281,7 @@ def _need_two(folder: Path, classes: tuple[str, ...], content: _Content, fault: 
 
 
 def _files(root: Path, content: _Content, classes: tuple[str, ...], fault: Fault) -> tuple[tuple[File, ...], _Content]:
-    """The images of all classes, and what was passed over beside them."""
+    """List the images of all classes, and the other files beside them."""
     files: list[File] = []
     passed = _nothing()
     labels = {name: label for label, name in enumerate(classes)}
@@ -300,7 +300,7 @@ def _files(root: Path, content: _Content, classes: tuple[str, ...], fault: Fault
 
 
 def _below(folder: Path, prefix: str, label: int, fault: Fault) -> tuple[list[File], _Content]:
-    """All images at any depth, named from `prefix` on, and what was passed over."""
+    """List all images at any depth, named from `prefix` on, and the other files."""
     files: list[File] = []
     passed = _nothing()
     waiting, seen = [(folder, prefix)], set()
@@ -357,7 +357,7 @@ def _content(folder: Path, fault: Fault) -> _Content:
 
 
 def _as_text(name: str) -> str:
-    """A name as the text that its bytes are in UTF-8, also where the environment says that names are ASCII."""
+    """Return a name as UTF-8 text, also where the environment declares names to be ASCII."""
     try:
         return name if name.isascii() else os.fsencode(name).decode("utf-8")
     except UnicodeError:
@@ -376,7 +376,7 @@ def _loose(folder: Path, content: _Content) -> tuple[str, ...]:
 
 
 def _nested(folder: Path, classes: tuple[str, ...], files: tuple[File, ...], above: int) -> tuple[str, ...]:
-    """The remark where every class folder holds only folders, which may be the classes that were meant.
+    """Write the remark for class folders that hold only folders, which may be the classes that were meant.
 
     One folder of the same name in every class, such as `images`, groups nothing.
 

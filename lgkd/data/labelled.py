@@ -1,4 +1,4 @@
-"""All labelled images of a folder, to score a classifier on: nothing is trained here, so nothing is held out."""
+"""Load all labelled images of a folder to score a classifier on: there is no training, so nothing is held out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ _SHOWN = 300
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """Images to score.
+    """Hold images to score.
 
     Attributes:
         data: its `test` holds them, its `train` nothing; its classes are those of the classifier.
@@ -39,7 +39,7 @@ def load_labelled(
     progress: Progress | None = None,
     greys: Greys | None = None,
 ) -> Labelled:
-    """All images of a folder whose class folders are named as a classifier's classes, or as some of them.
+    """Load all images of a folder whose class folders are named as (some of) a classifier's classes.
 
     Args:
         folder: as for `read_labelled`.
@@ -64,7 +64,7 @@ def load_labelled(
 
 
 def _as_trained_on(tree: Tree, data: DataSet, held_out: int, trained_on: Callable[[str], bool]) -> DataSet | None:
-    """The images that a training would have held out of these, if it was a training on these."""
+    """Return the images that a training on these would have held out."""
     try:
         train, test, _ = both_splits(Tree(tree.root, tree.classes, tree.test or (), None, ()))
     except DataError:  # a class of one image: nothing was trained on this

@@ -1,4 +1,4 @@
-"""From a name or a folder to a decoded data set."""
+"""Load and decode a data set by its name or folder."""
 
 from collections.abc import Callable
 from functools import partial
@@ -33,7 +33,7 @@ def load_dataset(
     offline: bool = False,
     greys: Greys | None = None,
 ) -> DataSet:
-    """The images of a named data set or of a folder, decoded.
+    """Load and decode the images of a named data set or of a folder.
 
     Args:
         name: a name of the catalogue, or a folder: FOLDER/train/CLASS/* with FOLDER/test/CLASS/* (`val`,
@@ -76,7 +76,7 @@ def load_dataset(
 
 
 def find_tree(name: str | Path, *, data_dir: str | Path | None = None, fault: Fault = refuse) -> tuple[str, Tree]:
-    """What a data set of files is called, and its listing; for `name` and `data_dir` see `load_dataset`.
+    """Return the name and the listing of a data set of files; for `name` and `data_dir` see `load_dataset`.
 
     Args:
         name: not `digits`, which has no files; of a named set only an image tree is found.
@@ -104,7 +104,7 @@ def _named_tree(info: DataSetInfo, data_dir: str | Path | None, fault: Fault) ->
 
 
 def _part_of(info: DataSetInfo, tree: Tree) -> list[str]:
-    """Notes where a tree holds another number of images than was published."""
+    """Write notes where a tree holds another number of images than was published."""
     splits = (("training", len(tree.train), info.train), ("test", len(tree.test or ()), info.test))
     return [
         f"{found:,} {split} images found, {info.name} was published with {published:,}"
@@ -114,7 +114,7 @@ def _part_of(info: DataSetInfo, tree: Tree) -> list[str]:
 
 
 def decode_to_score(name: str, tree: Tree, *, progress: Progress | None = None, greys: Greys | None = None) -> DataSet:
-    """Decode the images of a listing that was made for scoring; kept beside those of a training, not in their place."""
+    """Decode the images of a listing made for scoring, stored beside those of a training and not in their place."""
     listing = partial(cache_key, tree.root, None, (tree.train, tree.test or ()))
     about = f"to score: {tree.root.resolve()}"
     return _decoded(name, tree, None, True, progress, greys, lambda *more: published_key(about, [listing(*more)]))
@@ -159,7 +159,7 @@ def _decoded(
 
 
 def both_splits(tree: Tree) -> tuple[tuple[File, ...], tuple[File, ...], tuple[str, ...]]:
-    """The files to train on, the files to test on, and notes; a part is held out where there is no test split.
+    """Return the training files, the test files, and notes; a part is held out where there is no test split.
 
     Raises:
         DataError: a class has too few images to hold one out.

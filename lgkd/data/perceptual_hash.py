@@ -1,4 +1,4 @@
-"""Compute perceptual hashes: they stay when an image is saved anew, smaller or at lower quality.
+"""Compute perceptual hashes: they stay when an image is saved again, smaller or at lower quality.
 
 The hash is ImageHash's pHash, the signs of the lowest 8 x 8 frequencies: two images of unlike things seldom have nearly
 the same, but simple shapes before a plain ground do. So a small picture in colour is kept beside it.
@@ -27,7 +27,7 @@ class Trace(NamedTuple):
 
 
 def trace_of(pixels: NDArray[np.uint8]) -> Trace | None:
-    """Take the trace of an image, uint8 (H,W,3); None of one that is too small, or has one colour all over."""
+    """Compute the trace of an image, uint8 (H,W,3); None of one that is too small, or has one colour all over."""
     from imagehash import phash  # takes a second to import
 
     height, width = pixels.shape[:2]

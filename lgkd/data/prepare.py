@@ -25,7 +25,7 @@ _EXTRA_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Data:
-    """The images of one training.
+    """Hold the images of one training.
 
     Attributes:
         key: what teachers trained on it are kept under: the name of a named set, else the folder's name.
@@ -134,7 +134,7 @@ def make_augment(recipe: Recipe, data: Data, *, image_size: tuple[int, int], see
 
 
 def make_mixing(recipe: Recipe, data: Data, *, seed: int) -> Mixing:
-    """Mixup, cutmix and label smoothing."""
+    """Make mixup, cutmix and label smoothing."""
     return Mixing(recipe.mix, classes=len(data.classes), smoothing=recipe.label_smoothing, seed=seed)
 
 
@@ -149,7 +149,7 @@ def make_feed(
     processes: int = 1,
     teacher_sizes: Sequence[tuple[int, int]] = (),
 ) -> Feed:
-    """Training batches as the recipe draws them; of several processes each has its share.
+    """Make the loader of training batches; of several processes each has its share.
 
     Where the recipe shows teachers the stored images, each batch has a view for each teacher, (height, width) of
     `teacher_sizes`; one of the student's size sees the student's images.
@@ -186,7 +186,7 @@ def make_test_batches(
     rank: int = 0,
     processes: int = 1,
 ) -> PlainBatches:
-    """A split for evaluation (or this process's share), in large batches: no gradients are kept, so they are cheap."""
+    """Load a split for evaluation (or this process's share) in large batches, which are cheap without gradients."""
     pixels = image_size[0] * image_size[1]
     batch_size = max(16, min(512, 512 * 64 * 64 // pixels))
     plain = Plain(image_size, mean=mean, std=std, interpolation=interpolation)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Which samples a step of an epoch is made of: a pure function of (seed, epoch, step).
+"""Choose the samples of each step of an epoch: a pure function of (seed, epoch, step).
 
 A sample is known by its *key*: its place, plus the number of all places for every time that it came before
 in the same epoch. Draws go by key, so that a sample which comes twice looks different each time, and one
@@ -16,7 +16,7 @@ from lgkd.errors import InputError
 
 
 class Order:
-    """The keys of every global batch.
+    """Draw the keys of every global batch.
 
     An epoch is one pass over the real images, whose order is drawn anew for each epoch. Where an image is repeated,
     the epoch keeps its number of steps and shows only every `repeats`-th image, each `repeats` times in its
@@ -76,7 +76,7 @@ class Order:
         self.last = (rest or self._real) + self._extra_last
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
-        """The keys of each step's global batch from step `start` on: int64 (batch_size,), on the host."""
+        """Return the keys of each step's global batch from step `start` on: int64 (batch_size,), on the host."""
         shown = epoch_order(self._seed, epoch, self._count)
         more = self._extra_keys(epoch)
         slots = min(self._count, self.steps * self._real)
@@ -93,11 +93,11 @@ class Order:
             yield keys
 
     def places(self, keys: Tensor) -> Tensor:
-        """Where the samples of these keys lie: int64, on the host."""
+        """Return the places of the samples of these keys: int64, on the host."""
         return keys % self.total
 
     def _extra_keys(self, epoch: int) -> Tensor:
-        """The extra images of an epoch, one after the other: a stretch of a walk that never ends."""
+        """Return the extra images of an epoch, one after the other: a stretch of a walk that never ends."""
         if not self._extra_each:
             return torch.empty(0, dtype=torch.int64)
         length = (self.steps - 1) * self._extra_each + self._extra_last
@@ -112,7 +112,7 @@ class Order:
 
 
 def _parts(count: int, batch_size: int, share: float) -> tuple[int, int]:
-    """Real and extra images of a batch."""
+    """Return the numbers of real and extra images of a batch."""
     if not 0 < share < 1:
         raise InputError(f"the share of extra images is {share:g}; expected a number between 0 and 1")
     extra = math.floor(share * batch_size + 0.5)
@@ -129,6 +129,6 @@ def _parts(count: int, batch_size: int, share: float) -> tuple[int, int]:
 
 
 def _spread(real: Tensor, extra: Tensor) -> Tensor:
-    """Both in their own order, each evenly over the whole."""
+    """Merge both in their own order, each evenly over the whole."""
     at = torch.cat([(torch.arange(len(part)) + 0.5) / max(1, len(part)) for part in (real, extra)])
     return torch.cat([real, extra])[torch.argsort(at, stable=True)]

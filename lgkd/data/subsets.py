@@ -1,4 +1,4 @@
-"""Parts of a split: class-balanced subsets, and a held-out part. Pure functions of images and seed."""
+"""Choose parts of a split: class-balanced subsets and a held-out part. Pure functions of images and seed."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ def subset(
     seed: int = 0,
     classes: Sequence[str] = (),
 ) -> Images:
-    """A part of `images` that keeps the balance of the classes, in the order of `images`.
+    """Choose a part of `images` that keeps the balance of the classes, in the order of `images`.
 
     With the same seed, the larger of two subsets contains the smaller one, so a learning curve adds images
     and exchanges none.
@@ -55,7 +55,7 @@ def subset(
 
 
 def hold_out(images: Images, fraction: float, seed: int = 0, *, classes: Sequence[str] = ()) -> tuple[Images, Images]:
-    """Splits `images` in two: (the rest, the held-out part), each in the order of `images`.
+    """Split `images` in two: (the rest, the held-out part), each in the order of `images`.
 
     Args:
         images: what to split.
@@ -77,7 +77,7 @@ def hold_out(images: Images, fraction: float, seed: int = 0, *, classes: Sequenc
 def held_out_places(
     labels: Tensor, fraction: float, seed: int, describe: Callable[[int, Tensor], str]
 ) -> tuple[Tensor, Tensor]:
-    """The places of `hold_out`: int64 (rest,) and int64 (held out,), ascending.
+    """Return the places of `hold_out`: int64 (rest,) and int64 (held out,), ascending.
 
     Args:
         labels: int64 (N,).
@@ -99,7 +99,7 @@ def held_out_places(
 
 
 def _by_class(labels: Tensor) -> list[tuple[int, Tensor]]:
-    """Every label that occurs, with the places of its images, ascending."""
+    """Return every label that occurs, with the places of its images, ascending."""
     if len(labels) == 0:
         raise DataError("there are no images to choose from: give a split that holds some")
     values, counts = torch.unique(labels, return_counts=True)

@@ -1,4 +1,4 @@
-"""Checks of settings that end in one sentence: the field, the value that was found, the range."""
+"""Check settings; an error is one sentence: the field, the value that was found, the range."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ def number_within(
     *,
     low_open: bool = False,
 ) -> float:
-    """`value` as a float, if it is a finite number of the interval.
+    """Return `value` as a float, if it is a finite number of the interval.
 
     Args:
         field: how the user knows the setting, for the message.
@@ -33,7 +33,7 @@ def number_within(
 
 
 def one_of(field: str, value: object, choices: Sequence[str]) -> str:
-    """`value`, if it is one of `choices`.
+    """Return `value`, if it is one of `choices`.
 
     Raises:
         InputError: it is not.
@@ -44,7 +44,7 @@ def one_of(field: str, value: object, choices: Sequence[str]) -> str:
 
 
 def image_size_of(value: object) -> tuple[int, int]:
-    """(height, width) from one side or a pair of sides.
+    """Return (height, width) from one side or a pair of sides.
 
     Raises:
         InputError: a side is no positive whole number.
@@ -58,7 +58,7 @@ def image_size_of(value: object) -> tuple[int, int]:
 
 
 def colours(mean: Sequence[float], std: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """A checked normalisation: three means and three positive deviations, for pixels in [0, 1].
+    """Check a normalisation: three means and three positive deviations, for pixels in [0, 1].
 
     Raises:
         InputError: there are not three of each, or one is out of range.

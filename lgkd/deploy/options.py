@@ -1,4 +1,4 @@
-"""What can be chosen of an export, and whether it can be written. No torch in here."""
+"""Check the options of an export, and that it can be written. No torch in here."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ CARD = "README.md"
 
 
 def choose_formats(wanted: Sequence[str] | None, say: Callable[[str], None]) -> tuple[str, ...]:
-    """The formats to write, each once; all of them if none are asked for, ONNX only where its extra is installed.
+    """Return the formats to write, each once; all of them by default, ONNX only where its extra is installed.
 
     Raises:
         InputError: there is no such format.
@@ -43,7 +43,7 @@ def choose_formats(wanted: Sequence[str] | None, say: Callable[[str], None]) -> 
 
 
 def export_folder(run: Path, out: str | Path | None) -> Path:
-    """Where an export goes: the place that is named, else one below exports/ that is called as the run.
+    """Return the folder of an export: the named one, else one below exports/ with the name of the run.
 
     Raises:
         TakenError: something is there; nothing was touched.
@@ -62,5 +62,5 @@ def export_folder(run: Path, out: str | Path | None) -> Path:
 
 
 def _called(run: Path) -> str:
-    """A run's name; one of a series, which is called seed0 or seed0-guided, brings the name of its series."""
+    """Return a run's name; one of a series, which is called seed0 or seed0-guided, brings the name of its series."""
     return f"{run.parent.name}_{run.name}" if re.fullmatch(r"seed\d+(-\w+)?", run.name) else run.name

@@ -1,4 +1,4 @@
-"""What is exported: a finished run's student, and real images on which its copies are compared with it."""
+"""Load a finished run's student to export, and real images to compare its copies on."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ IMAGES = 32
 
 @dataclass(frozen=True)
 class Subject:
-    """A finished run and its student.
+    """Hold a finished run and its student.
 
     Attributes:
         folder: the run's.
@@ -40,7 +40,7 @@ class Subject:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
+        """Return (height, width) in pixels."""
         height, width = self.about["image_size"]
         return height, width
 
@@ -61,7 +61,7 @@ def read_subject(folder: Path, model: nn.Module | None) -> Subject:
 
 
 def environment_of(folder: Path) -> dict[str, str]:
-    """Versions of the packages that a run was trained with; nothing where its env.json cannot be read."""
+    """Return versions of the packages that a run was trained with; empty where its env.json cannot be read."""
     try:
         packages = json.loads((folder / ENV).read_text(encoding="utf-8"))["packages"]
         return {str(name): str(version) for name, version in packages.items() if version is not None}
@@ -77,7 +77,7 @@ def real_images(
     say: Callable[[str], None],
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, str]:
-    """At most `IMAGES` images, spread evenly, as the student takes them (B,3,H,W); and what they are of, in words.
+    """Return at most `IMAGES` images, spread evenly, as the student takes them (B,3,H,W); and their origin, in words.
 
     Args:
         subject: whose images.
@@ -119,6 +119,6 @@ def real_images(
 
 
 def _spread(count: int) -> Tensor:
-    """Places of at most `IMAGES` things out of `count`, evenly spread: int64."""
+    """Return places of at most `IMAGES` things out of `count`, evenly spread: int64."""
     most = min(IMAGES, count)
     return torch.arange(most) * count // most

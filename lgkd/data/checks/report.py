@@ -1,4 +1,4 @@
-"""Looking at a data set before anything is trained on it: counts, sizes, broken and odd files, copies, leaks.
+"""Check a data set before training: counts, sizes, broken and odd files, copies, leaks.
 
 A problem makes a training impossible or wrong from the start: the folder's structure, or a file that cannot be
 read. A remark is something to know. A leak is a remark, because published sets have some and are used all the same.
@@ -46,7 +46,7 @@ _EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Split:
-    """How many images of each class a split has; broken ones do not count."""
+    """Count the images of each class in a split; broken ones do not count."""
 
     name: str
     images: int
@@ -60,7 +60,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Size:
-    """Images of one size, upright, in pixels."""
+    """Count images of one size, upright, in pixels."""
 
     width: int
     height: int
@@ -69,7 +69,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of all images that can be read."""
+    """Summarise the sizes of all images that can be read."""
 
     different: int
     smallest: Size
@@ -86,7 +86,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Kind:
-    """Images that are not plain 8-bit RGB."""
+    """Count images that are not plain 8-bit RGB."""
 
     name: str
     images: int
@@ -97,7 +97,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Broken:
-    """An image file that cannot be read."""
+    """Name an image file that cannot be read."""
 
     name: str
     reason: str
@@ -105,7 +105,7 @@ class Broken:
 
 @dataclass(frozen=True)
 class Unused:
-    """Files in the data set's folder that are no images by their ending."""
+    """Count files in the data set's folder that are not images by their ending."""
 
     ending: str
     files: int
@@ -114,7 +114,7 @@ class Unused:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What was found in a data set."""
+    """Hold the findings on a data set."""
 
     name: str
     folder: str | None
@@ -141,7 +141,7 @@ class CheckReport:
     """What one should know."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain dictionaries, lists, numbers and words, for JSON."""
+        """Return plain dictionaries, lists, numbers and words, for JSON."""
         plain: dict[str, Any] = _plain(asdict(self))
         return plain
 
@@ -154,7 +154,7 @@ def check_dataset_images(
     downloading: Downloading | None = None,
     offline: bool = False,
 ) -> CheckReport:
-    """Look at every image of a data set; nothing stops at the first fault.
+    """Check every image of a data set; a fault does not stop the check.
 
     Files are decoded at full size, and none is kept. Of a decoded data set, of digits, and of what is read from a
     publisher's archive (downloaded, if need be), the tensors are looked at.
@@ -183,7 +183,7 @@ def check_dataset_images(
 
 
 def quick_check(dataset: DataSet, *, say: Callable[[str], None]) -> None:
-    """What one should know before the first epoch, of decoded images; of clean data nothing.
+    """Return the remarks on decoded images to read before the first epoch; empty for clean data.
 
     Images are compared once for a fingerprint: the result is kept in the user's store.
 
@@ -199,7 +199,7 @@ def quick_check(dataset: DataSet, *, say: Callable[[str], None]) -> None:
 
 
 def held_out_remarks(train: Images, held: Images) -> list[str]:
-    """The sentence on held-out images that are trained on all the same; of clean data none.
+    """Return the remark on held-out images that are also trained on; empty for clean data.
 
     Args:
         train: what is trained on.
@@ -213,7 +213,7 @@ def held_out_remarks(train: Images, held: Images) -> list[str]:
 
 
 def _has_files(source: str | Path, data_dir: str | Path | None) -> bool:
-    """Whether there is one file an image: not of digits, and not of a named set that lies here as an archive."""
+    """Return True where each image has a file: not for bundled data sets or an archive of the publisher's."""
     info = CATALOGUE.get(source) if isinstance(source, str) else None
     return info is None or tree_folder(info, data_dir) is not None
 
@@ -363,7 +363,7 @@ def _remarks(
     seen: Sequence[tuple[str, int, int]],
     notes: Sequence[str],
 ) -> tuple[str, ...]:
-    """All remarks, the leak first."""
+    """Return all remarks, the leak first."""
     said = [*about_copies(copies, test.images), *about_test_copies(copies), *about_near_copies(near, test.images)]
     said += about_balance(train.per_class)
     if not any("has no images of" in note for note in notes):
@@ -372,7 +372,7 @@ def _remarks(
 
 
 def _plain(value: Any) -> Any:
-    """Lists for tuples, so that what is written and what is read again are equal."""
+    """Replace tuples by lists, so that written and read results are equal."""
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}
     return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value

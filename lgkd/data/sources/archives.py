@@ -1,4 +1,4 @@
-"""Reading the members of tar and zip archives into memory. Nothing is ever extracted to a path that an archive names.
+"""Read the members of tar and zip archives into memory. Nothing is ever extracted to a path that an archive names.
 
 A tar archive is read once, from its beginning to its end; of a zip archive any member is read when it is asked for.
 Either may be larger inside than it looks outside, name places outside of its folder, or hold links and devices: all of
@@ -24,7 +24,7 @@ _GZIP = b"\x1f\x8b"
 def read_tar(
     path: Path, wanted: Mapping[str, int], *, max_bytes: int, max_members: int = 10_000
 ) -> Iterator[tuple[str, bytes]]:
-    """The wanted members of a tar archive (plain or gzip), with their content, in the archive's order.
+    """Yield the wanted members of a tar archive (plain or gzip), with their content, in the archive's order.
 
     Other regular files and folders are passed over.
 
@@ -62,7 +62,7 @@ def read_tar(
 
 
 class ZipMembers:
-    """The plain files of an opened zip archive."""
+    """Read the plain files of an opened zip archive."""
 
     def __init__(self, path: Path, archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> None:
         self._path = path
@@ -71,11 +71,11 @@ class ZipMembers:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Bytes of every file, unpacked, by its name without a leading './'."""
+        """Return the bytes of every file, unpacked, by its name without a leading './'."""
         return {name: member.file_size for name, member in self._members.items()}
 
     def read(self, name: str) -> bytes:
-        """What a file holds.
+        """Read the content of a file.
 
         Raises:
             DataError: it is cut, broken, or of another size than the archive says.
@@ -90,7 +90,7 @@ class ZipMembers:
 
 @contextmanager
 def opened_zip(path: Path, *, max_bytes: int, max_members: int) -> Iterator[ZipMembers]:
-    """The files of a zip archive.
+    """Open the files of a zip archive.
 
     Args:
         path: the archive.
@@ -128,7 +128,7 @@ def opened_zip(path: Path, *, max_bytes: int, max_members: int) -> Iterator[ZipM
 
 
 class _Capped:
-    """What a stream holds, up to a number of bytes."""
+    """Read a stream up to a number of bytes."""
 
     def __init__(self, stream: IO[bytes], path: Path, limit: int) -> None:
         self.stream = stream
@@ -178,7 +178,7 @@ def _content(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> b
 
 
 def _plain_name(path: Path, member: tarfile.TarInfo) -> str:
-    """The member's name without a leading './'."""
+    """Return the member's name without a leading './'."""
     name = _inside(path, member.name)
     if not (member.isdir() or member.isreg()) or member.issparse():
         kind = "a link" if member.issym() or member.islnk() else "a device" if member.isdev() else "no plain file"
@@ -187,14 +187,14 @@ def _plain_name(path: Path, member: tarfile.TarInfo) -> str:
 
 
 def _inside(path: Path, name: str) -> str:
-    """A member's name without a leading './'; refuses one that points outside."""
+    """Return a member's name without a leading './'; refuse one that points outside."""
     if not is_inside(name):
         raise DataError(f"{path} has a member {name!r}, which points outside: it is not the published archive")
     return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
 def is_inside(name: str) -> bool:
-    """Whether a name with forward slashes stays below the folder it is put in, on every system."""
+    """Return True for a name with forward slashes that stays below its folder, on every system."""
     parts = name.split("/")
     return not (name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0] or "\0" in name)
 

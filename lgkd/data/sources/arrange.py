@@ -1,4 +1,4 @@
-"""Image trees of named data sets from the files of their publishers, where lgkd does not download them.
+"""Make image trees of named data sets from the publisher's files, where lgkd does not download them.
 
 Everything is looked at before anything is written: lists, counts, names. The tree is there whole or not at all.
 """
@@ -21,7 +21,7 @@ Progress = Callable[[int, int], None]
 
 
 class Arranged(NamedTuple):
-    """A tree that was made."""
+    """Describe a tree that was made."""
 
     name: str
     folder: Path
@@ -31,7 +31,7 @@ class Arranged(NamedTuple):
 
 
 def arrangeable() -> tuple[str, ...]:
-    """The named sets that are laid out here."""
+    """Return the names of the sets that `lgkd arrange` lays out."""
     return tuple(name for name, info in CATALOGUE.items() if info.lists)
 
 
@@ -43,7 +43,7 @@ def arrange(
     link: bool = False,
     progress: Progress | None = None,
 ) -> Arranged:
-    """A named set as DATA_DIR/NAME/train/CLASS/* and DATA_DIR/NAME/test/CLASS/*, from its publisher's files.
+    """Make DATA_DIR/NAME/train/CLASS/* and DATA_DIR/NAME/test/CLASS/* from the files of a set's publisher.
 
     Args:
         name: "tiny-imagenet" or "chaoyang".
@@ -80,7 +80,7 @@ def arrange(
 
 @contextmanager
 def whole(folder: Path, advice: str) -> Iterator[Path]:
-    """A new folder beside `folder` to write into; it gets that name at the end, or goes where that does not come.
+    """Make a folder beside `folder` to write into; it is renamed to it at the end, or removed on failure.
 
     Args:
         folder: nothing, or an empty folder, may be there.

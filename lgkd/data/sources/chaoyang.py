@@ -26,7 +26,7 @@ class Chaoyang(Source):
     """Lay out train and test, by the publisher's labels."""
 
     def layout(self, info: DataSetInfo, files: PublisherFiles) -> dict[str, str]:
-        """For every image of the publisher's, its path in the tree.
+        """Map every image of the publisher's to its path in the tree.
 
         His layout: train.json and test.json are lists of {"name": "train/IMAGE.JPG", "label": 0 to 3}.
         """
@@ -54,7 +54,7 @@ class Chaoyang(Source):
 
 
 def _labelled(files: PublisherFiles, name: str) -> Iterator[tuple[str, int]]:
-    """The names and labels of a JSON list."""
+    """Yield the names and labels of a JSON list."""
     try:
         entries = json.loads(files.text(name))
     except (ValueError, RecursionError) as error:

@@ -26,7 +26,7 @@ _CHUNK = 4096
 
 
 class CifarLayout(NamedTuple):
-    """What lies where in a binary archive."""
+    """Describe the layout of a binary archive."""
 
     folder: str
     train: tuple[str, ...]
@@ -51,7 +51,7 @@ CIFAR = {
 
 
 class Decoded(NamedTuple):
-    """The images of both splits, train before test, each sorted by class and, within it, as in the archive."""
+    """Hold the images of both splits, train before test, each sorted by class and, within it, as in the archive."""
 
     pixels: NDArray[np.uint8]
     """(N,3,S,S)."""
@@ -62,7 +62,7 @@ class Decoded(NamedTuple):
 
 
 def read_cifar(info: DataSetInfo, archive: Path, allocate: Allocate, progress: Progress | None = None) -> Decoded:
-    """CIFAR-10 or CIFAR-100 from the publisher's binary archive.
+    """Read CIFAR-10 or CIFAR-100 from the publisher's binary archive.
 
     A record is one label byte (CIFAR-10), or a coarse and a fine one (CIFAR-100), and the pixels: all red ones row by
     row, then all green ones, then all blue ones.
@@ -111,7 +111,7 @@ def read_cifar(info: DataSetInfo, archive: Path, allocate: Allocate, progress: P
 
 
 def _class_names(text: bytes, info: DataSetInfo, archive: Path) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """The names in sorted order, and the place in that order of every published number."""
+    """Return the names in sorted order, and the place in that order of every published number."""
     names = [line.strip() for line in text.decode("utf-8", "replace").splitlines() if line.strip()]
     if len(set(names)) != info.classes or len(names) != info.classes:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Getting a published file: only over https, only of the published size and checksum, going on where it was cut.
+"""Download a published file: only over https, only of the published size and checksum, resumed where it was cut.
 
 What has arrived lies beside the target, as NAME.part, until its checksum is known to be right. Only the standard
 library is used, and filelock.
@@ -42,7 +42,7 @@ _WORTH_ANOTHER_TRY = (408, 425, 429, 500, 502, 503, 504)
 
 
 class _Failed(Exception):
-    """One connection did not bring the whole file."""
+    """Raised when one connection did not bring the whole file."""
 
     def __init__(self, reason: str, *, again: bool) -> None:
         super().__init__(reason)
@@ -51,14 +51,14 @@ class _Failed(Exception):
 
 
 def is_offline(offline: bool = False) -> bool:
-    """Whether no connection may be opened: by argument, or by LGKD_OFFLINE=1 in the environment."""
+    """Return True where no connection may be opened: by argument, or by LGKD_OFFLINE=1 in the environment."""
     return offline or os.environ.get(OFFLINE, "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
 def fetch(
     url: str, target: Path, *, size: int, sha256: str, progress: Progress | None = None, offline: bool = False
 ) -> Path:
-    """The published file at `target`, downloaded unless it lies there already.
+    """Download the published file to `target`, unless it is there already.
 
     A download that was cut, in this process or an earlier one, goes on from what has arrived, where the server can do
     that. A second process that wants the same file waits for the first.
@@ -96,7 +96,7 @@ def fetch(
 
 
 def verified(path: Path, *, size: int, sha256: str) -> Path:
-    """`path`, if it holds the published file.
+    """Return `path` if it holds the published file.
 
     Raises:
         DataError: it holds another one, or a part.
@@ -111,7 +111,7 @@ def verified(path: Path, *, size: int, sha256: str) -> Path:
 
 
 class _Source:
-    """An address, and what is known of the file there."""
+    """Hold an address, and the published facts of the file there."""
 
     def __init__(self, url: str, size: int, progress: Progress | None) -> None:
         self.url = url
@@ -123,7 +123,7 @@ class _Source:
         self.opener = urllib.request.build_opener(*handlers)
 
     def pour(self, part: Path) -> None:
-        """One connection: adds to `part` what it brings.
+        """Open one connection and append its bytes to `part`.
 
         Raises:
             _Failed: it did not bring all that was lacking.
@@ -211,7 +211,7 @@ def _download(source: _Source, part: Path, target: Path, sha256: str) -> None:
 
 
 def _fill(source: _Source, part: Path, target: Path) -> bool:
-    """Downloads until `part` has its whole size; says whether it was put together from several pieces."""
+    """Download until `part` has its whole size; return True where it was put together from several pieces."""
     pieced = False
     for attempt in range(TRIES):
         have = part.stat().st_size if part.exists() else 0
@@ -236,7 +236,7 @@ def _fill(source: _Source, part: Path, target: Path) -> bool:
 
 
 class _OnlySafe(urllib.request.HTTPRedirectHandler):
-    """Follows a server to another address only where that is as safe as the first."""
+    """Follow a redirect only to an address that is as safe as the first."""
 
     def __init__(self, start: str) -> None:
         self.start = start
@@ -255,7 +255,7 @@ def _must_be_safe(url: str) -> None:
 
 
 def _safe(url: str, *, here: bool) -> bool:
-    """https with a host; or http to this machine, where `here` allows that."""
+    """Accept https with a host; or http to this machine, where `here` allows that."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -273,7 +273,7 @@ def _on_this_machine(url: str) -> bool:
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether a connection that could not be opened is worth another try; without a network, one hears it at once."""
+    """Return True where a connection that could not be opened may be tried again; not without a network."""
     reason = getattr(error, "reason", error)
     if isinstance(reason, socket.gaierror | ssl.SSLCertVerificationError | ConnectionRefusedError | TimeoutError | str):
         return False

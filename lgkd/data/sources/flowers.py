@@ -20,7 +20,7 @@ _SLACK = 4 * 2**20
 
 
 def arrange_flowers(info: DataSetInfo, files: tuple[PublishedFile, ...], find: Find, folder: Path) -> Path:
-    """Flowers-102 as an image tree: FOLDER/{train,val,test}/class_NNN/image_NNNNN.jpg, by the official splits.
+    """Make the tree FOLDER/{train,val,test}/class_NNN/image_NNNNN.jpg of Flowers-102, by the official splits.
 
     The publisher numbers the classes and does not name them, so they are called class_001 and so on by his numbers.
     The tree is there whole or not at all. The JPEGs are written as they came.
@@ -52,7 +52,7 @@ def arrange_flowers(info: DataSetInfo, files: tuple[PublishedFile, ...], find: F
 
 
 def _flower_places(info: DataSetInfo, labels: Path, splits: Path) -> dict[str, str]:
-    """For every image's name in the archive, its path in the tree."""
+    """Map every image's name in the archive to its path in the tree."""
     (numbers,) = _numbers(labels, ("labels",))
     parts = dict(zip(("train", "val", "test"), _numbers(splits, ("trnid", "valid", "tstid")), strict=True))
     if not len(numbers) or numbers.min() < 1 or numbers.max() > info.classes:
@@ -71,7 +71,7 @@ def _flower_places(info: DataSetInfo, labels: Path, splits: Path) -> dict[str, s
 
 
 def _numbers(path: Path, names: tuple[str, ...]) -> list[NDArray[np.int64]]:
-    """Arrays of whole numbers from a MATLAB file, flat.
+    """Read arrays of whole numbers from a MATLAB file, flat.
 
     Raises:
         DataError: it cannot be read, or holds anything else under these names.

@@ -16,7 +16,7 @@ _LARGEST = 2**26
 
 
 class _Files(ABC):
-    """The publisher's files, packed or not."""
+    """Read the publisher's files, packed or not."""
 
     def __init__(self, where: Path, sizes: Mapping[str, int]) -> None:
         self.where = where
@@ -25,15 +25,15 @@ class _Files(ABC):
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """What a file holds."""
+        """Read the content of a file."""
 
     def put(self, name: str, place: Path) -> None:
-        """A file at its place in the tree."""
+        """Write a file at its place in the tree."""
         place.write_bytes(self.read(name))
 
 
 class _Folder(_Files):
-    """An unpacked archive. Links are followed: the folder is the user's own."""
+    """Read an unpacked archive. Links are followed: the folder is the user's own."""
 
     def __init__(self, where: Path, *, link: bool) -> None:
         sizes: dict[str, int] = {}
@@ -66,7 +66,7 @@ class _Folder(_Files):
 
 
 class _Packed(_Files):
-    """A zip archive."""
+    """Read a zip archive."""
 
     def __init__(self, where: Path, members: ZipMembers) -> None:
         super().__init__(where, members.sizes)
@@ -77,7 +77,7 @@ class _Packed(_Files):
 
 
 class PublisherFiles:
-    """The part of a source that holds the publisher's lists: the source itself, or one folder in it."""
+    """Read the folder that holds the publisher's lists: the source itself, or one folder in it."""
 
     def __init__(self, source: _Files, lists: Sequence[str]) -> None:
         self._files = source
@@ -100,11 +100,11 @@ class PublisherFiles:
             )
 
     def full(self, name: str) -> str:
-        """The name in the source itself."""
+        """Return the name in the source itself."""
         return self._prefix + name
 
     def text(self, name: str) -> str:
-        """The text of a list.
+        """Read the text of a list.
 
         Raises:
             DataError: it is missing, too large, or no text.
@@ -119,7 +119,7 @@ class PublisherFiles:
             raise DataError(f"{self.where / name} is no text: it is not the publisher's list") from error
 
     def images(self, names: Sequence[str]) -> None:
-        """Refuses images that are missing, empty or absurdly large."""
+        """Refuse images that are missing, empty or absurdly large."""
         for what, wrong in (
             ("lacks", [name for name in names if name not in self.sizes]),
             ("has empty files:", [name for name in names if not self.sizes.get(name, 1)]),
@@ -131,7 +131,7 @@ class PublisherFiles:
 
 
 def by_full_name(files: PublisherFiles, plan: Mapping[str, str]) -> dict[str, str]:
-    """A plan by the source's own names, once all its images are known to be there."""
+    """Return a layout by the source's own names, once all its images are known to be there."""
     files.images(list(plan))
     return {files.full(name): place for name, place in plan.items()}
 

@@ -14,7 +14,7 @@ class TinyImageNet(Source):
     """Lay out train and val, by WordNet id."""
 
     def layout(self, info: DataSetInfo, files: PublisherFiles) -> dict[str, str]:
-        """For every image of the publisher's, its path in the tree.
+        """Map every image of the publisher's to its path in the tree.
 
         His layout: wnids.txt names the classes; train/WNID/images/*.JPEG; val/images/*.JPEG with
         val/val_annotations.txt, of which a line is the image's name, its class and a box, set apart by tabs. The images

@@ -1,4 +1,4 @@
-"""Shear, shift and rotation of image batches, each image by an amount of its own.
+"""Shear, shift and rotate image batches, each image by its own amount.
 
 The convention is that of Pillow's `Image.transform(AFFINE)`: the centre of output pixel (x, y) lies at
 (x + 1/2, y + 1/2), is mapped into the input, and takes the fill colour when it lands outside; taps beyond
@@ -27,7 +27,7 @@ HAIR = 2.0**-10
 
 
 def tap_weights(part: Tensor, interpolation: Interpolation) -> list[Tensor]:
-    """Weights for a position `part` in [0, 1) of the pixels at -1, 0, 1, 2 (bicubic) or 0, 1 (bilinear)."""
+    """Compute weights for a position `part` in [0, 1) of the pixels at -1, 0, 1, 2 (bicubic) or 0, 1 (bilinear)."""
     d = part
     if interpolation == "bilinear":
         return [1.0 - d, d]
@@ -40,7 +40,7 @@ def tap_weights(part: Tensor, interpolation: Interpolation) -> list[Tensor]:
 
 
 def _whole_levels(values: Tensor, inside: Tensor, fill: Fill) -> Tensor:
-    """Values (n, 3, H, W) as levels, and the fill colour where `inside`, (n, 1, H, W), is 0 and not 1."""
+    """Convert values (n, 3, H, W) to levels, with the fill colour where `inside`, (n, 1, H, W), is 0 and not 1."""
     colour = sent(np.asarray(fill, dtype=np.uint8), values.device)[None, :, None, None]
     # Multiplied by 0 and 1: choosing between bytes takes twenty times as long on a CPU.
     kept = inside.to(torch.int16).to(torch.uint8)
@@ -48,7 +48,7 @@ def _whole_levels(values: Tensor, inside: Tensor, fill: Fill) -> Tensor:
 
 
 def _within(places: Tensor, first: Tensor | float, end: Tensor | float) -> Tensor:
-    """1 for whole numbers first <= place < end, 0 for others, of the same type.
+    """Return 1 for whole numbers first <= place < end, 0 for others, of the same type.
 
     Two cuts and a product: comparing takes five times as long on a CPU.
     """
@@ -56,7 +56,7 @@ def _within(places: Tensor, first: Tensor | float, end: Tensor | float) -> Tenso
 
 
 def _slid(images: Tensor, shift: Shift, fill: Fill, interpolation: Interpolation) -> Tensor:
-    """Each row reads its pixels `shift` further right: out(x) = in(x + shift).
+    """Read each row's pixels `shift` further right: out(x) = in(x + shift).
 
     Shears and translations are of this kind. The position between two pixels is the same along a row,
     so one gather and a few multiplications do what a general warp needs sixteen reads for.

@@ -1,4 +1,4 @@
-"""Operations on one large image at a time, in place, for CPUs.
+"""Change one large image at a time, in place, on CPUs.
 
 What `pixelops` and `warp` do to batches, with the same results to the level; there a table is read for every pixel,
 or a pixel looked up for every other one, while here a handful of vector instructions go over the image where it
@@ -90,7 +90,7 @@ def translate(image: Tensor, share: float, dimension: int, fill: Fill, interpola
 
 
 def _repeated(image: Tensor, start: int, length: int, dimension: int) -> Tensor:
-    """`length` lines from `start` on as float32; beyond the image its first and last are repeated."""
+    """Return `length` lines from `start` on as float32; beyond the image its first and last are repeated."""
     side = image.shape[dimension]
     shape = list(image.shape)
     shape[dimension] = length

@@ -1,4 +1,4 @@
-"""Which image files are meant by names of files, folders and patterns. No torch in here."""
+"""List image files by names of files, folders and patterns. No torch in here."""
 
 from collections.abc import Callable, Iterable
 from glob import glob, has_magic
@@ -12,7 +12,7 @@ from lgkd.errors import InputError
 def find_images(
     names: Iterable[str | Path], *, fault: Callable[[str], None], unused: Callable[[str], None] | None = None
 ) -> list[Path]:
-    """The image files that are meant, in the order of the names, each once.
+    """List the image files of these names, in the order of the names, each once.
 
     A file is taken whatever its name ends in. Of a folder, every image at any depth is taken, by its ending and in
     sorted order. A name that is neither is a pattern: `*`, `?` and `[...]` within a folder, `**` for any depth.

@@ -1,4 +1,4 @@
-"""Reading an exported ONNX file: what it says of itself, and its logits by ONNX Runtime (extra `onnx`)."""
+"""Read an exported ONNX file: its metadata, and its logits by ONNX Runtime (extra `onnx`)."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ ABOUT = "lgkd"
 
 
 class OnnxStudent:
-    """A student in an ONNX file, as a function from images to logits, on the CPU.
+    """Run a student in an ONNX file, as a function from images to logits, on the CPU.
 
     Args:
         data: the content of the file.
@@ -47,7 +47,7 @@ class OnnxStudent:
         self._input = self._session.get_inputs()[0].name
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits float32 (B,K) of normalised images float32 (B,3,H,W).
+        """Compute logits float32 (B,K) of normalised images float32 (B,3,H,W).
 
         Raises:
             InputError: ONNX Runtime fails, or what comes out is not (B,K).
@@ -85,7 +85,7 @@ def _about(data: bytes, origin: Path) -> dict[str, Any]:
 
 
 def _tensors(message: Any) -> Iterator[Any]:
-    """Every tensor in a protobuf message, at any depth: weights, constants, those of inner graphs and functions."""
+    """Yield every tensor of a protobuf message, at any depth: weights, constants, inner graphs and functions."""
     for field, value in message.ListFields():
         if field.message_type is None:
             continue
