@@ -1,9 +1,9 @@
 """Run the baseline: the loop that one writes by hand with PyTorch and timm.
 
 timm's transforms on PIL images in a `DataLoader`, an eager student, an eager teacher with forward hooks, locality
-guidance in a few lines, and the optimisers of torch and timm at their defaults. Nothing of lgkd's feed, guide, losses,
-engine or optimiser is in it. What a careful user does is done: as many workers as serve best, workers that
-persist, pinned memory, gradients set to None, cuDNN's search for the fastest convolution, no waiting for the device.
+guidance in a few lines, and the optimisers of torch and timm at their defaults. Nothing of lgkd's loader, guide,
+losses, engine or optimiser is in it. It does all that a careful user does: the fastest number of workers, persistent
+workers, pinned memory, gradients set to None, cuDNN's search for the fastest convolution, no waiting for the device.
 
 Letters in shapes: B batch, C channels, N tokens, D width, h w map size.
 """
@@ -173,7 +173,7 @@ class Plain:
     def lap(self, kind: str, precision: str, steps: int) -> float:
         """Return the seconds of so many steps: "data" for batches alone, "whole" for the training.
 
-        The first lap of a kind finds out whether no workers or one a thread serve better.
+        The first lap of a kind measures whether no workers or one a thread are faster.
         """
         chosen = self._fastest.get((kind, precision))
         if chosen is None:

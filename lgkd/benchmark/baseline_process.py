@@ -1,6 +1,6 @@
 """Run the plain loop in a separate process: memory, threads and global settings are not shared.
 
-It waits for orders while we are measured, and we wait while it is.
+It waits for requests while we are measured, and we wait while it is.
 """
 
 from functools import partial
@@ -25,7 +25,7 @@ class Rival:
 
     Attributes:
         batch_size: images a step.
-        precision: what "auto" has become.
+        precision: resolved from "auto".
     """
 
     def __init__(self, choices: Choices) -> None:
@@ -63,7 +63,9 @@ class Rival:
         try:
             good, value = self._here.recv()
         except EOFError:
-            raise InputError("the plain loop's process has ended without a word; try a smaller --batch-size") from None
+            raise InputError(
+                "the plain loop's process has ended without a message; try a smaller --batch-size"
+            ) from None
         if not good:
             raise value if isinstance(value, Exception) else RuntimeError(value)
         return value

@@ -26,7 +26,7 @@ class Peak:
 
     Attributes:
         flops: floating point operations a second; a multiplication and an addition are two.
-        size: of the square matrices with which it was reached.
+        size: of the square matrices that reached it.
     """
 
     flops: float
@@ -37,7 +37,7 @@ def count_flops(step: Callable[[], object]) -> int:
     """Count floating point operations of products, convolutions and attention in one call, backward included.
 
     A multiplication and an addition are two operations. Attention's backward counts five products, as it
-    computes its scores once more. Everything element-wise counts nothing.
+    computes its scores once more. Element-wise operations count nothing.
 
     Args:
         step: run once, eagerly.

@@ -14,10 +14,10 @@ from lgkd.models.registry import find
 from lgkd.runner.resolve import check_dataset, resolve_recipe
 
 CLASSES = 100
-"""Of made images."""
+"""Side of made images, in pixels."""
 
 SWEPT = {"batch-size": "batch_size", "image-size": "image_size", "images": "images"}
-"""What a sweep can vary, as typed and as an attribute of `Choices`."""
+"""Options that a sweep can vary, as typed and as an attribute of `Choices`."""
 
 _FREE = {"weight": 2.5, "name": None}
 _LOCALITY = SECTIONS["locality"](kind="locality", weight=2.5)
@@ -34,7 +34,7 @@ class Choices:
         student, teacher: names; both for a guided student, one of them for a training without a guide.
         student_options: reach the student's constructor.
         dataset: a named data set or a folder; None for made images.
-        data_dir: where a named data set lies.
+        data_dir: folder of named data sets.
         recipe: a shipped name or a YAML file; None for the one that fits.
         image_size, batch_size, precision: instead of the recipe's.
         overrides: "a.b=value" each.
@@ -45,7 +45,7 @@ class Choices:
         seed: of images and weights.
 
     Raises:
-        InputError: a choice that cannot be.
+        InputError: an option is out of range or does not fit the others.
     """
 
     student: str | None = None
@@ -68,7 +68,7 @@ class Choices:
     def __post_init__(self) -> None:
         if self.student is None and self.teacher is None:
             raise InputError(
-                "nothing to measure; name a --student, a --teacher, or both for a student that is guided, as in "
+                "nothing to measure; name a --student, a --teacher, or both for a guided student, as in "
                 "lgkd bench --student deit_tiny --teacher resnet56"
             )
         for name in (self.student, self.teacher):
@@ -161,7 +161,7 @@ def read_sweep(text: str) -> tuple[str, list[int]]:
     if not all(number.isdecimal() and int(number) > 0 for number in numbers):
         raise InputError(f"--sweep {text!r}: expected whole numbers above 0 with commas between them, like 32,64,128")
     if name == "images" and max(map(int, numbers)) > 1_000_000:
-        raise InputError(f"--sweep {text!r}: at most 1,000,000 images are made, they lie in a temporary file")
+        raise InputError(f"--sweep {text!r}: at most 1,000,000 images are made, in a temporary file")
     return SWEPT[name], sorted({int(number) for number in numbers})
 
 
@@ -169,10 +169,10 @@ def check_file(file: Path, option: str) -> Path:
     """Check that a file can be written to, before minutes are spent.
 
     Raises:
-        InputError: it is a folder, or its folder is not there.
+        InputError: it is a folder, or its folder does not exist.
     """
     if file.is_dir():
         raise InputError(f"{option} {file} is a folder, expected the name of a file")
     if not file.parent.is_dir():
-        raise InputError(f"{option} {file}: there is no folder {file.parent}; make it first")
+        raise InputError(f"{option} {file}: the folder {file.parent} does not exist; make it first")
     return file

@@ -23,7 +23,7 @@ class Stopwatch:
     """Add up durations by name; time of an inner part is not counted for the outer one.
 
     Args:
-        device: waited for whenever something begins or ends, so that a GPU's time falls to its cause.
+        device: synchronised at every start and stop, so that a GPU's time is counted for its cause.
     """
 
     def __init__(self, device: str) -> None:
@@ -110,10 +110,10 @@ def write_profile(step: Callable[[], object], device: str, file: Path, *, steps:
     """Profile some steps: write a table of the costliest operations to a file, return the five largest.
 
     Args:
-        step: what is profiled.
-        device: the profiler looks at both it and the host.
+        step: the profiled function.
+        device: profiled beside the host.
         file: text.
-        steps: how many.
+        steps: number of steps.
     """
     on_gpu = torch.device(device).type == "cuda"
     step()

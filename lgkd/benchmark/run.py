@@ -44,14 +44,14 @@ def bench(
         repeats: laps of every part, taken in turn.
         against: "plain" for a comparison with a loop written by hand, in the same rounds.
         profile: a text file for the costliest operations.
-        command: that asked for this.
-        say: called with what is being done.
+        command: as typed, for the document.
+        say: called with the current stage.
 
     Returns:
-        A JSON document; docs/performance.md says what every figure means.
+        A JSON document; docs/performance.md explains every figure.
 
     Raises:
-        InputError: a choice that cannot be.
+        InputError: an option is out of range or does not fit the others.
     """
     _check(steps, repeats)
     if against is not None:
@@ -126,7 +126,7 @@ def sweep(
         steps, repeats, command, say: as for `bench`.
 
     Raises:
-        InputError: a value that cannot be.
+        InputError: a value is out of range.
     """
     _check(steps, repeats)
     varied = [replace(choices, **{attribute: value}) for value in values]  # type: ignore[arg-type]

@@ -64,7 +64,7 @@ class Subject:
         feed, engine, guide: of the training; no guide without a teacher.
         batch_size: images a step.
         compiled: whether the training is one that `compile()` is to be called for.
-        model: what is trained, inside the engine's task.
+        model: the trained model, inside the engine's task.
     """
 
     def __init__(self, choices: Choices) -> None:
@@ -91,7 +91,7 @@ class Subject:
             seed=choices.seed,
             device=self.device,
             channels_last=is_convolutional(self.model),
-            compiled=False,  # the step is looked at part by part before it is compiled
+            compiled=False,  # the step is timed part by part before it is compiled
         )
         images = max(len(data.train), _USUAL_IMAGES) if choices.dataset is None else len(data.train)
         self.compiled = choose_compile(
@@ -130,7 +130,7 @@ class Subject:
     def parts(self, wanted: Sequence[str] = PARTS) -> list[Part]:
         """Return the timed parts.
 
-        "student" is the model alone, "guided" the model and its guide, both on batches that are there already;
+        "student" is the model alone, "guided" the model and its guide, both on batches drawn before;
         "whole" is the training. Without a guide there is no "guided".
 
         Args:
@@ -163,7 +163,7 @@ class Subject:
         torch.set_rng_state(self._random_state)
 
     def _step(self, engine: Engine, batch: Batch) -> None:
-        # Always the first step of a training: its rate is the warm-up's, so that nothing runs away.
+        # Always the first step of a training: its rate is the warm-up's, so that nothing diverges.
         engine.step(batch, 0, 0, self._meters)
 
     def _alone(self) -> None:

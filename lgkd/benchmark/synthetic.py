@@ -17,7 +17,7 @@ from lgkd.runner.build import is_convolutional
 
 _TEST_IMAGES = 512
 _BLOCK_BYTES = 32 << 20
-# Beyond this the images lie in a temporary file, as the decoded images of a large data set do.
+# Beyond this the images are stored in a temporary file, as the decoded images of a large data set do.
 _IN_MEMORY_BYTES = 256 << 20
 _CALIBRATION_IMAGES = 128
 

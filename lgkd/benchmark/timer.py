@@ -35,9 +35,9 @@ class Part:
     """Describe one timed part.
 
     Attributes:
-        name: of the thing.
+        name: of the part.
         images: that one step takes.
-        lap: does so many steps and returns the seconds that they took.
+        lap: runs so many steps and returns the seconds that they took.
     """
 
     name: str
@@ -98,7 +98,7 @@ def measure(parts: Sequence[Part], *, steps: int | None, repeats: int) -> dict[s
     """Time the parts in turn: A B C A B C ...
 
     Args:
-        parts: each with a name of its own.
+        parts: with distinct names.
         steps: of a lap; None for as many as take about half a second.
         repeats: rounds.
     """

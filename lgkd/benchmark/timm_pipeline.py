@@ -77,7 +77,7 @@ class Pipeline:
     Args:
         images: with the transform in them.
         batch_size: images a batch.
-        device: where batches are wanted.
+        device: of the batches.
     """
 
     def __init__(self, images: PillowImages, *, batch_size: int, device: str) -> None:

@@ -38,11 +38,11 @@ class Exported:
     """Describe a finished export.
 
     Attributes:
-        folder: where it lies.
-        differences: of every file, by how much a logit differs from the student's at most.
-        images: how many real images these were measured on.
-        source: what these images are, in words.
-        largest_logit: the student's largest on them, without its sign: what the differences are to be compared with.
+        folder: of the exported files.
+        differences: of every file, the largest difference of a logit from the student's.
+        images: number of real images that these were measured on.
+        source: origin of these images, in words.
+        largest_logit: the student's largest on them, without its sign, to compare the differences with.
         needs_lgkd: the safetensors file can be put into a model only with lgkd (or with the code of the student).
     """
 
@@ -76,7 +76,7 @@ def export_run(
         copies = _copies(subject, chosen, call)
         differences = {file: largest_difference(copy.logits, shown, expected) for file, copy in copies.items()}
     for file, difference in differences.items():
-        if not difference <= LIMIT:  # nor where it is no number
+        if not difference <= LIMIT:  # nor where it is not a number
             raise ModelError(
                 f"{file} differs from the student by {difference:.1e} in a logit on {len(shown)} images of {source}, "
                 f"expected at most {LIMIT:.0e}; nothing was written. Leave that format out with --format"
@@ -90,7 +90,7 @@ def export_run(
         write_json(scratch / EXPORT, about)
         card = model_card(subject, about, environment_of(run))
         write_whole(scratch / CARD, card.encode())
-        # Not the card, which people write on in.
+        # Not the card, which people edit.
         write_manifest(scratch, (STUDENT, EXPORT, *copies))
     return made
 

@@ -37,7 +37,7 @@ class Copy:
 
     Attributes:
         data: the content of its file.
-        logits: what that file computes: images (B,3,H,W) -> (B,K).
+        logits: function that the file computes: images (B,3,H,W) -> (B,K).
     """
 
     data: bytes
@@ -56,7 +56,7 @@ def follow(subject: Subject) -> ExportedProgram:
     """Trace the student as a graph of torch.export, for any number of images.
 
     Raises:
-        ModelError: it cannot be followed.
+        ModelError: it cannot be traced.
     """
     example = torch.zeros(2, 3, *subject.image_size)
     with _telling(subject, "torch.export"):
@@ -65,7 +65,7 @@ def follow(subject: Subject) -> ExportedProgram:
 
 def as_program(subject: Subject, program: ExportedProgram) -> Copy:
     """Write a file of torch.export, which torch alone loads; records of its origin are removed."""
-    # Where in whose files a layer was written is of no use to others, and names folders of this machine.
+    # The source lines of layers are of no use to others, and name folders of this machine.
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             for node in module.graph.nodes:
@@ -135,7 +135,7 @@ def _telling(subject: Subject, target: str) -> Iterator[None]:
             yield
     except Exception as error:  # the exporters raise anything
         first = error
-        while isinstance(first.__cause__, Exception):  # what they wrap says what happened
+        while isinstance(first.__cause__, Exception):  # the wrapped error has the cause
             first = first.__cause__
         text = next((line.strip() for line in str(first).splitlines() if line.strip()), type(first).__name__)
         name = subject.about["name"] or type(subject.student).__name__

@@ -22,21 +22,21 @@ def choose_formats(wanted: Sequence[str] | None, say: Callable[[str], None]) -> 
     """Return the formats to write, each once; all of them by default, ONNX only where its extra is installed.
 
     Raises:
-        InputError: there is no such format.
+        InputError: a format is unknown.
         MissingError: ONNX is asked for, and the extra is not installed.
     """
     if wanted is None:
         try:
             check_onnx_is_here()
         except MissingError as error:
-            say(f"no ONNX file is written: {error}")
+            say(f"the ONNX file is left out: {error}")
             return tuple(name for name in FORMATS if name != "onnx")
         return tuple(FORMATS)
     unknown = [name for name in wanted if name not in FORMATS]
     if unknown:
-        raise InputError(f"there is no format {unknown[0]!r} to export to; {did_you_mean(unknown[0], FORMATS)}")
+        raise InputError(f"unknown export format {unknown[0]!r}; {did_you_mean(unknown[0], FORMATS)}")
     if not wanted:
-        raise InputError(f"no format to export to is named; {did_you_mean('', FORMATS)}")
+        raise InputError(f"no export format is named; {did_you_mean('', FORMATS)}")
     if "onnx" in wanted:
         check_onnx_is_here()
     return tuple(name for name in FORMATS if name in wanted)
@@ -46,7 +46,7 @@ def export_folder(run: Path, out: str | Path | None) -> Path:
     """Return the folder of an export: the named one, else one below exports/ with the name of the run.
 
     Raises:
-        TakenError: something is there; nothing was touched.
+        TakenError: the folder is not empty; nothing was touched.
     """
     folder = Path(out).expanduser() if out is not None else Path("exports") / _called(run.resolve())
     if folder.exists() and not folder.is_dir():

@@ -88,7 +88,7 @@ def snippets(subject: Subject, about: Mapping[str, Any]) -> Iterator[str]:
     """
     files = about["files"]
     yield "With lgkd, from any format but torch.export:\n\n```sh\nlgkd predict . image.png\n```\n"
-    yield "Without it, images are made ready with Pillow:\n"
+    yield "Without it, images are prepared with Pillow:\n"
     deep = bool(subject.about.get("greys"))
     prepare = _PREPARE.format(
         longest=subject.about["longest_side"],

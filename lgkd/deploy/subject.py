@@ -49,14 +49,14 @@ def read_subject(folder: Path, model: nn.Module | None) -> Subject:
     """Read a run; `model` as for `load_student`.
 
     Raises:
-        InputError: no finished run lies there, or it names code that nobody else has named.
+        InputError: there is no finished run there, or it names code that is not trusted.
     """
     info = read_run(folder)
     if info["status"] != "finished":
-        raise InputError(f"{folder} is not finished ({info['status']}), so it has no student to export; go on with it: "
+        raise InputError(f"{folder} is not finished ({info['status']}), so it has no student to export; resume it by: "
                          f"lgkd resume {folder}")  # fmt: skip
     about = read_student(folder)
-    about["longest_side"] = longest_side_of(about, folder)  # which runs of older versions do not say
+    about["longest_side"] = longest_side_of(about, folder)  # which runs of older versions do not record
     return Subject(folder, info, about, load_student(folder, model=model).float())
 
 
@@ -81,9 +81,9 @@ def real_images(
 
     Args:
         subject: whose images.
-        given: files, folders and patterns; None: the test split of what the run was trained on.
-        data_dir: where a named data set lies.
-        say: told of what cannot be read in a folder.
+        given: files, folders and patterns; None: the test split of the run's data set.
+        data_dir: folder of named data sets.
+        say: called with a sentence on each unreadable file in a folder.
         progress: called with (done, total) images while a data set is decoded.
 
     Raises:

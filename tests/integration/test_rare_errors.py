@@ -73,7 +73,7 @@ def test_processes_need_a_gpu_each_and_must_all_meet(monkeypatch: pytest.MonkeyP
 def test_a_plain_loop_that_died_is_told() -> None:
     rival = Rival.__new__(Rival)
     rival._here = SimpleNamespace(recv=lambda: (_ for _ in ()).throw(EOFError))
-    with pytest.raises(InputError, match="the plain loop's process has ended without a word; try a smaller"):
+    with pytest.raises(InputError, match="the plain loop's process has ended without a message; try a smaller"):
         rival._answer()
 
 

@@ -31,7 +31,7 @@ class Source:
         plain: resizes and normalises, as in evaluation.
         longest_side: of the images as they are decoded, in pixels.
         greys: how greys of more than 8 bits are scaled to 8.
-        device: where it computes.
+        device: that it computes on.
     """
 
     logits: Callable[[Tensor], Tensor]
@@ -46,7 +46,7 @@ def open_source(place: Place, *, device: str, model: nn.Module | None = None) ->
     """Read a student.
 
     Args:
-        place: what `find_source` found.
+        place: returned by `find_source`.
         device: "cpu", "cuda" or "cuda:N"; ONNX files are run on a CPU.
         model: as for `load_student`.
 
@@ -66,7 +66,7 @@ def exported_bytes(path: Path) -> bytes:
     """Read an exported file, and compare it with the checksum of its export where that is stored.
 
     Raises:
-        InputError: it is not, or cannot be read.
+        InputError: the checksum differs, or the file cannot be read.
     """
     try:
         data = path.read_bytes()
@@ -121,7 +121,7 @@ def plain_of(about: dict[str, Any]) -> Plain:
 def longest_side_of(about: dict[str, Any], origin: Path) -> int:
     """Return the number of pixels to which the longer side of larger images is scaled down in decoding.
 
-    Runs of older versions do not say it; there it is what data sets of images of different sizes have.
+    Runs of older versions do not record it; there it is that of data sets of images of different sizes.
     """
     side = about.get("longest_side", DEFAULT_SIDE)
     if type(side) is not int or side < 1:

@@ -30,10 +30,10 @@ class Place:
 def find_source(source: str | Path) -> Place:
     """Find a run's folder, an exported folder, or a file in one of these.
 
-    Of a folder with several formats, safetensors is taken where its student has a name by which it can be made.
+    In a folder with several formats, safetensors is taken where its student can be made by its name.
 
     Raises:
-        InputError: nothing of the kind lies there, or it is a file of torch.export.
+        InputError: nothing of the kind is there, or it is a file of torch.export.
     """
     path = Path(source).expanduser()
     if path.suffix == ".pt2":

@@ -25,9 +25,9 @@ class Prediction:
 
     Attributes:
         image: the file.
-        classes: the most likely ones, the first of them first; nothing where the image cannot be read.
+        classes: the most likely ones, most likely first; empty where the image cannot be read.
         confidences: softmax of the logits for each of `classes`, 0 to 1.
-        error: why the image cannot be read; None: it could.
+        error: reason why the image cannot be read; None where it can.
     """
 
     image: Path

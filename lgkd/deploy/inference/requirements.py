@@ -11,7 +11,7 @@ def check_onnx_is_here() -> None:
     """Check that the extra is installed, without importing any of it.
 
     Raises:
-        MissingError: it is not.
+        MissingError: it is not installed.
     """
     lacking = [name for name in _NEEDED if find_spec(name) is None]
     if lacking:
