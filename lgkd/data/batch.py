@@ -25,9 +25,9 @@ class Batch:
         targets: class numbers, int64 (B,), or distributions over classes, float (B,K).
         views: for each guide the images of its teacher, (B,3,h,w) in the teacher's size and the student's
             normalisation; None, or none at all: they are made of `images`.
-        taught: for each guide the features of its teacher for these images, if they are known already; None, or none
-            at all: the teacher is run.
-        index: places of the samples in the data set, int64 (B,), on the host; None where nobody knows.
+        taught: for each guide the features of its teacher for these images, if computed already; None, or none at
+            all: the teacher is run.
+        index: places of the samples in the data set, int64 (B,), on the host; None where unknown.
     """
 
     images: Tensor

@@ -12,9 +12,9 @@ class DataSetInfo:
     """Describe a named data set: the facts that are known before an image of it is read."""
 
     name: str
-    """What `--dataset` takes."""
+    """Value of `--dataset`."""
     title: str
-    """One line for people."""
+    """One line to show."""
     classes: int
     train: int
     """Images in the training split."""
@@ -23,15 +23,15 @@ class DataSetInfo:
     image_size: int
     """Side of the square images, in pixels."""
     source: str
-    """Where the images come from."""
+    """Origin of the images."""
     note: str = ""
-    """What one should know before using it."""
+    """Remarks to read before using it."""
     trains_on: tuple[str, ...] = ("train",)
     """The folders whose images make up the training split."""
     shares: str = ""
     """The named set whose files it reads; empty for its own."""
     lists: tuple[str, ...] = ()
-    """Files of the publisher's by which his folder is told from an image tree, where `lgkd arrange` makes the tree."""
+    """Files that distinguish the publisher's folder from an image tree, where `lgkd arrange` makes the tree."""
 
     @property
     def folder(self) -> str:
@@ -43,7 +43,7 @@ class PublishedFile(NamedTuple):
     """Describe a file of a named data set, as published."""
 
     name: str
-    """What it is called in a folder."""
+    """Name in a folder."""
     url: str
     bytes: int
     sha256: str

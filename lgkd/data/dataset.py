@@ -35,7 +35,7 @@ class Images:
     names: tuple[str, ...]
     """Such as 'train/apple/0001.png', for messages."""
     rows: CheckedRows | None = None
-    """Compares pixels that are mapped from a file with what was written there, before they are first read."""
+    """Compares pixels that are mapped from a file with the written ones, before they are first read."""
     first: int = 0
     """The place of the first image among `rows`."""
 
@@ -95,13 +95,13 @@ class DataSet:
     """Names in sorted order; a label is a place in this list."""
     train: Images
     test: Images
-    """What accuracy is reported on."""
+    """Split to report accuracy on."""
     fingerprint: str
     """Hex digits; equal for equal images, labels and classes in the same order, see `fingerprint_of`."""
     notes: tuple[str, ...]
-    """What the user should hear, such as where a missing test split came from."""
+    """Notes for the user, such as the origin of a missing test split."""
     greys: Greys = UNKNOWN
-    """How greys of more than 8 bits were scaled to 8."""
+    """Scale of greys of more than 8 bits."""
 
     def statistics(self) -> tuple[Triple, Triple]:
         """Compute mean and standard deviation of each channel (red, green, blue) of the train split.

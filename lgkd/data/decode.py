@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 Progress = Callable[[int, int], None]
 Allocate = Callable[[tuple[int, ...]], NDArray[np.uint8]]
 Choose = Callable[[Mapping[int, Range]], Greys]
-"""Told of the values in the images of more than 8 bits, by place, it says how they are scaled."""
+"""Called with the values in the images of more than 8 bits, by place; returns their scale."""
 
 DEFAULT_SIDE = 256
 """The longest side, in pixels, of a canvas for images of different sizes."""
@@ -84,7 +84,7 @@ def decode(
     """Read images onto one canvas.
 
     Images of one size, not above `max_side`, are kept as they are. Otherwise the canvas is square, images
-    whose longer side exceeds `max_side` are scaled down (antialiased bicubic, aspect kept), and each lies in
+    whose longer side exceeds `max_side` are scaled down (antialiased bicubic, aspect kept), and each is placed in
     the upper left corner; the rest of the canvas repeats its border.
 
     Args:
@@ -118,7 +118,7 @@ def decode_readable(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32], dict[int, str]]:
     """Read images as `decode` does, but continue after broken ones.
 
-    What an image becomes does not depend on the others: only the canvas that it lies on does.
+    The pixels of an image do not depend on the others: only the canvas does.
 
     Args:
         paths: of the files.
@@ -126,8 +126,8 @@ def decode_readable(
         greys: the scale of greys of more than 8 bits; None: from 0 to 65,535.
 
     Returns:
-        pixels (M,3,S,T) and sizes (M,2) of the M images that can be read, in order; and why each of the others cannot,
-        by its place in `paths`.
+        pixels (M,3,S,T) and sizes (M,2) of the M images that can be read, in order; and for each of the others the
+        reason, by its place in `paths`.
     """
     job = _Job(Path(), [str(path) for path in paths], None)
     job.greys = greys or job.greys
@@ -149,11 +149,11 @@ class Look(NamedTuple):
     """Of the upright image, in pixels, as `width`."""
     width: int
     kinds: tuple[str, ...]
-    """What is special about it, of `KINDS`; nothing for 8-bit RGB."""
+    """Its deviations from 8-bit RGB, of `KINDS`; empty for 8-bit RGB."""
     digest: bytes
     """16 bytes; equal for equal decoded pixels and size, at full resolution."""
     trace: Trace | None = None
-    """By which near copies are found; None where it was not asked for, or the image shows too little."""
+    """Trace to find near copies; None where it was not asked for, or the image shows too little."""
 
 
 def survey(
@@ -171,7 +171,7 @@ def survey(
         names: relative paths.
         progress: called in this thread with (done, total) images.
         scale: of greys of more than 8 bits; None: from 0 to 65,535.
-        traced: whether what is needed to find near copies is looked at, too.
+        traced: whether traces to find near copies are computed, too.
     """
     job = _Job(root, names, progress)
     if scale is not None:
@@ -189,7 +189,7 @@ class _Job:
         self.names = names
         self.progress = progress
         self.broken: dict[int, str] = {}
-        """Why an image could not be read, by its place."""
+        """Reasons why images could not be read, by place."""
         self.greys = Greys()
         self._deep: list[int] = []
 
@@ -214,7 +214,7 @@ class _Job:
         sizes = set(self.each(self.stored_size, halves_before=0))
         sides = {frozenset(size) for size in sizes}
         if len(sides) == 1 and len(sides.pop()) == 2:
-            # All have the same two different sides: whether they lie or stand decides if they are equal.
+            # All have the same two different sides: they are equal if all are landscape or all are portrait.
             sizes = set(self.each(_shown_size))
         if not sizes:
             raise self.failure()
@@ -296,7 +296,7 @@ def _opened(path: Path) -> Image.Image:
     try:
         return Image.open(path, formats=read_formats())
     except UnidentifiedImageError:
-        if path.stat().st_size == 0:  # asked only then: on network file systems every look costs
+        if path.stat().st_size == 0:  # read only then: on network file systems every access costs
             raise ValueError("it is empty") from None
         with path.open("rb") as file:
             remedy = remedy_of(file.read(12))
@@ -356,7 +356,7 @@ def _scaled(size: tuple[int, int], longest: int) -> tuple[int, int]:
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 (upright) where none can be read."""
     if image.format == "TIFF":
-        image.load()  # Pillow turns it here; asked earlier, the tag would be obeyed twice
+        image.load()  # Pillow turns it here; read earlier, the tag would be applied twice
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except Exception as error:  # broken EXIF data does not make a broken image, and Pillow raises anything on it

@@ -1,8 +1,8 @@
 """Keep decoded images in the user's store, so that a data set is decoded once.
 
 An entry is a folder `cache/images/KEY/` of the store: `pixels.npy`, `sizes.npy`, `index.json` and the manifest of
-these. It is written beside its place, synced and renamed, so that it is there whole or not at all. Whatever is wrong
-with it, it is made anew, with a remark; whatever is wrong with the store, the images are decoded into memory. Pixels up
+these. It is written beside its place, synced and renamed, so that it is complete or absent. A damaged entry is made
+again, with a remark; where the store cannot be used, the images are decoded into memory. Pixels up
 to a size are compared with the manifest at once, those of larger entries block by block as they are first read.
 """
 
@@ -46,10 +46,10 @@ class Stored(NamedTuple):
     pixels: NDArray[np.uint8]
     """(N,3,S,T)."""
     sizes: NDArray[np.int32]
-    """(N,2): height and width of what each image fills."""
+    """(N,2): height and width that each image fills."""
     fingerprint: str
     about: dict[str, Any] | None = None
-    """What else has to be known of them and cannot be listed again, as JSON has it."""
+    """Further facts that cannot be listed again, as JSON has them."""
     rows: CheckedRows | None = None
     """Compares pixels with the manifest before they are first read; None where nothing is left to compare."""
 
@@ -61,7 +61,7 @@ Make = Callable[[Allocate], Stored]
 def cache_key(root: Path, max_side: int | None, splits: Iterable[Iterable[File]], *more: Any) -> str:
     """Return the name of an entry: its data set, a dash, and a digest of the listing.
 
-    A file counts as changed when its path, size or time of modification has. The part before the dash
+    A file counts as changed when its path, size or time of modification changed. The part before the dash
     depends on the folder, `max_side` and `more`, how else images are decoded: entries that share it are states of the
     same thing.
     """
@@ -85,7 +85,7 @@ def kept(key: str, count: int, make: Make) -> Stored:
 
     Args:
         key: from `cache_key` or `published_key`.
-        count: how many images there are.
+        count: number of images.
         make: called once, if at all; its errors are passed on and leave nothing behind.
 
     Returns:
@@ -102,7 +102,7 @@ def kept(key: str, count: int, make: Make) -> Stored:
     try:
         # Not tempfile's folder: nobody else may read that, and a store can be shared.
         made_in = Scratch(folder)
-    except OSError:  # a store that cannot be written costs time, not the training
+    except OSError:  # a store that cannot be written only costs time
         return make(in_memory)
     with made_in as scratch:
         made = make(lambda shape: _on_disk(scratch / PIXELS, shape))
@@ -156,7 +156,7 @@ def _checked(folder: Path, pixels: NDArray[np.uint8], manifest: Mapping[str, Ent
         pixels,
         compare(folder / PIXELS, manifest).blocks,
         folder / PIXELS,
-        "it was put aside: run the same command again, which decodes the images anew",
+        "it was put aside: run the same command again, which decodes the images again",
         damaged=lambda: (folder / INDEX).unlink(missing_ok=True),  # without it there is no entry
     )
     if pixels.nbytes > _AT_ONCE:

@@ -20,9 +20,9 @@ class Extra:
     Attributes:
         images: decoded; labels are those of the data set.
         share: of a batch, between 0 and 1.
-        folder: where they were read.
+        folder: of their files.
         fingerprint: of the images and their labels.
-        notes: what the user should hear.
+        notes: for the user.
     """
 
     images: Images
@@ -40,7 +40,7 @@ def load_extra(folder: str | Path, dataset: DataSet, *, share: float, progress: 
 
     Args:
         folder: holds a folder of images for every class of the data set, or for some.
-        dataset: whose classes they are of.
+        dataset: that has their classes.
         share: of a batch.
         progress: called with (done, total) images while they are decoded.
 
@@ -59,7 +59,7 @@ def load_extra(folder: str | Path, dataset: DataSet, *, share: float, progress: 
     def make(allocate: Allocate) -> Stored:
         scale = Scale(0, dataset.greys)
         pixels, sizes = decode(root, names, max_side=side, allocate=allocate, progress=progress, scale=scale)
-        # By the folder's own classes: what is kept may serve another data set, which numbers them otherwise.
+        # By the folder's own classes: the stored images may serve another data set, which numbers them otherwise.
         own = Images(torch.from_numpy(pixels), torch.from_numpy(sizes), own_labels, names)
         return Stored(pixels, sizes, fingerprint_of(own_classes, own), scale.about())
 

@@ -1,7 +1,7 @@
 """Scale greys of more than 8 bits to 8, by a black and a white value.
 
-A file of 16 bits seldom uses them all: X-ray and microscopes have 10, 12 or 14. What the training images use is chosen
-once, kept with the student, and used for every image that it sees afterwards.
+A file of 16 bits seldom uses them all: X-ray and microscopes have 10, 12 or 14. The scale is chosen once, from the
+training images, stored with the student, and used for every image that it sees afterwards.
 """
 
 import math
@@ -23,7 +23,7 @@ FULL: Ends = (0, 65535)
 
 _MOST_BITS = 16
 _FEW = 4
-"""Where less than this part of a depth is in use, the range in use is what is scaled."""
+"""Where less than this part of a depth is in use, the range in use is scaled instead."""
 _PHOTOMETRIC = 262
 _WHITE_IS_ZERO = 0
 
@@ -36,7 +36,7 @@ class Range(NamedTuple):
     low: float
     high: float
     inverted: bool
-    """Whether its file says that 0 is white."""
+    """True if its file stores white as 0."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Greys:
     Attributes:
         whole: of whole numbers; None: no training image had such, and they are taken to fill 16 bits.
         floats: of floating-point numbers; None: no training image had such, and they cannot be read.
-        inverts: whether a file's word that 0 is white is heeded; older versions did not.
+        inverts: whether a file that stores white as 0 is inverted; older versions did not.
     """
 
     whole: Ends | None = None
@@ -64,7 +64,7 @@ UNKNOWN = Greys()
 """Of training images without such greys."""
 
 BEFORE = Greys(inverts=False)
-"""As students were trained before there was a choice."""
+"""Scale of students that were trained before there was a choice."""
 
 
 def read_greys(about: Mapping[str, Any], origin: object) -> Greys:
@@ -72,7 +72,7 @@ def read_greys(about: Mapping[str, Any], origin: object) -> Greys:
 
     Args:
         about: such as a student.json.
-        origin: where it came from, for the message.
+        origin: for the message.
 
     Raises:
         InputError: the key holds something else.
@@ -129,17 +129,17 @@ def as_eight_bits(image: Image.Image, greys: Greys) -> Image.Image:
     """Scale deep greys to 8 bits; values beyond black and white become these.
 
     Raises:
-        ValueError: what is white in them is not known.
+        ValueError: their white is unknown.
     """
     values = _values(image)
     if image.mode == "F":
         if greys.floats is None:
-            raise ValueError("its grey values are not of 8 or 16 bits, so what is white is unknown")
+            raise ValueError("its grey values are not of 8 or 16 bits, so their white is unknown")
         black, white = greys.floats
         levels = np.floor((values.astype(np.float64) - black) / (white - black) * 255 + 0.5)
     else:
         if greys.whole is None and (values.min() < 0 or values.max() > FULL[1]):
-            raise ValueError("its grey values are not of 8 or 16 bits, so what is white is unknown")
+            raise ValueError("its grey values are not of 8 or 16 bits, so their white is unknown")
         first, last = (int(end) for end in greys.whole or FULL)
         span = last - first
         levels = ((values.astype(np.int64) - first) * 255 + span // 2) // span
@@ -165,7 +165,7 @@ def choose(ranges: Sequence[Range]) -> Greys:
 
     Whole numbers are scaled by the depth in use, the fewest bits that hold them all (values up to 4,051: 12 bits, from
     0 to 4,095); where they use less than a quarter of it, are negative or need more than 16 bits, by the range in use.
-    Floating-point numbers are scaled from 0 to 1 where they lie there, else by the range in use.
+    Floating-point numbers are scaled from 0 to 1 where all are in that range, else by the range in use.
     """
     whole = [one for one in ranges if one.kind == "whole"]
     floats = [one for one in ranges if one.kind == "float"]
@@ -194,8 +194,8 @@ class Scale:
     """Choose the scale of a data set's deep greys while it is decoded, and report the choice.
 
     Args:
-        train: how many of the images, the first ones, are trained on.
-        given: what an earlier training chose; None: it is chosen now.
+        train: number of images, the first ones, that are trained on.
+        given: choice of an earlier training; None: it is chosen now.
     """
 
     def __init__(self, train: int, given: Greys | None = None) -> None:

@@ -1,7 +1,7 @@
 """List the images of a folder: splits, classes, files. Nothing is decoded here.
 
-Two layouts are understood: FOLDER/train/CLASS/* with FOLDER/test/CLASS/*, and FOLDER/CLASS/* without splits.
-Below CLASS, folders may go as deep as they like.
+Two layouts are supported: FOLDER/train/CLASS/* with FOLDER/test/CLASS/*, and FOLDER/CLASS/* without splits.
+Below CLASS, folders may be nested to any depth.
 """
 
 import os
@@ -17,14 +17,14 @@ from lgkd.data.image_formats import about_unused, is_passed_over, is_read, read_
 from lgkd.errors import DataError
 
 LAYOUT = "FOLDER/train/CLASS/* and FOLDER/test/CLASS/*, or FOLDER/CLASS/*"
-"""What a folder should look like, for messages."""
+"""Expected layout of a folder, for messages."""
 
 _TRAIN = ("train", "training")
 _TEST = ("test", "testing", "val", "valid", "validation")
 
 
 Fault = Callable[[str], None]
-"""Told of what keeps a folder from being trained on, in one sentence; raises, or lets the reading go on."""
+"""Called with one sentence on a fault that prevents a training on the folder; raises, or returns to continue."""
 
 
 def refuse(sentence: str) -> NoReturn:
@@ -84,11 +84,11 @@ def read_tree(root: Path, *, trains_on: tuple[str, ...] = (), fault: Fault = ref
         root: the folder.
         trains_on: the folders whose images are trained on, where more than one makes up the training split; each
             has all classes.
-        fault: told of empty classes, classes of one split only, a single class and what cannot be read. Where it
-            returns, the rest is listed: without that class, and without what cannot be read.
+        fault: called for empty classes, classes of one split only, a single class and unreadable files. Where it
+            returns, the rest is listed: without that class, and without unreadable files.
 
     Raises:
-        DataError: the folder does not follow a layout that is understood; and what `refuse` is told of.
+        DataError: the folder does not follow a supported layout; and from `refuse`.
     """
     top = _content(root, fault)
     if not top.folders:
@@ -168,9 +168,9 @@ def images_below(folder: Path, fault: Fault = refuse, *, unused: Callable[[str],
     """List all images of a folder at any depth, sorted; hidden files and other endings are passed over.
 
     Args:
-        folder: where to look.
-        fault: told of what cannot be read, such as a link that leads nowhere.
-        unused: told in one line of the files that are passed over, if there are any.
+        folder: to search.
+        fault: called for unreadable files, such as a broken link.
+        unused: called with one line on the files that are passed over, if there are any.
     """
     found, below = _below(folder, "", 0, fault)
     if unused is not None:
@@ -183,7 +183,7 @@ def check_some_image(root: Path) -> None:
     """Refuse a folder without images at any depth; the search ends at the first image.
 
     Raises:
-        DataError: there is none, as `read_tree` tells it. What cannot be read is left to that, too.
+        DataError: there is none, with the message of `read_tree`, which also reports unreadable files.
     """
     odd: list[str] = []
     waiting, seen = [root], set()
@@ -265,10 +265,10 @@ def _classes(folder: Path, content: _Content) -> tuple[str, ...]:
     if not content.folders:
         found = "images, but no class folders" if content.images else "no class folders"
         raise DataError(f"{folder} holds {found}: expected {folder.name}/CLASS/*")
-    # Bytes that are no text, as from an old archive: cards and reports are text, and could not hold such a class.
+    # Bytes that are not text, as from an old archive: cards and reports are text, and could not hold such a class.
     odd = [name for name in content.folders if name != name.encode("utf-8", "replace").decode()]
     if odd:
-        raise DataError(f"{folder} has a class folder whose name is no text ({odd[0]!r}); rename it")
+        raise DataError(f"{folder} has a class folder whose name is not text ({odd[0]!r}); rename it")
     return tuple(sorted(content.folders))
 
 
@@ -276,7 +276,7 @@ def _need_two(folder: Path, classes: tuple[str, ...], content: _Content, fault: 
     if len(classes) > 1:
         return
     inner = content.folders[classes[0]]
-    hint = f"; if the classes lie in {inner}, name that folder" if _content(inner, fault).folders else ""
+    hint = f"; if the classes are in {inner}, name that folder" if _content(inner, fault).folders else ""
     fault(f"{folder} has one class only, {classes[0]!r}: at least two are needed{hint}")
 
 
@@ -307,7 +307,7 @@ def _below(folder: Path, prefix: str, label: int, fault: Fault) -> tuple[list[Fi
     while waiting:
         current, prefix = waiting.pop()
         real = current.resolve()
-        if real in seen:  # a link that leads back up would never end
+        if real in seen:  # a link to a folder above would never end
             continue
         seen.add(real)
         content = _content(current, fault)
@@ -339,13 +339,13 @@ def _content(folder: Path, fault: Fault) -> _Content:
                             content.systems[name] += 1
                         continue
                     status = entry.stat() if not is_folder and is_read(ending) else None
-                except OSError as error:  # a link that leads nowhere, or to itself
+                except OSError as error:  # a broken link, or one to itself
                     fault(_unreadable(error, folder))
                     continue
                 if is_folder:
                     content.folders[_as_text(name)] = folder / name
                 elif status is not None:
-                    if not stat.S_ISREG(status.st_mode):  # reading from a pipe would wait for somebody who writes
+                    if not stat.S_ISREG(status.st_mode):  # reading from a pipe would wait for a writer
                         fault(f"{folder / name} is a pipe, a device or the like, expected an image; remove it")
                         continue
                     content.images.append(_Found(name, status.st_size, status.st_mtime_ns))
@@ -384,7 +384,7 @@ def _nested(folder: Path, classes: tuple[str, ...], files: tuple[File, ...], abo
         folder: holds the class folders.
         classes: their names.
         files: theirs.
-        above: how many folders stand before the class in a file's path.
+        above: number of folders before the class in a file's path.
     """
     groups: dict[tuple[str, str], None] = {}
     for file in files:
@@ -397,7 +397,7 @@ def _nested(folder: Path, classes: tuple[str, ...], files: tuple[File, ...], abo
     named = [f"{outer}/{inner}" for outer, inner in groups]
     return (
         f"every class folder of {folder} holds only folders ({listed(named)}): trained on are the outer ones "
-        f"({listed(list(classes))}); if the inner ones are the classes, lay them directly into {folder}",
+        f"({listed(list(classes))}); if the inner ones are the classes, move them directly into {folder}",
     )
 
 

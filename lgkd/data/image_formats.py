@@ -99,8 +99,8 @@ def about_unused(where: object, endings: Mapping[str, int], folders: Mapping[str
 
     Args:
         where: the folder.
-        endings: how many files that are not read as images have which ending.
-        folders: how many folders that systems make were passed over, by name.
+        endings: number of files of each ending that are not read as images.
+        folders: number of folders that systems make, by name, which were passed over.
     """
     parts = []
     if files := sum(endings.values()):

@@ -17,7 +17,7 @@ KINDS = {
     "turned by EXIF": "set upright",
     "another colour space": "RGB, no colour profile applied",
 }
-"""Images that are not plain 8-bit RGB, and what decoding makes of each kind."""
+"""Images that are not plain 8-bit RGB, and the result of decoding each kind."""
 
 
 def colours_of(image: Image.Image) -> list[str]:
@@ -32,7 +32,7 @@ def colours_of(image: Image.Image) -> list[str]:
         kinds.append("CMYK")
     elif not mode.startswith("RGB"):
         kinds.append("another colour space")
-    # Pillow reads 16-bit colours as 8-bit ones; only its instructions for the decoder tell.
+    # Pillow reads 16-bit colours as 8-bit ones; only its instructions for the decoder show it.
     if mode == "F":
         kinds.append("floating-point")
     elif is_deep(image):

@@ -23,7 +23,7 @@ class Labelled:
 
     Attributes:
         data: its `test` holds them, its `train` nothing; its classes are those of the classifier.
-        scored: which images they are, in words.
+        scored: description of the images, in words.
     """
 
     data: DataSet
@@ -44,7 +44,7 @@ def load_labelled(
     Args:
         folder: as for `read_labelled`.
         known: the classifier's classes, in the order of its logits.
-        held_out, trained_on: how many images the classifier was tested on, and whether a data set of a fingerprint is
+        held_out, trained_on: number of images the classifier was tested on, and whether a data set of a fingerprint is
             the one that it was trained on. Where this folder is that one, and has no test split, the images that were
             held out from the training are scored, and not those that were trained on.
         progress: called with (done, total) images while they are decoded.

@@ -41,9 +41,9 @@ def load_dataset(
             20 % of each class are held out (seed 0). A `Path` is always a folder. `digits` is scikit-learn's:
             8 x 8, grey 0..16 scaled to 0..255, in a fixed stratified split: two thirds to train, one third
             to test.
-        data_dir: where a named set lies: as data_dir/NAME/train/CLASS/* or data_dir/train/CLASS/*, or as the
+        data_dir: folder of named sets: as data_dir/NAME/train/CLASS/* or data_dir/train/CLASS/*, or as the
             publisher's files in data_dir or data_dir/NAME (flowers102-trainval reads those of flowers102). By
-            default ./data. After it `$LGKD_HOME/data` is searched, and what is nowhere is downloaded there. CIFAR
+            default ./data. After it `$LGKD_HOME/data` is searched, and missing files are downloaded there. CIFAR
             from the publisher's archive has, in each split, its images by class and, within a class, as in the
             archive.
         max_side: in pixels; images with a longer side are scaled down, see `lgkd.data.decode.decode`. None
@@ -52,12 +52,12 @@ def load_dataset(
         progress: called with (done, total) images while they are decoded; never when they are in the store.
         downloading: called with (name, done, total) while a file is downloaded, in bytes.
         offline: open no connection; LGKD_OFFLINE=1 in the environment does the same.
-        greys: how greys of more than 8 bits are scaled to 8, as a student's training chose it; if not given, it is
-            chosen by the training images.
+        greys: scale of greys of more than 8 bits, as chosen by a student's training; by default it is chosen from the
+            training images.
 
     Raises:
         InputError: the name is neither in the catalogue nor a folder, or `max_side` is out of range.
-        MissingError: a named set is not where it was looked for, and cannot be downloaded.
+        MissingError: a named set was not found and cannot be downloaded.
         DataError: the folder is not a data set, or images in it are broken, or a file is not the published one.
     """
     if max_side is not None and max_side < 1:
@@ -80,8 +80,8 @@ def find_tree(name: str | Path, *, data_dir: str | Path | None = None, fault: Fa
 
     Args:
         name: not `digits`, which has no files; of a named set only an image tree is found.
-        data_dir: where a named set lies.
-        fault: as for `read_tree`; told of a wrong number of classes, too.
+        data_dir: folder of named sets.
+        fault: as for `read_tree`; called for a wrong number of classes, too.
     """
     folder = known_or_folder(name)
     if folder is None:

@@ -35,7 +35,7 @@ class _Read:
             keys int64 (b,) on the host, where boxes are drawn.
         labels: int64 (B,) on the device, in the order that was asked for.
         keys: int64 (B,) on the host, in that order.
-        rows: int64 (B,) on the device: where in all parts together a sample lies; None where one part has all.
+        rows: int64 (B,) on the device: place of each sample in all parts together; None where one part has all.
     """
 
     parts: tuple[tuple[Tensor, Tensor, Tensor], ...]
@@ -58,19 +58,19 @@ class Feed:
 
     Args:
         images: the decoded split.
-        augment: draws what the model sees.
+        augment: makes the images that the model sees.
         mixing: mixup, cutmix and label smoothing.
         batch_size: images a step; with fewer images than that a batch is all of them.
         seed: of the order of the images.
         drop_last: leave out the last, smaller batch of an epoch.
-        device: where batches are wanted. A split that fits is moved there once.
-        rank, processes: which share of every global batch is this process's: the batch is cut into
+        device: of the batches. A split that fits is moved there once.
+        rank, processes: the share of this process: every global batch is cut into
             `processes` runs of nearly equal length, in order.
-        repeats: how often an image comes in its batch, with other draws each time; see `Order`.
+        repeats: number of times that an image is in its batch, with other draws each time; see `Order`.
         extra: more images of the same classes, which make up a share of every batch.
         extra_share: that share, between 0 and 1.
-        views: for each teacher that sees the stored image drawn anew, in its own size, what draws it (with the seed and
-            settings of `augment`); None for one that sees the student's image.
+        views: for each teacher that sees the stored image drawn again, in its own size, its augmentation (with the seed
+            and settings of `augment`); None for one that sees the student's image.
         read_ahead: whether a thread reads the next batch; None: where images have to be copied to a GPU.
     """
 
@@ -146,7 +146,7 @@ class Feed:
         self, epoch: int, start: int
     ) -> Iterator[tuple[list[int], _Read, _Read | None, torch.cuda.Event | None]]:
         """Yield stored images of some steps: how many images each, the samples and, where those are in another
-        process's share, their partners; and what to wait for, where they are copied on another stream."""
+        process's share, their partners; and the event to wait for, where they are copied on another stream."""
         height, width = self._augment.image_size
         share_of_batch = -(-self.batch_size // self._processes)
         at_once = max(1, _PIXELS_AT_ONCE // (share_of_batch * height * width))
@@ -216,7 +216,7 @@ class PlainBatches:
         images: the decoded split.
         plain: resizes and normalises.
         batch_size: images at once.
-        device: where batches are wanted.
+        device: of the batches.
         rank, processes: the split is cut into `processes` runs of nearly equal length; this is one of them.
     """
 
@@ -276,7 +276,7 @@ class _Store:
             self._images.check(places)
         on_device = sent(places.numpy(), self._device)
         if self.streams:
-            # Read into pinned memory: a copy from there waits for nothing.
+            # Read into pinned memory: a copy from there is asynchronous.
             rows = torch.empty((len(places), *self._pixels.shape[1:]), dtype=torch.uint8, pin_memory=True)
             pixels = torch.index_select(self._pixels, 0, places, out=rows).to(self._device, non_blocking=True)
         else:

@@ -1,6 +1,6 @@
 """Find named data sets: image trees, publishers' files, and the error where there is neither.
 
-Searched in this order: `data_dir` (by default ./data), then the user's store. What is downloaded goes to the store.
+Searched in this order: `data_dir` (by default ./data), then the user's store. Downloads go to the store.
 """
 
 import shlex
@@ -15,7 +15,7 @@ from lgkd.data.sources.download import OFFLINE, fetch, is_offline, verified
 from lgkd.errors import DataError, InputError, MissingError
 
 Downloading = Callable[[str, int, int], None]
-"""Called with a file's name, the bytes that have come, and all of them."""
+"""Called with a file's name, the bytes received, and all of them."""
 
 
 def known_or_folder(name: str | Path) -> Path | None:
@@ -31,7 +31,7 @@ def known_or_folder(name: str | Path) -> Path | None:
         raise InputError(f"the name of the data set is empty: {expected}")
     try:
         folder = Path(name).expanduser()
-    except RuntimeError:  # "~" where there is no home: the sign itself
+    except RuntimeError:  # "~" without a home folder: the sign itself
         folder = Path(name)
     if folder.is_dir():
         return folder
@@ -68,7 +68,7 @@ def tree_folder(info: DataSetInfo, data_dir: str | Path | None) -> Path | None:
     """Return the first folder with all training folders and test, or None; the publisher's own does not count."""
     places = [*_searched(info, data_dir), arranged(info)]
     if data_dir is None:
-        places.remove(folder_of(data_dir))  # ./data itself holds data sets, and is none
+        places.remove(folder_of(data_dir))  # ./data itself holds data sets, and is not one
     wanted = (*info.trains_on, "test")
     return next((p for p in places if all((p / part).is_dir() for part in wanted) and not _is_raw(info, p)), None)
 
@@ -84,9 +84,9 @@ def published_file(
     """Find a file of the publisher's, or download it into the store, and verify its checksum.
 
     Raises:
-        MissingError: it is not here and cannot be got. With a `data_dir` that is not there nothing is downloaded: it is
-            rather mistyped.
-        DataError: what lies there, or what came, is not the published file.
+        MissingError: it is not here and cannot be downloaded. With a `data_dir` that does not exist, which is probably
+            mistyped, nothing is downloaded.
+        DataError: the file there, or the downloaded one, is not the published file.
     """
     for place in _searched(info, data_dir):
         if (place / file.name).is_file():
@@ -104,10 +104,10 @@ def published_file(
 def files_here(info: DataSetInfo, data_dir: str | Path | None) -> Path | None:
     """Return the first folder with all of the publisher's files, by name and size; their content is not read."""
 
-    def lies(place: Path, file: PublishedFile) -> bool:
+    def is_here(place: Path, file: PublishedFile) -> bool:
         return (place / file.name).is_file() and (place / file.name).stat().st_size == file.bytes
 
-    return next((p for p in _searched(info, data_dir) if all(lies(p, file) for file in published(info))), None)
+    return next((p for p in _searched(info, data_dir) if all(is_here(p, file) for file in published(info))), None)
 
 
 def absent(
@@ -117,9 +117,9 @@ def absent(
 
     Args:
         info: the data set.
-        data_dir: where it was to lie.
-        offline: whether that is why it was not downloaded.
-        as_tree: whether nothing but an image tree will do.
+        data_dir: folder of named sets.
+        offline: whether downloads were turned off.
+        as_tree: whether an image tree is required.
     """
     files = () if as_tree else published(info)
     looked = ", ".join(str(place) for place in _searched(info, data_dir))
@@ -147,7 +147,7 @@ def _arranging(info: DataSetInfo, data_dir: str | Path | None, raw: Path | None)
         where = " --data-dir ANOTHER"
     elif data_dir is not None:
         where = f" --data-dir {shlex.quote(str(data_dir))}"
-    source = "" if raw is not None else f" (his zip or folder; `lgkd datasets {info.name}` says whose)"
+    source = "" if raw is not None else f" (his zip or folder; `lgkd datasets {info.name}` names the publisher)"
     return f"lay out the publisher's files by: lgkd arrange {info.name} {place}{where}{source}"
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 SIDE = 16
-"""Of the small picture, in pixels. Images with a shorter side show too little to tell a copy from a likeness."""
+"""Side of the small picture, in pixels. Images with a shorter side are too small to distinguish copies."""
 
 _LONGEST = 256
 _FLAT = 4.0

@@ -16,7 +16,7 @@ def ahead(items: Iterator[Item]) -> Iterator[Item]:
         items: only that thread runs it, and never more than one item ahead.
 
     Raises:
-        Whatever `items` raises, when its turn comes. Closed early, the generator waits for the item that is being
+        Any error of `items`, when its turn comes. Closed early, the generator waits for the item that is being
         made, and leaves no thread behind.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="lgkd-feed") as thread:

@@ -28,17 +28,17 @@ class Data:
     """Hold the images of one training.
 
     Attributes:
-        key: what teachers trained on it are kept under: the name of a named set, else the folder's name.
-        source: what the user called it.
-        train, test: decoded splits; `train` is the chosen subset, less what is held out.
+        key: name for teachers trained on it: of a named set, else of the folder.
+        source: as given by the user.
+        train, test: decoded splits; `train` is the chosen subset without the held-out images.
         val: held-out training images on which the best epoch is chosen; None: none are.
-        subset: which part of the training split that is, in words; None for all of it.
+        subset: the chosen part of the training split, in words; None for all of it.
         extra: more training images, which make up a share of every batch; None: there are none.
         fingerprint: of the whole data set and the extra images.
         mean, std: normalisation of the student's images.
-        notes: what the user should hear.
-        greys: how greys of more than 8 bits were scaled to 8.
-        left_out: how many training images are left out as near copies; None: that was not asked for.
+        notes: for the user.
+        greys: scale of greys of more than 8 bits.
+        left_out: number of training images left out as near copies; None: not requested.
     """
 
     key: str

@@ -1,8 +1,8 @@
 """Choose the samples of each step of an epoch: a pure function of (seed, epoch, step).
 
-A sample is known by its *key*: its place, plus the number of all places for every time that it came before
-in the same epoch. Draws go by key, so that a sample which comes twice looks different each time, and one
-that comes once draws as if nothing could be repeated. Places count the real images first, then the extra ones.
+A sample is known by its *key*: its place, plus the number of all places for every time that it occurred before
+in the same epoch. Draws depend on the key, so that a sample which occurs twice looks different each time, and one
+that occurs once draws as without repetition. Places count the real images first, then the extra ones.
 """
 
 import math
@@ -18,27 +18,27 @@ from lgkd.errors import InputError
 class Order:
     """Draw the keys of every global batch.
 
-    An epoch is one pass over the real images, whose order is drawn anew for each epoch. Where an image is repeated,
+    An epoch is one pass over the real images, whose order is drawn again for each epoch. Where an image is repeated,
     the epoch keeps its number of steps and shows only every `repeats`-th image, each `repeats` times in its
     batch (Hoffer et al., 2020; timm's RepeatAugSampler). Other than in timm, where the copies of an image
     go to different processes, the batch holds all of them in one process, too; with several processes they are
     spread. Where `repeats` does not divide the real images of a batch, the copies of one image fall into two
     neighbouring batches.
 
-    Extra images are walked through in an order of their own, which goes on from epoch to epoch and is drawn anew for
-    each pass. They lie evenly among the real ones, so that every process has its share.
+    Extra images have their own order, which continues from epoch to epoch and is drawn again for each pass. They are
+    spread evenly among the real ones, so that every process has its share.
 
     Args:
-        count: how many real images there are.
+        count: number of real images.
         batch_size: images a step, real and extra; with too few real images for that the batch is smaller.
         seed: of the run.
         drop_last: leave out the last, smaller batch of an epoch.
-        repeats: how often an image comes in its batch.
-        extra: how many extra images there are.
+        repeats: number of times that an image is in its batch.
+        extra: number of extra images.
         extra_share: of every batch, rounded to whole images.
 
     Attributes:
-        total: how many places there are; key modulo `total` is the place.
+        total: number of places; key modulo `total` is the place.
         batch_size: images a step.
         steps: of an epoch.
         last: images in the last batch of an epoch.
@@ -71,7 +71,7 @@ class Order:
         self._count, self._extra = count, extra
         self._seed, self._repeats = seed, repeats
         rest = 0 if drop_last else count % self._real
-        # Halves go up, as everywhere where images are counted out.
+        # Halves are rounded up, as for all counts of images.
         self._extra_last = math.floor(rest * self._extra_each / self._real + 0.5) if rest else self._extra_each
         self.last = (rest or self._real) + self._extra_last
 
@@ -85,7 +85,7 @@ class Order:
             again = slot % self._repeats
             keys = shown[slot // self._repeats] + self.total * again
             if self._repeats > 1:
-                # All images before any comes again: processes that share the batch then see different copies.
+                # All images before any is repeated: processes that share the batch then see different copies.
                 keys = keys[torch.argsort(again, stable=True)]
             if self._extra_each:
                 mixed_in = more[step * self._extra_each : (step + 1) * self._extra_each]

@@ -25,10 +25,10 @@ def subset(
     and exchanges none.
 
     Args:
-        images: what to choose from.
+        images: to choose from.
         fraction: share of every class, in (0, 1]; rounded to the nearest count and at least one image.
         per_class: images of every class. Give this or `fraction`; with neither, all images are kept.
-        seed: which of the many subsets.
+        seed: selects one of the many subsets.
         classes: their names, for messages.
 
     Raises:
@@ -58,10 +58,10 @@ def hold_out(images: Images, fraction: float, seed: int = 0, *, classes: Sequenc
     """Split `images` in two: (the rest, the held-out part), each in the order of `images`.
 
     Args:
-        images: what to split.
+        images: to split.
         fraction: share of every class to hold out, in (0, 1); rounded to the nearest count, but every class
             keeps at least one image on each side.
-        seed: which of the many splits.
+        seed: selects one of the many splits.
         classes: their names, for messages.
 
     Raises:
@@ -112,7 +112,7 @@ def _shuffled(members: Tensor, seed: int) -> Tensor:
 
 
 def _nearest(fraction: float | None, count: int) -> int:
-    # Halves go up: Python's round() goes to even, and counts would not grow evenly with the fraction.
+    # Halves are rounded up: Python's round() rounds to even, and counts would not grow evenly with the fraction.
     return math.floor((fraction or 0.0) * count + 0.5)
 
 

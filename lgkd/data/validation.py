@@ -17,11 +17,11 @@ def number_within(
     """Return `value` as a float, if it is a finite number of the interval.
 
     Args:
-        field: how the user knows the setting, for the message.
+        field: name of the setting, for the message.
         low, high: ends of the interval; they belong to it, `low` not where `low_open`.
 
     Raises:
-        InputError: `value` is no number, not finite or outside.
+        InputError: `value` is not a number, not finite or outside.
     """
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         number = float(value)
@@ -36,7 +36,7 @@ def one_of(field: str, value: object, choices: Sequence[str]) -> str:
     """Return `value`, if it is one of `choices`.
 
     Raises:
-        InputError: it is not.
+        InputError: it is not one of them.
     """
     if isinstance(value, str) and value in choices:
         return value
@@ -47,7 +47,7 @@ def image_size_of(value: object) -> tuple[int, int]:
     """Return (height, width) from one side or a pair of sides.
 
     Raises:
-        InputError: a side is no positive whole number.
+        InputError: a side is not a positive whole number.
     """
     sides = (value, value) if isinstance(value, int) else value
     if isinstance(sides, Sequence) and not isinstance(sides, str) and len(sides) == 2:

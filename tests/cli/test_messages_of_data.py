@@ -128,7 +128,7 @@ def test_a_class_that_no_list_has_is_named(given: Callable[..., Path]) -> None:
     source = given("tiny-imagenet", change={"train/n99999999/images/n99999999_0.JPEG": jpeg(1)})
     said = refused_to_arrange(DataError, "tiny-imagenet", source)
     assert said.endswith("/train has the class 'n99999999', which wnids.txt lacks")
-    with pytest.raises(MissingError, match=r"there is no .*: expected the publisher's zip archive, or the folder"):
+    with pytest.raises(MissingError, match=r".* does not exist: expected the publisher's zip archive, or its folder"):
         arrange("chaoyang", "nowhere.zip")
 
 
@@ -226,7 +226,7 @@ def batch(**parts: torch.Tensor) -> Iterator[torch.Tensor]:
         ({"sizes": torch.full((2, 3), 8)}, r"sizes have shape (2, 3); expected (2, 2): height and width of each"),
         (
             {"sizes": torch.tensor([[8, 8], [9, 8]])},
-            "image 1 of the batch is said to be 9 x 8; expected at least 1 x 1 and at most the stored 8 x 8",
+            "image 1 of the batch has the size 9 x 8; expected at least 1 x 1 and at most the stored 8 x 8",
         ),
     ],
 )

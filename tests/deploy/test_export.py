@@ -350,7 +350,8 @@ def test_without_the_extra_onnx_is_left_out_with_a_remark_or_refused(
     assert made.differences.keys() == {"student.safetensors", "student.pt2"}
     (sentence,) = told
     assert sentence == (
-        "the ONNX file is left out: ONNX needs onnxscript, which is not installed; get it with: pip install 'lgkd[onnx]'"
+        "the ONNX file is left out: ONNX needs onnxscript, which is not installed; "
+        "get it with: pip install 'lgkd[onnx]'"
     )
     with pytest.raises(MissingError, match=r"ONNX needs onnxscript, which is not installed; get it with: pip install"):
         lgkd.export(world.guided_run, tmp_path / "other", formats=["onnx"])

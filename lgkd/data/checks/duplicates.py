@@ -16,7 +16,7 @@ from lgkd._internal.paths import home
 from lgkd.data.dataset import DataSet, Images
 
 FORMAT = 1
-"""Counted up whenever what is kept, or how it is found, changes."""
+"""Version of the stored result and of the search; counted up with every change."""
 
 LISTED = 10_000
 """Pairs of one sort that are listed; all are counted."""
@@ -52,7 +52,7 @@ class Copies:
     """Hold the images that a data set has more than once, pixel for pixel.
 
     Every image after the first of its content counts once: as a copy where an earlier one has its class, else as a
-    contradiction. A test image that a training image equals is a leak, whatever else it is.
+    contradiction. A test image that a training image equals is a leak in any case.
     """
 
     train_copies: Pairs = Pairs()
@@ -126,7 +126,7 @@ def _digests(images: Images, places: Iterable[int], most: int | None) -> Iterato
     length = images.pixels[:1].numel()
     skipped = 0 if most is None or length <= most else (length - most) // 2
     places = list(places)
-    if not skipped:  # where parts are looked at, comparing whole blocks would read all images
+    if not skipped:  # where parts are compared, comparing whole blocks would read all images
         images.check(torch.tensor(places, dtype=torch.int64))
     for place in places:
         digest = blake2b(sizes[8 * place : 8 * place + 8], digest_size=16)
@@ -202,7 +202,7 @@ def _keep(dataset: DataSet, copies: Copies) -> None:
     if not _has_a_place(dataset):
         return
     place = home() / "cache" / "checks" / f"{dataset.fingerprint}.json"
-    # A store that cannot be written, or a file name that is no text, costs time at the next training, nothing else.
+    # A store that cannot be written, or a file name that is not text, only costs time at the next training.
     with suppress(OSError, ValueError):
         place.parent.mkdir(parents=True, exist_ok=True)
         write_json(place, _about(dataset) | {"copies": asdict(copies)})

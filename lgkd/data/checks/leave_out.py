@@ -33,7 +33,7 @@ def without_near_copies(dataset: DataSet) -> tuple[Images, LeftOut, str]:
     Images are compared once for a fingerprint: the result is kept in the user's store.
 
     Raises:
-        DataError: nothing would be left of a class.
+        DataError: a class would have no images left.
     """
     left_out = _read(dataset)
     if left_out is None:
@@ -103,6 +103,6 @@ def _keep(dataset: DataSet, left_out: LeftOut) -> None:
     if place is None:
         return
     record = {**_about(dataset), **{name: list(places) for name, places in left_out._asdict().items()}}
-    with suppress(OSError):  # a store that cannot be written costs time at the next training, nothing else
+    with suppress(OSError):  # a store that cannot be written only costs time at the next training
         place.parent.mkdir(parents=True, exist_ok=True)
         write_json(place, {**record, "sha256": json_sha256(record)})

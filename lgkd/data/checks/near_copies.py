@@ -44,7 +44,7 @@ class Traced(NamedTuple):
     traces: Sequence[Trace | None]
     """None: of an image that cannot be compared."""
     digests: Sequence[bytes] | None = None
-    """Equal for equal images, which are no near copies but copies; None: these are found as well."""
+    """Equal for equal images, which are copies and not near copies; None: these are found as well."""
 
 
 def find_near_copies(train: Traced, test: Traced) -> NearCopies:
@@ -110,9 +110,9 @@ def _nearest(part: _Part, others: _Part, *, earlier: bool) -> dict[int, int]:
     """Find every image that is a near copy of another one, with the place of the one that it is most like.
 
     Args:
-        part: whose images.
-        others: among which it is looked for.
-        earlier: only among those before it.
+        part: with the images.
+        others: to search in.
+        earlier: search only those before it.
     """
     found: dict[int, int] = {}
     for start in range(0, len(part.hashes), _ROWS):

@@ -9,9 +9,9 @@ from lgkd.data.checks.near_copies import NearCopies
 TINY_CLASS = 20
 """Classes with fewer training images are named by the check."""
 TINY_IN_TRAINING = 5
-"""Classes with fewer training images are named before every training: few images are what many are here for."""
+"""Classes with fewer training images are named before every training: lgkd is for small data sets."""
 LOPSIDED = 10
-"""From this many times the smallest class on, the largest one is worth a remark."""
+"""From this many times the smallest class on, the largest one gets a remark."""
 TINY_SIDE = 4
 """Images with a shorter side, in pixels, are named."""
 

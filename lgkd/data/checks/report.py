@@ -91,7 +91,7 @@ class Kind:
     name: str
     images: int
     becomes: str
-    """What decoding makes of them."""
+    """Result of decoding them."""
     examples: tuple[str, ...]
 
 
@@ -118,7 +118,7 @@ class CheckReport:
 
     name: str
     folder: str | None
-    """None for images that come from no folder."""
+    """None for images without a folder."""
     classes: tuple[str, ...]
     train: Split
     test: Split
@@ -136,9 +136,9 @@ class CheckReport:
     copies: Copies
     near_copies: NearCopies = field(default_factory=NearCopies)
     problems: tuple[str, ...] = field(default=())
-    """What makes a training impossible or wrong."""
+    """Faults that make a training impossible or wrong."""
     remarks: tuple[str, ...] = field(default=())
-    """What one should know."""
+    """Remarks to read before a training."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain dictionaries, lists, numbers and words, for JSON."""
@@ -156,20 +156,20 @@ def check_dataset_images(
 ) -> CheckReport:
     """Check every image of a data set; a fault does not stop the check.
 
-    Files are decoded at full size, and none is kept. Of a decoded data set, of digits, and of what is read from a
-    publisher's archive (downloaded, if need be), the tensors are looked at.
+    Files are decoded at full size, and none is kept. Of a decoded data set, of digits, and of a
+    publisher's archive (downloaded, if need be), the tensors are checked.
 
     Args:
         source: a name, a folder, or a loaded `DataSet`.
-        data_dir: where a named set lies.
+        data_dir: folder of named sets.
         progress: called with (done, total) images.
         downloading: called with (name, done, total) while a file is downloaded, in bytes.
         offline: open no connection; LGKD_OFFLINE=1 in the environment does the same.
 
     Raises:
         InputError: no such name and no such folder.
-        MissingError: a named set is not where it was looked for, and cannot be downloaded.
-        DataError: the folder's layout is none that is understood.
+        MissingError: a named set was not found and cannot be downloaded.
+        DataError: the folder's layout is not supported.
     """
     if isinstance(source, DataSet):
         return _of_dataset(source)
@@ -202,8 +202,8 @@ def held_out_remarks(train: Images, held: Images) -> list[str]:
     """Return the remark on held-out images that are also trained on; empty for clean data.
 
     Args:
-        train: what is trained on.
-        held: what the epoch is chosen on.
+        train: images to train on.
+        held: images to choose the epoch on.
     """
     parts = [
         Part(images.names, images.labels.tolist(), digests)
@@ -285,7 +285,7 @@ def _of_tree(name: str, tree: Tree, problems: list[str], progress: Progress | No
         imbalance=imbalance(train.per_class),
         copies=copies,
         near_copies=near,
-        # The same folder may have been listed twice on the way.
+        # The same folder may have been listed twice.
         problems=tuple(dict.fromkeys(problems)),
         remarks=_remarks(train, test, copies, near, seen, notes),
     )

@@ -1,8 +1,8 @@
 """Read the members of tar and zip archives into memory. Nothing is ever extracted to a path that an archive names.
 
 A tar archive is read once, from its beginning to its end; of a zip archive any member is read when it is asked for.
-Either may be larger inside than it looks outside, name places outside of its folder, or hold links and devices: all of
-that is refused, whoever made it.
+Either may unpack to more than its size suggests, name places outside of its folder, or hold links and devices: all of
+that is refused.
 """
 
 import gzip
@@ -31,8 +31,8 @@ def read_tar(
     Args:
         path: the archive.
         wanted: the largest size in bytes, for every name that must be there.
-        max_bytes: how much the archive may hold in all, headers and members that are passed over included.
-        max_members: how many members it may have.
+        max_bytes: largest total size, unpacked, with headers and members that are passed over.
+        max_members: largest number of members.
 
     Raises:
         DataError: a member is a link or a device, names a place outside, or is too large; there are too many; a
@@ -78,7 +78,7 @@ class ZipMembers:
         """Read the content of a file.
 
         Raises:
-            DataError: it is cut, broken, or of another size than the archive says.
+            DataError: it is cut, broken, or not of the size that the archive records.
         """
         member = self._members[name]
         with _as_data_error(self._path, "a zip"), self._archive.open(member) as stream:
@@ -94,12 +94,12 @@ def opened_zip(path: Path, *, max_bytes: int, max_members: int) -> Iterator[ZipM
 
     Args:
         path: the archive.
-        max_bytes: how much its members may hold in all, unpacked.
-        max_members: how many it may have, folders included.
+        max_bytes: largest total size of its members, unpacked.
+        max_members: largest number of members, folders included.
 
     Raises:
         DataError: a member is a link, a device or encrypted, names a place outside, or is there twice; there are too
-            many; they hold too much; it is no zip archive.
+            many; they hold too much; it is not a zip archive.
     """
     with _as_data_error(path, "a zip"):
         archive = zipfile.ZipFile(path)
@@ -107,7 +107,7 @@ def opened_zip(path: Path, *, max_bytes: int, max_members: int) -> Iterator[ZipM
         found = archive.infolist()
         if len(found) > max_members:
             raise DataError(f"{path} has more than {max_members:,} members: it is not the published archive")
-        # No member can hold more than it says, so that what they say can be added up before one is read.
+        # No member can hold more than its recorded size, so that these can be added up before one is read.
         if sum(member.file_size for member in found) > max_bytes:
             raise DataError(f"{path} holds more than {max_bytes:,} bytes: it is not the published archive")
         members: dict[str, zipfile.ZipInfo] = {}
@@ -153,7 +153,7 @@ def _opened(path: Path, max_bytes: int) -> Iterator[tarfile.TarFile]:
             packed = plain.read(2) == _GZIP
             plain.seek(0)
             stream: IO[bytes] = gzip.GzipFile(fileobj=plain, mode="rb") if packed else plain  # type: ignore[assignment]
-            # A stream is read forwards only, so that the cap sees every byte and sparse offsets lead nowhere.
+            # A stream is read forwards only, so that the cap counts every byte and sparse offsets have no effect.
             archive = tarfile.open(fileobj=_Capped(stream, path, max_bytes), mode="r|")  # type: ignore[call-overload]  # noqa: SIM115
         with archive:
             yield archive
@@ -208,7 +208,7 @@ _BROKEN = (
     OSError,
     ValueError,
     OverflowError,
-    NotImplementedError,  # a way of packing that Python does not know
+    NotImplementedError,  # an unknown compression method
 )
 
 

@@ -1,6 +1,6 @@
 """Make image trees of named data sets from the publisher's files, where lgkd does not download them.
 
-Everything is looked at before anything is written: lists, counts, names. The tree is there whole or not at all.
+Lists, counts and names are checked before anything is written. The tree is complete or absent.
 """
 
 import os
@@ -46,16 +46,16 @@ def arrange(
     """Make DATA_DIR/NAME/train/CLASS/* and DATA_DIR/NAME/test/CLASS/* from the files of a set's publisher.
 
     Args:
-        name: "tiny-imagenet" or "chaoyang".
+        name: one of `arrangeable()`.
         source: the publisher's zip archive, or the folder that it unpacks to (or the one around that).
-        data_dir: where named sets lie; by default ./data. It is made if it is not there.
+        data_dir: folder of named sets; by default ./data. It is made if it does not exist.
         link: hard links instead of copies, from a folder on the same disk.
         progress: called with (done, total) images.
 
     Raises:
         InputError: no such name, or the tree cannot be written, or not by links.
-        MissingError: there is no `source`.
-        TakenError: something lies where the tree is to go.
+        MissingError: `source` does not exist.
+        TakenError: the folder of the tree is not empty.
         DataError: lists or images are missing, counts are wrong, or a name points outside.
     """
     info = CATALOGUE.get(name)
@@ -83,8 +83,8 @@ def whole(folder: Path, advice: str) -> Iterator[Path]:
     """Make a folder beside `folder` to write into; it is renamed to it at the end, or removed on failure.
 
     Args:
-        folder: nothing, or an empty folder, may be there.
-        advice: what to do where it cannot be written, for the message.
+        folder: absent or empty.
+        advice: for the message where it cannot be written.
 
     Raises:
         InputError: it cannot be written.
@@ -92,7 +92,7 @@ def whole(folder: Path, advice: str) -> Iterator[Path]:
     try:
         with Scratch(folder) as scratch:
             yield scratch
-            if hasattr(os, "sync"):  # once, since thousands of small files take long one by one
+            if hasattr(os, "sync"):  # once, since syncing thousands of small files one by one is slow
                 os.sync()
             scratch.rename(folder)
     except OSError as error:

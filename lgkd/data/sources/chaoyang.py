@@ -18,7 +18,7 @@ CHAOYANG = {
 """Chaoyang's classes in the order of the publisher's labels 0 to 3, each with its images in train and in test.
 
 The names and counts are those of the README that comes with the data, which names the classes in this order. It does
-not say which label is which; but no two counts are equal, so files whose labels mean anything else are refused.
+not map labels to names; but no two counts are equal, so files whose labels mean anything else are refused.
 """
 
 
@@ -58,14 +58,14 @@ def _labelled(files: PublisherFiles, name: str) -> Iterator[tuple[str, int]]:
     try:
         entries = json.loads(files.text(name))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{files.where / name} is no JSON ({error}): put the publisher's list") from error
+        raise DataError(f"{files.where / name} is not JSON ({error}): put the publisher's list") from error
     if not isinstance(entries, list):
-        raise DataError(f"{files.where / name} holds no list: put the publisher's")
+        raise DataError(f"{files.where / name} does not hold a list: put the publisher's")
     for number, entry in enumerate(entries, start=1):
         found = (entry.get("name"), entry.get("label")) if isinstance(entry, dict) else (None, None)
         if not isinstance(found[0], str) or type(found[1]) is not int:
             raise DataError(
-                f'entry {number} of {files.where / name} is no {{"name": "FOLDER/IMAGE.JPG", "label": NUMBER}}'
+                f'entry {number} of {files.where / name} is not {{"name": "FOLDER/IMAGE.JPG", "label": NUMBER}}'
             )
         yield found[0], found[1]
 

@@ -1,7 +1,6 @@
 """Read CIFAR-10 and CIFAR-100 from the publisher's binary archives.
 
-Nothing is unpickled: the binary records are bytes at fixed places. Classes come out in sorted order of their names, as
-from an image tree.
+Nothing is unpickled: the binary records are bytes at fixed places. Classes are sorted by name, as from an image tree.
 """
 
 from collections.abc import Sequence
@@ -68,13 +67,13 @@ def read_cifar(info: DataSetInfo, archive: Path, allocate: Allocate, progress: P
     row, then all green ones, then all blue ones.
 
     Args:
-        info: how many classes and images there are, and the side of an image.
+        info: number of classes and images, and the side of an image.
         archive: a tar archive, its checksum verified.
         allocate: makes the array of pixels.
         progress: called with (done, total) images.
 
     Raises:
-        DataError: the archive is not laid out like that.
+        DataError: the archive has another layout.
     """
     layout = CIFAR[info.name]
     record = layout.head + 3 * info.image_size**2

@@ -1,7 +1,7 @@
 """Download a published file: only over https, only of the published size and checksum, resumed where it was cut.
 
-What has arrived lies beside the target, as NAME.part, until its checksum is known to be right. Only the standard
-library is used, and filelock.
+The partial file is stored beside the target, as NAME.part, until its checksum is verified. Only the standard library
+and filelock are used.
 """
 
 import errno
@@ -32,7 +32,7 @@ TRIES = 6
 """Connections that may fail or be cut before a download gives up."""
 
 _PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""Seconds to wait after each failure: a server that restarts needs some."""
+"""Seconds to wait after each failure, for a server that restarts."""
 
 _SILENCE = 30.0
 """Seconds without a byte after which a connection counts as cut."""
@@ -60,20 +60,20 @@ def fetch(
 ) -> Path:
     """Download the published file to `target`, unless it is there already.
 
-    A download that was cut, in this process or an earlier one, goes on from what has arrived, where the server can do
-    that. A second process that wants the same file waits for the first.
+    A download that was cut, in this process or an earlier one, is resumed from the partial file, where the server can
+    do that. A second process that wants the same file waits for the first.
 
     Args:
         url: https; http is for this machine's own address alone.
-        target: where the file goes; its folder is made. Nothing appears there before the checksum is right.
+        target: path of the file; its folder is made. Nothing appears there before the checksum is verified.
         size: bytes, exactly; not one more is read.
         sha256: hex digits.
         progress: called with (done, total) bytes.
         offline: open no connection; LGKD_OFFLINE=1 in the environment does the same.
 
     Raises:
-        MissingError: the file is not here, and it could not be got: offline, no network, not at that address.
-        DataError: what lies there, or what came, is not the published file. What came is removed.
+        MissingError: the file is not here, and it could not be downloaded: offline, no network, not at that address.
+        DataError: the file there, or the downloaded one, is not the published file. The latter is removed.
         InputError: the address is not https, or the folder cannot be written.
     """
     _must_be_safe(url)
@@ -85,10 +85,10 @@ def fetch(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target.with_name(f".{target.name}.lock"), wait=True):
-            if target.is_file():  # another process has brought it while this one waited
+            if target.is_file():  # another process has downloaded it while this one waited
                 return verified(target, size=size, sha256=sha256)
             _download(_Source(url, size, progress), part, target, sha256)
-    except OSError as error:  # of the disk: those of the network have become _Failed
+    except OSError as error:  # disk errors only: those of the network have become _Failed
         raise InputError(
             f"cannot write {part}: {error.strerror or error}; make room, or choose another store with LGKD_HOME"
         ) from error
@@ -99,7 +99,7 @@ def verified(path: Path, *, size: int, sha256: str) -> Path:
     """Return `path` if it holds the published file.
 
     Raises:
-        DataError: it holds another one, or a part.
+        DataError: it holds another file, or a part.
     """
     found = path.stat().st_size
     if found != size:
@@ -126,20 +126,20 @@ class _Source:
         """Open one connection and append its bytes to `part`.
 
         Raises:
-            _Failed: it did not bring all that was lacking.
-            DataError: what the server has is not of the published size; `part` is removed.
+            _Failed: bytes are still missing.
+            DataError: the server's file is not of the published size; `part` is removed.
         """
         have = part.stat().st_size if part.exists() else 0
         headers = {"User-Agent": "lgkd", "Accept-Encoding": "identity"}
         if have:
             headers["Range"] = f"bytes={have}-"
-        # The scheme has been looked at, and is again wherever the server leads on to.
+        # The scheme has been checked, and is checked again for every redirect.
         request = urllib.request.Request(self.url, headers=headers)  # noqa: S310
         with self._opened(request, part) as response:
             if response.status not in (200, 206):
                 raise _Failed(f"the server answered {response.status} {response.reason}", again=False)
             if response.status == 200:
-                have = 0  # it cannot go on in the middle, and sends all of it
+                have = 0  # it cannot resume in the middle, and sends all of it
             elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
                 part.unlink(missing_ok=True)
                 raise _Failed("the server sent another part than was asked for", again=True)
@@ -155,7 +155,7 @@ class _Source:
             response = self.opener.open(request, timeout=_SILENCE)
         except urllib.error.HTTPError as error:
             error.close()
-            if error.code == 416 and part.exists():  # there is nothing behind what we have: it is of another file
+            if error.code == 416 and part.exists():  # the server has no further bytes: the part is of another file
                 part.unlink()
                 raise _Failed("the server has no more of it", again=True) from error
             reason = f"the server answered {error.code} {error.reason}"
@@ -168,7 +168,7 @@ class _Source:
     def _copy(self, response: IO[bytes], stream: IO[bytes], have: int, part: Path) -> None:
         while have <= self.size:
             try:
-                # One byte more than is lacking shows a file that is too long, and no more of it is read.
+                # One byte more than is missing shows a file that is too long, and no more of it is read.
                 block = response.read(min(_BLOCK, self.size - have + 1))
             except (OSError, http.client.HTTPException, ValueError) as error:
                 raise _Failed(_words(error), again=True) from error
@@ -188,7 +188,7 @@ class _Source:
         than = " than" if found == "more" else " bytes, expected"
         raise DataError(
             f"{self.url} has {found}{than} {self.size:,} bytes: it is not the published file, so nothing was kept; "
-            f"a proxy or a login page may stand in between"
+            f"a proxy or a login page may be in between"
         )
 
 
@@ -228,7 +228,7 @@ def _fill(source: _Source, part: Path, target: Path) -> bool:
             if failure.again and attempt + 1 < TRIES:
                 time.sleep(_PAUSES[min(attempt, len(_PAUSES) - 1)])
                 continue
-            kept = "; what has arrived is kept, the same command goes on from there" if part.exists() else ""
+            kept = "; the partial file is kept: run the same command again to resume" if part.exists() else ""
             raise MissingError(
                 f"cannot download {source.url}: {failure}{kept}; check the network, or put that file at {target}"
             ) from failure
@@ -245,13 +245,13 @@ class _OnlySafe(urllib.request.HTTPRedirectHandler):
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         if not _safe(newurl, here=_on_this_machine(self.start)):
-            raise _Failed(f"the server leads on to {newurl}, which is not https", again=False)
+            raise _Failed(f"the server redirects to {newurl}, which is not https", again=False)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _must_be_safe(url: str) -> None:
     if not _safe(url, here=True):
-        raise InputError(f"{url!r} is no https address: files are downloaded over https alone")
+        raise InputError(f"{url!r} is not an https address: files are downloaded only over https")
 
 
 def _safe(url: str, *, here: bool) -> bool:

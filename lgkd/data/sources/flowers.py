@@ -23,13 +23,13 @@ def arrange_flowers(info: DataSetInfo, files: tuple[PublishedFile, ...], find: F
     """Make the tree FOLDER/{train,val,test}/class_NNN/image_NNNNN.jpg of Flowers-102, by the official splits.
 
     The publisher numbers the classes and does not name them, so they are called class_001 and so on by his numbers.
-    The tree is there whole or not at all. The JPEGs are written as they came.
+    The tree is complete or absent. The JPEGs are written unchanged.
 
     Args:
-        info: how many classes there are.
+        info: number of classes.
         files: the archive of images, the labels, the splits.
-        find: gives each of them.
-        folder: where the tree goes; nothing may be there.
+        find: returns the path of each.
+        folder: of the tree; absent.
 
     Raises:
         DataError: the files do not fit together.
@@ -40,13 +40,13 @@ def arrange_flowers(info: DataSetInfo, files: tuple[PublishedFile, ...], find: F
         with whole(folder, "make room, or choose another store with LGKD_HOME") as scratch:
             for part in {place.rpartition("/")[0] for place in places.values()}:
                 (scratch / part).mkdir(parents=True)
-            # JPEGs do not shrink in an archive, so one that holds much more than it weighs is none of them.
+            # JPEGs do not shrink in an archive, so one that unpacks to much more than its size is not published.
             limit = 4 * files[0].bytes + 16 * _SLACK
             wanted = dict.fromkeys(places, 4 * _SLACK)
             for name, content in read_tar(images, wanted, max_bytes=limit, max_members=2 * len(places) + 100):
                 (scratch / places[name]).write_bytes(content)
     except InputError:
-        if not folder.is_dir():  # else another process was faster, and has made the same
+        if not folder.is_dir():  # else another process was faster, and has made the same tree
             raise
     return folder
 

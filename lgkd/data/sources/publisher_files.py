@@ -43,7 +43,7 @@ class _Folder(_Files):
             for name in names:
                 path = Path(folder) / name
                 with _reading(path):
-                    if path.exists():  # a link that leads nowhere is as good as none
+                    if path.exists():  # a broken link counts as missing
                         sizes[path.relative_to(where).as_posix()] = path.stat().st_size
             if len(sizes) > _MOST_FILES:
                 raise DataError(f"{where} holds more than {_MOST_FILES:,} files: name the publisher's own folder")
@@ -107,7 +107,7 @@ class PublisherFiles:
         """Read the text of a list.
 
         Raises:
-            DataError: it is missing, too large, or no text.
+            DataError: it is missing, too large, or not text.
         """
         if name not in self.sizes:
             raise DataError(f"{self.where} lacks {name}: put the whole of the publisher's files")
@@ -116,7 +116,7 @@ class PublisherFiles:
         try:
             return self._files.read(self.full(name)).decode("utf-8")
         except UnicodeDecodeError as error:
-            raise DataError(f"{self.where / name} is no text: it is not the publisher's list") from error
+            raise DataError(f"{self.where / name} is not text: it is not the publisher's list") from error
 
     def images(self, names: Sequence[str]) -> None:
         """Refuse images that are missing, empty or absurdly large."""
@@ -157,10 +157,10 @@ def opened(source: Path, link: bool) -> Iterator[_Files]:
         yield _Folder(source, link=link)
         return
     if not source.exists():
-        raise MissingError(f"there is no {source}: expected the publisher's zip archive, or the folder it unpacks to")
+        raise MissingError(f"{source} does not exist: expected the publisher's zip archive, or its folder")
     if link:
         raise InputError(f"{source} is an archive, from which nothing can be linked: leave out --link")
-    # JPEGs do not shrink in an archive, so one that holds much more than it weighs is none of them.
+    # JPEGs do not shrink in an archive, so one that unpacks to much more than its size is not published.
     limit = 4 * source.stat().st_size + _LARGEST
     with opened_zip(source, max_bytes=limit, max_members=_MOST_FILES) as members:
         yield _Packed(source, members)

@@ -17,7 +17,7 @@ class TinyImageNet(Source):
         """Map every image of the publisher's to its path in the tree.
 
         His layout: wnids.txt names the classes; train/WNID/images/*.JPEG; val/images/*.JPEG with
-        val/val_annotations.txt, of which a line is the image's name, its class and a box, set apart by tabs. The images
+        val/val_annotations.txt, whose lines are the image's name, its class and a box, separated by tabs. The images
         of `test` have no labels and are left out.
         """
         classes = files.text("wnids.txt").split()

@@ -1,14 +1,14 @@
 """Shear, shift and rotate image batches, each image by its own amount.
 
-The convention is that of Pillow's `Image.transform(AFFINE)`: the centre of output pixel (x, y) lies at
-(x + 1/2, y + 1/2), is mapped into the input, and takes the fill colour when it lands outside; taps beyond
+The convention is that of Pillow's `Image.transform(AFFINE)`: the centre of output pixel (x, y) is at
+(x + 1/2, y + 1/2), is mapped into the input, and takes the fill colour when it is outside; taps beyond
 the border repeat the border; results are cut, not rounded, to whole levels. Pillow's bicubic is the cubic
-with a = -1 here, while its resize uses a = -1/2 and torch's grid_sample a = -3/4, which is why neither
-of those serves.
+with a = -1 here, while its resize uses a = -1/2 and torch's grid_sample a = -3/4, so neither
+of those can be used.
 
 Values are computed in float32 where Pillow uses doubles. A sum that is a whole level in exact
 arithmetic may come out a hair below and would be cut to the level beneath; `HAIR` is added against
-that, and costs one level where a value lies less than a thousandth below a whole one.
+that, and costs one level where a value is less than a thousandth below a whole one.
 """
 
 import numpy as np
@@ -136,13 +136,13 @@ def rotate(images: Tensor, degrees: Shift, fill: Fill, interpolation: Interpolat
     y = (torch.arange(height, device=device) + 0.5)[:, None]
     at_x, at_y = cos * x + sin * y + dx, cos * y - sin * x + dy
     inside = _within(torch.floor(at_x), 0, width).mul_(_within(torch.floor(at_y), 0, height))[:, None]
-    # Positions outside only have to be readable; the fill colour goes over what is read there.
+    # Positions outside only have to be readable; the fill colour overwrites the values read there.
     at_x, at_y = at_x.clamp_(0.0, width).sub_(0.5), at_y.clamp_(0.0, height).sub_(0.5)
     column, row = torch.floor(at_x), torch.floor(at_y)
     across = [weight.flatten() for weight in tap_weights(at_x - column, interpolation)]
     down = [weight.flatten() for weight in tap_weights(at_y - row, interpolation)]
 
-    # With the border repeated three pixels outwards every tap lies at a fixed distance from the first:
+    # With the border repeated three pixels outwards every tap is at a fixed distance from the first:
     # one index, read from sixteen places. A channel of all images is one line: from that, reading is quickest.
     planes = F.pad(images.float(), (3, 3, 3, 3), mode="replicate").transpose(0, 1).flatten(1)
     before = 1 if interpolation == "bicubic" else 0

@@ -15,7 +15,7 @@ from lgkd.data.transforms.resized_crop import Interpolation
 _Kinds = NDArray[np.int64]
 _Strengths = NDArray[np.float64]
 
-# Operations of a group are carried out together.
+# Operations of a group are applied together.
 _GROUPS = (
     tuple(color.TABLES),
     ("colour",),
@@ -32,7 +32,7 @@ def apply_layer(images: Tensor, layer: Layer, fill: affine.Fill, interpolation: 
     The groups are known on the host, so nothing here waits for the device.
 
     Args:
-        fill: levels for what a geometric operation uncovers.
+        fill: levels of the area that a geometric operation uncovers.
         interpolation: of the geometric operations.
     """
     if images.device.type == "cpu" and images.shape[2] * images.shape[3] >= color_cpu.LARGE:

@@ -1,9 +1,9 @@
 """Augment whole batches on the device, every image with its own draws.
 
-What a sample becomes is a pure function of (seed, epoch, its place in the data set): not of the batch it is in,
-of workers or processes. All decisions are drawn on the host; the device gets parameters and lists of
-images, and nothing here waits for it. Every kind of decision has a stream of its own, so that switching one
-on leaves the others as they were.
+The result for a sample is a pure function of (seed, epoch, its place in the data set): not of its batch, of workers
+or processes. All decisions are drawn on the host; the device gets parameters and lists of
+images, and nothing here waits for it. Every kind of decision has its own stream, so that switching one
+on does not change the others.
 
 The steps and their order are those of timm's training transform: crop and resize, mirror,
 RandAugment (or colour jitter), normalise, erase. Images stay uint8 between steps, as Pillow's do.
@@ -67,7 +67,7 @@ def _host_sizes(pixels: Tensor, sizes: Tensor) -> NDArray[np.int64]:
     if len(wrong):
         height, width = valid[wrong[0]]
         raise InputError(
-            f"image {wrong[0]} of the batch is said to be {height} x {width}; "
+            f"image {wrong[0]} of the batch has the size {height} x {width}; "
             f"expected at least 1 x 1 and at most the stored {stored[0]} x {stored[1]}"
         )
     return valid
@@ -198,7 +198,7 @@ class Augment:
 class Plain:
     """Make evaluation images: the valid area resized to the image size, antialiased, and normalised.
 
-    No centre crop. An image that has the size already keeps its levels.
+    No centre crop. An image of that size keeps its levels.
 
     Args:
         image_size: side, or (height, width), of the result.

@@ -1,8 +1,8 @@
 """Change colours of uint8 batches (n, 3, H, W), each image with its own strength.
 
-They give what Pillow's ImageOps and ImageEnhance give. Where every output level depends on the input
+Results equal those of Pillow's ImageOps and ImageEnhance. Where every output level depends on the input
 level alone, an operation is a *table* of 256 entries per image and channel, and images whose tables are
-known are changed together by one lookup, whatever the operation. Strengths are float32 (n,) on the
+known are changed together by one lookup, for all operations. Strengths are float32 (n,) on the
 images' device.
 """
 
@@ -93,7 +93,7 @@ def autocontrast(images: Tensor, _: Tensor) -> Tensor:
     flat = images.flatten(2)
     low = flat.amin(2, keepdim=True).to(exact)
     high = flat.amax(2, keepdim=True).to(exact)
-    # Not 255.0 / tensor: torch multiplies by the reciprocal there, which is another number.
+    # Not 255.0 / tensor: torch multiplies by the reciprocal there, with another result.
     scale = torch.full_like(low, 255.0) / (high - low)
     levels = _levels(images).to(exact)
     stretched = levels * scale + -low * scale

@@ -38,7 +38,7 @@ def room(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tens
 
 def cut(values: Tensor) -> Tensor:
     """Cut numbers below 2^15, without rounding, to whole levels, and clamp them to 0 and 255: uint8."""
-    # Straight to uint8 no vector instruction leads; by way of int16 it takes less than half the time.
+    # There is no vector instruction straight to uint8; by way of int16 it takes less than half the time.
     return values.to(torch.int16).clamp_(0, 255).to(torch.uint8)
 
 

@@ -1,8 +1,8 @@
 """Apply mixup, cutmix and label smoothing, with a partner and a strength for every sample.
 
 Mixup: Zhang et al., 2018. Cutmix: Yun et al., 2019. Smoothing: Szegedy et al., 2016. The formulas are those
-of timm's element-wise mode. Draws are pure functions of (seed, epoch, sample); who is whose partner is a
-pure function of (seed, epoch, the samples of the batch), whatever their order.
+of timm's element-wise mode. Draws are pure functions of (seed, epoch, sample); partners are a pure function of
+(seed, epoch, the samples of the batch), in any order.
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ from lgkd.errors import InputError
 
 Array = NDArray[np.float64]
 
-_LARGE = 2**15  # numbers an image has from which on a CPU had better take image by image
+_LARGE = 2**15  # numbers in an image from which on a CPU works faster image by image
 
 _DRAWS = 5  # whether, cutmix or mixup, lambda, box centre down and across
 
@@ -30,7 +30,7 @@ def cut_boxes(kept: Array, size: tuple[int, int], down: Array, across: Array) ->
     """Draw cutmix's boxes: sides of sqrt(1 - kept) of the image's, centred anywhere, clipped to the image.
 
     Args:
-        kept: (B,) share of its area that an image is to keep.
+        kept: (B,) share of its area that an image keeps.
         size: (height, width).
         down, across: (B,) uniform numbers in [0, 1) that place the centres.
 
@@ -52,7 +52,7 @@ class Mixing:
 
     Args:
         mix: strengths and probabilities.
-        classes: how many there are.
+        classes: number of classes.
         smoothing: share of a target that is spread evenly over all classes.
         seed: of the run.
 
@@ -84,8 +84,8 @@ class Mixing:
     def partners(self, index: Tensor, epoch: int) -> Tensor:
         """Return the partner of each sample of a global batch: int64 (B,), positions in `index`.
 
-        A random cycle through the batch: everybody gives once and takes once, and nobody is its own partner
-        unless it is alone. It depends on which samples there are, not on their order.
+        A random cycle through the batch: every sample gives once and takes once, and is not its own partner
+        unless it is alone. It depends on the set of samples, not on their order.
 
         Args:
             index: int64 (B,), the places in the data set of all samples of the step, over all processes.

@@ -100,7 +100,7 @@ class RandAugment:
 
     Attributes:
         magnitude: the mean of the drawn magnitudes ("m").
-        layers: how many operations an image gets ("n").
+        layers: number of operations for an image ("n").
         spread: standard deviation of the magnitude ("mstd"); infinite: uniform in [0, magnitude].
         ceiling: magnitudes are clipped to [0, ceiling] ("mmax").
         increasing: operations that all grow with the magnitude ("inc").

@@ -12,7 +12,7 @@ from lgkd.data.transforms.device import portions, sent
 
 _Whole = NDArray[np.int64]
 
-_LARGE = 2**11  # numbers of noise from which on a CPU had better take image by image
+_LARGE = 2**11  # numbers of noise from which on a CPU works faster image by image
 
 _SHARES = 2**16
 _TRIES = 10
@@ -69,7 +69,7 @@ def noise(keys: Tensor, counters: Tensor) -> Tensor:
     """Compute standard normal numbers as a pure function of (key, counter), both int64 below 2^32: float32.
 
     Made on the device, because sending as much noise from the host would cost more than all the rest. Looked up, not
-    computed: the inverse error function of some libraries depends in its last bits on what else is in the vector, so
+    computed: the last bits of some libraries' inverse error function depend on the rest of the vector, so
     that a sample's noise would depend on its batch. Values are the quantiles of 65,536 equal shares, within +-4.4.
     """
     word = _scrambled(counters.to(torch.int32) ^ keys.to(torch.int32))
@@ -82,7 +82,7 @@ def erase(images: Tensor, places: NDArray[np.int64], boxes: NDArray[np.int64], k
 
     Args:
         images: contiguous.
-        places, boxes: as `erase_boxes` gives them.
+        places, boxes: from `erase_boxes`.
         keys: (n,) 32-bit numbers, one for each erased image, that decide its noise.
     """
     areas = boxes[:, 2] * boxes[:, 3]

@@ -1,7 +1,7 @@
 """Draw crop boxes, and resample a batch where every image has its own box.
 
 A box is (top, left, height, width) in whole pixels of the stored image. Boxes are drawn on the host;
-the device gets them as parameters and resizes all images of a batch in two batched matrix products.
+the device receives them as parameters and resizes all images of a batch in two batched matrix products.
 
 Resampling follows Pillow's `Image.resize`: separable, antialiased when it shrinks (the filter grows
 with the scale), weights normalised over the pixels of the box, rounded to whole levels after the
@@ -127,7 +127,7 @@ def taps_of(
     Args:
         start, length: (B,) the interval, in stored pixels.
         mirrored: (B,) whose output runs backwards.
-        valid: (B,) how many of the stored pixels are the image's; by default all. Others count as zero.
+        valid: (B,) number of stored pixels that are the image's; by default all. Others count as zero.
 
     Returns:
         The stored pixels' numbers, int64 (B, taps, out), and their weights, float32 of that shape.
@@ -142,8 +142,8 @@ def taps_of(
     stretch = step.clamp(min=1.0)
     centre = (place + 0.5) * step
     first = torch.floor(centre - _REACH[interpolation] * stretch + 0.5).clamp_(min=0.0)
-    # The number of taps comes from the storage, not from the longest interval of this batch: what
-    # else is in a batch must not decide how a sum is arranged.
+    # The number of taps comes from the storage, not from the longest interval of this batch: the
+    # rest of a batch must not decide how a sum is arranged.
     taps = math.ceil(2.0 * _REACH[interpolation] * max(1.0, extent / out))
     tap = first + torch.arange(taps, dtype=torch.float32, device=device)[:, None]
     # The factor is 1 inside the box and 0 beyond it: both are whole numbers.
@@ -182,9 +182,9 @@ def resample(
         pixels: uint8 (B, C, S, T) on any device.
         boxes: (B, 4) on the host, no longer than S and T.
         size: (height, width) of the result.
-        mirrored: (B,) which images are mirrored left to right.
-        valid: (B, 2) heights and widths of the images, in the upper left of what is stored; by default all of
-            it. What a box holds beyond them is black.
+        mirrored: (B,) True for images mirrored left to right.
+        valid: (B, 2) heights and widths of the images, in the upper left of the stored canvas; by default all of
+            it. The part of a box beyond them is black.
 
     Returns:
         uint8 (B, C, height, width), a new tensor.
@@ -236,8 +236,8 @@ class _Bands:
     """Cut taps into bands of output pixels, each with a matrix that holds little besides the taps.
 
     Args:
-        column, weight: as `taps_of` gives them, on the CPU.
-        extent: of what is stored; a small one is not worth several products.
+        column, weight: from `taps_of`, on the CPU.
+        extent: of the stored canvas; a small one gets a single product.
     """
 
     def __init__(self, column: Tensor, weight: Tensor, extent: int) -> None:

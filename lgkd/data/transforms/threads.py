@@ -24,7 +24,7 @@ def one_thread(device: torch.device) -> Iterator[None]:
         yield
         return
     with _lock:
-        # The number is partly the thread's own and partly everybody's: whoever comes second would read the 1.
+        # The number is partly of the thread and partly of the process: a second thread would read the 1.
         if not _inside:
             _before = torch.get_num_threads()
         _inside += 1
