@@ -41,7 +41,7 @@ class Choices:
         device: "cpu", "cuda" or "cuda:N"; None for a GPU if there is one.
         compile: whether the step is compiled; None: as a training would be.
         cuda_graphs: whether the compiled step is recorded and replayed.
-        images, source_size: how many images are made, and their side in pixels.
+        images, source_size: number of made images, and their side in pixels.
         seed: of images and weights.
 
     Raises:

@@ -146,7 +146,7 @@ class Look(NamedTuple):
     """Describe the content of one image file."""
 
     height: int
-    """Of the upright image, in pixels, as `width`."""
+    """Height of the upright image, in pixels; `width` likewise."""
     width: int
     kinds: tuple[str, ...]
     """Its deviations from 8-bit RGB, of `KINDS`; empty for 8-bit RGB."""

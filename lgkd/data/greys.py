@@ -23,7 +23,7 @@ FULL: Ends = (0, 65535)
 
 _MOST_BITS = 16
 _FEW = 4
-"""Where less than this part of a depth is in use, the range in use is scaled instead."""
+"""Part of a depth; where less is in use, the range in use is scaled instead."""
 _PHOTOMETRIC = 262
 _WHITE_IS_ZERO = 0
 
@@ -61,7 +61,7 @@ class Greys:
 
 
 UNKNOWN = Greys()
-"""Of training images without such greys."""
+"""Scale of training images without such greys."""
 
 BEFORE = Greys(inverts=False)
 """Scale of students that were trained before there was a choice."""

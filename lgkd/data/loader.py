@@ -54,7 +54,7 @@ class Feed:
     """Load training batches of one split.
 
     A split that has no room on the GPU stays where it is; a thread then reads the images of the next
-    batch and copies them, on a stream of its own, while the last batch is trained on. Batches are the same.
+    batch and copies them, on a separate stream, while the last batch is trained on. Batches are the same.
 
     Args:
         images: the decoded split.
@@ -145,7 +145,7 @@ class Feed:
     def _groups(
         self, epoch: int, start: int
     ) -> Iterator[tuple[list[int], _Read, _Read | None, torch.cuda.Event | None]]:
-        """Yield stored images of some steps: how many images each, the samples and, where those are in another
+        """Yield stored images of some steps: the number of images of each, the samples and, where those are in another
         process's share, their partners; and the event to wait for, where they are copied on another stream."""
         height, width = self._augment.image_size
         share_of_batch = -(-self.batch_size // self._processes)

@@ -19,7 +19,7 @@ from lgkd.runs.folder import ENV, read_run, read_student
 from lgkd.runs.load_student import data_of, load_student
 
 IMAGES = 32
-"""On how many images copies are compared with the student, at most."""
+"""Largest number of images to compare copies with the student on."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def read_subject(folder: Path, model: nn.Module | None) -> Subject:
     """Read a run; `model` as for `load_student`.
 
     Raises:
-        InputError: there is no finished run there, or it names code that is not trusted.
+        InputError: the folder holds no finished run, or it names code that is not trusted.
     """
     info = read_run(folder)
     if info["status"] != "finished":

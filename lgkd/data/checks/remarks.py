@@ -11,7 +11,7 @@ TINY_CLASS = 20
 TINY_IN_TRAINING = 5
 """Classes with fewer training images are named before every training: lgkd is for small data sets."""
 LOPSIDED = 10
-"""From this many times the smallest class on, the largest one gets a remark."""
+"""Ratio to the smallest class at which the largest one gets a remark."""
 TINY_SIDE = 4
 """Images with a shorter side, in pixels, are named."""
 

@@ -55,7 +55,7 @@ class Split:
     median: float
     largest: int
     per_class: dict[str, int]
-    """In the order of the classes; 0 where it has none."""
+    """Images of each class, in the order of the classes; 0 where it has none."""
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class _Failed(Exception):
     def __init__(self, reason: str, *, again: bool) -> None:
         super().__init__(reason)
         self.again = again
-        """Whether another connection may bring more."""
+        """True if another connection may bring more."""
 
 
 def is_offline(offline: bool = False) -> bool:

@@ -27,7 +27,7 @@ class LoadRequest(NamedTuple):
     max_side: int | None
     """Longest side of an image, in pixels; None for no limit."""
     use_cache: bool
-    """Whether decoded images are kept in the user's store."""
+    """True to keep decoded images in the user's store."""
     progress: Callable[[int, int], None] | None
     """Called with (done, total) images while they are decoded."""
 
@@ -36,7 +36,7 @@ class Source(Protocol):
     """Read a named data set from the files of its publisher."""
 
     def load(self, info: DataSetInfo, request: LoadRequest) -> "DataSet | None":  # noqa: ARG002
-        """Decode a set that is bundled, or published as `files` of its row, where there is no image tree of it.
+        """Decode a set that is bundled, or published as `files` of its row, where no image tree of it was found.
 
         Returns:
             The decoded set; None where the files were laid out as an image tree in `lgkd.data.locations.arranged`

@@ -14,7 +14,7 @@ def find_images(
 ) -> list[Path]:
     """List the image files of these names, in the order of the names, each once.
 
-    A file is taken whatever its name ends in. Of a folder, every image at any depth is taken, by its ending and in
+    A file may have any ending. Of a folder, every image at any depth is taken, by its ending and in
     sorted order. A name that is neither is a pattern: `*`, `?` and `[...]` within a folder, `**` for any depth.
 
     Args:
