@@ -57,10 +57,10 @@ def load_labelled(
     data = decode_to_score(folder.resolve().name, tree, progress=progress, greys=greys)
     present = len(torch.unique(data.test.labels))
     if present == len(known) and (own := _as_trained_on(tree, data, held_out, trained_on)) is not None:
-        scored = f"the {len(own.test):,} images of {_told(folder)} that were held out from the training of this run"
+        scored = f"the {len(own.test):,} images of {_quoted(folder)} that were held out from the training of this run"
         return Labelled(own, scored)
     part = f", {present} of the {len(known)} classes" if present < len(known) else ""
-    return Labelled(data, f"all {len(data.test):,} labelled images of {_told(folder / split)}{part}")
+    return Labelled(data, f"all {len(data.test):,} labelled images of {_quoted(folder / split)}{part}")
 
 
 def _as_trained_on(tree: Tree, data: DataSet, held_out: int, trained_on: Callable[[str], bool]) -> DataSet | None:
@@ -78,5 +78,5 @@ def _as_trained_on(tree: Tree, data: DataSet, held_out: int, trained_on: Callabl
     return replace(data, test=held)
 
 
-def _told(place: Path) -> str:
+def _quoted(place: Path) -> str:
     return safe_text(str(place), _SHOWN)

@@ -59,7 +59,7 @@ def follow(subject: Subject) -> ExportedProgram:
         ModelError: it cannot be traced.
     """
     example = torch.zeros(2, 3, *subject.image_size)
-    with _telling(subject, "torch.export"):
+    with _export_errors(subject, "torch.export"):
         return torch.export.export(subject.student, (example,), dynamic_shapes=({0: Dim(BATCH)},))
 
 
@@ -73,7 +73,7 @@ def as_program(subject: Subject, program: ExportedProgram) -> Copy:
                     node.meta.pop(key, None)
     program.example_inputs = None  # which would be written as a pickle
     written = io.BytesIO()
-    with _telling(subject, "torch.export"):
+    with _export_errors(subject, "torch.export"):
         torch.export.save(program, written)
         # torch's reader may unpickle: it is given the bytes that were written here, and never a file.
         loaded = torch.export.load(io.BytesIO(written.getvalue()))
@@ -82,7 +82,7 @@ def as_program(subject: Subject, program: ExportedProgram) -> Copy:
 
 def as_onnx(subject: Subject, program: ExportedProgram) -> Copy:
     """Write an ONNX file that holds its weights, its classes and its preprocessing."""
-    with _telling(subject, "ONNX"):
+    with _export_errors(subject, "ONNX"):
         try:
             model = _protobuf(program)
         except Exception:  # torch's exporter knows its fused attention in the commonest form only
@@ -124,7 +124,7 @@ def _strip(message: Any) -> None:
 
 
 @contextmanager
-def _telling(subject: Subject, target: str) -> Iterator[None]:
+def _export_errors(subject: Subject, target: str) -> Iterator[None]:
     """Report errors of torch's exporters in one line, and none of their warnings and remarks."""
     loggers = {logger: logger.level for logger in map(logging.getLogger, ("onnxscript", "onnx_ir", "torch.onnx"))}
     for logger in loggers:

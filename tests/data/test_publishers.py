@@ -1,5 +1,6 @@
 """Named data sets from their publishers' files: small archives of the published layout, made here."""
 
+import ast
 import json
 from collections.abc import Callable
 from functools import partial
@@ -289,3 +290,17 @@ def test_every_row_has_a_source_with_the_code_that_the_row_asks_for() -> None:
         assert Source in source.__mro__
         assert (source.load is not Source.load) == bool(published(row.info) or row.bundled), row.info.name
         assert (source.layout is not Source.layout) == bool(row.info.lists), row.info.name
+
+
+def test_no_code_outside_of_the_sources_branches_by_the_name_of_a_data_set() -> None:
+    root = Path(lgkd.__file__).parent
+    found = [
+        f"{path.relative_to(root)}:{node.lineno}"
+        for path in root.rglob("*.py")
+        if "sources" not in path.parts
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Compare)
+        for part in ast.walk(node)
+        if isinstance(part, ast.Constant) and part.value in CATALOGUE
+    ]
+    assert found == []

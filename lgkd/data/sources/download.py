@@ -34,11 +34,11 @@ TRIES = 6
 _PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds to wait after each failure, for a server that restarts."""
 
-_SILENCE = 30.0
+_TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as cut."""
 
 _BLOCK = 2**18
-_WORTH_ANOTHER_TRY = (408, 425, 429, 500, 502, 503, 504)
+_RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
 
 
 class _Failed(Exception):
@@ -76,7 +76,7 @@ def fetch(
         DataError: the file there, or the downloaded one, is not the published file. The latter is removed.
         InputError: the address is not https, or the folder cannot be written.
     """
-    _must_be_safe(url)
+    _require_https(url)
     if target.is_file():
         return verified(target, size=size, sha256=sha256)
     if is_offline(offline):
@@ -152,16 +152,16 @@ class _Source:
     @contextmanager
     def _opened(self, request: urllib.request.Request, part: Path) -> Iterator[Any]:
         try:
-            response = self.opener.open(request, timeout=_SILENCE)
+            response = self.opener.open(request, timeout=_TIMEOUT)
         except urllib.error.HTTPError as error:
             error.close()
             if error.code == 416 and part.exists():  # the server has no further bytes: the part is of another file
                 part.unlink()
                 raise _Failed("the server has no more of it", again=True) from error
             reason = f"the server answered {error.code} {error.reason}"
-            raise _Failed(reason, again=error.code in _WORTH_ANOTHER_TRY) from error
+            raise _Failed(reason, again=error.code in _RETRY_STATUS) from error
         except (OSError, http.client.HTTPException) as error:
-            raise _Failed(_words(error), again=_may_pass(error)) from error
+            raise _Failed(_reason(error), again=_is_transient(error)) from error
         with response:
             yield response
 
@@ -171,7 +171,7 @@ class _Source:
                 # One byte more than is missing shows a file that is too long, and no more of it is read.
                 block = response.read(min(_BLOCK, self.size - have + 1))
             except (OSError, http.client.HTTPException, ValueError) as error:
-                raise _Failed(_words(error), again=True) from error
+                raise _Failed(_reason(error), again=True) from error
             if not block:
                 break
             have += len(block)
@@ -249,7 +249,7 @@ class _OnlySafe(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _must_be_safe(url: str) -> None:
+def _require_https(url: str) -> None:
     if not _safe(url, here=True):
         raise InputError(f"{url!r} is not an https address: files are downloaded only over https")
 
@@ -272,7 +272,7 @@ def _on_this_machine(url: str) -> bool:
         return host == "localhost"
 
 
-def _may_pass(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     """Return True where a connection that could not be opened may be tried again; not without a network."""
     reason = getattr(error, "reason", error)
     if isinstance(reason, socket.gaierror | ssl.SSLCertVerificationError | ConnectionRefusedError | TimeoutError | str):
@@ -280,9 +280,9 @@ def _may_pass(error: Exception) -> bool:
     return getattr(reason, "errno", None) not in (errno.ENETUNREACH, errno.EHOSTUNREACH)
 
 
-def _words(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     reason = getattr(error, "reason", error)
     if isinstance(reason, TimeoutError):
-        return f"nothing came for {_SILENCE:.0f} seconds"
+        return f"nothing came for {_TIMEOUT:.0f} seconds"
     text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
     return " ".join(str(text).split()).rstrip(".")
