@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lgkd._internal.atomic_io import write_whole
+from lgkd.data.catalogue import CATALOGUE, bundled
 from lgkd.errors import InputError
 from lgkd.experiments.results import Outcome, Row
 from lgkd.experiments.spec import Experiment
@@ -69,7 +70,9 @@ def command(outcome: Outcome) -> str:
     seeds = sorted({seed for row in rows if row.arm.seeds is None for seed in row.seeds})
     if seeds and seeds != sorted(experiment.seeds):
         words += ["--seeds", ",".join(map(str, seeds))]
-    return " ".join(words + (["--data-dir", "DATA"] if experiment.dataset != "digits" else []))
+    info = CATALOGUE.get(experiment.dataset)
+    needs_files = info is None or not bundled(info)
+    return " ".join(words + (["--data-dir", "DATA"] if needs_files else []))
 
 
 def _measured_table(rows: Sequence[Row]) -> str:

@@ -60,7 +60,7 @@ def said(error: type[LgkdError], call: Callable[[], object]) -> str:
         (
             ["bench", "--student", "deit_tiny", "--out", "deep/a.json"],
             2,
-            "--out deep/a.json: there is no folder deep; make it first",
+            "--out deep/a.json: the folder deep does not exist; make it first",
         ),
         (
             [*TRAIN, *DIGITS, "--data-dir", "nowhere"],

@@ -314,7 +314,7 @@ def test_weights_are_downloaded_once_and_only_those_of_the_sum(
 def test_what_cannot_be_downloaded_is_told(weights: tuple[Path, str]) -> None:
     with pytest.raises(MissingError, match="lgkd is offline"):
         fetch_weights("https://a.example/b.pth", sha256="0" * 64, size=10)
-    with pytest.raises(InputError, match="is no https address"):
+    with pytest.raises(InputError, match="is not an https address"):
         fetch_weights("ftp://a.example/b.pth", sha256="0" * 64, size=10)
     with pytest.raises(InputError, match="weights of 0 bytes were announced"):
         fetch_weights("https://a.example/b.pth", sha256="0" * 64, size=0)
