@@ -279,7 +279,7 @@ def test_a_classifier_of_no_classes_is_refused(make: Callable[[int], nn.Module])
     ("name", "options", "message"),
     [
         ("wrn_40_2", {"width": 4}, r"wrn_40_2 has no option 'width'; known: dropout"),
-        ("resnet8x4", {"widths": 4}, r"resnet8x4 has no option 'widths'; there are none"),
+        ("resnet8x4", {"widths": 4}, r"resnet8x4 has no option 'widths'; known: harmonic"),
         ("vgg8", {"depth": 13}, r"vgg8 has no option 'depth'; there are none"),
         ("mobilenet_v2", {"widht": 2}, r"did you mean 'width'\?"),
         ("densenet_100_12", {"dropout": 2.0}, r"densenet_100_12: dropout is 2.0"),
