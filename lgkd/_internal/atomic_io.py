@@ -57,7 +57,7 @@ def _begin(path: Path) -> tuple[int, Path]:
 
 
 def is_leftover_of(name: str, file: str) -> bool:
-    """Return true if `file` is a temporary file from which `write_whole` makes a file of that name."""
+    """Return true if `name` is that of a temporary file from which `write_whole` makes `file`."""
     found = _PASSING.fullmatch(name)
     return found is not None and found[1] == file
 

@@ -75,7 +75,7 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _of_one_kind(found: Tensor, wanted: Tensor) -> bool:
-    """True if a tensor may be cast to another's type: floating point to floating point, all else to itself."""
+    """Check if a tensor may be cast to another's type: floating point to floating point, all else to itself."""
     return found.dtype == wanted.dtype or (found.dtype in _FLOATS and wanted.dtype in _FLOATS)
 
 

@@ -75,7 +75,7 @@ def _trimmed(model: nn.Module, outputs: Sequence[str], inputs: Sequence[str], *,
     wanted = [end.args[0]] if logits else []
     wanted += [tracer.outputs[name].node for name in outputs] + [tracer.inputs[name].node for name in inputs]
     if not all(isinstance(node, fx.Node) for node in wanted):
-        raise TypeError("a layer puts out more than one tensor")
+        raise TypeError("a layer outputs more than one tensor")
     end.args = (tuple(wanted),)
     for node in list(graph.nodes):
         if node.target is torch._assert:  # of shapes that no longer change; it would keep its input alive

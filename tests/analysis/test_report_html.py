@@ -150,7 +150,7 @@ def test_without_a_baseline_its_parts_are_left_out_in_words(
     words = " ".join(Reader(Path("alone.html").read_text(encoding="utf-8")).words)
     assert "No baseline was given, so the guide's gain is unknown." in words
     assert "what guidance changed cannot be seen in one run" in words
-    assert "Put right" not in words
+    assert "Corrected" not in words
     assert "Accuracy of each class" in words
 
 
@@ -325,7 +325,7 @@ def test_the_summary_tells_how_large_the_student_and_how_good_its_teacher_is(her
     run_ = make_run(here / "run", 0.5, guided=True, student=small, teacher={"test_top1": 0.3125})
     told = " ".join(words.summary(choose([run_])))
     assert "The student has 90,824 parameters: depth 3, embed_dim 48." in told
-    assert "The teacher resnet8 names 31.25% of the test images rightly." in told
+    assert "The teacher resnet8 classifies 31.25% of the test images correctly." in told
     nothing_known = " ".join(words.summary(choose([make_run(here / "other", 0.5, guided=True)])))
     assert "The teacher resnet8" not in nothing_known and "7 parameters." in nothing_known
 
@@ -350,7 +350,7 @@ def test_a_report_goes_over_a_report_and_over_nothing_else(page: Path, world: Wo
     check_place(here / "old.html")
     (here / "mine.html").write_text("<p>mine</p>")
     before = snapshot(here)
-    with pytest.raises(TakenError, match=r"mine\.html is not a report of lgkd and would be overwritten; choose another --out"):
+    with pytest.raises(TakenError, match=r"mine\.html is not a report of lgkd and would be overwritten; choose"):
         write_report(world.guided_run, out=here / "mine.html")
     with pytest.raises(InputError, match=r"--out is .*report\.pdf, expected a name that ends in \.html"):
         write_report(world.guided_run, out=here / "report.pdf")

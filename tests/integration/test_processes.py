@@ -152,7 +152,9 @@ def test_how_the_processes_ended_is_what_the_command_ends_with(tmp_path: Path) -
     (tmp_path / "0.end").write_text("0\n")
     lost = launch._what_came(tmp_path, 2, None)
     assert lost.code == 1
-    assert str(lost) == ("process 1 ended without a message. Run the same command again to resume from the last checkpoint")
+    assert str(lost) == (
+        "process 1 ended without a message. Run the same command again to resume from the last checkpoint"
+    )
     (tmp_path / "1.end").write_text("3\nno GPU here")
     assert (launch._what_came(tmp_path, 2, None).code, launch._what_came(tmp_path, 2, None).message) == (
         3,

@@ -151,7 +151,12 @@ def test_the_message_names_the_model() -> None:
 @pytest.mark.parametrize(
     ("family", "size", "options", "message"),
     [
-        ("t2t", 36, {}, r"36 x 36 pixels do not divide into a grid of tokens, one for every 8 .*multiples of 8, or another"),
+        (
+            "t2t",
+            36,
+            {},
+            r"36 x 36 pixels do not divide into a grid of tokens, one for every 8 .*multiples of 8, or another",
+        ),
         ("t2t", 32, {"patch_size": 5}, r"patch_size is 5, expected one of 16, 8, 4"),
         ("t2t", 32, {"num_heads": 3}, r"embed_dim is 16, which 3 heads do not divide"),
         ("t2t", 32, {"depth": 0}, r"depth 0, .*expected all above 0"),
@@ -161,9 +166,14 @@ def test_the_message_names_the_model() -> None:
         ("t2t", 32, {"drop_path_rate": 1.0}, r"T2T-ViT: drop_path_rate is 1.0, expected a number from 0 to below 1"),
         ("t2t", 32, {"num_classes": 0}, r"T2T-ViT: num_classes is 0, expected at least 1"),
         ("pvt", 40, {}, r"40 x 40 pixels do not divide into 4 stages after patches of 2 pixels; .*multiples of 16"),
-        ("pvt", 32, {"patch_size": 0}, r"no whole grids in 4 stages after patches of 0 pixels"),
+        ("pvt", 32, {"patch_size": 0}, r"divide into 4 stages after patches of 0 pixels"),
         ("pvt", (64, 48), {"sr_ratios": (3, 2, 1, 1)}, r"cannot make a grid of 32 x 24 tokens 3 times coarser"),
-        ("pvt", 32, {"sr_ratios": (8, 4, 2, 2)}, r"the last of sr_ratios is 2, expected 1: the class token has no position"),
+        (
+            "pvt",
+            32,
+            {"sr_ratios": (8, 4, 2, 2)},
+            r"the last of sr_ratios is 2, expected 1: the class token has no position",
+        ),
         ("pvt", 32, {"depths": (1, 1)}, r"depths has 2 entries and embed_dims 4; give one entry per stage"),
         ("pvt", 32, {"depths": (1, 1, 0, 1)}, r"depths is \[1, 1, 0, 1\], expected numbers above 0"),
         ("pvt", 32, {"num_heads": (1, 3, 3, 4)}, r"embed_dims has 8, which 3 heads do not divide"),

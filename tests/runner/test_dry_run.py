@@ -233,7 +233,8 @@ def test_pixels_that_are_never_seen_are_told_of_before_and_by_the_training(here:
 
 
 @pytest.mark.parametrize(("model", "side", "options", "unseen"), [
-    ("deit_tiny", 33, {"patch_size": 4, "depth": 1}, "33 is not a multiple of patch_size 4; 1 row and 1 column of pixels"),
+    ("deit_tiny", 33, {"patch_size": 4, "depth": 1},
+     "33 is not a multiple of patch_size 4; 1 row and 1 column of pixels"),
     ("deit_tiny", 32, {"patch_size": 4, "depth": 1}, None),
     ("resnet8", 33, {}, None),
 ])  # fmt: skip

@@ -61,7 +61,7 @@ def _curves(known: Known, keep: Keep) -> list[Markup]:
     chosen = known.chosen
     ours = curve_of(chosen.ours.runs)
     if ours is None:
-        return [blocks.paragraphs(["The test split was not looked at on the way."])]
+        return [blocks.paragraphs(["The test split was not evaluated during the training."])]
     theirs = curve_of(chosen.baseline.runs) if chosen.baseline is not None else None
     name = "guided" if chosen.ours.guided else "this run"
     first, last = (f"{in_percent(ours.mean[place])}% at epoch {ours.epochs[place]:g}" for place in (0, -1))
@@ -96,7 +96,7 @@ def _losses(known: Known, keep: Keep) -> list[Markup]:
     rows = known.chosen.main.rows
     parts = loss_parts(rows)
     if not parts:
-        return [blocks.paragraphs(["This run recorded no parts of its loss."])]
+        return [blocks.paragraphs(["This run did not record parts of its loss."])]
     ends = [(part.removeprefix("loss_").replace("_", " "), *_ends(rows, part)) for part in parts]
     picture = Shown(
         "loss",
@@ -120,15 +120,15 @@ def _answered(known: Known, keep: Keep) -> list[Part]:
     ours = known.answers
     parts = (
         ("classes", "Class by class", predictions.classes),
-        ("confusion", "What is taken for what", predictions.confusions),
-        ("calibration", "How sure, and how right", predictions.calibration),
+        ("confusion", "Confusion matrix", predictions.confusions),
+        ("calibration", "Calibration", predictions.calibration),
     )
     if ours is None or known.images is None:
         return [Part(name, title, [blocks.paragraphs([known.why_not])]) for name, title, _ in parts]
     which = [blocks.paragraphs([f"Measured on {known.scored}."])] if known.scored else []
     found = [Part(name, title, [*which, *write(known, ours, keep)]) for name, title, write in parts]
     changed = predictions.examples(known, ours, known.images)
-    return [*found, Part("examples", "What guidance put right and wrong", changed)]
+    return [*found, Part("examples", "Mistakes corrected and added", changed)]
 
 
 def _facts(known: Known) -> list[Part]:
@@ -144,8 +144,8 @@ def _facts(known: Known) -> list[Part]:
     costs = sentences.cost(main.info, main.rows, main.folder)
     made_with = sentences.environment(known.env)
     return [
-        Part("cost", "Cost", [blocks.table(f"What the run of seed {main.seed} took", (), costs, words=2)]),
-        Part("again", "How to make it again", again),
+        Part("cost", "Cost", [blocks.table(f"Cost of the run of seed {main.seed}", (), costs, words=2)]),
+        Part("again", "How to reproduce it", again),
         Part("recipe", "Recipe", [blocks.text(known.recipe.split("\n"))]),
         Part("environment", "Environment", [blocks.table("Where it was trained", (), made_with, words=2)]),
     ]

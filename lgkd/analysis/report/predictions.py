@@ -96,7 +96,7 @@ def calibration(known: Known, ours: Answers, keep: Keep) -> list[Markup]:
         draw_reliability(bins, theirs),
         "Reliability diagram",
         f"Accuracy over confidence in {len(bins)} bins; expected calibration error {in_percent(error)}%.",
-        "Above the diagonal it is more often right than it says. Below: how many images are that sure.",
+        "Above the diagonal the accuracy exceeds the confidence. Below: number of images per bin.",
     )
     rows = [
         (f"{one.low:.0%} to {one.high:.0%}", f"{one.images:,}",
@@ -104,8 +104,8 @@ def calibration(known: Known, ours: Answers, keep: Keep) -> list[Markup]:
         for one in bins
     ]  # fmt: skip
     text = (
-        f"The expected calibration error is {in_percent(error)}%{beside}: so far are confidence and accuracy apart on "
-        f"average, over {len(bins)} bins of confidence. On the whole this model is {lean}."
+        f"The expected calibration error is {in_percent(error)}%{beside}: the mean distance between confidence and "
+        f"accuracy, over {len(bins)} bins of confidence. On the whole this model is {lean}."
     )
     listed = blocks.table("Confidence and accuracy", ("confidence", "images", "mean", "accuracy"), rows)
     return [blocks.paragraphs([text]), picture.html(keep), blocks.folded("The same as a table", listed)]
@@ -118,14 +118,14 @@ def examples(known: Known, ours: Answers, images: Images) -> list[Markup]:
         return [blocks.paragraphs(["No baseline was given: what guidance changed cannot be seen in one run."])]
     right, wrong = int((~theirs.right & ours.right).sum()), int((theirs.right & ~ours.right).sum())
     text = (
-        f"Of {len(ours.labels):,} test images {right:,} were put right and {wrong:,} put wrong. {known.which} Those "
-        "whose true class gained or lost most chance come first."
+        f"Of {len(ours.labels):,} test images guidance corrected {right:,} mistakes and added {wrong:,}. {known.which} "
+        "Those whose true class gained or lost most confidence come first."
     )
     better, worse = put_right(theirs, ours, _MOST_EXAMPLES), put_right(ours, theirs, _MOST_EXAMPLES)
     return [
         blocks.paragraphs([text]),
-        blocks.examples("Put right", [_example(known, ours, theirs, images, place) for place in better]),
-        blocks.examples("Put wrong", [_example(known, ours, theirs, images, place) for place in worse]),
+        blocks.examples("Corrected", [_example(known, ours, theirs, images, place) for place in better]),
+        blocks.examples("New mistakes", [_example(known, ours, theirs, images, place) for place in worse]),
     ]
 
 

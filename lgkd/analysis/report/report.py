@@ -74,7 +74,7 @@ def write_report(
         images=opened.data.test if opened is not None else None,
         why_not=why_not,
         scored=opened.scored if opened is not None and dataset is not None else "",
-        recipe=_read(main, RECIPE) or "not at hand",
+        recipe=_read(main, RECIPE) or "not available",
         env=_environment(main),
     )
     pictures: dict[str, Any] = {}

@@ -47,7 +47,7 @@ def _teachers(info: Mapping[str, Any]) -> list[str]:
     """State the accuracy of each teacher, where it is known."""
     known = [(_called(one), one.get("test_top1")) for one in teachers_of(info)]
     return [
-        f"The teacher {name} names {in_percent(top1)}% of the test images rightly."
+        f"The teacher {name} classifies {in_percent(top1)}% of the test images correctly."
         for name, top1 in known
         if isinstance(top1, int | float)
     ]
@@ -70,8 +70,8 @@ def summary(chosen: Chosen) -> list[str]:
         f"{who(info)}: {info['epochs']} epochs on {data['train_images']:,} images of {data['name']}{part}, "
         f"{data['classes']} classes. {_build(info)}",
         *_teachers(info),
-        f"With seed {chosen.main.seed} it names {in_percent(results['test_top1'])}% of {data['test_images']:,} test "
-        f"images rightly {_when(results)}.",
+        f"With seed {chosen.main.seed} it classifies {in_percent(results['test_top1'])}% of {data['test_images']:,} "
+        f"test images correctly {_when(results)}.",
     ]
     best = results["best_epoch_on_the_test_split"]
     if best["epoch"] != results["epoch"]:
@@ -139,7 +139,7 @@ def cost(info: Mapping[str, Any], rows: Sequence[Mapping[str, float]], folder: P
         ("images a second in training", f"{sum(speeds) / len(speeds):,.0f}" if speeds else "not recorded"),
         ("epochs, steps", f"{info['epochs']}, {info['epochs'] * info['steps_per_epoch']:,}"),
         ("parameters of the student", f"{info['student']['parameters']:,}"),
-        ("size of its weights", f"{weights.stat().st_size / 1e6:.1f} MB" if weights.is_file() else "not at hand"),
+        ("size of its weights", f"{weights.stat().st_size / 1e6:.1f} MB" if weights.is_file() else "not available"),
         ("number format", str(info["precision"])),
         ("processes", str(info.get("processes", 1))),
     ]
