@@ -248,7 +248,7 @@ def test_a_run_cannot_name_code_that_predicting_runs(
     rewrite(desk / "mine" / "student.json", lambda about: about.update(name="their_net:Net"))
     for command in (["predict", "mine", "pictures"], ["export", "mine"]):
         assert run(command) == 2
-        assert "and files alone run none; if you trust it, name it yourself" in capsys.readouterr().err
+        assert "a file alone may not run it; if you trust it, name it yourself" in capsys.readouterr().err
     assert "their_net" not in sys.modules
 
 

@@ -1,4 +1,4 @@
-"""DeiT-Tiny on CIFAR-100 at 224 px, guided in several ways by a ResNet-56 at 32 px; for a GPU."""
+"""Define DeiT-Tiny on CIFAR-100 at 224 px, guided in several ways by a ResNet-56 at 32 px; for a GPU."""
 
 from dataclasses import replace
 
