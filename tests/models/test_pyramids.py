@@ -178,7 +178,7 @@ def test_the_message_names_the_model() -> None:
         ("pvt", 32, {"depths": (1, 1, 0, 1)}, r"depths is \[1, 1, 0, 1\], expected numbers above 0"),
         ("pvt", 32, {"num_heads": (1, 3, 3, 4)}, r"embed_dims has 8, which 3 heads do not divide"),
         ("pvt", 32, {"embed_dims": ()}, r"embed_dims has 0 entries"),
-        ("pvt", 32, {"drop_path_rate": -0.1}, r"drop_path_rate is -0.1, expected a share"),
+        ("pvt", 32, {"drop_path_rate": -0.1}, r"drop_path_rate is -0.1, expected a number"),
         ("pvt", 32, {"num_classes": 0}, r"num_classes is 0, expected at least 1"),
         ("cvt", 24, {}, r"24 x 24 pixels do not divide into 3 stages after patches of 4 pixels; .*multiples of 16"),
         ("cvt", 32, {"patch_size": 8}, r"patch_size is 8, expected at most 7"),
