@@ -53,10 +53,10 @@ def _inner(annotation: Any) -> Any:
 
 
 def _plain(text: str) -> str:
-    """Escape asterisks outside of code, which Markdown would take for emphasis."""
-    return "".join(
-        part if place % 2 else part.replace("*", "\\*") for place, part in enumerate(re.split("(`[^`]*`)", text))
-    )
+    """Mark options as code, and escape asterisks, outside of code; Markdown would take them for dashes and emphasis."""
+    parts = re.split("(`[^`]*`)", text)
+    parts[::2] = [re.sub(r"(?<![\w-])--[a-z][\w-]*", r"`\g<0>`", part.replace("*", r"\*")) for part in parts[::2]]
+    return "".join(parts)
 
 
 def _cell(text: str) -> str:
@@ -110,7 +110,7 @@ def section(name: str) -> str:
 
 def generated() -> str:
     """Return the whole page."""
-    return "\n\n".join([HEAD.format(codes=exit_codes()), *map(section, COMMANDS)]) + "\n"
+    return "\n\n".join([HEAD.format(codes=_plain(exit_codes())), *map(section, COMMANDS)]) + "\n"
 
 
 if __name__ == "__main__":
