@@ -3,7 +3,19 @@
 from lgkd.config.base import Section
 from lgkd.config.overrides import Explained, apply_overrides, explain
 from lgkd.config.schedules import AdaptiveStop, TermSchedule
-from lgkd.config.schema import Ema, Evaluation, Expectation, Guidance, Mix, Optimizer, Recipe, Schedule, Top1, View
+from lgkd.config.schema import (
+    Ema,
+    Evaluation,
+    Expectation,
+    Guidance,
+    Lookahead,
+    Mix,
+    Optimizer,
+    Recipe,
+    Schedule,
+    Top1,
+    View,
+)
 from lgkd.config.terms import OwnTerm, Term, TermSection
 from lgkd.config.validate import dump_recipe, load_recipe, parse_recipe, recipe_from
 
@@ -14,6 +26,7 @@ __all__ = [
     "Expectation",
     "Explained",
     "Guidance",
+    "Lookahead",
     "Mix",
     "Optimizer",
     "OwnTerm",

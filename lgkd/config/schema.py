@@ -94,6 +94,8 @@ class View(Settings):
     """Channel mean and spread taken from ImageNet, or measured on the training split."""
     fixed: int | None = Field(default=None, ge=1, le=100_000)
     """Views of each image, which come again in turn, one an epoch; null: every epoch draws new ones."""
+    alternate_flip: bool = False
+    """Draw the flip in the first epoch only, and change it from epoch to epoch, so that both sides come in turn."""
 
 
 class Evaluation(Section):
@@ -136,6 +138,8 @@ class Optimizer(Settings):
     """Momentum of sgd and muon; the others ignore it."""
     nesterov: bool = True
     """Nesterov's form of momentum in sgd and muon (whose adamw is then nadamw); the others ignore it."""
+    bias_lr_scale: Number = Field(default=1.0, gt=0, le=1000)
+    """Multiplies the learning rate of biases and of other 1-D tensors."""
 
     @field_validator("nesterov")
     @classmethod
@@ -186,6 +190,15 @@ class Ema(Settings):
     """Share of the mean that is kept at every step."""
     warmup: bool = True
     """Begin with a smaller decay, so that the first steps do not linger in the mean."""
+
+
+class Lookahead(Settings):
+    """Slow weights that follow the student's and replace them every few steps; averaged ever longer to the end."""
+
+    every: int = Field(default=5, ge=1, le=10_000)
+    """Optimiser steps between two updates."""
+    decay: Number = Field(default=0.95, ge=0, lt=1)
+    """Share of the slow weights that is kept per step at the end of the training; before, less."""
 
 
 class Guidance(Section):
@@ -285,6 +298,8 @@ class Recipe(Section):
     """Largest norm of the gradient of one step; null: not clipped."""
     ema: Ema | None = None
     """A running mean of the weights; null: none."""
+    lookahead: Lookahead | None = None
+    """Slow weights that replace the student's every few steps; null: none."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Number format of the forward pass; auto: bf16 where the device has it natively, else fp32."""
     evaluate_every: int = Field(default=1, ge=1, le=1_000_000)

@@ -183,6 +183,7 @@ def make_plan(
         precision=choose_precision(recipe.precision, device),
         clip_norm=recipe.clip_norm,
         ema=recipe.ema,
+        lookahead=recipe.lookahead,
         evaluate_every=recipe.evaluate_every,
         channels_last=channels_last,
         compile=choose_compile(compiled, device, images, cuda_graphs=cuda_graphs),

@@ -13,7 +13,7 @@ from torch import nn
 from lgkd._internal.distributed import join, wait
 from lgkd.data.checks.report import quick_check
 from lgkd.data.greys import BEFORE, Greys
-from lgkd.data.prepare import Data, make_feed, prepare_data
+from lgkd.data.prepare import Data, make_feed, make_test_batches, prepare_data
 from lgkd.distillation.guide import Guide
 from lgkd.distillation.teacher_cache.serving import Served, serve
 from lgkd.errors import InputError, TapError
@@ -41,6 +41,9 @@ from lgkd.runs.folder import check_free, claim, is_finished, make_folder, read_r
 from lgkd.runs.identity import check_same, go_on, hold
 from lgkd.training.determinism import exactly, remark
 from lgkd.training.precision import choose_device
+
+_FITTED = 5000
+"""Most training images that a model is shown whose first weights depend on them."""
 
 
 class Runner:
@@ -218,6 +221,7 @@ class Runner:
         config = self.config
         teachers = self.teachers
         student, size = self._make_model(data)
+        self._fit_images(student, size, data)
         if (unseen := unseen_pixels(student, size)) is not None:
             self.session.say(unseen)
         if config.role == "teacher":
@@ -243,6 +247,23 @@ class Runner:
         check_model(model, name, num_classes=classes, image_size=pair(size))
         check_training(model, name, image_size=pair(size))
         return model, pair(size)
+
+    def _fit_images(self, model: nn.Module, size: tuple[int, int], data: Data) -> None:
+        """Show training images to a model whose first weights depend on them (its method `lgkd_fit_images`)."""
+        fit = getattr(model, "lgkd_fit_images", None)
+        if fit is None:
+            return
+        count = len(data.train)
+        some = data.train.take(torch.arange(0, count, -(-count // _FITTED)))
+        batches = make_test_batches(
+            some,
+            image_size=size,
+            mean=data.mean,
+            std=data.std,
+            interpolation=self.config.recipe.view.interpolation,
+            device="cpu",
+        )
+        fit(torch.cat([images for images, _ in batches]))
 
     def _serve(self, guides: Sequence[Guide], data: Data, size: tuple[int, int]) -> Served | None:
         """Open the caches that the training reads instead of running its teachers; None where none were asked for."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from lgkd.config import Ema, Optimizer, Recipe, Schedule
+from lgkd.config import Ema, Lookahead, Optimizer, Recipe, Schedule
 from lgkd.config.declaration import check_values, default_of
 from lgkd.errors import InputError
 
@@ -13,7 +13,7 @@ class Plan:
     """One training.
 
     Attributes:
-        optimizer, schedule, ema: those of a recipe; the learning rate is not scaled by the batch size.
+        optimizer, schedule, ema, lookahead: those of a recipe; the learning rate is not scaled by the batch size.
         steps_per_epoch: optimiser steps.
         accumulate: micro-batches a step; the effective batch stays what the feed yields.
         precision: "fp32", "bf16" or "fp16"; already decided.
@@ -31,6 +31,7 @@ class Plan:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     clip_norm: float | None = default_of(Recipe, "clip_norm")
     ema: Ema | None = None
+    lookahead: Lookahead | None = None
     evaluate_every: int = default_of(Recipe, "evaluate_every")
     channels_last: bool = False
     compile: bool = False

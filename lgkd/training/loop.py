@@ -126,7 +126,7 @@ class _Training:
         for epoch in range(self.progress.epoch, self.plan.epochs):
             self._train_epoch(epoch)
             self._finish_epoch(epoch)
-        self.engine.apply_ema()
+        self.engine.finish()
         return self.progress.rows
 
     def _train_epoch(self, epoch: int) -> None:

@@ -14,12 +14,17 @@ _NO_DECAY = ("cls_token", "pos_embed", "dist_token", "distill_token")
 _TABLES = ("pos", "bias_table", "attention_biases")
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: weights that decay, and those that do not.
+def parameter_groups(module: nn.Module, weight_decay: float, bias_lr_scale: float = 1.0) -> list[dict[str, Any]]:
+    """Sort the weights into groups: those that decay, and those that do not.
 
     Not decayed: biases and every other tensor of at most one dimension, class and distillation
     tokens, position embeddings, and what a model of timm's names in `no_weight_decay()`.
     Source: the settings of Locality Guidance, arXiv 2207.10026.
+
+    Args:
+        module: holds the weights; those that take no gradient are left out.
+        weight_decay: of the first group.
+        bias_lr_scale: multiplies the rate of tensors of at most one dimension, which have a group of their own then.
     """
     exempt = _undecayed_by_name(module)
     decayed: list[nn.Parameter] = []
@@ -30,6 +35,11 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
         spared = parameter.ndim <= 1 or id(parameter) in exempt or any(part in name for part in _NO_DECAY)
         (kept if spared else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    if bias_lr_scale != 1:
+        groups[1]["params"] = [parameter for parameter in kept if parameter.ndim > 1]
+        biases = [parameter for parameter in kept if parameter.ndim <= 1]
+        # The step multiplies its rate by this.
+        groups.append({"params": biases, "weight_decay": 0.0, "lr_scale": bias_lr_scale})
     return [group for group in groups if group["params"]]
 
 
@@ -84,7 +94,7 @@ def make_optimizer(module: nn.Module, settings: Optimizer) -> torch.optim.Optimi
     Raises:
         InputError: Muon is asked for, and the student has no such matrix.
     """
-    groups = parameter_groups(module, settings.weight_decay)
+    groups = parameter_groups(module, settings.weight_decay, settings.bias_lr_scale)
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
     if settings.name == "sgd":

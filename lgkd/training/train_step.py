@@ -22,6 +22,7 @@ from lgkd.training.config import Plan
 from lgkd.training.data_parallel import ParallelTask, is_known, is_static
 from lgkd.training.distributed_step import DistributedStep, looks_across, own_group, same_start
 from lgkd.training.exchange_order import ExchangeOrder
+from lgkd.training.lookahead import SlowWeights
 from lgkd.training.metrics import RunningMean
 from lgkd.training.nonfinite import NonFiniteGuard, is_out_of_memory, masked_step
 from lgkd.training.optim import make_optimizer
@@ -78,6 +79,11 @@ class Engine:
             if plan.ema is not None
             else None
         )
+        self.slow_weights = (
+            SlowWeights(task.student, plan.lookahead, plan.epochs * plan.steps_per_epoch)
+            if plan.lookahead is not None
+            else None
+        )
         # Shares of a batch need each other only where something looks across it.
         self._joined = self.processes > 1 and looks_across(task)
         self._group = own_group() if self._joined else None
@@ -101,7 +107,7 @@ class Engine:
         number = epoch * self.plan.steps_per_epoch + place
         rate = self.plan.rate(number)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_scale", 1.0)
         self.task.set_epoch(number / self.plan.steps_per_epoch)
         index = batch.index
         assert index is not None
@@ -138,6 +144,8 @@ class Engine:
             bad = self._everywhere(self.guard.judge(whole, torch.zeros_like(norm)))
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.slow_weights is not None:
+            self.slow_weights.after_step(number + 1)
         if self.ema is not None:
             self.ema.update(self.task.student, step=number)
         for step, part in made:
@@ -225,6 +233,8 @@ class Engine:
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """The tensors of a checkpoint by part: the task's, the optimiser's, the average."""
         parts = self.task.checkpoint_tensors() | {"optimizer": optimizer_tensors(self.task, self.raw_optimizer)}
+        if self.slow_weights is not None:
+            parts["lookahead"] = self.slow_weights.state_dict()
         return parts if self.ema is None else parts | {"ema": self.ema.module.state_dict()}
 
     def load_state_dict(self, parts: Mapping[str, dict[str, Tensor]]) -> None:
@@ -232,10 +242,14 @@ class Engine:
         self.task.load_checkpoint_tensors(parts)
         if self.ema is not None:
             self.ema.module.load_state_dict(parts["ema"])
+        if self.slow_weights is not None:
+            self.slow_weights.load_state_dict(parts["lookahead"])
         restore_optimizer(self.task, self.raw_optimizer, parts["optimizer"])
 
-    def apply_ema(self) -> None:
-        """Make the averaged weights the student's own."""
+    def finish(self) -> None:
+        """Make the slow or averaged weights the student's own, at the end of the training."""
+        if self.slow_weights is not None:
+            self.slow_weights.finish()
         if self.ema is not None:
             self.task.student.load_state_dict(self.ema.module.state_dict())
 

@@ -16,7 +16,7 @@ from torch import nn
 from lgkd.config import AdaptiveStop, OwnTerm, Recipe, Section, TermSchedule, TermSection
 from lgkd.config.declaration import check_values
 from lgkd.config.introspect import is_pair, list_entry, sections_of, variants
-from lgkd.config.schema import Ema, Evaluation, Expectation, Guidance, Mix, Optimizer, Schedule, Top1, View
+from lgkd.config.schema import Ema, Evaluation, Expectation, Guidance, Lookahead, Mix, Optimizer, Schedule, Top1, View
 from lgkd.config.terms import SECTIONS as TERM_SECTIONS
 from lgkd.data.transforms.mixup import Mixing
 from lgkd.distillation.guide import Guide, Term
@@ -48,6 +48,7 @@ BEHIND: dict[type[Section], Callable[..., Any]] = {
     Optimizer: lambda **words: Optimizer(**{"name": "adamw", "lr": 1e-3, "weight_decay": 0.05, **words}),
     Schedule: lambda **words: Schedule(**{"epochs": 10, **words}),
     Ema: Ema,
+    Lookahead: Lookahead,
     Guidance: guided,
     AdaptiveStop: AdaptiveStop,
     TermSchedule: TermSchedule,
@@ -87,7 +88,7 @@ APART: dict[type[Section], dict[str, str]] = {
         "batch_size": "of the feed",
         **dict.fromkeys(("about", "source", "expect", "trains"), "tells, sets nothing"),
         **dict.fromkeys(
-            ("view", "evaluation", "mix", "optimizer", "schedule", "ema", "guide"), "sections of their own"
+            ("view", "evaluation", "mix", "optimizer", "schedule", "ema", "lookahead", "guide"), "sections of their own"
         ),
     },
     **{TERM_SECTIONS[kind]: {**dict.fromkeys(TERM | {"weight"}, "of the term, compared below")} for kind in TERMS},

@@ -150,7 +150,7 @@ def test_options_reach_the_constructor() -> None:
         ("deit_tiny", {"patchsize": 4}, r"^deit_tiny has no option 'patchsize'; did you mean 'patch_size'"),
         ("timm:resnet18", {"stemwidth": 4}, r"^timm:resnet18 has no option 'stemwidth'; did you mean 'stem_width'"),
         ("deit_tiny", {"depth": "deep"}, r"^deit_tiny cannot be made with depth=deep: "),
-        ("resnet8", {"width": 4}, r"resnet8 has no option 'width'; there are none"),
+        ("resnet8", {"width": 4}, r"resnet8 has no option 'width'; known: harmonic"),
         ("deit_tiny", {"pretrained": True}, r"pretrained is not an option; classes come from the data set"),
         ("deit_tiny", {"img_size": 32}, r"img_size is not an option"),
         ("resnet8", {"num_classes": 0}, r"resnet8: a classifier of 0 classes does not exist"),

@@ -161,7 +161,10 @@ class Augment:
     def _crops(
         self, valid: NDArray[np.int64], index: Tensor, epoch: int
     ) -> tuple[resized_crop.Boxes, NDArray[np.bool_]]:
-        mirrored = self._draws("flip", index, epoch, 1)[:, 0] < self.view.flip
+        turns = self.view.alternate_flip
+        mirrored = self._draws("flip", index, 0 if turns else epoch, 1)[:, 0] < self.view.flip
+        if turns and epoch % 2:
+            mirrored = ~mirrored
         return self._boxes(valid, index, epoch), mirrored
 
     def _drawn_as(self, epoch: int) -> int:

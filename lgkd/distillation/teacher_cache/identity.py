@@ -60,6 +60,8 @@ def identity_of(
     if mode == "replay":
         return {**identity, "view.interpolation": recipe.view.interpolation}
     drawn = recipe.view.model_dump(mode="json", exclude=_NOT_DRAWN)
+    if not recipe.view.alternate_flip:
+        del drawn["alternate_flip"]  # which caches of earlier versions do not know
     return {**identity, "seed": seed, **{f"view.{key}": value for key, value in drawn.items()}}
 
 

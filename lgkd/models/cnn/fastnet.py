@@ -98,7 +98,7 @@ class WhiteningStem(nn.Module):
         moments = torch.zeros(_FILTERS, _FILTERS, dtype=torch.float64)
         count = 0
         for patches_PN in _patches(images_B3HW):
-            moments += (patches_PN @ patches_PN.T).double().cpu()
+            moments += (patches_PN @ patches_PN.T).cpu()
             count += patches_PN.shape[1]
         self._set(moments / count)
 
@@ -114,7 +114,7 @@ class WhiteningStem(nn.Module):
 
 def _patches(images_B3HW: Tensor, step: int = 500) -> Iterator[Tensor]:
     """All patches of 3x3 pixels as columns (27,N), a few hundred images at a time."""
-    for some in torch.split(images_B3HW.float(), step):
+    for some in torch.split(images_B3HW.double(), step):
         yield nn.functional.unfold(some, 3).transpose(0, 1).flatten(1)
 
 
