@@ -13,7 +13,7 @@ def quick_attention(model: nn.Module, device: str | torch.device, precision: str
 
     That is torch's fused function, except in bf16 on a CPU: there its backward pass makes no use of the matrix units,
     and two matrix products with a softmax between them take half the time (DeiT-Ti at 32 px, patches of 4: 196 against
-    101 images a second on one thread, at 224 px 30 against 23; dev/LOG.md). The same numbers up to rounding.
+    101 images a second on one thread, at 224 px 30 against 23; docs/performance.md). The same numbers up to rounding.
     """
     unfused = precision == "bf16" and torch.device(device).type == "cpu"
     changed = [module for module in model.modules() if unfused and getattr(module, "fused_attn", False) is True]
