@@ -1,7 +1,7 @@
 """Define experiments for two CPU cores: 10 % of CIFAR-100 and similar, 780 steps of 64 images a student.
 
 The small student's rate is between the best ones, on held-out training images, without a guide and with one
-(docs/log.md, 2026-11-28), where guidance-plus was searched too. Other settings were fixed before the first run.
+(dev/LOG.md, 2026-11-28), where guidance-plus was searched too. Other settings were fixed before the first run.
 """
 
 from dataclasses import replace
@@ -199,7 +199,7 @@ _PLUS = Experiment(
     ),
     notes=(
         "The student, the teacher's training and the steps are those of cifar100-10pct-methods. Searched on held-out "
-        "training images with seed 0 (docs/log.md, 2026-11-28): the rates of AdamW (1e-3 without a guide, 1e-2 with "
+        "training images with seed 0 (dev/LOG.md, 2026-11-28): the rates of AdamW (1e-3 without a guide, 1e-2 with "
         "one) and of Muon (3e-3 and 1e-2), and guidance-plus, whose optimiser is Muon at 1e-2.",
     ),
 )
