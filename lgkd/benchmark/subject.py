@@ -95,7 +95,7 @@ class Subject:
         )
         images = max(len(data.train), _USUAL_IMAGES) if choices.dataset is None else len(data.train)
         self.compiled = choose_compile(
-            choices.compile, self.device, recipe.schedule.epochs * images, cuda_graphs=choices.cuda_graphs
+            choices.compile, self.device, int(self.plan.length * images), cuda_graphs=choices.cuda_graphs
         )
         self.engine = Engine(
             make_task(self.model, [self.guide] if self.guide is not None else [], recipe),

@@ -225,8 +225,8 @@ def quickstart(
     """
     chosen = check_seeds(seeds)
     recipe = resolve_recipe(RECIPE, trains="student", guided=True, epochs=epochs, overrides=overrides)
-    full = resolve_recipe(RECIPE, trains="student", guided=True).schedule.epochs
-    length = recipe.schedule.epochs
+    full = resolve_recipe(RECIPE, trains="student", guided=True).schedule.count(1)
+    length = recipe.schedule.count(1)
     dataset = held_out_digits() if held_out else load_dataset(DATASET)
     every = recipe.evaluate_every if epochs is None else max(1, round(recipe.evaluate_every * length / full))
     choices = {"seeds": list(chosen), "epochs": epochs, "held_out": held_out, "overrides": list(overrides)}
