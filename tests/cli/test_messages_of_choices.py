@@ -164,7 +164,7 @@ def test_force_is_offered_only_where_a_checkpoint_fits(
         capsys.readouterr()
         assert run([*words, *changed]) == 2
         err = capsys.readouterr().err
-        assert ("Use --force to go on with it all the same" in err) is helps, changed
+        assert ("Use --force to resume it anyway" in err) is helps, changed
         assert ("its checkpoint does not fit, so --force would not help" in err) is not helps, changed
         shutil.copytree("mine", "forced")
         assert run([*words, *changed, "--out", "forced", "--force"]) == (0 if helps else 2), changed

@@ -167,7 +167,7 @@ def test_images_that_moved_are_named_with_the_place_they_were_at(
     rewrite(desk / "mine" / "run.json", lambda about: about["dataset"].update(path="/gone"))
     assert run(["evaluate", "mine"]) == 3
     assert capsys.readouterr().err == (
-        "lgkd: the data that mine was trained on is not at /gone any more; name it with --dataset\n"
+        "lgkd: the data that mine was trained on is no longer at /gone; name it with --dataset\n"
     )
 
 
@@ -178,7 +178,7 @@ def test_a_run_whose_environment_is_damaged_says_so(desk: Path, capsys: pytest.C
     assert run(["resume", "mine", "--quiet"]) == 2
     err = capsys.readouterr().err
     assert err.startswith("lgkd: mine/env.json cannot be read (")
-    assert err.endswith("); it is damaged, begin anew in another --out\n")
+    assert err.endswith("); it is damaged, start a new run in another --out\n")
 
 
 def test_a_folder_that_is_taken_or_cannot_be_made_is_told(desk: Path) -> None:
@@ -190,7 +190,7 @@ def test_a_folder_that_is_taken_or_cannot_be_made_is_told(desk: Path) -> None:
     )
     Path("a-file").write_text("")
     assert said(InputError, lambda: make_folder(Path("a-file/runs"))) == (
-        "a-file/runs cannot be made (Not a directory); choose another place"
+        "a-file/runs cannot be made (Not a directory); choose another folder"
     )
 
 

@@ -282,7 +282,7 @@ def test_class_names_are_the_same_where_the_environment_says_that_names_are_asci
 @pytest.mark.parametrize("content", [b"\x80\x02c", b"epoch\nx\n", b"epoch\n1,2\n", b"epoch\n\0\n"])
 def test_metrics_that_are_no_table_of_numbers_are_told_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "metrics.csv").write_bytes(content)
-    with pytest.raises(InputError, match=r"metrics\.csv is no table of numbers \(.*\); it is damaged"):
+    with pytest.raises(InputError, match=r"metrics\.csv is not a table of numbers \(.*\); it is damaged"):
         read_metrics(tmp_path)
 
 

@@ -128,7 +128,7 @@ def test_an_unfinished_run_that_differs_is_foretold_in_the_words_in_which_the_tr
     shown = capsys.readouterr().out
     assert "would not start" in shown and "(goes on" not in shown and "\n    recipe.batch_size: was 8" in shown
     forced = foretold([*other, "--force"], capsys)
-    assert forced["goes_on"] and "going on although it differs: seed: was 0, now 7" in forced["cautions"]
+    assert forced["goes_on"] and "resuming although it differs: seed: was 0, now 7" in forced["cautions"]
 
 
 def test_where_each_run_of_a_series_lies_is_foretold_and_all_of_them_are_looked_at(
