@@ -119,17 +119,17 @@ def test_an_empty_folder_is_told_before_a_missing_teacher(here: Path, capsys: py
     [
         (
             "distill data/x",
-            "lgkd distill takes no word on its own (got 'data/x'); a data set is given as: --dataset data/x",
+            "lgkd distill takes no positional argument (got 'data/x'); a data set is given as: --dataset data/x",
         ),
         (
             "train --student deit_tiny --quiet x",
-            "lgkd train takes no word on its own (got 'x'); a data set is given as: --dataset x",
+            "lgkd train takes no positional argument (got 'x'); a data set is given as: --dataset x",
         ),
         (
             "train-teacher resnet8 --dataset x",
-            "lgkd train-teacher takes the dataset without --dataset, in its place: lgkd train-teacher TEACHER DATASET",
+            "lgkd train-teacher takes the dataset without --dataset, as an argument: lgkd train-teacher TEACHER DATASET",
         ),
-        ("check --dataset x", "lgkd check takes the dataset without --dataset, in its place: lgkd check DATASET"),
+        ("check --dataset x", "lgkd check takes the dataset without --dataset, as an argument: lgkd check DATASET"),
     ],
 )
 def test_a_data_set_that_is_given_in_the_other_way_is_shown_the_way(

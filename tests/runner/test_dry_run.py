@@ -126,7 +126,7 @@ def test_an_unfinished_run_that_differs_is_foretold_in_the_words_in_which_the_tr
     assert told["problems"] and error.endswith(f"lgkd: {told['problems'][0]}\n")
     assert run([*other, "--dry-run"]) == 2
     shown = capsys.readouterr().out
-    assert "would not start" in shown and "(goes on" not in shown and "\n    recipe.batch_size: was 8" in shown
+    assert "would not start" in shown and "(resumes" not in shown and "\n    recipe.batch_size: was 8" in shown
     forced = foretold([*other, "--force"], capsys)
     assert forced["goes_on"] and "resuming although it differs: seed: was 0, now 7" in forced["cautions"]
 

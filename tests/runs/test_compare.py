@@ -110,7 +110,7 @@ def test_the_last_epoch_is_the_headline_and_the_best_one_is_labelled(both: Path,
     assert "top-1 after the last epoch, in %" in text and re.search(
         r"^A +deit_tiny unguided +4 +60.25 .* 65.25$", text, re.M
     )
-    assert "best: of the best epoch on the test split, as papers print; it is picked by\nwhat it is measured on" in text
+    assert "best: of the best epoch on the test split, as papers print; selected on the data\nit is measured on" in text
 
 
 def test_an_epoch_chosen_on_held_out_images_has_a_column_of_its_own(tmp_path: Path, capsys) -> None:
@@ -334,7 +334,7 @@ def test_a_file_that_is_there_is_not_written_over(
     file = tmp_path / "mine.csv"
     file.write_text("mine")
     assert lgkd(["compare", str(both), "--csv", str(file)]) == 2
-    assert "is there already; it was not touched. Choose another name, or add --replace" in capsys.readouterr().err
+    assert "exists already; it was not touched. Choose another name, or add --replace" in capsys.readouterr().err
     assert file.read_text() == "mine"
     assert lgkd(["compare", str(both), "--csv", str(file), "--replace"]) == 0
     assert file.read_text().startswith("row,group,")
