@@ -14,7 +14,7 @@ from lgkd._internal.launch import LOST, STUCK, Relayed, begin, end, is_first, sp
 from lgkd._internal.out_of_memory import lack_of_memory
 from lgkd._internal.text import visible
 from lgkd.cli.escape import paragraphs
-from lgkd.cli.memory import told, try_torch_first
+from lgkd.cli.memory import describe_shortage, try_torch_first
 from lgkd.cli.streams import guard, lost
 
 # The disk is full, the user's quota is used up, or a file has reached the largest allowed size.
@@ -106,7 +106,7 @@ def _explained(error: Exception, words: Sequence[str]) -> tuple[str, int]:
     # An error raised where it was anticipated has advice of its own.
     foreseen = isinstance(error, LgkdError) and "memory" in str(error)
     if not foreseen and (lack := lack_of_memory(error)) is not None:
-        return told(lack, trains=bool({*words[:1]} & _TRAINING)), 1
+        return describe_shortage(lack, trains=bool({*words[:1]} & _TRAINING)), 1
     if isinstance(error, LgkdError):
         return str(error), error.exit_code
     if kind == "Abort":

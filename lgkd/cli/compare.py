@@ -65,7 +65,7 @@ def compare(
 
 def show_comparison(comparison: "Comparison") -> None:
     """Print the groups as a table, each seed, and the conclusions in sentences."""
-    from lgkd.runs.compare.summary import told
+    from lgkd.runs.compare.summary import summary_lines
 
     out = console()
     about = comparison.groups[0].runs[0].info["dataset"]
@@ -96,7 +96,7 @@ def show_comparison(comparison: "Comparison") -> None:
         out.print("")
         _show_seeds(comparison)
     out.print("")
-    for line in told(comparison):
+    for line in summary_lines(comparison):
         out.print(line)
     for remark in comparison.remarks:
         out.print(f"Beware: {remark}.")

@@ -11,7 +11,7 @@ _ENOUGH = 16 * 2**30
 """Bytes of address space with which torch can be loaded in any build."""
 
 
-def told(words: str, *, trains: bool) -> str:
+def describe_shortage(words: str, *, trains: bool) -> str:
     """Describe a lack of memory, with advice.
 
     Args:

@@ -127,7 +127,8 @@ def test_an_empty_folder_is_told_before_a_missing_teacher(here: Path, capsys: py
         ),
         (
             "train-teacher resnet8 --dataset x",
-            "lgkd train-teacher takes the dataset without --dataset, as an argument: lgkd train-teacher TEACHER DATASET",
+            "lgkd train-teacher takes the dataset without --dataset, as an argument: "
+            "lgkd train-teacher TEACHER DATASET",
         ),
         ("check --dataset x", "lgkd check takes the dataset without --dataset, as an argument: lgkd check DATASET"),
     ],

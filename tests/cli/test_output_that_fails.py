@@ -81,7 +81,10 @@ def test_a_limit_of_addresses_is_named(capsys: pytest.CaptureFixture[str], monke
 
     monkeypatch.setattr("lgkd.cli._run", no_memory)
     monkeypatch.setattr("lgkd.cli.memory.address_limit", lambda: 300 * 2**20)
-    begin = "lgkd: not enough memory (torch cannot be loaded); this process may use 300 MiB of address space: raise that limit"
+    begin = (
+        "lgkd: not enough memory (torch cannot be loaded); this process may use 300 MiB of address space: "
+        "raise that limit"
+    )
     assert run(["predict"]) == 1
     assert capsys.readouterr().err == f"{begin} (ulimit -v)\n"
     assert run(["distill"]) == 1

@@ -146,7 +146,7 @@ def test_paused_in_a_run_and_between_all_runs_it_ends_as_the_undisturbed_one(who
     monkeypatch.setattr(StopCondition, "reason", lambda self: None)  # as if the clock ran out while a run was put away
     for done in range(1, len(RUNS)):
         assert go("mine", "--max-time", "0") == 75
-        assert "between two runs; the same command goes on" in capsys.readouterr().err
+        assert "between two runs; run the same command again to resume" in capsys.readouterr().err
         finished = [json.loads((Path("mine") / name / "run.json").read_text())["status"] for name in RUNS[:done]]
         assert finished == ["finished"] * done and not (Path("mine") / RUNS[done]).exists()
     assert go("mine", "--max-time", "0") == 0

@@ -132,7 +132,7 @@ def test_the_time_limit_counts_for_all_runs_together(world: World, here: Path, m
     assert "paused after 0 seconds and saved; the same command goes on" in capsys.readouterr().err
     monkeypatch.setattr(StopCondition, "reason", lambda self: None)  # as if the clock ran out while a run was put away
     assert run(command) == 75
-    assert "paused after 0 seconds between two runs; the same command goes on" in capsys.readouterr().err
+    assert "paused after 0 seconds between two runs; run the same command again to resume" in capsys.readouterr().err
     assert [about(path)["status"] for path in Path("mine").glob("seed*")] == ["finished"]
     assert run(command) == 0
 
@@ -156,7 +156,7 @@ def test_a_signal_in_a_run_or_between_two_ends_with_its_code(
         patch.setattr(runner, "prepare_data", prepare)
         assert run(words(world, "mine", "0")) == code
     err = capsys.readouterr().err
-    assert "between two runs; the same command goes on" in err or number == signal.SIGINT
+    assert "between two runs; run the same command again to resume" in err or number == signal.SIGINT
     assert about(Path("mine/seed0-guided"))["status"] == "finished" and not Path("mine/seed0-unguided").exists()
     with monkeypatch.context() as patch:
         patch.setattr(CsvLogger, "on_start", lambda *_: signal.raise_signal(number))

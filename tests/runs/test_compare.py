@@ -16,7 +16,7 @@ from scipy import stats
 from lgkd.cli import run as lgkd
 from lgkd.errors import InputError, TakenError
 from lgkd.runs.compare import compare
-from lgkd.runs.compare.summary import told
+from lgkd.runs.compare.summary import summary_lines
 from lgkd.runs.folder import claim
 from tests import CHECKOUT
 from tests.support.comparing import make_run, make_seeds
@@ -34,7 +34,7 @@ def both(tmp_path: Path) -> Path:
 
 def words_of(*places: Path, **more: Path) -> str:
     found = compare(*places, **more)
-    return "\n".join([*told(found), *found.remarks])
+    return "\n".join([*summary_lines(found), *found.remarks])
 
 
 def test_runs_that_differ_only_by_seed_become_mean_spread_and_interval(both: Path) -> None:
@@ -241,7 +241,7 @@ def test_each_guided_student_meets_its_own_baseline(tmp_path: Path) -> None:
     found = compare(*places)
     pairs = [(one.reference.label, one.group.label) for one in found.differences]
     assert pairs == [("deit_tiny unguided", "deit_tiny by resnet8"), ("pit_ti unguided", "pit_ti by resnet8")]
-    assert "2 differences are shown, each with its own 95% interval" in "\n".join(told(found))
+    assert "2 differences are shown, each with its own 95% interval" in "\n".join(summary_lines(found))
 
 
 def test_without_a_baseline_all_meet_the_first_or_the_one_that_is_asked_for(tmp_path: Path) -> None:

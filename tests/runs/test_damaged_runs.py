@@ -173,7 +173,7 @@ def test_logits_that_overflow_are_no_result(world: World, folder: Path, capsys: 
     assert run(["evaluate", "mine", "--json"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "mine answers with numbers that are not finite on" in captured.err
+    assert "mine has outputs that are not finite on" in captured.err
     assert run(["predict", "mine", str(world.pictures / "test")]) == 2
     assert "mine answers with numbers that are not finite; its weights are damaged" in capsys.readouterr().err
 

@@ -7,7 +7,7 @@ from lgkd.runs.compare.groups import Group
 from lgkd.runs.statistics import Interval, in_percent
 
 
-def told(comparison: Comparison) -> list[str]:
+def summary_lines(comparison: Comparison) -> list[str]:
     """Describe the differences, how to read them, and what else differs."""
     lines: list[str] = []
     for difference in comparison.differences:
