@@ -38,4 +38,4 @@ def arrange(
     out.print(f"kept in {made.folder}", markup=False)
     if not quiet:
         where = f" --data-dir {shlex.quote(str(data_dir))}" if data_dir is not None else ""
-        out.print(f"look at it with: lgkd check {made.name}{where}", markup=False)
+        out.print(f"check it with: lgkd check {made.name}{where}", markup=False)

@@ -275,7 +275,7 @@ def test_two_teachers_of_a_name_are_two_blocks_and_a_folder_is_sent_to_check(
     assert [re.search(r"data set +(\w+)", block)[1] for block in blocks] == ["first", "second"]  # type: ignore[index]
     (here / "photos").mkdir()
     assert run(["datasets", "photos"]) == 2
-    assert "look at it with: lgkd check photos" in capsys.readouterr().err
+    assert "check it with: lgkd check photos" in capsys.readouterr().err
 
 
 def test_json_of_a_training_is_its_run_json_and_all_that_is_printed(world: World, here: Path, capsys) -> None:
@@ -329,7 +329,7 @@ class Broken(Exception):
         (
             OSError(13, "Permission denied", "runs/x"),
             2,
-            "lgkd: runs/x: Permission denied; check the place, or choose another (--out, or LGKD_HOME)\n",
+            "lgkd: runs/x: Permission denied; check the path, or choose another (--out, or LGKD_HOME)\n",
         ),
         (
             FileNotFoundError(2, "No usable temporary directory found in ['/tmp', '/var/tmp', '/usr/tmp', '/']"),

@@ -315,7 +315,7 @@ def test_bad_choices_are_told_before_anything_is_done(
         out, err = capsys.readouterr()
         assert (out, err) == ("", f"lgkd: {told}\n")
     assert Path("mine.csv").read_text() == "precious"
-    with pytest.raises(InputError, match="top_k is 0, expected at least 1 class per image"):
+    with pytest.raises(InputError, match="top_k is 0, expected at least 1 class an image"):
         lgkd.predict(world.unguided_run, "photos", top_k=0)
     assert issubclass(TakenError, InputError) and not issubclass(MissingError, InputError)
 

@@ -214,7 +214,7 @@ def test_a_finished_run_of_other_settings_is_no_part_of_it(whole, monkeypatch, c
     assert (
         "holds a finished run (lgkd.quickstart:small_vit on digits, seed 0) of other settings than tiny has here" in err
     )
-    assert "recipe.optimizer.lr: was 0.002, now 0.001" in err and "Choose another --out to start a new run" in err
+    assert "recipe.optimizer.lr: was 0.002, now 0.001" in err and "Choose another --out to begin anew" in err
     assert snapshot(whole[0]) == before
 
 

@@ -141,7 +141,7 @@ def test_a_clear_gain_a_loss_and_one_seed_are_told_as_they_are() -> None:
     assert clear[0].startswith("gain of the guide: +10.33 points, 95% t-interval +8.90 to +11.77")
     assert clear[0].endswith("paired over 3 seeds (+10.00, +10.00, +11.00).")
     assert clear[1].startswith("The interval does not include 0.")
-    assert "widest, +10.33 points, after 100 of 100 steps" in clear[2]
+    assert "largest, +10.33 points, after 100 of 100 steps" in clear[2]
     loss = gain_lines(outcome([0.6, 0.6], [0.7, 0.8]))
     assert loss[0].startswith("gain of the guide: -15.00 points")
     single = gain_lines(outcome([0.9], [0.8]))
