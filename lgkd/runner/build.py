@@ -173,7 +173,7 @@ def make_plan(
     Raises:
         InputError: CUDA graphs are requested where they are not possible.
     """
-    images = recipe.schedule.epochs * steps_per_epoch * recipe.batch_size
+    images = recipe.schedule.count(steps_per_epoch) * recipe.batch_size
     return Plan(
         optimizer=recipe.optimizer,
         schedule=recipe.schedule,

@@ -121,7 +121,7 @@ QUICKLY = {
     "option without =": ([*TRAIN, *DIGITS, "--student-option", "depth"], 2, ["'depth'", "KEY=VALUE"]),
     "option without a key": ([*TRAIN, *DIGITS, "--student-option", "=3"], 2, ["'=3'", "KEY=VALUE"]),
     "option that is a list": ([*TRAIN, *DIGITS, "--student-option", "depth=[1]"], 2, ["'[1]'", "number"]),
-    "output in use": ([*TRAIN, *DIGITS, "--out", "pictures"], 2, ["pictures already holds 2 files or folders", "test, train"]),
+    "output in use": ([*TRAIN, *DIGITS, "--out", "pictures"], 2, ["pictures already holds 2 files", "test, train"]),
     "output is a file": ([*TRAIN, *DIGITS, "--out", "pictures/train/rows/0.png"], 2, ["0.png is a file", "--out"]),
     "no run": (["evaluate", "pictures"], 2, ["pictures holds no run.json"]),
     "no folder": (["evaluate", "runs/none"], 2, ["no folder runs/none"]),
