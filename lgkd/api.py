@@ -1,4 +1,4 @@
-"""What the command line and notebooks call: train a teacher, a student alone, a guided student; look at runs."""
+"""Provide the functions behind the command line and for notebooks: train, distill, resume, evaluate, export."""
 
 import copy
 import warnings
@@ -42,16 +42,16 @@ def train_teacher(
     replace: bool = False,
     **options: Unpack[Options],
 ) -> Run:
-    """Train a teacher and keep it, with its card, in the user's store.
+    """Train a teacher and store it, with its card, in the user's store.
 
     `load_teacher(name, dataset=...)` and `distill(teacher=name)` find it there. One that was trained
-    on a part of the images is kept beside the one that saw all of them.
+    on a subset of the images is stored beside the one that saw all of them.
 
     Args:
         teacher: as `lgkd teachers` lists them, `timm:NAME` or `package.module:factory`.
         dataset: a name, a folder of images, or a loaded `DataSet`.
-        teacher_options: reach the constructor.
-        replace: exchange a teacher of that name that is already in the store.
+        teacher_options: passed to the constructor.
+        replace: replace a teacher of that name in the store.
 
     Raises:
         TakenError: the store has such a teacher already, and `replace` is False.
@@ -67,12 +67,12 @@ def train(
     student_options: Mapping[str, Any] | None = None,
     **options: Unpack[Options],
 ) -> Run:
-    """Train a student without a teacher: the baseline. Its recipe is that of `distill` less the guide.
+    """Train a student without a teacher, as a baseline. Its recipe is that of `distill` without the guide.
 
     Args:
         student: as `lgkd students` lists them, `timm:NAME`, `package.module:factory`, or a module.
         dataset: a name, a folder of images, or a loaded `DataSet`.
-        student_options: reach the constructor.
+        student_options: passed to the constructor.
     """
     options.setdefault("recipe", "supervised")
     return train_within_time(_resolve("student", student, dataset, options, student_options))
@@ -87,7 +87,7 @@ def distill(
     student_options: Mapping[str, Any] | None = None,
     **options: Unpack[Options],
 ) -> Run:
-    """Train a student that a frozen teacher guides, or several.
+    """Train a student guided by one or several frozen teachers.
 
     Args:
         student: as `lgkd students` lists them, `timm:NAME`, `package.module:factory`, or a module.
@@ -96,10 +96,10 @@ def distill(
         dataset: a name, a folder of images, or a loaded `DataSet`.
         taps: layers of the student, as many as the teacher has; its first, middle and last block if
             not given.
-        student_options: reach the constructor.
+        student_options: passed to the constructor.
 
     Raises:
-        MissingError: no such teacher is trained for the data set; holds the command that trains it.
+        MissingError: no such teacher is trained for the data set; the message holds the command that trains it.
     """
     options.setdefault("recipe", "locality-guidance")
     return train_within_time(_resolve("student", student, dataset, options, student_options, teacher, taps))
@@ -114,14 +114,14 @@ def train_series(
     watch: Watch | None = None,
     **options: Unpack[Options],
 ) -> Series:
-    """Train a student without a teacher, once with each seed, and see what comes of it; as `lgkd train --seeds`.
+    """Train a student without a teacher, once with each seed, and compare the runs; as `lgkd train --seeds`.
 
     Args:
-        student: its name; every seed begins with a new one.
+        student: its name; every seed starts with a new one.
         dataset: a name, a folder of images, or a loaded `DataSet`.
         seeds: at least one, each once. Finished ones are kept when the call is repeated.
-        student_options: reach the constructor.
-        watch: given the title of a run, a context manager with the options that look on; see `lgkd.runner.sweep.Watch`.
+        student_options: passed to the constructor.
+        watch: makes a context manager with the callbacks of a run from its title; see `lgkd.runner.sweep.Watch`.
         options: as for `train`; `out` is the folder of all runs, `max_time` counts for all together.
     """
     options.setdefault("recipe", "supervised")
@@ -144,18 +144,18 @@ def distill_series(
     """Train a guided student once with each seed; as `lgkd distill --seeds`.
 
     Args:
-        student: its name; every seed begins with a new one.
+        student: its name; every seed starts with a new one.
         teacher, dataset, taps, student_options: as for `distill`.
         seeds: at least one, each once. Finished ones are kept when the call is repeated.
-        with_baseline: train the same student unguided with each seed, too: the same recipe otherwise.
-        watch: given the title of a run, a context manager with the options that look on; see `lgkd.runner.sweep.Watch`.
+        with_baseline: also train the same student unguided with each seed: the same recipe otherwise.
+        watch: makes a context manager with the callbacks of a run from its title; see `lgkd.runner.sweep.Watch`.
         options: as for `distill`; `out` is the folder of all runs, `max_time` counts for all together.
 
     Returns:
         The runs' folders, and their `comparison`: mean, spread, interval, and the gain, paired by seed.
 
     Raises:
-        MissingError: no such teacher is trained for the data set; holds the command that trains it.
+        MissingError: no such teacher is trained for the data set; the message holds the command that trains it.
     """
     options.setdefault("recipe", "locality-guidance")
     config = _resolve("student", student, dataset, options, student_options, teacher, taps, several=True)
@@ -177,12 +177,12 @@ def cache_teacher(
     student_options: Mapping[str, Any] | None = None,
     **options: Unpack[Options],
 ) -> list[Cached]:
-    """Write down what a teacher says of every training image, so that `distill(cached=...)` need not run it.
+    """Cache a teacher's outputs for every training image, so that `distill(cached=...)` need not run it.
 
     Args:
-        student, teacher, dataset, taps, student_options, options: as for the `distill` that it is for. Of the student
-            only the size of its images counts; any other of that size can be trained from the cache.
-        views: augmented views of each image, which the training shows in turn, one an epoch; `view.fixed` of the
+        student, teacher, dataset, taps, student_options, options: as for the later `distill`. Of the student
+              only the image size counts; any other student of that size can be trained from the cache.
+        views: augmented views of each image, which the training shows in turn, one per epoch; `view.fixed` of the
             recipe, or 10, if not given.
         replay: cache each image once, whole; crop and mirror are replayed on the maps.
         storage: "fp16" or "fp32".
@@ -191,7 +191,7 @@ def cache_teacher(
         caching: called with (done, total) views of images.
 
     Returns:
-        The caches, one for each teacher; those that lay ready are not made again.
+        The caches, one for each teacher; existing ones are reused.
     """
     options.setdefault("recipe", "locality-guidance")
     spec = CacheSpec(views, replay, storage, Path(folder).expanduser() if folder else None, max_gb, caching)
@@ -201,46 +201,46 @@ def cache_teacher(
 
 
 def resume(folder: str | Path, **options: Unpack[Options]) -> Run:
-    """Go on with a run that was stopped, from its last good checkpoint.
+    """Resume a stopped run from its last good checkpoint.
 
     Args:
-        folder: of the run; run.json and recipe.yaml say what is trained.
+        folder: of the run; run.json and recipe.yaml describe the training.
         options: only `max_time`, `force`, `device`, `data_dir`, `watchers`, `progress`, `say` and `track` make
-            sense here; trackers that wrote into the folder go on unasked.
+              sense here; trackers that wrote into the folder continue without being named.
 
     Raises:
-        TakenError: the run is finished, or data, recipe or versions differ from when it began.
-        InputError: no run lies there, or it was started from objects made in Python; repeat that call instead. Or the
-            folder names code that nobody else has named, see `lgkd.models.trust`.
+        TakenError: the run is finished, or data, recipe or versions differ from its start.
+        InputError: there is no run, or it was started from objects made in Python; repeat that call instead. Or the
+              folder names untrusted code, see `lgkd.models.trust`.
     """
     return Runner(resolve_saved(Path(folder), options)).run()
 
 
 def check(dataset: str | Path | DataSet, *, data_dir: str | Path | None = None, offline: bool = False) -> CheckReport:
-    """Look at every image of a data set before training on it.
+    """Check every image of a data set before training.
 
     Args:
         dataset: a name, a folder of images, or a loaded `DataSet`.
-        data_dir: where a named data set lies.
+        data_dir: folder of a named data set.
         offline: download nothing.
 
     Returns:
-        Counts, sizes, broken and odd files, copies and leaks; `problems` keep a training from starting,
+        Counts, sizes, broken and unusual files, copies and leaks; `problems` keep a training from starting,
         `remarks` do not.
 
     Raises:
-        InputError: there is no such data set; MissingError: it is not where it was looked for.
+        InputError: there is no such data set; MissingError: it was not found.
     """
     return check_dataset_images(dataset, data_dir=data_dir, offline=offline)
 
 
 def load_teacher(name: str, dataset: str | Path = "cifar100", *, subset: str | None = None) -> Teacher:
-    """A trained teacher: frozen, with its image size, normalisation, taps and card.
+    """Load a trained teacher: frozen, with its image size, normalisation, taps and card.
 
     Args:
-        name: what it was trained as.
+        name: its name in the store.
         dataset: the data set it was trained on.
-        subset: which part of it, in the words of its card, where it was not all.
+        subset: the subset of its training, as in its card, where it was not all.
 
     Raises:
         MissingError: there is none; the message holds the command that trains it.
@@ -250,7 +250,7 @@ def load_teacher(name: str, dataset: str | Path = "cifar100", *, subset: str | N
 
 
 def load_run(folder: str | Path, *, model: nn.Module | None = None) -> Run:
-    """A finished run from its folder; `model` as for `load_student`."""
+    """Load a finished run from its folder; `model` as for `load_student`."""
     place = Path(folder)
     info = read_run(place)
     return Run(load_student(place, model=model), read_metrics(place), place, info)
@@ -265,22 +265,22 @@ def evaluate(
     model: nn.Module | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Scores:
-    """Score a trained student: accuracy, calibration, agreement with its teacher.
+    """Evaluate a trained student: accuracy, calibration, agreement with its teacher.
 
     Args:
         run: a run or its folder.
-        dataset: what to score it on; by default the test split of the data set it was trained on. Of a folder all
+        dataset: the images to evaluate on; by default the test split of the data set it was trained on. Of a folder all
             labelled images: of its `test` split where it has one, else every image, except where it is the data set
             that the run was trained on, of which the held-out images are scored. It may have some of the student's
             classes; labels go by their names. Of a named or loaded data set the test split.
-        data_dir: where a named data set lies.
+        data_dir: folder of a named data set.
         device: "cpu", "cuda" or "cuda:N".
         model: as for `load_student`.
-        say: called with sentences: first which images are scored, then what the user should hear besides.
+        say: called with messages: first the evaluated images, then other remarks for the user.
 
     Raises:
-        InputError: no finished run lies there, or the data set has classes that the student does not know.
-        DataError: so has the folder, or it is not a folder of classes.
+        InputError: there is no finished run, or the data set has classes that the student does not know.
+        DataError: the folder has such classes, or is not a folder of classes.
         MissingError: its data set is not where it was.
     """
     return evaluate_run(run, dataset=dataset, data_dir=data_dir, device=device, model=model, say=say)
@@ -295,22 +295,22 @@ def predict(
     model: nn.Module | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Prediction]:
-    """Tell the classes of images, which are resized and normalised as in evaluation; in fp32.
+    """Classify images, which are resized and normalised as in evaluation; in fp32.
 
     Args:
         source: a run, its folder, the folder of an export, or a student.onnx or student.safetensors in one.
         images: files, folders (every image at any depth) and patterns such as "photos/*.jpg".
-        top_k: classes an image, the most likely first.
-        device: "cpu", "cuda" or "cuda:N"; an ONNX file is run on the CPU, whatever is here.
+        top_k: classes per image, the most likely first.
+        device: "cpu", "cuda" or "cuda:N"; an ONNX file always runs on the CPU.
         model: as for `load_student`.
         progress: called with (done, total) images.
 
     Returns:
-        One a file, in order; of one that cannot be read, why.
+        One per file, in order; with the reason for a file that cannot be read.
 
     Raises:
-        InputError: no student or no image lies there, a file is damaged or not one of lgkd's, or it names code that
-            nobody else has named.
+        InputError: there is no student or no image, a file is damaged or not one of lgkd's, or it names untrusted
+              code.
         MissingError: an ONNX file is named, and the extra `onnx` is not installed.
     """
     names = [images] if isinstance(images, str | Path) else list(images)
@@ -333,23 +333,23 @@ def export(
     say: Callable[[str], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Exported:
-    """Write a run's student in formats that need no lgkd, with its classes, its preprocessing and a model card.
+    """Export a run's student to formats that need no lgkd, with its classes, its preprocessing and a model card.
 
-    Every file is compared with the student on real images; where a logit differs by more than 1e-4, nothing is written.
+    Every file is compared with the student on real images; if a logit differs by more than 1e-4, nothing is written.
 
     Args:
         run: a finished run or its folder.
         out: the new folder; by default exports/NAME of the run.
         formats: of "safetensors", "onnx" and "torch-export"; all if not given, ONNX only where its extra is installed.
-        images: what to compare on: files, folders and patterns; by default images of the run's test split.
-        data_dir: where a named data set lies.
+        images: images to verify on: files, folders and patterns; by default images of the run's test split.
+        data_dir: folder of a named data set.
         model: as for `load_student`.
-        say: called with a sentence that the user should hear.
+        say: called with messages for the user.
         progress: called with (done, total) images while a data set is decoded.
 
     Raises:
-        TakenError: something is there already.
-        ModelError: the student cannot be written in a format, or a copy differs from it.
+        TakenError: something exists there already.
+        ModelError: the student cannot be exported to a format, or a copy differs from it.
         MissingError: the extra is not installed, or the images of the run are not here.
     """
     if isinstance(run, Run):
@@ -379,7 +379,7 @@ def _resolve(
     replace: bool = False,
     several: bool = False,
 ) -> ResolvedConfig:
-    """Resolve a call; the caller is trusted with the code that its names stand for."""
+    """Resolve a call; the names in it are trusted to import code."""
     listed = isinstance(teacher, Sequence) and not isinstance(teacher, str)
     teachers: list[str | Teacher] = [*teacher] if listed else [teacher]  # type: ignore[list-item, misc]
     trust(model, *teachers)
@@ -397,5 +397,5 @@ def _resolve(
 
 
 def _untrained(run: Run) -> nn.Module | None:
-    """What the weights of a run are put into, where its student was made in Python and has no name."""
+    """Copy the student of a run that was made in Python and has no name, to load weights into."""
     return copy.deepcopy(run.student) if read_student(run.folder)["name"] is None else None

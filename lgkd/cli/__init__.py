@@ -1,4 +1,4 @@
-"""The command line. The only package that imports typer."""
+"""Implement the command line. The only package that imports typer."""
 
 import errno
 import os
@@ -14,42 +14,42 @@ from lgkd._internal.launch import LOST, STUCK, Relayed, begin, end, is_first, sp
 from lgkd._internal.out_of_memory import lack_of_memory
 from lgkd._internal.text import visible
 from lgkd.cli.escape import paragraphs
-from lgkd.cli.memory import told, try_torch_first
+from lgkd.cli.memory import describe_shortage, try_torch_first
 from lgkd.cli.streams import guard, lost
 
-# The disk is full, so is the user's share of it, or a file has reached the largest size that is allowed.
+# The disk is full, the user's quota is used up, or a file has reached the largest allowed size.
 _NO_ROOM = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
 
 # Commands with a --batch-size.
 _TRAINING = {"train", "train-teacher", "distill", "cache-teacher", "bench"}
 
-_NOWHERE = "the working folder is not there any more; change to one that is"
+_NOWHERE = "the working folder no longer exists; change to one that does"
 _UNSHOWN = (
-    "the command has done its work, but what it shows could not be written to standard output ({why}); send that "
-    "elsewhere. What it keeps in files is whole, and need not be made again"
+    "the command has finished, but its output could not be written to standard output ({why}); redirect it "
+    "elsewhere. The files that it wrote are complete, and need not be made again"
 )
 _NO_TEMPORARY = (
-    "there is no folder for temporary files that can be written, and torch does not start without one; name one: set "
-    "TMPDIR, or TORCHINDUCTOR_CACHE_DIR for what torch compiles"
+    "there is no writable folder for temporary files, and torch does not start without one; name one: set "
+    "TMPDIR, or TORCHINDUCTOR_CACHE_DIR for the files that torch compiles"
 )
 
 
 def main() -> None:
-    """Entry point of `lgkd`: runs a command and turns errors into one line and the documented exit code."""
+    """Run `lgkd`: parse and run a command, report errors in one line, and exit with the documented code."""
     guard()
     try_torch_first()
     begin()
     code = run(sys.argv[1:]) if _is_somewhere() else _fail(_NOWHERE, 2)
     sys.stdout.flush()
     if STUCK:
-        # Whatever such work waits for, in a thread or at the interpreter's end, nobody else does.
+        # Nothing else waits for such work, in a thread or at the interpreter's end.
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 
 
 def _is_somewhere() -> bool:
-    """Whether the working folder is there; without one torch cannot be loaded, and ends the process."""
+    """Return whether the working folder exists; without one torch cannot be loaded, and ends the process."""
     try:
         Path.cwd()
     except OSError:
@@ -61,13 +61,13 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command; return its exit code.
 
     Args:
-        arguments: as typed, without the program's name. `--debug` shows tracebacks, wherever it stands.
+        arguments: as typed, without the program's name. `--debug` shows tracebacks, in any position.
     """
     debug = "--debug" in arguments
     words = [word for word in arguments if word != "--debug"] or ["--help"]
     with warnings.catch_warnings():
         quiet = {"--quiet", "-q", "--json"} & set(words) or not is_first()
-        # Python would add a file, a line number and a line of code that say nothing to a user.
+        # Python would add a file, a line number and a line of code that do not help a user.
         warnings.showwarning = _ignore if quiet else _remark  # type: ignore[assignment]
         try:
             code = _run(words, arguments)
@@ -89,24 +89,24 @@ def _run(words: list[str], arguments: Sequence[str]) -> int:
     from lgkd.cli.app import app
 
     try:
-        # What was typed is handed to the commands for `--nproc`, which repeats it in other processes.
+        # The typed words are passed to the commands for `--nproc`, which repeats them in other processes.
         result = app(words, prog_name="lgkd", standalone_mode=False, obj=list(arguments))
     except SystemExit as stop:
         result = stop.code
-    if result == 130:  # what typer makes of Ctrl-C, without a word
+    if result == 130:  # typer's code for Ctrl-C, without a message
         raise KeyboardInterrupt
     return result if isinstance(result, int) else 0
 
 
 def _explained(error: Exception, words: Sequence[str]) -> tuple[str, int]:
-    """An error in one line (a recipe's mistakes: one each), and the exit code."""
+    """Return an error's message in one line (a recipe's mistakes: one each), and the exit code."""
     from lgkd.errors import LgkdError
 
     kind = type(error).__name__
-    # What was foreseen where it happened has advice of its own.
+    # An error raised where it was anticipated has advice of its own.
     foreseen = isinstance(error, LgkdError) and "memory" in str(error)
     if not foreseen and (lack := lack_of_memory(error)) is not None:
-        return told(lack, trains=bool({*words[:1]} & _TRAINING)), 1
+        return describe_shortage(lack, trains=bool({*words[:1]} & _TRAINING)), 1
     if isinstance(error, LgkdError):
         return str(error), error.exit_code
     if kind == "Abort":
@@ -116,18 +116,18 @@ def _explained(error: Exception, words: Sequence[str]) -> tuple[str, int]:
     text = " ".join(str(error).split())[:300]
     if kind == "DistBackendError" or "gloo" in text:
         return LOST, 1
-    if isinstance(error, FileNotFoundError) and "usable temporary directory" in text:  # torch asks when it is imported
+    if isinstance(error, FileNotFoundError) and "usable temporary directory" in text:  # raised by the import of torch
         return _NO_TEMPORARY, 2
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         where = f"{error.filename}: " if error.filename is not None else ""
-        return f"{where}{error.strerror}; what was there before is whole. Make room and run the same command again", 2
+        return f"{where}{error.strerror}; earlier content is intact. Free some space, run the same command again", 2
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; check the place, or choose another (--out, or LGKD_HOME)", 2
-    return f"unexpected {kind}: {text}. This is a fault of lgkd; run again with --debug and report it", 1
+        return f"{error.filename}: {error.strerror}; check the path, or choose another (--out, or LGKD_HOME)", 2
+    return f"unexpected {kind}: {text}. This is a bug in lgkd; run again with --debug and report it", 1
 
 
 def _usage(error: Any, words: Sequence[str]) -> str:
-    """A mistyped command or option; with the closest one, and where all are listed."""
+    """Explain a mistyped command or option, with the closest one and where all are listed."""
     from lgkd._internal.text import did_you_mean
 
     context = getattr(error, "ctx", None)
@@ -148,7 +148,7 @@ def _usage(error: Any, words: Sequence[str]) -> str:
 
 
 def _misplaced(command: Any, context: Any, option: str | None, words: Sequence[str]) -> str | None:
-    """A value that the command takes, but not in the way in which it was typed; with the way that it is meant."""
+    """Explain a valid value that was typed in the wrong way, with the right way."""
     if command is None or hasattr(command, "commands"):
         return None
     path, optional = (
@@ -161,7 +161,7 @@ def _misplaced(command: Any, context: Any, option: str | None, words: Sequence[s
         if meant is None:
             return None
         shown = " ".join((one.metavar or one.name or "").upper() for one in places)
-        return f"{path} takes the {meant.name} without {option}, in its place: {path} {shown}"
+        return f"{path} takes the {meant.name} without {option}, as an argument: {path} {shown}"
     if places or "--dataset" not in optional:
         return None
     flags = {name for one in optional.values() if getattr(one, "is_flag", False) for name in [*one.opts]}
@@ -174,11 +174,11 @@ def _misplaced(command: Any, context: Any, option: str | None, words: Sequence[s
     ]
     if not strays:
         return None
-    return f"{path} takes no word on its own (got {strays[0]!r}); a data set is given as: --dataset {strays[0]}"
+    return f"{path} takes no positional argument (got {strays[0]!r}); a data set is given as: --dataset {strays[0]}"
 
 
 def _typed(names: Sequence[str], words: Sequence[str]) -> str | None:
-    """What was typed for an option, as in `--epochs x` or `--epochs=x`."""
+    """Return the value typed for an option, as in `--epochs x` or `--epochs=x`."""
     for place, word in enumerate(words):
         name, equals, value = word.partition("=")
         if name in names and (equals or place + 1 < len(words)):
@@ -191,7 +191,7 @@ def _remark(message: Warning | str, *_: Any) -> None:
 
 
 def _ignore(message: Warning | str, *_: Any) -> None:
-    """Nothing: only the result was asked for."""
+    """Drop a warning: only the result was requested."""
 
 
 def _fail(message: str, code: int) -> int:

@@ -1,4 +1,4 @@
-"""The commands, in the order in which people need them. A command's module is imported when it is named."""
+"""List the commands in the order of use. A command's module is imported when the command is named."""
 
 from importlib import import_module
 from typing import Annotated, Any
@@ -9,31 +9,31 @@ from typer.core import TyperCommand, TyperGroup
 from lgkd import __version__
 
 COMMANDS = {
-    "quickstart": ("quickstart", "See the whole idea at work in minutes, on embedded digits."),
-    "train-teacher": ("train", "Train a teacher, and keep it for students to come."),
-    "distill": ("train", "Train a student that a frozen teacher guides."),
-    "train": ("train", "Train a student without a teacher: the baseline."),
-    "resume": ("train", "Go on with a run that was stopped."),
-    "evaluate": ("evaluate", "Score a student on test or labelled images."),
-    "compare": ("compare", "Put runs side by side: mean, spread, interval."),
-    "reproduce": ("reproduce", "Run a named experiment, and write what came of it."),
-    "report": ("report", "Write a report of a run: one HTML file to pass on."),
-    "inspect": ("inspect", "Look into a student: why it works."),
-    "predict": ("predict", "Tell the classes of images."),
-    "export": ("export", "Write a student in formats that need no lgkd."),
-    "cache-teacher": ("cache_teacher", "Write down what a teacher says, for trainings without it."),
-    "import-teacher": ("import_teacher", "Make a teacher of published weights."),
-    "check": ("check", "Look at every image of a data set before training on it."),
-    "arrange": ("arrange", "Lay out a publisher's files as an image tree."),
-    "doctor": ("doctor", "Say what this machine has and lacks."),
-    "layers": ("evaluate", "List a model's layers that can be tapped."),
-    "bench": ("bench", "Measure how fast a training is and what it costs."),
-    "students": ("catalogue", "List the students known by name, or show one."),
+    "quickstart": ("quickstart", "Run the whole method in minutes, on embedded digits."),
+    "train-teacher": ("train", "Train a teacher and store it for later distillation."),
+    "distill": ("train", "Train a student guided by a frozen teacher."),
+    "train": ("train", "Train a student without a teacher, as a baseline."),
+    "resume": ("train", "Resume a stopped run from its last checkpoint."),
+    "evaluate": ("evaluate", "Evaluate a student on test or labelled images."),
+    "compare": ("compare", "Compare runs: mean, spread, confidence interval."),
+    "reproduce": ("reproduce", "Run a named experiment and write its results."),
+    "report": ("report", "Write a report of a run as one HTML file."),
+    "inspect": ("inspect", "Analyse a student: attention, CKA, robustness."),
+    "predict": ("predict", "Classify images with a trained student."),
+    "export": ("export", "Export a student to formats that need no lgkd."),
+    "cache-teacher": ("cache_teacher", "Cache a teacher's outputs, to train without the teacher."),
+    "import-teacher": ("import_teacher", "Import published weights as a teacher."),
+    "check": ("check", "Check every image of a data set before training."),
+    "arrange": ("arrange", "Arrange a publisher's files as an image folder."),
+    "doctor": ("doctor", "Check the installation and the machine."),
+    "layers": ("evaluate", "List the layers of a model that can be tapped."),
+    "bench": ("bench", "Measure the speed and the cost of a training."),
+    "students": ("catalogue", "List the named students, or show one."),
     "teachers": ("catalogue", "List architectures and trained teachers, or show one."),
-    "datasets": ("catalogue", "List the data sets known by name, or show one."),
+    "datasets": ("catalogue", "List the named data sets, or show one."),
     "recipes": ("catalogue", "List the recipes, or show one."),
 }
-"""For each command the module of `lgkd.cli` with the function of its name, and one line of help."""
+"""Map each command to the module of `lgkd.cli` with its function, and to one line of help."""
 
 _EXAMPLES = """\b
 Examples:
@@ -61,9 +61,9 @@ Examples:
   lgkd datasets cifar100
   lgkd recipes locality-guidance
 
-Exit codes: 0 done, 2 bad input, 3 something needed is not here, 4 the training went bad,
+Exit codes: 0 done, 2 bad input, 3 something needed is missing, 4 the loss was not finite,
 5 another process holds the folder, 75 paused by --max-time, 130 or 143 stopped by a signal
-(both saved; the same command goes on), 1 a fault of lgkd."""
+(both saved; run the same command again to resume), 1 a bug in lgkd."""
 
 
 def load_command(name: str) -> Any:
@@ -76,14 +76,14 @@ def load_command(name: str) -> Any:
 
 
 class LazyGroup(TyperGroup):
-    """Know the commands by name and one line of help; import one when it is run or its options are completed."""
+    """Hold the commands by name and one line of help; import one when it is run or its options are completed."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.commands = {name: TyperCommand(name, short_help=line) for name, (_, line) in COMMANDS.items()}
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """Return the named command's name, the command itself, and the other words."""
+        """Return the named command's name, the command itself, and the remaining words."""
         name, command, rest = super().resolve_command(ctx, args)
         return name, load_command(name) if name in COMMANDS else command, rest
 
@@ -102,7 +102,7 @@ def lgkd(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; in any position.")] = False,
 ) -> None:
     """Knowledge distillation centred on locality guidance.
 

@@ -1,4 +1,4 @@
-"""`lgkd arrange`."""
+"""Implement `lgkd arrange`."""
 
 import shlex
 from pathlib import Path
@@ -15,16 +15,16 @@ def arrange(
     name: Annotated[str, typer.Argument(help="tiny-imagenet or chaoyang.")],
     source: Annotated[Path, typer.Argument(help="The publisher's zip archive, or the folder it unpacks to.")],
     data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", help="Where named data sets lie; the tree goes to DATA_DIR/NAME.")
+        Path | None, typer.Option("--data-dir", help="Folder of named data sets; the images go to DATA_DIR/NAME.")
     ] = None,
-    link: Annotated[bool, typer.Option("--link", help="Hard links instead of copies, from a folder.")] = False,
+    link: Annotated[bool, typer.Option("--link", help="Hard-link the images of a folder instead of copying.")] = False,
     quiet: o.Quiet = False,
     as_json: o.Json = False,
 ) -> None:
-    """Lay out a publisher's files as an image tree.
+    """Arrange a publisher's files as an image folder.
 
     For named sets that lgkd does not download. Lists, counts and names are checked first;
-    the tree is there whole or not at all.
+    the folder is created completely or not at all.
 
     Example: lgkd arrange tiny-imagenet tiny-imagenet-200.zip
     """
@@ -38,4 +38,4 @@ def arrange(
     out.print(f"kept in {made.folder}", markup=False)
     if not quiet:
         where = f" --data-dir {shlex.quote(str(data_dir))}" if data_dir is not None else ""
-        out.print(f"look at it with: lgkd check {made.name}{where}", markup=False)
+        out.print(f"check it with: lgkd check {made.name}{where}", markup=False)

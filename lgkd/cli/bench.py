@@ -1,4 +1,4 @@
-"""`lgkd bench`."""
+"""Implement `lgkd bench`."""
 
 import os
 import shlex
@@ -29,7 +29,7 @@ def bench(
         str | None,
         typer.Option(
             "--teacher",
-            help="Guides the student; without one, its own training is measured.",
+            help="Teacher of the student; alone, its own training is measured.",
             autocompletion=completion.teachers,
         ),
     ] = None,
@@ -37,7 +37,7 @@ def bench(
         str | None,
         typer.Option(
             "--dataset",
-            help="A named data set or a folder; by default images are made.",
+            help="A named data set or a folder; by default images are generated.",
             autocompletion=completion.datasets,
         ),
     ] = None,
@@ -58,14 +58,14 @@ def bench(
     device: o.Device = None,
     compiled: o.Compile = None,
     cuda_graphs: o.CudaGraphs = False,
-    images: Annotated[int, typer.Option("--images", help="How many images are made.")] = 5000,
-    source_size: Annotated[int, typer.Option("--source-size", help="Side of the made images, in pixels.")] = 32,
+    images: Annotated[int, typer.Option("--images", help="Number of generated images.")] = 5000,
+    source_size: Annotated[int, typer.Option("--source-size", help="Side of the generated images, in pixels.")] = 32,
     steps: Annotated[
         int | None, typer.Option("--steps", help="Steps of a lap; by default as many as take half a second.")
     ] = None,
-    repeats: Annotated[int, typer.Option("--repeats", help="Laps of every part, taken in turn.")] = 5,
+    repeats: Annotated[int, typer.Option("--repeats", help="Laps of every part, interleaved.")] = 5,
     against: Annotated[
-        str | None, typer.Option("--against", metavar="plain", help="Compare with a loop written by hand.")
+        str | None, typer.Option("--against", metavar="plain", help="Compare with a hand-written loop.")
     ] = None,
     sweep: Annotated[
         str | None,
@@ -75,15 +75,15 @@ def bench(
         Path | None, typer.Option("--profile", metavar="FILE", help="Write the costliest operations to a text file.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write the figures to a JSON file, too.")
+        Path | None, typer.Option("--out", metavar="FILE", help="Also write the figures to a JSON file.")
     ] = None,
     seed: o.Seed = 0,
     quiet: o.Quiet = False,
     as_json: o.Json = False,
 ) -> None:
-    """Measure how fast a training is and what it costs.
+    """Measure the speed and the cost of a training.
 
-    Needs neither a data set nor a trained teacher. docs/performance.md says how
+    Needs neither a data set nor a trained teacher. docs/performance.md describes how
     every figure is measured.
 
     Example: lgkd bench --student deit_tiny --teacher resnet56 --against plain
@@ -112,7 +112,7 @@ def bench(
     if out is not None:
         check_file(out, "--out")
     if profile is not None:
-        # The profiler's library would speak of itself on standard error.
+        # The profiler's library would log to standard error.
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     words = context.obj or []
     from lgkd.benchmark import run

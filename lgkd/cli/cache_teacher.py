@@ -1,4 +1,4 @@
-"""`lgkd cache-teacher`."""
+"""Implement `lgkd cache-teacher`."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +27,7 @@ def cache_teacher(
     views: Annotated[
         int | None, typer.Option("--views", min=1, help="Augmented views of each image.", show_default="10")
     ] = None,
-    replay: Annotated[bool, typer.Option("--replay", help="Whole images once; crop and flip are replayed.")] = False,
+    replay: Annotated[bool, typer.Option("--replay", help="Cache each image once; replay crop and flip.")] = False,
     storage: Annotated[str, typer.Option("--storage", help="fp16 or fp32.")] = "fp16",
     max_gb: Annotated[float, typer.Option("--max-gb", metavar="GB", help="Refuse a cache that is larger.")] = 50.0,
     student_option: o.StudentOption = None,
@@ -39,7 +39,7 @@ def cache_teacher(
     as_json: o.Json = False,
     **options: Unpack[Options],
 ) -> None:
-    """Write down what a teacher says, for trainings without it.
+    """Cache a teacher's outputs, to train without the teacher.
 
     For `lgkd distill --cached auto` with the same options. N augmented views of each
     image are shown in turn, one an epoch; or, with --replay, each image is cached once
@@ -70,9 +70,9 @@ def cache_teacher(
     shown = console()
     for cache in made:
         how = "whole, for replay" if cache.mode == "replay" else f"in {cache.views} views"
-        lay = "" if cache.made else ", which lay ready"
+        lay = "" if cache.made else ", reused"
         shown.print(f"{cache.images:,} images {how}, {cache.bytes / 1e9:,.3g} GB{lay}")
         shown.print(f"kept in {cache.folder}", markup=False)
         if cache.approximate and not quiet:
             keys = ", ".join(cache.approximate)
-            shown.print(f"a training cannot follow {keys} exactly from it and will ask for --approximate", markup=False)
+            shown.print(f"a training cannot replay {keys} exactly from it and requires --approximate", markup=False)

@@ -1,4 +1,4 @@
-"""`lgkd students`, `teachers`, `datasets`, `recipes`: list; with a name, show. None of them imports torch."""
+"""Implement `lgkd students`, `teachers`, `datasets`, `recipes`: list; with a name, show. No torch here."""
 
 import shlex
 from pathlib import Path
@@ -23,7 +23,7 @@ def students(
     name: Annotated[str | None, typer.Argument(help="Show this one.", autocompletion=completion.students)] = None,
     as_json: o.Json = False,
 ) -> None:
-    """List the students known by name, or show one.
+    """List the named students, or show one.
 
     Example: lgkd students pvtv2
     """
@@ -53,7 +53,7 @@ def teachers(
     """
     cards, broken = list_cards()
     for path, reason in broken:
-        say(f"passed over {path}: {reason}")
+        say(f"skipped {path}: {reason}")
     if name is not None:
         mine = [(card, folder) for card, folder in cards if name in (card.name, card.architecture)]
         if not mine:
@@ -107,7 +107,7 @@ def datasets(
     name: Annotated[str | None, typer.Argument(help="Show this one.", autocompletion=completion.datasets)] = None,
     as_json: o.Json = False,
 ) -> None:
-    """List the data sets known by name, or show one.
+    """List the named data sets, or show one.
 
     Any folder of images is a data set, too: FOLDER/train/CLASS/* and FOLDER/test/CLASS/*.
 
@@ -118,7 +118,7 @@ def datasets(
         if name not in CATALOGUE:
             if Path(name).is_dir():
                 raise InputError(
-                    f"{name} is a folder, not a data set known by name; look at it with: lgkd check {shlex.quote(name)}"
+                    f"{name} is a folder, not a named data set; check it with: lgkd check {shlex.quote(name)}"
                 )
             raise InputError(f"no data set is called {name!r}; {did_you_mean(name, CATALOGUE)}")
         infos = [CATALOGUE[name]]

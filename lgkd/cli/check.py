@@ -1,4 +1,4 @@
-"""`lgkd check`."""
+"""Implement `lgkd check`."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,13 +25,12 @@ def check(
     offline: o.Offline = False,
     as_json: o.Json = False,
 ) -> None:
-    """Look at every image of a data set before training on it.
+    """Check every image of a data set before training.
 
-    Counts, sizes, broken and odd files, copies and near copies within a split, test
-    images that are in the training split too, or nearly, empty, small and missing
-    classes. Exit code 2 where a training
-    would fail (broken files, wrong folders), 0 where there are only remarks. A leak is a
-    remark: published sets have some.
+    Counts, sizes, broken and unusual files, copies and near copies within a split, test
+    images that are also (nearly) in the training split, empty, small and missing
+    classes. Exit code 2 where a training would fail (broken files, wrong folders),
+    0 where there are only remarks. A leak is a remark: published sets have some.
 
     Example: lgkd check digits
     """
@@ -50,7 +49,7 @@ def check(
         count = len(report.problems)
         raise DataError(
             f"{report.name} has {counted(count, 'problem')} (listed above); "
-            "a training would not start until they are gone"
+            "a training does not start until they are fixed"
         )
 
 
@@ -87,7 +86,7 @@ def _show(report: "CheckReport") -> None:
         right=(1,),
     )
     _table(
-        "leak: test images that are in the training split too",
+        "leak: test images that are also in the training split",
         ("test", "train"),
         [(pair.image, pair.same_as) for pair in report.copies.leaks.listed],
         of=report.copies.leaks.count,
@@ -115,7 +114,7 @@ def _show(report: "CheckReport") -> None:
     _sentences("remarks", report.remarks, "bold")
     if not report.problems and not report.remarks:
         console().print()
-        console().print("nothing to remark")
+        console().print("no remarks")
 
 
 def _about_sizes(sizes: "Sizes") -> dict[str, str]:
@@ -142,7 +141,7 @@ def _table(
     right: tuple[int, ...] = (),
     of: int | None = None,
 ) -> None:
-    """A table of the first rows, if there are any, with an empty line above."""
+    """Print a table of the first rows, if there are any, with an empty line above."""
     if not rows:
         return
     console().print()

@@ -1,4 +1,4 @@
-"""`lgkd compare`, and how a comparison is shown wherever one is made."""
+"""Implement `lgkd compare`, and print comparisons for other commands."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +14,7 @@ from lgkd.runs.statistics import in_percent
 if TYPE_CHECKING:
     from lgkd.runs.compare import Comparison
 
-# A comparison of many seeds is told by its means; each seed is in the CSV file.
+# A comparison of many seeds is summarised by its means; each seed is in the CSV file.
 _MOST_GROUPS = 6
 
 
@@ -30,22 +30,22 @@ def compare(
         ),
     ] = None,
     csv: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Every run, group and difference as a table.")
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write every run, group and difference as a table.")
     ] = None,
-    png: Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Curves and differences.")] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Write over these files.")] = False,
+    png: Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Plot curves and differences.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite these files.")] = False,
     as_json: o.Json = False,
 ) -> None:
-    """Put runs side by side: mean, spread, 95% interval, difference.
+    """Compare runs: mean, spread, 95% interval, difference.
 
-    Runs that differ only by seed belong together. Guided students are compared with
+    Runs that differ only by seed form a group. Guided students are compared with
     unguided ones, by seed where both have the same. The last epoch counts.
 
     Example: lgkd compare runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance
     """
     for file in (csv, png):
         if file is not None and file.exists() and not replace:
-            raise TakenError(f"{file} is there already; it was not touched. Choose another name, or add --replace")
+            raise TakenError(f"{file} exists already; it was not touched. Choose another name, or add --replace")
     from lgkd.runs.compare import compare as put_side_by_side
     from lgkd.runs.compare.tables import write_csv, write_picture
 
@@ -64,8 +64,8 @@ def compare(
 
 
 def show_comparison(comparison: "Comparison") -> None:
-    """The groups as a table, each seed, and what it comes to in sentences."""
-    from lgkd.runs.compare.summary import told
+    """Print the groups as a table, each seed, and the conclusions in sentences."""
+    from lgkd.runs.compare.summary import summary_lines
 
     out = console()
     about = comparison.groups[0].runs[0].info["dataset"]
@@ -89,21 +89,21 @@ def show_comparison(comparison: "Comparison") -> None:
         right=range(2, 8),
     )
     if chosen:
-        out.print("held out: of the epoch that did best on held-out images")
-    out.print("best: of the best epoch on the test split, as papers print; it is picked by")
-    out.print("what it is measured on, so that it is no estimate of anything")
+        out.print("held out: of the epoch that is best on held-out images")
+    out.print("best: of the best epoch on the test split, as papers print; selected on the data")
+    out.print("it is measured on, so it is not an estimate")
     if any(len(group.runs) > 1 for group in comparison.groups):
         out.print("")
         _show_seeds(comparison)
     out.print("")
-    for line in told(comparison):
+    for line in summary_lines(comparison):
         out.print(line)
     for remark in comparison.remarks:
         out.print(f"Beware: {remark}.")
 
 
 def _show_seeds(comparison: "Comparison") -> None:
-    """A row for every seed, a column for every group and paired difference."""
+    """Print a row for every seed, a column for every group and paired difference."""
     groups = comparison.groups[:_MOST_GROUPS]
     values = {group.letter: {run.pair: run.top1 for run in group.runs} for group in groups}
     paired = [one for one in comparison.differences if one.paired and one.group in groups and one.reference in groups]

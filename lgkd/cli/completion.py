@@ -1,6 +1,6 @@
-"""What a shell completes: names of students, teachers, data sets, recipes and runs. No torch in here.
+"""Complete names of students, teachers, data sets, recipes and runs in a shell. No torch in here.
 
-A shell asks while somebody types, so nothing is said and nothing fails; where nothing fits, it offers files itself.
+Completion runs while a user types, so it prints nothing and never fails; without a match the shell offers files.
 """
 
 from collections.abc import Iterable
@@ -19,17 +19,17 @@ _PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 def students(incomplete: str) -> list[str]:
-    """Students, by all their names."""
+    """List students, by all their names."""
     return _starting(_with_aliases(names("student")), incomplete)
 
 
 def teachers(incomplete: str) -> list[str]:
-    """Architectures of teachers."""
+    """List architectures of teachers."""
     return _starting(_with_aliases(names("teacher")), incomplete)
 
 
 def trained_teachers(incomplete: str) -> list[str]:
-    """Teachers that are trained, the user's own first; architectures where the user has none."""
+    """List trained teachers, the user's own first; architectures where the user has none."""
     try:
         found = list_cards()[0]
     except (LgkdError, OSError):
@@ -42,42 +42,42 @@ def trained_teachers(incomplete: str) -> list[str]:
 
 
 def models(incomplete: str) -> list[str]:
-    """Students and teachers."""
+    """List students and teachers."""
     return _starting(_with_aliases(names()), incomplete)
 
 
 def shown_teachers(incomplete: str) -> list[str]:
-    """Architectures of teachers, and teachers that are trained."""
+    """List architectures of teachers, and trained teachers."""
     return sorted({*teachers(incomplete), *trained_teachers(incomplete)})
 
 
 def datasets(incomplete: str) -> list[str]:
-    """Data sets known by name."""
+    """List named data sets."""
     return _starting(CATALOGUE, incomplete)
 
 
 def recipes(incomplete: str) -> list[str]:
-    """Recipes that come with lgkd."""
+    """List the shipped recipes."""
     return _starting(recipe_names(), incomplete)
 
 
 def experiments(incomplete: str) -> list[str]:
-    """Experiments known by name."""
+    """List named experiments."""
     return _starting(EXPERIMENTS, incomplete)
 
 
 def trackers(incomplete: str) -> list[str]:
-    """Trackers that can be told of a training."""
+    """List trackers."""
     return _starting(KNOWN, incomplete)
 
 
 def precisions(incomplete: str) -> list[str]:
-    """Number formats."""
+    """List number formats."""
     return _starting(_PRECISIONS, incomplete)
 
 
 def runs(incomplete: str) -> list[str]:
-    """Folders of runs and of several seeds: those below runs/, or below what is typed already."""
+    """List folders of runs and of sweeps: those below runs/, or below the typed folder."""
     typed = incomplete if "/" in incomplete else f"runs/{incomplete}"
     above = Path(typed.rpartition("/")[0] or "/")
     try:

@@ -1,4 +1,4 @@
-"""What people see: tables, sentences, and the progress of a training. rich lives here."""
+"""Print tables, messages, and the progress of a training. The only module that imports rich."""
 
 import io
 import json
@@ -28,42 +28,42 @@ _UNITS = ((10**6, "MB"), (10**3, "kB"), (1, "bytes"))
 
 
 class Console(RichConsole):
-    """Prints a string as one line of what it holds: no markup, no emoji codes, nothing that acts on a terminal."""
+    """Print a string as one literal line: no markup, no emoji codes, no control characters."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{**options, "markup": False, "emoji": False, "highlight": False})
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """What rich makes of every string that it is given."""
+        """Convert a string to rich's text, without markup."""
         return super().render_str(one_line(text), **options)
 
 
 def console(*, errors: bool = False) -> Console:
-    """A console as wide as the terminal; without one, lines are never broken, for grep and for files."""
+    """Create a console as wide as the terminal; without one, lines are never broken, for grep and for files."""
     stream = sys.stderr if errors else sys.stdout
     return Console(file=stream, soft_wrap=not stream.isatty())
 
 
 def line_of(sentence: object, style: str = "") -> Text:
-    """One line in a style. Texts, which rich prints as they are, are made here only."""
+    """Make one styled line. Texts, which rich prints as they are, are made here only."""
     return Text(one_line(str(sentence)), style=style)
 
 
 def show_lines(text: str) -> None:
-    """A text of lgkd's own that has lines, such as a recipe."""
+    """Print a text with line breaks, such as a recipe."""
     for line in text.splitlines():
         console().print(line_of(line), soft_wrap=True)
 
 
 def say(sentence: str) -> None:
-    """A remark on standard error, where it does not mix with results."""
+    """Print a remark on standard error, separate from results."""
     console(errors=True).print(line_of(sentence, "dim"))
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[int] = ()) -> None:
-    """A table with its title above; the numbers in `right` are columns set flush right.
+    """Print a table with its title above; `right` holds the indices of right-aligned columns.
 
-    On a terminal long cells go on in the next line of their column. Elsewhere a row is one line.
+    On a terminal long cells wrap within their column. Elsewhere a row is one line.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for place, column in enumerate(columns):
@@ -79,12 +79,12 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
     wide = Console(file=io.StringIO(), width=_NEVER_FULL)
     wide.print(table)
     assert isinstance(wide.file, io.StringIO)
-    # The last column is filled up with spaces, which a file has no use for.
+    # The last column is padded with spaces, which a file has no use for.
     sys.stdout.write("".join(f"{line.rstrip()}\n" for line in wide.file.getvalue().splitlines()))
 
 
 def show_json(value: Any) -> None:
-    """One JSON document on standard output; null where a number is not finite, for which JSON has no word."""
+    """Print one JSON document on standard output; non-finite numbers become null, as JSON has none."""
     plain = json.dumps(_without_wild(value), indent=2, ensure_ascii=False, allow_nan=False)
     sys.stdout.write(json_visible(plain) + "\n")
 
@@ -98,7 +98,7 @@ def _without_wild(value: Any) -> Any:
 
 
 def show_pairs(pairs: Mapping[str, Any]) -> None:
-    """Names and values under each other."""
+    """Print names and values below each other."""
     width = max(map(len, pairs), default=0)
     out = console()
     for name, value in pairs.items():
@@ -107,9 +107,9 @@ def show_pairs(pairs: Mapping[str, Any]) -> None:
 
 
 class Display(Callback):
-    """Shows a training: one live line on a terminal, a plain line now and then elsewhere.
+    """Show a training: one live line on a terminal, a plain line every few seconds elsewhere.
 
-    Use as a context manager; it is a watcher of the loop.
+    Use as a context manager; it is a callback of the loop.
     """
 
     def __init__(self, title: str, *, quiet: bool = False) -> None:
@@ -120,7 +120,7 @@ class Display(Callback):
         self._shown = Live(self, console=self._console, refresh_per_second=4) if self._live else None
         self._now = Standing(self._title, 1, 1)
         self._steps = 1
-        self._first: tuple[float, float] | None = None  # when this part of the training began, and at which epoch
+        self._first: tuple[float, float] | None = None  # start time and epoch of this part of the training
         self._seconds: list[float] = []
         self._spoke = float("-inf")
 
@@ -132,39 +132,39 @@ class Display(Callback):
             self._shown.stop()
 
     def __rich_console__(self, _console: RichConsole, options: ConsoleOptions) -> RenderResult:
-        """The live line, as wide as the terminal is at this moment."""
+        """Render the live line, as wide as the terminal is at this moment."""
         line = line_of(live_line(self._now, options.max_width, ascii_only=options.ascii_only))
         line.no_wrap = True
         yield line
 
     def say(self, sentence: str) -> None:
-        """A remark above the live line."""
+        """Print a remark above the live line."""
         if not self._quiet:
             self._console.print(line_of(sentence, "dim"))
 
     def decoded(self, done: int, total: int) -> None:
-        """Progress of reading images."""
+        """Show the progress of reading images."""
         self._now_and_then(f"reading images: {done:,} of {total:,}", last=done == total)
 
     def arranged(self, done: int, total: int) -> None:
-        """Progress of laying out images."""
+        """Show the progress of laying out images."""
         self._now_and_then(f"laying out images: {done:,} of {total:,}", last=done == total)
 
     def predicted(self, done: int, total: int) -> None:
-        """Progress of telling the classes of images."""
-        self._now_and_then(f"looking at images: {done:,} of {total:,}", last=False)
+        """Show the progress of classifying images."""
+        self._now_and_then(f"classifying images: {done:,} of {total:,}", last=False)
 
     def cached(self, done: int, total: int) -> None:
-        """Progress of caching what a teacher says."""
+        """Show the progress of caching a teacher."""
         self._now_and_then(f"caching: {done:,} of {total:,} views", last=done == total)
 
     def downloading(self, name: str, done: int, total: int) -> None:
-        """Progress of a download, in bytes."""
+        """Show the progress of a download, in bytes."""
         unit, word = next(((size, word) for size, word in _UNITS if total >= 10 * size), _UNITS[-1])
         self._now_and_then(f"downloading {name}: {done / unit:,.0f} of {total / unit:,.0f} {word}", last=done == total)
 
     def _now_and_then(self, line: str, *, last: bool) -> None:
-        """A plain line every few seconds, and the last one."""
+        """Print a plain line every few seconds, and the last one."""
         if self._quiet or not (last or time.monotonic() - self._spoke > _SECONDS_BETWEEN_LINES):
             return
         self._spoke = time.monotonic()
@@ -182,7 +182,7 @@ class Display(Callback):
         self._look(epoch + 1, done, parts, images_per_second)
 
     def on_resume(self, rows: Sequence[EpochRow]) -> None:
-        """Epochs of an earlier part of the training: where it stands, in one line, and how long an epoch takes."""
+        """Print the state after earlier epochs in one line, and take the time of an epoch from them."""
         for row in rows:
             self._count(row)
         if not (self._live or self._quiet):
@@ -220,7 +220,7 @@ class Display(Callback):
         )
 
     def _left(self, done: float) -> float | None:
-        """Seconds to the end: by what an epoch took so far, those of an earlier part of the training included."""
+        """Estimate seconds to the end from the mean time of an epoch, earlier parts of the training included."""
         if self._seconds:
             recent = self._seconds[-_EPOCHS_TO_GO_BY:]
             return (self._now.epochs - done) * sum(recent) / len(recent)
@@ -230,7 +230,7 @@ class Display(Callback):
 
 
 def memory_in_use() -> tuple[int, str]:
-    """Bytes, and whose: the most that torch had allocated on the GPU, or what the process holds in memory."""
+    """Return bytes and their kind: the peak that torch allocated on the GPU, or the memory of the process."""
     import torch
 
     from lgkd._internal.hardware import resident

@@ -1,4 +1,4 @@
-"""`lgkd doctor`."""
+"""Implement `lgkd doctor`."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -17,9 +17,9 @@ _FORMAT = 1
 
 
 def doctor(data_dir: o.DataDir = None, as_json: o.Json = False) -> None:
-    """Say what this machine has and lacks.
+    """Check the installation and the machine.
 
-    Python, packages, devices, the precision that `auto` means, threads, memory, disk,
+    Python, packages, devices, the precision that `auto` selects, threads, memory, disk,
     extras, data sets and teachers. Nothing is written and nothing is downloaded. Exit
     code 3 where there is a problem, 0 where there are only warnings.
 
@@ -41,8 +41,8 @@ def doctor(data_dir: o.DataDir = None, as_json: o.Json = False) -> None:
         console().print(f"{counted(counts['problem'], 'problem')}, {counted(counts['warning'], 'warning')}")
     if counts["problem"]:
         raise MissingError(
-            f"this machine has {counted(counts['problem'], 'problem')} ({_named(findings)}); what to do stands beside "
-            "each line that says so"
+            f"this machine has {counted(counts['problem'], 'problem')} ({_named(findings)}); see the advice beside "
+            "each of them"
         )
 
 

@@ -1,4 +1,4 @@
-"""Print what `--dry-run` finds out."""
+"""Print the result of `--dry-run`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ def show_dry_run(
     """Estimate a training and print it; of several runs or processes one is measured.
 
     Raises:
-        typer.Exit: with the training's code, where something would keep it from starting.
+        typer.Exit: with the training's code, where a precondition fails.
     """
     from lgkd.runner.dry_run import estimate_training
 
@@ -63,27 +63,27 @@ class Runs:
 
     @classmethod
     def of(cls, members: Sequence["SweepRun"]) -> "Runs":
-        """Those of a series."""
+        """Count the runs of a sweep."""
         guided = sum(one.guided for one in members)
         return cls(guided, len(members) - guided, sum(is_finished(one.folder) for one in members))
 
     @property
     def number(self) -> int:
-        """Of all runs; one that is no series has no kinds."""
+        """Return the number of runs; a single run has no kinds."""
         return self.guided + self.unguided or 1
 
     def seconds_at_most(self, found: "DryRun") -> float:
-        """Of all that are left; an unguided one takes less time than the guided one that was timed."""
+        """Bound the time of the remaining runs; an unguided one takes less than the timed guided one."""
         return (self.number - self.finished) * found.seconds["together"]
 
     def as_dict(self, found: "DryRun") -> dict[str, Any]:
-        """For JSON."""
+        """Return the counts for JSON."""
         kinds = {"guided_runs": self.guided, "unguided_runs": self.unguided, "finished_runs": self.finished}
         series = {**kinds, "seconds_of_all_at_most": self.seconds_at_most(found)} if self.number > 1 else {}
         return {"runs": self.number, **series}
 
     def in_words(self, found: "DryRun") -> str:
-        """Kinds, and the time of all."""
+        """Describe the kinds of runs, and the time of all."""
         kinds = [
             f"{number} {kind}" for number, kind in ((self.guided, "guided"), (self.unguided, "unguided")) if number
         ]
@@ -121,13 +121,13 @@ def _show(found: "DryRun", runs: Runs, processes: int) -> None:
             "on": f"{plan.device}, {plan.precision}{', compiled' if plan.compile else ''}",
             "time": f"about {duration(seconds['together'])} ({duration(seconds['training'])} training, "
             f"{duration(seconds['evaluation'])} evaluation)",
-            "": f"by {cost.seconds_a_step:.3g} s a step: {timed}, on made images",
+            "": f"by {cost.seconds_a_step:.3g} s a step: {timed}, on generated images",
             "memory": f"{cost.peak_bytes / 2**20:,.0f} MiB ({cost.memory}, while these steps ran)",
             "disk": f"{found.disk_bytes['folder'] / 2**20:,.0f} MiB for the run, "
             f"{found.disk_bytes['decoded'] / 2**20:,.0f} MiB for decoded images",
-            "into": f"{found.folder}{' (goes on with the run there)' if found.goes_on else ''}",
+            "into": f"{found.folder}{' (resumes the run there)' if found.goes_on else ''}",
             **({"runs": runs.in_words(found)} if runs.number > 1 else {}),
-            **({"processes": f"{processes}; the figures are of one alone"} if processes > 1 else {}),
+            **({"processes": f"{processes}; the figures are of a single one"} if processes > 1 else {}),
         }
     )
     if found.pairs:

@@ -1,4 +1,4 @@
-"""Text of others, shown as what it is: a class called "\\x1b[2J" must not clear the screen. No rich in here."""
+"""Escape untrusted text: a class called "\\x1b[2J" must not clear the screen. No rich in here."""
 
 import re
 
@@ -8,10 +8,10 @@ _LINE_FEED = re.compile(r"\n(?!  )")
 
 
 def paragraphs(message: str) -> str:
-    """As `visible`, of a message whose own further lines are indented: a line feed without that is of a name."""
+    """Escape like `visible`, but keep indented further lines of a message; other line feeds are part of a name."""
     return _LINE_FEED.sub(r"\\n", visible(message))
 
 
 def json_visible(document: str) -> str:
-    """A JSON document in which such characters, which can only stand in its strings, are written as JSON escapes."""
+    """Escape such characters in a JSON document, where they only occur in strings, as JSON escapes."""
     return ACTING.sub(lambda found: f"\\u{ord(found[0]):04x}", document)

@@ -1,4 +1,4 @@
-"""`lgkd evaluate` and `lgkd layers`."""
+"""Implement `lgkd evaluate` and `lgkd layers`."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -28,7 +28,7 @@ def evaluate(
         str | None,
         typer.Option(
             "--dataset",
-            help="What to score it on, such as a folder of CLASS folders; by default its own test split.",
+            help="Images to evaluate on, such as a folder of CLASS folders; by default its own test split.",
             autocompletion=completion.datasets,
         ),
     ] = None,
@@ -37,10 +37,10 @@ def evaluate(
     use: o.Use = None,
     as_json: o.Json = False,
 ) -> None:
-    """Score a trained student on the test split, or on a folder of labelled images.
+    """Evaluate a trained student on the test split, or on a folder of labelled images.
 
-    Accuracy, calibration, agreement with its teacher, hardest and easiest classes. Of a folder that is given all
-    images are scored (of its test split, if it has one); it may have some of the classes.
+    Accuracy, calibration, agreement with its teacher, hardest and easiest classes. Of a given folder all images are
+    used (of its test split, if it has one); it may have some of the classes.
 
     Example: lgkd evaluate runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
     """
@@ -88,7 +88,7 @@ def evaluate(
 
 
 def _balanced(scores: "Scores", unseen: list[str]) -> str:
-    """The mean over classes, and which of them it is over where some have no images."""
+    """Format the mean over classes, and which classes have no images."""
     value = f"{in_percent(scores.balanced_accuracy or 0.0)}%"
     if not unseen:
         return value
@@ -98,10 +98,10 @@ def _balanced(scores: "Scores", unseen: list[str]) -> str:
 
 
 def _agreement(info: Mapping[str, Any], agreement: float | None) -> dict[str, str]:
-    """No row where the run never had a teacher to agree with."""
+    """Return no row where the run never had a teacher."""
     if agreement is None and not info.get("teacher"):
         return {}
-    return {"agrees with teacher": "no teacher at hand" if agreement is None else f"{in_percent(agreement)}%"}
+    return {"agrees with teacher": "no teacher available" if agreement is None else f"{in_percent(agreement)}%"}
 
 
 def layers(
@@ -119,7 +119,7 @@ def layers(
             "--student-option",
             "--teacher-option",
             metavar="KEY=VALUE",
-            help="Reaches the constructor; by whatever name the training calls it.",
+            help="Passed to the model constructor, for a student or a teacher.",
         ),
     ] = None,
     teacher: Annotated[
@@ -127,17 +127,17 @@ def layers(
         typer.Option(
             "--teacher",
             metavar="NAME",
-            help=f"Show what meets its stages; by default {_TEACHER}'s.",
+            help=f"Show the taps for its stages; by default {_TEACHER}'s.",
             autocompletion=completion.teachers,
         ),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every layer, not only blocks and stages.")] = False,
     as_json: o.Json = False,
 ) -> None:
-    """List a model's layers that can be tapped.
+    """List the layers of a model that can be tapped.
 
-    With the shapes that they put out, how deep in the model they are, and, for the default taps of a student, which
-    stage of a teacher each of them meets and on which grid.
+    With their output shapes, their depth in the model, and, for the default taps of a student, the stage of a teacher
+    that each is paired with and the grid.
 
     Example: lgkd layers pvtv2
     """
@@ -180,7 +180,7 @@ def layers(
     )
     if teacher is not None and not unpaired:
         show_table(
-            f"what the default taps meet of {teacher}",
+            f"default taps and stages of {teacher}",
             ("layer", "map", "teacher's", "map", "meet at"),
             (
                 (row.name, _shape(row.map or ()), row.meets.layer, _shape(row.meets.map), _shape(row.meets.grid))

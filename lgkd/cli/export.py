@@ -1,4 +1,4 @@
-"""`lgkd export`."""
+"""Implement `lgkd export`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,19 +26,17 @@ def export(
     ] = None,
     images: Annotated[
         list[str] | None,
-        typer.Option(
-            "--images", metavar="IMAGE", help="Compare on these images, files or folders; by default its own."
-        ),
+        typer.Option("--images", metavar="IMAGE", help="Images to verify on, files or folders; by default its own."),
     ] = None,
     data_dir: o.DataDir = None,
     use: o.Use = None,
     quiet: o.Quiet = False,
     as_json: o.Json = False,
 ) -> None:
-    """Write a student in formats that need no lgkd.
+    """Export a student to formats that need no lgkd.
 
     With its classes, its preprocessing and a model card. Every file is compared with
-    the student on real images; more than 1e-4 in a logit, and nothing is written.
+    the student on real images; if a logit differs by more than 1e-4, nothing is written.
 
     Example: lgkd export runs/mine --format onnx --out mine-onnx
     """

@@ -1,4 +1,4 @@
-"""`lgkd import-teacher`."""
+"""Implement `lgkd import-teacher`."""
 
 from typing import Annotated
 
@@ -22,37 +22,39 @@ def import_teacher(
         ),
     ],
     weights: Annotated[str, typer.Argument(help="A file of weights, or its https address.")],
-    sha256: Annotated[str, typer.Option("--sha256", metavar="HEX", help="Of the file; it must be that one.")],
+    sha256: Annotated[str, typer.Option("--sha256", metavar="HEX", help="Expected SHA-256 of the file.")],
     dataset: o.Dataset = "cifar100",
     normalize: Annotated[
         str | None, typer.Option("--normalize", help="imagenet or dataset, as in the weights' training.")
     ] = None,
-    mean: Annotated[str | None, typer.Option("--mean", metavar="R,G,B", help="Instead, for values 0 to 1.")] = None,
-    std: Annotated[str | None, typer.Option("--std", metavar="R,G,B", help="Goes with --mean.")] = None,
+    mean: Annotated[
+        str | None, typer.Option("--mean", metavar="R,G,B", help="Instead of --normalize, for values 0 to 1.")
+    ] = None,
+    std: Annotated[str | None, typer.Option("--std", metavar="R,G,B", help="Standard deviation for --mean.")] = None,
     expect: Annotated[
-        float | None, typer.Option("--expect", metavar="SHARE", help="The published top-1, 0 to 1; another is refused.")
+        float | None, typer.Option("--expect", metavar="SHARE", help="Published top-1, 0 to 1; another one is refused.")
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", help="Keep it under this name.", show_default="the architecture's")
+        str | None, typer.Option("--name", help="Name in the store.", show_default="the architecture's")
     ] = None,
-    epochs: Annotated[int, typer.Option("--epochs", help="Of its training; 0: not known.")] = 0,
+    epochs: Annotated[int, typer.Option("--epochs", help="Epochs of its training; 0: unknown.")] = 0,
     size: Annotated[
-        int | None, typer.Option("--size", metavar="BYTES", help="Of the file, for an https address.")
+        int | None, typer.Option("--size", metavar="BYTES", help="Size of the file, for an https address.")
     ] = None,
     teacher_option: o.TeacherOption = None,
     image_size: o.ImageSize = None,
     data_dir: o.DataDir = None,
     device: o.Device = None,
     offline: o.Offline = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Exchange a teacher of that name in the store.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace a teacher of that name in the store.")] = False,
     quiet: o.Quiet = False,
     as_json: o.Json = False,
 ) -> None:
-    """Make a teacher of published weights.
+    """Import published weights as a teacher.
 
-    Nothing in the file is run. Layers are renamed from the layouts of pytorch-cifar-models,
+    No code in the file is run. Layers are renamed from the layouts of pytorch-cifar-models,
     RepDistiller, mdistiller, torchvision and tiny-transformers; accuracy is measured on the
-    test split, with the normalisation that you state.
+    test split, with the given normalisation.
 
     Example: lgkd import-teacher resnet56 model.pth --sha256 0123abcd --normalize imagenet
     """
@@ -63,7 +65,7 @@ def import_teacher(
     means, deviations = _channels(mean, "--mean"), _channels(std, "--std")
     remote = "://" in weights
     if remote and size is None:
-        raise InputError(f"state how many bytes {weights} has, with --size (`curl -sIL` shows them)")
+        raise InputError(f"the size of {weights} is unknown; give its bytes with --size (`curl -sIL` shows them)")
     with Display(f"import {teacher}", quiet=quiet or as_json) as display:
         from lgkd.runner import import_teacher as teacher_import
 

@@ -1,4 +1,4 @@
-"""`lgkd inspect`."""
+"""Implement `lgkd inspect`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,32 +14,32 @@ from lgkd.runs.folder import read_run, read_student
 
 def inspect(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where pictures and tables go.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for plots and tables.")],
     baseline: Annotated[
-        Path | None, typer.Option("--baseline", metavar="RUN", help="An unguided run, shown side by side.")
+        Path | None, typer.Option("--baseline", metavar="RUN", help="An unguided run to compare with.")
     ] = None,
     teacher: Annotated[
         str | None,
         typer.Option("--teacher", metavar="NAME", help="Compare with it: a trained teacher, or a run's folder."),
     ] = None,
     images: Annotated[
-        str | None, typer.Option("--images", metavar="A,B,C", help="Places in the test split, to show maps of.")
+        str | None, typer.Option("--images", metavar="A,B,C", help="Indices in the test split, to show maps of.")
     ] = None,
-    most: Annotated[int, typer.Option("--most", help="Test images that are measured on.")] = 512,
+    most: Annotated[int, typer.Option("--most", help="Number of test images to measure on.")] = 512,
     dataset: Annotated[
         str | None,
-        typer.Option("--dataset", help="What to look at instead of its test split, such as a folder of CLASS folders."),
+        typer.Option("--dataset", help="Images to use instead of its test split, such as a folder of CLASS folders."),
     ] = None,
     data_dir: o.DataDir = None,
     device: o.Device = None,
     use: o.Use = None,
     as_json: o.Json = False,
 ) -> None:
-    """Look into a student: why it works.
+    """Analyse a student: attention, CKA, robustness.
 
-    How far its heads look (attention distance), how alike its blocks and the teacher's
-    stages are (CKA), maps of chosen images, and accuracy under common corruptions; as
-    pictures and CSV, guided and unguided side by side.
+    Attention distance of its heads, similarity of its blocks to the teacher's stages
+    (CKA), maps of chosen images, and accuracy under common corruptions; as plots and
+    CSV, guided and unguided side by side.
 
     Example: lgkd inspect runs/guided --baseline runs/unguided --out inspected
     """
@@ -73,7 +73,7 @@ def inspect(
         return
     names = [one.who for one in found.students]
     show_table(
-        f"what they withstand: top-1 on {found.images:,} test images, at the highest of 5 severities",
+        f"robustness: top-1 on {found.images:,} test images, at the highest of 5 severities",
         ("corruption", *names),
         [
             ("none", *(f"{found.accuracies[who]:.1%}" for who in names)),
@@ -89,10 +89,10 @@ def inspect(
             [(one.who, *_distances(one.distances), f"{next(iter(one.even.values())):.1f}") for one in seen],
             right=(1, 2, 3, 4),
         )
-    console().print(f"pictures and tables in {out}")
+    console().print(f"plots and tables in {out}")
 
 
 def _distances(by_block: dict[str, list[float]]) -> list[str]:
-    """Means over the heads of the first, the middle and the last block."""
+    """Return means over the heads of the first, the middle and the last block."""
     means = [sum(heads) / len(heads) for heads in by_block.values()]
     return [f"{value:.1f}" for value in (means[0], means[len(means) // 2], means[-1])]

@@ -1,4 +1,4 @@
-"""The sentence about a lack of memory, and the start of torch under a tight limit. No torch in here."""
+"""Report a lack of memory, and guard the import of torch under a tight limit. No torch in here."""
 
 import os
 import sys
@@ -8,11 +8,11 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 _ENOUGH = 16 * 2**30
-"""Bytes of addresses with which torch can be loaded whatever comes with it."""
+"""Bytes of address space with which torch can be loaded in any build."""
 
 
-def told(words: str, *, trains: bool) -> str:
-    """The sentence about it.
+def describe_shortage(words: str, *, trains: bool) -> str:
+    """Describe a lack of memory, with advice.
 
     Args:
         words: of the error.
@@ -20,15 +20,15 @@ def told(words: str, *, trains: bool) -> str:
     """
     limit = address_limit()
     if limit is not None:
-        advice = f"this process may use {limit / 2**20:,.0f} MiB of addresses: raise that limit (ulimit -v)"
+        advice = f"this process may use {limit / 2**20:,.0f} MiB of address space: raise that limit (ulimit -v)"
         return f"not enough memory ({words}); {advice}{', or use a smaller --batch-size' if trains else ''}"
     if trains:
         return f"not enough memory ({words}); use a smaller --batch-size, or --set accumulate=2"
-    return f"not enough memory ({words}); end other programs, or use a machine that has more"
+    return f"not enough memory ({words}); close other programs, or use a machine with more"
 
 
 def address_limit() -> int | None:
-    """The bytes of addresses that this process may use (`ulimit -v`), where somebody has set a limit."""
+    """Return the bytes of address space that this process may use (`ulimit -v`), where a limit is set."""
     try:
         import resource
     except ImportError:  # Windows
@@ -40,7 +40,7 @@ def address_limit() -> int | None:
 def try_torch_first() -> None:
     """Under a tight limit, load torch in another process before it is loaded in this one.
 
-    C++ ends a process where a library's own start finds no memory, so that here nothing could be told of it.
+    C++ aborts the process where a library's start runs out of memory, so that no message could be printed here.
     """
     limit = address_limit()
     if limit is not None and limit < _ENOUGH and hasattr(os, "fork") and "torch" not in sys.modules:
@@ -48,7 +48,7 @@ def try_torch_first() -> None:
 
 
 class _Tries(MetaPathFinder):
-    """Finds no module; before the first import of torch it sees whether that would be survived."""
+    """Find no module; before the first import of torch, check in another process that it survives."""
 
     def find_spec(
         self,
@@ -71,6 +71,6 @@ def _status_of_a_try() -> int:
             for stream in (1, 2):
                 os.dup2(nowhere, stream)
             import torch  # noqa: F401
-        finally:  # whatever Python can tell of, it tells in the process that goes on
+        finally:  # errors in Python are reported by the parent process
             os._exit(0)
     return os.waitpid(child, 0)[1]

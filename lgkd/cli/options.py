@@ -1,4 +1,4 @@
-"""Options that mean the same in every command that has them; those of a training are made from `runner.options`."""
+"""Declare the options shared by several commands; those of a training are made from `runner.options`."""
 
 import inspect
 from collections.abc import Callable, Collection
@@ -31,7 +31,7 @@ def with_options(
     """Add training options to a command, which takes them as `**options: Unpack[Options]`.
 
     The signature that typer reads is made from the table `lgkd.runner.options.OPTIONS`, in its order; the command's own
-    parameters stand where `Before` places them.
+    parameters are placed by `Before`.
 
     Args:
         only: names of options; by default all that the command line has.
@@ -106,13 +106,13 @@ Teachers = Annotated[
 StudentOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--student-option", metavar="KEY=VALUE", help="Reaches the constructor: patch_size=4; may be repeated."
+        "--student-option", metavar="KEY=VALUE", help="Passed to the constructor: patch_size=4; may be repeated."
     ),
     Before("image_size"),
 ]
 TeacherOption = Annotated[
     list[str] | None,
-    typer.Option("--teacher-option", metavar="KEY=VALUE", help="Reaches the constructor."),
+    typer.Option("--teacher-option", metavar="KEY=VALUE", help="Passed to the model constructor."),
     Before("image_size"),
 ]
 Taps = Annotated[
@@ -127,7 +127,7 @@ Use = Annotated[
 ]
 Seeds = Annotated[
     str | None,
-    typer.Option("--seeds", metavar="A,B,C", help="A run with each seed: mean, spread and 95% interval."),
+    typer.Option("--seeds", metavar="A,B,C", help="Train with each seed: mean, spread and 95% interval."),
     Before("precision"),
 ]
 Report = Annotated[
@@ -141,12 +141,12 @@ Nproc = Annotated[
     Before("out"),
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what it would do and what it would take; do nothing."), Before("force")
+    bool, typer.Option("--dry-run", help="Show the plan and an estimate of the cost; train nothing."), Before("force")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the result."), Before(END)]
-Json = Annotated[bool, typer.Option("--json", help="The result as JSON, nothing else."), Before(END)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result."), Before(END)]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else."), Before(END)]
 
-# Training options of commands that list their parameters themselves; a parameter has to state its type.
+# Training options of commands that list their parameters themselves; a parameter has to declare its type.
 DataDir = Annotated[Path | None, training_option("data_dir")]
 ImageSize = Annotated[int | None, training_option("image_size")]
 BatchSize = Annotated[int | None, training_option("batch_size")]
@@ -163,20 +163,20 @@ Force = Annotated[bool, training_option("force")]
 
 
 def bring_in(modules: list[str] | None) -> None:
-    """What `--use` names: imported, and from then on files may name what is in it.
+    """Import the modules of `--use`, which makes their names trusted in files.
 
     Raises:
-        InputError: one cannot be imported.
+        InputError: a module cannot be imported.
     """
     import_terms(modules)
     trust(*(modules or ()))
 
 
 def key_values(pairs: list[str] | None, option: str) -> dict[str, Any]:
-    """KEY=VALUE words as a dictionary; values are read as YAML scalars, so 4 is a number and true a truth.
+    """Parse KEY=VALUE words to a dictionary; values are read as YAML scalars, so 4 is a number and true a bool.
 
     Raises:
-        InputError: a word without "=" or with a value that is no scalar.
+        InputError: a word has no "=", or a value that is not a scalar.
     """
     from lgkd.config.yaml_io import read_yaml
 
@@ -184,9 +184,9 @@ def key_values(pairs: list[str] | None, option: str) -> dict[str, Any]:
     for pair in pairs or []:
         key, equals, text = pair.partition("=")
         if not equals or not key:
-            raise InputError(f"{option} {pair!r} has no KEY=VALUE form; write it like {option} patch_size=4")
+            raise InputError(f"{option} {pair!r} is not KEY=VALUE; write it like {option} patch_size=4")
         document = read_yaml(text)
         if document.problems or isinstance(document.values, dict | list) or document.values is None:
-            raise InputError(f"{option} {pair!r}: {text!r} is no number, true, false or word")
+            raise InputError(f"{option} {pair!r}: {text!r} is not a number, true, false or word")
         values[key] = document.values
     return values

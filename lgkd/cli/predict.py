@@ -1,4 +1,4 @@
-"""`lgkd predict`."""
+"""Implement `lgkd predict`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,26 +32,26 @@ def predict(
         ),
     ],
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, or patterns in quotes.")],
-    top_k: Annotated[int, typer.Option("--top-k", metavar="K", help="Classes an image, the most likely first.")] = 3,
+    top_k: Annotated[int, typer.Option("--top-k", metavar="K", help="Classes per image, the most likely first.")] = 3,
     csv_file: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Write a row an image, instead of the table.")
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write one row per image, instead of the table.")
     ] = None,
     device: o.Device = None,
     use: o.Use = None,
     quiet: o.Quiet = False,
     as_json: o.Json = False,
 ) -> None:
-    """Tell the classes of images.
+    """Classify images with a trained student.
 
-    Images are resized and normalised as in evaluation. Those that cannot be read are
-    named and stop no others; then the command ends with code 2.
+    Images are resized and normalised as in evaluation. Images that cannot be read are
+    named and skipped; the command then ends with code 2.
 
     Example: lgkd predict runs/mine photos/ 'more/*.jpg' --top-k 5 --json
     """
     if top_k < 1:
-        raise InputError(f"--top-k is {top_k}, expected at least 1 class an image")
+        raise InputError(f"--top-k is {top_k}, expected at least 1 class per image")
     if csv_file is not None and csv_file.exists():
-        raise TakenError(f"{csv_file} is there already; nothing was touched. Choose another --csv")
+        raise TakenError(f"{csv_file} exists already; nothing was touched. Choose another --csv")
     o.bring_in(use)
     find_source(source)
     display = Display("predict", quiet=quiet or as_json)
@@ -100,7 +100,7 @@ def _as_dict(one: "Prediction") -> dict[str, object]:
 
 
 def _as_csv(found: "Sequence[Prediction]") -> bytes:
-    """A row an image: its classes and confidences in turn, and why it could not be read."""
+    """Format one row per image: its classes and confidences in turn, and why it could not be read."""
     most = max(len(one.classes) for one in found)
     heads = [f"{what}_{place}" for place in range(1, most + 1) for what in ("class", "confidence")]
     rows = []
@@ -122,5 +122,5 @@ def _tell_of_the_broken(found: "Sequence[Prediction]") -> None:
     more = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
     if len(broken) == len(found):
         raise DataError(f"no image could be read: {named}{more}")
-    counts = f"{len(broken)} of {len(found)} images could not be read and were passed over"
-    raise DataError(f"{counts}: {named}{more}; the others have their answers")
+    counts = f"{len(broken)} of {len(found)} images could not be read and were skipped"
+    raise DataError(f"{counts}: {named}{more}; the others were classified")

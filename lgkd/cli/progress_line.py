@@ -1,4 +1,4 @@
-"""What the line of a training says, in whatever room a terminal leaves. No rich and no torch here."""
+"""Format the progress line of a training, shortened to the terminal's width. No rich and no torch here."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,18 +13,18 @@ _NOT_LOSSES = ("loss", "accuracy")
 
 @dataclass(frozen=True)
 class Standing:
-    """How a training stands.
+    """Hold the progress of a training.
 
     Attributes:
         title: of the training.
-        epoch, epochs: the one under way, from 1, and how many there will be.
-        done: epochs, with the part of the one under way.
-        left: seconds to the end; None where that is not known yet.
-        top1: accuracy on the test split when it was last measured, 0 to 1; None before.
+        epoch, epochs: the current one, from 1, and their number.
+        done: finished epochs, with the fraction of the current one.
+        left: seconds to the end; None where unknown.
+        top1: last measured accuracy on the test split, 0 to 1; None before.
         train: of the epoch so far: "loss", its parts by name, "accuracy".
         images_per_second: in training.
-        memory: bytes in use; None where that is not known.
-        where: whose memory: "RAM" or "GPU".
+        memory: bytes in use; None where unknown.
+        where: the kind of memory: "RAM" or "GPU".
     """
 
     title: str
@@ -41,7 +41,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class _Shown:
-    """How much of a standing is shown."""
+    """Select the shown parts of the progress."""
 
     title: int = 1000
     bar: bool = True
@@ -54,7 +54,7 @@ class _Shown:
     memory: bool = True
 
 
-# What gives way first where there is little room: everything that is asked of the line stays for longest.
+# Parts dropped first where there is little room come first; the most useful ones stay longest.
 _GIVES_WAY: tuple[Callable[[_Shown], _Shown], ...] = (
     lambda shown: replace(shown, bar=False),
     lambda shown: replace(shown, train_accuracy=False),
@@ -69,7 +69,7 @@ _GIVES_WAY: tuple[Callable[[_Shown], _Shown], ...] = (
 
 
 def live_line(now: Standing, width: int, *, ascii_only: bool = False) -> str:
-    """One line of at most `width` characters, the most important of what does not fit."""
+    """Format one line of at most `width` characters, with the most important parts that fit."""
     shown = _Shown()
     line = _line(now, shown, ascii_only=ascii_only)
     for narrower in _GIVES_WAY:
@@ -81,7 +81,7 @@ def live_line(now: Standing, width: int, *, ascii_only: bool = False) -> str:
 
 
 def plain_line(now: Standing) -> str:
-    """One line of any length, for files."""
+    """Format one line of any length, for files."""
     parts = [f"{now.title} epoch {now.epoch}/{now.epochs} {_news(now, _Shown())}"]
     if now.memory is not None:
         parts.append(f"{now.where} {_gigabytes(now.memory)}")
@@ -106,7 +106,7 @@ def _line(now: Standing, shown: _Shown, *, ascii_only: bool) -> str:
 
 
 def _news(now: Standing, shown: _Shown) -> str:
-    """Accuracies, losses and speed."""
+    """Format accuracies, losses and speed."""
     parts = []
     if now.top1 is not None:
         parts.append(f"test {in_percent(now.top1, digits=1)}%")
@@ -120,7 +120,7 @@ def _news(now: Standing, shown: _Shown) -> str:
 
 
 def _losses(train: Mapping[str, float], shown: _Shown) -> str:
-    """The parts of the loss by name; where there is no room for them, their weighted sum."""
+    """Format the parts of the loss by name; where there is no room for them, their weighted sum."""
     named = {key: value for key, value in train.items() if key not in _NOT_LOSSES and not key.startswith("weight_")}
     if not shown.parts or not named:
         return f"loss {train['loss']:.3g}" if "loss" in train else ""
@@ -143,7 +143,7 @@ def _gigabytes(count: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words: 42s, 3m05s, 2h10m."""
+    """Format seconds: 42s, 3m05s, 2h10m."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"

@@ -1,4 +1,4 @@
-"""`lgkd quickstart`: the whole idea on embedded data, and how to read what comes out."""
+"""Implement `lgkd quickstart`: the whole method on embedded data, and how to read the result."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def quickstart(
-    seeds: Annotated[str, typer.Option("--seeds", metavar="A,B,C", help="One run of each kind a seed.")] = "0,1,2",
+    seeds: Annotated[str, typer.Option("--seeds", metavar="A,B,C", help="One run of each kind per seed.")] = "0,1,2",
     epochs: Annotated[
-        int | None, typer.Option("--epochs", help="Shorten the trainings, to see that everything works.")
+        int | None, typer.Option("--epochs", help="Shorten the trainings, to test that everything works.")
     ] = None,
     held_out: Annotated[
         bool,
@@ -39,7 +39,7 @@ def quickstart(
     Example: lgkd quickstart
     """
     chosen = read_seeds(seeds)
-    # What can be wrong with these is told before torch is imported.
+    # Mistakes in these are reported before torch is imported.
     resolve_recipe("quickstart", trains="student", guided=True, epochs=epochs, overrides=changes or ())
     silent = quiet or as_json
     from lgkd.experiments.quickstart import quickstart as run
@@ -94,17 +94,17 @@ def _report(outcome: "Outcome") -> None:
 
 
 def gain_lines(outcome: "Outcome") -> list[str]:
-    """What came out, in sentences that claim no more than the numbers do."""
+    """Describe the result in sentences that claim no more than the numbers do."""
     gain, widest, count = outcome.gain, outcome.widest, len(outcome.seeds)
     pairs = zip(outcome.of("guided"), outcome.of("unguided"), strict=True)
     lines = sentences("gain of the guide", gain, [guided.top1 - alone.top1 for guided, alone in pairs])
     if widest.gain > 0:
         lines.append(
-            f"On the way it was widest, {in_percent(widest.gain, signed=True)} points, after {widest.step:,} of "
-            f"{outcome.steps:,} steps (picked from the curve: a description, no result)."
+            f"During training it was largest, {in_percent(widest.gain, signed=True)} points, after {widest.step:,} of "
+            f"{outcome.steps:,} steps (picked from the curve: a description, not a result)."
         )
     else:
-        lines.append("On the way the guided students were never ahead in the mean.")
+        lines.append("During training the guided students were never ahead in the mean.")
     lines.append(
         "How to read it: n = "
         f"{count}, every run is shown, none was picked. A pair shares labels, first weights, batches and augmentation; "
@@ -113,8 +113,8 @@ def gain_lines(outcome: "Outcome") -> list[str]:
     lines.append(_how_chosen(outcome))
     if outcome.steps < outcome.full_steps:
         lines.append(
-            f"Shortened to {outcome.steps:,} of {outcome.full_steps:,} steps: this shows that everything works, "
-            "not what guidance is worth."
+            f"Shortened to {outcome.steps:,} of {outcome.full_steps:,} steps: this tests that everything works, "
+            "not the benefit of guidance."
         )
     return lines
 

@@ -1,4 +1,4 @@
-"""`lgkd report`."""
+"""Implement `lgkd report`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -27,18 +27,18 @@ def report(
     ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option("--dataset", help="What to look at instead of its test split, such as a folder of CLASS folders."),
+        typer.Option("--dataset", help="Images to use instead of its test split, such as a folder of CLASS folders."),
     ] = None,
     data_dir: o.DataDir = None,
     device: o.Device = None,
     use: o.Use = None,
     as_json: o.Json = False,
 ) -> None:
-    """Write a report of a run: one HTML file to pass on.
+    """Write a report of a run as one HTML file.
 
-    Curves with the baseline's band, parts of the loss, gain class by class, confusion,
-    calibration, images that guidance put right and wrong, cost, recipe, and how to make
-    it again; the figures as PNG in a folder beside it.
+    Curves with the baseline's band, parts of the loss, gain by class, confusion,
+    calibration, images corrected or spoiled by guidance, cost, recipe, and how to
+    reproduce it; the plots as PNG in a folder beside it.
 
     Example: lgkd report runs/guided --baseline runs/unguided
     """

@@ -1,4 +1,4 @@
-"""`lgkd reproduce`: list named experiments, look at one, run it."""
+"""Implement `lgkd reproduce`: list named experiments, show one, run it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,13 +26,13 @@ def reproduce(
     context: typer.Context,
     name: Annotated[
         str | None,
-        typer.Argument(help="An experiment; all are listed if none is named.", autocompletion=completion.experiments),
+        typer.Argument(help="An experiment; without one all are listed.", autocompletion=completion.experiments),
     ] = None,
     arms: Annotated[
-        str | None, typer.Option("--arms", metavar="A,B", help="These arms, with the teachers they need.")
+        str | None, typer.Option("--arms", metavar="A,B", help="Only these arms, with the teachers they need.")
     ] = None,
     seeds: Annotated[
-        str | None, typer.Option("--seeds", metavar="A,B,C", help="Instead of the experiment's own.")
+        str | None, typer.Option("--seeds", metavar="A,B,C", help="Seeds, instead of the experiment's own.")
     ] = None,
     data_dir: o.DataDir = None,
     device: o.Device = None,
@@ -42,23 +42,23 @@ def reproduce(
     ] = None,
     results: Annotated[
         Path | None,
-        typer.Option("--results", metavar="FILE", help="Markdown, of which the experiment's section is replaced."),
+        typer.Option("--results", metavar="FILE", help="Markdown file, in which the experiment's section is replaced."),
     ] = None,
     look: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would run, what is done, and what is expected.")
+        bool, typer.Option("--dry-run", help="Show the runs, which are finished, and the expected results.")
     ] = False,
     first_steps: Annotated[
-        bool, typer.Option("--first-steps", help="Two steps of 8 images of every arm, then throw them away.")
+        bool, typer.Option("--first-steps", help="Run two steps of 8 images of every arm, and keep nothing.")
     ] = False,
     offline: o.Offline = False,
     nproc: o.Nproc = None,
     quiet: o.Quiet = False,
     as_json: o.Json = False,
 ) -> None:
-    """Run a named experiment, and write what came of it.
+    """Run a named experiment and write its results.
 
-    Finished runs are kept, stopped ones go on: repeat the command until it ends with 0.
-    Of every arm: last epoch, spread over seeds, gain with interval, device, time, commit.
+    Finished runs are kept, stopped ones are resumed: repeat the command until it ends with 0.
+    For every arm: last epoch, spread over seeds, gain with interval, device, time, commit.
 
     Example: lgkd reproduce digits
     """
@@ -114,7 +114,7 @@ def _list(*, as_json: bool) -> None:
         ((one.name, one.scale, _runs(one), one.title) for one in EXPERIMENTS.values()),
         right=(2,),
     )
-    console().print("full: a CUDA GPU; look at one with: lgkd reproduce NAME --dry-run")
+    console().print("full: a CUDA GPU; show one with: lgkd reproduce NAME --dry-run")
 
 
 def _runs(experiment: Experiment) -> int:
@@ -122,7 +122,7 @@ def _runs(experiment: Experiment) -> int:
 
 
 def _about(experiment: Experiment) -> dict[str, Any]:
-    """An experiment in plain numbers and words."""
+    """Describe an experiment as plain numbers and strings."""
     return {
         "name": experiment.name,
         "title": experiment.title,
@@ -229,14 +229,15 @@ def _show(outcome: Outcome) -> None:
         right=(2, 3, 5),
     )
     out.print("± is the standard deviation over seeds; gains are paired by seed")
-    out.print("best: of the best epoch on the test split, as papers print; it is picked by")
-    out.print("what it is measured on, so that it is no estimate of anything")
+    out.print("best: of the best epoch on the test split, as papers print; selected on the data")
+    out.print("it is measured on, so it is not an estimate")
     for row in rows:
         gain = row.gain
         if gain is not None and gain.low is None:
-            out.print(f"{row.arm.key}: one seed gives no interval, and is no result")
+            out.print(f"{row.arm.key}: one seed gives no interval and is not a result")
         elif gain is not None and gain.includes_zero:
-            out.print(f"{row.arm.key}: the interval includes 0: {gain.count} seeds cannot tell this gain from none")
+            limit = f"{gain.count} seeds cannot distinguish this gain from zero"
+            out.print(f"{row.arm.key}: the interval includes 0: {limit}")
     _show_quoted(outcome)
     for row in outcome.rows:
         _show_early(row)
@@ -250,7 +251,7 @@ def _show_quoted(outcome: Outcome) -> None:
 
 
 def _show_early(row: Row) -> None:
-    """Measured accuracy on the way beside that of somebody else, at the epochs that both have."""
+    """Print measured accuracy during training beside quoted figures, at the common epochs."""
     early = row.arm.early
     if early is None:
         return
@@ -260,7 +261,7 @@ def _show_early(row: Row) -> None:
         if both:
             console().print("")
             show_table(
-                f"{row.arm.key}, seed {seed}, on the way; quoted: {early.what} ({early.source})",
+                f"{row.arm.key}, seed {seed}, during training; quoted: {early.what} ({early.source})",
                 ("epoch", "here", "quoted"),
                 ((epoch, f"{mine[epoch]:.2f}", f"{theirs[epoch]:.2f}") for epoch in both),
                 right=range(3),

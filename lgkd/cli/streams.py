@@ -1,7 +1,7 @@
-"""Standard output and error that may fail under a command: what it has to do, it does all the same.
+"""Guard standard output and error: a command completes even where they fail.
 
 A reader that has left (`lgkd students | head -1`, a terminal that was closed) or a full disk behind `>` must neither
-end a training nor make a finished one look as if it were not. What cannot be written is dropped, and remembered.
+end a training nor make a finished one look unfinished. Output that cannot be written is dropped, its failure stored.
 """
 
 import errno
@@ -13,10 +13,10 @@ from typing import Any
 
 
 class Guarded(io.FileIO):
-    """A file descriptor whose failures are kept instead of raised.
+    """Represent a file descriptor whose failures are stored instead of raised.
 
     Attributes:
-        lost: the first failure; None while everything was written.
+        lost: the first failure; None if there was none.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -32,20 +32,20 @@ class Guarded(io.FileIO):
         except OSError as error:
             self.lost = error
             return size
-        # None: the descriptor does not block and has no room at this moment; the caller tries again.
+        # None: the descriptor does not block and is full at this moment; the caller tries again.
         return written
 
 
 def guard() -> None:
-    """Put guarded streams in the place of the process's own; where one was closed, one that leads nowhere."""
+    """Replace the process's streams by guarded ones; a closed one by the null device."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # closed by whoever started this
+        if stream is None:  # closed by the parent process
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper) and isinstance(_raw(stream), io.FileIO):
             guarded = Guarded(stream.fileno())
             made = io.TextIOWrapper(
-                # Python was asked not to buffer (-u, PYTHONUNBUFFERED) where the text lies directly on the descriptor.
+                # Python was asked not to buffer (-u, PYTHONUNBUFFERED) where the text layer is right on the descriptor.
                 guarded if isinstance(stream.buffer, io.FileIO) else io.BufferedWriter(guarded),
                 encoding=stream.encoding,
                 # A class called "Äpfel" must not end a command where the terminal knows ASCII only.
@@ -57,15 +57,15 @@ def guard() -> None:
 
 
 def lost() -> str | None:
-    """Why standard output did not arrive, in words; None where it did, or where its reader wanted no more of it."""
+    """Return why standard output was not written; None where it was, or where its reader closed the pipe."""
     sys.stdout.flush()
     raw = _raw(sys.stdout)
     error = raw.lost if isinstance(raw, Guarded) else None
-    # As with `head`: that a reader leaves is how a pipe is meant to be used.
+    # As with `head`: a reader that leaves is a normal use of a pipe.
     return None if error is None or error.errno == errno.EPIPE else str(error.strerror)
 
 
 def _raw(stream: Any) -> Any:
-    """The descriptor below a stream; None below one that a program or a test has put in its place."""
+    """Return the descriptor below a stream; None below a stream that a program or a test has replaced."""
     buffer = getattr(stream, "buffer", None)
     return getattr(buffer, "raw", buffer)

@@ -28,7 +28,7 @@ def print_series(series: "Series", *, as_json: bool) -> None:
 
 
 def write_page(folder: Path, out: Path | None = None) -> None:
-    """Write the report of a run; a training that went well does not fail for want of one."""
+    """Write the report of a run; a failure is only reported, as the training has succeeded."""
     if not is_first():
         return
     from lgkd.analysis.report.report import write_report
@@ -40,7 +40,7 @@ def write_page(folder: Path, out: Path | None = None) -> None:
 
 
 def print_next_step(run: "Run", dataset: str, data_dir: str | Path | None) -> None:
-    """Print where a trained teacher is stored, and the command that it is for."""
+    """Print where a trained teacher is stored, and a command that uses it."""
     if not is_first():
         return
     info = run.info
@@ -76,7 +76,7 @@ def print_run(run: "Run", *, as_json: bool) -> None:
     if best["epoch"] != results["epoch"]:
         out.print(
             f"best epoch on the test split: {in_percent(best['test_top1'])}% (epoch {best['epoch']}), the figure that "
-            "papers print; one seed is no result"
+            "papers print; one seed is not a result"
         )
     for one in ended_terms(run.info, run.metrics):
         out.print(line_of(str(one)), soft_wrap=True)

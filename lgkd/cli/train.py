@@ -1,4 +1,4 @@
-"""`lgkd train-teacher`, `lgkd distill`, `lgkd train`."""
+"""Implement `lgkd train-teacher`, `lgkd distill`, `lgkd train` and `lgkd resume`."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,15 +44,15 @@ def train_teacher(
     nproc: o.Nproc = None,
     dry_run: o.DryRun = False,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Exchange a teacher of that name in the store."), o.Before(o.END)
+        bool, typer.Option("--replace", help="Replace a teacher of that name in the store."), o.Before(o.END)
     ] = False,
     quiet: o.Quiet = False,
     as_json: o.Json = False,
     **options: Unpack[Options],
 ) -> None:
-    """Train a teacher, and keep it for students to come.
+    """Train a teacher and store it for later distillation.
 
-    It goes, with its card, into the store ($LGKD_HOME, or ~/.cache/lgkd).
+    Its folder, with a card, is stored in $LGKD_HOME, or ~/.cache/lgkd.
 
     Example: lgkd train-teacher resnet56 cifar100
     """
@@ -88,7 +88,7 @@ def distill(
     seeds: o.Seeds = None,
     with_baseline: Annotated[
         bool,
-        typer.Option("--with-baseline", help="Train it unguided, too, and show the difference."),
+        typer.Option("--with-baseline", help="Also train unguided, and show the difference."),
         o.Before("precision"),
     ] = False,
     report: o.Report = False,
@@ -98,10 +98,10 @@ def distill(
     as_json: o.Json = False,
     **options: Unpack[Options],
 ) -> None:
-    """Train a student that a frozen teacher guides: the main job.
+    """Train a student guided by a frozen teacher, the main task.
 
     With --seeds 0,1,2 --with-baseline: three seeds, guided and unguided, in one folder,
-    and the gain with its 95% interval. Finished runs are kept by repeating the command.
+    and the gain with its 95% interval. The same command resumes it and keeps finished runs.
 
     Example: lgkd distill --student pvtv2 --teacher resnet56
     """
@@ -149,7 +149,7 @@ def train(
     as_json: o.Json = False,
     **options: Unpack[Options],
 ) -> None:
-    """Train a student without a teacher: the baseline.
+    """Train a student without a teacher, as a baseline.
 
     Example: lgkd train --student pvtv2
     """
@@ -179,7 +179,7 @@ def train(
 
 def resume(
     context: typer.Context,
-    run: Annotated[Path, typer.Argument(help="The folder of a run that was stopped.", autocompletion=completion.runs)],
+    run: Annotated[Path, typer.Argument(help="The folder of a stopped run.", autocompletion=completion.runs)],
     use: o.Use = None,
     data_dir: o.DataDir = None,
     device: o.Device = None,
@@ -190,9 +190,9 @@ def resume(
     quiet: o.Quiet = False,
     as_json: o.Json = False,
 ) -> None:
-    """Go on with a run that was stopped.
+    """Resume a stopped run from its last checkpoint.
 
-    It takes up its last good checkpoint; repeating the command that began it does the same.
+    Repeating the command that started the run does the same.
 
     Example: lgkd resume runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
     """
@@ -214,13 +214,13 @@ def resume(
 
 
 def title(kind: str, model: str) -> str:
-    """What stands before the lines of a training, whether it is begun or resumed: "guided deit_tiny"."""
+    """Return the title of a training's lines, for a new or resumed one: "guided deit_tiny"."""
     word = {"distill": "guided", "train": "unguided"}.get(kind, kind)
     return f"{word} {canonical(model)}"
 
 
 def _seeds(seeds: str | None, seed: int, *, always: bool = False) -> list[int] | None:
-    """The seeds of several runs in one folder; None for one run in its own."""
+    """Return the seeds of several runs in one folder; None for one run in its own."""
     if seeds is None:
         return [seed] if always else None
     if seed:
@@ -263,7 +263,7 @@ def _resolve(
 
 
 def _run(config: ResolvedConfig, shown: str, *, quiet: bool) -> "Run":
-    """Train under a display."""
+    """Train with a display."""
     with _aside(config.options.get("track")), Display(shown, quiet=quiet or not is_first()) as display:
         from lgkd.runner.fit_time import train_within_time
 
@@ -279,7 +279,7 @@ def _run_all(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Train all seeds, each under a display, and print the comparison."""
+    """Train all seeds, each with a display, and print the comparison."""
     from lgkd.runner.sweep import SweepSpec, train_all
 
     spec = SweepSpec(config, tuple(seeds), with_baseline)
@@ -290,12 +290,12 @@ def _run_all(
 
 
 def _aside(track: Sequence[str] | None) -> AbstractContextManager[Any]:
-    """Standard output is for results; what trackers print there goes to standard error."""
+    """Redirect output of trackers to standard error; standard output is for results."""
     return redirect_stdout(sys.stderr) if track else nullcontext()
 
 
 def callbacks_of(display: Display) -> Options:
-    """Make the options through which a display is told of a training."""
+    """Make the options that connect a display to a training."""
     return {"watchers": (display,), "progress": display.decoded, "downloading": display.downloading, "say": display.say}
 
 

@@ -8,7 +8,7 @@ from lgkd.data.loader import Feed
 
 
 class Batches:
-    """A feed's batches, epoch after epoch; whatever an epoch has running ends with `close()`."""
+    """Yield a loader's batches, epoch after epoch; `close()` stops the workers of the current epoch."""
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed

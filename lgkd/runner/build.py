@@ -1,4 +1,4 @@
-"""From a recipe and choices to live objects. The only place where settings turn into things."""
+"""Build the objects of a training from its settings: teachers, student, guides, plan and task."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,20 +28,20 @@ from lgkd.training.precision import choose_precision
 
 
 def load_trained_teacher(name: str, dataset: str | Path, *, subset: str | None = None) -> Teacher:
-    """A trained teacher from the user's store, or of those shipped with lgkd; see `find_trained_teacher`.
+    """Load a trained teacher from the user's store, or of those shipped with lgkd; see `find_trained_teacher`.
 
     Raises:
-        MissingError: there is none; the message holds the command that makes it.
-        InputError: its files are damaged or do not fit, or its card names code that nobody else has named.
+        MissingError: there is none; the message holds the command that trains it.
+        InputError: its files are damaged or do not fit, or its card names untrusted code.
     """
     return load_kept_teacher(*find_trained_teacher(name, dataset, subset=subset))
 
 
 def load_kept_teacher(card: TeacherCard, folder: Path) -> Teacher:
-    """A trained teacher from the folder of its card.
+    """Load a trained teacher from the folder of its card.
 
     Raises:
-        InputError: its files are damaged or do not fit, or its card names code that nobody else has named.
+        InputError: its files are damaged or do not fit, or its card names untrusted code.
     """
     check_named_in(folder / CARD, card.architecture)
     if not (folder / MANIFEST).is_file():
@@ -60,10 +60,10 @@ def load_kept_teacher(card: TeacherCard, folder: Path) -> Teacher:
 
 
 def check_teacher_classes(teacher: Teacher, data: Data) -> None:
-    """A teacher of other classes cannot guide: its maps tell other things apart.
+    """Refuse a teacher of other classes, whose features separate other things.
 
     Raises:
-        InputError: the classes differ; says how.
+        InputError: the classes differ; the message says how.
     """
     if teacher.card is None or tuple(teacher.card.classes) == data.classes:
         return
@@ -77,7 +77,7 @@ def check_teacher_classes(teacher: Teacher, data: Data) -> None:
 
 
 def check_precision(recipe: Recipe, device: str) -> None:
-    """fp16 needs scaled gradients, which only a GPU's training has.
+    """Refuse fp16 on a CPU: it needs gradient scaling, which only GPU training has.
 
     Raises:
         InputError: fp16 on a CPU.
@@ -87,7 +87,7 @@ def check_precision(recipe: Recipe, device: str) -> None:
 
 
 def make_student(name: str, recipe: Recipe, *, classes: int, seed: int, options: Mapping[str, Any]) -> nn.Module:
-    """An untrained student; the same seed gives the same weights, guided or not."""
+    """Build an untrained student; the same seed gives the same weights, guided or not."""
     size = recipe.view.image_size or default_image_size(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "student"))
@@ -100,7 +100,7 @@ def make_student(name: str, recipe: Recipe, *, classes: int, seed: int, options:
                     options={**options, "drop_path_rate": recipe.drop_path},
                 )
             except InputError:
-                # Not every architecture has stochastic depth; what else is wrong shows without it.
+                # Not every architecture has stochastic depth; any other error recurs without it.
                 torch.manual_seed(seed_of(seed, "student"))
         return create_model(name, num_classes=classes, image_size=size, options=options)
 
@@ -115,12 +115,12 @@ def make_guides(
     taps: Sequence[str] | None,
     seed: int,
 ) -> list[Guide]:
-    """A guide for each teacher (none without a teacher), with the terms that the recipe has for it.
+    """Build a guide for each teacher (none without a teacher), with its terms of the recipe.
 
     The terms of several teachers have names that end in the teacher's number, as in `guidance_linear-2`.
 
     Raises:
-        InputError: a term is for a teacher that is not there, or a teacher has no term.
+        InputError: a term is for a missing teacher, or a teacher has no term.
     """
     if not teachers or recipe.guide is None:
         return []
@@ -168,10 +168,10 @@ def make_plan(
     compiled: bool | None = None,
     cuda_graphs: bool = False,
 ) -> Plan:
-    """The loop's numbers.
+    """Build the training plan.
 
     Raises:
-        InputError: recordings are asked for where there can be none.
+        InputError: CUDA graphs are requested where they are not possible.
     """
     images = recipe.schedule.count(steps_per_epoch) * recipe.batch_size
     return Plan(
@@ -193,14 +193,14 @@ def make_plan(
 
 
 def make_task(student: nn.Module, guides: Sequence[Guide], recipe: Recipe) -> Task:
-    """Dual task with guides, plain classification without."""
+    """Build the dual task with guides, plain classification without."""
     if not guides or recipe.guide is None:
         return Supervised(student)
     return Guided(student, *guides, classification_weight=recipe.guide.classification_weight)
 
 
 def is_convolutional(model: nn.Module) -> bool:
-    """Whether a model is a CNN, which runs faster with channels last in memory."""
+    """Return whether a model is a CNN, which runs faster with channels last in memory."""
     return not block_names(model) and any(
         isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1 for module in model.modules()
     )

@@ -26,15 +26,15 @@ _PIXELS_AT_ONCE = 128 * 224 * 224
 
 @dataclass(frozen=True)
 class Cached:
-    """A cache that lies ready.
+    """Describe a complete cache.
 
     Attributes:
-        folder: where it lies.
+        folder: of the cache.
         mode: "views" or "replay".
         views: of each image.
-        images: how many there are.
-        bytes: of all its files.
-        made: whether it was made now; False where it lay there.
+        images: number of cached images.
+        bytes: size of all its files.
+        made: whether it was created now; False where it existed.
         approximate: keys of the recipe that a training from it follows only approximately.
     """
 
@@ -49,14 +49,14 @@ class Cached:
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """Describe a cache that is wanted.
+    """Describe a requested cache.
 
     Attributes:
         views: of each image; None: `view.fixed` of the recipe, or 10.
-        replay: the whole images once, instead of augmented views.
+        replay: each whole image once, instead of augmented views.
         storage: number format.
         out: the cache's folder; None: one in the store, where `cached="auto"` finds it.
-        max_gb: size in 10^9 bytes above which nothing is written; None: the disk alone decides.
+        max_gb: size in 10^9 bytes above which nothing is written; None: only free disk space limits it.
         progress: called with (done, total) views of images.
 
     Raises:
@@ -77,19 +77,19 @@ class CacheSpec:
     def check_teachers(self, number: int) -> None:
         """Refuse one folder for the caches of several teachers."""
         if self.out is not None and number > 1:
-            raise InputError(f"--out names one folder, and there are {number} teachers; leave it out")
+            raise InputError(f"--out names one folder, but there are {number} teachers; leave it out")
 
 
 def cache_features(runner: Runner, wanted: CacheSpec) -> list[Cached]:
-    """Write a cache for each teacher, or find that it is there already.
+    """Write a cache for each teacher, or reuse an existing one.
 
     Args:
-        runner: of the training that it is for.
+        runner: of the training that will use it.
         wanted: how it is cached.
 
     Raises:
         InputError: the recipe cannot be served from a cache, or the cache would be too large.
-        TakenError: another thing is at `wanted.out`.
+        TakenError: something else is at `wanted.out`.
     """
     if runner.session.process.count > 1:
         raise InputError("a cache is written by one process; leave out --nproc and torchrun")
@@ -116,7 +116,7 @@ def _cache(runner: Runner, guide: Guide, data: Data, size: tuple[int, int], want
     if made:
         check_size(layout, folder.parent, wanted.max_gb)
         each = sum(layout.row_bytes(name) for name in layout.shapes)
-        session.say(f"{layout.bytes / 1e9:,.3g} GB ({each / 1e3:,.3g} kB an image and view) go to {folder}")
+        session.say(f"{layout.bytes / 1e9:,.3g} GB ({each / 1e3:,.3g} kB per image and view) go to {folder}")
         write_cache(
             folder,
             guide.to(session.device),
@@ -137,7 +137,7 @@ def _cache(runner: Runner, guide: Guide, data: Data, size: tuple[int, int], want
 
 
 def _drawing(mode: Mode, recipe: Recipe, data: Data, size: tuple[int, int], seed: int, views: int) -> Draw:
-    """What makes the student's images of a view."""
+    """Return the function that draws the student's images of a view."""
     if mode == "views":
         fixed = recipe.model_copy(update={"view": recipe.view.model_copy(update={"fixed": views})})
         return make_augment(fixed, data, image_size=size, seed=seed)

@@ -1,4 +1,4 @@
-"""What a training would cost, by a few of its own steps on made images."""
+"""Estimate the cost of a training from a few of its own steps on generated images."""
 
 import statistics
 import time
@@ -31,15 +31,15 @@ _MOST_TESTED = 64
 
 @dataclass(frozen=True)
 class Cost:
-    """Measured on this machine, as it was just then.
+    """Hold measurements of time and memory on this machine.
 
     Attributes:
-        steps: that were timed, after one that was not; 0: only that first one was, since it took long.
+        steps: number of timed steps, after a warm-up step; 0: only that first one was timed, since it took long.
         seconds_a_step: their median.
         seconds_an_image: of evaluation.
-        peak_bytes: of memory; `memory` says of which.
-        memory: what was measured.
-        accumulate: pieces into which a batch had to be cut.
+        peak_bytes: of the memory named by `memory`.
+        memory: the kind of measured memory.
+        accumulate: pieces into which a batch had to be split.
     """
 
     steps: int
@@ -50,7 +50,7 @@ class Cost:
     accumulate: int
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the fields for JSON."""
         return asdict(self)
 
 
@@ -61,8 +61,8 @@ def measure(
     """Time some steps and one batch of evaluation.
 
     Args:
-        student, guides, recipe, data, feed, plan, image_size: of the training; `data` are made images.
-        memory: counts since before the models were built.
+        student, guides, recipe, data, feed, plan, image_size: of the training; `data` are generated images.
+        memory: a meter started before the models were built.
     """
     state = torch.get_rng_state()
     engine = Engine(make_task(student, guides, recipe), plan, names=feed.names)
@@ -72,7 +72,7 @@ def measure(
     def step() -> float:
         began = time.perf_counter()
         batch = next(batches)
-        # Always the first step of a training: its rate is the warm-up's, so that nothing runs away.
+        # Always the first step of a training: its learning rate is the warm-up's, so nothing diverges.
         engine.step(batch, 0, 0, meters)
         synchronise(plan.device)
         return time.perf_counter() - began
@@ -94,7 +94,7 @@ def measure(
         )
         some = [(images[:_MOST_TESTED], targets[:_MOST_TESTED]) for images, targets in islice(plain, 1)]
         few = [(images[:1], targets[:1]) for images, targets in some]
-        for shown in (few, some):  # the first time takes longer than those that follow
+        for shown in (few, some):  # the first call takes longer than the next ones
             began = time.perf_counter()
             score(engine.eval_model, shown, precision=plan.precision, channels_last=plan.channels_last)
             each = (time.perf_counter() - began) / len(shown[0][0])

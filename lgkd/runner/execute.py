@@ -49,7 +49,7 @@ from lgkd.training.tracking import Tracking
 
 
 def execute(config: ResolvedConfig, session: Session, prepared: Prepared) -> Run:
-    """Train, and leave a finished folder, which this process holds; a teacher goes to the store, too."""
+    """Train and write a finished folder, which this process has locked; a teacher is also put into the store."""
     folder, data, student, plan = config.folder, prepared.data, prepared.student, prepared.plan
     info = prepared.info | {"manifest": MANIFEST}
     first, force = session.first, bool(config.options.get("force"))
@@ -58,13 +58,13 @@ def execute(config: ResolvedConfig, session: Session, prepared: Prepared) -> Run
 
     def begin() -> None:
         if first:
-            # That run.json comes before all other files makes the folder known as a run's.
+            # Writing run.json before all other files identifies the folder as a run's.
             remove_manifest(folder)
             write_run(folder, info)
             write_whole(folder / RECIPE, dump_recipe(prepared.recipe).encode())
             write_json(folder / ENV, about_here)
 
-    # Until its checkpoint is found to fit, a folder stays as it is.
+    # Until its checkpoint is found to fit, a folder stays unchanged.
     resumes = has_checkpoint(folder)
     if not resumes:
         begin()
@@ -107,7 +107,7 @@ def execute(config: ResolvedConfig, session: Session, prepared: Prepared) -> Run
         about["weights_sha256"] = save_weights(student.state_dict(), folder / STUDENT_WEIGHTS)
         write_json(folder / STUDENT, about)
         draw_curves(logger.rows, folder / "curves.png", describe(info))
-        # Nothing is finished that could not be kept: the same command puts it there, and trains nothing again.
+        # A teacher that could not be stored is not finished: the same command stores it, without training again.
         if config.store is not None:
             _keep_teacher(config, session, prepared, config.store, info)
         elif (remark := poor_student(config.model_name, _accuracy(data, info), len(data.classes))) is not None:
@@ -117,7 +117,7 @@ def execute(config: ResolvedConfig, session: Session, prepared: Prepared) -> Run
 
 
 def _tracking(config: ResolvedConfig, session: Session, prepared: Prepared) -> Tracking | None:
-    """Make the trackers, which are told what metrics.csv, run.json and recipe.yaml hold, without paths."""
+    """Make the trackers, which receive the content of metrics.csv, run.json and recipe.yaml, without paths."""
     track = tuple(config.options.get("track") or ()) if session.first else ()
     if not track:
         return None
@@ -126,24 +126,24 @@ def _tracking(config: ResolvedConfig, session: Session, prepared: Prepared) -> T
 
 
 def finished_run(folder: Path, info: dict[str, Any], student: nn.Module) -> Run:
-    """A finished run as it lies in its folder.
+    """Load a finished run from its folder.
 
     Args:
         folder: of the run.
         info: the content of its run.json.
-        student: untrained, of the run's architecture; it is filled with the trained weights.
+        student: untrained, of the run's architecture; the trained weights are loaded into it.
 
     Raises:
         InputError: the folder is damaged.
     """
-    remove_stale_lock(folder)  # of a process that was killed between the end of the run and its own
+    remove_stale_lock(folder)  # left by a process that was killed after the end of the run
     place = folder / STUDENT_WEIGHTS
     fill(student, load_weights(place, read_student(folder)["weights_sha256"]), str(place))
     return Run(student.eval(), read_metrics(folder), folder, info)
 
 
 def _test_batches(session: Session, prepared: Prepared) -> dict[str, PlainBatches]:
-    """Make the splits that are scored; where images were held out, they too."""
+    """Make the batches of the evaluated splits: test and, where images are held out, validation."""
     data = prepared.data
     splits = {"test": data.test} if data.val is None else {"val": data.val, "test": data.test}
     return {
@@ -162,7 +162,7 @@ def _test_batches(session: Session, prepared: Prepared) -> dict[str, PlainBatche
 
 
 def _scores(model: nn.Module, batches: Mapping[str, PlainBatches], plan: Plan) -> dict[str, float]:
-    """Every split's scores, as `test_top1` and so on."""
+    """Return every split's scores, as `test_top1` and so on."""
     return {
         f"{split}_{name}": value
         for split, images in batches.items()
@@ -175,7 +175,7 @@ def _scores(model: nn.Module, batches: Mapping[str, PlainBatches], plan: Plan) -
 
 
 def _describe_student(config: ResolvedConfig, prepared: Prepared) -> dict[str, Any]:
-    """Make student.json: enough to rebuild the student without the recipe."""
+    """Make student.json, which suffices to rebuild the student without the recipe."""
     data = prepared.data
     return {
         "format": FORMAT,
@@ -209,12 +209,12 @@ def _accuracy(data: Data, info: Mapping[str, Any]) -> Accuracy:
 
 
 def poor_student(name: str, accuracy: Accuracy, classes: int) -> str | None:
-    """Remark on a student that has learned little; None on one that has learned something.
+    """Warn of a student that has learned little; None on one that has learned something.
 
     Args:
         name: the student's.
         accuracy: on the test split.
-        classes: how many it knows.
+        classes: their number.
     """
     poor = accuracy.no_better_than(classes)
     if poor is None:

@@ -1,4 +1,4 @@
-"""Look up trained teachers in the store, and the folder of one that is to be trained. No torch."""
+"""Find trained teachers in the store, and the folder of one to be trained. No torch."""
 
 import json
 import shlex
@@ -12,24 +12,24 @@ from lgkd.runs.folder import STUDENT, is_finished
 
 
 def teacher_name(architecture: str, subset: str | None) -> str:
-    """What a trained teacher is kept as: its architecture, and the subset if it saw only a part."""
+    """Return the name of a trained teacher: its architecture, and the subset if it saw only a part."""
     name = folder_word(canonical(architecture))
     return name if subset is None else f"{name}--{folder_word(subset)}"
 
 
 def find_trained_teacher(name: str, dataset: str | Path, *, subset: str | None = None) -> tuple[TeacherCard, Path]:
-    """The card and folder of a trained teacher.
+    """Find the card and folder of a trained teacher.
 
-    The one that saw the same subset comes first; failing that, the one that saw everything.
+    A teacher of the same subset takes precedence over one of all images.
 
     Args:
-        name: an architecture, or the name that a teacher is kept under.
+        name: an architecture, or a teacher's name in the store.
         dataset: a named data set or a folder of images.
         subset: its `text`.
 
     Raises:
-        MissingTeacherError: there is none; it holds the command that makes it.
-        ModelError: no teacher could have that name.
+        MissingTeacherError: there is none; it holds the command that trains it.
+        ModelError: the name is not possible for a teacher.
     """
     key = dataset_key(dataset)
     try:
@@ -56,12 +56,12 @@ def find_trained_teacher(name: str, dataset: str | Path, *, subset: str | None =
 def free_place(
     architecture: str, dataset: str | Path, subset: str | None, *, replace: bool, run: Path | None = None
 ) -> Path:
-    """The new teacher's folder in the store; refused before hours are spent, not after.
+    """Return the new teacher's folder in the store; refused before hours are spent, not after.
 
     Args:
         architecture, dataset, subset: of the teacher.
-        replace: one of that name may be exchanged.
-        run: the folder of the run; the teacher that lies there may be the one that it has put there, before it died.
+        replace: whether one of that name may be replaced.
+        run: the folder of the run; a teacher in the store may come from this run, before it died.
 
     Raises:
         TakenError: there is one of that name, and `replace` is False.
@@ -71,16 +71,16 @@ def free_place(
     if place.exists() and not replace and not (run is not None and _has_put(run, place)):
         raise TakenError(
             f"a teacher {place.name} for {place.parent.name} is already in the store ({place}{_saw(place)}); it was "
-            "not touched. Use it as it is, or exchange it with --replace; if it saw other images, in a folder of the "
+            "not touched. Use it as it is, or replace it with --replace; if it saw other images, in a folder of the "
             "same name, rename yours"
         )
     return place
 
 
 def _has_put(run: Path, place: Path) -> bool:
-    """Whether the teacher at a place is the one of a run that was trained to its end and not finished."""
+    """Return whether a stored teacher comes from a run that was trained to its end and not finished."""
     try:
-        # Read as it is: only a finished run's student.json is one that is vouched for.
+        # Read without verification: only a finished run's student.json has a manifest.
         student = json.loads((run / STUDENT).read_text(encoding="utf-8"))
         return not is_finished(run) and student["weights_sha256"] == read_card(place).weights_sha256
     except (InputError, OSError, ValueError, KeyError, TypeError):
@@ -88,7 +88,7 @@ def _has_put(run: Path, place: Path) -> bool:
 
 
 def _saw(place: Path) -> str:
-    """What a teacher of the store was trained on, as its card says; nothing where that cannot be read."""
+    """Describe the training data of a stored teacher from its card; "" where that cannot be read."""
     try:
         card, _ = find_card(place.name, place.parent.name)
     except LgkdError:

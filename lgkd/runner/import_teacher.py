@@ -1,4 +1,4 @@
-"""Making a teacher of weights that others have published: read, measured on the test split, kept with a card."""
+"""Import published weights as a teacher: read, measured on the test split, stored with a card."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -29,10 +29,10 @@ from lgkd.training.precision import choose_device
 Normalize = Literal["imagenet", "dataset"]
 
 _TOLERANCE = 0.005
-"""By how much a measured accuracy may differ from the published one; rounding and other decoders make a few images."""
+"""Largest accepted difference of measured and published accuracy; rounding and other decoders change a few images."""
 
 _HARDLY = 0.05
-"""An accuracy that is not so much above a guess is remarked on."""
+"""Margin over chance below which an accuracy is remarked on."""
 
 
 def import_teacher(
@@ -57,38 +57,38 @@ def import_teacher(
     downloading: Callable[[str, int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> tuple[TeacherCard, Path]:
-    """Keep published weights as a teacher in the user's store, with a card that says what was measured here.
+    """Import published weights as a teacher into the user's store, with a card of the accuracy measured here.
 
-    The weights must tell the data set's classes apart in the order of its names (of CIFAR, that is the publisher's
-    order). Nothing of the file is run, and nothing of its publisher's claims is written down as a fact: accuracy is
-    measured on the test split, and the card's recipe names the file and its SHA-256.
+    The weights must classify the data set's classes in the order of its names (of CIFAR, the publisher's order). No
+    code in the file is run, and none of its publisher's claims is recorded as a fact: accuracy is measured on the
+    test split, and the card's recipe names the file and its SHA-256.
 
     Args:
         architecture: as `lgkd teachers` lists them, `timm:NAME` or `package.module:factory`.
-        weights: a file, see `lgkd.models.pretrained.load_foreign`; `fetch_weights` gets one.
-        dataset: what they were trained on: a name, a folder of images, or a loaded `DataSet`.
+        weights: a file, see `lgkd.models.pretrained.load_foreign`; `fetch_weights` downloads one.
+        dataset: the data set of their training: a name, a folder of images, or a loaded `DataSet`.
         sha256: of the file, in hex digits.
         normalize: "imagenet" or "dataset" (of its training images), if they were trained with that;
-        mean, std: else the three means and standard deviations, for values 0 to 1. One of the two must be stated:
-            a teacher that sees images as it never did is silently worse.
+        mean, std: else the three means and standard deviations, for values 0 to 1. One of the two must be given:
+              a teacher with another normalisation than in training is silently worse.
         image_size: side of its images, in pixels; None for the architecture's own.
-        options: reach the constructor.
-        name: what the teacher is kept as; by default as its architecture.
+        options: passed to the constructor.
+        name: of the teacher in the store; by default its architecture.
         expect: the published top-1 accuracy on the test split, as a share of 1; a measured one that is further than
-            half a point from it is refused.
-        epochs: of the training, where that is known; 0 where it is not.
+              half a point from it is refused.
+        epochs: of the training, where known; 0 where not.
         data_dir, device, offline: as for `train_teacher`.
-        replace: exchange a teacher of that name that is already in the store.
+        replace: replace a teacher of that name in the store.
         progress: called with (done, total) images while they are read.
         downloading: called with (name, done, total) bytes while the data set is downloaded.
-        say: called with a sentence that the user should hear.
+        say: called with messages for the user.
 
     Returns:
         The card and the teacher's folder.
 
     Raises:
         InputError: a file that cannot be read, is another one, or holds more than tensors; an option out of range; an
-            accuracy that is not the published one.
+              accuracy that is not the published one.
         ModelError: the weights are those of another model or of other classes.
         TakenError: the store has a teacher of that name, and `replace` is False.
     """
@@ -115,30 +115,30 @@ def import_teacher(
         progress=progress,
         downloading=downloading,
     )
-    tell = say or (lambda _: None)
+    notify = say or (lambda _: None)
     for note in data.notes:
-        tell(note)
+        notify(note)
     classes, size = len(data.classes), image_size or default_image_size(architecture)
     with torch.random.fork_rng(devices=[]):
         model = create_model(architecture, num_classes=classes, image_size=size, options=scalars)
     fill_foreign(model, tensors, name=architecture, origin=str(origin), num_classes=classes)
-    default_taps(model)  # one that shows no layers to guide by is refused before it is measured
+    default_taps(model)  # a model without layers to guide by is refused before it is measured
     means, deviations = stated or (data.mean, data.std)
     batches = make_test_batches(
         data.test, image_size=(size, size), mean=means, std=deviations, interpolation="bicubic", device=chosen
     )
     scores = score(model.eval().to(chosen), batches, channels_last=is_convolutional(model))
     model.to("cpu")
-    told = f"{origin.name} reaches {scores.top1:.2%} top-1 on the {len(data.test):,} test images of {source}"
+    measured = f"{origin.name} reaches {scores.top1:.2%} top-1 on the {len(data.test):,} test images of {source}"
     if expect is not None and abs(scores.top1 - expect) > _TOLERANCE:
         raise InputError(
-            f"{told}, expected {expect:.2%}: normalisation, image size or the order of classes is another than in its "
-            "training, or it was trained on other images; it was not kept"
+            f"{measured}, expected {expect:.2%}: normalisation, image size or the order of classes differs from its "
+            "training, or it was trained on other images; it was not stored"
         )
-    tell(told)
+    notify(measured)
     balanced = scores.balanced_accuracy or 0.0
     if expect is None and balanced < 1 / (classes - len(scores.unseen)) + _HARDLY:
-        tell("that is hardly better than a guess: state the normalisation and the image size of its training")
+        notify("that is hardly better than chance: give the normalisation and the image size of its training")
     make_folder(place.parent)
     keep_teacher(
         place,
@@ -180,35 +180,35 @@ def fetch_weights(
     downloading: Callable[[str, int, int], None] | None = None,
     offline: bool = False,
 ) -> Path:
-    """A published file of weights, downloaded into the user's store unless it lies there already.
+    """Download a published file of weights into the user's store, unless it is there already.
 
     Args:
-        address: https; it may lead on to other https addresses.
-        sha256: in hex digits; what has another one is not kept.
-        size: bytes, exactly, as the server says (`curl -sIL ADDRESS`): not one more is read.
+        address: https; it may redirect to other https addresses.
+        sha256: in hex digits; a file with another one is not stored.
+        size: bytes, exactly, as the server reports (`curl -sIL ADDRESS`): not one more is read.
         downloading: called with (name, done, total) bytes.
         offline: open no connection.
 
     Raises:
         InputError: the address is not https, or the size is out of range.
-        MissingError: the file is not here, and it could not be got.
-        DataError: what came is another file.
+        MissingError: the file is not here and could not be downloaded.
+        DataError: the downloaded file is another one.
     """
     if not 0 < size <= MAX_BYTES:
         raise InputError(f"weights of {size:,} bytes were announced, expected 1 to {MAX_BYTES:,}")
     title = PurePosixPath(urlsplit(address).path).name or "weights"
     wanted = sha256.strip().lower()
     if len(wanted) != 64 or not set(wanted) <= set("0123456789abcdef"):
-        raise InputError(f"{sha256!r} is no SHA-256, expected 64 hex digits")
+        raise InputError(f"{sha256!r} is not a SHA-256, expected 64 hex digits")
     target = home() / "cache" / "weights" / f"{wanted}{PurePosixPath(title).suffix}"
-    told = (lambda done, total: downloading(title, done, total)) if downloading is not None else None
-    return fetch(address, target, size=size, sha256=wanted, progress=told, offline=offline)
+    report = (lambda done, total: downloading(title, done, total)) if downloading is not None else None
+    return fetch(address, target, size=size, sha256=wanted, progress=report, offline=offline)
 
 
 def _stated(
     normalize: str | None, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[Channels, Channels] | None:
-    """Means and standard deviations that were given; None where they are found by `normalize`."""
+    """Return given means and standard deviations; None where they are determined by `normalize`."""
     if normalize is not None:
         if normalize not in ("imagenet", "dataset"):
             raise InputError(f"normalize is {normalize!r}, expected imagenet or dataset, or give mean and std")
@@ -217,7 +217,7 @@ def _stated(
         return None
     if mean is None or std is None:
         raise InputError(
-            "state how images were normalised when the weights were trained: its mean and std (three numbers each, for "
+            "give the normalisation of the weights' training: its mean and std (three numbers each, for "
             "values 0 to 1), or normalize imagenet or dataset"
         )
     if len(mean) != 3 or len(std) != 3 or not all(-10 < value < 10 for value in (*mean, *std)) or min(std) <= 0:
@@ -229,7 +229,7 @@ def _stated(
 
 
 def _scalars(options: Mapping[str, Any] | None) -> dict[str, bool | int | float | str]:
-    """Options as a card can hold them."""
+    """Return the options after checking that a card can store them."""
     given = dict(options or {})
     for key, value in given.items():
         if not isinstance(value, bool | int | float | str):

@@ -1,4 +1,4 @@
-"""A finished run opened to be looked at: its student, the images that it is measured on, and its teacher."""
+"""Open a finished run for analysis: its student, evaluation images, and teacher."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -31,18 +31,18 @@ _NAMED = 10
 
 @dataclass(frozen=True)
 class Opened:
-    """A finished run, its student on a device, and its data set.
+    """Hold a finished run, its student on a device, and its data set.
 
     Attributes:
         folder: the run's.
         info: run.json.
         about: student.json.
         student: trained, in eval mode.
-        data: what it is looked at with; of the same classes.
+        data: evaluation data, of the same classes.
         device: where the student is.
-        scored: which images are looked at, in words.
+        scored: the evaluated images, as text.
         precision: the number format of the training where the device is of the same kind, else "fp32": with it
-            figures are those of run.json.
+              results equal those of run.json.
     """
 
     folder: Path
@@ -56,22 +56,22 @@ class Opened:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Their names, in the order of the logits."""
+        """Return the names of the classes, in the order of the logits."""
         return self.data.classes
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) of the student's images, in pixels."""
+        """Return (height, width) of the student's images, in pixels."""
         height, width = self.about["image_size"]
         return height, width
 
     @property
     def normalisation(self) -> tuple[Channels, Channels]:
-        """Mean and standard deviation of the student's images."""
+        """Return mean and standard deviation of the student's images."""
         return tuple(self.about["mean"]), tuple(self.about["std"])
 
     def batches(self, images: Images | None = None) -> PlainBatches:
-        """Images as the student takes them, each once, with their labels; the test split if none are given."""
+        """Return the student's input batches, each image once, with labels; the test split if none are given."""
         mean, std = self.normalisation
         return make_test_batches(
             self.data.test if images is None else images,
@@ -91,18 +91,18 @@ def open_run(
     device: str | None = None,
     model: nn.Module | None = None,
 ) -> Opened:
-    """Read a finished run's folder and load what its student is measured on.
+    """Read a finished run's folder and load its student and evaluation data.
 
     Args:
         run: a run or its folder.
         dataset: another data set, of the student's classes or of some of them, by name: of a folder all labelled images
             (see `load_labelled`), else the test split; by default the test split of the one it was trained on.
-        data_dir: where a named data set lies.
+        data_dir: folder of a named data set.
         device: "cpu", "cuda" or "cuda:N".
         model: as for `load_student`.
 
     Raises:
-        InputError: no finished run lies there, or the data set has other classes.
+        InputError: there is no finished run, or the data set has other classes.
         DataError: the folder has classes that the student does not know.
         MissingError: its data set is not where it was.
     """
@@ -133,7 +133,7 @@ def open_run(
 
 
 def _is_of(info: Mapping[str, Any], fingerprint: str) -> bool:
-    """Whether a run was trained on the data set of a fingerprint, with extra images or without."""
+    """Return whether a run was trained on the data set of a fingerprint, with extra images or without."""
     about = info["dataset"]
     extra = (about.get("extra") or {}).get("fingerprint")
     return bool(
@@ -142,7 +142,7 @@ def _is_of(info: Mapping[str, Any], fingerprint: str) -> bool:
 
 
 def _by_name(data: Data, known: Sequence[str]) -> Data:
-    """The test split with its labels as the student has them.
+    """Map the labels of the test split to the student's classes.
 
     Raises:
         InputError: it has classes that the student does not know.
@@ -168,7 +168,7 @@ def evaluate_run(
     model: nn.Module | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Scores:
-    """Score a trained student, as `lgkd.evaluate`.
+    """Evaluate a trained student, as `lgkd.evaluate`.
 
     Raises:
         InputError, DataError, MissingError: as `open_run`; or the student's loss is not finite.
@@ -191,20 +191,19 @@ def evaluate_run(
 
 
 def check_finite(opened: Opened, loss: float) -> None:
-    """Refuse to pass on a loss that is not a finite number: no figure of that run means anything.
+    """Refuse a loss that is not finite: no result of that run is meaningful.
 
     Raises:
         InputError: it is not.
     """
     if not math.isfinite(loss):
         raise InputError(
-            f"{opened.folder} answers with numbers that are not finite on {opened.data.source}; no figure "
-            "of it means anything"
+            f"{opened.folder} has outputs that are not finite on {opened.data.source}; no result of it is meaningful"
         )
 
 
 def teacher_at_hand(opened: Opened) -> Teacher | None:
-    """The very teacher that guided a run, if it is still in the store."""
+    """Return the teacher that guided a run, if it is still in the store."""
     info = opened.info
     if not info.get("teacher") or not info["teacher"].get("name"):
         return None
@@ -220,7 +219,7 @@ def teacher_at_hand(opened: Opened) -> Teacher | None:
 
 
 def teacher_of(opened: Opened) -> Callable[[Tensor], Tensor] | None:
-    """A run's teacher as a function of the student's images, if it is still at hand."""
+    """Return a run's teacher as a function of the student's images, if it is still in the store."""
     teacher = teacher_at_hand(opened)
     if teacher is None:
         return None

@@ -20,14 +20,14 @@ class Option:
         about: the option in the Python API.
         kind: type of its value on the command line; None for an option of the Python API alone.
         help: on the command line, where it is not `about`.
-        default: on the command line; `Options` has no defaults, an option that is not given is not there.
-        repeated: whether it may be given several times; its value is a list then.
+        default: on the command line; `Options` has no defaults, an option that is not given is absent.
+        repeated: whether it may be given several times; its value is then a list.
         flag: on the command line, where it is not its name.
         metavar: of the value in `--help`, where it is not that of its type.
         completion: name of the function in `lgkd.cli.completion` that completes a value.
-        kept: "run": run.json keeps it under `call.options`, for `lgkd resume`; "command": the command that the report
-            prints gives it, too.
-        compared: dotted key under which `lgkd.runs.identity` compares what it decides on; None where it does not
+        kept: "run": run.json keeps it under `call.options`, for `lgkd resume`; "command": it is also part of the
+              command that the report prints.
+        compared: dotted key under which `lgkd.runs.identity` compares its effect; None where it does not
             change what a training computes.
     """
 
@@ -44,7 +44,7 @@ class Option:
 
     @property
     def help_line(self) -> str:
-        """The help of the command line, a sentence."""
+        """Return the help of the command line, a sentence."""
         return self.help if self.help is not None else self.about[0].upper() + self.about[1:]
 
     def fits(self, value: Any) -> bool:
@@ -56,7 +56,7 @@ class Option:
 
 
 class Options(TypedDict, total=False):
-    """Options that mean the same in `train_teacher`, `train` and `distill`, and on the command line."""
+    """Declare the options shared by `train_teacher`, `train` and `distill`, and by the command line."""
 
     # fmt: off
     data_dir: Annotated[str | Path | None, Option("where named data sets are stored.", Path)]
@@ -88,11 +88,11 @@ class Options(TypedDict, total=False):
     batch_size: Annotated[int | None, Option(
         "images a step, instead of the recipe's.", int, compared="recipe.batch_size")]
     overrides: Annotated[Sequence[str], Option(
-        '"a.b=value" each, as `--set`; they win over everything else.', str,
+        '"a.b=value" each, as `--set`; they override everything else.', str,
         "Change any key of the recipe; may be repeated.", repeated=True, flag="--set", metavar="A.B=VALUE",
         compared="recipe")]
     seed: Annotated[int, Option(
-        "of weights, order, augmentation and dropout; 0 if not given.", int, "Of weights, order and augmentation.",
+        "of weights, order, augmentation and dropout; 0 if not given.", int, "Seed of weights, order and augmentation.",
         default=0, kept="run", compared="seed")]
     precision: Annotated[str | None, Option(
         "number format, instead of the recipe's: auto, fp32, bf16 or fp16.", str, completion="precisions",
@@ -146,7 +146,7 @@ class Options(TypedDict, total=False):
         "called with (done, total) images while a data set is decoded.")]
     downloading: Annotated[Callable[[str, int, int], None] | None, Option(
         "called with (name, done, total) bytes while a file of it is downloaded.")]
-    say: Annotated[Callable[[str], None] | None, Option("called with a sentence that the user should hear.")]
+    say: Annotated[Callable[[str], None] | None, Option("called with messages for the user.")]
     # fmt: on
 
 
@@ -156,7 +156,7 @@ def _read_table() -> Mapping[str, Option]:
 
 
 OPTIONS: Final = _read_table()
-"""Every option by its name, in the order of `--help`."""
+"""Map every option's name to its description, in the order of `--help`."""
 
 
 def _documented() -> str:

@@ -1,4 +1,4 @@
-"""Hold what a training needs once its configuration is resolved: the process it runs in, its data, models and plan."""
+"""Hold a prepared training: its process, data, models and plan."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ class Session:
         process: which of several processes this one is; the first writes for all.
         device: of this process.
         began: `time.monotonic()` at the start of the command, from which `max_time` counts, in seconds.
-        watchers: callbacks of the training; none but in the first process.
-        say: called with a sentence that the user should hear; does nothing but in the first process.
+        watchers: callbacks of the training; none except in the first process.
+        say: called with messages for the user; does nothing except in the first process.
     """
 
     process: Place
@@ -37,7 +37,7 @@ class Session:
 
     @property
     def first(self) -> bool:
-        """True in the process that writes for all."""
+        """Return True in the process that writes for all."""
         return self.process.rank == 0
 
 
@@ -47,7 +47,7 @@ class Prepared:
 
     Attributes:
         recipe: complete; with a cache, its number of views.
-        data, student, guides, feed, plan: what trains; there are no guides for a teacher and for a baseline.
+        data, student, guides, feed, plan: of the training; there are no guides for a teacher or a baseline.
         image_size: (height, width) of the student's images, in pixels.
         served: caches that are read instead of running the teachers.
         lookup: finds the teachers' outputs of samples in the caches.

@@ -1,4 +1,4 @@
-"""Write down a training: the content of run.json, a row of metrics.csv an epoch, and the results."""
+"""Record a training: the content of run.json, a row of metrics.csv per epoch, and the results."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ class CsvLogger(Callback):
 
     Args:
         folder: the run's.
-        writes: whether the file is written; of several processes one does that.
+        writes: whether the file is written; of several processes one writes.
     """
 
     def __init__(self, folder: Path, *, writes: bool = True) -> None:
@@ -36,7 +36,7 @@ class CsvLogger(Callback):
         self.rows: list[dict[str, float]] = []
 
     def on_epoch(self, row: EpochRow) -> None:
-        """Write the file anew, with one row more."""
+        """Write the file again, with one more row."""
         self.rows.append(row.flatten())
         if self._writes:
             write_metrics(self.folder, self.rows)
@@ -45,14 +45,14 @@ class CsvLogger(Callback):
 def results(
     rows: Sequence[Mapping[str, float]], best: Mapping[str, float] | None = None, guides: Sequence[Guide] = ()
 ) -> dict[str, Any]:
-    """What a run is worth, on the test split.
+    """Summarise the results of a run on the test split.
 
     Args:
         rows: of metrics.csv.
-        best: the epoch that did best on held-out images, where there were any; otherwise the last one counts.
+        best: the epoch that is best on held-out images, where there were any; otherwise the last one counts.
         guides: of the training, which know the terms that have ended.
 
-    The best epoch on the test split is what the field's papers print; it stands beside the result, labelled so.
+    The best epoch on the test split is common in papers; it is stored beside the result, with that label.
     """
     chosen = rows[-1] if best is None else next(row for row in rows if row["epoch"] == best["epoch"])
     peak = max((row for row in rows if "test_top1" in row), key=lambda row: row["test_top1"])
@@ -68,7 +68,7 @@ def results(
 
 
 def _ended_terms(guides: Sequence[Guide], epochs: int) -> list[dict[str, Any]]:
-    """Every term that ended before the training did, with the epoch after which it did, and why."""
+    """List every term that ended before the training did, with the epoch after which it did, and why."""
     return [
         {"term": name, "epoch": epoch, "reason": reason}
         for guide in guides
@@ -78,7 +78,7 @@ def _ended_terms(guides: Sequence[Guide], epochs: int) -> list[dict[str, Any]]:
 
 
 def describe_run(info: Mapping[str, Any], recipe: Recipe) -> dict[str, bool | int | float | str]:
-    """A run as plain values by name, for trackers: who learns what from whom, and how. Holds no path."""
+    """Describe a run as plain values by name, for trackers: student, teacher, data and settings. Holds no path."""
     teachers = [info["teacher"], *info["more_teachers"]] if info["teacher"] else []
     data = info["dataset"]
     known: dict[str, Any] = {
@@ -104,7 +104,7 @@ def _plain(value: Any, path: str = "") -> Iterator[tuple[str, bool | int | float
 
 
 def describe_pairs(guide: Guide) -> list[dict[str, Any]]:
-    """The guided pairs for run.json: layers, map shapes (C,h,w), and the grid on which they meet."""
+    """Describe the guided pairs for run.json: layers, map shapes (C,h,w), and the grid of their comparison."""
     return [
         {
             "student": pair.student,
@@ -118,7 +118,7 @@ def describe_pairs(guide: Guide) -> list[dict[str, Any]]:
 
 
 def describe_teacher(teacher: Teacher) -> dict[str, Any]:
-    """The teacher for run.json; one without a card has a class and no name."""
+    """Describe the teacher for run.json; one without a card has a class and no name."""
     card = teacher.card
     if card is None:
         return {"name": None, "class": type(teacher.model).__name__, "sha256": None, "batch_norm": teacher.batch_norm}
@@ -142,7 +142,7 @@ def describe_training(
     image_size: tuple[int, int],
     plan: Plan,
 ) -> dict[str, Any]:
-    """Make the content of run.json of a training that begins."""
+    """Make the content of run.json of a new training."""
     options, dataset = config.options, config.dataset
     path = None
     if isinstance(dataset, str | Path) and dataset not in CATALOGUE:
@@ -192,7 +192,7 @@ def describe_training(
 
 
 def describe_call(config: ResolvedConfig, served: Served | None) -> dict[str, Any] | None:
-    """Make `call` of run.json: all that `lgkd resume` asks for again; None where something has no name."""
+    """Make `call` of run.json, the options of `lgkd resume`; None where something has no name."""
     if config.call is None:
         return None
     cached = {} if served is None else {"cached": served.folders, "approximate": served.approximate}

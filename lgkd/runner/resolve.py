@@ -37,22 +37,22 @@ _TYPED_AS = {
 
 @dataclass(frozen=True)
 class ResolvedConfig:
-    """Hold the choices of one training, found to be possible before anything heavy is imported or read.
+    """Hold the checked settings of one training; torch is not imported, and no image is read.
 
     Attributes:
         role: "teacher" or "student".
-        model: the name of the model that is trained, or a module.
+        model: the name of the model to train, or a module.
         model_options: passed to its constructor.
         dataset: a name, a folder, or a loaded `DataSet`.
         options: see `Options`.
-        recipe: complete, with every choice put in.
-        subset: the part of the training images.
-        teachers: those that guide; of a named one its card and folder.
+        recipe: complete, with every option applied.
+        subset: of the training images.
+        teachers: of the guides; of a named one its card and folder.
         taps: layers of the student; None for its default ones.
         folder: of the run, or of all runs of a sweep.
-        store: where a trained teacher is kept; None for a student.
-        replace: whether a teacher in the store is exchanged.
-        call: `teachers` by name and all else that `lgkd resume` asks for again; None where something has no name.
+        store: destination of a trained teacher; None for a student.
+        replace: whether a teacher in the store is replaced.
+        call: `teachers` by name and all other arguments for `lgkd resume`; None where something has no name.
     """
 
     role: Role
@@ -71,7 +71,7 @@ class ResolvedConfig:
 
     @property
     def seed(self) -> int:
-        """Of weights, order and augmentation."""
+        """Return the seed of weights, order and augmentation."""
         return self.options.get("seed") or 0
 
     @property
@@ -81,7 +81,7 @@ class ResolvedConfig:
 
     @property
     def teacher_names(self) -> list[str]:
-        """Of those that guide, as they are kept; the class of a module without a card."""
+        """Return the names of the guiding teachers in the store; the class of a module without a card."""
         return [_teacher_name(teacher) for teacher in self.teachers]
 
     def with_resolved(self, *, options: Options, recipe: Recipe | None = None) -> "ResolvedConfig":
@@ -89,7 +89,7 @@ class ResolvedConfig:
         return replace(self, options=options, recipe=self.recipe if recipe is None else recipe)
 
     def with_options(self, **options: Unpack[Options]) -> "ResolvedConfig":
-        """Put in options on which nothing depends that was resolved: those that watch, the seed, the folder."""
+        """Replace options that no resolved value depends on: callbacks, the seed, the folder."""
         chosen: Options = {**self.options, **options}
         return replace(self, options=chosen, folder=Path(options.get("out") or self.folder))
 
@@ -107,18 +107,18 @@ def resolve(
     store: Path | None = None,
     several: bool = False,
 ) -> ResolvedConfig:
-    """Check what names, the schema and the store can tell, and find what the choices lead to.
+    """Check options against names, the schema and the store, and resolve them.
 
     Args:
         role, model, dataset, options, model_options, taps: see `ResolvedConfig`.
-        teachers: names of those that guide, or loaded ones.
-        replace: a teacher of that name in the store may be exchanged.
-        store: folder DATASET/NAME in which a teacher is kept, whatever is there; the user's store is neither asked
-            nor changed then, and the run cannot be resumed by its folder alone.
+        teachers: names of the guiding teachers, or loaded ones.
+        replace: a teacher of that name in the store may be replaced.
+        store: folder DATASET/NAME for a teacher, even if it exists; the user's store is then neither read
+              nor changed, and the run cannot be resumed by its folder alone.
         several: the folder is that of several seeds.
 
     Raises:
-        InputError: a choice that cannot be; MissingError: one that is not here; TakenError: one that is taken.
+        InputError: an impossible option; MissingError: something is missing; TakenError: a folder is taken.
     """
     unknown = sorted(options.keys() - OPTIONS.keys())
     if unknown:
@@ -131,7 +131,7 @@ def resolve(
     if several and not isinstance(model, str):
         raise InputError(
             f"the student is a {type(model).__name__}, which can be trained once; for several seeds give a name or "
-            "package.module:factory, so that each begins with a new one"
+            "package.module:factory, so that each starts with a new one"
         )
     if isinstance(model, str):
         find(model)
@@ -139,7 +139,7 @@ def resolve(
     if isinstance(dataset, str | Path):
         check_dataset(dataset, options.get("data_dir"))
         if (place := known_or_folder(dataset)) is not None:
-            check_some_image(place)  # before a teacher for it is missed
+            check_some_image(place)  # before a missing teacher is reported
     check_time(options)
     recipe = resolve_recipe(
         options["recipe"],
@@ -175,7 +175,7 @@ def resolve(
     )
     if role == "teacher" and not elsewhere:
         if not isinstance(model, str):
-            raise InputError("a teacher is kept by name; give a name or package.module:factory, not a module")
+            raise InputError("a teacher is stored by name; give a name or package.module:factory, not a module")
         store = free_place(model, source, subset.text, replace=replace, run=Path(folder))
     call, named = None, isinstance(model, str) and isinstance(dataset, str | Path) and not elsewhere
     if named and all(isinstance(teacher, str) for teacher in teachers):
@@ -205,7 +205,7 @@ def _teacher_name(teacher: Any) -> str:
 
 
 def _check_plain(options: Mapping[str, Any], what: str, *, scalars: bool) -> None:
-    """Refuse options that cannot be written down, without which the model could not be built again."""
+    """Refuse options that cannot be stored, without which the model could not be rebuilt."""
     try:
         json.dumps(options, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -216,7 +216,7 @@ def _check_plain(options: Mapping[str, Any], what: str, *, scalars: bool) -> Non
 
 
 def check_dataset(source: str | Path, data_dir: str | Path | None = None) -> None:
-    """A data set must be a known name or a folder, and `data_dir` a folder; what lies in them is looked at later.
+    """Check that a data set is a known name or a folder, and `data_dir` a folder; their content is checked later.
 
     Raises:
         InputError: neither a name nor a folder.
@@ -228,17 +228,17 @@ def check_dataset(source: str | Path, data_dir: str | Path | None = None) -> Non
 
 
 def check_extra(extra: str | Path | None, share: float | None) -> None:
-    """Extra images must lie in a folder, and a share be a share of them; what lies there is looked at later.
+    """Check that extra images are in a folder, and their share is valid; the content is checked later.
 
     Raises:
-        InputError: a share of nothing, or one out of range.
+        InputError: a share without images, or one out of range.
         MissingError: no folder `extra`.
     """
     if share is not None and not 0 < share < 1:
         raise InputError(f"--extra-share is {share:g}, expected a number between 0 and 1")
     if extra is None:
         if share is not None:
-            raise InputError(f"--extra-share {share:g} is a share of no images; name their folder with --extra")
+            raise InputError(f"--extra-share {share:g} has no images to be a share of; name their folder with --extra")
         return
     if not Path(extra).expanduser().is_dir():
         raise MissingError(f"there is no folder {extra}; expected one that holds CLASS/*, as --extra")
@@ -247,10 +247,10 @@ def check_extra(extra: str | Path | None, share: float | None) -> None:
 def check_cached(
     where: str | Path | Sequence[str | Path] | None, *, guided: bool = True, approximate: bool = False
 ) -> None:
-    """Caches must be "auto" or folders; what lies in them is looked at later.
+    """Check that caches are "auto" or folders; their content is checked later.
 
     Raises:
-        InputError: nothing guides, or `approximate` without a cache.
+        InputError: there is no teacher, or `approximate` without a cache.
         MissingError: no such folder.
     """
     if where is None:
@@ -258,7 +258,7 @@ def check_cached(
             raise InputError("--approximate allows what a cache cannot follow exactly; it needs --cached")
         return
     if not guided:
-        raise InputError("--cached is for a guided student; here no teacher guides")
+        raise InputError("--cached is for a guided student; here is no teacher")
     for folder in [where] if isinstance(where, str | Path) else where:
         if where != "auto" and not Path(folder).expanduser().is_dir():
             raise MissingError(
@@ -275,7 +275,7 @@ def run_folder(
     seed: int | None,
     extra: str | Path | None = None,
 ) -> Path:
-    """Where a run goes if nobody says: runs/ in the working folder, named after the choices.
+    """Return a run's default folder: runs/ in the working folder, named after the options.
 
     Args:
         model: a name of the catalogue or a class.
@@ -298,7 +298,7 @@ def run_folder(
 
 
 def recipe_name(recipe: str | Path | Recipe) -> str:
-    """What a recipe is called: its shipped name or its file's, "custom" for an object."""
+    """Return a recipe's name: its shipped name or its file's, "custom" for an object."""
     return "custom" if isinstance(recipe, Recipe) else Path(recipe).stem
 
 
@@ -313,9 +313,9 @@ def resolve_recipe(
     precision: str | None = None,
     overrides: Sequence[str] = (),
 ) -> Recipe:
-    """A recipe with the choices of the command line put in; `overrides` come last and win.
+    """Apply the options of the command line to a recipe; `overrides` are applied last.
 
-    A training made shorter or longer by `epochs` keeps its share of warm-up.
+    A training that is made shorter or longer by `epochs` keeps its share of warm-up.
 
     Raises:
         RecipeError: a mistake in the recipe or an override, or a recipe for another purpose.
@@ -337,7 +337,7 @@ def resolve_recipe(
     elif epochs is not None:
         chosen.append("schedule.steps=null")
     try:
-        # One call, so that all mistakes are told at once.
+        # One call, so that all mistakes are reported at once.
         recipe = apply_overrides(recipe, [*chosen, *overrides])
     except RecipeError as error:
         raise RecipeError(_as_typed(str(error), given, overrides)) from None
@@ -345,16 +345,16 @@ def resolve_recipe(
         raise RecipeError(f"the recipe {name} trains a {recipe.trains}, expected one for a {trains}; "
                           "`lgkd recipes` lists what each is for")  # fmt: skip
     if guided and recipe.guide is None:
-        raise RecipeError(f"the recipe {name} has no guide, so nothing would be distilled; use one that has, such as "
+        raise RecipeError(f"the recipe {name} has no guide, so nothing would be distilled; use one with a guide, like "
                           "locality-guidance, or train without a teacher by `lgkd train`")  # fmt: skip
     if not guided and recipe.guide is not None:
-        # What is written beside the weights must be what was done.
+        # The recipe stored beside the weights must describe the training.
         recipe = recipe.model_copy(update={"guide": None})
     return recipe
 
 
 def _as_typed(message: str, given: Mapping[str, object], overrides: Sequence[str]) -> str:
-    """The mistakes by the names of the options that were typed; a single one on one line."""
+    """Format the mistakes with the names of the typed options; a single one on one line."""
     keys = {override.partition("=")[0].strip() for override in overrides}
     lines = []
     for line in message.splitlines()[1:]:

@@ -1,4 +1,4 @@
-"""Read from a run's folder the call that began it, to resume the run."""
+"""Read the call that started a run from its folder, to resume the run."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from lgkd.runner.options import Options, are_saved_options
 from lgkd.runner.resolve import ResolvedConfig, resolve
 from lgkd.runs.folder import RECIPE, RUN, describe, has_checkpoint, is_finished, read_run
 
-# What a run's folder may ask of those who resume it: nothing that leads elsewhere than into that folder.
+# Options that a run's folder may request of a resume: none that lead outside that folder.
 _CALL: dict[str, Callable[[Any], bool]] = {
     "model_options": lambda value: isinstance(value, dict),
     "teachers": lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
@@ -22,7 +22,7 @@ _CALL: dict[str, Callable[[Any], bool]] = {
 
 
 def saved_call(place: Path, info: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the call that began an unfinished run: `model_options`, `teachers`, `taps`, `replace` and `options`.
+    """Read the call that started an unfinished run: `model_options`, `teachers`, `taps`, `replace` and `options`.
 
     Args:
         place: the run's folder.
@@ -30,17 +30,17 @@ def saved_call(place: Path, info: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         TakenError: the run is finished.
-        InputError: it was stopped before anything was kept, or started from objects made in Python, its run.json is
-            damaged, or it names code that nobody else has named, see `lgkd.models.trust`.
+        InputError: it was stopped before anything was stored, or started from objects made in Python, its run.json is
+              damaged, or it names untrusted code, see `lgkd.models.trust`.
     """
     if is_finished(place):
         raise TakenError(
-            f"{place} is finished ({describe(info)}); there is nothing to go on with; `lgkd evaluate` looks at it"
+            f"{place} is finished ({describe(info)}); there is nothing to resume; evaluate it by `lgkd evaluate`"
         )
     if not (place / RECIPE).is_file() and not has_checkpoint(place):
         raise InputError(
-            f"{place} was stopped before its {RECIPE} was written, so that there is nothing to go on with; repeat the "
-            "command that began it"
+            f"{place} was stopped before its {RECIPE} was written, so there is nothing to resume; repeat the "
+            "command that started it"
         )
     call = info.get("call")
     if not isinstance(call, dict):
@@ -51,7 +51,7 @@ def saved_call(place: Path, info: Mapping[str, Any]) -> dict[str, Any]:
     if wrong:
         raise InputError(
             f"{place / RUN} lacks a proper call.{wrong[0]}; it is damaged or something else, repeat the command that "
-            "began it"
+            "started it"
         )
     check_named_in(place / RUN, info["student"]["name"])
     return call
@@ -61,8 +61,8 @@ def resolve_saved(folder: Path, options: Options) -> ResolvedConfig:
     """Resolve the training of a stopped run from its folder.
 
     Args:
-        folder: of the run; run.json and recipe.yaml say what is trained.
-        options: those that may be given anew; they win.
+        folder: of the run; run.json and recipe.yaml describe the training.
+        options: new values of some options, which take precedence.
 
     Raises:
         TakenError, InputError: as `saved_call`, and as for the training itself.
@@ -96,7 +96,7 @@ def resumed_trackers(before: Sequence[str], options: Options) -> list[Any]:
     given = list(options.get("track") or ())
     for name in before:
         if not is_here(name):
-            say(f"the run had the tracker {name}, which is not installed here; it goes on without it")
+            say(f"the run had the tracker {name}, which is not installed here; it continues without it")
         elif name not in given:
             given.append(name)
     return given

@@ -13,8 +13,8 @@ class Run:
 
     Attributes:
         student: the trained model (of a teacher's training: the teacher), in eval mode, on the CPU.
-        metrics: one row an epoch, as in metrics.csv; the last one is what is reported.
-        folder: where everything is kept.
+        metrics: one row per epoch, as in metrics.csv; the last one is the reported one.
+        folder: of the run's files.
         info: the content of run.json.
     """
 
@@ -25,5 +25,5 @@ class Run:
 
     @property
     def top1(self) -> float:
-        """Top-1 accuracy on the test split, 0 to 1, after the last epoch or the one chosen on held-out images."""
+        """Return top-1 accuracy on the test split, 0 to 1, after the last epoch or the one best on held-out images."""
         return float(self.info["results"]["test_top1"])

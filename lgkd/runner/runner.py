@@ -43,11 +43,11 @@ from lgkd.training.determinism import exactly, remark
 from lgkd.training.precision import choose_device
 
 _FITTED = 5000
-"""Most training images that a model is shown whose first weights depend on them."""
+"""Largest number of training images for models whose initial weights depend on them."""
 
 
 class Runner:
-    """Train what a resolved configuration describes; everything is checked before anything is written.
+    """Train a resolved configuration; everything is checked before anything is written.
 
     Args:
         config: from `resolve`.
@@ -61,7 +61,7 @@ class Runner:
         self.config, options = config, config.options
         began = time.monotonic() if began is None else began
         process, device = join(choose_device(options.get("device")))
-        # One process writes and speaks for all.
+        # One process writes and prints for all.
         first = process.rank == 0
         watchers = tuple(options.get("watchers") or ()) if first else ()
         say = (options.get("say") if first else None) or (lambda _: None)
@@ -70,7 +70,7 @@ class Runner:
 
     @cached_property
     def teachers(self) -> list[Teacher]:
-        """Those that guide, loaded.
+        """Load the guiding teachers.
 
         Raises:
             InputError: one is not a teacher, or its files are damaged.
@@ -81,9 +81,9 @@ class Runner:
         ]
 
     def run(self, *, keep: bool = False) -> Run:
-        """Train, and leave a finished folder (for a teacher: an entry in a store, too).
+        """Train, and write a finished folder (for a teacher: an entry in a store, too).
 
-        The order matters: all that can be refused is refused before the folder is touched.
+        The order matters: everything that can be refused is refused before the folder is touched.
 
         1. The folder: it is free, holds an unfinished run, or with `keep` a finished one.
         2. The images, then the models: `prepare`.
@@ -92,7 +92,7 @@ class Runner:
         5. The folder is made and locked, and claimed once it is locked.
         6. An unfinished run in it is compared with this training; one with a checkpoint is resumed.
         7. `execute`: a checkpoint is compared with this training and restored; run.json, recipe.yaml and env.json are
-           written after that, and the loop begins.
+              written after that, and the loop starts.
 
         Args:
             keep: return a finished run of the very same training that is in the folder.
@@ -119,7 +119,7 @@ class Runner:
                 exactly(session.device, deterministic=prepared.info["deterministic"]),
             ):
                 if fresh and session.first:
-                    claim(folder)  # once it is held: another may have begun there since it was found free
+                    claim(folder)  # once it is locked: another may have started there since
                 if not fresh and session.first:
                     info = go_on(
                         folder, prepared.info, prepared.recipe, force=bool(options.get("force")), say=session.say
@@ -136,12 +136,12 @@ class Runner:
         """Load the data, build the models, and plan the training; nothing is written.
 
         Args:
-            stand_in: made images in the place of the data set's, for a dry run; caches are not opened then.
+            stand_in: generated images instead of the data set's, for a dry run; caches are not opened then.
             steps_per_epoch: of the plan where `stand_in` has other numbers of images.
             greys: how greys of more than 8 bits are read, as for `prepare_data`.
 
         Raises:
-            LgkdError: data, models, terms and caches that do not go together.
+            LgkdError: data, models, terms and caches do not fit together.
         """
         config, session = self.config, self.session
         options = config.options
@@ -188,7 +188,7 @@ class Runner:
         options = config.options
         teachers = self.teachers
         if not session.first:
-            wait()  # until the first has read the images: the others find them decoded
+            wait()  # until the first has decoded the images for all
         data = prepare_data(
             config.dataset,
             normalize=config.recipe.view.normalize,
@@ -241,7 +241,7 @@ class Runner:
                 check_training(made, model, image_size=pair(size))
             return made, pair(size)
         if options:
-            raise InputError("options reach a constructor; the student is a module already, so it takes none")
+            raise InputError("options are passed to a constructor; the student is a module already, so leave them out")
         size = recipe.view.image_size or getattr(model, "image_size", None) or 224
         name = type(model).__name__
         check_model(model, name, num_classes=classes, image_size=pair(size))
@@ -249,7 +249,7 @@ class Runner:
         return model, pair(size)
 
     def _fit_images(self, model: nn.Module, size: tuple[int, int], data: Data) -> None:
-        """Show training images to a model whose first weights depend on them (its method `lgkd_fit_images`)."""
+        """Pass training images to a model whose initial weights depend on them (its method `lgkd_fit_images`)."""
         fit = getattr(model, "lgkd_fit_images", None)
         if fit is None:
             return
@@ -266,7 +266,7 @@ class Runner:
         fit(torch.cat([images for images, _ in batches]))
 
     def _serve(self, guides: Sequence[Guide], data: Data, size: tuple[int, int]) -> Served | None:
-        """Open the caches that the training reads instead of running its teachers; None where none were asked for."""
+        """Open the caches that the training reads instead of running its teachers; None where none were requested."""
         where = self.config.options.get("cached")
         if where is None:
             return None
@@ -294,17 +294,17 @@ class Runner:
         if card.subset != data.subset:
             say(
                 f"the teacher saw {card.subset or 'all training images'}, the student sees "
-                f"{data.subset or 'all of them'}: its guidance carries over from images that the student does not have"
+                f"{data.subset or 'all of them'}: its guidance includes images that the student does not have"
             )
         elif card.fingerprint != data.fingerprint:
             say(
                 f"the teacher was trained on other images than those of {data.source}, or on these in another order "
-                "(an image tree and the publisher's archive differ so); the classes are the same"
+                "(as an image folder and the publisher's archive do); the classes are the same"
             )
 
 
 def _checked(teacher: Any) -> Teacher:
-    """Check a teacher that was handed over."""
+    """Check a teacher that was passed in Python."""
     if not isinstance(teacher, Teacher):
         raise InputError(
             f"the teacher is a {type(teacher).__name__}, expected the name of a trained one or an lgkd.Teacher "
@@ -316,13 +316,13 @@ def _checked(teacher: Any) -> Teacher:
 
 
 def _check_tapped(model: nn.Module) -> None:
-    """Refuse a teacher that has no layers to guide by before it is trained."""
+    """Refuse a teacher without layers to guide by before it is trained."""
     try:
         default_taps(model)
     except TapError as error:
-        raise TapError(f"no teacher: {error}; a model of your own can state them as its attribute lgkd_taps") from None
+        raise TapError(f"no teacher: {error}; a model of your own can list them in its attribute lgkd_taps") from None
 
 
 def _greys_of_run(folder: Any) -> Greys | None:
-    """Read how a run that is resumed reads deep greys: as it began; None where that is chosen by its images."""
+    """Return how a resumed run reads deep greys; None where that is chosen by its images."""
     return None if "greys" in read_run(folder)["dataset"] else BEFORE

@@ -1,7 +1,7 @@
-"""Several seeds of one training, with or without its baseline: one folder with a run each, and what they come to.
+"""Train several seeds, with or without a baseline: one folder with a run each, and their comparison.
 
 A run is unguided, or guided; for each seed the two start from the same weights and see the same images in the same
-order and augmentation. Finished runs are kept as they are, so that the same call goes on wherever it was stopped.
+order and augmentation. Finished runs are kept unchanged, so the same call resumes wherever it was stopped.
 """
 
 import signal
@@ -27,20 +27,20 @@ from lgkd.runs.compare.tables import write_csv, write_picture
 from lgkd.runs.folder import RECIPE, is_finished
 
 Watch = Callable[[str], AbstractContextManager[Options]]
-"""Given the title of a run, a context manager with the options that are callbacks: watchers, progress, say."""
+"""Factory of a run's callbacks: from its title to a context manager with the options watchers, progress and say."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """Several runs that differ in seed, and in whether they were guided.
+    """Hold several runs that differ in seed, and in whether they were guided.
 
     Attributes:
         folder: holds a folder of each, and comparison.json, .csv and .png.
-        folders: those of the runs, in the order in which they were trained.
+        folders: those of the runs, in the order of training.
     """
 
     folder: Path
-    folders: tuple[Path, ...]
+    """Compare the runs: mean, spread and interval of each kind; the gain of the guide where there is a baseline."""
 
     @cached_property
     def comparison(self) -> Comparison:
@@ -64,10 +64,10 @@ class SweepSpec:
     Attributes:
         config: resolved with `several`; its folder is that of all runs, and `max_time` counts for all together.
         seeds: at least one, each once.
-        with_baseline: whether the same student is trained unguided, too.
+        with_baseline: whether the same student is also trained unguided.
 
     Raises:
-        InputError: seeds that make no sense, or a seed beside them.
+        InputError: invalid seeds, or a seed beside them.
     """
 
     config: ResolvedConfig
@@ -81,7 +81,7 @@ class SweepSpec:
 
     @property
     def runs(self) -> list[SweepRun]:
-        """The runs in the order in which they are trained: seed by seed, guided before unguided."""
+        """List the runs in the order of training: seed by seed, guided before unguided."""
         guided = bool(self.config.teachers)
         kinds = [True] * guided + [False] * (self.with_baseline or not guided)
         folder = self.config.folder
@@ -125,14 +125,14 @@ def train_all(spec: SweepSpec, *, watch: Watch | None = None) -> Series:
 
 @dataclass(frozen=True)
 class QueuedRun:
-    """One training of several that are trained in turn.
+    """Represent one training of several that are run in turn.
 
     Attributes:
         name: in messages.
         title: of its display.
         finished: true where nothing is left to train.
         train: called with the callbacks and the `time.monotonic()` at which all began; trains the run, or checks a
-            finished one; gives its top-1 accuracy on the test split.
+              finished one; returns its top-1 accuracy on the test split.
     """
 
     name: str
@@ -149,14 +149,14 @@ def train_in_turn(
     say: Callable[[str], None] | None = None,
     counted: bool = True,
 ) -> None:
-    """Train what is not finished yet of several runs; stopped anywhere, the same call resumes.
+    """Train the unfinished ones of several runs; wherever it is stopped, the same call resumes.
 
     Args:
-        runs: in the order in which they are trained.
+        runs: in the order of training.
         watch: makes the callbacks of a run; see `Watch`.
         max_time: in seconds, for all runs together.
-        say: called with a sentence on a finished run where `watch` makes no such callback.
-        counted: whether titles begin with the number of the run.
+        say: called with a message on a finished run where `watch` makes no such callback.
+        counted: whether titles start with the number of the run.
 
     Raises:
         Paused, Interrupted: the time is up or a signal came between two runs.
@@ -172,8 +172,8 @@ def train_in_turn(
         with (watch or no_callbacks)(title) as callbacks, signals_between():
             callbacks = said_once(callbacks, said)
             top1 = one.train(callbacks, began)
-            if finished and (tell := callbacks.get("say", say)) is not None:
-                tell(f"{one.name} is finished: {top1:.2%}")
+            if finished and (notify := callbacks.get("say", say)) is not None:
+                notify(f"{one.name} is finished: {top1:.2%}")
     wait()
 
 
@@ -188,7 +188,7 @@ def _without(fitted: ResolvedConfig, config: ResolvedConfig) -> Options:
 
 
 def _config_of(spec: SweepSpec, run: SweepRun) -> ResolvedConfig:
-    """Make the configuration of one run; that of a baseline is resolved anew, since it has another recipe."""
+    """Make the configuration of one run; that of a baseline is resolved again, since it has another recipe."""
     config = spec.config
     if run.guided or not config.teachers:
         return config.with_options(seed=run.seed, out=run.folder)
@@ -196,25 +196,25 @@ def _config_of(spec: SweepSpec, run: SweepRun) -> ResolvedConfig:
     options.pop("approximate", None)
     guided = member(config.folder, run.seed, guided=True)
     if options.pop("cached", None) is not None and is_finished(guided):
-        # A baseline sees the very views that a guided run with a cache was shown in turn.
+        # A baseline sees the same fixed views as a guided run with a cache.
         fixed = load_recipe(guided / RECIPE).view.fixed
         options["overrides"] = [*(options.get("overrides") or ()), f"view.fixed={'null' if fixed is None else fixed}"]
     return resolve(config.role, config.model, config.dataset, options, model_options=config.model_options)
 
 
 def check_time(began: float, max_time: float | None) -> None:
-    """Begin no further run when the time is up; one that has begun looks at the clock itself."""
+    """Start no further run when the time is up; a started one checks the clock itself."""
     up = max_time is not None and time.monotonic() - began >= max_time
     if agree(up or None):
-        raise Paused(f"paused after {max_time:g} seconds between two runs; the same command goes on")
+        raise Paused(f"paused after {max_time:g} seconds between two runs; run the same command again to resume")
 
 
 @contextmanager
 def signals_between() -> Iterator[None]:
-    """While a run gets ready or is being put away its loop takes no signals; nothing is lost by stopping at once."""
+    """Handle signals while no training loop does, before and after a run; nothing is lost by stopping at once."""
 
     def leave(number: int, _frame: FrameType | None) -> None:
-        message = f"stopped by {signal.Signals(number).name} between two runs; the same command goes on"
+        message = f"stopped by {signal.Signals(number).name} between two runs; run the same command again to resume"
         if number == signal.SIGTERM:
             raise Interrupted(message, number)
         raise Paused(message)
@@ -233,7 +233,7 @@ def signals_between() -> Iterator[None]:
 
 
 def said_once(options: Options, said: set[str]) -> Options:
-    """The options that look on, with a `say` that leaves out what another run has said."""
+    """Return the callbacks, with a `say` that skips messages of earlier runs."""
     say = options.get("say")
     if say is None:
         return options

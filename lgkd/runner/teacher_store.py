@@ -1,4 +1,4 @@
-"""Putting a trained teacher into the user's store."""
+"""Put a trained teacher into the user's store."""
 
 import re
 import shutil
@@ -25,22 +25,22 @@ from lgkd.runs.folder import now
 def keep_teacher(
     place: Path, model: nn.Module, facts: Mapping[str, Any], *, replace: bool, folder: Path
 ) -> TeacherCard:
-    """Weights and card into the store; the teacher's folder is whole or not there.
+    """Write weights and card to the store; the teacher's folder is complete or absent.
 
-    Where this very teacher lies there already nothing is changed: its training died right after it had been put there.
+    Where this very teacher is stored already nothing is changed: its training died right after it had been stored.
 
     Args:
         place: the folder DATASET/NAME; DATASET exists.
         model: trained, on the CPU.
-        facts: what a `TeacherCard` holds and the model does not tell.
-        replace: an older teacher there gives way.
+        facts: the fields of a `TeacherCard` that the model does not provide.
+        replace: whether an older teacher there is replaced.
         folder: the run's, for the message.
 
     Returns:
         Its card.
 
     Raises:
-        TakenError: there is another one by now, and `replace` is False.
+        TakenError: there is now another one, and `replace` is False.
     """
     put_back(place)
     _remove_leftovers(place)
@@ -58,21 +58,21 @@ def keep_teacher(
         )
         save_card(card, passing)
         write_manifest(passing, (CARD, WEIGHTS))
-        # A look at the store meanwhile waits, and a process that dies in here leaves what the next look puts back.
+        # Readers of the store wait meanwhile, and a process that dies here leaves a state that the next reader repairs.
         with locked_folder(place.parent):
             if place.exists() and not replace:
                 if _holds(place, card.weights_sha256):
                     return card
                 raise TakenError(
                     f"another training has put a teacher {place.name} into the store meanwhile ({place}); it was "
-                    f"not touched. This one is kept in {folder}; to exchange them repeat the command with --replace"
+                    f"not touched. This one is in {folder}; to replace the other, repeat the command with --replace"
                 )
             _give_name(passing, place)
     return card
 
 
 def _give_name(passing: Path, place: Path) -> None:
-    """Give a whole teacher its name; an older one of that name is moved aside, and then removed."""
+    """Rename a complete teacher to its name; an older one of that name is moved aside, and then removed."""
     old = None
     if place.exists():
         old = aside_of(place)
@@ -89,7 +89,7 @@ def _give_name(passing: Path, place: Path) -> None:
 
 
 def _holds(place: Path, sha256: str) -> bool:
-    """Tell a stored teacher by the hash of its weights."""
+    """Check a stored teacher by the hash of its weights."""
     try:
         return read_card(place).weights_sha256 == sha256
     except InputError:
@@ -97,17 +97,17 @@ def _holds(place: Path, sha256: str) -> bool:
 
 
 def _remove_leftovers(place: Path) -> None:
-    """Remove what killed trainings left beside a teacher's place; those of earlier versions have a process number."""
+    """Remove what killed trainings left beside a teacher's folder; those of earlier versions have a process number."""
     names = re.compile(rf"\.{re.escape(place.name)}(?:-[0-9a-f]{{16}}\.old|\.\d+\.(?:old|new))")
     with locked_folder(place.parent), suppress(OSError):
         for other in place.parent.iterdir():
-            # One that was moved aside is removed only where a teacher has taken its place.
+            # An older one that was moved aside is removed only where a teacher has taken its name.
             if names.fullmatch(other.name) and (place.exists() or other.suffix == ".new"):
                 remove_leftover(other)
 
 
 def poor_teacher(card: TeacherCard, largest_class: float | None = None) -> str | None:
-    """A remark on a teacher that has little to teach; None on one that has.
+    """Warn of a poor teacher; None on a good one.
 
     Args:
         card: the teacher's.
@@ -118,5 +118,5 @@ def poor_teacher(card: TeacherCard, largest_class: float | None = None) -> str |
         return None
     return (
         f"a poor teacher: {card.name} has {card.accuracy.top1:.1%} top-1 on {card.accuracy.split}, {poor}; train it "
-        "longer before it guides"
+        "longer before using it"
     )

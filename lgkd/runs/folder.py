@@ -1,4 +1,4 @@
-"""A run's folder: what is in it, and how it is written. People pass it on whole; nothing in it is a pickle."""
+"""Read and write a run's folder. Runs are shared as folders; nothing in them is a pickle."""
 
 import csv
 import json
@@ -31,17 +31,17 @@ FORMAT = 1
 _SMALL = (RUN, RECIPE, ENV, METRICS, STUDENT)
 
 _PACKAGES = ("lgkd", "torch", "torchvision", "timm", "accelerate", "safetensors", "numpy", "pillow", "pydantic")
-# Settings that change what a run computes. Nothing else of the environment is written down: it holds secrets.
+# Settings that change what a run computes. Nothing else of the environment is stored: it holds secrets.
 _VARIABLES = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "WORLD_SIZE")
 
 
 def now() -> str:
-    """The time in UTC, ISO form, to the second."""
+    """Return the time in UTC, ISO form, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def package_version(name: str) -> str | None:
-    """The installed version of a package, or None."""
+    """Return the installed version of a package, or None."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -49,11 +49,11 @@ def package_version(name: str) -> str | None:
 
 
 def check_free(folder: Path) -> bool:
-    """Whether a run could be written into a folder; nothing is made.
+    """Check that a run can be written to a folder; nothing is created.
 
     Returns:
         True where the folder is new or empty, or was left so by a process that was killed while it wrote the first
-        file; False where it holds a run that was not finished, with which the same command goes on.
+        file; False where it holds an unfinished run, which the same command resumes.
 
     Raises:
         TakenError: a file has that name, or the folder holds something else; nothing was touched.
@@ -74,17 +74,17 @@ def check_free(folder: Path) -> bool:
 
 
 def is_untouched(folder: Path, first: str) -> bool:
-    """Whether a folder holds nothing, but for its lock and what is left of a file that was begun as the first in it.
+    """Return whether a folder is empty except for its lock and leftovers of an incomplete first file.
 
     Args:
-        folder: is one.
-        first: the file's name.
+        folder: an existing folder.
+        first: the name of the file that is written first.
     """
     return all(path.name == LOCK or is_leftover_of(path.name, first) for path in folder.iterdir())
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a finished run lies in a folder, which may be anything."""
+    """Return whether a folder holds a finished run."""
     try:
         return bool(read_run(folder)["status"] == "finished")
     except InputError:
@@ -92,7 +92,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def finish_run(folder: Path, info: Mapping[str, Any]) -> None:
-    """Make a run a finished one: the last thing that is written of it, once everything else is kept.
+    """Mark a run as finished: the last write, after everything else is stored.
 
     Args:
         folder: of the run.
@@ -103,7 +103,7 @@ def finish_run(folder: Path, info: Mapping[str, Any]) -> None:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether a run has saved anything to go on with."""
+    """Return whether a run has a checkpoint to resume from."""
     try:
         names = [path.name for path in (folder / CHECKPOINTS).iterdir()]
     except OSError:
@@ -124,11 +124,11 @@ def claim(folder: Path) -> Path:
 
 
 def make_folder(folder: Path) -> Path:
-    """Make a folder and those above it, if need be. InputError where that cannot be."""
+    """Create a folder and its parents. InputError where that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder} cannot be made ({error.strerror}); choose another place") from None
+        raise InputError(f"{folder} cannot be made ({error.strerror}); choose another folder") from None
     return folder
 
 
@@ -137,7 +137,7 @@ def _what_is_in(folder: Path) -> str:
         try:
             verify(folder, _SMALL)
         except InputError as error:
-            return f"what was finished and is damaged ({error})"
+            return f"a finished run that is damaged ({error})"
     try:
         run = read_run(folder)
         state = "a finished run" if run["status"] == "finished" else "an unfinished run"
@@ -145,12 +145,12 @@ def _what_is_in(folder: Path) -> str:
     except InputError:
         names = sorted(path.name for path in folder.iterdir())
         more = ", ..." if len(names) > 3 else ""
-        what = f"{len(names)} things that are" if len(names) > 1 else "something that is"
-        return f"{what} no run of lgkd ({', '.join(map(safe_text, names[:3]))}{more})"
+        count = "a file or folder" if len(names) == 1 else f"{len(names)} files or folders"
+        return f"{count} not of an lgkd run ({', '.join(map(safe_text, names[:3]))}{more})"
 
 
 def describe(run: Mapping[str, Any]) -> str:
-    """A run in a few words: who was trained by whom on what."""
+    """Describe a run in a few words: student, teacher, data set and seed."""
     teacher = run.get("teacher") or {}
     name = teacher.get("name") or teacher.get("class")
     by = f" guided by {_word(name)}" if name else ""
@@ -158,23 +158,23 @@ def describe(run: Mapping[str, Any]) -> str:
 
 
 def _word(value: Any) -> str:
-    # Names are whatever a stranger wrote, and stand in messages of one line.
+    # Names come from untrusted files, and go into one-line messages.
     return safe_text(str(value), 200) if isinstance(value, str | int) else type(value).__name__
 
 
 def seal(folder: Path) -> None:
-    """Write the manifest of a run whose files are complete: from here on it is finished."""
+    """Write the manifest of a run whose files are complete, which makes it finished."""
     write_manifest(folder, (*_SMALL, STUDENT_WEIGHTS))
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """The content of a run's run.json, once its small files are found to be those of its manifest.
+    """Read a run's run.json after verifying its small files against its manifest.
 
-    A run that says it is finished and that it has a manifest, and has none, died before it was: its status is
-    "running".
+    A run whose status is "finished" and that should have a manifest but has none died before it was finished: its
+    status is "running".
 
     Raises:
-        InputError: no run lies there, its run.json cannot be read, or a file is not as the run wrote it.
+        InputError: there is no run, its run.json cannot be read, or a file is not as the run wrote it.
     """
     file = folder / RUN
     if not folder.is_dir():
@@ -183,15 +183,15 @@ def read_run(folder: Path) -> dict[str, Any]:
         below = min(folder.glob(f"*/{RUN}"), default=None)
         if below is not None:
             raise InputError(
-                f"{folder} holds several runs; name one of them, such as {below.parent} (to go on with all of them, "
-                "repeat the command that began them)"
+                f"{folder} holds several runs; name one of them, such as {below.parent} (to resume all of them, "
+                "repeat the command that started them)"
             )
         if (folder / EXPORT).is_file():
             raise InputError(
-                f"{folder} holds an exported student and not its run; README.md in it has the figures, `lgkd predict` "
-                "takes it; expected the folder of a run"
+                f"{folder} holds an exported student, not its run; README.md in it has the results, `lgkd predict` "
+                "accepts it; expected the folder of a run"
             )
-        raise InputError(f"{folder} holds no {RUN}, so it is no run of lgkd; expected the folder of a run")
+        raise InputError(f"{folder} holds no {RUN}, so it is not an lgkd run; expected the folder of a run")
     verified = verify(folder, _SMALL)
     run = _read_json(
         file,
@@ -212,14 +212,14 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def read_student(folder: Path) -> dict[str, Any]:
-    """The content of a run's student.json: enough to rebuild the student without the recipe."""
+    """Read a run's student.json, which suffices to rebuild the student without the recipe."""
     file = folder / STUDENT
     if not file.is_file():
         if (folder / RUN).is_file() and not is_finished(folder):
-            raise InputError(f"{folder} is not finished; go on with it by: lgkd resume {folder}")
+            raise InputError(f"{folder} is not finished; resume it by: lgkd resume {folder}")
         raise InputError(f"{folder} holds no {STUDENT}; expected the folder of a finished run, or of an export")
     if not verify(folder, (STUDENT,)) and (folder / RUN).is_file() and _promises_manifest(folder):
-        raise InputError(f"{folder} is not finished, it has no {MANIFEST} yet; go on with it by: lgkd resume {folder}")
+        raise InputError(f"{folder} is not finished, it has no {MANIFEST} yet; resume it by: lgkd resume {folder}")
     return _read_json(file, _OF_A_STUDENT)
 
 
@@ -231,12 +231,12 @@ def _promises_manifest(folder: Path) -> bool:
 
 
 def parse_student(text: str, origin: Path) -> dict[str, Any]:
-    """As `read_student`, of a text that came from `origin`."""
+    """Parse student.json from a text that was read from `origin`."""
     return _read_json(origin, _OF_A_STUDENT, text)
 
 
 def _read_json(file: Path, needed: Mapping[str, Any], text: str | None = None) -> dict[str, Any]:
-    """What a file holds, or `text`, if that was read from it already."""
+    """Parse and validate a JSON file, or `text` if it was read already."""
     try:
         plain = file.read_text(encoding="utf-8") if text is None else text
         value = json.loads(plain, parse_constant=_refuse_constant)
@@ -244,7 +244,7 @@ def _read_json(file: Path, needed: Mapping[str, Any], text: str | None = None) -
         raise InputError(f"{file} cannot be read as JSON ({error}); it is damaged or something else") from None
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         found = value.get("format") if isinstance(value, dict) else type(value).__name__
-        # Whatever a stranger wrote there: in one line, and not at length.
+        # Untrusted content: shown in one line, shortened.
         found = safe_text(str(found)) if isinstance(found, str | int | float | None) else type(found).__name__
         raise InputError(f"{file} has format {found}, this lgkd reads format {FORMAT}; use the lgkd that wrote it")
     wrong = [key for key, kind in needed.items() if not _is(_at(value, key), kind)]
@@ -258,7 +258,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def _is(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type, or what a function says that it has to be."""
+    """Check a value against a type or a predicate."""
     return isinstance(value, kind) if isinstance(kind, type | UnionType) else kind(value)
 
 
@@ -283,7 +283,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _at(value: Any, key: str) -> Any:
-    """The value at a dotted key; a made-up type, which is none of those expected, where there is none."""
+    """Return the value at a dotted key, or `...`, which matches no expected type, where there is none."""
     for part in key.split("."):
         value = value.get(part, ...) if isinstance(value, dict) else ...
     return value
@@ -303,21 +303,21 @@ _OF_A_STUDENT: dict[str, Any] = {
 
 
 def write_run(folder: Path, run: Mapping[str, Any]) -> None:
-    """Write run.json whole."""
+    """Write run.json atomically."""
     write_json(folder / RUN, {"format": FORMAT, **run})
 
 
 def write_metrics(folder: Path, rows: Sequence[Mapping[str, float | int]]) -> None:
-    """Write metrics.csv whole: one row an epoch, a column for whatever any epoch measured."""
+    """Write metrics.csv atomically: one row per epoch, a column for every quantity measured in any epoch."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     write_whole(folder / METRICS, table(columns, rows))
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The rows of metrics.csv; cells that an epoch did not measure are left out.
+    """Read the rows of metrics.csv; empty cells are left out.
 
     Raises:
-        InputError: it is no table of numbers.
+        InputError: it is not a table of numbers.
     """
     file = folder / METRICS
     if not file.is_file():
@@ -329,11 +329,11 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
             reader.fieldnames = [original(name) for name in reader.fieldnames or ()]
             return [{key: float(cell) for key, cell in row.items() if cell} for row in reader]
     except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise InputError(f"{file} is no table of numbers ({error}); it is damaged, take it from a copy") from None
+        raise InputError(f"{file} is not a table of numbers ({error}); it is damaged, take it from a copy") from None
 
 
 def environment(device: str) -> dict[str, Any]:
-    """What env.json holds: versions, device, threads, git state; only named variables of the environment."""
+    """Return the content of env.json: versions, device, threads, git state; only listed environment variables."""
     import torch
 
     gpu = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else None

@@ -1,4 +1,4 @@
-"""Whether a folder's unfinished run is the one that is asked for, and who may go on with it."""
+"""Decide whether a folder's unfinished run matches the requested one, and lock it for one process."""
 
 import json
 import re
@@ -22,7 +22,7 @@ from lgkd.runs.folder import (
     read_run,
 )
 
-# What decides what a training computes. Where the images lie and when it began do not.
+# Fields that determine what a training computes. The location of the images and the start time do not.
 _COMPARED = (
     "kind",
     "student",
@@ -37,7 +37,7 @@ _COMPARED = (
     "steps_per_epoch",
 )
 _PACKAGES = ("lgkd", "torch", "torchvision", "timm")
-# What decides which weights there are, and of what shapes: the checkpoint of other ones does not fit.
+# Fields that determine the weights and their shapes: a checkpoint with other values does not fit.
 _SHAPES = re.compile(
     r"kind|student\.(name|parameters|options\..+)|dataset\.classes|"
     r"recipe\.guide\.terms\.\d+\.kind|pairs\.\d+\.(student|teacher)_map"
@@ -47,7 +47,7 @@ _ELSEWHERE = {"dataset.path", "dataset.data_dir", "dataset.extra.path"}
 
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Keep every other process out of a run's folder; the system lets go when this one ends, however it ends.
+    """Lock a run's folder against other processes; the system releases the lock when this process ends.
 
     Raises:
         BusyError: another process holds it.
@@ -57,7 +57,7 @@ def hold(folder: Path) -> Iterator[None]:
             yield
     except LockedError:
         raise BusyError(
-            f"{folder} is held by another process that trains into it; wait for its end, or choose another --out"
+            f"{folder} is locked by another process that trains into it; wait until it ends, or choose another --out"
         ) from None
 
 
@@ -70,24 +70,24 @@ def go_on(
     say: Callable[[str], None],
     unknown: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The run.json to go on with: the folder's own, if it is of the same training.
+    """Return the run.json to resume with: the folder's own, if it is of the same training.
 
-    A run without a checkpoint begins again: nothing of it is needed, and an epoch that it has measured is not
+    A run without a checkpoint starts again: nothing of it is needed. A run that has measured an epoch is never
     overwritten by another training.
 
     Args:
         folder: holds an unfinished run.
-        info, recipe: of the training that is asked for.
-        force: go on although something differs.
-        say: told of what differs then.
+        info, recipe: of the requested training.
+        force: resume although something differs.
+        say: called with each difference in that case.
         unknown: dotted keys of `info` and "recipe" that a dry run cannot know, and that are not compared.
 
     Raises:
-        TakenError: something differs; every field is named with both values. Nothing was touched.
+        TakenError: something differs; the message names every field with both values. Nothing was touched.
     """
     old = read_run(folder)
     if not has_checkpoint(folder) and not _has_metrics(folder):
-        # It was stopped before it had anything to lose: whatever of its files is there, they are written anew.
+        # It stopped before anything was measured: its files are written again.
         return {**info}
     try:
         before = _identity(old, load_recipe(folder / RECIPE), _versions_of(folder))
@@ -98,16 +98,16 @@ def go_on(
     now = _identity(info, recipe, {name: package_version(name) for name in _PACKAGES})
     changes = list(differences(_known(before, unknown), _known(now, unknown)))
     if changes and not force:
-        advice = "Choose another --out to begin anew (its checkpoint does not fit, so --force would not help)"
+        advice = "Choose another --out to start a new run (its checkpoint does not fit, so --force would not help)"
         if not any(_SHAPES.fullmatch(change.partition(": ")[0]) for change in changes):
-            advice = "Use --force to go on with it all the same, or another --out to begin anew"
+            advice = "Use --force to resume it anyway, or another --out to start a new run"
         raise TakenError(
             f"{folder} holds an unfinished run ({describe(old)}) that differs from this one; nothing was touched. "
             f"{advice}:\n  " + "\n  ".join(changes)
         )
     for change in changes:
-        say(f"going on although it differs: {change}")
-    # `lgkd resume` takes the complete recipe, so that only the first command knows what it was made from.
+        say(f"resuming although it differs: {change}")
+    # `lgkd resume` takes the complete recipe, so only the first command knows its origin.
     kept = {name: old.get(name) for name in ("started", "recipe", "overrides")}
     return {**info, **kept, "resumed": old.get("resumed", 0) + 1}
 
@@ -120,16 +120,16 @@ def check_same(
     say: Callable[[str], None],
     unknown: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The run.json of a folder's finished run, if it is of the training that is asked for.
+    """Return the run.json of a folder's finished run, if it is of the requested training.
 
     Args:
         folder: holds a finished run.
-        info, recipe: of the training that is asked for.
-        say: told of versions of packages that differ.
+        info, recipe: of the requested training.
+        say: called with each package version that differs.
         unknown: as for `go_on`.
 
     Raises:
-        TakenError: something differs; every field is named with both values.
+        TakenError: something differs; the message names every field with both values.
     """
     old = read_run(folder)
     before, now = identity(old, load_recipe(folder / RECIPE)), identity(info, recipe)
@@ -137,7 +137,7 @@ def check_same(
     if changes:
         raise TakenError(
             f"{folder} holds a finished run ({describe(old)}) that differs from this one; nothing was touched. "
-            "Choose another --out to begin anew:\n  " + "\n  ".join(changes)
+            "Choose another --out to start a new run:\n  " + "\n  ".join(changes)
         )
     for change in differences(_versions_of(folder), {name: package_version(name) for name in _PACKAGES}):
         say(f"{folder.name} is finished and was made with other packages: {change}")
@@ -145,24 +145,24 @@ def check_same(
 
 
 def identity(info: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
-    """What decides on what a training computes, by dotted keys, without versions of packages.
+    """Return the settings that determine what a training computes, by dotted keys, without package versions.
 
     Args:
         info: the content of run.json.
         recipe: complete.
     """
     values = recipe.model_dump(mode="json", exclude={"about", "source", "expect"})
-    # A recipe that leaves it open resizes test images as one that names the same does.
+    # Without this setting test images are resized as with the same interpolation named explicitly.
     values["evaluation"]["interpolation"] = recipe.test_interpolation
     plain = {key: info.get(key) for key in _COMPARED}
-    # Runs from before there was a choice had none.
+    # Runs of earlier versions, without the choice, had none.
     plain["deterministic"] = bool(info.get("deterministic"))
     flat = dict(_flattened({**plain, "recipe": values}))
     return {key: value for key, value in flat.items() if key not in _ELSEWHERE}
 
 
 def checkpoint_identity(info: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
-    """What a checkpoint holds of its training: every setting that decides on what is computed, and their digest.
+    """Return the identity that a checkpoint stores: every setting that determines the result, and their digest.
 
     Args:
         info: the content of run.json.
@@ -175,33 +175,33 @@ def checkpoint_identity(info: Mapping[str, Any], recipe: Recipe) -> dict[str, An
 def check_checkpoint(
     folder: Path, found: Any, wanted: Mapping[str, Any], *, force: bool, say: Callable[[str], None]
 ) -> None:
-    """Whether a checkpoint is of the training that would go on with it.
+    """Check that a checkpoint belongs to the training that would resume from it.
 
     Args:
         folder: of the checkpoint.
-        found: the identity that it holds; without settings in those of earlier versions, which are taken as they are.
+        found: the identity stored in it; without settings in those of earlier versions, which are accepted.
         wanted: the training's, from `checkpoint_identity`.
-        force: go on although something differs.
-        say: told of what differs then.
+        force: resume although something differs.
+        say: called with each difference in that case.
 
     Raises:
-        TakenError: something differs; every setting is named with both values.
+        TakenError: something differs; the message names every setting with both values.
     """
     settings = found.get("settings") if isinstance(found, Mapping) else None
     if not isinstance(settings, Mapping):
         return
     if found.get("digest") == wanted["digest"] == json_sha256(settings):
         return
-    # A setting that the checkpoint does not know came with a later version, and means what it meant without it.
+    # A setting unknown to the checkpoint came with a later version, whose default is the earlier behaviour.
     changes = list(differences(settings, {key: value for key, value in wanted["settings"].items() if key in settings}))
     if changes and not force:
         raise TakenError(
             f"{folder} was made by another training than {RUN} and {RECIPE} beside it describe; it was not "
-            "touched. Take these files, or the checkpoint, from a copy, or use --force to go on with it all the "
-            "same:\n  " + "\n  ".join(changes)
+            "touched. Take these files, or the checkpoint, from a copy, or use --force to resume from it "
+            "anyway:\n  " + "\n  ".join(changes)
         )
     for change in changes:
-        say(f"going on although the checkpoint differs: {change}")
+        say(f"resuming although the checkpoint differs: {change}")
 
 
 def _identity(info: Mapping[str, Any], recipe: Recipe, versions: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,7 +209,7 @@ def _identity(info: Mapping[str, Any], recipe: Recipe, versions: Mapping[str, An
 
 
 def _has_metrics(folder: Path) -> bool:
-    """Whether a run has measured an epoch, as far as can be read."""
+    """Return whether a run has measured an epoch, as far as can be read."""
     try:
         return bool(read_metrics(folder))
     except InputError:
@@ -226,7 +226,7 @@ def _versions_of(folder: Path) -> dict[str, Any]:
         return {name: packages.get(name) for name in _PACKAGES}
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise InputError(
-            f"{folder / ENV} cannot be read ({error}); it is damaged, begin anew in another --out"
+            f"{folder / ENV} cannot be read ({error}); it is damaged, start a new run in another --out"
         ) from None
 
 
@@ -242,7 +242,7 @@ def _flattened(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    """Every key whose values differ, with both."""
+    """Yield every key whose values differ, with both."""
     for key in [*old, *(key for key in new if key not in old)]:
         if old.get(key) != new.get(key):
             yield f"{key}: was {json.dumps(old.get(key))}, now {json.dumps(new.get(key))}"

@@ -1,4 +1,4 @@
-"""A trained student from its folder, and where the images lie that it was trained on."""
+"""Load a trained student from its folder, and locate the images that it was trained on."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,16 +17,16 @@ from lgkd.runs.folder import STUDENT, STUDENT_WEIGHTS, read_student
 
 
 def load_student(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:
-    """The trained student of a run, in eval mode, on the CPU.
+    """Load the trained student of a run, in eval mode, on the CPU.
 
     Args:
-        folder: a run's folder, or an export's; student.json and student.safetensors are enough. Where MANIFEST.json
-            lies beside them they are compared with it, otherwise a remark says that they could not be.
-        model: an untrained model to fill, for runs of a module that was handed over in Python.
+        folder: a run's folder, or an export's; student.json and student.safetensors are enough. With a MANIFEST.json
+              beside them they are verified against it, otherwise a remark says that they could not be.
+        model: an untrained model to fill, for runs of a module that was passed in Python.
 
     Raises:
-        InputError: no finished run lies there, its files are damaged, or its weights do not fit or are not finite; or
-            it names code that nobody else has named, see `lgkd.models.trust`.
+        InputError: there is no finished run, its files are damaged, its weights do not fit or are not finite, or it
+              names untrusted code, see `lgkd.models.trust`.
     """
     place = Path(folder)
     info = read_student(place)
@@ -38,7 +38,7 @@ def load_student(folder: str | Path, *, model: nn.Module | None = None) -> nn.Mo
     if model is None:
         if info["name"] is None:
             raise InputError(
-                f"{place} is the run of a {info['class']} made in Python; hand one over as "
+                f"{place} is the run of a {info['class']} made in Python; pass one as "
                 "load_student(folder, model=...) to fill it with the trained weights"
             )
         check_plausible(place / STUDENT, info["options"], info["num_classes"], info["image_size"], weights)
@@ -54,10 +54,10 @@ def load_student(folder: str | Path, *, model: nn.Module | None = None) -> nn.Mo
 
 
 def data_of(info: Mapping[str, Any], folder: Path) -> str | Path:
-    """The name or folder of the data that a run was trained on."""
+    """Return the name or folder of the data that a run was trained on."""
     name, path = info["dataset"]["name"], info["dataset"]["path"]
     if path is None and name not in CATALOGUE:
-        raise InputError(f"{folder} was trained on {name}, loaded in Python; say what to evaluate on with dataset=")
+        raise InputError(f"{folder} was trained on {name}, loaded in Python; name data to evaluate on with dataset=")
     if path is not None and not Path(path).is_dir():
-        raise MissingError(f"the data that {folder} was trained on is not at {path} any more; name it with --dataset")
+        raise MissingError(f"the data that {folder} was trained on is no longer at {path}; name it with --dataset")
     return Path(path) if path is not None else str(name)

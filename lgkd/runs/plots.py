@@ -1,4 +1,4 @@
-"""Pictures of runs."""
+"""Plot runs and comparisons as PNG or SVG."""
 
 import io
 import warnings
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 Rows = Sequence[Mapping[str, float]]
 
-# Okabe and Ito's colours, which people of all colour vision tell apart.
+# Okabe and Ito's colours, which are distinguishable with all forms of colour vision.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 _MORE_COLOURS = ("#CC79A7", "#56B4E9", "#E69F00")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A row of a comparison's picture: a mean, how sure it is, and what it is the mean of.
+    """Hold a row of a comparison's plot: a mean with its interval and the single values.
 
     Attributes:
-        label: before it.
+        label: shown left of the row.
         values: one a seed; may be empty.
         mean: of them.
         low, high: the ends of its interval; None where there is none.
@@ -40,7 +40,7 @@ class Measured:
 
 
 def draw_curves(rows: Rows, path: Path, title: str) -> None:
-    """Accuracy and the parts of the loss over the epochs of one run, as PNG."""
+    """Plot accuracy and the parts of the loss over the epochs of one run, as PNG."""
     figure, (left, right) = new_figure(2)
     _line(left, rows, "train_accuracy", "training batches (augmented)", GREY)
     _line(left, rows, "test_top1", "test split", BLUE)
@@ -66,15 +66,15 @@ def draw_gain(
     title: str,
     measured_on: str,
 ) -> None:
-    """Accuracy on the way with and without a guide, as PNG: every seed thin, their mean thick, the widest gap marked.
+    """Plot accuracy with and without a guide, as PNG: each seed thin, the mean thick, the widest gap marked.
 
     Args:
         path: of the PNG.
-        steps: where accuracy was measured.
+        steps: at which accuracy was measured.
         unguided, guided: for each seed the accuracies there, 0 to 1.
         teacher: mean accuracy of the teachers.
-        widest: place in `steps` where the guided students are ahead by most.
-        title, measured_on: words.
+        widest: index in `steps` where the lead of the guided students is largest.
+        title, measured_on: texts.
     """
     figure, axis = new_figure(1, width=8.0, height=4.6)
     ends = {}
@@ -98,7 +98,7 @@ def draw_gain(
 
 
 def colour_of(place: int) -> str:
-    """The colour of the first, second, ... of several things; they come again after six."""
+    """Return the colour of the item at an index; colours repeat after six."""
     colours = (BLUE, ORANGE, GREEN, *_MORE_COLOURS)
     return colours[place % len(colours)]
 
@@ -112,16 +112,16 @@ def draw_comparison(
     signed: bool,
     title: str,
 ) -> None:
-    """Groups of runs side by side, as PNG: their accuracy over the epochs, and differences with their intervals.
+    """Plot groups of runs, as PNG: accuracy over the epochs, and differences with their intervals.
 
     Args:
         path: of the PNG.
         curves: of each group its label, the epochs at which it was measured, and for each seed the accuracies there,
             0 to 1; the colours are those of `colour_of`.
-        rows: the right panel, from above; in percent or points.
-        what: the rows are measured in.
-        signed: whether they are differences, for which 0 says something.
-        title: words.
+        rows: the right panel, from the top; in percent or points.
+        what: the quantity of the rows.
+        signed: whether they are differences, so that 0 is marked.
+        title: a text.
     """
     figure, (left, right) = new_figure(2, width=6.4, height=4.2 + 0.25 * max(0, len(rows) - 5))
     for place, (label, epochs, seeds) in enumerate(curves):
@@ -162,7 +162,7 @@ def draw_comparison(
 def _draw_mean(
     axis: "Axes", places: Sequence[float], seeds: Sequence[Sequence[float]], colour: str, *, label: str | None = None
 ) -> list[float]:
-    """Every seed thin, their mean thick; the mean is returned."""
+    """Draw each seed thin and their mean thick; return the mean."""
     mean = [sum(column) / len(column) for column in zip(*seeds, strict=True)]
     for curve in seeds:
         axis.plot(places, curve, color=colour, linewidth=0.8, alpha=0.45)
@@ -171,7 +171,7 @@ def _draw_mean(
 
 
 def _wrapped(text: str, width: int = 44) -> str:
-    """Broken into lines; no word of a user's is read as a formula, and nothing in it is invisible."""
+    """Wrap a text; escape formulas and characters that are not printable."""
     plain = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
     return "\n".join(wrap(plain, width)).replace("$", r"\$")
 
@@ -181,7 +181,7 @@ def _seeds(count: int) -> str:
 
 
 def _mark_gap(axis: "Axes", step: float, low: float, high: float, *, late: bool) -> None:
-    """An arrow over the gap, and its size in points where the curves leave room: below them, inside the axes."""
+    """Draw an arrow over the gap, with its size in points below the curves, inside the axes."""
     if high <= low:
         return
     axis.annotate("", (step, high), (step, low), arrowprops={"arrowstyle": "<->", "color": "black", "linewidth": 1.2})
@@ -197,7 +197,7 @@ def _mark_gap(axis: "Axes", step: float, low: float, high: float, *, late: bool)
 
 
 def _label_right(axis: "Axes", lines: Sequence[tuple[Sequence[float], str, str]]) -> None:
-    """The name and last value of each line beside its end, moved apart where they would overlap."""
+    """Draw the name and last value of each line beside its end, moved apart where they would overlap."""
     apart, place = 0.055, float("-inf")
     for values, colour, name in sorted(lines, key=lambda line: line[0][-1]):
         place = max(values[-1], place + apart)
@@ -215,7 +215,7 @@ def _label_right(axis: "Axes", lines: Sequence[tuple[Sequence[float], str, str]]
 
 
 def new_figure(panels: int, *, width: float = 5.2, height: float = 3.8, rows: int = 1) -> tuple[Any, Any]:
-    """A figure with panels side by side (and in rows), each of so many inches; drawn without a screen."""
+    """Create a figure with panels side by side (and in rows), each of the given size in inches, without a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -226,16 +226,16 @@ def new_figure(panels: int, *, width: float = 5.2, height: float = 3.8, rows: in
 
 
 def finish(figure: Any, axes: Sequence["Axes"], path: Path) -> None:
-    """The house style, and out to the file."""
+    """Apply the common style and save the figure."""
     dress(axes)
     with warnings.catch_warnings():
-        # A name in a script that the font lacks is drawn as boxes; that is no news to those who read it elsewhere.
+        # A name in a script that the font lacks is drawn as boxes; the name is readable elsewhere, so no warning.
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         figure.savefig(path)
 
 
 def as_svg(figure: Any) -> str:
-    """A figure as an SVG document on no background, with its text as text; the same figure gives the same document."""
+    """Render a figure as an SVG document without background, with text as text; deterministic."""
     from matplotlib import rc_context
 
     stream = io.StringIO()
@@ -245,14 +245,14 @@ def as_svg(figure: Any) -> str:
 
 
 def count_epochs(axis: "Axes") -> None:
-    """No marks between epochs, however few there are."""
+    """Put ticks on whole epochs only."""
     from matplotlib.ticker import MaxNLocator
 
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def dress(axes: Sequence["Axes"]) -> None:
-    """The house style."""
+    """Apply the common style."""
     for axis in axes:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)

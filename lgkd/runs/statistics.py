@@ -1,4 +1,4 @@
-"""Means over seeds, and how sure one can be of a difference. No torch, so that listings can use it."""
+"""Compute means over seeds and confidence intervals of differences. No torch, so that listings can use it."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from lgkd.errors import InputError
 
 @dataclass(frozen=True)
 class Summary:
-    """Repeated measurements in short.
+    """Summarise repeated measurements.
 
     Attributes:
         mean: their mean.
@@ -25,13 +25,13 @@ class Summary:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its confidence interval.
+    """Represent a mean with its confidence interval.
 
     Attributes:
-        mean: what was measured.
+        mean: of the measurements.
         low, high: the ends; None where a single measurement gives none.
-        confidence: how often such an interval holds the true mean, 0 to 1.
-        count: how many measurements.
+        confidence: how often such an interval contains the true mean, 0 to 1.
+        count: number of measurements.
     """
 
     mean: float
@@ -42,34 +42,34 @@ class Interval:
 
     @property
     def includes_zero(self) -> bool | None:
-        """Whether "no difference" lies within the interval; None where there is none."""
+        """Return whether the interval includes "no difference"; None where there is none."""
         if self.low is None or self.high is None:
             return None
         return self.low <= 0 <= self.high
 
     def within(self, lowest: float, highest: float) -> "Interval":
-        """With ends that the measured quantity can have: no accuracy is below 0."""
+        """Clip the ends to values that the measured quantity can have: no accuracy is below 0."""
         if self.low is None or self.high is None:
             return self
         return replace(self, low=max(lowest, self.low), high=min(highest, self.high))
 
 
 def in_percent(share: float, *, signed: bool = False, digits: int = 2) -> str:
-    """A share in percent, or a difference of shares in points, without the unit: 0.0375 is "3.75".
+    """Format a share in percent, or a difference of shares in points, without the unit: 0.0375 is "3.75".
 
     Half is rounded away from zero, by the decimal number: to one digit 0.0375 is 3.8, though the nearest binary number
-    to it may lie below. There is no "-0.00".
+    may be below it. There is no "-0.00".
     """
     if not math.isfinite(share):
         return str(share)
-    # Twelve digits are more than any accuracy has, and fewer than the noise of adding a few of them up.
+    # Twelve decimals of the share are more than any accuracy has, and fewer than the rounding noise of a short sum.
     exact = Decimal(f"{100 * share:.10f}")
     shown = exact.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)
     return f"{shown or abs(shown):{'+' if signed else ''}.{digits}f}"
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """Mean and standard deviation (n-1) of at least one finite number.
+    """Compute mean and standard deviation (n-1) of at least one finite number.
 
     Raises:
         InputError: no numbers, or one that is not finite.
@@ -83,28 +83,28 @@ def summarise(values: Sequence[float]) -> Summary:
 
 
 def paired_interval(first: Sequence[float], second: Sequence[float], *, confidence: float = 0.95) -> Interval:
-    """By how much `second` exceeds `first`, where the two were measured in pairs: Student's t-interval.
+    """Compute by how much `second` exceeds `first` in paired measurements: Student's t-interval.
 
-    What is common to a pair (its seed, its images) drops out of the difference; the interval describes the
-    rest. It supposes differences that are independent and roughly normal, which few seeds cannot show.
+    Effects common to a pair (its seed, its images) cancel in the difference; the interval describes the rest. It
+    assumes differences that are independent and roughly normal, which few seeds cannot show.
 
     Args:
-        first, second: one number each a pair, in the same order.
+        first, second: one number per pair, in the same order.
         confidence: between 0 and 1.
 
     Raises:
         InputError: unequal lengths, no pairs, a number that is not finite, or another confidence.
     """
     if len(first) != len(second):
-        raise InputError(f"{len(first)} and {len(second)} measurements make no pairs; give one of each a pair")
+        raise InputError(f"{len(first)} and {len(second)} measurements cannot be paired; give one of each per pair")
     _check([*first, *second])
     return mean_interval([b - a for a, b in zip(first, second, strict=True)], confidence=confidence)
 
 
 def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval:
-    """The mean of repeated measurements with Student's t-interval; none of a single one.
+    """Compute the mean of repeated measurements with Student's t-interval; no interval for a single one.
 
-    It supposes measurements that are independent and roughly normal, which few seeds cannot show.
+    It assumes measurements that are independent and roughly normal, which few seeds cannot show.
 
     Args:
         values: at least one.
@@ -122,9 +122,9 @@ def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Inter
 
 
 def unpaired_interval(first: Sequence[float], second: Sequence[float], *, confidence: float = 0.95) -> Interval:
-    """By how much the mean of `second` exceeds that of `first`, measured independently: Welch's t-interval.
+    """Compute by how much the mean of `second` exceeds that of `first`, measured independently: Welch's t-interval.
 
-    The spreads may differ. There is no interval where either was measured only once.
+    The variances may differ. There is no interval where either was measured only once.
 
     Source: Welch, The generalization of Student's problem when several different population variances are
     involved, Biometrika 34, 1947.
@@ -148,7 +148,7 @@ def unpaired_interval(first: Sequence[float], second: Sequence[float], *, confid
     variance = math.fsum(shares)
     if variance == 0:
         return Interval(mean, mean, mean, confidence, count)
-    # As shares of the whole: squares of tiny variances would vanish.
+    # As shares of the sum: squares of tiny variances would underflow.
     parts = zip(shares, (one, other), strict=True)
     freedom = 1 / math.fsum((share / variance) ** 2 / (part.count - 1) for share, part in parts)
     half = _t_quantile((1 + confidence) / 2, freedom) * math.sqrt(variance)
@@ -156,7 +156,7 @@ def unpaired_interval(first: Sequence[float], second: Sequence[float], *, confid
 
 
 def _t_quantile(probability: float, freedom: float) -> float:
-    # scipy.special is what scipy.stats.t calls here, and is imported ten times quicker.
+    # scipy.special is what scipy.stats.t calls here, and imports ten times faster.
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, probability))
@@ -172,4 +172,4 @@ def _check(values: Sequence[float]) -> None:
         raise InputError("there are no measurements to summarise; give at least one")
     bad = [value for value in values if not math.isfinite(value)]
     if bad:
-        raise InputError(f"a measurement is {bad[0]}, expected finite numbers; leave out runs that went bad")
+        raise InputError(f"a measurement is {bad[0]}, expected finite numbers; leave out runs that diverged")

@@ -114,7 +114,7 @@ def test_without_a_teacher_similarity_is_left_out_in_words(
     out, err = capsys.readouterr()
     assert "the teacher is missing" in err
     assert not (here / "seen" / "similarity.csv").exists()
-    assert "pictures and tables in seen" in out
+    assert "plots and tables in seen" in out
     assert max(len(line) for line in out.splitlines()) <= 80
     assert check_folder(here / "seen") == here / "seen"  # an older inspection is written over
 

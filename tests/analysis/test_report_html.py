@@ -129,7 +129,7 @@ def test_it_says_what_run_json_says_and_calls_one_seed_no_result(page: Path, wor
     info = read_run(world.guided_run)
     gain = info["results"]["test_top1"] - read_run(world.unguided_run)["results"]["test_top1"]
     assert f"{info['results']['test_top1']:.2%} of 12 test images" in words
-    assert f"{100 * gain:+.2f} points with one seed, which gives no interval and is no result" in words
+    assert f"{100 * gain:+.2f} points with one seed, which gives no interval and is not a result" in words
     assert "hf_not_to_be_written_down" not in page.read_text(encoding="utf-8")
     assert re.search(r"memory, highest [1-9][\d,]* MB", words)
     for key in ("processor", "packages: torch", "optimizer:"):

@@ -40,7 +40,7 @@ def refused(desk: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str
         assert err.startswith("lgkd: ")
         assert err.count("\n") == lines, err
         assert "Traceback" not in err
-        assert "fault of lgkd" not in err
+        assert "bug in lgkd" not in err
         for text in found:
             assert text in err
         assert snapshot(desk) == before
@@ -121,7 +121,7 @@ QUICKLY = {
     "option without =": ([*TRAIN, *DIGITS, "--student-option", "depth"], 2, ["'depth'", "KEY=VALUE"]),
     "option without a key": ([*TRAIN, *DIGITS, "--student-option", "=3"], 2, ["'=3'", "KEY=VALUE"]),
     "option that is a list": ([*TRAIN, *DIGITS, "--student-option", "depth=[1]"], 2, ["'[1]'", "number"]),
-    "output in use": ([*TRAIN, *DIGITS, "--out", "pictures"], 2, ["pictures already holds 2 things", "test, train"]),
+    "output in use": ([*TRAIN, *DIGITS, "--out", "pictures"], 2, ["pictures already holds 2 files", "test, train"]),
     "output is a file": ([*TRAIN, *DIGITS, "--out", "pictures/train/rows/0.png"], 2, ["0.png is a file", "--out"]),
     "no run": (["evaluate", "pictures"], 2, ["pictures holds no run.json"]),
     "no folder": (["evaluate", "runs/none"], 2, ["no folder runs/none"]),
@@ -256,7 +256,7 @@ def test_a_listing_passes_over_a_broken_card_with_a_remark(desk: Path, capsys: p
     assert run(["teachers"]) == 0
     out, err = capsys.readouterr()
     assert "pictures" not in out
-    assert err.startswith(f"passed over {card}: ")
+    assert err.startswith(f"skipped {card}: ")
 
 
 def test_a_run_is_never_written_over(world: World, desk: Path, refused: Callable[..., str]) -> None:

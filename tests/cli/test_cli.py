@@ -239,7 +239,7 @@ def test_evaluate_tells_what_the_training_found(world: World, here: Path, capsys
 
 def test_evaluate_says_so_where_the_teacher_is_not_here(world: World, here: Path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("LGKD_HOME", str(here / "empty"))
-    assert "no teacher at hand" in said(capsys, "evaluate", str(world.guided_run))
+    assert "no teacher available" in said(capsys, "evaluate", str(world.guided_run))
     assert "teacher" not in said(capsys, "evaluate", str(world.teacher_run))
 
 
@@ -275,7 +275,7 @@ def test_two_teachers_of_a_name_are_two_blocks_and_a_folder_is_sent_to_check(
     assert [re.search(r"data set +(\w+)", block)[1] for block in blocks] == ["first", "second"]  # type: ignore[index]
     (here / "photos").mkdir()
     assert run(["datasets", "photos"]) == 2
-    assert "look at it with: lgkd check photos" in capsys.readouterr().err
+    assert "check it with: lgkd check photos" in capsys.readouterr().err
 
 
 def test_json_of_a_training_is_its_run_json_and_all_that_is_printed(world: World, here: Path, capsys) -> None:
@@ -318,29 +318,29 @@ class Broken(Exception):
         (
             Broken("two\n  lines"),
             1,
-            "lgkd: unexpected Broken: two lines. This is a fault of lgkd; run again with --debug and report it\n",
+            "lgkd: unexpected Broken: two lines. This is a bug in lgkd; run again with --debug and report it\n",
         ),
         (
             OSError(28, "No space left on device", "runs/x"),
             2,
-            "lgkd: runs/x: No space left on device; what was there before is whole. Make room and run the same command "
+            "lgkd: runs/x: No space left on device; earlier content is intact. Free some space, run the same command "
             "again\n",
         ),
         (
             OSError(13, "Permission denied", "runs/x"),
             2,
-            "lgkd: runs/x: Permission denied; check the place, or choose another (--out, or LGKD_HOME)\n",
+            "lgkd: runs/x: Permission denied; check the path, or choose another (--out, or LGKD_HOME)\n",
         ),
         (
             FileNotFoundError(2, "No usable temporary directory found in ['/tmp', '/var/tmp', '/usr/tmp', '/']"),
             2,
-            "lgkd: there is no folder for temporary files that can be written, and torch does not start without one; "
-            "name one: set TMPDIR, or TORCHINDUCTOR_CACHE_DIR for what torch compiles\n",
+            "lgkd: there is no writable folder for temporary files, and torch does not start without one; "
+            "name one: set TMPDIR, or TORCHINDUCTOR_CACHE_DIR for the files that torch compiles\n",
         ),
         (
             MemoryError("12 GiB"),
             1,
-            "lgkd: not enough memory (12 GiB); end other programs, or use a machine that has more\n",
+            "lgkd: not enough memory (12 GiB); close other programs, or use a machine with more\n",
         ),
     ],
 )

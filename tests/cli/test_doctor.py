@@ -67,9 +67,9 @@ def test_a_problem_ends_with_3_and_says_where_to_look(at: Path, monkeypatch, cap
     lines = caught.out.splitlines()
     assert lines[lines.index("problem torch: 2.3.1 is not <3,>=2.10") + 1] == "        -> pip install 'torch<3,>=2.10'"
     assert "problem timm: is not installed" in lines
-    assert "problem device: nobody can tell without torch" in lines
+    assert "problem device: unknown without torch" in lines
     assert caught.err == (
-        "lgkd: this machine has 3 problems (torch, timm, device); what to do stands beside each line that says so\n"
+        "lgkd: this machine has 3 problems (torch, timm, device); see the advice beside each of them\n"
     )
 
 
@@ -96,7 +96,7 @@ def test_an_extra_that_is_not_here_is_no_fault_and_the_command_is_told(monkeypat
     monkeypatch.setattr(packages, "package_version", lambda name: None if name.startswith("onnx") else real(name))
     one = found("extra onnx", packages.look_at_extras())
     assert one.state == "ok"
-    assert one.found.startswith("not installed (onnx, onnxscript, onnxruntime); it is for: lgkd export")
+    assert one.found.startswith("not installed (onnx, onnxscript, onnxruntime); for: lgkd export")
     assert one.advice == "if you want it: pip install 'lgkd[onnx]'"
     monkeypatch.setattr(packages, "package_version", lambda name: "0.1" if name.startswith("onnx") else real(name))
     assert found("extra onnx", packages.look_at_extras()).state == "warning"
@@ -109,7 +109,7 @@ def test_auto_is_explained_as_the_training_chooses_it(monkeypatch) -> None:
     ):
         monkeypatch.setattr("lgkd.training.precision.has_native_bf16", lambda device, native=native: native)
         told = compute.precision_on("cpu").found
-        assert f"auto means {chosen}: " in told
+        assert f"auto selects {chosen}: " in told
         assert why in told
 
 
@@ -119,7 +119,7 @@ def test_a_torch_that_computes_wrongly_is_found(monkeypatch) -> None:
         torch.Tensor, "__matmul__", lambda left, right: torch.matmul(left, right) * (1 + (left.dtype == torch.float32))
     )
     one = compute.multiplies("cpu")
-    assert (one.state, one.found) == ("problem", "computes wrongly, 1 off")
+    assert (one.state, one.found) == ("problem", "computes incorrectly, error 1")
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_a_store_that_cannot_be_written_is_a_problem_and_its_cache_a_warning(at:
     monkeypatch.setenv("LGKD_HOME", str(at / "file" / "home"))
     findings = {one.what: one for one in resources.look_at_disk()}
     assert {what: one.state for what, one in findings.items()} == {"runs": "ok", "store": "problem", "cache": "warning"}
-    assert findings["store"].advice == "choose another place with LGKD_HOME"
+    assert findings["store"].advice == "choose another folder with LGKD_HOME"
 
 
 def test_little_memory_is_a_warning(monkeypatch) -> None:

@@ -113,5 +113,5 @@ def test_a_cache_that_the_disk_has_no_room_for_is_refused_before_it_is_begun(
 def test_contradictory_wishes_for_a_cache_are_told_before_anything_is_read() -> None:
     with pytest.raises(InputError, match="--replay caches each image once; leave out --views"):
         lgkd.cache_teacher("deit_tiny", "resnet8", "digits", replay=True, views=3)
-    with pytest.raises(InputError, match="--out names one folder, and there are 2 teachers; leave it out"):
+    with pytest.raises(InputError, match="--out names one folder, but there are 2 teachers; leave it out"):
         lgkd.cache_teacher("deit_tiny", ["resnet8", "resnet20"], "digits", folder="one")

@@ -119,17 +119,18 @@ def test_an_empty_folder_is_told_before_a_missing_teacher(here: Path, capsys: py
     [
         (
             "distill data/x",
-            "lgkd distill takes no word on its own (got 'data/x'); a data set is given as: --dataset data/x",
+            "lgkd distill takes no positional argument (got 'data/x'); a data set is given as: --dataset data/x",
         ),
         (
             "train --student deit_tiny --quiet x",
-            "lgkd train takes no word on its own (got 'x'); a data set is given as: --dataset x",
+            "lgkd train takes no positional argument (got 'x'); a data set is given as: --dataset x",
         ),
         (
             "train-teacher resnet8 --dataset x",
-            "lgkd train-teacher takes the dataset without --dataset, in its place: lgkd train-teacher TEACHER DATASET",
+            "lgkd train-teacher takes the dataset without --dataset, as an argument: "
+            "lgkd train-teacher TEACHER DATASET",
         ),
-        ("check --dataset x", "lgkd check takes the dataset without --dataset, in its place: lgkd check DATASET"),
+        ("check --dataset x", "lgkd check takes the dataset without --dataset, as an argument: lgkd check DATASET"),
     ],
 )
 def test_a_data_set_that_is_given_in_the_other_way_is_shown_the_way(
@@ -164,7 +165,7 @@ def test_force_is_offered_only_where_a_checkpoint_fits(
         capsys.readouterr()
         assert run([*words, *changed]) == 2
         err = capsys.readouterr().err
-        assert ("Use --force to go on with it all the same" in err) is helps, changed
+        assert ("Use --force to resume it anyway" in err) is helps, changed
         assert ("its checkpoint does not fit, so --force would not help" in err) is not helps, changed
         shutil.copytree("mine", "forced")
         assert run([*words, *changed, "--out", "forced", "--force"]) == (0 if helps else 2), changed

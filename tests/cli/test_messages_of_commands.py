@@ -110,7 +110,7 @@ def test_options_of_functions_are_told_with_the_closest_and_with_what_they_may_b
         "teacher options: a is [1], expected a number, a word, true or false"
     )
     assert said(InputError, lambda: lgkd.train(nn.Identity(), "digits", student_options={"a": 1})) == (
-        "options reach a constructor; the student is a module already, so it takes none"
+        "options are passed to a constructor; the student is a module already, so leave them out"
     )
 
 
@@ -126,7 +126,7 @@ def test_a_teacher_without_layers_to_guide_by_is_told_how_to_state_them(
     monkeypatch.syspath_prepend(desk)
     text = said(TapError, lambda: lgkd.train_teacher("bare_teacher:net", world.pictures, image_size=16, device="cpu"))
     assert text.startswith("no teacher: Sequential has no transformer blocks")
-    assert text.endswith("; a model of your own can state them as its attribute lgkd_taps")
+    assert text.endswith("; a model of your own can list them in its attribute lgkd_taps")
 
 
 def test_a_teacher_without_a_term_is_told_by_its_number(
@@ -156,8 +156,8 @@ def test_a_run_of_objects_is_gone_on_with_by_the_call_that_began_it(desk: Path) 
 def test_a_run_that_is_finished_is_not_gone_on_with(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["resume", "mine"]) == 2
     assert capsys.readouterr().err == (
-        "lgkd: mine is finished (deit_tiny guided by resnet8 on pictures, seed 0); there is nothing to go on with; "
-        "`lgkd evaluate` looks at it\n"
+        "lgkd: mine is finished (deit_tiny guided by resnet8 on pictures, seed 0); there is nothing to resume; "
+        "evaluate it by `lgkd evaluate`\n"
     )
 
 
@@ -167,7 +167,7 @@ def test_images_that_moved_are_named_with_the_place_they_were_at(
     rewrite(desk / "mine" / "run.json", lambda about: about["dataset"].update(path="/gone"))
     assert run(["evaluate", "mine"]) == 3
     assert capsys.readouterr().err == (
-        "lgkd: the data that mine was trained on is not at /gone any more; name it with --dataset\n"
+        "lgkd: the data that mine was trained on is no longer at /gone; name it with --dataset\n"
     )
 
 
@@ -178,7 +178,7 @@ def test_a_run_whose_environment_is_damaged_says_so(desk: Path, capsys: pytest.C
     assert run(["resume", "mine", "--quiet"]) == 2
     err = capsys.readouterr().err
     assert err.startswith("lgkd: mine/env.json cannot be read (")
-    assert err.endswith("); it is damaged, begin anew in another --out\n")
+    assert err.endswith("); it is damaged, start a new run in another --out\n")
 
 
 def test_a_folder_that_is_taken_or_cannot_be_made_is_told(desk: Path) -> None:
@@ -190,7 +190,7 @@ def test_a_folder_that_is_taken_or_cannot_be_made_is_told(desk: Path) -> None:
     )
     Path("a-file").write_text("")
     assert said(InputError, lambda: make_folder(Path("a-file/runs"))) == (
-        "a-file/runs cannot be made (Not a directory); choose another place"
+        "a-file/runs cannot be made (Not a directory); choose another folder"
     )
 
 
@@ -211,8 +211,8 @@ def test_a_run_that_lacks_what_belongs_there_names_it(desk: Path, capsys: pytest
     rewrite(desk / "mine" / "run.json", lambda about: (unfinished(about), about["call"].update(taps="blocks.0")))
     assert run(["resume", "mine"]) == 2
     assert capsys.readouterr().err == (
-        "lgkd: mine/run.json lacks a proper call.taps; it is damaged or something else, repeat the command that began "
-        "it\n"
+        "lgkd: mine/run.json lacks a proper call.taps; it is damaged or something else, repeat the command that "
+        "started it\n"
     )
 
 

@@ -15,8 +15,8 @@ from tests.support.small import environment
 
 FULL = Path("/dev/full")
 UNSHOWN = (
-    "lgkd: the command has done its work, but what it shows could not be written to standard output (No space left on "
-    "device); send that elsewhere. What it keeps in files is whole, and need not be made again\n"
+    "lgkd: the command has finished, but its output could not be written to standard output (No space left on "
+    "device); redirect it elsewhere. The files that it wrote are complete, and need not be made again\n"
 )
 
 
@@ -82,7 +82,8 @@ def test_a_limit_of_addresses_is_named(capsys: pytest.CaptureFixture[str], monke
     monkeypatch.setattr("lgkd.cli._run", no_memory)
     monkeypatch.setattr("lgkd.cli.memory.address_limit", lambda: 300 * 2**20)
     begin = (
-        "lgkd: not enough memory (torch cannot be loaded); this process may use 300 MiB of addresses: raise that limit"
+        "lgkd: not enough memory (torch cannot be loaded); this process may use 300 MiB of address space: "
+        "raise that limit"
     )
     assert run(["predict"]) == 1
     assert capsys.readouterr().err == f"{begin} (ulimit -v)\n"
@@ -99,5 +100,5 @@ def test_torch_that_does_not_fit_under_a_limit_is_no_fault_of_lgkd(tmp_path: Pat
 
     words = ["train", "--student", "deit_tiny", "--dataset", "digits"]
     code, said = lgkd(words, tmp_path, stdout=subprocess.DEVNULL, preexec_fn=limit)
-    assert code == 1 and "not enough memory (" in said and "293 MiB of addresses" in said
-    assert "fault of lgkd" not in said
+    assert code == 1 and "not enough memory (" in said and "293 MiB of address space" in said
+    assert "bug in lgkd" not in said

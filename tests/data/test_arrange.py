@@ -264,7 +264,7 @@ def test_the_command_says_what_was_made_and_how_to_look_at_it(given: Callable[..
     assert out.splitlines() == [
         "chaoyang: 7 train and 7 test images of 4 classes",
         f"kept in {root}",
-        "look at it with: lgkd check chaoyang --data-dir d",
+        "check it with: lgkd check chaoyang --data-dir d",
     ]
     assert err.splitlines()[-1] == "laying out images: 14 of 14"
     assert run(["check", "chaoyang", "--data-dir", "d", "--json"]) == 0

@@ -139,7 +139,7 @@ def test_every_broken_file_is_named_with_its_reason_and_the_exit_code_is_2(pictu
     assert f"broken images\n{'file':<17}  why\n" in out
     assert "problems\n- cannot read " in out
     assert err.splitlines()[-1] == (
-        "lgkd: pictures has 2 problems (listed above); a training would not start until they are gone"
+        "lgkd: pictures has 2 problems (listed above); a training does not start until they are fixed"
     )
 
 

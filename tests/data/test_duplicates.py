@@ -46,7 +46,7 @@ def test_copies_are_found_by_content_whatever_the_format_and_name(pictures: Path
         == "1 test image repeats one of the same class, pixel for pixel, namely test/a/again.png = test/a/0.png"
     )
     out, _ = printed(capsys, 0, str(pictures))
-    assert "leak: test images that are in the training split too\n" in out
+    assert "leak: test images that are also in the training split\n" in out
     assert "test/a/leak.ppm  train/a/2.png\n" in out
 
 

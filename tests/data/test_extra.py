@@ -66,7 +66,7 @@ def test_classes_that_the_data_set_lacks_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["--extra-share", "0.5"], 2, "a share of no images; name their folder with --extra"),
+        (["--extra-share", "0.5"], 2, "has no images to be a share of; name their folder with --extra"),
         (["--extra", "made", "--extra-share", "1"], 2, "--extra-share is 1, expected a number between 0 and 1"),
         (["--extra", "absent"], 3, "there is no folder absent"),
     ],

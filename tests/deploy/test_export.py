@@ -227,7 +227,7 @@ def test_an_export_predicts_as_its_run(world: World, exported: Exported) -> None
 
 
 def test_an_export_is_no_run_and_evaluate_says_where_its_figures_are(exported: Exported) -> None:
-    with pytest.raises(InputError, match=r"holds an exported student and not its run; README.md in it has the figures"):
+    with pytest.raises(InputError, match=r"holds an exported student, not its run; README.md in it has the results"):
         lgkd.evaluate(exported.folder)
     assert "top-1" in (exported.folder / "README.md").read_text(encoding="utf-8").lower()
 

@@ -271,8 +271,8 @@ def test_the_table_has_a_line_an_image_and_broken_ones_end_the_command_with_2(
     assert lines[0].split() == ["image", "class", "sure", "or"] and len(lines) == 5
     assert re.fullmatch(r"photos/rows/0\.png +\w+ +\d+\.\d% +\w+ \d+\.\d%", lines[1])
     assert err == (
-        "lgkd: 1 of 5 images could not be read and were passed over: photos/rows/broken.jpg "
-        "(not an image that Pillow knows); the others have their answers\n"
+        "lgkd: 1 of 5 images could not be read and were skipped: photos/rows/broken.jpg "
+        "(not an image that Pillow knows); the others were classified\n"
     )
     assert run(["predict", str(world.unguided_run), "photos/rows/broken.jpg"]) == 2
     out, err = capsys.readouterr()
@@ -308,8 +308,8 @@ def test_bad_choices_are_told_before_anything_is_done(
 ) -> None:
     Path("mine.csv").write_text("precious")
     for words, told in (
-        (["--top-k", "0"], "--top-k is 0, expected at least 1 class an image"),
-        (["--csv", "mine.csv"], "mine.csv is there already; nothing was touched. Choose another --csv"),
+        (["--top-k", "0"], "--top-k is 0, expected at least 1 class per image"),
+        (["--csv", "mine.csv"], "mine.csv exists already; nothing was touched. Choose another --csv"),
     ):
         assert run(["predict", str(world.unguided_run), "photos", *words]) == 2
         out, err = capsys.readouterr()

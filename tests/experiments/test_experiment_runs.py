@@ -115,7 +115,7 @@ def test_what_others_published_stands_apart_in_the_file_and_on_the_screen(whole)
     table, _, rest = printed.partition("quoted, not measured here")
     assert "98.76" not in table and re.search(r"guided +98.76  best epoch  a paper", rest)
     on_the_way = curve(folder / "guided/seed1")
-    assert "guided, seed 1, on the way; quoted: another student (somebody)" in rest
+    assert "guided, seed 1, during training; quoted: another student (somebody)" in rest
     assert re.search(rf"1 +{on_the_way[0]:.2f} +12.34\n +2 +{on_the_way[1]:.2f} +23.45\n", rest)
     assert "50.00" not in rest, "nothing is told of an epoch that was not reached"
 
@@ -146,7 +146,7 @@ def test_paused_in_a_run_and_between_all_runs_it_ends_as_the_undisturbed_one(who
     monkeypatch.setattr(StopCondition, "reason", lambda self: None)  # as if the clock ran out while a run was put away
     for done in range(1, len(RUNS)):
         assert go("mine", "--max-time", "0") == 75
-        assert "between two runs; the same command goes on" in capsys.readouterr().err
+        assert "between two runs; run the same command again to resume" in capsys.readouterr().err
         finished = [json.loads((Path("mine") / name / "run.json").read_text())["status"] for name in RUNS[:done]]
         assert finished == ["finished"] * done and not (Path("mine") / RUNS[done]).exists()
     assert go("mine", "--max-time", "0") == 0
@@ -336,4 +336,4 @@ def test_a_seed_of_the_experiment_of_minutes_is_run_and_guidance_helps_it(capsys
     assert teacher.top1 is not None and unguided.top1 is not None and guided.top1 is not None
     # One of three seeds that gained 9.5 points in the mean; this one gained 18.
     assert teacher.top1.mean > guided.top1.mean > unguided.top1.mean > 0.5
-    assert "guided: one seed gives no interval, and is no result" in capsys.readouterr().out
+    assert "guided: one seed gives no interval and is not a result" in capsys.readouterr().out

@@ -132,7 +132,7 @@ def test_the_student_is_a_vit_of_sixteen_fixed_places() -> None:
 
 def test_an_interval_that_includes_zero_is_told_plainly() -> None:
     lines = "\n".join(gain_lines(outcome([0.9, 0.7, 0.8], [0.8, 0.75, 0.79])))
-    assert "The interval includes 0: 3 seeds cannot tell this gain from none." in lines
+    assert "The interval includes 0: 3 seeds cannot distinguish this gain from zero." in lines
     assert "n = 3, every run is shown, none was picked" in lines and "never on the test split" in lines
 
 
@@ -141,11 +141,11 @@ def test_a_clear_gain_a_loss_and_one_seed_are_told_as_they_are() -> None:
     assert clear[0].startswith("gain of the guide: +10.33 points, 95% t-interval +8.90 to +11.77")
     assert clear[0].endswith("paired over 3 seeds (+10.00, +10.00, +11.00).")
     assert clear[1].startswith("The interval does not include 0.")
-    assert "widest, +10.33 points, after 100 of 100 steps" in clear[2]
+    assert "largest, +10.33 points, after 100 of 100 steps" in clear[2]
     loss = gain_lines(outcome([0.6, 0.6], [0.7, 0.8]))
     assert loss[0].startswith("gain of the guide: -15.00 points")
     single = gain_lines(outcome([0.9], [0.8]))
-    assert single[0].endswith("+10.00 points with one seed, which gives no interval and is no result.")
+    assert single[0].endswith("+10.00 points with one seed, which gives no interval and is not a result.")
 
 
 def test_changed_settings_and_other_images_are_told() -> None:
@@ -172,7 +172,7 @@ def test_the_widest_gap_is_that_of_the_mean_curves() -> None:
 
 def test_a_folder_that_was_asked_for_and_is_taken_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(TakenError, match=r"already holds something that is no run of lgkd.*Choose another --out"):
+    with pytest.raises(TakenError, match=r"already holds a file or folder not of an lgkd run.*Choose another --out"):
         quickstart(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -180,7 +180,7 @@ def test_a_folder_that_was_asked_for_and_is_taken_is_refused(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--seeds", "1;2"], "--seeds '1;2' is no list of whole numbers; write it like --seeds 0,1,2"),
+        (["--seeds", "1;2"], "--seeds '1;2' is not a list of whole numbers; write it like --seeds 0,1,2"),
         (["--seeds", "4,4"], "the seed 4 is given twice"),
         (["--epochs", "0"], "--epochs must be >= 1 (got 0)"),
         (["--set", "optimizer.rl=1"], "did you mean"),

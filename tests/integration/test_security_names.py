@@ -131,7 +131,7 @@ def test_nonsense_anywhere_in_a_runs_files_is_told_in_words(desk: Path, name: st
         (desk / "mine" / name).write_text(json.dumps(changed))
         code = run(command)
         err = capsys.readouterr().err
-        assert code in (0, 2, 3, 75) and "fault of lgkd" not in err, (path, inner[path[-1]], err)
+        assert code in (0, 2, 3, 75) and "bug in lgkd" not in err, (path, inner[path[-1]], err)
     for nonsense in ("[" * 100_000, "", "\x00", "null", '{"format": 1}'):
         (desk / "mine" / name).write_text(nonsense)
         assert run(command) == 2

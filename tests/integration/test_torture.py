@@ -282,7 +282,7 @@ def test_class_names_are_the_same_where_the_environment_says_that_names_are_asci
 @pytest.mark.parametrize("content", [b"\x80\x02c", b"epoch\nx\n", b"epoch\n1,2\n", b"epoch\n\0\n"])
 def test_metrics_that_are_no_table_of_numbers_are_told_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "metrics.csv").write_bytes(content)
-    with pytest.raises(InputError, match=r"metrics\.csv is no table of numbers \(.*\); it is damaged"):
+    with pytest.raises(InputError, match=r"metrics\.csv is not a table of numbers \(.*\); it is damaged"):
         read_metrics(tmp_path)
 
 
@@ -299,8 +299,8 @@ def test_a_path_that_is_no_text_is_written_down_and_read_again(tmp_path: Path) -
     [
         ('exec "$@" >&-', 0, ""),
         ('exec "$@" 2>&-', 0, ""),
-        ('exec "$@" > /dev/full', 2, "lgkd: the command has done its work"),
-        ('cd gone && rmdir ../gone && exec "$@"', 2, "lgkd: the working folder is not there any more"),
+        ('exec "$@" > /dev/full', 2, "lgkd: the command has finished"),
+        ('cd gone && rmdir ../gone && exec "$@"', 2, "lgkd: the working folder no longer exists"),
     ],
 )
 def test_without_a_place_for_its_words_or_for_itself_a_command_ends_in_order(
@@ -336,7 +336,7 @@ def test_a_run_that_meets_a_full_disk_outside_of_a_save_ends_with_2_and_goes_on(
         patch.setattr(lgkd.runner.record, "write_metrics", no_room)
         assert run(command) == 2
     assert capsys.readouterr().err == (
-        "lgkd: No space left on device; what was there before is whole. Make room and run the same command again\n"
+        "lgkd: No space left on device; earlier content is intact. Free some space, run the same command again\n"
     )
     assert run(command) == 0
     mine, its = (folder / "student.safetensors" for folder in (here / "mine", world.guided_run))

@@ -305,7 +305,7 @@ def test_no_layer_of_hiera_is_shown_as_a_map() -> None:
 def test_the_command_shows_what_meets_which_stage_and_why_if_nothing_does(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["layers", "deit_tiny", "--image-size", "32", "--option", "patch_size=8", "--option", "depth=3"]
     assert run(words) == 0
-    assert "what the default taps meet of resnet56\n" in capsys.readouterr().out
+    assert "default taps and stages of resnet56\n" in capsys.readouterr().out
     assert run([*words, "--teacher", "resnet8"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert max(map(len, shown)) <= 80

@@ -329,7 +329,7 @@ def test_digits_need_nothing(here: Path) -> None:
         (lambda: lgkd.train("deit_tiny", "digits", epoch=3), "no option 'epoch'; did you mean 'epochs'"),
         (lambda: lgkd.train("deit_tiny", "digits", student_options={"norm": nn.ReLU}), "student options: .*plain"),
         (lambda: lgkd.train_teacher("resnet8", "digits", teacher_options={"depths": [1]}), "depths is \\[1\\]"),
-        (lambda: lgkd.train_teacher(nn.Identity(), "digits"), "a teacher is kept by name"),
+        (lambda: lgkd.train_teacher(nn.Identity(), "digits"), "a teacher is stored by name"),
         (lambda: lgkd.train(PatchNet(10), "digits", student_options={"a": 1}, image_size=16), "takes none"),
         (lambda: lgkd.train(PatchNet(3), "digits", image_size=16), "returns logits for 3 classes, expected 10"),
         (lambda: lgkd.train("deit_tiny", "digits", seed=-1), "seed is -1"),

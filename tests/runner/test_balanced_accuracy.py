@@ -21,7 +21,7 @@ NAME = "tests.support.stubborn-stubborn"
 QUICK = {"epochs": 1, "batch_size": 4, "precision": "fp32", "device": "cpu", "image_size": 16}
 REMARK = (
     f"a poor teacher: {NAME} has 66.7% top-1 on test, little better than always naming the largest class (66.7%): its "
-    "balanced accuracy is 33.3%, that of a guess 33.3%; train it longer before it guides"
+    "balanced accuracy is 33.3%, that of a guess 33.3%; train it longer before using it"
 )
 
 

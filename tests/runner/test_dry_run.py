@@ -89,7 +89,7 @@ def test_in_words_it_says_what_would_be_done_and_what_is_worth_knowing(here: Pat
     assert re.search(r"2 guided, 2 unguided; at most [\w ]+ together\. The figures are of one guided run", out)
     assert "blocks.0 32 x 4 x 4 stage1 16 x 16 x 16 16 x 16 x 16" in out
     assert "few images a class: 3 of 3 classes have fewer than 20 (checks: 8, the median class 8)" in out
-    assert "the test split has 12 images, so that each is 8.3% of the accuracy" in out
+    assert "the test split has 12 images, so each is 8.3% of the accuracy" in out
     assert "only 6 steps in all" in out
     assert list(here.iterdir()) == []
 
@@ -126,9 +126,9 @@ def test_an_unfinished_run_that_differs_is_foretold_in_the_words_in_which_the_tr
     assert told["problems"] and error.endswith(f"lgkd: {told['problems'][0]}\n")
     assert run([*other, "--dry-run"]) == 2
     shown = capsys.readouterr().out
-    assert "would not start" in shown and "(goes on" not in shown and "\n    recipe.batch_size: was 8" in shown
+    assert "would not start" in shown and "(resumes" not in shown and "\n    recipe.batch_size: was 8" in shown
     forced = foretold([*other, "--force"], capsys)
-    assert forced["goes_on"] and "going on although it differs: seed: was 0, now 7" in forced["cautions"]
+    assert forced["goes_on"] and "resuming although it differs: seed: was 0, now 7" in forced["cautions"]
 
 
 def test_where_each_run_of_a_series_lies_is_foretold_and_all_of_them_are_looked_at(
@@ -207,8 +207,8 @@ def test_a_student_of_few_places_is_told_of_with_the_patch_that_would_do(here: P
     words = of_world(DISTILL, world)
     said = foretold([*words, "--student-option", "patch_size=8"], capsys)["cautions"]
     assert [one for one in said if "coarse" in one] == [
-        "a coarse student: 2 of 3 pairs meet at less than 4 x 4 places of its own (blocks.0: 2 x 2, the teacher's "
-        "stage1: 16 x 16), so that little locality is left to imitate; take a smaller patch (--student-option "
+        "a coarse student: 2 of 3 pairs have a student map below 4 x 4 (blocks.0: 2 x 2, the teacher's "
+        "stage1: 16 x 16), so little locality is left to imitate; use a smaller patch (--student-option "
         "patch_size=2) or a larger --image-size"
     ]
     assert not [one for one in foretold(words, capsys)["cautions"] if "coarse" in one]
@@ -220,7 +220,7 @@ def test_a_pyramid_of_few_places_is_told_to_take_larger_images() -> None:
         PairShape("stages.3", (256, 2, 2), "stage3", (64, 8, 8)),
     ]
     (said,) = about_grids(pairs, (4, 4), (32, 32))
-    assert said.startswith("a coarse student: 1 of 2 pairs meet at less than 4 x 4 places of its own (stages.3: 2 x 2")
+    assert said.startswith("a coarse student: 1 of 2 pairs have a student map below 4 x 4 (stages.3: 2 x 2")
     assert said.endswith("; take a larger --image-size")
 
 

@@ -143,7 +143,7 @@ def test_a_teacher_that_only_guesses_is_remarked_on(pictures: Path, tmp_path: Pa
     file, sha256 = published(model, tmp_path / "a.pth")
     said: list[str] = []
     import_teacher("resnet8", file, str(pictures), sha256=sha256, normalize="imagenet", image_size=12, say=said.append)
-    assert said[-1].startswith("that is hardly better than a guess: state the normalisation")
+    assert said[-1].startswith("that is hardly better than chance: give the normalisation")
 
 
 def test_the_store_is_not_overwritten_unasked(pictures: Path, weights: tuple[Path, str], tmp_path: Path) -> None:
@@ -161,8 +161,8 @@ def test_the_store_is_not_overwritten_unasked(pictures: Path, weights: tuple[Pat
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
-        ({}, InputError, r"state how images were normalised when the weights were trained"),
-        ({"mean": MEAN}, InputError, r"state how images were normalised"),
+        ({}, InputError, r"give the normalisation of the weights' training"),
+        ({"mean": MEAN}, InputError, r"give the normalisation of the weights"),
         ({"normalize": "cifar"}, InputError, r"normalize is 'cifar', expected imagenet or dataset"),
         ({"normalize": "imagenet", "std": STD}, InputError, r"both normalize=imagenet and mean or std were given"),
         ({"mean": (0.5,), "std": STD}, InputError, r"expected three numbers each"),
@@ -254,7 +254,7 @@ def test_mistakes_end_with_code_2_and_one_line(
     canary, evil = tmp_path / "canary", tmp_path / "evil.pth"
     torch.save({"state_dict": Evil(canary)}, evil)
     tries = {
-        "state how images were normalised": command(file, sha256, pictures),
+        "give the normalisation of the weights": command(file, sha256, pictures),
         "--mean is '1,2', expected three numbers": command(file, sha256, pictures, "--mean", "1,2"),
         "it is damaged or another file": command(file, "0" * 64, pictures, *BY_HAND),
         "could run code": command(evil, hashlib.sha256(evil.read_bytes()).hexdigest(), pictures, *BY_HAND),
@@ -318,7 +318,7 @@ def test_what_cannot_be_downloaded_is_told(weights: tuple[Path, str]) -> None:
         fetch_weights("ftp://a.example/b.pth", sha256="0" * 64, size=10)
     with pytest.raises(InputError, match="weights of 0 bytes were announced"):
         fetch_weights("https://a.example/b.pth", sha256="0" * 64, size=0)
-    with pytest.raises(InputError, match=r"'\.\./x' is no SHA-256"):
+    with pytest.raises(InputError, match=r"'\.\./x' is not a SHA-256"):
         fetch_weights("https://a.example/b.pth", sha256="../x", size=10)
 
 

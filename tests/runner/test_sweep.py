@@ -132,7 +132,7 @@ def test_the_time_limit_counts_for_all_runs_together(world: World, here: Path, m
     assert "paused after 0 seconds and saved; the same command goes on" in capsys.readouterr().err
     monkeypatch.setattr(StopCondition, "reason", lambda self: None)  # as if the clock ran out while a run was put away
     assert run(command) == 75
-    assert "paused after 0 seconds between two runs; the same command goes on" in capsys.readouterr().err
+    assert "paused after 0 seconds between two runs; run the same command again to resume" in capsys.readouterr().err
     assert [about(path)["status"] for path in Path("mine").glob("seed*")] == ["finished"]
     assert run(command) == 0
 
@@ -156,7 +156,7 @@ def test_a_signal_in_a_run_or_between_two_ends_with_its_code(
         patch.setattr(runner, "prepare_data", prepare)
         assert run(words(world, "mine", "0")) == code
     err = capsys.readouterr().err
-    assert "between two runs; the same command goes on" in err or number == signal.SIGINT
+    assert "between two runs; run the same command again to resume" in err or number == signal.SIGINT
     assert about(Path("mine/seed0-guided"))["status"] == "finished" and not Path("mine/seed0-unguided").exists()
     with monkeypatch.context() as patch:
         patch.setattr(CsvLogger, "on_start", lambda *_: signal.raise_signal(number))
@@ -172,7 +172,7 @@ def test_a_finished_run_of_another_training_is_no_part_of_the_series(world: Worl
     assert run(words(world, whole[0], "0,1", "--epochs", "3")) == 2
     err = capsys.readouterr().err
     assert "holds a finished run (deit_tiny guided by resnet8 on pictures, seed 0) that differs from this one" in err
-    assert "epochs: was 2, now 3" in err and "Choose another --out to begin anew" in err
+    assert "epochs: was 2, now 3" in err and "Choose another --out to start a new run" in err
 
 
 @pytest.mark.parametrize("command", ["resume", "evaluate"])
@@ -182,7 +182,7 @@ def test_where_one_run_is_expected_a_folder_of_several_is_told(
     assert run([command, str(whole[0])]) == 2
     err = capsys.readouterr().err
     assert f"holds several runs; name one of them, such as {whole[0] / 'seed0-guided'}" in err
-    assert "(to go on with all of them, repeat the command that began them)" in err
+    assert "(to resume all of them, repeat the command that started them)" in err
 
 
 def test_a_folder_of_something_else_is_refused(world: World, here: Path, capsys) -> None:
@@ -192,7 +192,7 @@ def test_a_folder_of_something_else_is_refused(world: World, here: Path, capsys)
     for out, told in (
         (
             "notes",
-            "notes already holds a.txt and no run of several seeds (seed0-guided and the like); nothing was touched.",
+            "notes already holds a.txt and no runs of a sweep (seed0-guided and similar); nothing was touched.",
         ),
         ("file", "file is a file, expected a folder for several runs; choose another --out"),
         (str(world.guided_run), "is the folder of one run, and several need one of their own; choose another --out"),
@@ -205,7 +205,7 @@ def test_a_folder_of_something_else_is_refused(world: World, here: Path, capsys)
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (["--seeds", "1;2"], "--seeds '1;2' is no list of whole numbers; write it like --seeds 0,1,2"),
+        (["--seeds", "1;2"], "--seeds '1;2' is not a list of whole numbers; write it like --seeds 0,1,2"),
         (["--seeds", "1,1"], "the seed 1 is given twice"),
         (["--seeds", "1,2", "--seed", "3"], "--seed 3 and --seeds 1,2 were both given; choose one"),
     ],
@@ -233,7 +233,7 @@ def test_one_seed_with_its_baseline_is_told_to_be_no_result(world: World, here: 
     single = [*DISTILL, "--dataset", str(world.pictures), "--with-baseline", "--seed", "1"]
     assert run(single) == 0
     out = capsys.readouterr().out
-    assert "points with one seed, which gives no interval and is no result." in out
+    assert "points with one seed, which gives no interval and is not a result." in out
     folder = Path("runs/deit_tiny_pictures_by-resnet8_locality-guidance")
     assert f"kept in {folder}" in out and (folder / "seed1-unguided" / "run.json").is_file()
 

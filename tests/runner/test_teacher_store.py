@@ -103,7 +103,7 @@ def test_the_loser_of_two_trainings_is_not_finished_and_may_exchange_the_other(
     place = store() / "resnet8"
     assert capsys.readouterr().err == (
         f"lgkd: another training has put a teacher resnet8 into the store meanwhile ({place}); it was not touched. "
-        "This one is kept in t; to exchange them repeat the command with --replace\n"
+        "This one is in t; to replace the other, repeat the command with --replace\n"
     )
     theirs = read_card(place)
     assert status() == "running"

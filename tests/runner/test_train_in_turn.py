@@ -53,6 +53,6 @@ def test_titles_need_not_be_counted_and_a_finished_run_is_told_without_a_display
 
 def test_when_the_time_is_up_no_further_run_begins_but_finished_ones_cost_nothing() -> None:
     runs, trained = queue("a", "b", "c", "d", done=("a", "c"))
-    with pytest.raises(Paused, match="paused after 0 seconds between two runs; the same command"):
+    with pytest.raises(Paused, match="paused after 0 seconds between two runs; run the same command"):
         train_in_turn(runs, max_time=0.0)
     assert trained == ["a", "b", "c"], "one is trained a call, so that repeating it comes to an end"

@@ -99,8 +99,8 @@ def test_resume_says_where_there_is_nothing_to_go_on_with(
     write_run(Path("mine"), {**read_run(world.unguided_run), "status": "running"})
     assert run(["resume", "mine"]) == 2
     assert capsys.readouterr().err == (
-        "lgkd: mine was stopped before its recipe.yaml was written, so that there is nothing to go on with; repeat the "
-        "command that began it\n"
+        "lgkd: mine was stopped before its recipe.yaml was written, so there is nothing to resume; repeat the "
+        "command that started it\n"
     )
 
 

@@ -16,7 +16,7 @@ from scipy import stats
 from lgkd.cli import run as lgkd
 from lgkd.errors import InputError, TakenError
 from lgkd.runs.compare import compare
-from lgkd.runs.compare.summary import told
+from lgkd.runs.compare.summary import summary_lines
 from lgkd.runs.folder import claim
 from tests import CHECKOUT
 from tests.support.comparing import make_run, make_seeds
@@ -34,7 +34,7 @@ def both(tmp_path: Path) -> Path:
 
 def words_of(*places: Path, **more: Path) -> str:
     found = compare(*places, **more)
-    return "\n".join([*told(found), *found.remarks])
+    return "\n".join([*summary_lines(found), *found.remarks])
 
 
 def test_runs_that_differ_only_by_seed_become_mean_spread_and_interval(both: Path) -> None:
@@ -70,9 +70,7 @@ def test_the_gain_is_paired_by_seed(both: Path) -> None:
     assert lines.startswith(
         "B - A: +5.50 points, 95% t-interval +2.19 to +8.81, paired over 4 seeds (+6.00, +3.00, +8.00, +5.00)."
     )
-    assert (
-        "The interval does not include 0. It supposes roughly normal differences, which 4 seeds cannot show." in lines
-    )
+    assert "The interval does not include 0. It assumes roughly normal differences, which 4 seeds cannot show." in lines
 
 
 def test_other_seeds_are_compared_unpaired_and_that_is_said(tmp_path: Path) -> None:
@@ -90,15 +88,18 @@ def test_other_seeds_are_compared_unpaired_and_that_is_said(tmp_path: Path) -> N
 def test_one_seed_is_never_called_a_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     alone = make_run(tmp_path / "alone", 0.6)
     guided = make_run(tmp_path / "guided", 0.7, guided=True)
-    assert words_of(alone) == "One seed is no result (A): train with --seeds 0,1,2 for a spread."
-    assert words_of(alone, guided) == ("B - A: +10.00 points with one seed, which gives no interval and is no result.")
+    assert words_of(alone) == "One seed is not a result (A): train with --seeds 0,1,2 for a spread."
+    assert words_of(alone, guided) == (
+        "B - A: +10.00 points with one seed, which gives no interval and is not a result."
+    )
     more = make_seeds(tmp_path / "more", GUIDED, guided=True, first=1)
-    assert "+5.75 points. One seed gives no interval, so this is no result." in words_of(alone, more)
+    assert "+5.75 points. One seed gives no interval, so this is not a result." in words_of(alone, more)
     kept = compare(alone, guided).as_dict()
     assert [group["is_a_result"] for group in kept["groups"]] == [False, False]
     assert kept["differences"][0]["is_a_result"] is False and kept["differences"][0]["low"] is None
     assert lgkd(["compare", str(alone), str(guided)]) == 0
-    assert capsys.readouterr().out.count("no result") == 3
+    shown = capsys.readouterr().out
+    assert (shown.count("no result"), shown.count("is not a result")) == (2, 1)
 
 
 def test_the_last_epoch_is_the_headline_and_the_best_one_is_labelled(both: Path, capsys) -> None:
@@ -109,7 +110,7 @@ def test_the_last_epoch_is_the_headline_and_the_best_one_is_labelled(both: Path,
     assert "top-1 after the last epoch, in %" in text and re.search(
         r"^A +deit_tiny unguided +4 +60.25 .* 65.25$", text, re.M
     )
-    assert "best: of the best epoch on the test split, as papers print; it is picked by\nwhat it is measured on" in text
+    assert "best: of the best epoch on the test split, as papers print; selected on the data\nit is measured on" in text
 
 
 def test_an_epoch_chosen_on_held_out_images_has_a_column_of_its_own(tmp_path: Path, capsys) -> None:
@@ -202,7 +203,9 @@ def test_seeds_that_draw_their_own_part_of_the_images_belong_together_and_are_pa
 
 def test_a_repeated_run_is_no_second_measurement(both: Path, tmp_path: Path) -> None:
     shutil.copytree(both / "seed0-guided", tmp_path / "again")
-    with pytest.raises(InputError, match=r"are the same training with seed 0; a repeated run is no second measurement"):
+    with pytest.raises(
+        InputError, match=r"are the same training with seed 0; a repeated run is not a second measurement"
+    ):
         compare(both, tmp_path / "again")
     assert compare(both, both / "seed0-guided", both).as_dict() == compare(both).as_dict()
 
@@ -238,7 +241,7 @@ def test_each_guided_student_meets_its_own_baseline(tmp_path: Path) -> None:
     found = compare(*places)
     pairs = [(one.reference.label, one.group.label) for one in found.differences]
     assert pairs == [("deit_tiny unguided", "deit_tiny by resnet8"), ("pit_ti unguided", "pit_ti by resnet8")]
-    assert "2 differences are shown, each with its own 95% interval" in "\n".join(told(found))
+    assert "2 differences are shown, each with its own 95% interval" in "\n".join(summary_lines(found))
 
 
 def test_without_a_baseline_all_meet_the_first_or_the_one_that_is_asked_for(tmp_path: Path) -> None:
@@ -252,7 +255,7 @@ def test_without_a_baseline_all_meet_the_first_or_the_one_that_is_asked_for(tmp_
         ("three unguided", "one unguided"),
         ("three unguided", "two unguided"),
     ]
-    with pytest.raises(InputError, match=r"--against .* holds runs of 3 kinds .*; name one run to compare with"):
+    with pytest.raises(InputError, match=r"--against .* holds 3 kinds of runs .*; name one run to compare with"):
         compare(runs[0], against=tmp_path)
 
 
@@ -264,10 +267,10 @@ def test_seeds_come_in_the_order_of_numbers(tmp_path: Path) -> None:
 def test_what_is_no_finished_run_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = make_run(tmp_path / "runs" / "done", 0.5)
     under_way = make_run(tmp_path / "runs" / "under-way", 0.5, seed=1, status="running")
-    with pytest.raises(InputError, match=r"under-way is not finished; go on with it by: lgkd resume .*under-way"):
+    with pytest.raises(InputError, match=r"under-way is not finished; resume it by: lgkd resume .*under-way"):
         compare(under_way)
     assert lgkd(["compare", str(tmp_path / "runs")]) == 0
-    assert re.search(r"passed over .*under-way: it is not finished", capsys.readouterr().err)
+    assert re.search(r"skipped .*under-way: it is not finished", capsys.readouterr().err)
     shutil.rmtree(done)
     with pytest.raises(InputError, match="none of these folders holds a finished run; wait for one"):
         compare(tmp_path / "runs")
@@ -279,7 +282,7 @@ def test_what_is_no_finished_run_is_told(tmp_path: Path, capsys: pytest.CaptureF
     with pytest.raises(InputError, match=r"there is no folder .*nowhere; expected the folder of a run \(it holds run"):
         compare(tmp_path / "nowhere")
     assert lgkd(["resume", str(tmp_path / "empty")]) == 2
-    assert "holds no run.json, so it is no run of lgkd; expected the folder of a run" in capsys.readouterr().err
+    assert "holds no run.json, so it is not an lgkd run; expected the folder of a run" in capsys.readouterr().err
     with pytest.raises(TakenError) as caught:
         claim(under_way)
     what = "an unfinished run (deit_tiny on digits, seed 1)"
@@ -293,7 +296,7 @@ def test_a_damaged_run_is_told(tmp_path: Path) -> None:
     ):
         compare(short)
     odd = make_run(tmp_path / "odd", 0.5, results={"best_epoch_on_the_test_split": None})
-    with pytest.raises(InputError, match=r"it is finished but lacks a proper results.best_epoch_on_the_test_split"):
+    with pytest.raises(InputError, match=r"is marked finished but lacks a proper results.best_epoch_on_the_test_split"):
         compare(odd)
     (odd / "run.json").write_text("nonsense")
     told = r"run.json cannot be read as JSON \(Expecting value: .*\); it is damaged or something else"
@@ -308,7 +311,7 @@ def test_a_damaged_run_is_told(tmp_path: Path) -> None:
 def test_equal_ends_of_all_seeds_are_not_called_certain(tmp_path: Path) -> None:
     make_seeds(tmp_path / "x", [0.5, 0.5])
     make_seeds(tmp_path / "x", [0.6, 0.6], guided=True)
-    assert "All seeds gave the same, so that the interval has no width: it cannot tell of other seeds." in words_of(
+    assert "All seeds gave the same, so the interval has no width and says nothing about other seeds." in words_of(
         tmp_path / "x"
     )
 
@@ -331,7 +334,7 @@ def test_a_file_that_is_there_is_not_written_over(
     file = tmp_path / "mine.csv"
     file.write_text("mine")
     assert lgkd(["compare", str(both), "--csv", str(file)]) == 2
-    assert "is there already; it was not touched. Choose another name, or add --replace" in capsys.readouterr().err
+    assert "exists already; it was not touched. Choose another name, or add --replace" in capsys.readouterr().err
     assert file.read_text() == "mine"
     assert lgkd(["compare", str(both), "--csv", str(file), "--replace"]) == 0
     assert file.read_text().startswith("row,group,")

@@ -92,7 +92,7 @@ def test_a_run_that_died_before_its_manifest_goes_on(world: World, folder: Path,
     (folder / MANIFEST).unlink()
     assert read_run(folder)["status"] == "running" and not is_finished(folder)
     assert run(["evaluate", "mine"]) == 2
-    assert "mine is not finished, it has no MANIFEST.json yet; go on with it by: lgkd resume mine" in (
+    assert "mine is not finished, it has no MANIFEST.json yet; resume it by: lgkd resume mine" in (
         capsys.readouterr().err
     )
     assert run(["resume", "mine", "--quiet"]) == 0
@@ -103,7 +103,7 @@ def test_a_run_that_died_before_its_manifest_goes_on(world: World, folder: Path,
 
 def test_a_place_that_holds_a_damaged_run_is_not_written_into(folder: Path) -> None:
     flip(folder / "run.json", random.Random(0))
-    with pytest.raises(InputError, match=r"mine already holds what was finished and is damaged \(mine/run.json: has"):
+    with pytest.raises(InputError, match=r"mine already holds a finished run that is damaged \(mine/run.json: has"):
         check_free(folder)
 
 
@@ -172,7 +172,7 @@ def test_logits_that_overflow_are_no_result(world: World, folder: Path, capsys: 
     assert run(["evaluate", "mine", "--json"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "mine answers with numbers that are not finite on" in captured.err
+    assert "mine has outputs that are not finite on" in captured.err
     assert run(["predict", "mine", str(world.pictures / "test")]) == 2
     assert "mine answers with numbers that are not finite; its weights are damaged" in capsys.readouterr().err
 

@@ -29,10 +29,10 @@ def test_what_ended_is_found_in_the_rows_of_an_older_run_and_its_reason_in_run_j
     told = {"results": {"ended_terms": [{"term": "blocks", "epoch": 2, "reason": REASON}]}}
     alone = rows(300, classification=300, blocks=2)
     (found,) = ended_terms(older, alone)
-    assert str(found) == "blocks ended after epoch 2 of 300; the student learned its labels alone from then on"
+    assert str(found) == "blocks ended after epoch 2 of 300; the student was trained on labels alone from then on"
     (found,) = ended_terms(told, alone)
     assert str(found) == (
-        f"blocks ended after epoch 2 of 300: {REASON}; the student learned its labels alone from then on"
+        f"blocks ended after epoch 2 of 300: {REASON}; the student was trained on labels alone from then on"
     )
     beside = [str(one) for one in ended_terms(older, rows(9, classification=9, kd=7, blocks=2, hint=9))]
     assert beside == ["blocks ended after epoch 2 of 9", "kd ended after epoch 7 of 9"]
@@ -69,7 +69,9 @@ def test_a_run_whose_guide_ended_says_so_at_its_end_in_run_json_in_its_report_an
     terms = "guide.terms=[{kind: locality, schedule: {until: 1}}]"
     words = [*DISTILL, "--dataset", str(world.pictures), "--set", terms, "--out", str(out)]
     assert run(words) == 0
-    sentence = "guidance_linear ended after epoch 1 of 2: it was to last 1 epochs; the student learned its labels alone"
+    sentence = (
+        "guidance_linear ended after epoch 1 of 2: it was to last 1 epochs; the student was trained on labels alone"
+    )
     assert sentence in capsys.readouterr().out
     assert read_run(out)["results"]["ended_terms"] == [
         {"term": "guidance_linear", "epoch": 1, "reason": "it was to last 1 epochs"}

@@ -207,10 +207,10 @@ def test_a_folder_that_is_new_or_empty_can_be_claimed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "found"),
     [
-        ("notes.txt", "", "something that is no run of lgkd (notes.txt)"),
-        ("run.json", "{", "something that is no run of lgkd (run.json)"),
-        ("run.json", '{"format": 1}', "something that is no run of lgkd (run.json)"),
-        (".hidden", "", "something that is no run of lgkd (.hidden)"),
+        ("notes.txt", "", "a file or folder not of an lgkd run (notes.txt)"),
+        ("run.json", "{", "a file or folder not of an lgkd run (run.json)"),
+        ("run.json", '{"format": 1}', "a file or folder not of an lgkd run (run.json)"),
+        (".hidden", "", "a file or folder not of an lgkd run (.hidden)"),
     ],
 )
 def test_a_folder_that_holds_something_is_taken(tmp_path: Path, file: str, content: str, found: str) -> None:

@@ -58,15 +58,15 @@ def test_a_flipped_bit_of_the_recipe_is_noticed_on_resume(paused, here: Path, ca
     assert run(["resume", "mine", "--quiet"]) == 2
     assert capsys.readouterr().err == (
         f"lgkd: {newest(folder)} was made by another training than run.json and recipe.yaml beside it describe; it "
-        "was not touched. Take these files, or the checkpoint, from a copy, or use --force to go on with it all the "
-        "same:\n  recipe.optimizer.lr: was 0.0005, now 0.0007\n"
+        "was not touched. Take these files, or the checkpoint, from a copy, or use --force to resume from it "
+        "anyway:\n  recipe.optimizer.lr: was 0.0005, now 0.0007\n"
     )
     after = snapshot(folder)
     assert {name: value for name, value in after.items() if "checkpoint" in name} == {
         name: value for name, value in before.items() if "checkpoint" in name
     }
     assert run(["resume", "mine", "--force"]) == 0
-    assert "going on although the checkpoint differs: recipe.optimizer.lr: was 0.0005, now 0.0007" in (
+    assert "resuming although the checkpoint differs: recipe.optimizer.lr: was 0.0005, now 0.0007" in (
         capsys.readouterr().err
     )
     assert read_metrics(folder)[-1]["epoch"] == 2

@@ -44,7 +44,7 @@ def test_the_same_command_goes_on_and_ends_as_the_undisturbed_run(world, here, m
     assert json.loads(Path("mine/run.json").read_text())["status"] == "running"
     for command in ("predict", "evaluate", "export"):
         assert run([command, "mine", *(["pictures"] if command == "predict" else [])]) == 2
-        assert "mine is not finished; go on with it by: lgkd resume mine" in capsys.readouterr().err
+        assert "mine is not finished; resume it by: lgkd resume mine" in capsys.readouterr().err
     assert run(guided(world)) == 0
     same_end(Path("mine"), world.guided_run)
     info = json.loads(Path("mine/run.json").read_text())
@@ -95,7 +95,7 @@ def test_force_goes_on_all_the_same_and_says_what_differs(world, here, monkeypat
     paused(world, monkeypatch)
     changed = [word for word in guided(world, "--set", "optimizer.lr=0.002", "--force") if word != "--quiet"]
     assert run(changed) == 0
-    assert "going on although it differs: recipe.optimizer.lr: was 0.0005, now 0.002" in capsys.readouterr().err
+    assert "resuming although it differs: recipe.optimizer.lr: was 0.0005, now 0.002" in capsys.readouterr().err
     assert plain_rows(Path("mine"))[-1]["lr"] != plain_rows(world.guided_run)[-1]["lr"]
 
 
@@ -162,7 +162,7 @@ def test_a_second_process_in_the_same_folder_is_sent_away(world, here, monkeypat
     with Path("mine", LOCK).open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert run(guided(world)) == 5
-    assert "mine is held by another process" in capsys.readouterr().err
+    assert "mine is locked by another process" in capsys.readouterr().err
     Path("mine", LOCK).unlink()
     assert snapshot(here) == before
 

@@ -112,7 +112,7 @@ def test_what_cannot_be_summarised_is_told() -> None:
         summarise([])
     with pytest.raises(InputError, match="a measurement is nan, expected finite numbers"):
         summarise([1.0, math.nan])
-    with pytest.raises(InputError, match="2 and 1 measurements make no pairs"):
+    with pytest.raises(InputError, match="2 and 1 measurements cannot be paired"):
         paired_interval([1.0, 2.0], [1.0])
     with pytest.raises(InputError, match="confidence is 95, expected a number between 0 and 1"):
         paired_interval([1.0, 2.0], [1.0, 2.0], confidence=95)

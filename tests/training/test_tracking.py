@@ -275,5 +275,5 @@ def test_a_run_whose_tracker_is_not_here_goes_on_without_it(world: World, tmp_pa
     monkeypatch.setattr("lgkd.config.trackers.find_spec", lambda name: None)
     capsys.readouterr()
     assert run(["resume", str(out)]) == 0
-    sentence = "the run had the tracker tensorboard, which is not installed here; it goes on without it\n"
+    sentence = "the run had the tracker tensorboard, which is not installed here; it continues without it\n"
     assert sentence in capsys.readouterr().err

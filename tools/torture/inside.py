@@ -74,7 +74,7 @@ def expect_words(code: int, said: str, codes: Sequence[int], *words: str, lines:
         lines: whether the sentence may be a list, as of a recipe's mistakes.
     """
     expect(code in codes, f"code {code}, expected {' or '.join(map(str, codes))}: {said[-600:]}")
-    expect("Traceback" not in said and "fault of lgkd" not in said, f"a fault of its own: {said[-900:]}")
+    expect("Traceback" not in said and "bug in lgkd" not in said, f"a fault of its own: {said[-900:]}")
     if code:
         told = [line for line in said.splitlines() if line.startswith("lgkd: ") and "lgkd: remark: " not in line]
         expect(len(told) == 1, f"{len(told)} sentences: {said[-600:]}")

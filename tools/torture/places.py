@@ -117,7 +117,7 @@ def tried(arena: Arena, place: Place, action: str) -> str:
     environment = {"LGKD_HOME": str(place.home)} | place.environment
     started = arena.start_words(ACTIONS[action](place), at=place.at, through=place.through, **environment)
     code, said = started.end(), started.said()
-    expect("fault of lgkd" not in said, said[-900:])
+    expect("bug in lgkd" not in said, said[-900:])
     if action in place.lets:
         expect(code == 0, f"code {code}: {said[-600:]}")
     expect(code in (0, 2, 3), f"code {code}: {said[-600:]}")

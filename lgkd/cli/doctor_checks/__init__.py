@@ -1,4 +1,4 @@
-"""What this machine has, what is missing, what to do: `lgkd doctor`. Nothing is written, nothing is downloaded."""
+"""Check this machine for `lgkd doctor`: findings and advice. Nothing is written, nothing is downloaded."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,16 +10,16 @@ from lgkd.cli.doctor_checks.resources import look_at_disk, look_at_memory
 
 
 def examine(*, data_dir: Path | None = None) -> Iterator[Finding]:
-    """Everything that is looked at, in the order in which it matters.
+    """Run all checks, in the order of importance.
 
     Args:
-        data_dir: where named data sets lie, too.
+        data_dir: another folder of named data sets.
     """
     yield from look_at_python()
     packages = list(look_at_packages())
     yield from packages
     if any(finding.what == "torch" and finding.state == "problem" for finding in packages):
-        yield Finding("device", "problem", "nobody can tell without torch", "install torch first, see above")
+        yield Finding("device", "problem", "unknown without torch", "install torch first, see above")
     else:
         # torch takes seconds to import, and may fail to.
         from lgkd.cli.doctor_checks.compute import look_at_devices, look_at_threads

@@ -1,4 +1,4 @@
-"""Data sets and teachers that are here."""
+"""Check the data sets and teachers that are available."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ _NAMED = 6
 
 
 def look_at_data(data_dir: Path | None) -> Iterator[Finding]:
-    """Every named data set: here, to be downloaded, or to be laid out by hand."""
+    """Check every named data set: available, to be downloaded, or to be arranged by hand."""
     if is_offline():
         yield Finding("network", "ok", f"not used: {OFFLINE} is set, so nothing is downloaded")
     for info in CATALOGUE.values():
@@ -40,7 +40,7 @@ def _place_of(info: DataSetInfo, data_dir: Path | None) -> tuple[str, str]:
 
 
 def look_at_teachers() -> Iterator[Finding]:
-    """Trained teachers, each compared with the checksum in its card."""
+    """Check the trained teachers, each against the checksum in its card."""
     cards, broken = list_cards()
     for file, reason in broken:
         yield Finding(f"teacher in {file.parent}", "problem", reason, "train it again, or remove the folder")
@@ -51,7 +51,7 @@ def look_at_teachers() -> Iterator[Finding]:
         except DamagedError as error:
             yield Finding(f"teacher {card.name} for {card.dataset}", "problem", error.found, error.advice)
             continue
-        told = f"{card.name} for {card.dataset} ({card.accuracy.top1:.1%})"
+        summary = f"{card.name} for {card.dataset} ({card.accuracy.top1:.1%})"
         if (poor := card.no_better_than()) is not None:
             yield Finding(
                 f"teacher {card.name} for {card.dataset}", "warning",
@@ -59,7 +59,7 @@ def look_at_teachers() -> Iterator[Finding]:
                 f"train it longer: lgkd train-teacher {card.architecture} {card.dataset} --replace",
             )  # fmt: skip
         else:
-            sound.append(told)
+            sound.append(summary)
     if sound:
         more = f" and {len(sound) - _NAMED} more (lgkd teachers)" if len(sound) > _NAMED else ""
         yield Finding("teachers", "ok", ", ".join(sound[:_NAMED]) + more)

@@ -1,4 +1,4 @@
-"""One line of the doctor's."""
+"""Represent one line of the doctor."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -8,13 +8,13 @@ State = Literal["ok", "warning", "problem"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at, and what came of it.
+    """Hold a check's result.
 
     Attributes:
-        what: was looked at.
+        what: the checked item.
         state: "ok"; "warning": trainings run, but worse than they could; "problem": some cannot run.
-        found: in words.
-        advice: what to do; "" where nothing is to be done.
+        found: the result, as text.
+        advice: the remedy; "" where none is needed.
     """
 
     what: str
@@ -23,12 +23,12 @@ class Finding:
     advice: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the fields for JSON."""
         return asdict(self)
 
 
 def size(count: float) -> str:
-    """Bytes in words: 512 MiB, 3.9 GiB."""
+    """Format bytes: 512 MiB, 3.9 GiB."""
     for unit, word in ((2**40, "TiB"), (2**30, "GiB")):
         if count >= unit:
             return f"{count / unit:.1f} {word}"

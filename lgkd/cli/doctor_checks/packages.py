@@ -1,4 +1,4 @@
-"""Python and packages: there or not, too old or too new."""
+"""Check Python and packages: missing, too old or too new."""
 
 import importlib.metadata
 import sys
@@ -18,7 +18,7 @@ from lgkd.runs.folder import package_version
 
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 12)
 NEWEST_TORCH = Version("2.15")
-"""The newest versions that lgkd's tests have run with; later ones mostly work."""
+"""Newest versions that lgkd's tests have run with; later ones mostly work."""
 
 _EXTRAS = {
     "heic": "images of phones in HEIC",
@@ -26,11 +26,11 @@ _EXTRAS = {
     "onnx": "lgkd export --format onnx, and predicting from such a file",
     "tensorboard": "--track tensorboard",
 }
-"""What each optional extra of the package is for."""
+"""Purpose of each optional extra of the package."""
 
 
 def look_at_python() -> Iterator[Finding]:
-    """The version of Python, and lgkd's own."""
+    """Check the version of Python, and report lgkd's own."""
     place = Path(lgkd.__file__).resolve().parent
     yield Finding("lgkd", "ok", f"{lgkd.__version__} in {place}")
     found = ".".join(map(str, sys.version_info[:3]))
@@ -41,7 +41,7 @@ def look_at_python() -> Iterator[Finding]:
         yield Finding(
             "python",
             "warning",
-            f"{found} is newer than what lgkd was tried with",
+            f"{found} is newer than the versions lgkd was tested with",
             "if something fails, use Python 3.12",
         )
     else:
@@ -49,11 +49,11 @@ def look_at_python() -> Iterator[Finding]:
 
 
 def look_at_packages() -> Iterator[Finding]:
-    """Every package that lgkd cannot do without."""
+    """Check every required package."""
     needed = [one for one in requirements() if one.marker is None or one.marker.evaluate({"extra": ""})]
     if not needed:
         yield Finding(
-            "packages", "warning", "what lgkd needs is written nowhere here", "install lgkd by pip, not by copying it"
+            "packages", "warning", "lgkd's requirements are not recorded", "install lgkd by pip, not by copying it"
         )
     sound = []
     for one in needed:
@@ -74,31 +74,31 @@ def _look_at(needed: Requirement) -> Finding:
     try:
         version = Version(found)
     except InvalidVersion:
-        return Finding(needed.name, "warning", f"has no proper version ({found})", install)
+        return Finding(needed.name, "warning", f"has an invalid version ({found})", install)
     if not needed.specifier.contains(version, prereleases=True):
         return Finding(needed.name, "problem", f"{found} is not {needed.specifier}", install)
     if needed.name == "torch" and Version(version.base_version) > Version(f"{NEWEST_TORCH}.999"):
         return Finding(
-            "torch", "warning", f"{found} is newer than what lgkd was tried with",
+            "torch", "warning", f"{found} is newer than the versions lgkd was tested with",
             f"if something fails: pip install 'torch<={NEWEST_TORCH}.99'",
         )  # fmt: skip
     return Finding(needed.name, "ok", found if needed.name == "torch" else f"{needed.name} {found}")
 
 
 def look_at_extras() -> Iterator[Finding]:
-    """Optional extras and trackers; none of them has to be there."""
+    """Check the optional extras and trackers; none of them is required."""
     for name, purpose in _EXTRAS.items():
         packages = [one for one in requirements() if one.marker is not None and one.marker.evaluate({"extra": name})]
         packages = [one for one in packages if f'"{name}"' in str(one.marker)]
         missing = [one.name for one in packages if package_version(one.name) is None]
         if missing or not packages:
-            lacking = f"not installed ({', '.join(missing)}); it is for: {purpose}" if packages else f"for: {purpose}"
+            lacking = f"not installed ({', '.join(missing)}); for: {purpose}" if packages else f"for: {purpose}"
             yield Finding(f"extra {name}", "ok", lacking, f"if you want it: pip install 'lgkd[{name}]'")
             continue
         wrong = [f for f in map(_look_at, packages) if f.state != "ok"]
         if wrong:
-            told = ", ".join(f"{finding.what} {finding.found}" for finding in wrong)
-            yield Finding(f"extra {name}", "warning", told, f"pip install -U 'lgkd[{name}]'")
+            problems = ", ".join(f"{finding.what} {finding.found}" for finding in wrong)
+            yield Finding(f"extra {name}", "warning", problems, f"pip install -U 'lgkd[{name}]'")
         else:
             yield Finding(
                 f"extra {name}", "ok", ", ".join(f"{one.name} {package_version(one.name)}" for one in packages)
@@ -108,7 +108,7 @@ def look_at_extras() -> Iterator[Finding]:
 
 
 def requirements() -> list[Requirement]:
-    """What the pyproject.toml of a checkout asks for, which is newer than its metadata may be; else the metadata."""
+    """Return the requirements in a checkout's pyproject.toml, which may be newer, else in the metadata."""
     lines = _of_checkout(Path(lgkd.__file__).resolve().parent.parent / "pyproject.toml")
     if not lines:
         with suppress(importlib.metadata.PackageNotFoundError):

@@ -42,25 +42,25 @@ FORMAT = 1
 _EXTRA_SHARE = 0.5
 _LARGEST_STAND_IN = 128 << 20
 _CHECKPOINTS = 2
-"""Kept at a time; each holds weights, two moments, and an average where there is one."""
+"""Number kept at a time; each holds weights, two moments, and an average where there is one."""
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """Hold what a training would do and cost.
+    """Hold the settings and the estimated cost of a training.
 
     Attributes:
         kind: "teacher", "train" or "distill".
-        folder: where it would go.
-        goes_on: whether an unfinished run lies there, with which it would go on.
-        outline, counts: the images, and how many take part.
-        recipe, plan: how it trains.
-        parameters: that are trained: of the model, and of the guides' projections.
+        folder: of its output.
+        goes_on: whether the folder has an unfinished run that would be resumed.
+        outline, counts: the images, and the numbers that are used.
+        recipe, plan: of the training.
+        parameters: numbers of trained parameters: of the model, and of the guides' projections.
         image_size: (height, width) of the model's images, in pixels.
-        pairs: for each guided pair, layers, maps, and as what they are compared.
-        cost: by steps that were timed.
-        problems: what would keep it from starting.
-        cautions: what else is worth knowing before.
+        pairs: for each guided pair its layers, maps, and the compared shape.
+        cost: measured on a few steps.
+        problems: reasons why it would not start.
+        cautions: other remarks for the user.
     """
 
     kind: str
@@ -81,17 +81,17 @@ class DryRun:
 
     @property
     def steps(self) -> int:
-        """Of the whole training."""
+        """Return the number of steps of the whole training."""
         return self.plan.steps
 
     @property
     def evaluations(self) -> int:
-        """How often the test split (and what is held out) is scored."""
+        """Return how often the test split (and held-out images) are evaluated."""
         return math.ceil(self.plan.epochs / self.plan.evaluate_every)
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Estimates: "training", "evaluation" and both "together"."""
+        """Estimate seconds: "training", "evaluation" and both "together"."""
         training = self.steps * self.cost.seconds_a_step
         tested = self.outline.test + self.counts.held_out
         evaluation = self.evaluations * tested * self.cost.seconds_an_image
@@ -99,12 +99,12 @@ class DryRun:
 
     @property
     def disk_bytes(self) -> dict[str, int]:
-        """Estimates: of the run's "folder", and of the "decoded" images in the store's cache."""
+        """Estimate bytes: of the run's "folder", and of the "decoded" images in the store's cache."""
         copies = _CHECKPOINTS * (3 + (self.recipe.ema is not None)) + 1
         return {"folder": 4 * copies * sum(self.parameters.values()), "decoded": self.outline.decoded_bytes}
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the fields for JSON."""
         per_class = sorted(self.counts.train)
         return {
             "format": FORMAT,
@@ -145,14 +145,14 @@ class DryRun:
 
 
 def estimate_training(config: ResolvedConfig, *, runs: Sequence[SweepRun] = ()) -> DryRun:
-    """Find out what a training would do, and time a few of its steps on made images.
+    """Check a training, and time a few of its steps on generated images.
 
     Args:
-        config: of the training; of a sweep that of the run that is timed.
-        runs: of a sweep, all of its runs.
+        config: of the training; for a sweep that of the timed run.
+        runs: all runs of a sweep.
 
     Raises:
-        LgkdError: what the training itself would end with before it begins, but for what `problems` holds.
+        LgkdError: an error that would end the training before it starts, except those in `problems`.
     """
     runner = Runner(config)
     options, problems = config.options, list[str]()
@@ -192,7 +192,7 @@ def estimate_training(config: ResolvedConfig, *, runs: Sequence[SweepRun] = ()) 
         parameters = {"model": _count(student)}
         if guides:
             parameters["projections"] = sum(_count(guide) for guide in guides)
-        # Compiling takes minutes; a step that is not compiled bounds the time from above.
+        # Compiling takes minutes; an eager step bounds the time from above.
         eager = replace(plan, compile=False, cuda_graphs=False)
         cost = measure(student, guides, recipe, data, prepared.feed, eager, size, used)
     finally:
@@ -239,11 +239,11 @@ def estimate_training(config: ResolvedConfig, *, runs: Sequence[SweepRun] = ()) 
 def _about_left_out(options: Options) -> list[str]:
     if not options.get("leave_out_near_copies"):
         return []
-    return ["near copies are found when the images are decoded; the figures are of all images, which bounds them"]
+    return ["near copies are found when the images are decoded; the figures are upper bounds, for all images"]
 
 
 def _steps(recipe: Recipe, counts: Counts, options: Options) -> int:
-    """Steps of an epoch, as the feed counts them."""
+    """Count the steps of an epoch, as the loader does."""
     share = options.get("extra_share")
     order = Order(
         sum(counts.train),
@@ -264,7 +264,7 @@ def _stand_in(found: Outline, recipe: Recipe) -> Data:
 
 
 def _pairs(guide: Guide, several: bool) -> list[dict[str, Any]]:
-    """Every guided pair, with the shape in which a term of maps compares it."""
+    """List every guided pair, with the shape in which a term of maps compares it."""
     transform = next((loss.transform for loss in guide.losses.values() if isinstance(loss, MapLoss)), None)
     card = guide.teacher.card
     teacher = card.name if card is not None else type(guide.teacher.model).__name__
@@ -286,40 +286,40 @@ def _pairs(guide: Guide, several: bool) -> list[dict[str, Any]]:
 
 
 def _about_room(estimate: DryRun) -> list[str]:
-    """Memory and disk that are not enough."""
+    """Warn of insufficient memory or disk space."""
     said = []
     have = memory()
     cost = estimate.cost
     if cost.accumulate > estimate.plan.accumulate:
         said.append(
-            f"memory ran out with the whole batch; it was cut into {cost.accumulate} pieces, as a training would do, "
+            f"memory ran out with the whole batch; it was split into {cost.accumulate} pieces, as in a training, "
             "which is slower: a smaller --batch-size fits"
         )
     elif have is not None and estimate.plan.device == "cpu" and cost.peak_bytes > 0.8 * have.free + cost.peak_bytes:
-        said.append("most of the memory is in use; end other programs before the training begins")
+        said.append("most of the memory is in use; close other programs before the training starts")
     free = free_space(estimate.folder)
     if free is not None and sum(estimate.disk_bytes.values()) > free:
         said.append(
-            f"the disk has {free / 2**30:.1f} GiB free, and the run with its decoded images may need "
-            f"{sum(estimate.disk_bytes.values()) / 2**30:.1f} GiB; make room"
+            f"the disk has {free / 2**30:.1f} GiB free, but the run with its decoded images may need "
+            f"{sum(estimate.disk_bytes.values()) / 2**30:.1f} GiB; free some space"
         )
     return said
 
 
 def _about_estimates(estimate: DryRun, options: Options) -> list[str]:
-    """What the estimates leave out."""
+    """List what the estimates leave out."""
     said = []
     if estimate.plan.compile:
-        said.append("the step would be compiled, and was timed as it is: the training takes a minute or two more to "
-                    "begin, and less time after that")  # fmt: skip
+        said.append("the step would be compiled, but was timed in eager mode: the training takes a minute or two more "
+                    "to start, and less time after that")  # fmt: skip
     if options.get("cached") is not None:
         said.append(
-            "with --cached the teacher is not run; it was run when the steps were timed, so they take less time"
+            "with --cached the teacher is not run; it was run in the timed steps, so the training takes less time"
         )
     if estimate.counts.extra:
-        said.append("extra images were counted, and not drawn, when the steps were timed")
+        said.append("extra images were counted, but not used in the timed steps")
     if not estimate.outline.named:
-        said.append("the publisher's files were not opened: the numbers of images are those of the catalogue")
+        said.append("the publisher's files were not opened: the numbers of images are from the catalogue")
     return said
 
 

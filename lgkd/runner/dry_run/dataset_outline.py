@@ -1,4 +1,4 @@
-"""A data set as its listing shows it: nothing is decoded, downloaded or kept."""
+"""Outline a data set from its file listing: nothing is decoded, downloaded or stored."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -19,24 +19,24 @@ from lgkd.data.sources.download import is_offline
 from lgkd.data.subsets import hold_out, subset
 
 _LOOKED_AT = 32
-"""Files whose size is looked at; the others are taken to be like them."""
+"""Number of files whose size is read; the others are assumed to be similar."""
 
 
 @dataclass(frozen=True)
 class Outline:
-    """What can be known of a data set before an image of it is decoded.
+    """Hold the facts about a data set that are known without decoding an image.
 
     Attributes:
-        name: as in runs.
-        classes: names; made up where only their number is known.
-        named: whether they are the real ones.
-        train: labels of the training images, int64 (N,); `test` as many.
+        name: as in run.json.
+        classes: names; placeholders where only their number is known.
+        named: whether the names are real.
+        train: labels of the training images, int64 (N,).
         test: images in the test split.
         side: (height, width) of a stored image, in pixels.
-        where: in words.
-        fingerprint: of images that are in memory already; None where they would have to be decoded for it.
-        notes: what the user should hear.
-        largest_class: share of the test images that are of the most frequent class; None where it is not known.
+        where: the location, as text.
+        fingerprint: of images that are in memory already; None where they would have to be decoded.
+        notes: remarks for the user.
+        largest_class: share of the test images in the most frequent class; None where unknown.
     """
 
     name: str
@@ -52,16 +52,16 @@ class Outline:
 
     @property
     def decoded_bytes(self) -> int:
-        """What the decoded images take on the disk."""
+        """Return the size of the decoded images on disk."""
         return 3 * self.side[0] * self.side[1] * (len(self.train) + self.test)
 
 
 def outline(source: str | Path | DataSet, *, data_dir: str | Path | None, offline: bool) -> Outline:
-    """Look at a data set without decoding it.
+    """Outline a data set without decoding it.
 
     Raises:
         MissingError: it is not here, and would not be downloaded.
-        DataError: its folder is no data set.
+        DataError: its folder is not a data set.
     """
     info = CATALOGUE.get(source) if isinstance(source, str) else None
     if info is not None and bundled(info):
@@ -85,7 +85,7 @@ def outline(source: str | Path | DataSet, *, data_dir: str | Path | None, offlin
 
 
 def _published(info: DataSetInfo, data_dir: str | Path | None, *, offline: bool) -> Outline:
-    """By the catalogue, since the publisher's files are not opened for this."""
+    """Outline a named data set from the catalogue, since the publisher's files are not opened for this."""
     here = files_here(info, data_dir)
     if here is None and is_offline(offline):
         raise absent(info, data_dir, offline=offline)
@@ -97,7 +97,7 @@ def _published(info: DataSetInfo, data_dir: str | Path | None, *, offline: bool)
 
 
 def _side_of(root: Path, paths: Sequence[str]) -> tuple[tuple[int, int], list[str]]:
-    """The canvas on which images will be stored, by some of them, and a note on those that cannot be read."""
+    """Estimate the stored image size from a sample, with a note on images that cannot be read."""
     some = [paths[place] for place in torch.linspace(0, len(paths) - 1, min(len(paths), _LOOKED_AT)).long().tolist()]
     looks = survey(root, some, scale=Scale(len(some)))
     sizes = {(look.height, look.width) for look in looks if not isinstance(look, str)}
@@ -109,19 +109,19 @@ def _side_of(root: Path, paths: Sequence[str]) -> tuple[tuple[int, int], list[st
         return (DEFAULT_SIDE, DEFAULT_SIDE), notes
     if len(sizes) == 1:
         return sizes.pop(), notes
-    # As `lgkd.data.decode` does: a square canvas, and what is longer is scaled down.
+    # As `lgkd.data.decode` does: a square canvas, to which larger images are scaled down.
     side = min(DEFAULT_SIDE, max(max(size) for size in sizes))
     return (side, side), notes
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many images take part.
+    """Count the images that are used.
 
     Attributes:
         train: of every class, in the order of the classes.
         held_out: to choose the epoch on.
-        extra: beside the data set's own.
+        extra: additional images.
     """
 
     train: tuple[int, ...]
@@ -138,10 +138,10 @@ def count(
     val_fraction: float | None,
     extra: str | Path | None,
 ) -> Counts:
-    """Choose the part to train on as a training would, by labels alone.
+    """Select the subset to train on as a training would, from labels alone.
 
     Raises:
-        InputError: a part that cannot be had.
+        InputError: the subset is impossible.
     """
     chosen = subset(
         stubs(found.train, found.classes),
@@ -161,7 +161,7 @@ def count(
 
 
 def stubs(labels: Tensor, classes: Sequence[str]) -> Images:
-    """Images of which there is nothing but their labels, int64 (N,)."""
+    """Make images with labels only, int64 (N,)."""
     number = len(labels)
     return Images(
         torch.zeros(1, 3, 1, 1, dtype=torch.uint8).expand(number, -1, -1, -1),
@@ -172,12 +172,12 @@ def stubs(labels: Tensor, classes: Sequence[str]) -> Images:
 
 
 def stand_in(found: Outline, number: int, draw: Callable[[int, int, torch.Generator], Tensor]) -> DataSet:
-    """A small data set of made images, of the same size and classes, to measure with.
+    """Generate a small data set of the same image size and classes, to measure with.
 
     Args:
-        found: what it stands in for.
+        found: the outline of the real data set.
         number: of images, in each split.
-        draw: gives uint8 (N,3,S,S) from a number, a side and a generator.
+        draw: returns uint8 (N,3,S,S) from a number, a side and a generator.
     """
     height, width = found.side
     chance = torch.Generator().manual_seed(0)

@@ -17,13 +17,13 @@ from lgkd.runs.identity import check_same, go_on
 
 @dataclass(frozen=True)
 class ExpectedRun:
-    """Hold what is known of a training before an image is decoded.
+    """Hold the identity of a training as far as it is known before an image is decoded.
 
     Attributes:
-        info: what its run.json would hold.
+        info: the expected content of its run.json.
         recipe: complete.
-        unknown: dotted keys that nobody can know yet.
-        force: whether a run that differs may be gone on with.
+        unknown: dotted keys that are not known yet.
+        force: whether a run that differs may be resumed.
     """
 
     info: Mapping[str, Any]
@@ -38,7 +38,7 @@ class ExpectedRun:
         Args:
             config: of the training.
             found, counts: its images.
-            info: run.json with made images in the place of those.
+            info: run.json of the training on generated images instead.
         """
         options, source = config.options, config.dataset
         extra = options.get("extra")
@@ -55,7 +55,7 @@ class ExpectedRun:
         if extra is not None:
             unknown |= {"dataset.extra", "dataset.fingerprint"}
         if not found.named:
-            # Parts of a publisher's set are counted by a catalogue, as if its classes were of one size.
+            # Subsets of a publisher's set are counted from the catalogue, as if its classes had equal size.
             unknown |= {"dataset.train_images", "dataset.val_images", "steps_per_epoch"}
         if options.get("leave_out_near_copies"):
             # Images have to be decoded to find them.
@@ -66,7 +66,7 @@ class ExpectedRun:
         return cls({**info, "dataset": about}, recipe, frozenset(unknown), bool(options.get("force")))
 
     def as_member(self, member: SweepRun) -> tuple[dict[str, Any], Recipe]:
-        """What run.json and recipe would be of one run of several."""
+        """Return the expected run.json and recipe of one run of a sweep."""
         info = {**self.info, "seed": member.seed}
         if member.guided:
             return info, self.recipe
@@ -78,15 +78,15 @@ class ExpectedRun:
 def check_existing_runs(
     expected: ExpectedRun, members: Sequence[SweepRun], *, keep: bool
 ) -> tuple[bool, list[str], list[str]]:
-    """Check every output folder, as the training does before it begins; nothing is touched.
+    """Check every output folder, as the training does before it starts; nothing is touched.
 
     Args:
-        expected: the training that is asked for.
+        expected: the requested training.
         members: its runs.
-        keep: whether finished ones of the very same training may lie there.
+        keep: whether finished runs of the very same training are accepted.
 
     Returns:
-        Whether an unfinished run would be gone on with; what is in the way; what should be heard.
+        Whether an unfinished run would be resumed; problems; remarks.
     """
     goes_on, problems, cautions = False, list[str](), list[str]()
     for member in members:

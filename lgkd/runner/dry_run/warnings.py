@@ -1,4 +1,4 @@
-"""What is worth saying before hours are spent, one sentence a finding."""
+"""Warn of likely mistakes before hours are spent, one sentence for each."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -17,13 +17,13 @@ from lgkd.runs.folder import RUN, read_run
 
 FEW_IMAGES, FEW_TESTED, FEW_STEPS = 20, 100, 500
 GLOBAL = 0.5
-"""Influence of the far half of an image on a corner of a map, beside that of all of it; 1 is no locality at all."""
+"""Influence of the far half of an image on a corner of a map, relative to the whole image; 1 means no locality."""
 COARSE, WANTED = 4, 8
-"""Rows or columns below which a student's map holds hardly any place apart, and as many as would do."""
+"""Rows or columns below which a student's map has hardly any spatial resolution, and a sufficient number."""
 
 
 def about_images(found: Outline, counts: Counts) -> Iterator[str]:
-    """Few images a class, classes of very different size, a test split that tells little."""
+    """Warn of few images per class, classes of very different size, or a small test split."""
     few = {name: count for name, count in zip(found.classes, counts.train, strict=True) if count < FEW_IMAGES}
     if few:
         smallest = min(few, key=lambda name: few[name])
@@ -34,13 +34,13 @@ def about_images(found: Outline, counts: Counts) -> Iterator[str]:
         )
     if found.test < FEW_TESTED:
         yield (
-            f"the test split has {found.test} images, so that each is {1 / max(found.test, 1):.1%} of the accuracy; "
-            "differences of a few points tell nothing"
+            f"the test split has {found.test} images, so each is {1 / max(found.test, 1):.1%} of the accuracy; "
+            "differences of a few points are not meaningful"
         )
 
 
 def about_steps(steps: int, role: str) -> Iterator[str]:
-    """A training too short for a "student" or "teacher" to learn."""
+    """Warn of a training too short for a "student" or "teacher" to learn."""
     if steps < FEW_STEPS:
         few, them = (f"{steps:,} steps", "them") if steps != 1 else ("1 step", "it")
         yield f"only {few} in all: a {role} learns little in {them}; use more --epochs or a smaller --batch-size"
@@ -49,11 +49,11 @@ def about_steps(steps: int, role: str) -> Iterator[str]:
 def about_grids(
     pairs: Sequence[PairShape], patch: tuple[int, int] | None, image_size: tuple[int, int]
 ) -> Iterator[str]:
-    """A student whose maps are far coarser than the teacher's; of maps of 1 x 1 the guide itself speaks.
+    """Warn of a student whose maps are far coarser than the teacher's; the guide itself warns of maps of 1 x 1.
 
     Args:
         pairs: of a guide.
-        patch: (height, width) of the student's patches; None if it cuts none.
+        patch: (height, width) of the student's patches; None if it has none.
         image_size: (height, width) of its images; both in pixels.
     """
     coarse = [pair for pair in pairs if _is_coarse(pair)]
@@ -61,13 +61,13 @@ def about_grids(
         return
     pair = coarse[0]
     (height, width), (theirs, across) = pair.student_map[1:], pair.teacher_map[1:]
-    # A smaller patch makes the map finer where the patches are the map, which they are not in a pyramid.
+    # A smaller patch refines the map where patches are its cells, which they are not in a pyramid.
     plain = patch is not None and (height, width) == (image_size[0] // patch[0], image_size[1] // patch[1])
     smaller = f"a smaller patch (--student-option patch_size={max(1, min(image_size) // WANTED)}) or "
     yield (
-        f"a coarse student: {len(coarse)} of {len(pairs)} pairs meet at less than {COARSE} x {COARSE} places of its "
-        f"own ({pair.student}: {height} x {width}, the teacher's {pair.teacher}: {theirs} x {across}), so that little "
-        f"locality is left to imitate; take {smaller if plain else ''}a larger --image-size"
+        f"a coarse student: {len(coarse)} of {len(pairs)} pairs have a student map below {COARSE} x {COARSE} "
+        f"({pair.student}: {height} x {width}, the teacher's {pair.teacher}: {theirs} x {across}), so little "
+        f"locality is left to imitate; use {smaller if plain else ''}a larger --image-size"
     )
 
 
@@ -77,16 +77,16 @@ def _is_coarse(pair: PairShape) -> bool:
 
 
 def about_teacher(teacher: Teacher, found: Outline, beaten_by: tuple[float, Path] | None) -> Iterator[str]:
-    """A teacher that is poor, or that nothing is known of.
+    """Warn of a poor teacher, or of one with unknown accuracy.
 
     Args:
-        teacher: guides.
+        teacher: of the guide.
         found: the student's data.
-        beaten_by: the best unguided student of this data set that lies here, and its folder.
+        beaten_by: accuracy and folder of the best unguided student of this data set found here.
     """
     card = teacher.card
     if card is None:
-        yield "nothing is known of the teacher's accuracy: it has no card"
+        yield "the teacher's accuracy is unknown: it has no card"
         return
     top1 = card.accuracy.top1
     if (remark := poor_teacher(card, found.largest_class)) is not None:
@@ -98,13 +98,13 @@ def about_teacher(teacher: Teacher, found: Outline, beaten_by: tuple[float, Path
         )
     if min(found.side) < min(teacher.image_size) // 2:
         yield (
-            f"the teacher looks at {teacher.image_size[0]} x {teacher.image_size[1]} px and the stored images are "
-            f"{found.side[0]} x {found.side[1]}: it sees them blown up"
+            f"the teacher takes {teacher.image_size[0]} x {teacher.image_size[1]} px and the stored images are "
+            f"{found.side[0]} x {found.side[1]}: they are enlarged for it"
         )
 
 
 def best_unguided(dataset: str, places: Sequence[Path]) -> tuple[float, Path] | None:
-    """The best finished unguided run of a data set below some folders: accuracy and folder."""
+    """Find the best finished unguided run of a data set below some folders: accuracy and folder."""
     best: tuple[float, Path] | None = None
     for file in (file for place in places for file in sorted(place.glob(f"*/{RUN}"))):
         try:
@@ -120,25 +120,25 @@ def best_unguided(dataset: str, places: Sequence[Path]) -> tuple[float, Path] | 
 
 
 def about_locality(guide: Guide) -> Iterator[str]:
-    """Layers of the teacher that see the whole image alike, so that there is no locality in them to imitate."""
+    """Warn of teacher layers that see the whole image alike, and so have no locality to imitate."""
     layers = list(dict.fromkeys(pair.teacher for pair in guide.pairs))
     for layer, share in far_influence(guide.teacher.model, layers, guide.teacher.image_size).items():
         if share > GLOBAL:
             yield (
-                f"a pair without locality: a corner of the teacher's {layer} hears {share:.0%} as much of the far half "
-                "of the image as of all of it; take an earlier layer, or a teacher that convolves"
+                f"a pair without locality: a corner of the teacher's {layer} depends {share:.0%} as much on the far "
+                "half of the image as on all of it; use an earlier layer, or a convolutional teacher"
             )
 
 
 def far_influence(model: nn.Module, layers: Sequence[str], size: tuple[int, int]) -> dict[str, float]:
-    """How much the far half of an image moves the first corner of a layer's map, beside the whole image.
+    """Compute the influence of an image's far half on the first corner of a layer's map, relative to the whole image.
 
     The mean absolute gradient of the corner's outputs (summed with random signs) over the half of the pixels that is
     farthest, divided by that over all pixels; 0 for a layer that cannot see so far, 1 for one that sees all alike.
 
     Args:
-        model: is asked at random images, in the mode that it is in.
-        layers: names; one whose output is no map (B,C,h,w) or tokens (B,N,D) is left out.
+        model: evaluated on random images, in its current mode.
+        layers: names; one whose output is not a map (B,C,h,w) or tokens (B,N,D) is left out.
         size: (height, width) of the images, in pixels.
     """
     outputs: dict[str, torch.Tensor] = {}
@@ -178,7 +178,7 @@ def far_influence(model: nn.Module, layers: Sequence[str], size: tuple[int, int]
 
 
 def _corner(output: torch.Tensor) -> torch.Tensor | None:
-    """What a layer says of the upper left of the image: (B,C); of tokens, of the first patch."""
+    """Return a layer's output at the upper left of the image: (B,C); of tokens, the first patch."""
     if output.ndim == 4:
         return output[:, :, 0, 0]
     if output.ndim == 3:

@@ -1,6 +1,6 @@
-"""Finished runs side by side: which belong together, what they come to, and how sure one can be of a difference.
+"""Compare finished runs: group them by seed, summarise each group, and estimate differences with intervals.
 
-No torch in this package: a comparison reads what runs have written of themselves.
+No torch in this package: a comparison reads only the files of the runs.
 """
 
 from lgkd.runs.compare.comparison import Comparison, Difference, compare

@@ -1,4 +1,4 @@
-"""A comparison: groups of runs, what they are compared with, and by how much they differ."""
+"""Compare groups of runs with a reference and compute their differences."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from lgkd.runs.statistics import Interval, paired_interval, unpaired_interval
 
 @dataclass(frozen=True)
 class Difference:
-    """By how much one group is ahead of another in top-1 accuracy after the last epoch.
+    """Represent the difference of two groups in top-1 accuracy after the last epoch.
 
     Attributes:
-        reference: what is compared with, such as the unguided students.
-        group: what is compared.
+        reference: the group to compare with, such as the unguided students.
+        group: the compared group.
     """
 
     reference: Group
@@ -27,18 +27,18 @@ class Difference:
 
     @property
     def paired(self) -> bool:
-        """Whether both have the same seeds, so that what a pair has in common drops out."""
+        """Return whether both have the same seeds, so that effects common to a pair cancel."""
         return [run.pair for run in self.reference.runs] == [run.pair for run in self.group.runs]
 
     @cached_property
     def interval(self) -> Interval:
-        """`group` less `reference`, -1 to 1, with its 95 % t-interval: of the pairs, or Welch's."""
+        """Return `group` minus `reference`, -1 to 1, with its 95 % t-interval: paired, or Welch's."""
         how = paired_interval if self.paired else unpaired_interval
         return how([run.top1 for run in self.reference.runs], [run.top1 for run in self.group.runs])
 
     @property
     def by_seed(self) -> list[tuple[int, float]]:
-        """Each seed with the difference of its pair; empty where they are not paired."""
+        """Return each seed with the difference of its pair; empty where they are not paired."""
         if not self.paired:
             return []
         pairs = zip(self.reference.runs, self.group.runs, strict=True)
@@ -47,13 +47,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs side by side.
+    """Hold groups of runs and their differences.
 
     Attributes:
         groups: of runs that differ only by seed.
-        differences: every guided group against its unguided one; where there are no such, every group against the
-            first, or against the one that was asked for.
-        remarks: sentences on what else differs than what is compared.
+        differences: every guided group against its unguided one; where there are none, every group against the
+              first, or against the requested one.
+        remarks: sentences on differences other than the compared one.
     """
 
     groups: tuple[Group, ...]
@@ -61,7 +61,7 @@ class Comparison:
     remarks: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, in plain numbers and words, as `lgkd compare --json` shows it; accuracies from 0 to 1."""
+        """Return everything as plain numbers and strings, as `lgkd compare --json` shows it; accuracies from 0 to 1."""
         return {
             "format": 1,
             "measured": "top-1 accuracy on the test split after the last epoch",
@@ -74,19 +74,19 @@ class Comparison:
 def compare(
     *runs: str | Path, against: str | Path | None = None, say: Callable[[str], None] | None = None
 ) -> Comparison:
-    """Put finished runs side by side; those that differ only by seed become mean, spread and interval.
+    """Compare finished runs; runs that differ only by seed are summarised as mean, spread and interval.
 
     Args:
         runs: folders of runs, or folders that hold several, such as those of `--seeds`.
         against: a run, or a folder of some, with whose group all others are compared; by default guided students are
-            compared with the unguided one, and where there is none with the first that was named.
-        say: told of unfinished runs that are passed over.
+              compared with the unguided one, and where there is none with the first named run.
+        say: called with a message for each unfinished run that is skipped.
 
     Returns:
-        Groups, differences, and remarks on what differs besides.
+        Groups, differences, and remarks on other differences.
 
     Raises:
-        InputError: a folder that is no finished run, a run that was repeated, or runs on different images.
+        InputError: a folder is not a finished run, a run is repeated, or runs were measured on different images.
     """
     groups = group_runs(find_runs([*runs, *([against] if against is not None else [])], say))
     check_comparable(groups)
@@ -105,18 +105,18 @@ def _against_one(groups: Sequence[Group], place: Path) -> list[tuple[Group, Grou
     of_it = [group for group in groups if wanted & {run.folder.resolve() for run in group.runs}]
     if len(of_it) != 1:
         names = ", ".join(group.label for group in of_it)
-        raise InputError(f"--against {place} holds runs of {len(of_it)} kinds ({names}); name one run to compare with")
+        raise InputError(f"--against {place} holds {len(of_it)} kinds of runs ({names}); name one run to compare with")
     return [(of_it[0], group) for group in groups if group is not of_it[0]]
 
 
 def _pairs(groups: Sequence[Group]) -> list[tuple[Group, Group]]:
-    """Each guided group with its baseline; failing that, the first with each other."""
+    """Pair each guided group with its baseline; failing that, the first with each other."""
     found = [(baseline, group) for group in groups if (baseline := _baseline_of(group, groups)) is not None]
     return found or [(groups[0], group) for group in groups[1:]]
 
 
 def _baseline_of(group: Group, groups: Sequence[Group]) -> Group | None:
-    """The unguided group that differs in nothing but the guide; failing that, one of the same student."""
+    """Find the unguided group that differs only by the guide; failing that, one of the same student."""
     if not group.guided:
         return None
     alone = [other for other in groups if not other.guided and other.student == group.student]

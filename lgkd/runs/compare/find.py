@@ -1,4 +1,4 @@
-"""Finding finished runs in folders, and reading what a comparison needs of them."""
+"""Find finished runs in folders and read the fields that a comparison needs."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -29,13 +29,13 @@ _NEEDED: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run, as far as a comparison wants to know it.
+    """Hold the fields of a finished run that a comparison needs.
 
     Attributes:
         folder: of the run.
         info: the content of run.json.
         rows: of metrics.csv; the last one is the last epoch.
-        identity: what decides on what it computed, by dotted keys, less the seed and what follows from it.
+        identity: the settings that determine the result, by dotted keys, without the seed and what derives from it.
     """
 
     folder: Path
@@ -45,41 +45,41 @@ class Finished:
 
     @property
     def seed(self) -> int:
-        """Of weights, order and augmentation."""
+        """Return the seed of weights, order and augmentation."""
         return int(self.info["seed"])
 
     @property
     def pair(self) -> tuple[int, str]:
-        """Two runs with the same one share first weights, batches, augmentation, and the part of the images."""
+        """Return seed and subset; runs equal in both share first weights, batches, augmentation and images."""
         return self.seed, self.info["dataset"].get("subset") or ""
 
     @property
     def top1(self) -> float:
-        """Top-1 accuracy on the test split after the last epoch, 0 to 1."""
+        """Return top-1 accuracy on the test split after the last epoch, 0 to 1."""
         return self.rows[-1]["test_top1"]
 
     @property
     def best(self) -> tuple[float, int]:
-        """The best accuracy of any epoch on the test split, and the epoch: picked by what it is measured on."""
+        """Return the best test accuracy of any epoch, and the epoch: selected on the data it is measured on."""
         found = self.info["results"]["best_epoch_on_the_test_split"]
         return float(found["test_top1"]), int(found["epoch"])
 
     @property
     def chosen(self) -> tuple[float, int] | None:
-        """Accuracy and number of the epoch that did best on held-out images; None where there were none."""
+        """Return test accuracy and number of the epoch that is best on held-out images; None where there were none."""
         results = self.info["results"]
         return (float(results["test_top1"]), int(results["epoch"])) if results.get("selected_on") else None
 
 
 def find_runs(places: Iterable[str | Path], say: Callable[[str], None] | None = None) -> list[Finished]:
-    """The finished runs of folders, each once.
+    """Find the finished runs of folders, each once.
 
     Args:
-        places: folders of runs, or folders that hold some.
-        say: told of unfinished runs that are passed over in a folder of several.
+        places: folders of runs, or folders that hold several.
+        say: called with a message for each unfinished run that is skipped in a folder of several.
 
     Raises:
-        InputError: a folder that holds no run, or is of a run that is not finished.
+        InputError: a folder holds no run, or a run that is not finished.
     """
     found: dict[Path, Finished] = {}
     for place in map(Path, places):
@@ -88,17 +88,17 @@ def find_runs(places: Iterable[str | Path], say: Callable[[str], None] | None = 
             if info["status"] == "finished":
                 found.setdefault(folder.resolve(), _read(folder, info))
             elif folder == place:
-                raise InputError(f"{place} is not finished; go on with it by: lgkd resume {place}")
+                raise InputError(f"{place} is not finished; resume it by: lgkd resume {place}")
             elif say is not None:
-                say(f"passed over {folder}: it is not finished")
+                say(f"skipped {folder}: it is not finished")
     if not found:
-        raise InputError("none of these folders holds a finished run; wait for one, or go on with it by `lgkd resume`")
+        raise InputError("none of these folders holds a finished run; wait for one, or resume one by `lgkd resume`")
     tell_unverified(*(run.folder for run in found.values() if not (run.folder / MANIFEST).is_file()))
     return list(found.values())
 
 
 def _folders(place: Path) -> list[Path]:
-    """The folder itself where it is a run's, otherwise those below it that are."""
+    """Return the folder itself if it is a run's, otherwise the run folders directly below it."""
     if not place.is_dir() or (place / RUN).is_file():
         return [place]
     folders = sorted((path.parent for path in place.glob(f"*/{RUN}")), key=lambda path: _in_order(path.name))
@@ -108,14 +108,14 @@ def _folders(place: Path) -> list[Path]:
 
 
 def _in_order(name: str) -> list[tuple[int, str]]:
-    """A key that puts seed2 before seed10."""
+    """Return a sort key that puts seed2 before seed10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _read(folder: Path, info: dict[str, Any]) -> Finished:
     wrong = [key for key, kind in _NEEDED.items() if not isinstance(_at(info, key), kind)]
     if wrong:
-        raise InputError(f"{folder / RUN} says it is finished but lacks a proper {wrong[0]}; it is damaged")
+        raise InputError(f"{folder / RUN} is marked finished but lacks a proper {wrong[0]}; it is damaged")
     rows = read_metrics(folder)
     if not rows or rows[-1].get("epoch") != info["epochs"] or "test_top1" not in rows[-1]:
         raise InputError(
@@ -126,7 +126,7 @@ def _read(folder: Path, info: dict[str, Any]) -> Finished:
 
 
 def _without_seed(values: dict[str, Any]) -> dict[str, Any]:
-    """Less the seed; that of the part of the images may move with it, and a cache's key holds it."""
+    """Remove the seed, the subset's seed, which may follow it, and a cache's key, which holds it."""
     kept = {key: value for key, value in values.items() if key != "seed" and not re.match(r"cached\.\d+\.key$", key)}
     text = kept.get("dataset.subset")
     if isinstance(text, str) and (subset := Subset.parse(text)) is not None:

@@ -1,4 +1,4 @@
-"""Runs that differ only by seed, under a name that tells them from the others."""
+"""Group runs that differ only by seed, and label the groups."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from lgkd.errors import InputError
 from lgkd.runs.compare.find import Finished
 from lgkd.runs.statistics import Interval, Summary, mean_interval, summarise
 
-# What a guide adds to a run; two runs that differ in nothing else are a guided student and its baseline.
+# Settings of a guide; two runs that differ only in these are a guided student and its baseline.
 _OF_A_GUIDE = ("kind", "teacher", "more_teachers", "pairs", "cached", "recipe.guide")
 _MOST_FIELDS = 3
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -20,12 +20,12 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ only by seed.
+    """Hold runs that differ only by seed.
 
     Attributes:
-        letter: "A", "B", ...; short for it in tables and pictures.
-        label: who was trained by whom, and whatever else tells the group from the others.
-        runs: at least one, by seed.
+        letter: "A", "B", ...; its short name in tables and plots.
+        label: student and teacher, and the settings that distinguish the group from the others.
+        runs: at least one, sorted by seed.
     """
 
     letter: str
@@ -34,51 +34,51 @@ class Group:
 
     @property
     def guided(self) -> bool:
-        """Whether a teacher guides."""
+        """Return whether a teacher guides."""
         return bool(self.runs[0].info["kind"] == "distill")
 
     @property
     def student(self) -> Any:
-        """Who was trained, with options and image size."""
+        """Return the student's identity: name, options and image size."""
         return self.runs[0].info["student"]
 
     @property
     def seeds(self) -> list[int]:
-        """Of the runs, in order."""
+        """Return the seeds of the runs, in order."""
         return [run.seed for run in self.runs]
 
     @cached_property
     def top1(self) -> Interval:
-        """Mean top-1 accuracy after the last epoch, with its 95 % t-interval, cut at 0 and 1, of several seeds."""
+        """Return mean top-1 accuracy after the last epoch, with its 95 % t-interval over seeds, clipped to 0 and 1."""
         return mean_interval([run.top1 for run in self.runs]).within(0, 1)
 
     @property
     def sd(self) -> float | None:
-        """Standard deviation of that accuracy over the seeds; None for a single one."""
+        """Return the standard deviation of that accuracy over the seeds; None for a single one."""
         return summarise([run.top1 for run in self.runs]).sd
 
     @property
     def best(self) -> Summary:
-        """Of the best epochs on the test split: what papers print, picked by what it is measured on."""
+        """Summarise the best epochs on the test split: common in papers, but selected on the data it is measured on."""
         return summarise([run.best[0] for run in self.runs])
 
     @property
     def chosen(self) -> Summary | None:
-        """Of the epochs that did best on held-out images; None where not every run had some."""
+        """Summarise the epochs that are best on held-out images; None where a run has none."""
         found = [run.chosen for run in self.runs]
         return summarise([one[0] for one in found if one is not None]) if all(found) else None
 
     def is_baseline_of(self, other: "Group") -> bool:
-        """Whether `other` differs from this one in nothing but its guide."""
+        """Return whether `other` differs from this one only by its guide."""
         mine, theirs = (without_guide(group.runs[0].identity) for group in (self, other))
         return not self.guided and other.guided and mine == theirs
 
 
 def group_runs(runs: Sequence[Finished]) -> list[Group]:
-    """Runs that differ only by seed together; unguided ones first, otherwise in the order in which they come.
+    """Group runs that differ only by seed; unguided ones first, otherwise in the given order.
 
     Raises:
-        InputError: one group has a seed twice: a repeated run is no second measurement.
+        InputError: one group has a seed twice: a repeated run is not a second measurement.
     """
     together: dict[str, list[Finished]] = {}
     for run in runs:
@@ -90,14 +90,14 @@ def group_runs(runs: Sequence[Finished]) -> list[Group]:
             if before.pair == after.pair:
                 raise InputError(
                     f"{before.folder} and {after.folder} are the same training with seed {after.seed}; a repeated run "
-                    "is no second measurement, leave one of them out"
+                    "is not a second measurement, leave one of them out"
                 )
     names = _labels([group[0] for group in ordered])
     return [Group(_letter(place), names[place], tuple(group)) for place, group in enumerate(ordered)]
 
 
 def without_guide(identity: dict[str, Any]) -> dict[str, Any]:
-    """What identifies a run, less all that a guide adds to it."""
+    """Return a run's identity without the settings of its guide."""
     return {
         key: value
         for key, value in identity.items()
@@ -106,12 +106,12 @@ def without_guide(identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def _letter(place: int) -> str:
-    """A to Z, then AA, AB, ..."""
+    """Return A to Z, then AA, AB, ..."""
     return (_letter(place // 26 - 1) if place >= 26 else "") + chr(ord("A") + place % 26)
 
 
 def _labels(runs: Sequence[Finished]) -> list[str]:
-    """Who was trained by whom; with the recipe, or the fields that differ, where that tells too little."""
+    """Label runs by student and teacher; where that is ambiguous also by recipe or differing fields."""
     names = [_who(run) for run in runs]
     for more in (_recipe, None):
         for name in {name for name in names if names.count(name) > 1}:
@@ -138,9 +138,9 @@ def _recipe(run: Finished) -> str:
 
 
 def _differing(runs: Sequence[Finished]) -> list[str]:
-    """For each run the fields in which they differ, a few of them."""
+    """Return for each run the fields in which they differ, a few of them."""
     keys = list(dict.fromkeys(key for run in runs for key in run.identity))
-    # Settings say more than what follows from them, and a key that all have more than one that only some do.
+    # Settings are more useful than derived values, and a key that all have more than one that only some have.
     keys.sort(key=lambda key: (not key.startswith("recipe."), not all(key in run.identity for run in runs)))
     apart = [key for key in keys if len({json.dumps(run.identity.get(key)) for run in runs}) > 1]
     shown, more = apart[:_MOST_FIELDS], "" if len(apart) <= _MOST_FIELDS else ", ..."

@@ -1,4 +1,4 @@
-"""Several seeds of one training: which, and where each of their runs lies."""
+"""Lay out the folders of several seeds of one training."""
 
 import re
 from collections.abc import Sequence
@@ -8,28 +8,28 @@ from lgkd.errors import InputError, TakenError
 from lgkd.runs.folder import RUN
 
 COMPARISON = "comparison"
-"""What the files of a series' comparison are called, with .json, .csv and .png."""
+"""Base name of the files of a sweep's comparison, with .json, .csv and .png."""
 
 _MEMBER = re.compile(r"seed\d+-(guided|unguided)")
 
 
 def read_seeds(text: str) -> list[int]:
-    """The seeds that were typed, as in "0,1,2".
+    """Parse a list of seeds, as in "0,1,2".
 
     Raises:
-        InputError: something else, or a seed twice.
+        InputError: the text is something else, or has a seed twice.
     """
     words = [word.strip() for word in text.split(",")]
     if not all(word.isascii() and word.isdigit() for word in words):
-        raise InputError(f"--seeds {text!r} is no list of whole numbers; write it like --seeds 0,1,2")
+        raise InputError(f"--seeds {text!r} is not a list of whole numbers; write it like --seeds 0,1,2")
     return check_seeds([int(word) for word in words])
 
 
 def check_seeds(seeds: Sequence[int]) -> list[int]:
-    """Seeds, each once.
+    """Check that seeds are valid and distinct, and return them.
 
     Raises:
-        InputError: there are none, or one is below 0 or there twice.
+        InputError: there are none, or one is negative or repeated.
     """
     if not seeds:
         raise InputError("there are no seeds; give at least one, such as 0,1,2")
@@ -37,17 +37,17 @@ def check_seeds(seeds: Sequence[int]) -> list[int]:
         if seed < 0:
             raise InputError(f"a seed is {seed}, expected 0 or more")
         if list(seeds).count(seed) > 1:
-            raise InputError(f"the seed {seed} is given twice, which would count one run as two; name each once")
+            raise InputError(f"the seed {seed} is given twice; name each seed once")
     return list(seeds)
 
 
 def member(folder: Path, seed: int, *, guided: bool) -> Path:
-    """Where a series keeps one of its runs."""
+    """Return the folder of one run of a sweep."""
     return folder / f"seed{seed}-{'guided' if guided else 'unguided'}"
 
 
 def check_series(folder: Path) -> None:
-    """Whether a series could be written into a folder, or goes on there; nothing is made.
+    """Check that a sweep can be written or resumed in a folder; nothing is created.
 
     Raises:
         TakenError: a file has that name, or the folder holds something else.
@@ -57,9 +57,9 @@ def check_series(folder: Path) -> None:
     if (folder / RUN).is_file():
         raise TakenError(f"{folder} is the folder of one run, and several need one of their own; choose another --out")
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    # Whoever has put a report beside the runs may go on.
+    # A report beside the runs does not prevent a resume.
     if names and not any(_MEMBER.fullmatch(name) for name in names):
         raise TakenError(
-            f"{folder} already holds {names[0]} and no run of several seeds (seed0-guided and the like); nothing was "
+            f"{folder} already holds {names[0]} and no runs of a sweep (seed0-guided and similar); nothing was "
             "touched. Choose another --out"
         )

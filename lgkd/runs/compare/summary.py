@@ -1,4 +1,4 @@
-"""What a comparison comes to, in sentences that claim no more than the numbers do."""
+"""Summarise a comparison in sentences that claim no more than the numbers do."""
 
 from collections.abc import Sequence
 
@@ -7,24 +7,24 @@ from lgkd.runs.compare.groups import Group
 from lgkd.runs.statistics import Interval, in_percent
 
 
-def told(comparison: Comparison) -> list[str]:
-    """The differences, how to read them, and what else differs."""
+def summary_lines(comparison: Comparison) -> list[str]:
+    """Describe the differences, how to read them, and what else differs."""
     lines: list[str] = []
     for difference in comparison.differences:
         lines += difference_lines(difference)
     if len(comparison.differences) > 1:
         lines.append(
             f"{len(comparison.differences)} differences are shown, each with its own 95% interval: that all of them "
-            "hold at once is less sure."
+            "hold at once is less certain."
         )
     single = [group.letter for group in comparison.groups if len(group.runs) == 1]
     if single and not comparison.differences:
-        lines.append(f"One seed is no result ({', '.join(single)}): train with --seeds 0,1,2 for a spread.")
+        lines.append(f"One seed is not a result ({', '.join(single)}): train with --seeds 0,1,2 for a spread.")
     return lines
 
 
 def difference_lines(difference: Difference) -> list[str]:
-    """One difference: by how much, how sure, and whether it was paired."""
+    """Describe one difference: its size, its interval, and whether it was paired."""
     reference, group = difference.reference, difference.group
     lines = gain_lines(
         f"{group.letter} - {reference.letter}",
@@ -34,26 +34,26 @@ def difference_lines(difference: Difference) -> list[str]:
     )
     if not difference.paired:
         lines.append(
-            f"Not paired, since the seeds differ ({_seeds_of(reference, group)}): what runs of one seed have in common "
-            "does not drop out."
+            f"Not paired, since the seeds differ ({_seeds_of(reference, group)}): effects that runs of one seed share "
+            "do not cancel."
         )
     return lines
 
 
 def gain_lines(what: str, gain: Interval, by_seed: Sequence[float], *, unpaired: str = "") -> list[str]:
-    """A difference of accuracies in sentences.
+    """Describe a difference of accuracies in sentences.
 
     Args:
-        what: is measured, such as "gain of the guide".
+        what: the name of the difference, such as "gain of the guide".
         gain: the difference, -1 to 1.
         by_seed: that of each pair; empty where they are not paired.
-        unpaired: how many seeds of what, where they are not paired.
+        unpaired: the seeds of each group, where they are not paired.
     """
     points, seeds = in_percent(gain.mean, signed=True), len(by_seed) or gain.count
     if gain.low is None or gain.high is None:
         if not unpaired:
-            return [f"{what}: {points} points with one seed, which gives no interval and is no result."]
-        return [f"{what}: {points} points. One seed gives no interval, so this is no result."]
+            return [f"{what}: {points} points with one seed, which gives no interval and is not a result."]
+        return [f"{what}: {points} points. One seed gives no interval, so this is not a result."]
     low, high = (in_percent(end, signed=True) for end in (gain.low, gain.high))
     interval = f"{gain.confidence:.0%} t-interval {low} to {high}"
     if unpaired:
@@ -62,12 +62,12 @@ def gain_lines(what: str, gain: Interval, by_seed: Sequence[float], *, unpaired:
         each = ", ".join(in_percent(one, signed=True) for one in by_seed)
         lines = [f"{what}: {points} points, {interval}, paired over {seeds} seeds ({each})."]
     if gain.low == gain.high:
-        lines.append("All seeds gave the same, so that the interval has no width: it cannot tell of other seeds.")
+        lines.append("All seeds gave the same, so the interval has no width and says nothing about other seeds.")
     elif gain.includes_zero:
-        lines.append(f"The interval includes 0: {seeds} {_runs(unpaired)} cannot tell this gain from none.")
+        lines.append(f"The interval includes 0: {seeds} {_runs(unpaired)} cannot distinguish this gain from zero.")
     else:
         lines.append(
-            "The interval does not include 0. It supposes roughly normal differences, which "
+            "The interval does not include 0. It assumes roughly normal differences, which "
             f"{seeds} {_runs(unpaired)} cannot show."
         )
     return lines

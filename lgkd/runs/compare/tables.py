@@ -1,4 +1,4 @@
-"""A comparison as a table for other programs, and as a picture."""
+"""Write a comparison as a CSV table and as a plot."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ _COLUMNS = (
 def write_csv(comparison: Comparison, path: Path) -> None:
     """Write a row for every run, group and difference; accuracies from 0 to 1, differences from -1 to 1.
 
-    The column `row` says what a row is. `top1` is that of the last epoch: of a run, the mean of a group, or the
+    The column `row` holds the kind of the row. `top1` is that of the last epoch: of a run, the mean of a group, or the
     difference of two groups' means.
     """
     write_whole(path, table(_COLUMNS, _rows(comparison)))
