@@ -101,8 +101,8 @@ class FeatureReader:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shapes for one image of all features but blocks and a distillation token's, by name: `map1`, `map2`, ...,
-        `logits`, `embedding`."""
+        """Return the shapes for one image of all features but blocks and a distillation token's, by name: `map1`,
+        `map2`, ..., `logits`, `embedding`."""
         found: dict[str, tuple[int, ...]] = {f"map{place}": shape for place, shape in enumerate(self.map_shapes, 1)}
         if self.wants.logits:
             found["logits"] = (self.classes,)

@@ -57,7 +57,7 @@ class Term:
 
 @dataclass(frozen=True)
 class PairShape:
-    """Describe a guided pair: layer names, map shapes (C,h,w), and the grid on which they are compared."""
+    """Hold a guided pair: layer names, map shapes (C,h,w), and the grid on which they are compared."""
 
     student: str
     student_map: MapShape

@@ -61,8 +61,8 @@ def test_what_a_cache_cannot_follow_is_named_with_the_way_out(tmp_path: Path) ->
     with pytest.raises(InputError) as caught:
         choose(recipe.model_copy(update={"view": view}), folder)
     assert str(caught.value) == (
-        "a cache of the mode replay cannot follow view.crop exactly; switch it off, or use --approximate and heed the "
-        "error that is printed"
+        "a cache of the mode replay cannot follow view.crop exactly; switch it off, or use --approximate and check the "
+        "printed error"
     )
 
 
@@ -86,7 +86,7 @@ def test_a_cache_that_was_cut_or_holds_something_else_is_damaged(tmp_path: Path)
     whole = (folder / "map1.npy").read_bytes()
     (folder / "map1.npy").write_bytes(whole[:-1])
     with pytest.raises(
-        InputError, match=r"map1\.npy has 131 bytes, its index\.json says 132; the cache is damaged, remove the folder"
+        InputError, match=r"map1\.npy has 131 bytes, expected 132 by its index\.json; the cache is corrupt, remove"
     ):
         open_cache(folder)
     with (folder / "map1.npy").open("wb") as file:
@@ -94,7 +94,7 @@ def test_a_cache_that_was_cut_or_holds_something_else_is_damaged(tmp_path: Path)
         file.write(bytes(4))
     with pytest.raises(
         InputError,
-        match=r"map1\.npy holds float16 \(1, 2, 1\), which is not what its index\.json says; remove the folder",
+        match=r"map1\.npy has float16 \(1, 2, 1\), which differs from its index\.json; remove the folder",
     ):
         open_cache(folder)
 

@@ -98,7 +98,7 @@ def test_every_family_is_given_what_it_reads(
 def test_logits_of_other_classes_cannot_be_compared_but_maps_can(conv_student: nn.Module) -> None:
     other = Teacher(CifarResNet(8, 7), image_size=32)
     Guide(conv_student, other, image_size=32, terms=[Term(MapLoss())]).remove()
-    with pytest.raises(InputError, match="tells 5 classes apart, the teacher 7, and a term compares their logits"):
+    with pytest.raises(InputError, match="has 5 classes, the teacher 7, and a term compares their logits"):
         Guide(conv_student, other, image_size=32, terms=[Term(TERMS["kd"]())])
 
 
@@ -186,7 +186,7 @@ def test_two_teachers_guide_with_terms_layers_and_sizes_of_their_own(
         together.loss, together.parts["classification"] + 10 * together.parts["far"] + 2.5 * together.parts["near"]
     )
     assert second.pairs[0].teacher_map == (32, 8, 8)
-    with pytest.raises(InputError, match="terms of two guides are called 'near'"):
+    with pytest.raises(InputError, match="terms of two guides are named 'near'"):
         Guided(student, second, second)
 
 

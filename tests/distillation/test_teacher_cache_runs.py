@@ -115,11 +115,11 @@ REFUSED = [
     (["--set", "guide.view=antialias"], 'guide.view: the cache has "resized", this training "antialias"'),
     (["--set", "mix.mixup=0.5", "--set", "mix.cutmix=1"], "mode views cannot follow mix.mixup, mix.cutmix exactly"),
     (["--set", "guide.teacher_bn=batch"], "guide.teacher_bn is batch"),
-    (["--set", "guide.view=original"], "guide.view is original, and a cache holds what is said of the student's view"),
-    (["--set", "view.repeats=2"], "view.repeats is 2, which shows an image in several views an epoch"),
-    (["--extra", "EXTRA"], "a cache holds the data set's own images and no extra ones"),
+    (["--set", "guide.view=original"], "guide.view is original, and a cache stores features of the student's view"),
+    (["--set", "view.repeats=2"], "view.repeats is 2, several views of an image per epoch"),
+    (["--extra", "EXTRA"], "a cache has features of the data set's own images only"),
     (["--set", "view.fixed=3"], "view.fixed is 3, the cache has 2 views of each image"),
-    (["--set", "guide.terms=[{kind: kd}]"], "the recipe's terms read logits too"),
+    (["--set", "guide.terms=[{kind: kd}]"], "the recipe's terms also read logits"),
 ]
 
 
@@ -167,7 +167,7 @@ def test_a_cache_with_other_numbers_in_it_is_refused(world: World, place: Path, 
     blocks = {name: entry.blocks for name, entry in files.items() if entry.sha256 is None}
     write_manifest(other, ("index.json",), blocks | {"map2.npy": digests.all()})
     assert distill(world, "out", "--cached", str(other)) == 2
-    assert "from what the teacher says of the same views" in capsys.readouterr().err
+    assert "from the teacher's features of the same views" in capsys.readouterr().err
 
 
 def test_where_no_cache_fits_the_command_that_makes_it_is_named(world: World, place: Path, capsys) -> None:

@@ -77,7 +77,7 @@ def test_the_end_of_a_term_is_said_and_from_then_on_it_is_not_in_the_rows(tmp_pa
     )
     said: list[str] = []
     _, rows = train(tmp_path, task=Guided(task.student, guide), say=said.append)
-    assert said == ["near ended after epoch 2: it was to last 2 epochs"]
+    assert said == ["near ended after epoch 2: it was scheduled for 2 epochs"]
     assert ["near" in row.train for row in rows] == [True, True, False, False]
     assert [row.train["weight_near"] for row in rows] == [2.5, 2.5, 0.0, 0.0]
 

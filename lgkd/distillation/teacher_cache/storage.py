@@ -145,7 +145,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     if checksum != json_sha256(index):
         raise InputError(f"{file} is corrupt; remove the folder and recreate it by `lgkd cache-teacher`")
     if index["format"] != FORMAT:
-        raise InputError(f"{file} has format {index['format']}, this lgkd reads format {FORMAT}; create the cache again")
+        raise InputError(f"{file} has format {index['format']}, this lgkd reads format {FORMAT}; recreate the cache")
     return index  # type: ignore[no-any-return]
 
 
