@@ -67,17 +67,17 @@ def test_what_a_cache_cannot_follow_is_named_with_the_way_out(tmp_path: Path) ->
 
 
 def test_a_cache_of_no_views_is_none() -> None:
-    with pytest.raises(InputError, match="0 views of each image were asked for, expected at least 1"):
+    with pytest.raises(InputError, match="0 views of each image were requested, expected at least 1"):
         Layout({"map1": (2,)}, views=0, images=1)
 
 
 def test_a_cache_that_is_not_there_or_of_another_lgkd_is_told_by_its_place(tmp_path: Path) -> None:
     with pytest.raises(MissingError) as caught:
         open_cache(tmp_path / "none")
-    assert str(caught.value) == f"there is no folder {tmp_path / 'none'}; expected one that `lgkd cache-teacher` made"
+    assert str(caught.value) == f"there is no folder {tmp_path / 'none'}; expected one that `lgkd cache-teacher` created"
     folder = made(tmp_path / "cache")
     rewrite(folder, lambda index: index.update(format=99))
-    with pytest.raises(InputError, match=r"index\.json has format 99, this lgkd reads format 1; make the cache again"):
+    with pytest.raises(InputError, match=r"index\.json has format 99, this lgkd reads format 1; recreate the cache"):
         open_cache(folder)
 
 

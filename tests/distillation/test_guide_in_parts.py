@@ -121,7 +121,9 @@ def test_terms_end_each_in_its_time_and_with_the_last_the_teachers_copy_goes(
     guide = a_guide(conv_student, teacher, Term(KD(), name="one", schedule=TermSchedule(until=1)), falls)
     guide.on_train_start(6)
     assert guide.across_batch and guide.active == ("one", "falls")
-    assert guide.on_epoch_end(1, {"one": 1.0, "falls": 1.0}) == ["one ended after epoch 1: it was scheduled for 1 epochs"]
+    assert guide.on_epoch_end(1, {"one": 1.0, "falls": 1.0}) == [
+        "one ended after epoch 1: it was scheduled for 1 epochs"
+    ]
     assert guide.active == ("falls",)
     batch = make_batch(32)
     seen, taught = guide.read(conv_student, batch.images), guide.teach(batch.images)
@@ -185,8 +187,8 @@ def test_a_term_of_an_unknown_family_is_refused_with_the_families(conv_student: 
 
     with pytest.raises(
         InputError,
-        match=r"Reader reads 'pixels'; a loss declares its family as the class attribute reads, one of 'maps', 'logits', "
-        "'distillation', 'embeddings'$",
+        match=r"Reader reads 'pixels'; a loss declares its family as the class attribute reads, one of 'maps', "
+        "'logits', 'distillation', 'embeddings'$",
     ):
         a_guide(conv_student, teacher, Term(Reader()))
 
@@ -229,6 +231,4 @@ def test_a_term_takes_no_name_that_the_log_or_torch_uses(conv_student: nn.Module
 def test_a_guide_without_terms_is_refused_with_an_example(conv_student: nn.Module, teacher: Teacher) -> None:
     with pytest.raises(InputError) as caught:
         Guide(conv_student, teacher, image_size=32, terms=[])
-    assert str(caught.value) == (
-        "a guide has no terms; give at least one, as in [Term(MapLoss(), weight=2.5)]"
-    )
+    assert str(caught.value) == ("a guide has no terms; give at least one, as in [Term(MapLoss(), weight=2.5)]")

@@ -157,7 +157,7 @@ def test_an_ended_term_is_neither_computed_nor_logged_and_stays_ended_after_a_re
     guide = make()
     assert guide.on_epoch_end(1, {"guidance_linear": 1.0}) == []
     (note,) = guide.on_epoch_end(2, {"guidance_linear": 1.5})
-    assert note.startswith("guidance_linear ended after epoch 2: its loss changes by 0.5 an epoch")
+    assert note.startswith("guidance_linear ended after epoch 2: its loss changes by 0.5 per epoch")
     again = make()
     again.load_extra_state(guide.extra_state())
     for each in (guide, again):

@@ -346,7 +346,7 @@ def damaged(folder: Path, how: str) -> Path:
         ("gone", "logits.npy has 0 bytes"),
         ("changed", "index.json is corrupt; remove the folder"),
         ("no JSON", "index.json is corrupt; remove the folder"),
-        ("no index", "holds no index.json, so it is no cache"),
+        ("no index", "has no index.json; expected a cache"),
         ("no header", "map1.npy cannot be read"),
     ],
 )

@@ -99,7 +99,7 @@ def test_replay_refuses_what_it_cannot_follow_unless_told_and_says_how_far_off_i
     assert not Path("refused").exists()
     loud = [word for word in DISTILL if word != "--quiet"]
     assert run([*loud, "--dataset", str(world.pictures), "--out", "out", *replayed, "--approximate"]) == 0
-    assert "cached guidance (replay): error against the teacher itself map1 " in capsys.readouterr().err
+    assert "cached guidance (replay): error against the teacher map1 " in capsys.readouterr().err
     run_info = about("out")
     assert run_info["cached"][0]["mode"] == "replay" and min(run_info["cached_errors"][0].values()) > 0.01
     followed = ["--set", "view.rand_augment=null", "--set", "view.erase=0"]
@@ -173,7 +173,7 @@ def test_a_cache_with_other_numbers_in_it_is_refused(world: World, place: Path, 
 def test_where_no_cache_fits_the_command_that_makes_it_is_named(world: World, place: Path, capsys) -> None:
     assert distill(world, "out", "--cached", "auto", "--seed", "1") == 3
     said = capsys.readouterr().err
-    assert "make one by `lgkd cache-teacher`" in said and "differs: seed: the cache has 0, this training 1" in said
+    assert "create one by `lgkd cache-teacher`" in said and "differs: seed: the cache has 0, this training 1" in said
     assert distill(world, "out", "--cached", "nowhere") == 3
     (folder,) = stored_caches()
     assert distill(world, "out", "--cached", str(folder), "--cached", str(folder)) == 2

@@ -255,9 +255,7 @@ def test_stages_are_found_inside_of_a_wrapper() -> None:
 
 def test_pieces_of_a_map_beside_each_other_are_refused() -> None:
     """NesT's (B, pieces, tokens, D); on images that are not square nothing can be told."""
-    with pytest.raises(
-        TapError, match=r"\(2, 4, 196, 192\), of which neither the second and third nor the last"
-    ):
+    with pytest.raises(TapError, match=r"\(2, 4, 196, 192\), of which neither the second and third nor the last"):
         find_fold(Tap("levels.1.transformer_encoder.0"), (2, 4, 196, 192), image_size=(224, 224))
     assert find_fold(Tap("x", layout="NCHW"), (2, 4, 196, 192), image_size=(224, 224)).layout == "NCHW"
     assert find_fold(Tap("x"), (2, 8, 7, 7), image_size=(64, 128)).layout == "NCHW"
