@@ -74,7 +74,8 @@ def test_a_cache_of_no_views_is_none() -> None:
 def test_a_cache_that_is_not_there_or_of_another_lgkd_is_told_by_its_place(tmp_path: Path) -> None:
     with pytest.raises(MissingError) as caught:
         open_cache(tmp_path / "none")
-    assert str(caught.value) == f"there is no folder {tmp_path / 'none'}; expected one that `lgkd cache-teacher` created"
+    wanted = "expected one that `lgkd cache-teacher` created"
+    assert str(caught.value) == f"there is no folder {tmp_path / 'none'}; {wanted}"
     folder = made(tmp_path / "cache")
     rewrite(folder, lambda index: index.update(format=99))
     with pytest.raises(InputError, match=r"index\.json has format 99, this lgkd reads format 1; recreate the cache"):

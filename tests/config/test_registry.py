@@ -92,7 +92,7 @@ def test_without_its_module_a_recipe_says_what_to_do_and_imports_nothing() -> No
 
 def test_a_loss_that_cannot_be_made_says_so() -> None:
     lgkd.register_term("nearer")(Nearer)
-    with pytest.raises(InputError, match="nearer cannot be made with power=-1: ValueError: power below zero"):
+    with pytest.raises(InputError, match="nearer cannot be created with power=-1: ValueError: power below zero"):
         make_loss(terms_of(recipe(own(options={"power": -1})))[0])
 
 
