@@ -100,7 +100,7 @@ def test_a_name_is_given_once_and_to_a_loss() -> None:
     lgkd.register_term("nearer")(Nearer)
     lgkd.register_term("nearer")(type("Nearer", (Nearer,), {"__module__": __name__}))  # its module was imported anew
     other = type("Other", (Nearer,), {"__module__": __name__})
-    with pytest.raises(InputError, match=r"Other cannot be registered as 'nearer', the name of .*Nearer; choose another"):
+    with pytest.raises(InputError, match=r"Other cannot be registered as 'nearer', the name of .*Nearer; choose"):
         lgkd.register_term("nearer")(other)
     with pytest.raises(InputError, match="Linear cannot be registered as 'line'; expected a class with the attribute"):
         lgkd.register_term("line")(nn.Linear)
