@@ -64,7 +64,7 @@ def test_a_damaged_checkpoint_is_told_by_its_file_and_what_to_do(tmp_path: Path,
     with pytest.raises(InputError) as caught:
         load_newest(tmp_path)
     assert str(caught.value) == (
-        f"no checkpoint can be used: {folder}/{said}. Move the run's folder away to begin again"
+        f"no checkpoint can be used: {folder}/{said}. Move the run's folder away to start again"
     )
 
 
