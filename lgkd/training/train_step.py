@@ -202,7 +202,7 @@ class Engine:
             ) from error
         if self.task.across_batch:
             raise InputError(
-                "memory ran out, and the batch cannot be cut into pieces because a term compares the images of a batch "
+                "memory ran out, and the batch cannot be split because a term compares the images of a batch "
                 "with each other; use a smaller --batch-size"
             ) from error
         if self.accumulate >= images:

@@ -208,5 +208,5 @@ def test_a_signal_saves_and_ends_with_its_code_and_the_run_goes_on(world, here, 
     _, error = process.communicate(timeout=60)
     assert process.returncode == code, error
     assert "finishing the step and saving" in error
-    assert "the same command goes on" in error
+    assert "run the same command again to resume" in error
     assert run(guided(world, "--epochs", "2000", "--set", "evaluate_every=1000", "--max-time", "0")) == 75

@@ -102,8 +102,8 @@ def test_a_tracker_that_fails_is_told_of_in_one_sentence_and_left_out(tmp_path: 
     faulty, sound = Own("faulty", ConnectionError("no\nroute to host")), Own("sound")
     said = follow(tmp_path, faulty, sound, epochs=3)
     assert said == [
-        "the tracker faulty failed at epoch 1 (ConnectionError: no route to host); the training continues without it and "
-        "metrics.csv is whole; see its own documentation"
+        "the tracker faulty failed at epoch 1 (ConnectionError: no route to host); the training continues without it "
+        "and metrics.csv is whole; see its own documentation"
     ]
     assert [step for step, _ in sound.told] == [1, 2, 3]
 

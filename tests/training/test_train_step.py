@@ -278,7 +278,7 @@ def test_a_term_across_the_batch_keeps_it_whole(monkeypatch: pytest.MonkeyPatch)
         raise torch.OutOfMemoryError("made up")
 
     monkeypatch.setattr(engine, "_gradients", cramped)
-    with pytest.raises(InputError, match="memory ran out, and the batch cannot be cut into pieces because a term"):
+    with pytest.raises(InputError, match="memory ran out, and the batch cannot be split because a term"):
         engine.step(one_batch(), 0, 0, RunningMean())
 
 
