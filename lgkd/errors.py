@@ -1,28 +1,28 @@
-"""The errors lgkd raises for its users, each with the exit code of the command line.
+"""Define the errors lgkd raises for its users, each with the exit code of the command line.
 
 A message is one sentence or a short list: what was found, what was expected, what to do.
 """
 
 
 class LgkdError(Exception):
-    """Something a user can act on. Subclasses fix the exit code."""
+    """Report an error that the user can resolve. Subclasses fix the exit code."""
 
     exit_code = 2
 
 
 class InputError(LgkdError):
-    """Bad input: a name, an option, a shape, a broken or foreign file (exit code 2)."""
+    """Report bad input: a name, an option, a shape, a damaged or unrelated file (exit code 2)."""
 
 
 class RecipeError(InputError):
-    """A recipe that does not follow the schema; lists every mistake with its place."""
+    """Report a recipe that does not follow the schema; lists every mistake with its place."""
 
 
 class DamagedError(InputError):
-    """A file that is not as it was written.
+    """Report a file that differs from what was written.
 
     Attributes:
-        found: what is wrong with it.
+        found: the damage.
         advice: what to do.
     """
 
@@ -31,34 +31,34 @@ class DamagedError(InputError):
         self.found, self.advice = found, advice
 
     def __reduce__(self) -> tuple[type["DamagedError"], tuple[str, str]]:
-        # The message is not what it is made from.
+        # The message is not the argument of the constructor.
         return type(self), (self.found, self.advice)
 
 
 class DataError(InputError):
-    """A data set that cannot be read as one: missing classes, broken images, clashing splits."""
+    """Report a data set that cannot be read as one: missing classes, broken images, clashing splits."""
 
 
 class ModelError(InputError):
-    """A model that cannot be built or cannot take the images it is given."""
+    """Report a model that cannot be built or cannot take the images it is given."""
 
 
 class TapError(InputError):
-    """A layer that is not there, or whose output does not fold into a map."""
+    """Report a layer that does not exist, or whose output does not fold into a map."""
 
 
 class TakenError(InputError):
-    """A folder or a name that already holds something else; nothing was touched."""
+    """Report a folder or a name that already holds something else; nothing was changed."""
 
 
 class MissingError(LgkdError):
-    """Something needed is not here: data set, teacher, network (exit code 3)."""
+    """Report something missing: data set, teacher, network (exit code 3)."""
 
     exit_code = 3
 
 
 class MissingTeacherError(MissingError):
-    """A teacher is not trained yet.
+    """Report a teacher that is not trained yet.
 
     Attributes:
         name, dataset: of the teacher.
@@ -74,34 +74,34 @@ class MissingTeacherError(MissingError):
 
 
 class NonFiniteError(LgkdError):
-    """The training went bad: a loss, gradient or weight is not finite (exit code 4)."""
+    """Report a diverged training: a loss, gradient or weight is not finite (exit code 4)."""
 
     exit_code = 4
 
 
 class BusyError(LgkdError):
-    """Another process holds the folder (exit code 5)."""
+    """Report a folder that another process holds (exit code 5)."""
 
     exit_code = 5
 
 
 class Paused(LgkdError):
-    """The time limit was reached and the run saved; the same command goes on (exit code 75)."""
+    """Raised when the time limit was reached and the run saved; repeat the command to resume it (exit code 75)."""
 
     exit_code = 75
 
 
 class Interrupted(LgkdError):
-    """A signal stopped the run after it was saved (exit code 128 + signal)."""
+    """Raised when a signal stopped the run after it was saved (exit code 128 + signal)."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
 
     def __reduce__(self) -> tuple[type["Interrupted"], tuple[str, int]]:
-        # Processes that train together tell each other of it; by default Python would forget the signal.
+        # Training processes send it to each other; by default Python would lose the signal.
         return type(self), (str(self), self.exit_code - 128)
 
 
 class Remark(Warning):
-    """A sentence that the user should hear and that stops nothing."""
+    """Notify the user of something that stops nothing."""

@@ -3,7 +3,7 @@
     python -m tools.branches [ROOM...]       all rooms without a name; ends with 1 where one is below 95 %
 
 Each room is measured with the test files that are about it, and no others. What is left, and why, is in
-docs/reliability.md.
+dev/LOG.md.
 """
 
 import json

@@ -66,7 +66,7 @@ def sections() -> str:
     for kind, loss in LOSSES.items():
         words = re.split(r"\n(?:Args|Raises):\n", inspect.cleandoc(loss.__doc__ or ""))[0].strip()
         words = re.sub(r"\n((?:    .*\n?)+)", _formula, words + "\n").strip()
-        rows = ["| key | default | what may stand there | meaning |", "|---|---|---|---|"]
+        rows = ["| key | default | values | meaning |", "|---|---|---|---|"]
         for key, field in SECTIONS[kind].model_fields.items():
             if key == "weight" or key not in TermSection.model_fields:
                 may, default = type_text(field.annotation, field.metadata), shown(field.default).strip("'")

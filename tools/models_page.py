@@ -30,6 +30,26 @@ from tools.pages import replaced
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "models.md"
 HUGGING_FACE = "lgkd.models.huggingface:classifier"
 
+FROM_TIMM = (
+    ("`timm.create_model(NAME)`", "`--student timm:NAME`", "any timm classifier, with random weights"),
+    ("`deit_tiny_patch16_224`", "`deit_tiny`", "distilled: `--student-option distillation_token=true`"),
+    ("`img_size`", "`--image-size`, `view.image_size`", "an option of the training, not of the model"),
+    ("`patch_size` and other arguments", "`--student-option patch_size=4`", "passed to the constructor"),
+    ("`drop_path_rate`, `--drop-path`", "`drop_path`", "0.1 in `locality-guidance`"),
+    ("`--opt`, `--lr`, `--weight-decay`", "`optimizer.name`, `.lr`, `.weight_decay`", "not scaled with the batch"),
+    ("`--clip-grad`", "`clip_norm`", "norm of the whole gradient; timm's default mode"),
+    ("`--grad-accum-steps`", "`accumulate`", "splits `batch_size`; timm multiplies it"),
+    ("`--model-ema-decay`", "`ema.decay`", "with `ema: null` there is no average"),
+    ("`--aa`", "`view.rand_augment`", "timm's notation: `rand-m9-mstd0.5-inc1`"),
+    ("`--reprob`", "`view.erase`", "filled with noise, as `--remode pixel`"),
+    ("`--hflip`, `--color-jitter`", "`view.flip`, `view.color_jitter`", ""),
+    ("`--scale`, `--ratio`", "`view.scale`, `view.ratio`", "of `view.crop: random-resized`"),
+    ("`--train-interpolation`", "`view.interpolation`", "tests: `evaluation.interpolation`"),
+    ("`--mixup`, `--cutmix`, `--mixup-prob`", "`mix.mixup`, `.cutmix`, `.probability`", "alphas of Beta distributions"),
+    ("`--smoothing`", "`label_smoothing`", "0 in `locality-guidance`; timm's default is 0.1"),
+)
+"""Terms of timm's training script, those of lgkd, and a remark."""
+
 
 @dataclass(frozen=True)
 class Elsewhere:
@@ -277,6 +297,11 @@ def elsewhere(page: str) -> str:
     return "\n".join(lines)
 
 
+def from_timm() -> str:
+    """Return the table of timm's names beside those of lgkd."""
+    return table(["in timm", "in lgkd", "remark"], [list(row) for row in FROM_TIMM])
+
+
 def content(page: str, name: str) -> str:
     """What stands between the marks of a name."""
     found = re.findall(rf"<!-- {name} -->\n(.*?)<!-- end of {name} -->", page, re.DOTALL)
@@ -288,6 +313,7 @@ def with_known_models(page: str) -> str:
     """The page with the tables of the catalogue's models made anew."""
     with torch.random.fork_rng(devices=[]):
         what, where = known_models()
+    page = replaced(page, "from timm", from_timm())
     return replaced(replaced(page, "models", what), "taps", where)
 
 

@@ -21,7 +21,8 @@ from typing import Any
 from lgkd.cli import run
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+LOG = ROOT / "dev" / "LOG.md"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", LOG, *sorted((ROOT / "docs").glob("*.md"))]
 SHELLS = ("sh", "bash", "console", "")
 _DIRECTIVE = re.compile(r"\s*<!-- (run|file|run by|not run|older)(?:: (.+?))? -->\s*$")
 _ENDS_COMMAND = ("&&", "||", ";", "|", ">", ";;")

@@ -1,4 +1,6 @@
-"""Measures what docs/performance.md shows, and prints its tables: `python -m tools.performance_tables [WORD ...]`.
+"""Measure the figures of docs/performance.md and print the tables of dev/LOG.md.
+
+python -m tools.performance_tables [WORD ...]
 
 With words only the commands that hold one of them are run; options come after the words and win over the command's
 own, as in `python -m tools.performance_tables DeiT --device cuda`. Each command goes to a process of its own; every

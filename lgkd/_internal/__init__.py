@@ -1,1 +1,1 @@
-"""Helpers without knowledge of the method: files, locks, processes, text. Not part of the public API."""
+"""Provide helpers independent of the method: files, locks, processes, text. Not part of the public API."""

@@ -1,4 +1,4 @@
-"""Writing files so that they are complete or not there at all, and readable under the umask."""
+"""Write files atomically, readable under the umask."""
 
 import hashlib
 import json
@@ -16,10 +16,10 @@ _PASSING = re.compile(r"\.(.+)\.\d+\.[0-9a-f]{8}\.tmp", re.DOTALL)
 def write_whole(path: Path, data: bytes) -> None:
     """Write under another name, flush to the disk, rename: a reader sees the old file or the new one.
 
-    What killed processes left of writing the same file is removed.
+    Temporary files of killed processes for the same file are removed.
 
     Raises:
-        OSError: it cannot be written; names the file, as Python does only where a file cannot be opened.
+        OSError: it cannot be written; the error names the file, as Python's does only where a file cannot be opened.
     """
     passing = None
     try:
@@ -31,7 +31,7 @@ def write_whole(path: Path, data: bytes) -> None:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-            if os.name == "posix":  # while it is still locked; other systems rename no open file
+            if os.name == "posix":  # while it is still locked; other systems cannot rename open files
                 passing.replace(path)
         if os.name != "posix":
             passing.replace(path)
@@ -45,34 +45,34 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def _begin(path: Path) -> tuple[int, Path]:
-    """A new locked file beside a path."""
+    """Create a locked file beside a path."""
     while True:
         passing = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-        # os.open applies the umask to 0o666; tempfile would make a file that only its owner reads.
+        # os.open applies the umask to 0o666; tempfile would create a file that only its owner can read.
         handle = os.open(passing, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        # Another process may have taken it for a leftover before it was locked.
+        # Another process may have removed it as a leftover before it was locked.
         if lock(handle) is not False and passing.exists():
             return handle, passing
         os.close(handle)
 
 
 def is_leftover_of(name: str, file: str) -> bool:
-    """Whether a name is that of a temporary file from which `write_whole` makes a file of that name."""
+    """Return true if `name` is that of a temporary file from which `write_whole` makes `file`."""
     found = _PASSING.fullmatch(name)
     return found is not None and found[1] == file
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`value` as indented JSON, whole or not at all; refuses what JSON has no word for (NaN)."""
+    """Write `value` as indented JSON atomically; refuse values that JSON cannot express (NaN)."""
     try:
         data = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # the name of a folder may be bytes that are no text
+    except UnicodeEncodeError:  # the name of a folder may be bytes that are not text
         data = json.dumps(value, indent=2, allow_nan=False).encode()
     write_whole(path, data + b"\n")
 
 
 def flush_folder(folder: Path) -> None:
-    """A rename is safe on the disk only once its folder is; systems without that call need none."""
+    """Flush a folder, which makes a rename in it durable; systems without that call need none."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -82,11 +82,11 @@ def flush_folder(folder: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hex digits."""
+    """Compute the SHA-256 of a file, in hex digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def json_sha256(value: Any) -> str:
-    """SHA-256 of a value's JSON with sorted keys, in hex digits."""
+    """Compute the SHA-256 of a value's JSON with sorted keys, in hex digits."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

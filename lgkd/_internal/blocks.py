@@ -1,4 +1,4 @@
-"""Arrays of gigabytes, compared with their manifest block by block as they are first read."""
+"""Verify arrays of gigabytes against their manifest block by block as they are first read."""
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,18 +17,18 @@ _THREADS = 8
 
 
 class CheckedRows:
-    """The rows of an array in a file, and which blocks of them were found to be as they were written.
+    """Verify the rows of an array in a file, block by block, each once.
 
     Args:
-        array: mapped from the file, in C order; its first axis is that of the rows unless `rows` says otherwise.
+        array: mapped from the file, in C order; its first axis is that of the rows unless `rows` is given.
         digests: SHA-256 of each `BLOCK` bytes of the array; see `lgkd._internal.manifest.BlockDigests`.
         file: for messages.
         advice: what to do about damage, the end of a sentence.
-        rows: how many rows of equal length the array is; its length if not given.
-        damaged: called before a damaged block is told.
+        rows: number of rows of equal length in the array; its length if not given.
+        damaged: called before a damaged block is reported.
 
     Raises:
-        InputError: there are digests of another number of blocks.
+        InputError: the number of digests differs from that of the blocks.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class CheckedRows:
         self._left = blocks
 
     def check(self, places: NDArray[np.int64] | None = None) -> None:
-        """Compare those blocks of some rows, or of all, that were not compared before.
+        """Verify the blocks of some rows, or of all, that were not verified before.
 
         Raises:
-            InputError: one is not as it was written.
+            InputError: one differs from its digest.
         """
         if not self._left:
             return
@@ -70,7 +70,7 @@ class CheckedRows:
         self._left = int(self._unseen.sum())
 
     def _found(self, blocks: NDArray[np.int64]) -> Iterable[str]:
-        """Hash some blocks as they are in the file, in order; several at once, since hashing frees Python's lock."""
+        """Hash some blocks of the file in order; several at once, since hashing frees Python's lock."""
 
         def digest(block: int) -> str:
             return sha256(self._bytes[block * BLOCK : (block + 1) * BLOCK].data).hexdigest()
@@ -81,7 +81,7 @@ class CheckedRows:
             return list(pool.map(digest, blocks))
 
     def _of(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The blocks of some rows that were not compared before."""
+        """Return the blocks of some rows that were not verified before."""
         if not len(places) or not self._row:
             return np.empty(0, dtype=np.int64)
         first = places.astype(np.int64) * self._row // BLOCK

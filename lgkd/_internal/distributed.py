@@ -1,4 +1,4 @@
-"""Several processes that train together: who this one is, and what all of them agree on.
+"""Connect several training processes: rank, device, and collective operations on objects.
 
 Nothing here starts processes; torchrun, Slurm or `lgkd._internal.launch` do. Torch is imported only when it is needed.
 """
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 EXPECTED = "LGKD_EXPECTED_PROCESSES"
-"""Name of the environment variable by which `lgkd._internal.launch` says how many it has started."""
+"""Name of the environment variable by which `lgkd._internal.launch` passes the number of processes it started."""
 
-# Reading a large folder of images for the first time keeps the others waiting.
+# The first reading of a large folder of images keeps the others waiting.
 _PATIENCE = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Which of the processes this one is.
+    """Identify this process among all of them.
 
     Attributes:
-        rank: counted over all machines; the process of rank 0 writes and speaks for all.
-        count: how many there are.
+        rank: counted over all machines; the process of rank 0 writes and prints for all.
+        count: number of processes.
         local: counted on this machine; the number of its GPU.
     """
 
@@ -39,9 +39,9 @@ class Place:
 
 
 def place(environment: Mapping[str, str] | None = None) -> Place:
-    """Who this process is, by the environment that torchrun or a step of Slurm sets.
+    """Return the place of this process by the environment that torchrun or a step of Slurm sets.
 
-    Slurm's words count only where MASTER_ADDR is set too: a batch script has them as well, and it runs once.
+    Slurm's variables count only where MASTER_ADDR is set too: a batch script has them as well, and it runs once.
 
     Raises:
         InputError: the environment contradicts itself, or there are fewer processes than were asked for.
@@ -69,16 +69,16 @@ def _number(words: Mapping[str, str], name: str, fallback: int) -> int:
 
 
 def join(device: str) -> tuple[Place, str]:
-    """Meet the other processes, if there are any; to be called by all of them, any number of times.
+    """Join the process group, if there are several processes; called by all of them, any number of times.
 
     Args:
         device: "cpu", "cuda" or "cuda:N".
 
     Returns:
-        Who this process is, and its device: among several on one machine each has a GPU of its own.
+        The place of this process, and its device: among several on one machine each has its own GPU.
 
     Raises:
-        InputError: there are fewer GPUs than processes, or all of them were sent to one.
+        InputError: there are fewer GPUs than processes, or all of them were assigned to one.
     """
     who = place()
     if who.count == 1:
@@ -98,12 +98,12 @@ def join(device: str) -> tuple[Place, str]:
         torch.cuda.set_device(own)
         device = own
     if not dist.is_initialized():
-        # Accelerate and a process that another starter made read these.
+        # Accelerate and processes started by another launcher read these.
         os.environ.setdefault("RANK", str(who.rank))
         os.environ.setdefault("WORLD_SIZE", str(who.count))
         os.environ.setdefault("LOCAL_RANK", str(who.local))
         os.environ.setdefault("MASTER_PORT", "29500")
-        # What the hosts agree on must not wait for a GPU, so gloo is there beside NCCL.
+        # Collectives between hosts must not wait for a GPU, so gloo is used beside NCCL.
         backend = "gloo" if torch.device(device).type == "cpu" else "cpu:gloo,cuda:nccl"
         dist.init_process_group(backend, timeout=_PATIENCE, rank=who.rank, world_size=who.count)
     if dist.get_world_size() != who.count:
@@ -112,25 +112,25 @@ def join(device: str) -> tuple[Place, str]:
 
 
 def together() -> bool:
-    """Whether this process has met others."""
+    """Return true if this process has joined others."""
     import torch.distributed as dist
 
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def wait() -> None:
-    """Until all processes are here."""
+    """Block until all processes are here."""
     agree(None)
 
 
 def agree(value: T | None) -> T | None:
-    """What the lowest process that has something has; None where none has. Called by all."""
+    """Return the value of the lowest rank that has one; None where none has. Called by all."""
     if not together():
         return value
     import torch
     import torch.distributed as dist
 
-    # Mostly nobody has something, so the objects themselves travel only when there are some.
+    # Usually no process has a value, so the objects themselves are sent only when there are some.
     some = torch.tensor([value is not None], dtype=torch.int32)
     dist.all_reduce(some, op=dist.ReduceOp.MAX)
     if not some.item():
@@ -139,7 +139,7 @@ def agree(value: T | None) -> T | None:
 
 
 def highest(values: list[float]) -> list[float]:
-    """The highest of each of some numbers over processes; called by all, with as many."""
+    """Return the maximum of each number over processes; called by all, with as many."""
     if not together():
         return values
     import torch
@@ -151,7 +151,7 @@ def highest(values: list[float]) -> list[float]:
 
 
 def gather(value: T) -> list[T]:
-    """The values of all processes, by rank."""
+    """Return the values of all processes, by rank."""
     if not together():
         return [value]
     import torch.distributed as dist
@@ -162,7 +162,7 @@ def gather(value: T) -> list[T]:
 
 
 def add_up(values: "Tensor") -> "Tensor":
-    """A tensor summed over processes; called by all, with the same shape."""
+    """Sum a tensor over processes; called by all, with the same shape."""
     if not together():
         return values
     import torch.distributed as dist
@@ -173,7 +173,7 @@ def add_up(values: "Tensor") -> "Tensor":
 
 
 def leave() -> None:
-    """Part from the others; at the end of a process that went well."""
+    """Leave the process group, at the end of a process without errors."""
     import sys
 
     if "torch.distributed" in sys.modules and together():

@@ -1,4 +1,4 @@
-"""Which commit the working folder is, asked of git without starting anything that the repository names."""
+"""Read the commit of the working folder from git without starting any program that the repository names."""
 
 import os
 import subprocess
@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# The working folder may be a stranger's repository, and git starts programs that a repository names: to watch
-# files, after writing the index, in submodules, to fetch what is missing.
+# The working folder may be an untrusted repository, and git starts programs that a repository names: to watch
+# files, after writing the index, in submodules, to fetch missing objects.
 _GIT = ("git", "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}", "--no-optional-locks")
 _GIT_ALONE = {"GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1"}
 _OWN_SCOPES = {"system", "global", "command"}
 
 
 def git_state(folder: Path | None = None, only: Sequence[str] = ()) -> dict[str, Any] | None:
-    """Commit of a folder, by default the working folder, and whether files differ from it; None outside a repository.
+    """Return a folder's commit, by default the working folder's, and the state of its files; None outside a repository.
 
-    "changed" is None where that cannot be told: files are compared through the filters that a repository's settings
-    name, and these are programs of whoever made it. The user's own filters (git-lfs) are run.
+    "changed" is None where that cannot be determined: files are compared through the filters that a repository's
+    settings name, and these are programs of its author. The user's own filters (git-lfs) are run.
 
     Args:
         folder: in the repository.
@@ -37,7 +37,7 @@ def git_state(folder: Path | None = None, only: Sequence[str] = ()) -> dict[str,
 
 
 def _has_filters(folder: Path | None) -> bool:
-    """Whether the repository itself, not its user, names filters."""
+    """Return true if the repository itself, not its user, names filters."""
     try:
         asked = ("config", "--show-scope", "--name-only", "-z", "--get-regexp", r"^filter\.")
         found = _git(*asked, folder=folder).split("\0")
@@ -49,7 +49,7 @@ def _has_filters(folder: Path | None) -> bool:
 
 
 def _git(*words: str, folder: Path | None) -> str:
-    # Fixed words, no shell; git is looked up as a user's own call would be.
+    # Fixed words, no shell; git is looked up as in a user's own call.
     done = subprocess.run(  # noqa: S603
         [*_GIT, *words],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""What the machine lets a process have: cores, memory, disk. No torch."""
+"""Determine the resources of a process: cores, memory, disk. No torch."""
 
 import os
 import shutil
@@ -12,15 +12,15 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 class Memory(NamedTuple):
-    """In bytes."""
+    """Hold amounts of memory in bytes."""
 
     total: int
     free: int
-    """What can be had without swapping."""
+    """Memory available without swapping."""
 
 
 def cores() -> int:
-    """Cores that this process may use: those that it is bound to, and no more than a container grants."""
+    """Return the cores that this process may use: its affinity, limited by the container's quota."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     words = _words(_CGROUP / "cpu.max")
     if len(words) == 2 and all(word.isdecimal() for word in words) and int(words[1]):
@@ -29,7 +29,7 @@ def cores() -> int:
 
 
 def memory() -> Memory:
-    """Memory of the machine, or of the container where that is less."""
+    """Return the memory of the machine, or of the container where that is less."""
     whole = psutil.virtual_memory()
     total, free = whole.total, whole.available
     limit, used = _words(_CGROUP / "memory.max"), _words(_CGROUP / "memory.current")
@@ -39,10 +39,10 @@ def memory() -> Memory:
 
 
 def resident() -> tuple[int, int]:
-    """Bytes that the process holds in memory: now, and at most so far."""
+    """Return the resident memory of the process in bytes: now, and the peak so far."""
     now = psutil.Process().memory_info().rss
     try:
-        # Not of getrusage, which counts what the process was before it became this program, nor of psutil, which has no
+        # Not from getrusage, which counts the process before it became this program, nor from psutil, which has no
         # peak on Linux.
         (line,) = (one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("VmHWM:"))
         return now, max(now, int(line.split()[1]) << 10)
@@ -54,13 +54,13 @@ def resident() -> tuple[int, int]:
 
 
 def standing(path: Path) -> Path:
-    """A folder that may not be there yet, or the nearest one above it that is."""
+    """Return a folder that may not exist yet, or the nearest existing one above it."""
     path = path.absolute()
     return next((place for place in (path, *path.parents) if place.is_dir()), Path(path.anchor))
 
 
 def free_space(path: Path) -> int | None:
-    """Bytes that can still be written below a folder, which need not be there yet; None where nobody knows."""
+    """Return the free bytes of a folder, which need not exist yet; None where unknown."""
     try:
         return shutil.disk_usage(standing(path)).free
     except OSError:
@@ -68,7 +68,7 @@ def free_space(path: Path) -> int | None:
 
 
 def may_write(path: Path) -> bool:
-    """Whether a folder can be made or written into. Nothing is written to find out."""
+    """Return true if a folder can be created or written into. Nothing is written to test it."""
     above = path.absolute()
     while not above.exists() and above != above.parent:
         above = above.parent

@@ -1,7 +1,7 @@
-"""`--nproc N`: the same command in N processes on this machine, by torchrun, ending as one process would.
+"""Launch `--nproc N`: the same command in N processes on this machine by torchrun, ending as one process would.
 
-torchrun itself makes exit code 1 of every other and tells of it at length. So the processes write down how they ended,
-and this one hands it on.
+torchrun itself turns every other exit code into 1 and reports it at length. So the processes record how they ended,
+and this one reports it.
 """
 
 import os
@@ -17,25 +17,25 @@ from lgkd._internal.distributed import EXPECTED, place
 from lgkd.errors import InputError
 
 ENDS = "LGKD_ENDS"
-"""Name of the environment variable that holds the folder in which processes write down how they ended."""
+"""Name of the environment variable that holds the folder in which processes record how they ended."""
 
-# Raised by all processes at once, after they have agreed and saved: no reason for torchrun to end the others.
+# Raised by all processes at once, after they have agreed and saved: torchrun need not end the others.
 _AGREED = (75, 130, 143)
 
-LOST = "another process of this training has ended, and this one with it; the same command goes on"
-"""What a process says that was left alone; whoever started it knows more, and speaks instead."""
+LOST = "another process of this training has ended, and this one with it; run the same command again to resume"
+"""Message of a worker that lost its peers; the launcher reports the cause."""
 
 
 STUCK: list[str] = []
-"""Names of trackers that never answered. What they began may keep a process from ending; see `lgkd.cli.main`."""
+"""Names of trackers that never answered. Their threads may keep a process from ending; see `lgkd.cli.main`."""
 
 
 class Relayed(Exception):
-    """The processes are done; the command ends with their exit code.
+    """Raised when the processes have ended; the command ends with their exit code.
 
     Attributes:
         code: the exit code.
-        message: what is left to be said, or None.
+        message: the remaining message, or None.
     """
 
     def __init__(self, code: int, message: str | None = None) -> None:
@@ -52,7 +52,7 @@ def share(processes: int | None, arguments: Sequence[str]) -> None:
 
     Raises:
         Relayed: it was run.
-        InputError: no number of processes, or another one than there are already.
+        InputError: an invalid number of processes, or another one than are running already.
     """
     if processes is None:
         return
@@ -86,7 +86,7 @@ def _run(processes: int, arguments: Sequence[str]) -> Relayed:
         ends = Path(name)
         threads = str(max(1, (os.cpu_count() or 1) // processes))
         ours = {ENDS: name, EXPECTED: str(processes)}
-        # torchrun would choose one thread, and say so in six lines.
+        # torchrun would choose one thread, and report it in six lines.
         ours |= {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": threads}
         before = {key: os.environ.get(key) for key in ours}
         os.environ.update(ours)
@@ -111,7 +111,7 @@ def _torchrun(processes: int, arguments: Sequence[str], ends: Path) -> tuple[int
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    # What went wrong is told by the processes themselves. Some of torch's loggers have a level of their own.
+    # The processes themselves report their errors. Some of torch's loggers have a level of their own.
     for name in ("torch.distributed", *logging.root.manager.loggerDict):
         if name.startswith("torch.distributed"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -128,15 +128,15 @@ def _torchrun(processes: int, arguments: Sequence[str], ends: Path) -> tuple[int
 
 @contextmanager
 def _passing_on(ends: Path) -> Iterator[None]:
-    """torchrun passes on the signals that end a process, but not the one that batch systems send ahead of them."""
+    """Forward the signal that batch systems send in advance; torchrun itself forwards only those that end a process."""
 
-    def tell(number: int, _frame: FrameType | None) -> None:
+    def forward(number: int, _frame: FrameType | None) -> None:
         for file in ends.glob("*.pid"):
             with suppress(OSError, ValueError):
                 os.kill(int(file.read_text()), number)
 
     try:
-        former = signal.signal(signal.SIGUSR1, tell)
+        former = signal.signal(signal.SIGUSR1, forward)
     except (AttributeError, ValueError):  # no such signal on this system, or not in the main thread
         yield
         return
@@ -152,17 +152,17 @@ def _what_came(ends: Path, processes: int, stopped: int | None, failed: Mapping[
         with suppress(OSError, ValueError):
             number, _, rest = (ends / f"{rank}.end").read_text(encoding="utf-8").partition("\n")
             found[rank] = int(number), rest
-    # Code 1 of the first process may be what comes of another one's end.
+    # Code 1 of the first process may result from another one's end.
     first, said = found.get(0, (0, ""))
     if first > 1:
-        return Relayed(first)  # what it had to say, it said
+        return Relayed(first)  # it has printed its own message
     for rank, (code, message) in found.items():
         if rank > 0 and message != LOST and (code > first or (code and said == LOST)):
             return Relayed(code, f"process {rank}: {message}")
     if first and said != LOST:
         return Relayed(first)
     if stopped is not None and len(found) < processes:
-        when = "before the step was done; the same command goes on from the last checkpoint" if found else ""
+        when = "before the step was done; run the same command again to resume from the checkpoint" if found else ""
         name = signal.Signals(stopped).name
         return Relayed(128 + stopped, f"stopped by {name} {when or 'before the training began'}")
     if len(found) == processes:
@@ -171,26 +171,26 @@ def _what_came(ends: Path, processes: int, stopped: int | None, failed: Mapping[
     # Once one has ended, torchrun stops the others by this signal.
     causes = {rank: code for rank, code in codes.items() if code is not None and code != -signal.SIGTERM} or codes
     how = [_ending(rank, code) for rank, code in causes.items()]
-    return Relayed(1, f"{'; '.join(how)}. The same command resumes the run from its last checkpoint")
+    return Relayed(1, f"{'; '.join(how)}. Run the same command again to resume from the last checkpoint")
 
 
 def _ending(rank: int, code: int | None) -> str:
     """Describe the end of a process that reported nothing, by its exit code."""
     if code is None or code >= 0:
-        return f"process {rank} ended without a word{'' if code is None else f' (exit code {code})'}"
+        return f"process {rank} ended without a message{'' if code is None else f' (exit code {code})'}"
     try:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
     if name == "SIGKILL":
-        return f"process {rank} was killed ({name}), perhaps for want of memory"
+        return f"process {rank} was killed ({name}), perhaps for lack of memory"
     if name == "SIGABRT":
         return f"process {rank} was aborted ({name}) by a library such as gloo, NCCL or CUDA; the lines above say why"
     return f"process {rank} was ended by {name}; the lines above may say why"
 
 
 def begin() -> None:
-    """To be called by a process when it starts: tells its number, and sees to it that it does not outlive the rest."""
+    """Record the number of a starting process, and ensure that it does not outlive the others."""
     if (folder := os.environ.get(ENDS)) is None:
         return
     with suppress(OSError):
@@ -203,7 +203,7 @@ def begin() -> None:
 
 
 def end(code: int, message: str) -> int:
-    """To be called by a process when it ends: writes down how; returns the exit code for torchrun."""
+    """Record how a process ended; return the exit code for torchrun."""
     if (folder := os.environ.get(ENDS)) is None:
         return code
     with suppress(OSError):
@@ -212,18 +212,18 @@ def end(code: int, message: str) -> int:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that shows and prints for all."""
+    """Return true if this process shows and prints for all."""
     try:
         return place().rank == 0
-    except InputError:  # a contradictory environment is told of by whoever finds it
+    except InputError:  # a contradictory environment is reported where it is read
         return True
 
 
 def speaks(code: int, message: str = "") -> bool:
-    """Whether this process prints the error that it ends with, so that one of several does."""
+    """Return true if this process prints the error that it ends with, so that one of several does."""
     if message == LOST and ENDS in os.environ:
         return False
     if is_first():
         return True
-    # Without our starter nobody else would tell of what went wrong here alone.
+    # Without our launcher no other process would report an error that occurred here alone.
     return ENDS not in os.environ and code not in (*_AGREED, 4)

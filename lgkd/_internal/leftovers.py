@@ -1,6 +1,6 @@
-"""Temporary files and folders, and those that killed processes left: what nobody holds a lock on.
+"""Create temporary files and folders, and remove those of killed processes: unlocked ones.
 
-Process numbers say nothing of that: those of two containers that share a folder are equal, and they come again.
+Process numbers do not identify them: those of two containers that share a folder are equal, and they are reused.
 """
 
 import os
@@ -16,9 +16,9 @@ _DAY = 24 * 3600.0
 
 
 def lock(handle: int) -> bool | None:
-    """Lock an open temporary file or folder itself until it is closed, by which process end whatsoever.
+    """Lock an open temporary file or folder itself until it is closed, even by a crash of the process.
 
-    Not by `lgkd._internal.locks`: a lock file beside each temporary one would be left behind just as that is.
+    Not by `lgkd._internal.locks`: a lock file beside each temporary one would be left behind just like it.
 
     Returns:
         True where it is locked now; False where another process holds it; None where there are no such locks: on
@@ -38,9 +38,9 @@ def lock(handle: int) -> bool | None:
 
 
 def remove_leftover(path: Path) -> None:
-    """Remove a temporary file or folder that nobody writes into any more; nothing where that cannot be.
+    """Remove a temporary file or folder that no process writes into any more; do nothing where that is impossible.
 
-    Where there are no locks it is one after a day.
+    Where there are no locks it counts as one after a day.
     """
     handle = free = None
     try:
@@ -49,7 +49,7 @@ def remove_leftover(path: Path) -> None:
             handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
             free = lock(handle)
         if free or (free is None and age > _DAY):
-            # Still locked, so that its maker cannot begin with it meanwhile.
+            # Still locked, so that its creator cannot start using it meanwhile.
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     except OSError:
         pass
@@ -59,18 +59,18 @@ def remove_leftover(path: Path) -> None:
 
 
 class Scratch:
-    """A new folder beside a place, with a hidden name of its own, locked while it is written into.
+    """Create a temporary folder beside a path, with a unique hidden name, locked while it is written into.
 
-    It is removed in the end, unless it was given another name. What killed processes left of the same place goes first.
+    It is removed in the end, unless it was renamed. Those of killed processes for the same path are removed first.
 
     Args:
-        place: what it will become; need not be there.
+        place: the final path; need not exist.
 
     Attributes:
         path: the folder.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
 
     def __init__(self, place: Path) -> None:
@@ -83,10 +83,10 @@ class Scratch:
                 self._handle = os.open(self.path, os.O_RDONLY)
             if self._handle is None or (lock(self._handle) is not False and self.path.exists()):
                 return
-            os.close(self._handle)  # another process took it for a leftover before it was locked
+            os.close(self._handle)  # another process removed it as a leftover before it was locked
 
     def close(self) -> None:
-        """Remove the folder, if it is still there under its name, and let go of it."""
+        """Remove the folder, if it still has its name, and unlock it."""
         shutil.rmtree(self.path, ignore_errors=True)
         if self._handle is not None:
             os.close(self._handle)
@@ -102,7 +102,7 @@ class Scratch:
 
 
 def remove_scratch_of(place: Path) -> None:
-    """Remove the folders that killed processes left of making a place."""
+    """Remove the temporary folders that killed processes left for a path."""
     ours = re.compile(rf"\.{re.escape(place.name)}-[0-9a-f]{{16}}")
     with suppress(OSError):
         for other in place.parent.iterdir():

@@ -1,4 +1,4 @@
-"""Locks between processes: files that the system unlocks when their holder ends, by which end whatsoever."""
+"""Lock files between processes; the system unlocks them when their holder ends, even by a crash."""
 
 import errno
 import warnings
@@ -8,14 +8,14 @@ from functools import cache
 from pathlib import Path
 
 LOCK = ".lgkd.lock"
-"""Name of a folder's lock file: there while the folder is locked, and after its holder was killed."""
+"""Name of a folder's lock file: present while the folder is locked, and after its holder was killed."""
 
-# Whatever is written there next fails by itself, with a message of its own.
+# The next write there fails by itself, with its own message.
 _NOTHING_CAN_BE_WRITTEN = {errno.EACCES, errno.EPERM, errno.ENOSPC, errno.ENOENT, errno.ENOTDIR}
 
 
 class LockedError(Exception):
-    """Another process holds the lock."""
+    """Raised when another process holds the lock."""
 
 
 @contextmanager
@@ -23,11 +23,11 @@ def locked(file: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold a lock file, and remove it at the end. Forked processes do not inherit the lock.
 
     A file system that refuses it (many network file systems have no locks) must not refuse a run: this warns once and
-    holds nothing.
+    locks nothing.
 
     Args:
         file: created if it is not there; its folder exists.
-        wait: for the process that holds it.
+        wait: block until the other process releases it.
 
     Raises:
         LockedError: another process holds it, and `wait` is False.
@@ -49,7 +49,7 @@ def locked(file: Path, *, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         if lock.is_locked:
-            # Removed while it is held: whoever waits for it finds that it has gone, and creates a new one.
+            # Removed while it is held: a waiting process finds that it is gone, and creates a new one.
             with suppress(OSError):
                 file.unlink()
             lock.release()
@@ -57,7 +57,7 @@ def locked(file: Path, *, wait: bool = False) -> Iterator[None]:
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in such a block for a folder; do nothing where the folder is not there."""
+    """Wait until no other process is in such a block for a folder; do nothing where the folder does not exist."""
     with locked(folder / LOCK, wait=True) if folder.is_dir() else nullcontext():
         yield
 

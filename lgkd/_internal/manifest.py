@@ -1,6 +1,6 @@
-"""Manifests: sizes and SHA-256 of the files that decide a result, written once, as the last file of what is finished.
+"""Write and verify manifests: sizes and SHA-256 of result files, written as the last file of a finished folder.
 
-`MANIFEST.json` lies beside its files: of a finished run, an export, a teacher of the store, a cache. Small files have
+`MANIFEST.json` is beside its files: of a finished run, an export, a teacher of the store, a cache. Small files have
 one SHA-256; arrays of gigabytes have one for each block, so that they can be compared as they are read. The manifest
 holds a checksum of itself. A folder of an older lgkd has none; it is read, with a remark. Checkpoints have a manifest
 of their own (`lgkd.training.checkpoint`).
@@ -29,12 +29,12 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Entry:
-    """A file as it was written.
+    """Record a file's length and hashes.
 
     Attributes:
         bytes: its length.
         sha256: of the whole file; None where it has blocks.
-        blocks: of each `BLOCK` bytes of the array in it, behind the file's header; the last one may be shorter.
+        blocks: of each `BLOCK` bytes of the array in it, after the file's header; the last one may be shorter.
     """
 
     bytes: int
@@ -43,14 +43,14 @@ class Entry:
 
 
 class BlockDigests:
-    """SHA-256 of every `BLOCK` bytes of an array that is handed over piece by piece."""
+    """Hash every `BLOCK` bytes of an array that is passed piece by piece."""
 
     def __init__(self) -> None:
         self._done: list[str] = []
         self._open, self._free = sha256(), BLOCK
 
     def update(self, data: bytes | memoryview) -> None:
-        """Take in the next bytes."""
+        """Add the next bytes."""
         left = memoryview(data).cast("B")
         while len(left) >= self._free:
             self._open.update(left[: self._free])
@@ -61,12 +61,12 @@ class BlockDigests:
         self._free -= len(left)
 
     def all(self) -> list[str]:
-        """The digests so far, that of a block that is not full included."""
+        """Return the digests so far, including that of an incomplete block."""
         return [*self._done, self._open.hexdigest()] if self._free < BLOCK else [*self._done]
 
 
 def write_manifest(folder: Path, names: Iterable[str], blocks: Mapping[str, Sequence[str]] | None = None) -> None:
-    """Write the manifest of a folder whose files are complete, whole or not at all.
+    """Write the manifest of a folder whose files are complete, atomically.
 
     Args:
         folder: holds the files.
@@ -82,12 +82,12 @@ def write_manifest(folder: Path, names: Iterable[str], blocks: Mapping[str, Sequ
 
 
 def remove_manifest(folder: Path) -> None:
-    """Remove the manifest of a folder whose files are about to be written anew."""
+    """Remove the manifest of a folder whose files are about to be rewritten."""
     (folder / MANIFEST).unlink(missing_ok=True)
 
 
 def read_manifest(folder: Path) -> dict[str, Entry] | None:
-    """The files of a manifest by name; None where the folder has none.
+    """Read the files of a manifest by name; None where the folder has none.
 
     Raises:
         InputError: it is damaged, or not one of lgkd's.
@@ -102,7 +102,7 @@ def read_manifest(folder: Path) -> dict[str, Entry] | None:
     except NotADirectoryError:
         return None
     except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}); mend that, and run the command again") from None
+        raise InputError(f"{file}: cannot be read ({error.strerror}); fix that, and run the command again") from None
     except (ValueError, RecursionError):
         value = None
     files = value.get("files") if isinstance(value, dict) else None
@@ -117,11 +117,11 @@ def read_manifest(folder: Path) -> dict[str, Entry] | None:
 
 
 def verify(folder: Path, names: Iterable[str]) -> bool:
-    """Compare files with their folder's manifest; False where there is none, so that nothing could be compared.
+    """Verify files against their folder's manifest; return False where there is none, so that nothing was compared.
 
     Args:
         folder: holds them.
-        names: those that are about to be read. Of a file with blocks the length alone is compared.
+        names: files that are about to be read. Of a file with blocks only the length is compared.
 
     Raises:
         InputError: a file is missing, cut or changed, or the manifest itself is damaged.
@@ -135,7 +135,7 @@ def verify(folder: Path, names: Iterable[str]) -> bool:
 
 
 def compare(file: Path, manifest: Mapping[str, Entry], data: bytes | None = None) -> Entry:
-    """Compare one file, or what was read from it, with its entry in a manifest.
+    """Verify one file, or the bytes read from it, against its entry in a manifest.
 
     Raises:
         InputError: it is missing, cut or changed, or the manifest does not list it.
@@ -167,7 +167,7 @@ def compare(file: Path, manifest: Mapping[str, Entry], data: bytes | None = None
 
 
 def tell_unverified(*places: Path) -> None:
-    """Remark, once for all of them, that files without a manifest are read as they are."""
+    """Remark, once for all of them, that files without a manifest are read unverified."""
     if places:
         more = f" and {len(places) - 1} more" if len(places) > 1 else ""
         warnings.warn(

@@ -1,11 +1,11 @@
-"""Errors that are a lack of memory, by whatever name Python, torch, Pillow or a loader reports it. No torch in here."""
+"""Recognise out-of-memory errors as Python, torch, Pillow and loaders report them. No torch in here."""
 
 import errno
 import re
 from collections.abc import Iterator
 
 # torch on a CPU, the C++ library, numpy and BLAS, CUDA's libraries; the loader of shared libraries gives no reason
-# where an address-space limit stops it, and another one where a disk forbids to run what lies on it.
+# where an address-space limit stops it, and another one where a disk forbids executing its files.
 _SAYS = re.compile(
     r"can't allocate memory|std::bad_alloc|Cannot allocate memory|[Uu]nable to allocate|Failed to allocate memory|"
     r"out of memory|_ALLOC_FAILED|"
@@ -15,7 +15,7 @@ _KINDS = (MemoryError.__name__, "OutOfMemoryError")
 
 
 def raise_if_out_of_memory(error: BaseException) -> None:
-    """Raise `MemoryError` if an error reports a lack of memory: a file that was being read is not broken by that."""
+    """Raise `MemoryError` if an error reports a lack of memory: the file that was being read is not damaged then."""
     if (words := lack_of_memory(error)) is not None:
         raise MemoryError(words) from error
 
@@ -36,7 +36,7 @@ def lack_of_memory(error: BaseException) -> str | None:
 
 
 def _behind(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error, what it was raised from, and what was being handled then."""
+    """Yield the error, its causes, and its contexts."""
     seen: set[int] = set()
     waiting = [error]
     while waiting:

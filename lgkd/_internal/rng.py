@@ -1,6 +1,6 @@
-"""Chance without hidden state: every draw is a pure function of what it is for.
+"""Draw random numbers without hidden state: every draw is a pure function of its purpose.
 
-A draw never depends on what was drawn before, so the place where a run was stopped, the number of
+A draw never depends on earlier draws, so the point where a run was stopped, the number of
 workers and the number of processes cannot change what a sample sees. Numbers come from the
 SplitMix64 finaliser (Steele, Lea & Flood, 2014) applied to a counter; they are made on the host
 with NumPy's unsigned integers, whose overflow is defined, and are the same on every device.
@@ -19,7 +19,7 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
 def seed_of(*parts: int | str) -> int:
-    """A 63-bit seed that depends on every part, in order, and on nothing else."""
+    """Compute a 63-bit seed that depends on every part, in order, and on nothing else."""
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
@@ -31,7 +31,7 @@ def _mixed(counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def bits(seed: int, index: Tensor, draws: int) -> NDArray[np.uint64]:
-    """`draws` random 64-bit words for each entry of `index`, shape (len(index), draws)."""
+    """Draw `draws` random 64-bit words for each entry of `index`, shape (len(index), draws)."""
     rows = index.detach().cpu().numpy().astype(np.uint64)
     columns = np.arange(1, draws + 1, dtype=np.uint64)
     with np.errstate(over="ignore"):
@@ -40,22 +40,22 @@ def bits(seed: int, index: Tensor, draws: int) -> NDArray[np.uint64]:
 
 
 def uniform(seed: int, index: Tensor, draws: int) -> Tensor:
-    """Uniform numbers in [0, 1) for each sample: float64, shape (len(index), draws).
+    """Draw uniform numbers in [0, 1) for each sample: float64, shape (len(index), draws).
 
     Args:
-        seed: what the draws are for, usually `seed_of(run_seed, "augment", epoch)`.
-        index: int64 (B,), the samples' places in the data set.
-        draws: how many numbers a sample gets. Asking for more leaves the first ones as they were.
+        seed: identifies the purpose, usually `seed_of(run_seed, "augment", epoch)`.
+        index: int64 (B,), the samples' positions in the data set.
+        draws: count of numbers per sample. Asking for more leaves the first ones unchanged.
     """
     return torch.from_numpy((bits(seed, index, draws) >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 
 def permutation(seed: int, count: int) -> Tensor:
-    """A uniformly random order of `range(count)`: int64 (count,)."""
+    """Draw a uniformly random order of `range(count)`: int64 (count,)."""
     keys = bits(seed, torch.arange(count), 1)[:, 0]
     return torch.from_numpy(np.argsort(keys, kind="stable"))
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> Tensor:
-    """The order in which an epoch visits the samples: int64 (count,)."""
+    """Draw the order in which an epoch visits the samples: int64 (count,)."""
     return permutation(seed_of(seed, "order", epoch), count)

@@ -1,4 +1,4 @@
-"""Weights as safetensors files: plain tensors, no code."""
+"""Read and write weights as safetensors files: plain tensors, no code."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -14,14 +14,14 @@ from lgkd._internal.out_of_memory import raise_if_out_of_memory
 from lgkd._internal.text import safe_text
 from lgkd.errors import InputError
 
-# What reading bytes that are no safetensors file, or one of impossible sizes, may raise.
+# Errors for bytes that are not a safetensors file, or one of impossible sizes.
 UNREADABLE = (SafetensorError, ValueError, KeyError, TypeError, RuntimeError)
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def save_weights(tensors: Mapping[str, Tensor], path: Path) -> str:
-    """Write the tensors, whole or not at all; return the file's SHA-256 in hex digits."""
+    """Write the tensors atomically; return the file's SHA-256 in hex digits."""
     # Copies, because safetensors refuses tensors that share memory (tied weights).
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     data = save(plain)
@@ -30,21 +30,21 @@ def save_weights(tensors: Mapping[str, Tensor], path: Path) -> str:
 
 
 def load_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU.
+    """Load the tensors of a safetensors file, on the CPU.
 
     Args:
         path: the file.
-        sha256: what the file's SHA-256 must be, in hex digits; None: anything goes.
+        sha256: expected SHA-256 of the file, in hex digits; None: not checked.
 
     Raises:
-        InputError: the file cannot be read, is none, or is not the one that was written.
+        InputError: the file cannot be read, is not a safetensors file, or has another SHA-256.
     """
     try:
         data = path.read_bytes()
         found = hashlib.sha256(data).hexdigest()
         if sha256 is not None and found != sha256:
             raise InputError(
-                f"{path}: has SHA-256 {found}, expected {sha256}; it is damaged or another's, "
+                f"{path}: has SHA-256 {found}, expected {sha256}; it is damaged or another file, "
                 "take it from a copy or train again"
             )
     except OSError as error:
@@ -53,17 +53,17 @@ def load_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
 
 
 def parse_weights(data: bytes, origin: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file's content; `origin` for messages.
+    """Parse the tensors of a safetensors file's content; `origin` for messages.
 
     Raises:
-        InputError: it is none.
+        InputError: it is not a safetensors file.
     """
     try:
         return load(data)
     except UNREADABLE as error:
         raise_if_out_of_memory(error)
-        reason = safe_text(str(error), 200)  # it names tensors, and these may be called anything
-        raise InputError(f"{origin}: not a safetensors file ({reason}); it is damaged or something else") from None
+        reason = safe_text(str(error), 200)  # it contains names of tensors, which are untrusted
+        raise InputError(f"{origin}: not a safetensors file ({reason}); it is damaged or a different file") from None
 
 
 def _some(names: Sequence[str]) -> str:
@@ -75,12 +75,12 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _of_one_kind(found: Tensor, wanted: Tensor) -> bool:
-    """Whether a tensor may be cast to the type of another: floating point to floating point, all else to itself."""
+    """Check if a tensor may be cast to another's type: floating point to floating point, all else to itself."""
     return found.dtype == wanted.dtype or (found.dtype in _FLOATS and wanted.dtype in _FLOATS)
 
 
 def _is_finite(found: Tensor, untrained: Tensor | None) -> bool:
-    """Whether every number is finite, or the very one that an untrained buffer has in that place."""
+    """Return true if every number is finite, or equals an untrained buffer's number in that position."""
     if not (found.is_floating_point() or found.is_complex()):
         return True
     wild = ~torch.isfinite(found)
@@ -90,14 +90,14 @@ def _is_finite(found: Tensor, untrained: Tensor | None) -> bool:
 
 
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Put tensors into a model; every name, shape and kind of number must fit, and every number be finite.
+    """Load tensors into a model; every name, shape and kind of number must fit, and every number be finite.
 
-    Floating-point numbers of another width are taken (shipped teachers are in half precision). A buffer may hold what
-    is not finite where the untrained model's holds the same.
+    Floating-point numbers of another width are accepted (shipped teachers are in half precision). A buffer may hold
+    non-finite numbers where the untrained model's holds the same.
 
     Raises:
-        InputError: names that are missing or unexpected, shapes or kinds that differ, or numbers that are not finite;
-            the model is as it was.
+        InputError: missing or unexpected names, other shapes or kinds, or non-finite numbers;
+            the model is unchanged.
     """
     have = model.state_dict()
     missing = sorted(have.keys() - tensors.keys())
@@ -132,7 +132,7 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
     wild = [name for name in both if not _is_finite(tensors[name], None if name in learned else have[name])]
     if wild:
         raise InputError(
-            f"{origin} holds numbers that are not finite ({_some(wild)}); what wrote it went bad or it was changed, "
+            f"{origin} holds numbers that are not finite ({_some(wild)}); its training diverged or it was changed, "
             "train again or take it from a copy"
         )
     model.load_state_dict(dict(tensors))

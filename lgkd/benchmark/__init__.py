@@ -1,1 +1,1 @@
-"""How fast a training is, what it costs, and against a plain loop: what `lgkd bench` measures."""
+"""Measure the speed and cost of a training, alone and against a plain loop, for `lgkd bench`."""

@@ -1,9 +1,9 @@
-"""What lgkd is measured against: the loop that one writes by hand with PyTorch and timm.
+"""Run the baseline: the loop that one writes by hand with PyTorch and timm.
 
 timm's transforms on PIL images in a `DataLoader`, an eager student, an eager teacher with forward hooks, locality
-guidance in a few lines, and the optimisers of torch and timm at their defaults. Nothing of lgkd's feed, guide, losses,
-engine or optimiser is in it. What a careful user does is done: as many workers as serve best, workers that
-persist, pinned memory, gradients set to None, cuDNN's search for the fastest convolution, no waiting for the device.
+guidance in a few lines, and the optimisers of torch and timm at their defaults. Nothing of lgkd's loader, guide,
+losses, engine or optimiser is in it. It does all that a careful user does: the fastest number of workers, persistent
+workers, pinned memory, gradients set to None, cuDNN's search for the fastest convolution, no waiting for the device.
 
 Letters in shapes: B batch, C channels, N tokens, D width, h w map size.
 """
@@ -32,7 +32,7 @@ _TRIAL_STEPS = 2
 
 
 class Hooks:
-    """The outputs of named layers, from one forward to the next."""
+    """Record the outputs of named layers, from one forward to the next."""
 
     def __init__(self, model: nn.Module, names: list[str]) -> None:
         self._names = names
@@ -47,7 +47,7 @@ class Hooks:
         return hook
 
     def maps(self) -> list[Tensor]:
-        """As (B,C,h,w); tokens (B,N,D) lose those before the largest square of them."""
+        """Return maps as (B,C,h,w); tokens (B,N,D) lose those before the largest square of them."""
         return [_as_map(self._seen[name]) for name in self._names]
 
 
@@ -59,7 +59,7 @@ def _as_map(output: Tensor) -> Tensor:
 
 
 class Plain:
-    """A plain loop with the model, teacher, settings and images of a bench.
+    """Run a plain loop with the model, teacher, settings and images of a bench.
 
     Args:
         choices: what is measured; see `check_plain`.
@@ -127,7 +127,7 @@ class Plain:
             torch.backends.cudnn.benchmark = True
 
     def loss(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Cross entropy, and the distance of the student's maps from the teacher's."""
+        """Compute cross entropy, and the distance of the student's maps from the teacher's."""
         loss = F.cross_entropy(self.student(images).float(), targets, label_smoothing=self._own_smoothing(targets))
         if self.teacher is None:
             return loss
@@ -149,7 +149,7 @@ class Plain:
         return self.smoothing if targets.ndim == 1 else 0.0
 
     def step(self, images: Tensor, targets: Tensor, precision: str) -> None:
-        """One update."""
+        """Run one update."""
         if self.mixup is not None:
             images, targets = self.mixup(images, targets)
         kind = torch.device(self.device).type
@@ -171,9 +171,9 @@ class Plain:
             self.optimizer.step()
 
     def lap(self, kind: str, precision: str, steps: int) -> float:
-        """The seconds of so many steps: "data" for batches alone, "whole" for the training.
+        """Return the seconds of so many steps: "data" for batches alone, "whole" for the training.
 
-        The first lap of a kind finds out whether no workers or one a thread serve better.
+        The first lap of a kind measures whether no workers or one a thread are faster.
         """
         chosen = self._fastest.get((kind, precision))
         if chosen is None:
@@ -182,7 +182,7 @@ class Plain:
         return self._run(kind, precision, steps, chosen)
 
     def workers(self) -> dict[str, int]:
-        """How many workers were the fastest, by kind and precision."""
+        """Return the fastest number of workers, by kind and precision."""
         return {f"{kind} {precision}".strip(): workers for (kind, precision), workers in self._fastest.items()}
 
     def _candidates(self) -> list[int]:

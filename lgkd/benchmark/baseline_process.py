@@ -1,6 +1,6 @@
-"""The plain loop in a process of its own: its memory, threads and global settings are not ours, nor ours its.
+"""Run the plain loop in a separate process: memory, threads and global settings are not shared.
 
-It waits for orders while we are measured, and we wait while it is.
+It waits for requests while we are measured, and we wait while it is.
 """
 
 from functools import partial
@@ -18,14 +18,14 @@ from lgkd.training.precision import choose_device
 
 
 class Rival:
-    """The plain loop, elsewhere. Use as a context manager.
+    """Run the plain loop in another process. Use as a context manager.
 
     Args:
         choices: as ours.
 
     Attributes:
         batch_size: images a step.
-        precision: what "auto" has become.
+        precision: resolved from "auto".
     """
 
     def __init__(self, choices: Choices) -> None:
@@ -46,13 +46,13 @@ class Rival:
             self._process.terminate()
 
     def parts(self) -> list[Part]:
-        """What is timed: "plain data", and "plain whole PRECISION" in fp32 and in our precision."""
+        """Return the timed parts: "plain data", and "plain whole PRECISION" in fp32 and in our precision."""
         kinds = [("plain data", "data", "")]
         kinds += [(f"plain whole {name}", "whole", name) for name in dict.fromkeys(("fp32", self.precision))]
         return [Part(name, self.batch_size, partial(self._ask, kind, precision)) for name, kind, precision in kinds]
 
     def about(self) -> dict[str, Any]:
-        """Workers of the fastest pipeline, and the peak of its memory: without its workers', after fp32 steps first."""
+        """Return the workers of the fastest pipeline, and the loop's peak memory: without workers, after fp32 steps."""
         return dict(self._ask("about"))
 
     def _ask(self, *order: Any) -> Any:
@@ -63,14 +63,16 @@ class Rival:
         try:
             good, value = self._here.recv()
         except EOFError:
-            raise InputError("the plain loop's process has ended without a word; try a smaller --batch-size") from None
+            raise InputError(
+                "the plain loop's process has ended without a message; try a smaller --batch-size"
+            ) from None
         if not good:
             raise value if isinstance(value, Exception) else RuntimeError(value)
         return value
 
 
 def _serve(orders: Connection, choices: Choices, threads: int) -> None:
-    """The other process's work."""
+    """Serve requests in the other process."""
     torch.set_num_threads(threads)
     try:
         from lgkd.benchmark.baseline_loop import Plain

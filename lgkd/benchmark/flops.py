@@ -1,4 +1,4 @@
-"""How much arithmetic a step is, and how much of it a device can do: both are measured."""
+"""Count the arithmetic of a step, and measure the peak of a device."""
 
 import math
 import time
@@ -22,11 +22,11 @@ _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Peak:
-    """The fastest matrix product.
+    """Hold the fastest matrix product.
 
     Attributes:
         flops: floating point operations a second; a multiplication and an addition are two.
-        size: of the square matrices with which it was reached.
+        size: of the square matrices that reached it.
     """
 
     flops: float
@@ -34,10 +34,10 @@ class Peak:
 
 
 def count_flops(step: Callable[[], object]) -> int:
-    """Floating point operations of products, convolutions and attention in one call, backward included.
+    """Count floating point operations of products, convolutions and attention in one call, backward included.
 
     A multiplication and an addition are two operations. Attention's backward counts five products, as it
-    computes its scores once more. Everything element-wise counts nothing.
+    computes its scores once more. Element-wise operations count nothing.
 
     Args:
         step: run once, eagerly.
@@ -53,7 +53,7 @@ def count_flops(step: Callable[[], object]) -> int:
 def _convolution_backward(
     gradient: Sequence[int], _images: Sequence[int], weight: Sequence[int], *rest: Any, **_: object
 ) -> int:
-    """As many operations as forward for the gradient of the images, and for that of the weights, where wanted.
+    """Count as many operations as forward for the gradient of the images, and for that of the weights, where wanted.
 
     The weight's second dimension is the input channels of one group; a transposed convolution's first is.
     """
@@ -63,7 +63,7 @@ def _convolution_backward(
 
 
 def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object) -> int:
-    """The scores and their product with the values; shapes (B, heads, tokens, width)."""
+    """Count the scores and their product with the values; shapes (B, heads, tokens, width)."""
     pairs = 2 * query[0] * query[1] * query[2] * key[2]
     return pairs * (query[3] + value[3])
 
@@ -71,13 +71,13 @@ def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *
 def _attention_backward(
     _gradient: Sequence[int], query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object
 ) -> int:
-    """The scores once more, the gradients of scores and values, and those of queries and keys."""
+    """Count the scores once more, the gradients of scores and values, and those of queries and keys."""
     pairs = 2 * query[0] * query[1] * query[2] * key[2]
     return pairs * (3 * query[3] + 2 * value[3])
 
 
 def measure_peak(device: str, precision: str, sizes: tuple[int, ...] = _SIZES) -> Peak:
-    """The best that products of square matrices come to, over several sizes and tries.
+    """Measure the best rate of products of square matrices, over several sizes and tries.
 
     Args:
         device: that computes.

@@ -1,4 +1,4 @@
-"""What is measured, in names and numbers; no torch, so that a wrong choice is told at once."""
+"""Check the options of a bench, in names and numbers; no torch, so that a wrong choice is reported at once."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,10 +14,10 @@ from lgkd.models.registry import find
 from lgkd.runner.resolve import check_dataset, resolve_recipe
 
 CLASSES = 100
-"""Of made images."""
+"""Side of made images, in pixels."""
 
 SWEPT = {"batch-size": "batch_size", "image-size": "image_size", "images": "images"}
-"""What a sweep can vary, as typed and as an attribute of `Choices`."""
+"""Options that a sweep can vary, as typed and as an attribute of `Choices`."""
 
 _FREE = {"weight": 2.5, "name": None}
 _LOCALITY = SECTIONS["locality"](kind="locality", weight=2.5)
@@ -25,7 +25,7 @@ _LOCALITY = SECTIONS["locality"](kind="locality", weight=2.5)
 
 @dataclass(frozen=True)
 class Choices:
-    """One bench: a guided student, an unguided one, or a teacher in its own training.
+    """Describe one bench: a guided student, an unguided one, or a teacher in its own training.
 
     Neither a data set nor a trained teacher is needed: by default images are made, and the guiding teacher is
     always an untrained one, whose arithmetic is that of a trained one.
@@ -34,18 +34,18 @@ class Choices:
         student, teacher: names; both for a guided student, one of them for a training without a guide.
         student_options: reach the student's constructor.
         dataset: a named data set or a folder; None for made images.
-        data_dir: where a named data set lies.
+        data_dir: folder of named data sets.
         recipe: a shipped name or a YAML file; None for the one that fits.
         image_size, batch_size, precision: instead of the recipe's.
         overrides: "a.b=value" each.
         device: "cpu", "cuda" or "cuda:N"; None for a GPU if there is one.
         compile: whether the step is compiled; None: as a training would be.
         cuda_graphs: whether the compiled step is recorded and replayed.
-        images, source_size: how many images are made, and their side in pixels.
+        images, source_size: number of made images, and their side in pixels.
         seed: of images and weights.
 
     Raises:
-        InputError: a choice that cannot be.
+        InputError: an option is out of range or does not fit the others.
     """
 
     student: str | None = None
@@ -68,7 +68,7 @@ class Choices:
     def __post_init__(self) -> None:
         if self.student is None and self.teacher is None:
             raise InputError(
-                "nothing to measure; name a --student, a --teacher, or both for a student that is guided, as in "
+                "nothing to measure; name a --student, a --teacher, or both for a guided student, as in "
                 "lgkd bench --student deit_tiny --teacher resnet56"
             )
         for name in (self.student, self.teacher):
@@ -85,19 +85,19 @@ class Choices:
 
     @property
     def guided(self) -> bool:
-        """Whether a teacher guides."""
+        """Return True if a teacher guides."""
         return self.student is not None and self.teacher is not None
 
     @property
     def model(self) -> str:
-        """The name of what is trained."""
+        """Return the name of the trained model."""
         name = self.student if self.student is not None else self.teacher
         assert name is not None
         return name
 
     @property
     def recipe_name(self) -> str:
-        """The recipe that was named, or the one that fits."""
+        """Return the recipe that was named, or the one that fits."""
         if self.recipe is not None:
             return self.recipe
         if self.student is None:
@@ -106,7 +106,7 @@ class Choices:
 
     @cached_property
     def resolved(self) -> Recipe:
-        """The recipe with every choice put in."""
+        """Return the recipe with every choice put in."""
         return resolve_recipe(
             self.recipe_name,
             trains="student" if self.student is not None else "teacher",
@@ -118,12 +118,12 @@ class Choices:
         )
 
     def about(self) -> dict[str, Any]:
-        """For the JSON document."""
+        """Return the choices for the JSON document."""
         return asdict(self) | {"recipe": self.recipe_name, "overrides": list(self.overrides)}
 
 
 def check_plain(choices: Choices) -> None:
-    """The plain loop knows what the shipped recipes of students and teachers ask for, and no more.
+    """Check that the plain loop has the settings of a recipe: those of the shipped recipes, and no more.
 
     Raises:
         InputError: the recipe asks for something else.
@@ -147,7 +147,7 @@ def check_plain(choices: Choices) -> None:
 
 
 def read_sweep(text: str) -> tuple[str, list[int]]:
-    """`batch-size=32,64` as the attribute that varies and its values, in ascending order.
+    """Parse `batch-size=32,64` as the attribute that varies and its values, in ascending order.
 
     Raises:
         InputError: another form, or something that cannot be swept.
@@ -161,18 +161,18 @@ def read_sweep(text: str) -> tuple[str, list[int]]:
     if not all(number.isdecimal() and int(number) > 0 for number in numbers):
         raise InputError(f"--sweep {text!r}: expected whole numbers above 0 with commas between them, like 32,64,128")
     if name == "images" and max(map(int, numbers)) > 1_000_000:
-        raise InputError(f"--sweep {text!r}: at most 1,000,000 images are made, they lie in a temporary file")
+        raise InputError(f"--sweep {text!r}: at most 1,000,000 images are made, in a temporary file")
     return SWEPT[name], sorted({int(number) for number in numbers})
 
 
 def check_file(file: Path, option: str) -> Path:
-    """A file that can be written to, told before minutes are spent.
+    """Check that a file can be written to, before minutes are spent.
 
     Raises:
-        InputError: it is a folder, or its folder is not there.
+        InputError: it is a folder, or its folder does not exist.
     """
     if file.is_dir():
         raise InputError(f"{option} {file} is a folder, expected the name of a file")
     if not file.parent.is_dir():
-        raise InputError(f"{option} {file}: there is no folder {file.parent}; make it first")
+        raise InputError(f"{option} {file}: the folder {file.parent} does not exist; make it first")
     return file

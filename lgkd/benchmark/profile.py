@@ -1,4 +1,4 @@
-"""Where a step's time goes: by part, and by operation."""
+"""Profile a step: its time by part, and by operation."""
 
 import functools
 import time
@@ -20,10 +20,10 @@ _LARGEST = 5
 
 
 class Stopwatch:
-    """Adds up how long things take; the time of what runs inside another thing is not the other's.
+    """Add up durations by name; time of an inner part is not counted for the outer one.
 
     Args:
-        device: waited for whenever something begins or ends, so that a GPU's time falls to its cause.
+        device: synchronised at every start and stop, so that a GPU's time is counted for its cause.
     """
 
     def __init__(self, device: str) -> None:
@@ -33,12 +33,12 @@ class Stopwatch:
         self._since = 0.0
 
     def start(self, name: str) -> None:
-        """Something begins."""
+        """Start a part."""
         self._settle()
         self._open.append(name)
 
     def stop(self) -> None:
-        """What began last is over."""
+        """Stop the part that was started last."""
         self._settle()
         self._open.pop()
 
@@ -82,7 +82,7 @@ class Stopwatch:
 
 
 def time_shares(subject: Subject, steps: int) -> dict[str, float]:
-    """Shares of the time of eager steps by part; they add up to 1.
+    """Return shares of the time of eager steps by part; they add up to 1.
 
     "rest" is the classification loss, the norm of the gradient, the guard, the meters, and casting.
     """
@@ -107,13 +107,13 @@ def time_shares(subject: Subject, steps: int) -> dict[str, float]:
 
 
 def write_profile(step: Callable[[], object], device: str, file: Path, *, steps: int) -> list[dict[str, Any]]:
-    """Profile some steps: a table of the costliest operations goes to a file, the five largest are returned.
+    """Profile some steps: write a table of the costliest operations to a file, return the five largest.
 
     Args:
-        step: what is profiled.
-        device: the profiler looks at both it and the host.
+        step: the profiled function.
+        device: profiled beside the host.
         file: text.
-        steps: how many.
+        steps: number of steps.
     """
     on_gpu = torch.device(device).type == "cuda"
     step()

@@ -1,4 +1,4 @@
-"""One bench from choices to figures: what `lgkd bench` and notebooks call."""
+"""Run one bench, from choices to figures; for `lgkd bench` and notebooks."""
 
 import time
 from collections.abc import Callable
@@ -44,14 +44,14 @@ def bench(
         repeats: laps of every part, taken in turn.
         against: "plain" for a comparison with a loop written by hand, in the same rounds.
         profile: a text file for the costliest operations.
-        command: that asked for this.
-        say: called with what is being done.
+        command: as typed, for the document.
+        say: called with the current stage.
 
     Returns:
-        A JSON document; docs/performance.md says what every figure means.
+        A JSON document; docs/performance.md explains every figure.
 
     Raises:
-        InputError: a choice that cannot be.
+        InputError: an option is out of range or does not fit the others.
     """
     _check(steps, repeats)
     if against is not None:
@@ -117,7 +117,7 @@ def sweep(
     command: str | None = None,
     say: Say = lambda _: None,
 ) -> dict[str, Any]:
-    """How the cost grows with the work: data and whole step for every value of one choice.
+    """Measure the cost as the work grows: data and whole step for every value of one choice.
 
     Args:
         choices: what is measured.
@@ -126,7 +126,7 @@ def sweep(
         steps, repeats, command, say: as for `bench`.
 
     Raises:
-        InputError: a value that cannot be.
+        InputError: a value is out of range.
     """
     _check(steps, repeats)
     varied = [replace(choices, **{attribute: value}) for value in values]  # type: ignore[arg-type]
@@ -163,7 +163,7 @@ def _check_against(choices: Choices, against: str) -> None:
 
 
 def _heading(choices: Choices, subject: Subject, command: str | None) -> dict[str, Any]:
-    """What was measured, on what, when."""
+    """Return the measured model, device and date."""
     return {
         "format": FORMAT,
         "command": command,
@@ -179,14 +179,14 @@ def _heading(choices: Choices, subject: Subject, command: str | None) -> dict[st
 
 
 def _overhead(timings: dict[str, Timing]) -> dict[str, float] | None:
-    """Time of a guided step over that of an unguided one; None without a guide."""
+    """Compute the time of a guided step over that of an unguided one; None without a guide."""
     if "guided" not in timings:
         return None
     return timings["student"].over(timings["guided"]).as_dict()
 
 
 def _comparison(timings: dict[str, Timing]) -> dict[str, Any]:
-    """The plain loop's own figures, and how many times as fast we are, round by round."""
+    """Compute the plain loop's own figures, and our speed-up, round by round."""
     plain = {name.removeprefix("plain "): one for name, one in timings.items() if name.startswith("plain ")}
     ours = {name: timings[name.partition(" ")[0]] for name in plain}
     return {

@@ -1,4 +1,4 @@
-"""The live objects of one bench, and one step of each of their parts."""
+"""Build the live objects of one bench, and run one step of each of their parts."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, islice
@@ -29,7 +29,7 @@ _USUAL_IMAGES = 50_000
 
 
 def load_data(choices: Choices) -> Data:
-    """The images: made ones, or those of a data set."""
+    """Load the images: made ones, or those of a data set."""
     return prepare_data(
         choices.dataset if choices.dataset is not None else made_dataset(choices),
         normalize=choices.resolved.view.normalize,
@@ -38,7 +38,7 @@ def load_data(choices: Choices) -> Data:
 
 
 def load_pair(choices: Choices, data: Data) -> tuple[nn.Module, Guide | None, tuple[int, int]]:
-    """What is trained, its guide if there is one, and the (height, width) of its images; all on the CPU."""
+    """Load the model to train, its guide if there is one, and the (height, width) of its images; all on the CPU."""
     recipe = choices.resolved
     size = pair(recipe.view.image_size or default_image_size(choices.model))
     model = make_student(
@@ -55,7 +55,7 @@ def load_pair(choices: Choices, data: Data) -> tuple[nn.Module, Guide | None, tu
 
 
 class Subject:
-    """A training as `lgkd distill`, `train` and `train-teacher` build it, one step at a time.
+    """Run a training as `lgkd distill`, `train` and `train-teacher` build it, one step at a time.
 
     Args:
         choices: what is measured.
@@ -64,7 +64,7 @@ class Subject:
         feed, engine, guide: of the training; no guide without a teacher.
         batch_size: images a step.
         compiled: whether the training is one that `compile()` is to be called for.
-        model: what is trained, inside the engine's task.
+        model: the trained model, inside the engine's task.
     """
 
     def __init__(self, choices: Choices) -> None:
@@ -91,11 +91,11 @@ class Subject:
             seed=choices.seed,
             device=self.device,
             channels_last=is_convolutional(self.model),
-            compiled=False,  # the step is looked at part by part before it is compiled
+            compiled=False,  # the step is timed part by part before it is compiled
         )
         images = max(len(data.train), _USUAL_IMAGES) if choices.dataset is None else len(data.train)
         self.compiled = choose_compile(
-            choices.compile, self.device, recipe.schedule.epochs * images, cuda_graphs=choices.cuda_graphs
+            choices.compile, self.device, int(self.plan.length * images), cuda_graphs=choices.cuda_graphs
         )
         self.engine = Engine(
             make_task(self.model, [self.guide] if self.guide is not None else [], recipe),
@@ -110,27 +110,27 @@ class Subject:
         self._fixed: Iterator[Batch] | None = None
 
     def draw(self) -> Batch:
-        """The next batch."""
+        """Draw the next batch."""
         return next(self._batches)
 
     def train(self, batch: Batch) -> None:
-        """One step of the training itself, on a batch."""
+        """Run one step of the training itself, on a batch."""
         self._step(self.engine, batch)
 
     def whole(self) -> None:
-        """One step, batch and all."""
+        """Run one step, batch and all."""
         self.train(self.draw())
 
     def fixed(self) -> Batch:
-        """One of two batches that were drawn before."""
+        """Return one of two batches that were drawn before."""
         if self._fixed is None:
             self._fixed = cycle([self.draw() for _ in range(_FIXED_BATCHES)])
         return next(self._fixed)
 
     def parts(self, wanted: Sequence[str] = PARTS) -> list[Part]:
-        """What is timed.
+        """Return the timed parts.
 
-        "student" is the model alone, "guided" the model and its guide, both on batches that are there already;
+        "student" is the model alone, "guided" the model and its guide, both on batches drawn before;
         "whole" is the training. Without a guide there is no "guided".
 
         Args:
@@ -153,7 +153,7 @@ class Subject:
         compile_task(self.engine.task, cuda_graphs=self.choices.cuda_graphs)
 
     def close(self) -> None:
-        """Take hooks and wrappers off, and end what the feed may have running."""
+        """Remove hooks and wrappers, and stop the threads of the loader."""
         self._batches.close()
         for engine in (self.engine, self._unguided):
             if engine is not None:
@@ -163,11 +163,11 @@ class Subject:
         torch.set_rng_state(self._random_state)
 
     def _step(self, engine: Engine, batch: Batch) -> None:
-        # Always the first step of a training: its rate is the warm-up's, so that nothing runs away.
+        # Always the first step of a training: its rate is the warm-up's, so that nothing diverges.
         engine.step(batch, 0, 0, self._meters)
 
     def _alone(self) -> None:
-        """A step of the same model in a training without a guide."""
+        """Return a step of the same model in a training without a guide."""
         if self.guide is None:
             self.train(self.fixed())
             return
@@ -188,7 +188,7 @@ class Subject:
         self._step(self._unguided, self.fixed())
 
     def _evaluation(self) -> tuple[Callable[[], object], int]:
-        """Scoring one batch of the test split as evaluation does, its batch size included."""
+        """Return a step that scores one batch of the test split as evaluation does, its batch size included."""
         batches = make_test_batches(
             self._data.test,
             image_size=self.image_size,

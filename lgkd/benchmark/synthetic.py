@@ -1,4 +1,4 @@
-"""Images and a teacher that are made, so that speed can be measured where there is neither."""
+"""Make synthetic images and a teacher, to measure speed without data or trained teachers."""
 
 import tempfile
 
@@ -17,13 +17,13 @@ from lgkd.runner.build import is_convolutional
 
 _TEST_IMAGES = 512
 _BLOCK_BYTES = 32 << 20
-# Beyond this the images lie in a temporary file, as the decoded images of a large data set do.
+# Beyond this the images are stored in a temporary file, as the decoded images of a large data set do.
 _IN_MEMORY_BYTES = 256 << 20
 _CALIBRATION_IMAGES = 128
 
 
 def made_dataset(choices: Choices) -> DataSet:
-    """Square images of seeded blurs and noise, in 100 classes of equal size."""
+    """Make square images of seeded blurs and noise, in 100 classes of equal size."""
     chance = torch.Generator().manual_seed(seed_of(choices.seed, "made images"))
     size = choices.source_size
     return DataSet(
@@ -52,7 +52,7 @@ def _split(count: int, size: int, chance: torch.Generator, name: str) -> Images:
 
 
 def _room(count: int, size: int) -> Tensor:
-    """uint8 (count,3,size,size), not filled; a temporary file that is gone with its last user if it is large."""
+    """Allocate uint8 (count,3,size,size), not filled; if large, in a temporary file that ends with its last user."""
     shape = (count, 3, size, size)
     if count * 3 * size * size <= _IN_MEMORY_BYTES:
         return torch.empty(shape, dtype=torch.uint8)
@@ -61,7 +61,7 @@ def _room(count: int, size: int) -> Tensor:
 
 
 def made_teacher(name: str, data: Data, seed: int) -> Teacher:
-    """An untrained teacher for images of these classes."""
+    """Make an untrained teacher for images of these classes."""
     model = teaching_model(name, data, seed)
     if is_convolutional(model):
         model.to(memory_format=torch.channels_last)
@@ -69,7 +69,7 @@ def made_teacher(name: str, data: Data, seed: int) -> Teacher:
 
 
 def teaching_model(name: str, data: Data, seed: int) -> nn.Module:
-    """The module in it. Its BatchNorm statistics are those of the images, so that its maps are of a usual size."""
+    """Build the module in it, with the images' BatchNorm statistics, so that its maps are of a usual size."""
     size = default_image_size(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "made teacher"))

@@ -1,4 +1,4 @@
-"""Timing several things in turn, so that what disturbs the machine disturbs all of them alike."""
+"""Time several parts in turn, so that disturbances of the machine affect all of them alike."""
 
 import statistics
 import time
@@ -14,7 +14,7 @@ _MOST_STEPS = 1000
 
 @dataclass(frozen=True)
 class Spread:
-    """The middle and the ends of some measured numbers."""
+    """Hold the median and the extremes of some measured numbers."""
 
     median: float
     low: float
@@ -22,22 +22,22 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Of at least one number."""
+        """Summarise at least one number."""
         return cls(statistics.median(values), min(values), max(values))
 
     def as_dict(self) -> dict[str, float]:
-        """For the JSON document."""
+        """Return a dictionary for the JSON document."""
         return {"median": self.median, "low": self.low, "high": self.high}
 
 
 @dataclass(frozen=True)
 class Part:
-    """One thing that is timed.
+    """Describe one timed part.
 
     Attributes:
-        name: of the thing.
+        name: of the part.
         images: that one step takes.
-        lap: does so many steps and returns the seconds that they took.
+        lap: runs so many steps and returns the seconds that they took.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Timing:
-    """What a part took.
+    """Hold the times of a part.
 
     Attributes:
         images: of one step.
@@ -61,16 +61,16 @@ class Timing:
 
     @property
     def rate(self) -> Spread:
-        """Images a second."""
+        """Return images a second."""
         return Spread.of([self.images / seconds for seconds in self.seconds])
 
     def over(self, other: "Timing") -> Spread:
-        """How many times as fast this is as another part, round by round."""
+        """Return the speed-up over another part, round by round."""
         mine, theirs = ([one.images / seconds for seconds in one.seconds] for one in (self, other))
         return Spread.of([a / b for a, b in zip(mine, theirs, strict=True)])
 
     def as_dict(self) -> dict[str, object]:
-        """For the JSON document."""
+        """Return a dictionary for the JSON document."""
         return {
             "images_per_second": self.rate.as_dict(),
             "seconds_per_step": Spread.of(self.seconds).as_dict(),
@@ -80,7 +80,7 @@ class Timing:
 
 
 def timed(go: Callable[[], object], device: str) -> Callable[[int], float]:
-    """A lap of calls of `go`. One call before it is not timed: it fills caches and whatever works ahead."""
+    """Time a lap of calls of `go`. One call before it is not timed: it fills caches and prefetchers."""
 
     def lap(steps: int) -> float:
         go()
@@ -98,7 +98,7 @@ def measure(parts: Sequence[Part], *, steps: int | None, repeats: int) -> dict[s
     """Time the parts in turn: A B C A B C ...
 
     Args:
-        parts: each with a name of its own.
+        parts: with distinct names.
         steps: of a lap; None for as many as take about half a second.
         repeats: rounds.
     """

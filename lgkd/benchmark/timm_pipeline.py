@@ -1,4 +1,4 @@
-"""timm's input pipeline in a `DataLoader`: what a plain loop reads its images with."""
+"""Run timm's input pipeline in a `DataLoader`, the input of a plain loop."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ _PREFETCH = 2
 
 
 class PillowImages(Dataset[tuple[Tensor, int]]):
-    """Decoded images, each handed to timm's transform as a PIL image, as torchvision's CIFAR does."""
+    """Hand each decoded image to timm's transform as a PIL image, as torchvision's CIFAR does."""
 
     def __init__(self, images: Images, transform: Callable[[Any], Tensor]) -> None:
         images.check()
@@ -37,7 +37,7 @@ class PillowImages(Dataset[tuple[Tensor, int]]):
 
 
 def timm_transform(recipe: Recipe, image_size: tuple[int, int], data: Data) -> Callable[[Any], Tensor]:
-    """timm's training transform with the settings of a recipe."""
+    """Build timm's training transform with the settings of a recipe."""
     view = recipe.view
     transform = create_transform(
         image_size,
@@ -62,7 +62,7 @@ def timm_transform(recipe: Recipe, image_size: tuple[int, int], data: Data) -> C
 
 
 class _KeepingABit:
-    """From Pillow 13 on, posterize to 0 bits, which timm sometimes draws, is an error."""
+    """Keep one bit in posterize: from Pillow 13 on, 0 bits, which timm sometimes draws, is an error."""
 
     def __init__(self, posterize: Callable[..., Any]) -> None:
         self._posterize = posterize
@@ -72,12 +72,12 @@ class _KeepingABit:
 
 
 class Pipeline:
-    """A `DataLoader` that is opened for a lap and closed after it, so that no worker is busy between laps.
+    """Open a `DataLoader` for a lap and close it after it, so that no worker is busy between laps.
 
     Args:
         images: with the transform in them.
         batch_size: images a batch.
-        device: where batches are wanted.
+        device: of the batches.
     """
 
     def __init__(self, images: PillowImages, *, batch_size: int, device: str) -> None:
@@ -86,7 +86,7 @@ class Pipeline:
 
     @contextmanager
     def opened(self, workers: int) -> Iterator[Callable[[], tuple[Tensor, Tensor]]]:
-        """What gives the next batch, for the length of a block.
+        """Yield a function that returns the next batch, for the length of a block.
 
         Args:
             workers: processes; 0 for none. What they have prepared ahead is thrown away first: it would be free.

@@ -159,7 +159,7 @@ def recipes(
         show_table(
             "recipes",
             ("name", "trains", "epochs", "what for"),
-            ((key, r.trains, r.schedule.epochs, r.about) for key, r in loaded.items()),
+            ((key, r.trains, r.schedule.epochs or "", r.about) for key, r in loaded.items()),
             right=(2,),
         )
         return

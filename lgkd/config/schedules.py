@@ -114,7 +114,7 @@ class TermSchedule(Settings):
         """Return True if the factor is 1 from the first step to the last."""
         return self == _CONSTANT
 
-    def at(self, epoch: float, epochs: int) -> float:
+    def at(self, epoch: float, epochs: float) -> float:
         """Return the factor at an epoch of a training of `epochs`, unless the term has ended."""
         value = min(1.0, epoch / self.warmup) if self.warmup else 1.0
         if self.shape == "cosine":

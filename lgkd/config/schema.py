@@ -152,16 +152,18 @@ class Optimizer(Settings):
 class Schedule(Settings):
     """Configure the training length and the learning rate: linear warm-up, then half a cosine."""
 
-    epochs: int = Field(ge=1, le=1_000_000)
-    """Passes over the training images."""
+    epochs: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Passes over the training images; null where `steps` is given."""
     warmup_epochs: Number = Field(default=0.0, ge=0, le=1_000_000)
-    """Epochs of linear warm-up, counted within `epochs`; a fraction is fine."""
+    """Epochs of linear warm-up, counted within the training; a fraction is fine."""
     warmup_factor: Number = Field(default=1e-3, ge=0, le=1)
     """The warm-up starts at this factor times the peak learning rate."""
     min_lr: Number = Field(default=0.0, ge=0, le=100)
     """Learning rate at the end of the cosine."""
     stepped: Literal["epoch", "step"] = "epoch"
     """Update interval of the learning rate: every epoch or every optimiser step."""
+    steps: int | None = Field(default=None, ge=1, le=1_000_000_000)
+    """Optimiser steps of the training, instead of `epochs`; its last epoch may be a part of one."""
 
     @field_validator("warmup_epochs")
     @classmethod
@@ -170,6 +172,22 @@ class Schedule(Settings):
         if epochs is not None and warmup_epochs >= epochs:
             raise wrong(f"must be less than schedule.epochs ({epochs}); change either of the two")
         return warmup_epochs
+
+    @field_validator("steps")
+    @classmethod
+    def _either_epochs_or_steps(cls, steps: int | None, info: ValidationInfo) -> int | None:
+        if "epochs" in info.data and (steps is None) == (info.data["epochs"] is None):
+            found = "is missing, and so is schedule.epochs" if steps is None else "is given beside schedule.epochs"
+            raise wrong(f"{found}; give one of the two")
+        return steps
+
+    def count(self, steps_per_epoch: int) -> int:
+        """Return the optimiser steps of the training."""
+        return self.steps if self.epochs is None else self.epochs * steps_per_epoch  # type: ignore[return-value]
+
+    def length(self, steps_per_epoch: int) -> float:
+        """Return the epochs of the training; a fraction where its last one is a part."""
+        return self.count(steps_per_epoch) / steps_per_epoch if self.epochs is None else self.epochs
 
     def rate(self, lr: float, step: int, steps_per_epoch: int) -> float:
         """Return the learning rate of a step, counted from 0, by its peak `lr`; a stateless function.
@@ -180,7 +198,7 @@ class Schedule(Settings):
         if epoch < self.warmup_epochs:
             start = self.warmup_factor * lr
             return start + (lr - start) * epoch / self.warmup_epochs
-        return self.min_lr + (lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
+        return self.min_lr + (lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * epoch / self.length(steps_per_epoch)))
 
 
 class Ema(Settings):

@@ -1,1 +1,1 @@
-"""Images: where they come from, how they are augmented, mixed and fed."""
+"""Load, decode, augment, mix and batch images."""

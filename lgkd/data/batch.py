@@ -1,4 +1,4 @@
-"""The batch: what a loader yields and a task takes.
+"""Define the batch that a loader yields and a task takes.
 
 Letters in shapes: B batch, K classes, H W image size, h w size of a view.
 """
@@ -11,23 +11,23 @@ from torch import Tensor
 
 
 class _Known(Protocol):
-    """Features of a batch, such as `lgkd.distillation.features.Features`."""
+    """Describe features of a batch, such as `lgkd.distillation.features.Features`."""
 
     def split(self, pieces: int) -> Sequence[Any]: ...
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images with their labels, and whatever else is known of them.
+    """Hold images with their labels, and optional teacher views, teacher features and indices.
 
     Args:
         images: (B,3,H,W), normalised for the student.
         targets: class numbers, int64 (B,), or distributions over classes, float (B,K).
         views: for each guide the images of its teacher, (B,3,h,w) in the teacher's size and the student's
             normalisation; None, or none at all: they are made of `images`.
-        taught: for each guide the features of its teacher for these images, if they are known already; None, or none
-            at all: the teacher is run.
-        index: places of the samples in the data set, int64 (B,), on the host; None where nobody knows.
+        taught: for each guide the features of its teacher for these images, if computed already; None, or none at
+            all: the teacher is run.
+        index: places of the samples in the data set, int64 (B,), on the host; None where unknown.
     """
 
     images: Tensor
@@ -37,7 +37,7 @@ class Batch:
     index: Tensor | None = None
 
     def split(self, pieces: int) -> list["Batch"]:
-        """Nearly equal parts, in order."""
+        """Split into nearly equal parts, in order."""
         views = [_parts(view, pieces) for view in self.views]
         taught = [[None] * pieces if known is None else known.split(pieces) for known in self.taught]
         index = _parts(self.index, pieces)

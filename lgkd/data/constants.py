@@ -1,4 +1,4 @@
-"""Normalisation constants of ImageNet."""
+"""Hold the normalisation constants of ImageNet."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 

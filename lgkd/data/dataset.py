@@ -1,4 +1,4 @@
-"""Decoded images: one split as one tensor, and the two splits of a data set."""
+"""Hold decoded images: one split as one tensor, and the two splits of a data set."""
 
 import json
 import math
@@ -19,7 +19,7 @@ _CHUNK_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """One split, decoded: every image in one uint8 tensor.
+    """Hold one decoded split: every image in one uint8 tensor.
 
     Raises:
         DataError: the four parts do not fit together.
@@ -35,7 +35,7 @@ class Images:
     names: tuple[str, ...]
     """Such as 'train/apple/0001.png', for messages."""
     rows: CheckedRows | None = None
-    """Compares pixels that are mapped from a file with what was written there, before they are first read."""
+    """Compares pixels that are mapped from a file with the written ones, before they are first read."""
     first: int = 0
     """The place of the first image among `rows`."""
 
@@ -55,7 +55,7 @@ class Images:
         return len(self.names)
 
     def check(self, index: Tensor | None = None) -> None:
-        """Compare the pixels at `index`, int64 (M,), or all, with what was written; to be called before they are read.
+        """Compare the pixels at `index`, int64 (M,), or all, with the written ones; call it before they are read.
 
         Raises:
             InputError: the file that they are mapped from is damaged.
@@ -66,16 +66,16 @@ class Images:
 
     @property
     def largest_class(self) -> float:
-        """Share of the images that are of the most frequent class."""
+        """Return the share of the images that are of the most frequent class."""
         return float(torch.bincount(self.labels).max()) / len(self)
 
     @property
     def seen_classes(self) -> int:
-        """Classes that have images."""
+        """Return the number of classes that have images."""
         return len(torch.unique(self.labels))
 
     def take(self, index: Tensor) -> "Images":
-        """The images at `index`, int64 (M,), in that order. The pixels are copied into memory."""
+        """Copy the images at `index`, int64 (M,), in that order, into memory."""
         self.check(index)
         return Images(
             pixels=self.pixels[index],
@@ -87,7 +87,7 @@ class Images:
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """Two decoded splits with the same classes and the same canvas."""
+    """Hold two decoded splits with the same classes and the same canvas."""
 
     name: str
     """'cifar100', or the folder's name."""
@@ -95,16 +95,16 @@ class DataSet:
     """Names in sorted order; a label is a place in this list."""
     train: Images
     test: Images
-    """What accuracy is reported on."""
+    """Split to report accuracy on."""
     fingerprint: str
     """Hex digits; equal for equal images, labels and classes in the same order, see `fingerprint_of`."""
     notes: tuple[str, ...]
-    """What the user should hear, such as where a missing test split came from."""
+    """Notes for the user, such as the origin of a missing test split."""
     greys: Greys = UNKNOWN
-    """How greys of more than 8 bits were scaled to 8."""
+    """Scale of greys of more than 8 bits."""
 
     def statistics(self) -> tuple[Triple, Triple]:
-        """Mean and standard deviation of each channel (red, green, blue) of the train split.
+        """Compute mean and standard deviation of each channel (red, green, blue) of the train split.
 
         In units of [0, 1], over all pixels that belong to an image: the repeated border of the canvas does
         not count. Values are counted before anything is divided, so the result is exact and does not depend
@@ -115,7 +115,7 @@ class DataSet:
 
 
 def fingerprint_of(classes: tuple[str, ...], *splits: Images) -> str:
-    """SHA-256 over class names and, for each split, shape, sizes, labels and pixels: 64 hex digits.
+    """Compute SHA-256 over class names and, for each split, shape, sizes, labels and pixels: 64 hex digits.
 
     File names, folders and formats do not enter: the same images as PNG or BMP, here or elsewhere, have the
     same fingerprint. The order of the images does enter, because draws go by place.
@@ -130,7 +130,7 @@ def fingerprint_of(classes: tuple[str, ...], *splits: Images) -> str:
 
 
 def _value_counts(images: Images) -> Tensor:
-    """How often each of the 256 values occurs in each channel of the valid areas: int64 (3, 256)."""
+    """Count the 256 values of each channel in the valid areas: int64 (3, 256)."""
     images.check()
     height, width = images.pixels.shape[2:]
     rows = torch.arange(height)[:, None]

@@ -1,4 +1,4 @@
-"""From image files to one array of pixels.
+"""Decode image files into one array of pixels.
 
 Every image becomes 8-bit RGB, upright (EXIF orientation applied). Transparent pixels show white, as on a
 page; greys of more than 8 bits are scaled as `lgkd.data.greys` says; of an animation the first frame is taken; colour
@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 Progress = Callable[[int, int], None]
 Allocate = Callable[[tuple[int, ...]], NDArray[np.uint8]]
 Choose = Callable[[Mapping[int, Range]], Greys]
-"""Told of the values in the images of more than 8 bits, by place, it says how they are scaled."""
+"""Called with the values in the images of more than 8 bits, by place; returns their scale."""
 
 DEFAULT_SIDE = 256
 """The longest side, in pixels, of a canvas for images of different sizes."""
@@ -49,7 +49,7 @@ _CHUNK = 32
 
 
 class Canvas(NamedTuple):
-    """What every image is laid on."""
+    """Hold the canvas that every image is placed on."""
 
     height: int
     width: int
@@ -58,7 +58,7 @@ class Canvas(NamedTuple):
 
 
 def in_memory(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """An array in main memory.
+    """Allocate an array in main memory.
 
     Raises:
         DataError: there is not enough memory.
@@ -81,10 +81,10 @@ def decode(
     progress: Progress | None = None,
     scale: Choose | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Reads images onto one canvas.
+    """Read images onto one canvas.
 
     Images of one size, not above `max_side`, are kept as they are. Otherwise the canvas is square, images
-    whose longer side exceeds `max_side` are scaled down (antialiased bicubic, aspect kept), and each lies in
+    whose longer side exceeds `max_side` are scaled down (antialiased bicubic, aspect kept), and each is placed in
     the upper left corner; the rest of the canvas repeats its border.
 
     Args:
@@ -116,9 +116,9 @@ def decode(
 def decode_readable(
     paths: Sequence[Path], *, max_side: int, greys: Greys | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32], dict[int, str]]:
-    """As `decode`, but broken images do not stop the others.
+    """Read images as `decode` does, but continue after broken ones.
 
-    What an image becomes does not depend on the others: only the canvas that it lies on does.
+    The pixels of an image do not depend on the others: only the canvas does.
 
     Args:
         paths: of the files.
@@ -126,8 +126,8 @@ def decode_readable(
         greys: the scale of greys of more than 8 bits; None: from 0 to 65,535.
 
     Returns:
-        pixels (M,3,S,T) and sizes (M,2) of the M images that can be read, in order; and why each of the others cannot,
-        by its place in `paths`.
+        pixels (M,3,S,T) and sizes (M,2) of the M images that can be read, in order; and for each of the others the
+        reason, by its place in `paths`.
     """
     job = _Job(Path(), [str(path) for path in paths], None)
     job.greys = greys or job.greys
@@ -143,17 +143,17 @@ def decode_readable(
 
 
 class Look(NamedTuple):
-    """What one image file holds."""
+    """Describe the content of one image file."""
 
     height: int
-    """Of the upright image, in pixels, as `width`."""
+    """Height of the upright image, in pixels; `width` likewise."""
     width: int
     kinds: tuple[str, ...]
-    """What is special about it, of `KINDS`; nothing for 8-bit RGB."""
+    """Its deviations from 8-bit RGB, of `KINDS`; empty for 8-bit RGB."""
     digest: bytes
     """16 bytes; equal for equal decoded pixels and size, at full resolution."""
     trace: Trace | None = None
-    """By which near copies are found; None where it was not asked for, or the image shows too little."""
+    """Trace to find near copies; None where it was not asked for, or the image shows too little."""
 
 
 def survey(
@@ -164,14 +164,14 @@ def survey(
     scale: Choose | None = None,
     traced: bool = False,
 ) -> list[Look | str]:
-    """Decodes every image, keeps none, and says what each one is, in order; of a broken one, why it cannot be read.
+    """Decode every image, keep none, and describe each, in order; for a broken one, return the reason.
 
     Args:
         root: the folder that `names` start from.
         names: relative paths.
         progress: called in this thread with (done, total) images.
         scale: of greys of more than 8 bits; None: from 0 to 65,535.
-        traced: whether what is needed to find near copies is looked at, too.
+        traced: whether traces to find near copies are computed, too.
     """
     job = _Job(root, names, progress)
     if scale is not None:
@@ -182,26 +182,26 @@ def survey(
 
 
 class _Job:
-    """The files being read, and what went wrong with which of them."""
+    """Hold the files being read and the faults found in them."""
 
     def __init__(self, root: Path, names: Sequence[str], progress: Progress | None) -> None:
         self.root = root
         self.names = names
         self.progress = progress
         self.broken: dict[int, str] = {}
-        """Why an image could not be read, by its place."""
+        """Reasons why images could not be read, by place."""
         self.greys = Greys()
         self._deep: list[int] = []
 
     def stored_size(self, place: int, path: Path) -> tuple[int, int]:
-        """Height and width as the file has them, which costs a look at its head; deep images are remembered."""
+        """Read height and width from the head of the file; deep images are remembered."""
         with _opened(path) as image:
             if is_deep(image):
                 self._deep.append(place)
             return image.height, image.width
 
     def choose(self, scale: Choose) -> None:
-        """Settle how greys are scaled, of images that have been measured."""
+        """Settle the scale of greys, from images that have been measured."""
 
         def one(place: int, path: Path) -> tuple[int, Range]:
             with _opened(path) as image:
@@ -210,11 +210,11 @@ class _Job:
         self.greys = scale(dict(self.each(one, among=sorted(self._deep))))
 
     def measure(self, max_side: int | None) -> Canvas:
-        """The canvas that fits all images."""
+        """Compute the canvas that fits all images."""
         sizes = set(self.each(self.stored_size, halves_before=0))
         sides = {frozenset(size) for size in sizes}
         if len(sides) == 1 and len(sides.pop()) == 2:
-            # All have the same two different sides: whether they lie or stand decides if they are equal.
+            # All have the same two different sides: they are equal if all are landscape or all are portrait.
             sizes = set(self.each(_shown_size))
         if not sizes:
             raise self.failure()
@@ -226,7 +226,7 @@ class _Job:
         return Canvas(side, side, side)
 
     def lay(self, canvas: Canvas, pixels: NDArray[np.uint8], sizes: NDArray[np.int32]) -> None:
-        """Decodes every image into its place of `pixels` and `sizes`."""
+        """Decode every image into its place of `pixels` and `sizes`."""
         plain = np.asarray(pixels)  # slices of a memmap cost more than the decoding of a small image
 
         def lay_one(place: int, path: Path) -> None:
@@ -245,7 +245,7 @@ class _Job:
         self.each(lay_one, halves_before=len(self.names))
 
     def failure(self) -> DataError:
-        """The error that counts the broken images and names the first five."""
+        """Build the error that counts the broken images and names the first five."""
         named = [f"{self.names[place]} ({self.broken[place]})" for place in sorted(self.broken)[:5]]
         more = f"; and {len(self.broken) - 5} more" if len(self.broken) > 5 else ""
         them = "it" if len(self.broken) == 1 else "them"
@@ -261,7 +261,7 @@ class _Job:
         halves: int = 1,
         among: Sequence[int] | None = None,
     ) -> list[_T]:
-        """What `read` gives for every image that is not broken (those `among` places, if given), in order.
+        """Yield the result of `read` for every image that is not broken (those `among` places, if given), in order.
 
         For the progress: `halves` of the work on an image are done here, `halves_before` of that on all were before.
         """
@@ -296,7 +296,7 @@ def _opened(path: Path) -> Image.Image:
     try:
         return Image.open(path, formats=read_formats())
     except UnidentifiedImageError:
-        if path.stat().st_size == 0:  # asked only then: on network file systems every look costs
+        if path.stat().st_size == 0:  # read only then: on network file systems every access costs
             raise ValueError("it is empty") from None
         with path.open("rb") as file:
             remedy = remedy_of(file.read(12))
@@ -306,14 +306,14 @@ def _opened(path: Path) -> Image.Image:
 
 
 def _shown_size(_: int, path: Path) -> tuple[int, int]:
-    """Height and width of the upright image."""
+    """Return height and width of the upright image."""
     with _opened(path) as image:
         turned = _orientation(image) in _ON_ITS_SIDE
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def _pixels(path: Path, longest: int, greys: Greys) -> NDArray[np.uint8]:
-    """One image as (height, width, 3), upright, scaled down to `longest` where its longer side exceeds it."""
+    """Return one image as (height, width, 3), upright, scaled down to `longest` where its longer side exceeds it."""
     with _opened(path) as image:
         return _loaded(image, longest, greys)
 
@@ -354,9 +354,9 @@ def _scaled(size: tuple[int, int], longest: int) -> tuple[int, int]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 (upright) where there is none that can be read."""
+    """Return the EXIF orientation, 1 (upright) where none can be read."""
     if image.format == "TIFF":
-        image.load()  # Pillow turns it here; asked earlier, the tag would be obeyed twice
+        image.load()  # Pillow turns it here; read earlier, the tag would be applied twice
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except Exception as error:  # broken EXIF data does not make a broken image, and Pillow raises anything on it

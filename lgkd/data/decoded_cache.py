@@ -1,8 +1,8 @@
-"""Decoded images kept in the user's store, so that a data set is decoded once.
+"""Keep decoded images in the user's store, so that a data set is decoded once.
 
 An entry is a folder `cache/images/KEY/` of the store: `pixels.npy`, `sizes.npy`, `index.json` and the manifest of
-these. It is written beside its place, synced and renamed, so that it is there whole or not at all. Whatever is wrong
-with it, it is made anew, with a remark; whatever is wrong with the store, the images are decoded into memory. Pixels up
+these. It is written beside its place, synced and renamed, so that it is complete or absent. A damaged entry is made
+again, with a remark; where the store cannot be used, the images are decoded into memory. Pixels up
 to a size are compared with the manifest at once, those of larger entries block by block as they are first read.
 """
 
@@ -41,15 +41,15 @@ _SCRATCH = re.compile(r"\.[0-9a-f]{16}-[0-9a-f]{40}-[0-9a-f]{16}")
 
 
 class Stored(NamedTuple):
-    """All images of a data set, train before test."""
+    """Hold all images of a data set, train before test."""
 
     pixels: NDArray[np.uint8]
     """(N,3,S,T)."""
     sizes: NDArray[np.int32]
-    """(N,2): height and width of what each image fills."""
+    """(N,2): height and width that each image fills."""
     fingerprint: str
     about: dict[str, Any] | None = None
-    """What else has to be known of them and cannot be listed again, as JSON has it."""
+    """Further facts that cannot be listed again, as JSON has them."""
     rows: CheckedRows | None = None
     """Compares pixels with the manifest before they are first read; None where nothing is left to compare."""
 
@@ -59,9 +59,9 @@ Make = Callable[[Allocate], Stored]
 
 
 def cache_key(root: Path, max_side: int | None, splits: Iterable[Iterable[File]], *more: Any) -> str:
-    """The name of an entry: what it is of, a dash, and a digest of the listing.
+    """Return the name of an entry: its data set, a dash, and a digest of the listing.
 
-    A file counts as changed when its path, size or time of modification has. The part before the dash
+    A file counts as changed when its path, size or time of modification changed. The part before the dash
     depends on the folder, `max_side` and `more`, how else images are decoded: entries that share it are states of the
     same thing.
     """
@@ -74,18 +74,18 @@ def cache_key(root: Path, max_side: int | None, splits: Iterable[Iterable[File]]
 
 
 def published_key(name: str, sums: Iterable[str]) -> str:
-    """As `cache_key`, for a named data set that is read from the publisher's files of these checksums."""
+    """Return the name of an entry as `cache_key` does, from the checksums of the publisher's files."""
     about = json.dumps(["published", name])
     content = sha256(json.dumps([FORMAT, *sums]).encode())
     return f"{sha256(about.encode()).hexdigest()[:16]}-{content.hexdigest()[:40]}"
 
 
 def kept(key: str, count: int, make: Make) -> Stored:
-    """What `make` gives: read from the store where it lies there, else made and put there.
+    """Read an entry from the store, or make it by `make` and store it.
 
     Args:
         key: from `cache_key` or `published_key`.
-        count: how many images there are.
+        count: number of images.
         make: called once, if at all; its errors are passed on and leave nothing behind.
 
     Returns:
@@ -102,7 +102,7 @@ def kept(key: str, count: int, make: Make) -> Stored:
     try:
         # Not tempfile's folder: nobody else may read that, and a store can be shared.
         made_in = Scratch(folder)
-    except OSError:  # a store that cannot be written costs time, not the training
+    except OSError:  # a store that cannot be written only costs time
         return make(in_memory)
     with made_in as scratch:
         made = make(lambda shape: _on_disk(scratch / PIXELS, shape))
@@ -116,7 +116,7 @@ def kept(key: str, count: int, make: Make) -> Stored:
 
 
 def _load(folder: Path, count: int) -> Stored | None:
-    """The entry; None where there is none.
+    """Read the entry; None where there is none.
 
     Raises:
         InputError: it is damaged in any way.
@@ -149,14 +149,14 @@ def _load(folder: Path, count: int) -> Stored | None:
 
 
 def _checked(folder: Path, pixels: NDArray[np.uint8], manifest: Mapping[str, Entry]) -> CheckedRows | None:
-    """What compares pixels that are read later; None where all were compared now."""
+    """Return the check of pixels that are read later; None where all were compared now."""
     for name in (SIZES, INDEX):
         compare(folder / name, manifest)
     rows = CheckedRows(
         pixels,
         compare(folder / PIXELS, manifest).blocks,
         folder / PIXELS,
-        "it was put aside: run the same command again, which decodes the images anew",
+        "it was put aside: run the same command again, which decodes the images again",
         damaged=lambda: (folder / INDEX).unlink(missing_ok=True),  # without it there is no entry
     )
     if pixels.nbytes > _AT_ONCE:
@@ -166,7 +166,7 @@ def _checked(folder: Path, pixels: NDArray[np.uint8], manifest: Mapping[str, Ent
 
 
 def _whole(folder: Path, count: int) -> Stored | None:
-    """The entry, or None where it is missing or damaged in any way."""
+    """Return the entry, or None where it is missing or damaged in any way."""
     try:
         return _load(folder, count)
     except InputError:
@@ -183,7 +183,7 @@ def _mapped(path: Path) -> NDArray[np.uint8]:
 
 
 def _on_disk(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """An array in a new file, or in memory where the disk has no room for it."""
+    """Allocate an array in a new file, or in memory where the disk has no room for it."""
     try:
         with path.open("wb") as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
@@ -204,7 +204,7 @@ def _reserve(file: BinaryIO, start: int, length: int) -> None:
 
 
 def _write(scratch: Path, made: Stored) -> None:
-    """Completes an entry whose pixels are in place, and syncs it."""
+    """Complete an entry whose pixels are in place, and sync it."""
     buffer = io.BytesIO()
     np.save(buffer, made.sizes)
     record: dict[str, Any] = {
@@ -240,7 +240,7 @@ def _sync(path: Path) -> None:
 
 
 def _publish(scratch: Path, folder: Path, count: int) -> None:
-    """Moves a finished entry to its place, unless another process has put a whole one there."""
+    """Move a finished entry to its place, unless another process has put a whole one there."""
     try:
         scratch.rename(folder)
     except OSError:
@@ -255,7 +255,7 @@ def _publish(scratch: Path, folder: Path, count: int) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Removes older states of what `folder` holds, and what killed processes left behind."""
+    """Remove older states of the entries in `folder`, and leftovers of killed processes."""
     about = folder.name.split("-")[0]
     for other in folder.parent.iterdir():
         older = other.name.startswith(f"{about}-") and other.name != folder.name

@@ -1,4 +1,4 @@
-"""Pixels as bytes of a format, and back. Nothing is opened here but what was written here; see `decode` for files."""
+"""Encode pixels as bytes of a format, and back; only for bytes made here, see `decode` for files."""
 
 import io
 
@@ -9,17 +9,17 @@ from torch import Tensor
 
 
 def as_png(pixels_3HW: Tensor) -> bytes:
-    """An image, uint8 (3,H,W), as PNG."""
+    """Encode an image, uint8 (3,H,W), as PNG."""
     return _written(pixels_3HW, "PNG", optimize=True)
 
 
 def as_jpeg(pixels_3HW: Tensor, quality: int) -> bytes:
-    """An image, uint8 (3,H,W), as JPEG; quality from 1 to 95."""
+    """Encode an image, uint8 (3,H,W), as JPEG; quality from 1 to 95."""
     return _written(pixels_3HW, "JPEG", quality=quality)
 
 
 def through_jpeg(pixels_3HW: Tensor, quality: int) -> Tensor:
-    """What is left of an image, uint8 (3,H,W), that was kept as JPEG."""
+    """Compress an image, uint8 (3,H,W), as JPEG and decode it again."""
     with Image.open(io.BytesIO(as_jpeg(pixels_3HW, quality)), formats=("JPEG",)) as image:
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
 

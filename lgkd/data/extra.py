@@ -1,4 +1,4 @@
-"""More training images of a data set's classes from a folder of their own, such as generated ones."""
+"""Load extra training images of a data set's classes from a separate folder, such as generated ones."""
 
 from dataclasses import dataclass
 from hashlib import sha256
@@ -15,14 +15,14 @@ from lgkd.data.image_folder import read_classes
 
 @dataclass(frozen=True)
 class Extra:
-    """Images that make up a share of every batch.
+    """Hold images that make up a share of every batch.
 
     Attributes:
         images: decoded; labels are those of the data set.
         share: of a batch, between 0 and 1.
-        folder: where they were read.
+        folder: of their files.
         fingerprint: of the images and their labels.
-        notes: what the user should hear.
+        notes: for the user.
     """
 
     images: Images
@@ -33,14 +33,14 @@ class Extra:
 
 
 def load_extra(folder: str | Path, dataset: DataSet, *, share: float, progress: Progress | None = None) -> Extra:
-    """The images of FOLDER/CLASS/*, decoded, and kept in the user's store.
+    """Load the images of FOLDER/CLASS/*, decoded, and keep them in the user's store.
 
     Images that are larger than the data set's own are scaled down to their size; greys of more than 8 bits are scaled
     as its own.
 
     Args:
         folder: holds a folder of images for every class of the data set, or for some.
-        dataset: whose classes they are of.
+        dataset: that has their classes.
         share: of a batch.
         progress: called with (done, total) images while they are decoded.
 
@@ -59,7 +59,7 @@ def load_extra(folder: str | Path, dataset: DataSet, *, share: float, progress: 
     def make(allocate: Allocate) -> Stored:
         scale = Scale(0, dataset.greys)
         pixels, sizes = decode(root, names, max_side=side, allocate=allocate, progress=progress, scale=scale)
-        # By the folder's own classes: what is kept may serve another data set, which numbers them otherwise.
+        # By the folder's own classes: the stored images may serve another data set, which numbers them otherwise.
         own = Images(torch.from_numpy(pixels), torch.from_numpy(sizes), own_labels, names)
         return Stored(pixels, sizes, fingerprint_of(own_classes, own), scale.about())
 
@@ -75,5 +75,5 @@ def load_extra(folder: str | Path, dataset: DataSet, *, share: float, progress: 
 
 
 def fingerprint_with(dataset: str, extra: str) -> str:
-    """Of a data set and its extra images together: 64 hex digits."""
+    """Compute the fingerprint of a data set and its extra images together: 64 hex digits."""
     return sha256(f"{dataset}+{extra}".encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""Greys of more than 8 bits: which value is black and which is white, and what they become.
+"""Scale greys of more than 8 bits to 8, by a black and a white value.
 
-A file of 16 bits seldom uses them all: X-ray and microscopes have 10, 12 or 14. What the training images use is chosen
-once, kept with the student, and used for every image that it sees afterwards.
+A file of 16 bits seldom uses them all: X-ray and microscopes have 10, 12 or 14. The scale is chosen once, from the
+training images, stored with the student, and used for every image that it sees afterwards.
 """
 
 import math
@@ -23,30 +23,30 @@ FULL: Ends = (0, 65535)
 
 _MOST_BITS = 16
 _FEW = 4
-"""Where less than this part of a depth is in use, the range in use is what is scaled."""
+"""Part of a depth; where less is in use, the range in use is scaled instead."""
 _PHOTOMETRIC = 262
 _WHITE_IS_ZERO = 0
 
 
 class Range(NamedTuple):
-    """The values of one image of more than 8 bits."""
+    """Hold the range of values of one image of more than 8 bits."""
 
     kind: Kind
     """"colour": Pillow reads the upper 8 bits only, and `low` and `high` are of these."""
     low: float
     high: float
     inverted: bool
-    """Whether its file says that 0 is white."""
+    """True if its file stores white as 0."""
 
 
 @dataclass(frozen=True)
 class Greys:
-    """Black and white in greys of more than 8 bits.
+    """Hold black and white in greys of more than 8 bits.
 
     Attributes:
         whole: of whole numbers; None: no training image had such, and they are taken to fill 16 bits.
         floats: of floating-point numbers; None: no training image had such, and they cannot be read.
-        inverts: whether a file's word that 0 is white is heeded; older versions did not.
+        inverts: whether a file that stores white as 0 is inverted; older versions did not.
     """
 
     whole: Ends | None = None
@@ -54,25 +54,25 @@ class Greys:
     inverts: bool = True
 
     def kept(self) -> dict[str, dict[str, list[float]] | None]:
-        """Write down what was chosen, under the key "greys"; no key for how older versions did it."""
+        """Return the choice under the key "greys", for a card; no key for the way of older versions."""
         ends = {"whole": self.whole, "float": self.floats}
         chosen = {name: list(some) for name, some in ends.items() if some is not None}
         return {"greys": chosen or None} if self.inverts else {}
 
 
 UNKNOWN = Greys()
-"""Of training images without such greys."""
+"""Scale of training images without such greys."""
 
 BEFORE = Greys(inverts=False)
-"""As students were trained before there was a choice."""
+"""Scale of students that were trained before there was a choice."""
 
 
 def read_greys(about: Mapping[str, Any], origin: object) -> Greys:
-    """Take what `Greys.kept` wrote; a mapping without the key is of an older version.
+    """Read the result of `Greys.kept`; a mapping without the key is of an older version.
 
     Args:
         about: such as a student.json.
-        origin: where it came from, for the message.
+        origin: for the message.
 
     Raises:
         InputError: the key holds something else.
@@ -101,12 +101,12 @@ def _are_ends(value: object) -> bool:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Tell by its head whether an image has more than 8 bits a channel."""
+    """Return True where the head of an image has more than 8 bits a channel."""
     return has_deep_greys(image) or ";16" in str(getattr(image, "tile", ""))
 
 
 def has_deep_greys(image: Image.Image) -> bool:
-    """Tell whether an image is grey and has more than 8 bits, all of which Pillow gives."""
+    """Return True for a grey image of more than 8 bits, all of which Pillow gives."""
     return image.mode.startswith("I") or image.mode == "F"
 
 
@@ -126,20 +126,20 @@ def range_of(image: Image.Image) -> Range:
 
 
 def as_eight_bits(image: Image.Image, greys: Greys) -> Image.Image:
-    """Scale deep greys to 8 bits; what lies beyond black and white becomes these.
+    """Scale deep greys to 8 bits; values beyond black and white become these.
 
     Raises:
-        ValueError: what is white in them is not known.
+        ValueError: their white is unknown.
     """
     values = _values(image)
     if image.mode == "F":
         if greys.floats is None:
-            raise ValueError("its grey values are not of 8 or 16 bits, so what is white is unknown")
+            raise ValueError("its grey values are not of 8 or 16 bits, so their white is unknown")
         black, white = greys.floats
         levels = np.floor((values.astype(np.float64) - black) / (white - black) * 255 + 0.5)
     else:
         if greys.whole is None and (values.min() < 0 or values.max() > FULL[1]):
-            raise ValueError("its grey values are not of 8 or 16 bits, so what is white is unknown")
+            raise ValueError("its grey values are not of 8 or 16 bits, so their white is unknown")
         first, last = (int(end) for end in greys.whole or FULL)
         span = last - first
         levels = ((values.astype(np.int64) - first) * 255 + span // 2) // span
@@ -155,7 +155,7 @@ def _values(image: Image.Image) -> np.ndarray[Any, Any]:
 
 
 def is_inverted(image: Image.Image) -> bool:
-    """Tell whether a TIFF says that 0 is white."""
+    """Return True for a TIFF that stores white as 0."""
     tags = getattr(image, "tag_v2", {})
     return image.format == "TIFF" and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
 
@@ -165,7 +165,7 @@ def choose(ranges: Sequence[Range]) -> Greys:
 
     Whole numbers are scaled by the depth in use, the fewest bits that hold them all (values up to 4,051: 12 bits, from
     0 to 4,095); where they use less than a quarter of it, are negative or need more than 16 bits, by the range in use.
-    Floating-point numbers are scaled from 0 to 1 where they lie there, else by the range in use.
+    Floating-point numbers are scaled from 0 to 1 where all are in that range, else by the range in use.
     """
     whole = [one for one in ranges if one.kind == "whole"]
     floats = [one for one in ranges if one.kind == "float"]
@@ -191,11 +191,11 @@ def _of_floats(low: float, high: float) -> Ends:
 
 
 class Scale:
-    """Choose the scale of a data set's deep greys while it is decoded, and say what was chosen.
+    """Choose the scale of a data set's deep greys while it is decoded, and report the choice.
 
     Args:
-        train: how many of the images, the first ones, are trained on.
-        given: what an earlier training chose; None: it is chosen now.
+        train: number of images, the first ones, that are trained on.
+        given: choice of an earlier training; None: it is chosen now.
     """
 
     def __init__(self, train: int, given: Greys | None = None) -> None:
@@ -215,7 +215,7 @@ class Scale:
         return self.greys
 
     def about(self) -> dict[str, Any]:
-        """Write down, beside decoded images, how they were decoded."""
+        """Return the facts on the decoding that are stored beside decoded images."""
         return {**self.greys.kept(), "deep": self.deep, "said": list(self.notes)}
 
     def _about(self, kind: Kind, ranges: Mapping[int, Range]) -> list[str]:

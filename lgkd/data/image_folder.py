@@ -1,7 +1,7 @@
-"""Finding the images of a folder: splits, classes, files. Nothing is decoded here.
+"""List the images of a folder: splits, classes, files. Nothing is decoded here.
 
-Two layouts are understood: FOLDER/train/CLASS/* with FOLDER/test/CLASS/*, and FOLDER/CLASS/* without splits.
-Below CLASS, folders may go as deep as they like.
+Two layouts are supported: FOLDER/train/CLASS/* with FOLDER/test/CLASS/*, and FOLDER/CLASS/* without splits.
+Below CLASS, folders may be nested to any depth.
 """
 
 import os
@@ -17,23 +17,23 @@ from lgkd.data.image_formats import about_unused, is_passed_over, is_read, read_
 from lgkd.errors import DataError
 
 LAYOUT = "FOLDER/train/CLASS/* and FOLDER/test/CLASS/*, or FOLDER/CLASS/*"
-"""What a folder should look like, for messages."""
+"""Expected layout of a folder, for messages."""
 
 _TRAIN = ("train", "training")
 _TEST = ("test", "testing", "val", "valid", "validation")
 
 
 Fault = Callable[[str], None]
-"""Told of what keeps a folder from being trained on, in one sentence; raises, or lets the reading go on."""
+"""Called with one sentence on a fault that prevents a training on the folder; raises, or returns to continue."""
 
 
 def refuse(sentence: str) -> NoReturn:
-    """The `Fault` of a training: the first one ends it."""
+    """Raise at the first fault: the `Fault` of a training."""
     raise DataError(sentence)
 
 
 class File(NamedTuple):
-    """One image file, as it was listed."""
+    """Describe one listed image file."""
 
     path: str
     """Below the tree's root, with forward slashes."""
@@ -45,7 +45,7 @@ class File(NamedTuple):
 
 @dataclass(frozen=True)
 class Tree:
-    """What lies in a folder of images."""
+    """Hold the listing of a folder of images."""
 
     root: Path
     classes: tuple[str, ...]
@@ -64,7 +64,7 @@ class _Found(NamedTuple):
 
 
 class _Content(NamedTuple):
-    """The entries of one folder that are not hidden, by name."""
+    """Hold the entries of one folder that are not hidden, by name."""
 
     folders: dict[str, Path]
     images: list[_Found]
@@ -75,7 +75,7 @@ class _Content(NamedTuple):
 
 
 def read_tree(root: Path, *, trains_on: tuple[str, ...] = (), fault: Fault = refuse) -> Tree:
-    """Lists the images of a folder.
+    """List the images of a folder.
 
     Hidden files, folders of thumbnails and files that are not images (by their ending) are passed over; a note counts
     all but the hidden ones. Links are followed.
@@ -84,11 +84,11 @@ def read_tree(root: Path, *, trains_on: tuple[str, ...] = (), fault: Fault = ref
         root: the folder.
         trains_on: the folders whose images are trained on, where more than one makes up the training split; each
             has all classes.
-        fault: told of empty classes, classes of one split only, a single class and what cannot be read. Where it
-            returns, the rest is listed: without that class, and without what cannot be read.
+        fault: called for empty classes, classes of one split only, a single class and unreadable files. Where it
+            returns, the rest is listed: without that class, and without unreadable files.
 
     Raises:
-        DataError: the folder does not follow a layout that is understood; and what `refuse` is told of.
+        DataError: the folder does not follow a supported layout; and from `refuse`.
     """
     top = _content(root, fault)
     if not top.folders:
@@ -105,7 +105,7 @@ def read_tree(root: Path, *, trains_on: tuple[str, ...] = (), fault: Fault = ref
 
 
 def read_classes(root: Path, known: tuple[str, ...]) -> Tree:
-    """Lists the images of FOLDER/CLASS/*, labelled by the places of their classes in `known`.
+    """List the images of FOLDER/CLASS/*, labelled by the places of their classes in `known`.
 
     Raises:
         DataError: there are no class folders, one is not known, or one holds no images.
@@ -122,7 +122,7 @@ def read_classes(root: Path, known: tuple[str, ...]) -> Tree:
 
 
 def read_labelled(root: Path, known: tuple[str, ...]) -> tuple[Tree, str]:
-    """Lists the images of a folder that a classifier is to be scored on, labelled by the places of their classes.
+    """List the images of a folder to score a classifier on, labelled by the places of their classes.
 
     Args:
         root: FOLDER/test/CLASS/*, alone or beside a training split, which is passed over; else a training split
@@ -153,7 +153,7 @@ def read_labelled(root: Path, known: tuple[str, ...]) -> tuple[Tree, str]:
 
 
 def _scored_split(top: _Content) -> str:
-    """The folder of a split, test before train; "" where the folders are classes."""
+    """Return the folder of a split, test before train; "" where the folders are classes."""
     by_role = {name.lower(): name for name in sorted(top.folders)}
     for role in (*_TEST, *_TRAIN):
         if role in by_role:
@@ -165,12 +165,12 @@ def _scored_split(top: _Content) -> str:
 
 
 def images_below(folder: Path, fault: Fault = refuse, *, unused: Callable[[str], None] | None = None) -> list[Path]:
-    """All images of a folder at any depth, sorted; hidden files and files of other endings are passed over.
+    """List all images of a folder at any depth, sorted; hidden files and other endings are passed over.
 
     Args:
-        folder: where to look.
-        fault: told of what cannot be read, such as a link that leads nowhere.
-        unused: told in one line of the files that are passed over, if there are any.
+        folder: to search.
+        fault: called for unreadable files, such as a broken link.
+        unused: called with one line on the files that are passed over, if there are any.
     """
     found, below = _below(folder, "", 0, fault)
     if unused is not None:
@@ -180,10 +180,10 @@ def images_below(folder: Path, fault: Fault = refuse, *, unused: Callable[[str],
 
 
 def check_some_image(root: Path) -> None:
-    """Refuse a folder in which no image lies at any depth; the first one that is found ends the search.
+    """Refuse a folder without images at any depth; the search ends at the first image.
 
     Raises:
-        DataError: there is none, as `read_tree` tells it. What cannot be read is left to that, too.
+        DataError: there is none, with the message of `read_tree`, which also reports unreadable files.
     """
     odd: list[str] = []
     waiting, seen = [root], set()
@@ -201,7 +201,7 @@ def check_some_image(root: Path) -> None:
 
 
 def _splits(root: Path, top: _Content, fault: Fault) -> tuple[str, str | None] | None:
-    """The names of the train and test folders; None where the folders are classes."""
+    """Return the names of the train and test folders; None where the folders are classes."""
     by_role = {name.lower(): name for name in sorted(top.folders)}
     train = next((by_role[name] for name in _TRAIN if name in by_role), None)
     test = next((by_role[name] for name in _TEST if name in by_role), None)
@@ -265,10 +265,10 @@ def _classes(folder: Path, content: _Content) -> tuple[str, ...]:
     if not content.folders:
         found = "images, but no class folders" if content.images else "no class folders"
         raise DataError(f"{folder} holds {found}: expected {folder.name}/CLASS/*")
-    # Bytes that are no text, as from an old archive: cards and reports are text, and could not hold such a class.
+    # Bytes that are not text, as from an old archive: cards and reports are text, and could not hold such a class.
     odd = [name for name in content.folders if name != name.encode("utf-8", "replace").decode()]
     if odd:
-        raise DataError(f"{folder} has a class folder whose name is no text ({odd[0]!r}); rename it")
+        raise DataError(f"{folder} has a class folder whose name is not text ({odd[0]!r}); rename it")
     return tuple(sorted(content.folders))
 
 
@@ -276,12 +276,12 @@ def _need_two(folder: Path, classes: tuple[str, ...], content: _Content, fault: 
     if len(classes) > 1:
         return
     inner = content.folders[classes[0]]
-    hint = f"; if the classes lie in {inner}, name that folder" if _content(inner, fault).folders else ""
+    hint = f"; if the classes are in {inner}, name that folder" if _content(inner, fault).folders else ""
     fault(f"{folder} has one class only, {classes[0]!r}: at least two are needed{hint}")
 
 
 def _files(root: Path, content: _Content, classes: tuple[str, ...], fault: Fault) -> tuple[tuple[File, ...], _Content]:
-    """The images of all classes, and what was passed over beside them."""
+    """List the images of all classes, and the other files beside them."""
     files: list[File] = []
     passed = _nothing()
     labels = {name: label for label, name in enumerate(classes)}
@@ -300,14 +300,14 @@ def _files(root: Path, content: _Content, classes: tuple[str, ...], fault: Fault
 
 
 def _below(folder: Path, prefix: str, label: int, fault: Fault) -> tuple[list[File], _Content]:
-    """All images at any depth, named from `prefix` on, and what was passed over."""
+    """List all images at any depth, named from `prefix` on, and the other files."""
     files: list[File] = []
     passed = _nothing()
     waiting, seen = [(folder, prefix)], set()
     while waiting:
         current, prefix = waiting.pop()
         real = current.resolve()
-        if real in seen:  # a link that leads back up would never end
+        if real in seen:  # a link to a folder above would never end
             continue
         seen.add(real)
         content = _content(current, fault)
@@ -339,13 +339,13 @@ def _content(folder: Path, fault: Fault) -> _Content:
                             content.systems[name] += 1
                         continue
                     status = entry.stat() if not is_folder and is_read(ending) else None
-                except OSError as error:  # a link that leads nowhere, or to itself
+                except OSError as error:  # a broken link, or one to itself
                     fault(_unreadable(error, folder))
                     continue
                 if is_folder:
                     content.folders[_as_text(name)] = folder / name
                 elif status is not None:
-                    if not stat.S_ISREG(status.st_mode):  # reading from a pipe would wait for somebody who writes
+                    if not stat.S_ISREG(status.st_mode):  # reading from a pipe would wait for a writer
                         fault(f"{folder / name} is a pipe, a device or the like, expected an image; remove it")
                         continue
                     content.images.append(_Found(name, status.st_size, status.st_mtime_ns))
@@ -357,7 +357,7 @@ def _content(folder: Path, fault: Fault) -> _Content:
 
 
 def _as_text(name: str) -> str:
-    """A name as the text that its bytes are in UTF-8, also where the environment says that names are ASCII."""
+    """Return a name as UTF-8 text, also where the environment declares names to be ASCII."""
     try:
         return name if name.isascii() else os.fsencode(name).decode("utf-8")
     except UnicodeError:
@@ -376,7 +376,7 @@ def _loose(folder: Path, content: _Content) -> tuple[str, ...]:
 
 
 def _nested(folder: Path, classes: tuple[str, ...], files: tuple[File, ...], above: int) -> tuple[str, ...]:
-    """The remark where every class folder holds only folders, which may be the classes that were meant.
+    """Write the remark for class folders that hold only folders, which may be the classes that were meant.
 
     One folder of the same name in every class, such as `images`, groups nothing.
 
@@ -384,7 +384,7 @@ def _nested(folder: Path, classes: tuple[str, ...], files: tuple[File, ...], abo
         folder: holds the class folders.
         classes: their names.
         files: theirs.
-        above: how many folders stand before the class in a file's path.
+        above: number of folders before the class in a file's path.
     """
     groups: dict[tuple[str, str], None] = {}
     for file in files:
@@ -397,7 +397,7 @@ def _nested(folder: Path, classes: tuple[str, ...], files: tuple[File, ...], abo
     named = [f"{outer}/{inner}" for outer, inner in groups]
     return (
         f"every class folder of {folder} holds only folders ({listed(named)}): trained on are the outer ones "
-        f"({listed(list(classes))}); if the inner ones are the classes, lay them directly into {folder}",
+        f"({listed(list(classes))}); if the inner ones are the classes, move them directly into {folder}",
     )
 
 

@@ -1,4 +1,4 @@
-"""Formats that are read as images, by Pillow alone or with a package beside it, and files that are passed over.
+"""List the image formats that Pillow reads, alone or with a package beside it, and the files to pass over.
 
 AVIF is read where Pillow was built with it, HEIC where the package pillow-heif is installed. lgkd does not require that
 one: its wheels hold code under the GPL.
@@ -69,18 +69,18 @@ def read_endings() -> frozenset[str]:
 
 
 def is_read(ending: str) -> bool:
-    """Tell whether files of an ending are read here; Pillow is asked only for those that it may lack."""
+    """Return True for endings of files that are read here; Pillow is asked only for those that it may lack."""
     may_lack = any(ending in endings for endings in _SOMETIMES.values())
     return ending in ALWAYS_READ or (may_lack and ending in read_endings())
 
 
 def is_passed_over(name: str, *, folder: bool) -> bool:
-    """Tell hidden files and folders, and those that systems make beside images: thumbnails, waste baskets."""
+    """Return True for hidden files and folders, and those that systems make: thumbnails, waste baskets."""
     return name.startswith(".") or name.casefold() in (_SYSTEM_FOLDERS if folder else _SYSTEM_FILES)
 
 
 def remedy_of(head: bytes) -> str | None:
-    """Find out by its first twelve bytes whether a file is of a format that is not read here; then how it would be."""
+    """Return the way to read a file whose first twelve bytes are of a format that is not read here."""
     if head[4:8] == b"ftyp":
         for name, brands in _BRANDS.items():
             if head[8:12] in brands and name not in read_formats():
@@ -89,18 +89,18 @@ def remedy_of(head: bytes) -> str | None:
 
 
 def remedies_for(endings: Iterable[str]) -> list[str]:
-    """Say for files of these endings how those would be read that are not read here."""
+    """Return the ways to read files of those endings that are not read here."""
     some = set(endings)
     return [_REMEDIES[name] for name, known in _SOMETIMES.items() if some & {*known} and name not in read_formats()]
 
 
 def about_unused(where: object, endings: Mapping[str, int], folders: Mapping[str, int]) -> tuple[str, ...]:
-    """The line on files of a folder that are not used; none where all are.
+    """Write the line on files of a folder that are not used; none where all are.
 
     Args:
         where: the folder.
-        endings: how many files that are not read as images have which ending.
-        folders: how many folders that systems make were passed over, by name.
+        endings: number of files of each ending that are not read as images.
+        folders: number of folders that systems make, by name, which were passed over.
     """
     parts = []
     if files := sum(endings.values()):

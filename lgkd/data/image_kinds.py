@@ -1,4 +1,4 @@
-"""Kinds of images that are not plain 8-bit RGB, and what decoding makes of them."""
+"""Name kinds of images that are not plain 8-bit RGB, and the way they are decoded."""
 
 from PIL import Image
 
@@ -17,11 +17,11 @@ KINDS = {
     "turned by EXIF": "set upright",
     "another colour space": "RGB, no colour profile applied",
 }
-"""Images that are not plain 8-bit RGB, and what decoding makes of each kind."""
+"""Images that are not plain 8-bit RGB, and the result of decoding each kind."""
 
 
 def colours_of(image: Image.Image) -> list[str]:
-    """The kinds that show before an image is loaded, which may change its mode."""
+    """Return the kinds that are visible before an image is loaded, which may change its mode."""
     mode = image.mode
     kinds = []
     if mode in ("1", "L", "LA", "La", "F") or mode.startswith("I"):
@@ -32,7 +32,7 @@ def colours_of(image: Image.Image) -> list[str]:
         kinds.append("CMYK")
     elif not mode.startswith("RGB"):
         kinds.append("another colour space")
-    # Pillow reads 16-bit colours as 8-bit ones; only its instructions for the decoder tell.
+    # Pillow reads 16-bit colours as 8-bit ones; only its instructions for the decoder show it.
     if mode == "F":
         kinds.append("floating-point")
     elif is_deep(image):
@@ -45,7 +45,7 @@ def colours_of(image: Image.Image) -> list[str]:
 
 
 def has_frames(image: Image.Image) -> bool:
-    """Tell whether an image holds more than its first frame."""
+    """Return True where an image holds more than its first frame."""
     try:
         return int(getattr(image, "n_frames", 1)) > 1
     except Exception as error:  # a broken later frame, of which Pillow raises anything: only the first one is used

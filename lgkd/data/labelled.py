@@ -1,4 +1,4 @@
-"""All labelled images of a folder, to score a classifier on: nothing is trained here, so nothing is held out."""
+"""Load all labelled images of a folder to score a classifier on: there is no training, so nothing is held out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,11 +19,11 @@ _SHOWN = 300
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """Images to score.
+    """Hold images to score.
 
     Attributes:
         data: its `test` holds them, its `train` nothing; its classes are those of the classifier.
-        scored: which images they are, in words.
+        scored: description of the images, in words.
     """
 
     data: DataSet
@@ -39,12 +39,12 @@ def load_labelled(
     progress: Progress | None = None,
     greys: Greys | None = None,
 ) -> Labelled:
-    """All images of a folder whose class folders are named as a classifier's classes, or as some of them.
+    """Load all images of a folder whose class folders are named as (some of) a classifier's classes.
 
     Args:
         folder: as for `read_labelled`.
         known: the classifier's classes, in the order of its logits.
-        held_out, trained_on: how many images the classifier was tested on, and whether a data set of a fingerprint is
+        held_out, trained_on: number of images the classifier was tested on, and whether a data set of a fingerprint is
             the one that it was trained on. Where this folder is that one, and has no test split, the images that were
             held out from the training are scored, and not those that were trained on.
         progress: called with (done, total) images while they are decoded.
@@ -57,14 +57,14 @@ def load_labelled(
     data = decode_to_score(folder.resolve().name, tree, progress=progress, greys=greys)
     present = len(torch.unique(data.test.labels))
     if present == len(known) and (own := _as_trained_on(tree, data, held_out, trained_on)) is not None:
-        scored = f"the {len(own.test):,} images of {_told(folder)} that were held out from the training of this run"
+        scored = f"the {len(own.test):,} images of {_quoted(folder)} that were held out from the training of this run"
         return Labelled(own, scored)
     part = f", {present} of the {len(known)} classes" if present < len(known) else ""
-    return Labelled(data, f"all {len(data.test):,} labelled images of {_told(folder / split)}{part}")
+    return Labelled(data, f"all {len(data.test):,} labelled images of {_quoted(folder / split)}{part}")
 
 
 def _as_trained_on(tree: Tree, data: DataSet, held_out: int, trained_on: Callable[[str], bool]) -> DataSet | None:
-    """The images that a training would have held out of these, if it was a training on these."""
+    """Return the images that a training on these would have held out."""
     try:
         train, test, _ = both_splits(Tree(tree.root, tree.classes, tree.test or (), None, ()))
     except DataError:  # a class of one image: nothing was trained on this
@@ -78,5 +78,5 @@ def _as_trained_on(tree: Tree, data: DataSet, held_out: int, trained_on: Callabl
     return replace(data, test=held)
 
 
-def _told(place: Path) -> str:
+def _quoted(place: Path) -> str:
     return safe_text(str(place), _SHOWN)

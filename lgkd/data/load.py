@@ -1,24 +1,20 @@
-"""From a name or a folder to a decoded data set."""
+"""Load and decode a data set by its name or folder."""
 
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from lgkd.data.catalogue import CATALOGUE, DataSetInfo, PublishedFile, published
-from lgkd.data.dataset import DataSet, Images, fingerprint_of
+from lgkd.data.catalogue import CATALOGUE, DataSetInfo, PublishedFile, bundled, published
+from lgkd.data.dataset import DataSet, fingerprint_of
 from lgkd.data.decode import Allocate, Progress, decode, in_memory
 from lgkd.data.decoded_cache import Stored, cache_key, kept, published_key
 from lgkd.data.greys import Greys, Scale, read_greys
 from lgkd.data.image_folder import Fault, File, Tree, read_tree, refuse
-from lgkd.data.locations import Downloading, absent, arranged, known_or_folder, published_file, tree_folder
-from lgkd.data.sources.cifar_flowers import CIFAR, Find, arrange_flowers, read_cifar
+from lgkd.data.locations import Downloading, absent, known_or_folder, published_file, tree_folder
+from lgkd.data.sources.source import LoadRequest, source_of
+from lgkd.data.splits import cut_splits, guarded
 from lgkd.data.subsets import held_out_places
 from lgkd.errors import InputError
 
@@ -37,7 +33,7 @@ def load_dataset(
     offline: bool = False,
     greys: Greys | None = None,
 ) -> DataSet:
-    """The images of a named data set or of a folder, decoded.
+    """Load and decode the images of a named data set or of a folder.
 
     Args:
         name: a name of the catalogue, or a folder: FOLDER/train/CLASS/* with FOLDER/test/CLASS/* (`val`,
@@ -45,9 +41,9 @@ def load_dataset(
             20 % of each class are held out (seed 0). A `Path` is always a folder. `digits` is scikit-learn's:
             8 x 8, grey 0..16 scaled to 0..255, in a fixed stratified split: two thirds to train, one third
             to test.
-        data_dir: where a named set lies: as data_dir/NAME/train/CLASS/* or data_dir/train/CLASS/*, or as the
+        data_dir: folder of named sets: as data_dir/NAME/train/CLASS/* or data_dir/train/CLASS/*, or as the
             publisher's files in data_dir or data_dir/NAME (flowers102-trainval reads those of flowers102). By
-            default ./data. After it `$LGKD_HOME/data` is searched, and what is nowhere is downloaded there. CIFAR
+            default ./data. After it `$LGKD_HOME/data` is searched, and missing files are downloaded there. CIFAR
             from the publisher's archive has, in each split, its images by class and, within a class, as in the
             archive.
         max_side: in pixels; images with a longer side are scaled down, see `lgkd.data.decode.decode`. None
@@ -56,38 +52,36 @@ def load_dataset(
         progress: called with (done, total) images while they are decoded; never when they are in the store.
         downloading: called with (name, done, total) while a file is downloaded, in bytes.
         offline: open no connection; LGKD_OFFLINE=1 in the environment does the same.
-        greys: how greys of more than 8 bits are scaled to 8, as a student's training chose it; if not given, it is
-            chosen by the training images.
+        greys: scale of greys of more than 8 bits, as chosen by a student's training; by default it is chosen from the
+            training images.
 
     Raises:
         InputError: the name is neither in the catalogue nor a folder, or `max_side` is out of range.
-        MissingError: a named set is not where it was looked for, and cannot be downloaded.
+        MissingError: a named set was not found and cannot be downloaded.
         DataError: the folder is not a data set, or images in it are broken, or a file is not the published one.
     """
     if max_side is not None and max_side < 1:
         raise InputError(f"max_side is {max_side}, expected at least 1 pixel")
-    if name == "digits":
-        return _digits(CATALOGUE["digits"], max_side)
     info = CATALOGUE.get(name) if isinstance(name, str) else None
-    if info is not None and tree_folder(info, data_dir) is None and published(info):
+    if info is not None and (bundled(info) or (tree_folder(info, data_dir) is None and published(info))):
 
         def find(file: PublishedFile) -> Path:
             return published_file(info, file, data_dir, offline=offline, downloading=downloading)
 
-        if info.name in CIFAR:
-            return _from_archive(info, find, max_side, use_cache, progress)
-        arrange_flowers(info, published(info), find, arranged(info))
+        decoded = source_of(info).load(info, LoadRequest(find, max_side, use_cache, progress))
+        if decoded is not None:
+            return decoded
     title, tree = find_tree(name, data_dir=data_dir)
     return _decoded(title, tree, max_side, use_cache, progress, greys)
 
 
 def find_tree(name: str | Path, *, data_dir: str | Path | None = None, fault: Fault = refuse) -> tuple[str, Tree]:
-    """What a data set of files is called, and its listing; for `name` and `data_dir` see `load_dataset`.
+    """Return the name and the listing of a data set of files; for `name` and `data_dir` see `load_dataset`.
 
     Args:
         name: not `digits`, which has no files; of a named set only an image tree is found.
-        data_dir: where a named set lies.
-        fault: as for `read_tree`; told of a wrong number of classes, too.
+        data_dir: folder of named sets.
+        fault: as for `read_tree`; called for a wrong number of classes, too.
     """
     folder = known_or_folder(name)
     if folder is None:
@@ -110,7 +104,7 @@ def _named_tree(info: DataSetInfo, data_dir: str | Path | None, fault: Fault) ->
 
 
 def _part_of(info: DataSetInfo, tree: Tree) -> list[str]:
-    """Notes where a tree holds another number of images than was published."""
+    """Write notes where a tree holds another number of images than was published."""
     splits = (("training", len(tree.train), info.train), ("test", len(tree.test or ()), info.test))
     return [
         f"{found:,} {split} images found, {info.name} was published with {published:,}"
@@ -119,41 +113,8 @@ def _part_of(info: DataSetInfo, tree: Tree) -> list[str]:
     ]
 
 
-def _from_archive(
-    info: DataSetInfo, find: Find, max_side: int | None, use_cache: bool, progress: Progress | None
-) -> DataSet:
-    if max_side is not None and max_side < info.image_size:
-        side = f"{info.image_size} x {info.image_size}"
-        raise InputError(f"max_side is {max_side}, but the images of {info.name} are {side}: leave it out")
-    (archive,) = published(info)
-
-    def splits(
-        pixels: NDArray[np.uint8], sizes: NDArray[np.int32], classes: Sequence[str], counts: Sequence[Sequence[int]]
-    ) -> tuple[Images, Images]:
-        labels = torch.cat([torch.arange(len(classes)).repeat_interleave(torch.tensor(part)) for part in counts])
-        names = tuple(
-            f"{split}/{label}/{place:05d}"
-            for split, part in zip(("train", "test"), counts, strict=True)
-            for label, count in zip(classes, part, strict=True)
-            for place in range(count)
-        )
-        return _cut(pixels, sizes, labels, names, sum(counts[0]))
-
-    def make(allocate: Allocate) -> Stored:
-        pixels, classes, *counts = read_cifar(info, find(archive), allocate, progress)
-        sizes = np.full((len(pixels), 2), info.image_size, np.int32)
-        fingerprint = fingerprint_of(classes, *splits(pixels, sizes, classes, counts))
-        return Stored(pixels, sizes, fingerprint, {"classes": list(classes), "counts": counts})
-
-    key = published_key(info.name, [archive.sha256])
-    stored = kept(key, info.train + info.test, make) if use_cache else make(in_memory)
-    about = stored.about or {}
-    parts = splits(stored.pixels, stored.sizes, about["classes"], about["counts"])
-    return DataSet(info.name, tuple(about["classes"]), *_guarded(parts, stored), stored.fingerprint, ())
-
-
 def decode_to_score(name: str, tree: Tree, *, progress: Progress | None = None, greys: Greys | None = None) -> DataSet:
-    """Decode the images of a listing that was made for scoring; kept beside those of a training, not in their place."""
+    """Decode the images of a listing made for scoring, stored beside those of a training and not in their place."""
     listing = partial(cache_key, tree.root, None, (tree.train, tree.test or ()))
     about = f"to score: {tree.root.resolve()}"
     return _decoded(name, tree, None, True, progress, greys, lambda *more: published_key(about, [listing(*more)]))
@@ -175,7 +136,7 @@ def _decoded(
     def make(allocate: Allocate, given: Greys | None = None) -> Stored:
         scale = Scale(len(train), given)
         pixels, sizes = decode(tree.root, names, max_side=max_side, allocate=allocate, progress=progress, scale=scale)
-        fingerprint = fingerprint_of(tree.classes, *_cut(pixels, sizes, labels, names, len(train)))
+        fingerprint = fingerprint_of(tree.classes, *cut_splits(pixels, sizes, labels, names, len(train)))
         return Stored(pixels, sizes, fingerprint, scale.about())
 
     def read(given: Greys | None) -> Stored:
@@ -190,32 +151,15 @@ def _decoded(
     if greys is not None and about.get("deep") and read_greys(about, tree.root) != greys:
         stored = read(greys)
         about = stored.about or {}
-    parts = _cut(stored.pixels, stored.sizes, labels, names, len(train))
+    parts = cut_splits(stored.pixels, stored.sizes, labels, names, len(train))
     used = greys if greys is not None else read_greys(about, tree.root)
     return DataSet(
-        name, tree.classes, *_guarded(parts, stored), stored.fingerprint, (*notes, *about.get("said", ())), used
+        name, tree.classes, *guarded(parts, stored), stored.fingerprint, (*notes, *about.get("said", ())), used
     )
-
-
-def _cut(
-    pixels: NDArray[np.uint8], sizes: NDArray[np.int32], labels: Tensor, names: tuple[str, ...], cut: int
-) -> tuple[Images, Images]:
-    """The first `cut` images, to train on, and the others."""
-    pixels_NCST, sizes_N2 = _tensor(pixels), _tensor(sizes)
-    return (
-        Images(pixels_NCST[:cut], sizes_N2[:cut], labels[:cut], names[:cut]),
-        Images(pixels_NCST[cut:], sizes_N2[cut:], labels[cut:], names[cut:]),
-    )
-
-
-def _guarded(parts: tuple[Images, Images], stored: Stored) -> tuple[Images, Images]:
-    """The two splits of stored images, whose pixels are compared with what was written before they are first read."""
-    train, test = parts
-    return replace(train, rows=stored.rows), replace(test, rows=stored.rows, first=len(train))
 
 
 def both_splits(tree: Tree) -> tuple[tuple[File, ...], tuple[File, ...], tuple[str, ...]]:
-    """The files to train on, the files to test on, and notes; a part is held out where there is no test split.
+    """Return the training files, the test files, and notes; a part is held out where there is no test split.
 
     Raises:
         DataError: a class has too few images to hold one out.
@@ -232,32 +176,3 @@ def both_splits(tree: Tree) -> tuple[tuple[File, ...], tuple[File, ...], tuple[s
     note = f"no test split found: {_HELD_OUT:.0%} of each class held out (seed {_SEED})".replace("%", " %")
     train, test = (tuple(tree.train[place] for place in part.tolist()) for part in (rest, held))
     return train, test, (note, *tree.notes)
-
-
-def _digits(info: DataSetInfo, max_side: int | None) -> DataSet:
-    if max_side is not None and max_side < info.image_size:
-        raise InputError(f"max_side is {max_side}, but digits are {info.image_size} x {info.image_size}: leave it out")
-    from sklearn.datasets import load_digits  # takes a second to import
-
-    digits = load_digits()
-    order = np.argsort(digits.target, kind="stable")
-    grey = np.rint(digits.images[order] * (255 / 16)).astype(np.uint8)
-    labels = torch.from_numpy(digits.target[order].astype(np.int64))
-    every = Images(
-        pixels=torch.from_numpy(grey)[:, None].expand(-1, 3, -1, -1).contiguous(),
-        sizes=torch.full((len(labels), 2), info.image_size, dtype=torch.int32),
-        labels=labels,
-        names=tuple(f"digits/{label}/{place:04d}" for label, place in zip(labels.tolist(), order, strict=True)),
-    )
-    train, test = (
-        every.take(places) for places in held_out_places(labels, 1 / 3, _SEED, lambda label, _: f"the digit {label}")
-    )
-    classes = tuple(str(label) for label in range(info.classes))
-    return DataSet(info.name, classes, train, test, fingerprint_of(classes, train, test), ())
-
-
-def _tensor(array: NDArray[np.uint8] | NDArray[np.int32]) -> Tensor:
-    with warnings.catch_warnings():
-        # A mapping that may only be read cannot be had without the warning; images are never written to.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)

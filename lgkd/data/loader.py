@@ -1,4 +1,4 @@
-"""Batches of a split, in an order and with an augmentation that depend on nothing but (seed, epoch, sample).
+"""Load batches of a split; order and augmentation depend only on (seed, epoch, sample).
 
 Letters in shapes: B batch, K classes, H W size of the model's images, S T stored canvas.
 """
@@ -28,14 +28,14 @@ _SHARE_OF_FREE_MEMORY = 0.3
 
 @dataclass(frozen=True)
 class _Read:
-    """Stored images of some samples.
+    """Hold stored images of some samples.
 
     Attributes:
         parts: of each store that holds some of them: pixels uint8 (b,3,S,T) on the device; sizes int32 (b,2) and
             keys int64 (b,) on the host, where boxes are drawn.
         labels: int64 (B,) on the device, in the order that was asked for.
         keys: int64 (B,) on the host, in that order.
-        rows: int64 (B,) on the device: where in all parts together a sample lies; None where one part has all.
+        rows: int64 (B,) on the device: place of each sample in all parts together; None where one part has all.
     """
 
     parts: tuple[tuple[Tensor, Tensor, Tensor], ...]
@@ -44,33 +44,33 @@ class _Read:
     rows: Tensor | None
 
     def used_on(self, stream: torch.cuda.Stream) -> None:
-        """Its memory must not be given away before `stream` has come so far."""
+        """Keep its memory until `stream` has come so far."""
         on_device = [self.labels, *(pixels for pixels, _, _ in self.parts)]
         for tensor in on_device if self.rows is None else [*on_device, self.rows]:
             tensor.record_stream(stream)
 
 
 class Feed:
-    """Training batches of one split.
+    """Load training batches of one split.
 
     A split that has no room on the GPU stays where it is; a thread then reads the images of the next
-    batch and copies them, on a stream of its own, while the last batch is trained on. Batches are the same.
+    batch and copies them, on a separate stream, while the last batch is trained on. Batches are the same.
 
     Args:
         images: the decoded split.
-        augment: draws what the model sees.
+        augment: makes the images that the model sees.
         mixing: mixup, cutmix and label smoothing.
         batch_size: images a step; with fewer images than that a batch is all of them.
         seed: of the order of the images.
         drop_last: leave out the last, smaller batch of an epoch.
-        device: where batches are wanted. A split that fits is moved there once.
-        rank, processes: which share of every global batch is this process's: the batch is cut into
+        device: of the batches. A split that fits is moved there once.
+        rank, processes: the share of this process: every global batch is cut into
             `processes` runs of nearly equal length, in order.
-        repeats: how often an image comes in its batch, with other draws each time; see `Order`.
+        repeats: number of times that an image is in its batch, with other draws each time; see `Order`.
         extra: more images of the same classes, which make up a share of every batch.
         extra_share: that share, between 0 and 1.
-        views: for each teacher that sees the stored image drawn anew, in its own size, what draws it (with the seed and
-            settings of `augment`); None for one that sees the student's image.
+        views: for each teacher that sees the stored image drawn again, in its own size, its augmentation (with the seed
+            and settings of `augment`); None for one that sees the student's image.
         read_ahead: whether a thread reads the next batch; None: where images have to be copied to a GPU.
     """
 
@@ -120,7 +120,7 @@ class Feed:
             )
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Batches of an epoch from step `start` on.
+        """Yield batches of an epoch from step `start` on.
 
         Yields:
             Batches with targets int64 (B,), or (B,K) where labels are mixed. Places are those of the split, then those
@@ -145,8 +145,8 @@ class Feed:
     def _groups(
         self, epoch: int, start: int
     ) -> Iterator[tuple[list[int], _Read, _Read | None, torch.cuda.Event | None]]:
-        """Stored images of some steps: how many images each, the samples and, where those are in another
-        process's share, their partners; and what to wait for, where they are copied on another stream."""
+        """Yield stored images of some steps: the number of images of each, the samples and, where those are in another
+        process's share, their partners; and the event to wait for, where they are copied on another stream."""
         height, width = self._augment.image_size
         share_of_batch = -(-self.batch_size // self._processes)
         at_once = max(1, _PIXELS_AT_ONCE // (share_of_batch * height * width))
@@ -164,7 +164,7 @@ class Feed:
             yield [len(share) for share in shares], own, partners, copied
 
     def _read(self, keys: Tensor) -> _Read:
-        """The stored images of these keys."""
+        """Read the stored images of these keys."""
         places = self._order.places(keys)
         if len(self._stores) == 1:
             pixels, sizes, labels = self._stores[0].read(places)
@@ -181,7 +181,7 @@ class Feed:
     def _shown(
         self, lengths: list[int], own: _Read, partners: _Read | None, epoch: int, augment: Augment
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Augmented and mixed images and their targets, step by step; all are augmented at once."""
+        """Yield augmented and mixed images and their targets, step by step; all are augmented at once."""
         batches = zip(
             torch.split(self._drawn(own, epoch, augment), lengths),
             torch.split(own.labels, lengths),
@@ -199,24 +199,24 @@ class Feed:
                 yield self._mixing(*batch, epoch, theirs, their_labels)
 
     def _drawn(self, read: _Read, epoch: int, augment: Augment) -> Tensor:
-        """Augmented images, in the order of the keys."""
+        """Augment images, in the order of the keys."""
         images = [augment(*part, epoch) for part in read.parts]
         return images[0] if read.rows is None else torch.cat(images).index_select(0, read.rows)
 
     def names(self, index: Tensor) -> list[str]:
-        """Names of the samples at these places."""
+        """Return the names of the samples at these places."""
         first = len(self._names[0])
         return [self._names[0][place] if place < first else self._names[1][place - first] for place in index.tolist()]
 
 
 class PlainBatches:
-    """A split in its stored order, resized and normalised: for evaluation. Every image comes once.
+    """Load a split in its stored order, resized and normalised, for evaluation; every image once.
 
     Args:
         images: the decoded split.
         plain: resizes and normalises.
         batch_size: images at once.
-        device: where batches are wanted.
+        device: of the batches.
         rank, processes: the split is cut into `processes` runs of nearly equal length; this is one of them.
     """
 
@@ -241,7 +241,7 @@ class PlainBatches:
         return len(self._places)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields images (B,3,H,W) and class numbers int64 (B,)."""
+        """Yield images (B,3,H,W) and class numbers int64 (B,)."""
         for start in range(0, len(self._places), self._batch_size):
             index = self._places[start : start + self._batch_size]
             pixels, sizes, labels = self._store.read(index)
@@ -249,7 +249,7 @@ class PlainBatches:
 
 
 class _Store:
-    """A split, its pixels on the device if it has room for them; labels are there always, sizes never."""
+    """Hold a split, its pixels on the device if it has room for them; labels are there always, sizes never."""
 
     def __init__(self, images: Images, device: str) -> None:
         self._device = torch.device(device)
@@ -267,16 +267,16 @@ class _Store:
 
     @property
     def streams(self) -> bool:
-        """Tell if every batch has to be copied to a GPU."""
+        """Return True if every batch has to be copied to a GPU."""
         return self._device.type == "cuda" and self._pixels.device.type != "cuda"
 
     def read(self, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pixels on the device, sizes on the host (where boxes are drawn), labels on the device."""
+        """Return pixels on the device, sizes on the host (where boxes are drawn), labels on the device."""
         if self._images is not None:
             self._images.check(places)
         on_device = sent(places.numpy(), self._device)
         if self.streams:
-            # Read into pinned memory: a copy from there waits for nothing.
+            # Read into pinned memory: a copy from there is asynchronous.
             rows = torch.empty((len(places), *self._pixels.shape[1:]), dtype=torch.uint8, pin_memory=True)
             pixels = torch.index_select(self._pixels, 0, places, out=rows).to(self._device, non_blocking=True)
         else:

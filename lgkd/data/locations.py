@@ -1,6 +1,6 @@
-"""Where named data sets lie: image trees, publishers' files, and what to say where there is neither.
+"""Find named data sets: image trees, publishers' files, and the error where there is neither.
 
-Searched in this order: `data_dir` (by default ./data), then the user's store. What is downloaded goes to the store.
+Searched in this order: `data_dir` (by default ./data), then the user's store. Downloads go to the store.
 """
 
 import shlex
@@ -15,11 +15,11 @@ from lgkd.data.sources.download import OFFLINE, fetch, is_offline, verified
 from lgkd.errors import DataError, InputError, MissingError
 
 Downloading = Callable[[str, int, int], None]
-"""Called with a file's name, the bytes that have come, and all of them."""
+"""Called with a file's name, the bytes received, and all of them."""
 
 
 def known_or_folder(name: str | Path) -> Path | None:
-    """None for a name of the catalogue, else the folder of that name; a `Path` is always a folder.
+    """Return None for a name of the catalogue, else the folder of that name; a `Path` is always a folder.
 
     Raises:
         InputError: neither a name nor a folder.
@@ -31,7 +31,7 @@ def known_or_folder(name: str | Path) -> Path | None:
         raise InputError(f"the name of the data set is empty: {expected}")
     try:
         folder = Path(name).expanduser()
-    except RuntimeError:  # "~" where there is no home: the sign itself
+    except RuntimeError:  # "~" without a home folder: the sign itself
         folder = Path(name)
     if folder.is_dir():
         return folder
@@ -45,30 +45,30 @@ def known_or_folder(name: str | Path) -> Path | None:
 
 
 def store(info: DataSetInfo) -> Path:
-    """The folder of the user's store where the files of a named data set lie."""
+    """Return the folder of the user's store for the files of a named data set."""
     return home() / "data" / info.folder
 
 
 def arranged(info: DataSetInfo) -> Path:
-    """Where an image tree goes that is made of the publisher's files."""
+    """Return the folder of an image tree that is made of downloaded files."""
     return store(info) / "images"
 
 
 def target(info: DataSetInfo, data_dir: str | Path | None) -> Path:
-    """Where the image tree of a named set is put by hand, or by `lgkd arrange`."""
+    """Return the folder for the image tree of a named set, put there by hand or by `lgkd arrange`."""
     return folder_of(data_dir) / info.folder
 
 
 def folder_of(data_dir: str | Path | None) -> Path:
-    """`data_dir` itself, by default ./data; absolute, and it need not exist."""
+    """Return `data_dir` itself, by default ./data; absolute, and it need not exist."""
     return Path("data" if data_dir is None else data_dir).expanduser().absolute()
 
 
 def tree_folder(info: DataSetInfo, data_dir: str | Path | None) -> Path | None:
-    """The first folder with all training folders and test, or None; the publisher's own folder is none."""
+    """Return the first folder with all training folders and test, or None; the publisher's own does not count."""
     places = [*_searched(info, data_dir), arranged(info)]
     if data_dir is None:
-        places.remove(folder_of(data_dir))  # ./data itself holds data sets, and is none
+        places.remove(folder_of(data_dir))  # ./data itself holds data sets, and is not one
     wanted = (*info.trains_on, "test")
     return next((p for p in places if all((p / part).is_dir() for part in wanted) and not _is_raw(info, p)), None)
 
@@ -81,12 +81,12 @@ def published_file(
     offline: bool = False,
     downloading: Downloading | None = None,
 ) -> Path:
-    """A file of the publisher's, its checksum verified: where it lies, or downloaded into the store.
+    """Find a file of the publisher's, or download it into the store, and verify its checksum.
 
     Raises:
-        MissingError: it is not here and cannot be got. With a `data_dir` that is not there nothing is downloaded: it is
-            rather mistyped.
-        DataError: what lies there, or what came, is not the published file.
+        MissingError: it is not here and cannot be downloaded. With a `data_dir` that does not exist, which is probably
+            mistyped, nothing is downloaded.
+        DataError: the file there, or the downloaded one, is not the published file.
     """
     for place in _searched(info, data_dir):
         if (place / file.name).is_file():
@@ -102,24 +102,24 @@ def published_file(
 
 
 def files_here(info: DataSetInfo, data_dir: str | Path | None) -> Path | None:
-    """The first folder with all of the publisher's files, by name and size; what is in them is not looked at."""
+    """Return the first folder with all of the publisher's files, by name and size; their content is not read."""
 
-    def lies(place: Path, file: PublishedFile) -> bool:
+    def is_here(place: Path, file: PublishedFile) -> bool:
         return (place / file.name).is_file() and (place / file.name).stat().st_size == file.bytes
 
-    return next((p for p in _searched(info, data_dir) if all(lies(p, file) for file in published(info))), None)
+    return next((p for p in _searched(info, data_dir) if all(is_here(p, file) for file in published(info))), None)
 
 
 def absent(
     info: DataSetInfo, data_dir: str | Path | None, *, offline: bool = False, as_tree: bool = False
 ) -> MissingError:
-    """The error that says where a named data set was looked for, and what to put where.
+    """Build the error that names the searched folders of a data set, and the ways to get it.
 
     Args:
         info: the data set.
-        data_dir: where it was to lie.
-        offline: whether that is why it was not downloaded.
-        as_tree: whether nothing but an image tree will do.
+        data_dir: folder of named sets.
+        offline: whether downloads were turned off.
+        as_tree: whether an image tree is required.
     """
     files = () if as_tree else published(info)
     looked = ", ".join(str(place) for place in _searched(info, data_dir))
@@ -140,19 +140,19 @@ def absent(
 
 
 def _arranging(info: DataSetInfo, data_dir: str | Path | None, raw: Path | None) -> str:
-    """The command that makes the image tree, as it is typed."""
+    """Return the command that makes the image tree, as it is typed."""
     place = "SOURCE" if raw is None else shlex.quote(str(raw))
     where = ""
     if raw is not None and raw == target(info, data_dir):  # there the tree cannot go
         where = " --data-dir ANOTHER"
     elif data_dir is not None:
         where = f" --data-dir {shlex.quote(str(data_dir))}"
-    source = "" if raw is not None else f" (his zip or folder; `lgkd datasets {info.name}` says whose)"
+    source = "" if raw is not None else f" (his zip or folder; `lgkd datasets {info.name}` names the publisher)"
     return f"lay out the publisher's files by: lgkd arrange {info.name} {place}{where}{source}"
 
 
 def _is_raw(info: DataSetInfo, place: Path) -> bool:
-    """Whether a folder is laid out as its publisher does: with his lists, and no class in both train and test."""
+    """Return True for a folder in its publisher's layout: with his lists, and no class in both train and test."""
     if not any((place / name).is_file() for name in info.lists):
         return False
     below = (place / "test").iterdir() if (place / "test").is_dir() else iter(())

@@ -1,4 +1,4 @@
-"""Names of data sets and subsets in folders, cards and run.json."""
+"""Name data sets and subsets in folders, cards and run.json."""
 
 import re
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _TEXT = re.compile(
 
 
 def dataset_key(source: str | Path) -> str:
-    """The name under which teachers of a data set are kept; a safe name of a folder."""
+    """Return the name under which teachers of a data set are stored; a safe name of a folder."""
     if isinstance(source, str) and source in CATALOGUE:
         return source
     return folder_word(Path(source).expanduser().resolve().name) or "folder"
@@ -74,17 +74,17 @@ class Subset:
 
     @property
     def text(self) -> str | None:
-        """The subset as a card and run.json hold it; None for all images."""
+        """Return the subset as a card and run.json hold it; None for all images."""
         return ", ".join(self._words(seed=True)) or None
 
     @property
     def text_without_seed(self) -> str | None:
-        """As `text`, equal for all seeds."""
+        """Return `text` without the seed, equal for all seeds."""
         return ", ".join(self._words(seed=False)) or None
 
     @property
     def command_options(self) -> str:
-        """The options of the command line that choose it."""
+        """Return the options of the command line that choose it."""
         words = []
         if self._is_part:
             chosen = f"--fraction {self.fraction:g}" if self.fraction else f"--images-per-class {self.per_class}"
@@ -106,5 +106,5 @@ class Subset:
 
 
 def folder_word(text: str) -> str:
-    """`text` as a part of a folder's name."""
+    """Return `text` as a part of a folder's name."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip(".-")

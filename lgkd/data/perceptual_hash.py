@@ -1,4 +1,4 @@
-"""Compute perceptual hashes: they stay when an image is saved anew, smaller or at lower quality.
+"""Compute perceptual hashes: they stay when an image is saved again, smaller or at lower quality.
 
 The hash is ImageHash's pHash, the signs of the lowest 8 x 8 frequencies: two images of unlike things seldom have nearly
 the same, but simple shapes before a plain ground do. So a small picture in colour is kept beside it.
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 SIDE = 16
-"""Of the small picture, in pixels. Images with a shorter side show too little to tell a copy from a likeness."""
+"""Side of the small picture, in pixels. Images with a shorter side are too small to distinguish copies."""
 
 _LONGEST = 256
 _FLAT = 4.0
@@ -27,7 +27,7 @@ class Trace(NamedTuple):
 
 
 def trace_of(pixels: NDArray[np.uint8]) -> Trace | None:
-    """Take the trace of an image, uint8 (H,W,3); None of one that is too small, or has one colour all over."""
+    """Compute the trace of an image, uint8 (H,W,3); None of one that is too small, or has one colour all over."""
     from imagehash import phash  # takes a second to import
 
     height, width = pixels.shape[:2]

@@ -1,4 +1,4 @@
-"""Making the next item while the last one is worked on."""
+"""Prefetch: prepare the next item while the last one is used."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,13 +10,13 @@ _END: Final = object()
 
 
 def ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The same items in the same order; one thread makes the next while the caller has the last.
+    """Yield the same items in the same order; one thread makes the next while the caller has the last.
 
     Args:
         items: only that thread runs it, and never more than one item ahead.
 
     Raises:
-        Whatever `items` raises, when its turn comes. Closed early, the generator waits for the item that is being
+        Any error of `items`, when its turn comes. Closed early, the generator waits for the item that is being
         made, and leaves no thread behind.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="lgkd-feed") as thread:

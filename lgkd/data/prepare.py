@@ -25,20 +25,20 @@ _EXTRA_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Data:
-    """The images of one training.
+    """Hold the images of one training.
 
     Attributes:
-        key: what teachers trained on it are kept under: the name of a named set, else the folder's name.
-        source: what the user called it.
-        train, test: decoded splits; `train` is the chosen subset, less what is held out.
+        key: name for teachers trained on it: of a named set, else of the folder.
+        source: as given by the user.
+        train, test: decoded splits; `train` is the chosen subset without the held-out images.
         val: held-out training images on which the best epoch is chosen; None: none are.
-        subset: which part of the training split that is, in words; None for all of it.
+        subset: the chosen part of the training split, in words; None for all of it.
         extra: more training images, which make up a share of every batch; None: there are none.
         fingerprint: of the whole data set and the extra images.
         mean, std: normalisation of the student's images.
-        notes: what the user should hear.
-        greys: how greys of more than 8 bits were scaled to 8.
-        left_out: how many training images are left out as near copies; None: that was not asked for.
+        notes: for the user.
+        greys: scale of greys of more than 8 bits.
+        left_out: number of training images left out as near copies; None: not requested.
     """
 
     key: str
@@ -134,7 +134,7 @@ def make_augment(recipe: Recipe, data: Data, *, image_size: tuple[int, int], see
 
 
 def make_mixing(recipe: Recipe, data: Data, *, seed: int) -> Mixing:
-    """Mixup, cutmix and label smoothing."""
+    """Make mixup, cutmix and label smoothing."""
     return Mixing(recipe.mix, classes=len(data.classes), smoothing=recipe.label_smoothing, seed=seed)
 
 
@@ -149,7 +149,7 @@ def make_feed(
     processes: int = 1,
     teacher_sizes: Sequence[tuple[int, int]] = (),
 ) -> Feed:
-    """Training batches as the recipe draws them; of several processes each has its share.
+    """Make the loader of training batches; of several processes each has its share.
 
     Where the recipe shows teachers the stored images, each batch has a view for each teacher, (height, width) of
     `teacher_sizes`; one of the student's size sees the student's images.
@@ -186,7 +186,7 @@ def make_test_batches(
     rank: int = 0,
     processes: int = 1,
 ) -> PlainBatches:
-    """A split for evaluation (or this process's share), in large batches: no gradients are kept, so they are cheap."""
+    """Load a split for evaluation (or this process's share) in large batches, which are cheap without gradients."""
     pixels = image_size[0] * image_size[1]
     batch_size = max(16, min(512, 512 * 64 * 64 // pixels))
     plain = Plain(image_size, mean=mean, std=std, interpolation=interpolation)  # type: ignore[arg-type]

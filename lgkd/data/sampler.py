@@ -1,8 +1,8 @@
-"""Which samples a step of an epoch is made of: a pure function of (seed, epoch, step).
+"""Choose the samples of each step of an epoch: a pure function of (seed, epoch, step).
 
-A sample is known by its *key*: its place, plus the number of all places for every time that it came before
-in the same epoch. Draws go by key, so that a sample which comes twice looks different each time, and one
-that comes once draws as if nothing could be repeated. Places count the real images first, then the extra ones.
+A sample is known by its *key*: its place, plus the number of all places for every time that it occurred before
+in the same epoch. Draws depend on the key, so that a sample which occurs twice looks different each time, and one
+that occurs once draws as without repetition. Places count the real images first, then the extra ones.
 """
 
 import math
@@ -16,29 +16,29 @@ from lgkd.errors import InputError
 
 
 class Order:
-    """The keys of every global batch.
+    """Draw the keys of every global batch.
 
-    An epoch is one pass over the real images, whose order is drawn anew for each epoch. Where an image is repeated,
+    An epoch is one pass over the real images, whose order is drawn again for each epoch. Where an image is repeated,
     the epoch keeps its number of steps and shows only every `repeats`-th image, each `repeats` times in its
     batch (Hoffer et al., 2020; timm's RepeatAugSampler). Other than in timm, where the copies of an image
     go to different processes, the batch holds all of them in one process, too; with several processes they are
     spread. Where `repeats` does not divide the real images of a batch, the copies of one image fall into two
     neighbouring batches.
 
-    Extra images are walked through in an order of their own, which goes on from epoch to epoch and is drawn anew for
-    each pass. They lie evenly among the real ones, so that every process has its share.
+    Extra images have their own order, which continues from epoch to epoch and is drawn again for each pass. They are
+    spread evenly among the real ones, so that every process has its share.
 
     Args:
-        count: how many real images there are.
+        count: number of real images.
         batch_size: images a step, real and extra; with too few real images for that the batch is smaller.
         seed: of the run.
         drop_last: leave out the last, smaller batch of an epoch.
-        repeats: how often an image comes in its batch.
-        extra: how many extra images there are.
+        repeats: number of times that an image is in its batch.
+        extra: number of extra images.
         extra_share: of every batch, rounded to whole images.
 
     Attributes:
-        total: how many places there are; key modulo `total` is the place.
+        total: number of places; key modulo `total` is the place.
         batch_size: images a step.
         steps: of an epoch.
         last: images in the last batch of an epoch.
@@ -71,12 +71,12 @@ class Order:
         self._count, self._extra = count, extra
         self._seed, self._repeats = seed, repeats
         rest = 0 if drop_last else count % self._real
-        # Halves go up, as everywhere where images are counted out.
+        # Halves are rounded up, as for all counts of images.
         self._extra_last = math.floor(rest * self._extra_each / self._real + 0.5) if rest else self._extra_each
         self.last = (rest or self._real) + self._extra_last
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
-        """The keys of each step's global batch from step `start` on: int64 (batch_size,), on the host."""
+        """Return the keys of each step's global batch from step `start` on: int64 (batch_size,), on the host."""
         shown = epoch_order(self._seed, epoch, self._count)
         more = self._extra_keys(epoch)
         slots = min(self._count, self.steps * self._real)
@@ -85,7 +85,7 @@ class Order:
             again = slot % self._repeats
             keys = shown[slot // self._repeats] + self.total * again
             if self._repeats > 1:
-                # All images before any comes again: processes that share the batch then see different copies.
+                # All images before any is repeated: processes that share the batch then see different copies.
                 keys = keys[torch.argsort(again, stable=True)]
             if self._extra_each:
                 mixed_in = more[step * self._extra_each : (step + 1) * self._extra_each]
@@ -93,11 +93,11 @@ class Order:
             yield keys
 
     def places(self, keys: Tensor) -> Tensor:
-        """Where the samples of these keys lie: int64, on the host."""
+        """Return the places of the samples of these keys: int64, on the host."""
         return keys % self.total
 
     def _extra_keys(self, epoch: int) -> Tensor:
-        """The extra images of an epoch, one after the other: a stretch of a walk that never ends."""
+        """Return the extra images of an epoch, one after the other: a stretch of a walk that never ends."""
         if not self._extra_each:
             return torch.empty(0, dtype=torch.int64)
         length = (self.steps - 1) * self._extra_each + self._extra_last
@@ -112,7 +112,7 @@ class Order:
 
 
 def _parts(count: int, batch_size: int, share: float) -> tuple[int, int]:
-    """Real and extra images of a batch."""
+    """Return the numbers of real and extra images of a batch."""
     if not 0 < share < 1:
         raise InputError(f"the share of extra images is {share:g}; expected a number between 0 and 1")
     extra = math.floor(share * batch_size + 0.5)
@@ -129,6 +129,6 @@ def _parts(count: int, batch_size: int, share: float) -> tuple[int, int]:
 
 
 def _spread(real: Tensor, extra: Tensor) -> Tensor:
-    """Both in their own order, each evenly over the whole."""
+    """Merge both in their own order, each evenly over the whole."""
     at = torch.cat([(torch.arange(len(part)) + 0.5) / max(1, len(part)) for part in (real, extra)])
     return torch.cat([real, extra])[torch.argsort(at, stable=True)]

@@ -1,4 +1,4 @@
-"""Parts of a split: class-balanced subsets, and a held-out part. Pure functions of images and seed."""
+"""Choose parts of a split: class-balanced subsets and a held-out part. Pure functions of images and seed."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,16 +19,16 @@ def subset(
     seed: int = 0,
     classes: Sequence[str] = (),
 ) -> Images:
-    """A part of `images` that keeps the balance of the classes, in the order of `images`.
+    """Choose a part of `images` that keeps the balance of the classes, in the order of `images`.
 
     With the same seed, the larger of two subsets contains the smaller one, so a learning curve adds images
     and exchanges none.
 
     Args:
-        images: what to choose from.
+        images: to choose from.
         fraction: share of every class, in (0, 1]; rounded to the nearest count and at least one image.
         per_class: images of every class. Give this or `fraction`; with neither, all images are kept.
-        seed: which of the many subsets.
+        seed: selects one of the many subsets.
         classes: their names, for messages.
 
     Raises:
@@ -55,13 +55,13 @@ def subset(
 
 
 def hold_out(images: Images, fraction: float, seed: int = 0, *, classes: Sequence[str] = ()) -> tuple[Images, Images]:
-    """Splits `images` in two: (the rest, the held-out part), each in the order of `images`.
+    """Split `images` in two: (the rest, the held-out part), each in the order of `images`.
 
     Args:
-        images: what to split.
+        images: to split.
         fraction: share of every class to hold out, in (0, 1); rounded to the nearest count, but every class
             keeps at least one image on each side.
-        seed: which of the many splits.
+        seed: selects one of the many splits.
         classes: their names, for messages.
 
     Raises:
@@ -77,7 +77,7 @@ def hold_out(images: Images, fraction: float, seed: int = 0, *, classes: Sequenc
 def held_out_places(
     labels: Tensor, fraction: float, seed: int, describe: Callable[[int, Tensor], str]
 ) -> tuple[Tensor, Tensor]:
-    """The places of `hold_out`: int64 (rest,) and int64 (held out,), ascending.
+    """Return the places of `hold_out`: int64 (rest,) and int64 (held out,), ascending.
 
     Args:
         labels: int64 (N,).
@@ -99,7 +99,7 @@ def held_out_places(
 
 
 def _by_class(labels: Tensor) -> list[tuple[int, Tensor]]:
-    """Every label that occurs, with the places of its images, ascending."""
+    """Return every label that occurs, with the places of its images, ascending."""
     if len(labels) == 0:
         raise DataError("there are no images to choose from: give a split that holds some")
     values, counts = torch.unique(labels, return_counts=True)
@@ -112,7 +112,7 @@ def _shuffled(members: Tensor, seed: int) -> Tensor:
 
 
 def _nearest(fraction: float | None, count: int) -> int:
-    # Halves go up: Python's round() goes to even, and counts would not grow evenly with the fraction.
+    # Halves are rounded up: Python's round() rounds to even, and counts would not grow evenly with the fraction.
     return math.floor((fraction or 0.0) * count + 0.5)
 
 

@@ -1,4 +1,4 @@
-"""Checks of settings that end in one sentence: the field, the value that was found, the range."""
+"""Check settings; an error is one sentence: the field, the value that was found, the range."""
 
 import math
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ def number_within(
     *,
     low_open: bool = False,
 ) -> float:
-    """`value` as a float, if it is a finite number of the interval.
+    """Return `value` as a float, if it is a finite number of the interval.
 
     Args:
-        field: how the user knows the setting, for the message.
+        field: name of the setting, for the message.
         low, high: ends of the interval; they belong to it, `low` not where `low_open`.
 
     Raises:
-        InputError: `value` is no number, not finite or outside.
+        InputError: `value` is not a number, not finite or outside.
     """
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         number = float(value)
@@ -33,10 +33,10 @@ def number_within(
 
 
 def one_of(field: str, value: object, choices: Sequence[str]) -> str:
-    """`value`, if it is one of `choices`.
+    """Return `value`, if it is one of `choices`.
 
     Raises:
-        InputError: it is not.
+        InputError: it is not one of them.
     """
     if isinstance(value, str) and value in choices:
         return value
@@ -44,10 +44,10 @@ def one_of(field: str, value: object, choices: Sequence[str]) -> str:
 
 
 def image_size_of(value: object) -> tuple[int, int]:
-    """(height, width) from one side or a pair of sides.
+    """Return (height, width) from one side or a pair of sides.
 
     Raises:
-        InputError: a side is no positive whole number.
+        InputError: a side is not a positive whole number.
     """
     sides = (value, value) if isinstance(value, int) else value
     if isinstance(sides, Sequence) and not isinstance(sides, str) and len(sides) == 2:
@@ -58,7 +58,7 @@ def image_size_of(value: object) -> tuple[int, int]:
 
 
 def colours(mean: Sequence[float], std: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """A checked normalisation: three means and three positive deviations, for pixels in [0, 1].
+    """Check a normalisation: three means and three positive deviations, for pixels in [0, 1].
 
     Raises:
         InputError: there are not three of each, or one is out of range.

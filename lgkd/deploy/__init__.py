@@ -1,1 +1,1 @@
-"""The student alone, in formats that need no lgkd: written, compared with the student, described."""
+"""Export the student in formats that need no lgkd, compare the files with it, and describe it."""

@@ -1,4 +1,4 @@
-"""From a finished run to a folder that needs no lgkd: whole and compared with the student, or not there at all.
+"""Export a finished run to a folder that needs no lgkd: complete and compared with the student, or absent.
 
 Letters in shapes: N images, K classes.
 """
@@ -35,14 +35,14 @@ _VERSIONS = ("lgkd", "torch", "timm", "safetensors", "onnx", "onnxscript", "onnx
 
 @dataclass(frozen=True)
 class Exported:
-    """A finished export.
+    """Describe a finished export.
 
     Attributes:
-        folder: where it lies.
-        differences: of every file, by how much a logit differs from the student's at most.
-        images: how many real images these were measured on.
-        source: what these images are, in words.
-        largest_logit: the student's largest on them, without its sign: what the differences are to be compared with.
+        folder: of the exported files.
+        differences: of every file, the largest difference of a logit from the student's.
+        images: number of real images that these were measured on.
+        source: origin of these images, in words.
+        largest_logit: the student's largest on them, without its sign, to compare the differences with.
         needs_lgkd: the safetensors file can be put into a model only with lgkd (or with the code of the student).
     """
 
@@ -65,7 +65,7 @@ def export_run(
     say: Callable[[str], None],
     progress: Callable[[int, int], None] | None,
 ) -> Exported:
-    """See `lgkd.export`."""
+    """Export a run, see `lgkd.export`."""
     chosen = choose_formats(wanted, say)
     folder = export_folder(run, out)
     subject = read_subject(run, model)
@@ -76,7 +76,7 @@ def export_run(
         copies = _copies(subject, chosen, call)
         differences = {file: largest_difference(copy.logits, shown, expected) for file, copy in copies.items()}
     for file, difference in differences.items():
-        if not difference <= LIMIT:  # nor where it is no number
+        if not difference <= LIMIT:  # nor where it is not a number
             raise ModelError(
                 f"{file} differs from the student by {difference:.1e} in a logit on {len(shown)} images of {source}, "
                 f"expected at most {LIMIT:.0e}; nothing was written. Leave that format out with --format"
@@ -90,13 +90,13 @@ def export_run(
         write_json(scratch / EXPORT, about)
         card = model_card(subject, about, environment_of(run))
         write_whole(scratch / CARD, card.encode())
-        # Not the card, which people write on in.
+        # Not the card, which people edit.
         write_manifest(scratch, (STUDENT, EXPORT, *copies))
     return made
 
 
 def largest_difference(logits: Logits, images: Tensor, expected: Tensor) -> float:
-    """By how much a logit differs at most, in any of `BATCHES`; not a number where one of them is none."""
+    """Return the largest difference of a logit, in any of `BATCHES`; not a number where one of them is not."""
     differences = []
     for size in BATCHES:
         found = torch.cat([logits(some) for some in torch.split(images, size)])
@@ -112,7 +112,7 @@ def _timm_call(subject: Subject) -> TimmCall | None:
 
 
 def _copies(subject: Subject, chosen: Sequence[str], call: TimmCall | None) -> dict[str, Copy]:
-    """The student in every format, by the name of the file."""
+    """Yield the student in every format, by the name of the file."""
     copies: dict[str, Copy] = {}
     # In the order of `FORMATS`, in which the program of torch.export comes last: it loses its origin there.
     program = formats.follow(subject) if set(chosen) - {"safetensors"} else None
@@ -127,7 +127,7 @@ def _copies(subject: Subject, chosen: Sequence[str], call: TimmCall | None) -> d
 
 
 def _about(made: Exported, copies: Mapping[str, Copy], call: TimmCall | None) -> dict[str, Any]:
-    """export.json: what was made of what, and how far it is from the student."""
+    """Return the content of export.json: the origin of the export, and its difference from the student."""
     files = {
         file: {
             "bytes": len(copy.data),

@@ -1,4 +1,4 @@
-"""A student as bytes of a format that needs no lgkd, and as a function made of these very bytes.
+"""Convert a student to bytes of a format that needs no lgkd, and load these bytes as a function.
 
 Letters in shapes: B batch, K classes.
 """
@@ -33,11 +33,11 @@ INPUT, OUTPUT, BATCH = "images", "logits", "batch"
 
 @dataclass(frozen=True)
 class Copy:
-    """A student in one format.
+    """Hold a student in one format.
 
     Attributes:
         data: the content of its file.
-        logits: what that file computes: images (B,3,H,W) -> (B,K).
+        logits: function that the file computes: images (B,3,H,W) -> (B,K).
     """
 
     data: bytes
@@ -45,7 +45,7 @@ class Copy:
 
 
 def as_safetensors(subject: Subject, call: TimmCall | None) -> Copy:
-    """The weights as the run has them, put into a model that timm alone makes, where it can."""
+    """Write the run's weights, and put them into a model that timm alone makes, where it can."""
     data = (subject.folder / STUDENT_WEIGHTS).read_bytes()
     model = copy.deepcopy(subject.student) if call is None else call.make()
     fill(model, parse_weights(data, subject.folder / STUDENT_WEIGHTS), str(subject.folder / STUDENT_WEIGHTS))
@@ -53,19 +53,19 @@ def as_safetensors(subject: Subject, call: TimmCall | None) -> Copy:
 
 
 def follow(subject: Subject) -> ExportedProgram:
-    """The student as a graph of torch.export, for any number of images.
+    """Trace the student as a graph of torch.export, for any number of images.
 
     Raises:
-        ModelError: it cannot be followed.
+        ModelError: it cannot be traced.
     """
     example = torch.zeros(2, 3, *subject.image_size)
-    with _telling(subject, "torch.export"):
+    with _export_errors(subject, "torch.export"):
         return torch.export.export(subject.student, (example,), dynamic_shapes=({0: Dim(BATCH)},))
 
 
 def as_program(subject: Subject, program: ExportedProgram) -> Copy:
-    """A file of torch.export; torch alone loads it. What the program knows of its origin is taken out of it."""
-    # Where in whose files a layer was written is of no use to others, and names folders of this machine.
+    """Write a file of torch.export, which torch alone loads; records of its origin are removed."""
+    # The source lines of layers are of no use to others, and name folders of this machine.
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             for node in module.graph.nodes:
@@ -73,7 +73,7 @@ def as_program(subject: Subject, program: ExportedProgram) -> Copy:
                     node.meta.pop(key, None)
     program.example_inputs = None  # which would be written as a pickle
     written = io.BytesIO()
-    with _telling(subject, "torch.export"):
+    with _export_errors(subject, "torch.export"):
         torch.export.save(program, written)
         # torch's reader may unpickle: it is given the bytes that were written here, and never a file.
         loaded = torch.export.load(io.BytesIO(written.getvalue()))
@@ -81,8 +81,8 @@ def as_program(subject: Subject, program: ExportedProgram) -> Copy:
 
 
 def as_onnx(subject: Subject, program: ExportedProgram) -> Copy:
-    """An ONNX file that holds its weights, its classes and its preprocessing."""
-    with _telling(subject, "ONNX"):
+    """Write an ONNX file that holds its weights, its classes and its preprocessing."""
+    with _export_errors(subject, "ONNX"):
         try:
             model = _protobuf(program)
         except Exception:  # torch's exporter knows its fused attention in the commonest form only
@@ -106,7 +106,7 @@ def _protobuf(program: ExportedProgram) -> Any:
 
 
 def opset_of(data: bytes) -> int | None:
-    """The version of ONNX's own operators that a file asks for."""
+    """Return the version of ONNX's own operators that a file asks for."""
     import onnx
 
     model = onnx.load_model_from_string(data)
@@ -114,7 +114,7 @@ def opset_of(data: bytes) -> int | None:
 
 
 def _strip(message: Any) -> None:
-    """Take what the exporter noted of itself out of a protobuf message, at any depth."""
+    """Remove the exporter's notes on itself from a protobuf message, at any depth."""
     for field, value in message.ListFields():
         if field.name == "metadata_props":
             message.ClearField("metadata_props")
@@ -124,8 +124,8 @@ def _strip(message: Any) -> None:
 
 
 @contextmanager
-def _telling(subject: Subject, target: str) -> Iterator[None]:
-    """Errors of torch's exporters in one line, and none of their warnings and remarks."""
+def _export_errors(subject: Subject, target: str) -> Iterator[None]:
+    """Report errors of torch's exporters in one line, and none of their warnings and remarks."""
     loggers = {logger: logger.level for logger in map(logging.getLogger, ("onnxscript", "onnx_ir", "torch.onnx"))}
     for logger in loggers:
         logger.setLevel(logging.ERROR)
@@ -135,7 +135,7 @@ def _telling(subject: Subject, target: str) -> Iterator[None]:
             yield
     except Exception as error:  # the exporters raise anything
         first = error
-        while isinstance(first.__cause__, Exception):  # what they wrap says what happened
+        while isinstance(first.__cause__, Exception):  # the wrapped error has the cause
             first = first.__cause__
         text = next((line.strip() for line in str(first).splitlines() if line.strip()), type(first).__name__)
         name = subject.about["name"] or type(subject.student).__name__

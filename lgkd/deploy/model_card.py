@@ -1,4 +1,4 @@
-"""The model card of an export: a README that says what the student is, what it is worth, and how to use it."""
+"""Write the model card of an export: a README that describes the student, its accuracy, and its use."""
 
 import re
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ tags: [image-classification, vision, knowledge-distillation, lgkd]
 
 
 def model_card(subject: Subject, about: Mapping[str, Any], trained_with: Mapping[str, str]) -> str:
-    """The text of README.md.
+    """Write the text of README.md.
 
     Args:
         subject: what was exported.
@@ -43,7 +43,7 @@ def model_card(subject: Subject, about: Mapping[str, Any], trained_with: Mapping
 
 
 def text(words: object) -> str:
-    """Words of others in Markdown: shown as they are, on one line, and no mark-up, link or code."""
+    """Escape text of others for Markdown: shown as it is, on one line, and no mark-up, link or code."""
     shown = "".join(
         sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in str(words)
     )
@@ -69,7 +69,7 @@ def _in_short(subject: Subject) -> str:
 
 
 def _accuracy(info: Mapping[str, Any]) -> str:
-    """What it is worth, on which images, and what chose the epoch."""
+    """Write its accuracy, the images of the test, and the split that chose the epoch."""
     results, data = info["results"], info["dataset"]
     chosen = (
         f"the last epoch of {info['epochs']}; nothing was selected"
@@ -152,8 +152,8 @@ def _limits(subject: Subject) -> str:
         "## Limits\n\n"
         f"- It always answers with one of its {len(classes)} classes, also where an image shows none of them.\n"
         f"- Its accuracy was measured on images that come from where its training images come from ({data}). On others "
-        "(another camera, another hospital, another season) it has to be measured anew.\n"
-        "- Confidences are those of a softmax; the calibration error above says how far they were from the share of "
+        "(another camera, another hospital, another season) it has to be measured again.\n"
+        "- Confidences are those of a softmax; the calibration error above is their distance from the share of "
         "right answers, on the same kind of images only.\n"
         "- Which groups of people or things its images leave out, and what may be done with them, the data set's "
         "makers know, and this card does not. Nor does it give a licence: that is for who publishes the weights.\n"

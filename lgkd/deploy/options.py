@@ -1,4 +1,4 @@
-"""What can be chosen of an export, and whether it can be written. No torch in here."""
+"""Check the options of an export, and that it can be written. No torch in here."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -19,34 +19,34 @@ CARD = "README.md"
 
 
 def choose_formats(wanted: Sequence[str] | None, say: Callable[[str], None]) -> tuple[str, ...]:
-    """The formats to write, each once; all of them if none are asked for, ONNX only where its extra is installed.
+    """Return the formats to write, each once; all of them by default, ONNX only where its extra is installed.
 
     Raises:
-        InputError: there is no such format.
+        InputError: a format is unknown.
         MissingError: ONNX is asked for, and the extra is not installed.
     """
     if wanted is None:
         try:
             check_onnx_is_here()
         except MissingError as error:
-            say(f"no ONNX file is written: {error}")
+            say(f"the ONNX file is left out: {error}")
             return tuple(name for name in FORMATS if name != "onnx")
         return tuple(FORMATS)
     unknown = [name for name in wanted if name not in FORMATS]
     if unknown:
-        raise InputError(f"there is no format {unknown[0]!r} to export to; {did_you_mean(unknown[0], FORMATS)}")
+        raise InputError(f"unknown export format {unknown[0]!r}; {did_you_mean(unknown[0], FORMATS)}")
     if not wanted:
-        raise InputError(f"no format to export to is named; {did_you_mean('', FORMATS)}")
+        raise InputError(f"no export format is named; {did_you_mean('', FORMATS)}")
     if "onnx" in wanted:
         check_onnx_is_here()
     return tuple(name for name in FORMATS if name in wanted)
 
 
 def export_folder(run: Path, out: str | Path | None) -> Path:
-    """Where an export goes: the place that is named, else one below exports/ that is called as the run.
+    """Return the folder of an export: the named one, else one below exports/ with the name of the run.
 
     Raises:
-        TakenError: something is there; nothing was touched.
+        TakenError: the folder is not empty; nothing was touched.
     """
     folder = Path(out).expanduser() if out is not None else Path("exports") / _called(run.resolve())
     if folder.exists() and not folder.is_dir():
@@ -62,5 +62,5 @@ def export_folder(run: Path, out: str | Path | None) -> Path:
 
 
 def _called(run: Path) -> str:
-    """A run's name; one of a series, which is called seed0 or seed0-guided, brings the name of its series."""
+    """Return a run's name; one of a series, which is called seed0 or seed0-guided, brings the name of its series."""
     return f"{run.parent.name}_{run.name}" if re.fullmatch(r"seed\d+(-\w+)?", run.name) else run.name

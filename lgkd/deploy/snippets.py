@@ -1,4 +1,4 @@
-"""How an export is used without lgkd, as Python that runs in its folder; a test runs every one of them."""
+"""Write Python that uses an export without lgkd and runs in its folder; a test runs every snippet."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -80,7 +80,7 @@ with torch.no_grad():
 
 
 def snippets(subject: Subject, about: Mapping[str, Any]) -> Iterator[str]:
-    """The parts of the section, each with its heading.
+    """Return the parts of the section, each with its heading.
 
     Args:
         subject: what was exported.
@@ -88,7 +88,7 @@ def snippets(subject: Subject, about: Mapping[str, Any]) -> Iterator[str]:
     """
     files = about["files"]
     yield "With lgkd, from any format but torch.export:\n\n```sh\nlgkd predict . image.png\n```\n"
-    yield "Without it, images are made ready with Pillow:\n"
+    yield "Without it, images are prepared with Pillow:\n"
     deep = bool(subject.about.get("greys"))
     prepare = _PREPARE.format(
         longest=subject.about["longest_side"],
@@ -125,5 +125,5 @@ def _safetensors(about: Mapping[str, Any]) -> str:
 
 
 def literal(value: Any) -> str:
-    """A value as Python writes it, of which no sign can end a block of code."""
+    """Write a value as a Python literal, in which no character can end a block of code."""
     return repr(value).replace("`", "\\x60")

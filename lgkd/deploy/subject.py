@@ -1,4 +1,4 @@
-"""What is exported: a finished run's student, and real images on which its copies are compared with it."""
+"""Load a finished run's student to export, and real images to compare its copies on."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -19,12 +19,12 @@ from lgkd.runs.folder import ENV, read_run, read_student
 from lgkd.runs.load_student import data_of, load_student
 
 IMAGES = 32
-"""On how many images copies are compared with the student, at most."""
+"""Largest number of images to compare copies with the student on."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A finished run and its student.
+    """Hold a finished run and its student.
 
     Attributes:
         folder: the run's.
@@ -40,7 +40,7 @@ class Subject:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
+        """Return (height, width) in pixels."""
         height, width = self.about["image_size"]
         return height, width
 
@@ -49,19 +49,19 @@ def read_subject(folder: Path, model: nn.Module | None) -> Subject:
     """Read a run; `model` as for `load_student`.
 
     Raises:
-        InputError: no finished run lies there, or it names code that nobody else has named.
+        InputError: the folder holds no finished run, or it names code that is not trusted.
     """
     info = read_run(folder)
     if info["status"] != "finished":
-        raise InputError(f"{folder} is not finished ({info['status']}), so it has no student to export; go on with it: "
+        raise InputError(f"{folder} is not finished ({info['status']}), so it has no student to export; resume it by: "
                          f"lgkd resume {folder}")  # fmt: skip
     about = read_student(folder)
-    about["longest_side"] = longest_side_of(about, folder)  # which runs of older versions do not say
+    about["longest_side"] = longest_side_of(about, folder)  # which runs of older versions do not record
     return Subject(folder, info, about, load_student(folder, model=model).float())
 
 
 def environment_of(folder: Path) -> dict[str, str]:
-    """Versions of the packages that a run was trained with; nothing where its env.json cannot be read."""
+    """Return versions of the packages that a run was trained with; empty where its env.json cannot be read."""
     try:
         packages = json.loads((folder / ENV).read_text(encoding="utf-8"))["packages"]
         return {str(name): str(version) for name, version in packages.items() if version is not None}
@@ -77,13 +77,13 @@ def real_images(
     say: Callable[[str], None],
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, str]:
-    """At most `IMAGES` images, spread evenly, as the student takes them (B,3,H,W); and what they are of, in words.
+    """Return at most `IMAGES` images, spread evenly, as the student takes them (B,3,H,W); and their origin, in words.
 
     Args:
         subject: whose images.
-        given: files, folders and patterns; None: the test split of what the run was trained on.
-        data_dir: where a named data set lies.
-        say: told of what cannot be read in a folder.
+        given: files, folders and patterns; None: the test split of the run's data set.
+        data_dir: folder of named data sets.
+        say: called with a sentence on each unreadable file in a folder.
         progress: called with (done, total) images while a data set is decoded.
 
     Raises:
@@ -119,6 +119,6 @@ def real_images(
 
 
 def _spread(count: int) -> Tensor:
-    """Places of at most `IMAGES` things out of `count`, evenly spread: int64."""
+    """Return places of at most `IMAGES` things out of `count`, evenly spread: int64."""
     most = min(IMAGES, count)
     return torch.arange(most) * count // most

@@ -159,7 +159,7 @@ class Guide(nn.Module):
             {name: self._built(term.loss) for name, term in zip(self.weights, terms, strict=True)}
         )
         self.term_states = {name: TermState(term.schedule) for name, term in zip(self.weights, terms, strict=True)}
-        self._epochs, self._warmup = 1, 0.0
+        self._epochs, self._warmup = 1.0, 0.0
         self._factors: dict[str, Tensor] = {}
         self._now = dict.fromkeys(self.weights, 1.0)
         like = next(student.parameters(), torch.zeros(()))
@@ -223,7 +223,7 @@ class Guide(nn.Module):
             if not term.schedule.constant
         }
 
-    def on_train_start(self, epochs: int, *, warmup: float = 0.0) -> None:
+    def on_train_start(self, epochs: float, *, warmup: float = 0.0) -> None:
         """Scale the schedules to the length of a training.
 
         Args:

@@ -23,11 +23,11 @@ class TermState:
     losses: list[float] = field(default_factory=list)
     ended: int | None = None
 
-    def factor(self, epoch: float, epochs: int) -> float:
+    def factor(self, epoch: float, epochs: float) -> float:
         """Return the factor of the term's weight."""
         return 0.0 if self.ended is not None else self.schedule.at(epoch, epochs)
 
-    def on_epoch_end(self, epoch: int, epochs: int, loss: float | None, *, warmup: float = 0.0) -> str | None:
+    def on_epoch_end(self, epoch: int, epochs: float, loss: float | None, *, warmup: float = 0.0) -> str | None:
         """Record a finished epoch; return the reason if the term ends with it.
 
         Args:
@@ -50,7 +50,7 @@ class TermState:
         self.ended = epoch
         return self.reason(epochs)
 
-    def reason(self, epochs: int) -> str | None:
+    def reason(self, epochs: float) -> str | None:
         """Return the reason why the term ended, for messages; None while it is active."""
         if self.ended is None:
             return None
@@ -72,5 +72,5 @@ class TermState:
         self.losses, self.ended = [float(loss) for loss in state["losses"]], state["ended"]
 
 
-def _window(stop: AdaptiveStop, epochs: int) -> int:
-    return stop.window or max(2, epochs // 6)
+def _window(stop: AdaptiveStop, epochs: float) -> int:
+    return stop.window or max(2, int(epochs) // 6)

@@ -81,7 +81,7 @@ class Task(nn.Module):
         """Return the frozen models that a step runs besides the student, by name."""
         return {}
 
-    def on_train_start(self, epochs: int, *, warmup: float = 0.0) -> None:
+    def on_train_start(self, epochs: float, *, warmup: float = 0.0) -> None:
         """Prepare for a training.
 
         Args:
@@ -162,7 +162,7 @@ class _GuidedTask(Task):
     def frozen_models(self) -> Mapping[str, nn.Module]:
         return {f"teacher {number}": guide.teacher.model for number, guide in enumerate(self.guides, 1)}
 
-    def on_train_start(self, epochs: int, *, warmup: float = 0.0) -> None:
+    def on_train_start(self, epochs: float, *, warmup: float = 0.0) -> None:
         for guide in self.guides:
             guide.on_train_start(epochs, warmup=warmup)
 

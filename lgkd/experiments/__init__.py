@@ -1,4 +1,4 @@
-"""Named experiments: what is trained on what, what is expected of it, and running them to rows of a table.
+"""Run named experiments: trainings, expected figures, and rows of a results table.
 
-An experiment is data (`catalogue/`); it can be listed, shown and looked at without torch.
+An experiment is data (`catalogue/`); it can be listed and shown without torch.
 """

@@ -1,8 +1,8 @@
-"""An experiment's folder: a folder for each arm with one for each seed, the teachers, and what it knows of itself.
+"""Lay out an experiment's folder: a folder for each arm with one for each seed, the teachers, and its metadata.
 
 experiment.json                   its name, and the commits that each run was made with
 ARM/seed0/                        a run
-teachers/ARM/seed0/DATASET/NAME/  a teacher with its card; the user's store is not touched
+teachers/ARM/seed0/DATASET/NAME/  a teacher with its card; the user's store is not changed
 """
 
 import json
@@ -24,27 +24,27 @@ from lgkd.runs.identity import differences, identity
 
 ABOUT = "experiment.json"
 _FORMAT = 1
-# Of what identifies a run, what an experiment decides on; the rest follows from it or from the machine.
+# The parts of a run's identity that an experiment sets; the rest follows from them or from the machine.
 _DECIDED = ("kind", "student.name", "student.options", "dataset.name", "dataset.subset", "seed", "recipe")
 
 
 def default_folder(experiment: Experiment) -> Path:
-    """Where an experiment goes if nobody says."""
+    """Return the folder of an experiment without --out."""
     return Path("runs") / "reproduce" / experiment.name
 
 
 def run_of(out: Path, turn: Turn) -> Path:
-    """The folder of one run."""
+    """Return the folder of one run."""
     return out / turn.arm.key / f"seed{turn.seed}"
 
 
 def kept_in(out: Path, experiment: Experiment, turn: Turn) -> Path:
-    """The folder of the teacher that a run makes."""
+    """Return the folder of the teacher that a run trains."""
     return out / "teachers" / turn.arm.key / f"seed{turn.seed}" / experiment.dataset / kept_as(turn.arm)
 
 
 def check_out(out: Path, experiment: Experiment) -> None:
-    """Whether an experiment could be written into a folder, or goes on there; nothing is made.
+    """Validate that an experiment can be written into a folder, or resumed there; nothing is created.
 
     Raises:
         TakenError: a file has that name, or the folder holds something else.
@@ -63,27 +63,27 @@ def check_out(out: Path, experiment: Experiment) -> None:
 
 
 def read_about(out: Path) -> dict[str, Any]:
-    """What experiment.json says.
+    """Read experiment.json.
 
     Raises:
-        InputError: it is damaged or something else.
+        InputError: it is damaged or a different file.
     """
     file = out / ABOUT
     try:
         about = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file} cannot be read ({error}); it is damaged or something else") from None
+        raise InputError(f"{file} cannot be read ({error}); it is damaged or a different file") from None
     commits = about.get("commits") if isinstance(about, dict) else None
     proper = isinstance(commits, dict) and all(
         isinstance(of_run, list) and all(isinstance(commit, str) for commit in of_run) for of_run in commits.values()
     )
     if not proper or about.get("format") != _FORMAT or not isinstance(about.get("experiment"), str):
-        raise InputError(f"{file} does not name an experiment and commits; it is damaged or something else")
+        raise InputError(f"{file} does not name an experiment and commits; it is damaged or a different file")
     return dict(about)
 
 
 def note_commit(out: Path, experiment: Experiment, turn: Turn) -> None:
-    """Write down that this code has a hand in a run: one that is stopped may go on with another."""
+    """Record this code's commit for a run: a stopped run may be resumed by another."""
     out.mkdir(parents=True, exist_ok=True)
     commits = read_about(out)["commits"] if (out / ABOUT).is_file() else {}
     of_run = commits.setdefault(turn.name, [])
@@ -93,9 +93,9 @@ def note_commit(out: Path, experiment: Experiment, turn: Turn) -> None:
 
 
 def this_commit() -> str:
-    """The code that runs: its commit in short, with a + where files differ from it; outside a checkout the version."""
+    """Return the running code's short commit, with a + where files differ from it; outside a checkout the version."""
     checkout = Path(lgkd.__file__).resolve().parent.parent
-    # An installed package may lie in somebody's repository, whose commit says nothing of it.
+    # An installed package may be inside another repository, whose commit is not that of this code.
     state = git_state(checkout, only=("lgkd", "recipes")) if (checkout / ".git").exists() else None
     if state is None:
         return f"lgkd {lgkd.__version__}"
@@ -103,10 +103,10 @@ def this_commit() -> str:
 
 
 def check_finished(out: Path, experiment: Experiment, turn: Turn) -> None:
-    """Whether a finished run is the one that the experiment asks for now.
+    """Validate that a finished run has the experiment's present settings.
 
     Raises:
-        TakenError: it was made by other settings; each is named with both values.
+        TakenError: it was made with other settings; each is named with both values.
     """
     folder = run_of(out, turn)
     info = read_run(folder)
@@ -115,17 +115,17 @@ def check_finished(out: Path, experiment: Experiment, turn: Turn) -> None:
     if changes:
         raise TakenError(
             f"{folder} holds a finished run ({describe(info)}) of other settings than {experiment.name} has here. "
-            "Choose another --out to begin anew:\n  " + "\n  ".join(changes)
+            "Choose another --out to start again:\n  " + "\n  ".join(changes)
         )
 
 
 def finished(out: Path, turn: Turn) -> bool:
-    """Whether a run is done."""
+    """Return true if a run is finished."""
     return is_finished(run_of(out, turn))
 
 
 def progress_of(out: Path, turns: Sequence[Turn]) -> dict[str, str]:
-    """How far each run is, for those who look before they run: "done", "epoch 7", "begun" or ""."""
+    """Return the progress of each run, before running: "done", "epoch 7", "begun" or ""."""
     states = {}
     for turn in turns:
         folder = run_of(out, turn)

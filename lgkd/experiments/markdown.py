@@ -1,9 +1,10 @@
-"""An experiment's outcome as a section of a Markdown file, of which everything else stays as it is, to the byte."""
+"""Write an experiment's outcome as a section of a Markdown file, leaving all other bytes unchanged."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lgkd._internal.atomic_io import write_whole
+from lgkd.data.catalogue import CATALOGUE, bundled
 from lgkd.errors import InputError
 from lgkd.experiments.results import Outcome, Row
 from lgkd.experiments.spec import Experiment
@@ -19,16 +20,16 @@ _QUOTED = ("arm", "quoted top-1", "of what", "source")
 
 
 def check_results(file: Path, experiment: Experiment) -> None:
-    """Whether rows could be written into a file; told before hours are spent, not after.
+    """Validate that rows can be written into a file, before hours are spent.
 
     Raises:
-        InputError: it is a folder, cannot be read, or its marks of this experiment do not belong together.
+        InputError: it is a folder, cannot be read, or its marks of this experiment do not match.
     """
     _apart(_read(file), experiment, file)
 
 
 def write_results(file: Path, outcome: Outcome) -> None:
-    """Replace an experiment's section whole, or add it at the end; all other bytes stay.
+    """Replace an experiment's section, or add it at the end; all other bytes are kept.
 
     Raises:
         InputError: as `check_results`.
@@ -39,7 +40,7 @@ def write_results(file: Path, outcome: Outcome) -> None:
 
 
 def section(outcome: Outcome) -> str:
-    """The section with its marks: what the experiment is, what was measured, and apart from it what others say."""
+    """Return the section with its marks: the experiment, its measurements, and separately the quoted figures."""
     experiment = outcome.experiment
     begin, end = _marks(experiment)
     measured = _measured_table(outcome.rows)
@@ -59,7 +60,7 @@ def section(outcome: Outcome) -> str:
 
 
 def command(outcome: Outcome) -> str:
-    """What repeats the rows that are there."""
+    """Return the command that repeats the rows."""
     experiment = outcome.experiment
     words = ["lgkd", "reproduce", experiment.name]
     rows = [row for row in outcome.rows if row.runs]
@@ -69,11 +70,13 @@ def command(outcome: Outcome) -> str:
     seeds = sorted({seed for row in rows if row.arm.seeds is None for seed in row.seeds})
     if seeds and seeds != sorted(experiment.seeds):
         words += ["--seeds", ",".join(map(str, seeds))]
-    return " ".join(words + (["--data-dir", "DATA"] if experiment.dataset != "digits" else []))
+    info = CATALOGUE.get(experiment.dataset)
+    needs_files = info is None or not bundled(info)
+    return " ".join(words + (["--data-dir", "DATA"] if needs_files else []))
 
 
 def _measured_table(rows: Sequence[Row]) -> str:
-    """The arms; with a column of balanced accuracies where an arm measured them, as no older run did."""
+    """Build the table of arms; with a column of balanced accuracies where an arm measured them."""
     if not any(row.balanced is not None for row in rows):
         return _table(_MEASURED, map(_measured, rows))
     place = _MEASURED.index("last epoch") + 1
@@ -101,7 +104,7 @@ def _measured(row: Row) -> Sequence[str]:
 
 
 def mean_and_spread(summary: Summary | None) -> str:
-    """Percent, with the standard deviation over the seeds where there are several."""
+    """Format percent, with the standard deviation over the seeds where there are several."""
     if summary is None:
         return ""
     mean = in_percent(summary.mean)
@@ -109,7 +112,7 @@ def mean_and_spread(summary: Summary | None) -> str:
 
 
 def gain_words(gain: Interval | None) -> str:
-    """Points, with the 95 % interval where there is one."""
+    """Format a gain in points, with the 95 % interval where there is one."""
     if gain is None:
         return ""
     mean = _points(gain.mean)
@@ -123,7 +126,7 @@ def _points(gain: float) -> str:
 
 
 def took(seconds: float | None) -> str:
-    """As in "4.2 min"."""
+    """Format a duration, as in "4.2 min"."""
     if seconds is None:
         return ""
     if seconds < 100:
@@ -137,7 +140,7 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """One line, in which nothing ends the cell or the section: processors and teachers name themselves."""
+    """Return one line that cannot end the cell or the section: names of processors and teachers are free text."""
     plain = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
     return plain.replace("|", "\\|").replace("<", "&lt;")
 
@@ -160,7 +163,7 @@ def _read(file: Path) -> bytes:
 
 
 def _apart(content: bytes, experiment: Experiment, file: Path) -> tuple[bytes, bytes]:
-    """What stands before and behind the experiment's section; behind everything where there is none yet."""
+    """Split the content before and after the experiment's section; at the end where there is none yet."""
     begin, end = (mark.encode() for mark in _marks(experiment))
     counts = content.count(begin), content.count(end)
     if counts == (0, 0):
@@ -170,6 +173,6 @@ def _apart(content: bytes, experiment: Experiment, file: Path) -> tuple[bytes, b
     if counts != (1, 1) or last < first:
         raise InputError(
             f"{file} has {counts[0]} beginnings and {counts[1]} ends of {experiment.name}, expected one of each in "
-            "that order; mend or remove these marks, or choose another --results"
+            "that order; correct or remove these marks, or choose another --results"
         )
     return content[:first], content[last + len(end) :]

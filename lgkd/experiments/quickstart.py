@@ -1,6 +1,6 @@
-"""The whole idea in minutes: a teacher, a student alone, and the same student guided, on embedded images.
+"""Run the quickstart in minutes: a teacher, a student alone, and the same student guided, on embedded images.
 
-What is compared is paired: for each seed the two students start from the same weights and see the same images
+The comparison is paired: for each seed the two students start from the same weights and see the same images
 in the same order and augmentation; only the guide differs. The teacher learns from the same few labels.
 """
 
@@ -51,14 +51,14 @@ Watch = Callable[[str], AbstractContextManager[Callback]]
 
 @dataclass(frozen=True)
 class Trial:
-    """One of the trainings.
+    """Represent one of the trainings.
 
     Attributes:
-        who: what was trained.
+        who: the trained model.
         seed: of labels, weights, order and augmentation.
         top1: accuracy after the last epoch, 0 to 1.
         seconds: of training, without evaluation.
-        curve: (steps taken, accuracy) wherever it was measured on the way.
+        curve: (steps taken, accuracy) at every evaluation.
         folder: the run's folder.
     """
 
@@ -72,10 +72,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Widest:
-    """Where on the way the guided students were ahead by most, in the mean over the seeds.
+    """Represent the point with the largest lead of the guided students, in the mean over the seeds.
 
     Attributes:
-        place: which of the measured points, from 0.
+        place: index of the measured point, from 0.
         step: optimiser steps taken.
         gain: guided less unguided accuracy, -1 to 1.
     """
@@ -92,10 +92,10 @@ class Outcome:
     Attributes:
         trials: three for each seed, in the order in which they were run.
         folder: holds the runs, results.json and the figure.
-        labels, images: how many images were learned from, and measured on.
-        split: what was measured on: "test", or "held-out" part of the training images.
-        steps, full_steps: optimiser steps of a training, and of one that nobody shortened.
-        overrides: what was changed in the recipe.
+        labels, images: number of training images, and of images measured on.
+        split: the images measured on: "test", or "held-out" part of the training images.
+        steps, full_steps: optimiser steps of a training, and of one of full length.
+        overrides: changes of the recipe.
         seconds, cpu_seconds: of the whole: by the clock, and of all processor cores together.
     """
 
@@ -111,32 +111,32 @@ class Outcome:
     cpu_seconds: float
 
     def of(self, who: Who) -> list[Trial]:
-        """The trials of one kind, in the order of the seeds."""
+        """Return the trials of one kind, in the order of the seeds."""
         return [trial for trial in self.trials if trial.who == who]
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds, in the order in which they were run."""
+        """Return the seeds, in the order in which they were run."""
         return [trial.seed for trial in self.of("guided")]
 
     def top1(self, who: Who) -> Summary:
-        """Accuracy over the seeds, 0 to 1."""
+        """Return the accuracy over the seeds, 0 to 1."""
         return summarise([trial.top1 for trial in self.of(who)])
 
     def seconds_of(self, who: Who) -> float:
-        """Mean time of one training."""
+        """Return the mean time of one training."""
         return summarise([trial.seconds for trial in self.of(who)]).mean
 
     @property
     def gain(self) -> Interval:
-        """Guided less unguided accuracy, paired by seed, with its 95 % t-interval."""
+        """Compute guided less unguided accuracy, paired by seed, with its 95 % t-interval."""
         return paired_interval(
             [trial.top1 for trial in self.of("unguided")], [trial.top1 for trial in self.of("guided")]
         )
 
     @property
     def widest(self) -> Widest:
-        """Where the mean curves are farthest apart in favour of the guided students."""
+        """Find the point where the mean curves are farthest apart in favour of the guided students."""
         gains = [
             summarise([after - before for after, before in zip(guided, alone, strict=True)]).mean
             for guided, alone in zip(_columns(self.of("guided")), _columns(self.of("unguided")), strict=True)
@@ -146,11 +146,11 @@ class Outcome:
 
     @property
     def figure(self) -> Path:
-        """The curves as PNG."""
+        """Return the path of the curves as PNG."""
         return self.folder / FIGURE
 
     def as_dict(self) -> dict[str, Any]:
-        """The content of results.json."""
+        """Return the content of results.json."""
         gain, widest = self.gain, self.widest
         return {
             "format": 1,
@@ -202,31 +202,31 @@ def quickstart(
     overrides: Sequence[str] = (),
     watch: Watch | None = None,
 ) -> Outcome:
-    """Train teacher, unguided and guided student for each seed; leave runs, results.json and a figure.
+    """Train teacher, unguided and guided student for each seed; write runs, results.json and a figure.
 
-    All three follow the recipe "quickstart" on one CPU thread; the user's store is not touched.
+    All three follow the recipe "quickstart" on one CPU thread; the user's store is not changed.
 
-    Stopped anywhere, the same call goes on; the seconds of the whole are then those since.
+    Repeat a stopped call to resume it; the seconds of the whole are then those since.
 
     Args:
-        out: a new or empty folder, or one of a quickstart of the same choices that did not come to its end; None for
+        out: a new or empty folder, or one of an unfinished quickstart of the same choices; None for
             ./quickstart, or ./quickstart-2 and so on where that is taken.
-        seeds: at least one. A seed decides on labels, weights, order and augmentation alike.
+        seeds: at least one. A seed determines labels, weights, order and augmentation.
         epochs: instead of the recipe's, for a shorter trial.
-        held_out: measure on a part of the training images that nobody learns from, and leave the test split
+        held_out: measure on a part of the training images that no model learns from, and leave the test split
             alone. This is how the recipe's settings were chosen.
         overrides: "a.b=value" each, changes of the recipe for all three.
-        watch: given a title such as "seed 0 guided", a context manager that looks on.
+        watch: given a title such as "seed 0 guided", a context manager with callbacks.
 
     Raises:
-        InputError: seeds or overrides that make no sense.
+        InputError: invalid seeds or overrides.
         TakenError: `out` holds something already.
-        BusyError: another process is at work in it.
+        BusyError: another process is running in it.
     """
     chosen = check_seeds(seeds)
     recipe = resolve_recipe(RECIPE, trains="student", guided=True, epochs=epochs, overrides=overrides)
-    full = resolve_recipe(RECIPE, trains="student", guided=True).schedule.epochs
-    length = recipe.schedule.epochs
+    full = resolve_recipe(RECIPE, trains="student", guided=True).schedule.count(1)
+    length = recipe.schedule.count(1)
     dataset = held_out_digits() if held_out else load_dataset(DATASET)
     every = recipe.evaluate_every if epochs is None else max(1, round(recipe.evaluate_every * length / full))
     choices = {"seeds": list(chosen), "epochs": epochs, "held_out": held_out, "overrides": list(overrides)}
@@ -237,7 +237,7 @@ def quickstart(
         teachers: dict[int, Teacher] = {}
 
         def queued(seed: int, who: Who) -> QueuedRun:
-            # What a teacher learned on the way is not shown, so it need not be measured.
+            # A teacher's curve is not shown, so it need not be measured.
             changes = [*overrides, f"evaluate_every={length if who == 'teacher' else every}"]
             place = folder / f"seed{seed}-{who}"
             options: Options = {
@@ -283,10 +283,10 @@ def quickstart(
 
 
 def small_vit(num_classes: int, image_size: int) -> nn.Module:
-    """The student: a plain ViT of width 64 and depth 4 with 4 heads, on 4 x 4 patches; about 200,000 parameters.
+    """Build the student: a plain ViT of width 64 and depth 4 with 4 heads, on 4 x 4 patches; about 200,000 parameters.
 
-    It tells positions apart by fixed sines and cosines and averages its patches, which makes it learn better
-    alone than a class token and learned positions do: a baseline should be as good as it easily can be.
+    It has fixed sinusoidal positions and mean pooling, with which it learns better alone than with a class token
+    and learned positions: a baseline should be as good as it easily can be.
 
     Source: Beyer et al., Better plain ViT baselines for ImageNet-1k, arXiv 2205.01580.
 
@@ -313,7 +313,7 @@ def small_vit(num_classes: int, image_size: int) -> nn.Module:
 
 
 def held_out_digits() -> DataSet:
-    """The digits without their test split: half of the training images to choose labels from, half to measure on."""
+    """Load the digits without their test split: half of the training images for labels, half to measure on."""
     digits = load_dataset(DATASET)
     rest, held = hold_out(digits.train, _HELD_OUT)
     fingerprint = fingerprint_of(digits.classes, rest, held)
@@ -322,7 +322,7 @@ def held_out_digits() -> DataSet:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Networks this small gain little from a second thread, and crawl where threads wait for a busy core."""
+    """Use one thread: such small networks gain little from a second one, and slow down when threads wait for a core."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -345,7 +345,7 @@ def _as_callbacks(watch: Watch | None) -> SweepWatch | None:
 
 
 def _train(who: Who, dataset: str | DataSet, teacher: Teacher | None, options: Options) -> Run:
-    # A teacher is trained as a student is: it stays in this folder and does not enter the user's store.
+    # A teacher is trained like a student: it stays in this folder and does not enter the user's store.
     trust(STUDENT)
     guides = (teacher,) if who == "guided" and teacher is not None else ()
     config = resolve("student", TEACHER if who == "teacher" else STUDENT, dataset, options, teachers=guides)
@@ -365,7 +365,7 @@ def _trial(who: Who, seed: int, run: Run) -> Trial:
 
 
 def _columns(trials: Sequence[Trial]) -> list[tuple[float, ...]]:
-    """For each measured point the accuracies of all seeds."""
+    """Return the accuracies of all seeds for each measured point."""
     return list(zip(*([top1 for _, top1 in trial.curve] for trial in trials), strict=True))
 
 

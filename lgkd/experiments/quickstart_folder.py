@@ -1,7 +1,7 @@
-"""The quickstart's folder: taken by one process, gone on with where it was stopped.
+"""Lock the quickstart's folder for one process, and resume in it.
 
-BEGUN lies in it from the first moment to the last, and holds the choices; a folder without it is finished, or of
-somebody else.
+BEGUN is in it from start to end and holds the choices; a folder without it is finished, or belongs to
+something else.
 """
 
 import json
@@ -21,16 +21,16 @@ BEGUN = "quickstart.json"
 
 @contextmanager
 def begun(out: Path | None, choices: Mapping[str, Any]) -> Iterator[Path]:
-    """Take a folder for a quickstart, and let it be finished when the block comes to its end.
+    """Lock a folder for a quickstart, and mark it as finished when the block ends.
 
     Args:
         out: new, empty, or left by a quickstart of the same choices; None for the first of ./quickstart, ./quickstart-2
-            and so on that is one of these and in which nobody is at work: whoever repeats a finished one keeps both.
+            and so on that is one of these and in which no process runs: repeating a finished one keeps both.
         choices: in plain JSON values.
 
     Raises:
         TakenError: `out` holds something else.
-        BusyError: another process is at work in it.
+        BusyError: another process is running in it.
     """
     folder, held = _take(out, choices)
     with held:
@@ -40,12 +40,12 @@ def begun(out: Path | None, choices: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def _take(out: Path | None, choices: Mapping[str, Any]) -> tuple[Path, ExitStack]:
-    """The folder, and what holds it."""
+    """Return the folder, and the stack that holds its lock."""
     for number in count(1):
         folder = out or Path("quickstart" if number == 1 else f"quickstart-{number}")
         with ExitStack() as held:
             try:
-                # Looked at again once it is held: another process may have begun there meanwhile.
+                # Checked again once it is locked: another process may have started there meanwhile.
                 if _is_open(folder, choices):
                     held.enter_context(hold(make_folder(folder)))
                     if _is_open(folder, choices):
@@ -75,7 +75,7 @@ def _choices_in(folder: Path) -> Any:
 
 
 def _refuse(folder: Path, choices: Mapping[str, Any]) -> None:
-    """Raise TakenError, with what lies there."""
+    """Raise TakenError, with the folder's content."""
     found = _choices_in(folder)
     if isinstance(found, dict) and found.keys() == choices.keys():
         changes = ", ".join(f"{key} {json.dumps(found[key])}" for key in choices if found[key] != choices[key])

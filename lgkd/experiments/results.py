@@ -1,4 +1,4 @@
-"""What has come of an experiment so far: for every arm its finished runs, and how far it is ahead. No torch."""
+"""Collect an experiment's results so far: for every arm its finished runs and its gain. No torch."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,14 +18,14 @@ from lgkd.runs.statistics import Interval, Summary, paired_interval, summarise
 
 @dataclass(frozen=True)
 class Row:
-    """One arm, measured.
+    """Represent one measured arm.
 
     Attributes:
-        arm: which.
-        runs: its finished runs by seed; none where it was not run.
-        reference: those of the arm that it is compared with.
+        arm: its definition.
+        runs: its finished runs by seed; empty where it was not run.
+        reference: runs of the arm that it is compared with.
         commits: of the code that made its runs.
-        on_the_way: percent of the test split by epoch for each seed, of runs that are still going on, too.
+        on_the_way: percent of the test split by epoch for each seed, including unfinished runs.
     """
 
     arm: Arm
@@ -36,41 +36,41 @@ class Row:
 
     @property
     def seeds(self) -> list[int]:
-        """Of the finished runs."""
+        """Return the seeds of the finished runs."""
         return [run.seed for run in self.runs]
 
     @property
     def top1(self) -> Summary | None:
-        """Test accuracy after the last epoch, 0 to 1."""
+        """Return test accuracy after the last epoch, 0 to 1."""
         return summarise([run.top1 for run in self.runs]) if self.runs else None
 
     @property
     def best(self) -> Summary | None:
-        """Test accuracy of the best epoch on the test split: picked by what it is measured on."""
+        """Return test accuracy of the best epoch on the test split, an optimistic selection."""
         return summarise([run.best[0] for run in self.runs]) if self.runs else None
 
     @property
     def balanced(self) -> Summary | None:
-        """Balanced accuracy on the test split after the last epoch; None where not all of its runs measured it."""
+        """Return balanced accuracy on the test split after the last epoch; None if any run lacks it."""
         values = [run.rows[-1].get("test_balanced_accuracy") for run in self.runs]
         known = [value for value in values if value is not None]
         return summarise(known) if known and len(known) == len(values) else None
 
     @property
     def by_seed(self) -> list[tuple[int, float]]:
-        """Each seed that the arm has in common with its reference, and by how much it is ahead there."""
+        """Return the gain over the reference for each seed that both have."""
         theirs = {run.seed: run.top1 for run in self.reference}
         return [(run.seed, run.top1 - theirs[run.seed]) for run in self.runs if run.seed in theirs]
 
     @cached_property
     def gain(self) -> Interval | None:
-        """How far it is ahead, paired by seed, with its 95 % t-interval; None where there are no pairs."""
+        """Return the gain over the reference, paired by seed, with its 95 % t-interval; None without pairs."""
         gains = [gain for _, gain in self.by_seed]
         return paired_interval([0.0] * len(gains), gains) if gains else None
 
     @property
     def seconds(self) -> float | None:
-        """What a run took in the mean: training and evaluation."""
+        """Return a run's mean duration: training and evaluation."""
         if not self.runs:
             return None
         results = [run.info["results"] for run in self.runs]
@@ -78,17 +78,17 @@ class Row:
 
     @property
     def teacher(self) -> str | None:
-        """Who guided, with its accuracy where its card says it."""
-        told = {_teacher(run.info.get("teacher")) for run in self.runs} - {None}
-        return "; ".join(sorted(filter(None, told))) or None
+        """Return the teacher, with its accuracy where its card has it."""
+        teachers = {_teacher(run.info.get("teacher")) for run in self.runs} - {None}
+        return "; ".join(sorted(filter(None, teachers))) or None
 
     @property
     def devices(self) -> str:
-        """What its runs were made on, and in which precision."""
+        """Return the devices of its runs, and their precision."""
         return "; ".join(dict.fromkeys(_device(run) for run in self.runs))
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything measured in plain numbers and words, and what is quoted apart from it."""
+        """Return all measurements in plain numbers and words, and the quoted figures separately."""
         top1, best, gain, balanced = self.top1, self.best, self.gain, self.balanced
         return {
             "arm": self.arm.key,
@@ -122,11 +122,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Outcome:
-    """An experiment with what has come of it.
+    """Hold an experiment and its results.
 
     Attributes:
-        experiment: which.
-        folder: where it lies.
+        experiment: its definition.
+        folder: its folder.
         rows: one an arm, in its order.
     """
 
@@ -135,7 +135,7 @@ class Outcome:
     rows: tuple[Row, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """As `lgkd reproduce NAME --json` shows it; accuracies from 0 to 1."""
+        """Return the content of `lgkd reproduce NAME --json`; accuracies from 0 to 1."""
         return {
             "format": 1,
             "experiment": self.experiment.name,
@@ -146,7 +146,7 @@ class Outcome:
 
 
 def look_at(experiment: Experiment, out: Path) -> Outcome:
-    """Every finished run that lies in an experiment's folder, whatever seeds were asked for: none is left out.
+    """Collect every finished run in an experiment's folder, regardless of the requested seeds: none is omitted.
 
     Raises:
         InputError: a run is damaged, or some were measured on other images than the rest.
@@ -189,7 +189,7 @@ def _on_the_way(out: Path, arm: Arm) -> dict[int, dict[int, float]]:
 
 
 def _check_images(runs: Sequence[Finished]) -> None:
-    """An experiment's arms see parts of the same images; runs on others cannot stand in one table."""
+    """Refuse runs on different images, which cannot be in one table."""
     apart: dict[str, str] = {}
     for run in runs:
         apart.setdefault(str(run.info["dataset"].get("fingerprint")), str(run.folder))

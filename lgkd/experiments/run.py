@@ -1,4 +1,4 @@
-"""Training what an experiment still lacks: stopped anywhere, the same call goes on."""
+"""Train the unfinished runs of an experiment; repeat a stopped call to resume it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,21 +34,21 @@ def reproduce(
     watch: Watch | None = None,
     options: Options | None = None,
 ) -> Outcome:
-    """Run an experiment, or what is left of it, and write its rows.
+    """Run an experiment, or the rest of it, and write its rows.
 
     Args:
-        experiment: which.
-        out: its folder; finished runs in it are kept, an unfinished one goes on.
+        experiment: its definition.
+        out: its folder; finished runs in it are kept, an unfinished one is resumed.
         arms: keys of those to train, with the teachers that they need; all if not given.
         seeds: instead of the experiment's.
         results: a Markdown file whose section of this experiment is replaced; results.md in `out` if not given.
-        watch: given the title of a run, a context manager with the options that look on.
+        watch: given the title of a run, a context manager with the callbacks as options.
         options: `data_dir`, `device`, `offline`, and `max_time`, which counts for all runs together.
 
     Raises:
-        InputError: arms, seeds or a results file that make no sense; TakenError: the folder holds something else.
-        MissingError: the data set or a borrowed teacher is not here.
-        Paused, Interrupted: the same call goes on.
+        InputError: invalid arms, seeds or results file; TakenError: the folder holds something else.
+        MissingError: the data set or a borrowed teacher is missing.
+        Paused, Interrupted: repeat the call to resume.
     """
     given: Options = {**(options or {})}
     chosen = choose_arms(experiment, arms)
@@ -85,7 +85,7 @@ def _train(
     began: float,
 ) -> float:
     arm = turn.arm
-    trust(arm.model)  # an experiment is part of lgkd, so that what it names is, too
+    trust(arm.model)  # an experiment is part of lgkd, so the code that it names is, too
     guides = [_open(experiment, out, arm.teacher, borrowed)] if arm.teacher is not None else []
     if place().rank == 0:
         note_commit(out, experiment, turn)
@@ -95,12 +95,12 @@ def _train(
         arm.role, arm.model, experiment.dataset, asked, model_options=arm.options, teachers=guides, store=store
     )
     run = Runner(config, began=began).run(keep=True)
-    wait()  # the first process has yet to put a teacher away that the others will open
+    wait()  # the first process still has to store a teacher that the others will open
     return run.top1
 
 
 def _open(experiment: Experiment, out: Path, key: str, borrowed: tuple[TeacherCard, Path] | None) -> Teacher:
-    """The trained teacher that an arm names."""
+    """Load the trained teacher that an arm names."""
     if borrowed is not None and experiment.borrowed is not None and key == experiment.borrowed.name:
         return load_kept_teacher(*borrowed)
     arm = experiment.arm(key)
@@ -117,7 +117,7 @@ def _open(experiment: Experiment, out: Path, key: str, borrowed: tuple[TeacherCa
 
 
 def _look_for_borrowed(experiment: Experiment, out: Path, turns: Sequence[Turn]) -> tuple[TeacherCard, Path] | None:
-    """The teacher of another experiment, if an arm needs it: told before hours are spent, not after."""
+    """Find the teacher of another experiment, if an arm needs it, before hours are spent."""
     wanted = experiment.borrowed
     if wanted is None or not any(turn.arm.teacher == wanted.name and not finished(out, turn) for turn in turns):
         return None
@@ -125,10 +125,10 @@ def _look_for_borrowed(experiment: Experiment, out: Path, turns: Sequence[Turn])
 
 
 def find_borrowed(wanted: Borrowed, experiment: Experiment, out: Path) -> tuple[TeacherCard, Path]:
-    """Where a borrowed teacher lies: beside this experiment's folder, or in the user's store, or with lgkd.
+    """Find a borrowed teacher: beside this experiment's folder, in the user's store, or with lgkd.
 
     Raises:
-        MissingTeacherError: nowhere; holds the command that trains it.
+        MissingTeacherError: there is none; the error has the command that trains it.
     """
     beside = out.absolute().parent / wanted.trained_by / "teachers" / wanted.arm / "seed0"
     folder = beside / experiment.dataset / wanted.name

@@ -1,4 +1,4 @@
-"""Which experiment, which of its arms, which seeds; and in which order they are trained. No torch."""
+"""Select an experiment, its arms and seeds, and order the trainings. No torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from lgkd.runs.compare.layout import check_seeds
 
 @dataclass(frozen=True)
 class Turn:
-    """One training whose turn comes.
+    """Represent one training in the queue.
 
     Attributes:
-        arm: what is trained.
+        arm: its definition.
         seed: of weights, order and augmentation.
     """
 
@@ -26,12 +26,12 @@ class Turn:
 
     @property
     def name(self) -> str:
-        """Its folder below the experiment's."""
+        """Return its folder below the experiment's."""
         return f"{self.arm.key}/seed{self.seed}"
 
 
 def find_experiment(name: str) -> Experiment:
-    """The experiment of that name.
+    """Return the experiment of that name.
 
     Raises:
         InputError: there is none.
@@ -44,7 +44,7 @@ def find_experiment(name: str) -> Experiment:
 
 
 def choose_arms(experiment: Experiment, keys: Sequence[str] | None) -> tuple[Arm, ...]:
-    """The arms of these keys with the teachers that they need, in the experiment's order; all if none are named.
+    """Return the arms of these keys with the teachers that they need, in the experiment's order; all if none are named.
 
     Raises:
         InputError: it has no such arm.
@@ -60,10 +60,10 @@ def choose_arms(experiment: Experiment, keys: Sequence[str] | None) -> tuple[Arm
 
 
 def turns_of(experiment: Experiment, arms: Sequence[Arm], seeds: Sequence[int] | None) -> list[Turn]:
-    """Every training: first what all seeds share, then seed by seed, so that a whole comparison is done early.
+    """Order the trainings: first those shared by all seeds, then seed by seed, to complete a comparison early.
 
     Raises:
-        InputError: seeds that make no sense.
+        InputError: invalid seeds.
     """
     chosen = check_seeds(seeds if seeds is not None else experiment.seeds)
     shared = [Turn(arm, seed) for arm in arms if arm.seeds is not None for seed in arm.seeds]
@@ -71,10 +71,10 @@ def turns_of(experiment: Experiment, arms: Sequence[Arm], seeds: Sequence[int] |
 
 
 def subset_of(arm: Arm) -> str | None:
-    """The part of the images that an arm sees, in the words of a run's folder."""
+    """Return the subset of images that an arm sees, in the words of a run's folder."""
     return Subset(arm.fraction, arm.images_per_class).text
 
 
 def kept_as(arm: Arm) -> str:
-    """What the teacher of an arm is called where it is kept."""
+    """Return the name under which the teacher of an arm is stored."""
     return teacher_name(arm.model, subset_of(arm))

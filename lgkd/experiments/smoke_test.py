@@ -1,4 +1,4 @@
-"""The first steps of an experiment's arms, to see that each of them starts; what comes of them is thrown away."""
+"""Smoke-test an experiment: take the first steps of its arms in a temporary folder."""
 
 import tempfile
 import time
@@ -31,13 +31,13 @@ _NOISE = 32
 
 @dataclass(frozen=True)
 class Started:
-    """An arm that has taken its first steps.
+    """Represent an arm that has taken its first steps.
 
     Attributes:
         arm: its key.
-        steps: that were taken, each in a call of its own that goes on from the checkpoint of the one before.
+        steps: number of steps, each in its own call that resumes from the checkpoint of the one before.
         parts: the loss and its parts, mean over the steps, as the checkpoint has them.
-        seconds: it took in all.
+        seconds: duration of all steps.
     """
 
     arm: str
@@ -55,13 +55,13 @@ def take_first_steps(
     batch_size: int = BATCH_SIZE,
     options: Options | None = None,
 ) -> list[Started]:
-    """Take a few steps of every arm with small batches, guided by untrained teachers, in a folder that is thrown away.
+    """Take a few steps of every arm with small batches, guided by untrained teachers, in a temporary folder.
 
-    Everything else is as it will be: images, view, recipe, models, terms. Each step is a call that is stopped and saved
-    after it, so that going on is tried as well.
+    Everything else is as in the real run: images, view, recipe, models, terms. Each step is a call that is stopped and
+    saved after it, so that resuming is tested as well.
 
     Args:
-        experiment: which.
+        experiment: its definition.
         arms: keys; all if not given.
         dataset: instead of the experiment's, loaded.
         steps: of each arm.
@@ -69,7 +69,7 @@ def take_first_steps(
         options: `data_dir`, `device`, `offline`, `say`, ...
 
     Raises:
-        InputError: an arm has fewer steps in all; and whatever the training itself would end with.
+        InputError: an arm has fewer steps in all; also any error of the training itself.
     """
     started = []
     with tempfile.TemporaryDirectory(prefix="lgkd-first-steps-") as name:
@@ -106,7 +106,7 @@ def _one_step(
 
 
 def _untrained(experiment: Experiment, key: str, dataset: DataSet | None) -> Teacher:
-    """A teacher of the right shape that knows nothing."""
+    """Build an untrained teacher of the right shape."""
     known = {arm.key: arm for arm in experiment.arms}
     arm = known.get(key)
     name = arm.model if arm is not None else key
@@ -115,7 +115,7 @@ def _untrained(experiment: Experiment, key: str, dataset: DataSet | None) -> Tea
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed_of(0, "untrained teacher"))
         model = create_teacher(name, num_classes=classes, image_size=size)
-        # With the statistics it begins with, a deep one's maps are millions in size.
+        # With its initial statistics, a deep one's maps are of the order of millions.
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = 1.0

@@ -1,4 +1,4 @@
-"""What an experiment is: arms that are trained, what each is compared with, and figures that others have published."""
+"""Define experiments: arms that are trained, their comparisons, and published figures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,19 +8,19 @@ from typing import Any, Literal
 from lgkd.errors import InputError
 
 Scale = Literal["minutes", "2 cores", "full"]
-"""What an experiment needs: minutes on any CPU; two CPU cores; a CUDA GPU."""
+"""Hardware that an experiment needs: minutes on any CPU; two CPU cores; a CUDA GPU."""
 
 Plain = bool | int | float | str
 
 
 @dataclass(frozen=True)
 class Quoted:
-    """A figure that somebody else has published. It never stands in a column of measured ones.
+    """Represent a published figure. It is never put in a column of measured ones.
 
     Attributes:
         top1: in percent.
-        what: what was measured, and which epoch counts.
-        source: who says so.
+        what: the measurement, and the epoch that counts.
+        source: publication or repository.
     """
 
     top1: float
@@ -30,11 +30,11 @@ class Quoted:
 
 @dataclass(frozen=True)
 class Early:
-    """Somebody else's accuracy on the way, by which one sees early whether a training is in the right regime.
+    """Represent a published accuracy curve, which shows early if a training is in the right regime.
 
     Attributes:
-        what: was trained.
-        source: who says so.
+        what: the trained model.
+        source: publication or repository.
         top1: percent by epoch.
     """
 
@@ -45,24 +45,24 @@ class Early:
 
 @dataclass(frozen=True)
 class Arm:
-    """One training of an experiment, repeated with every seed.
+    """Define one training of an experiment, repeated with every seed.
 
     Attributes:
-        key: names its folder; also what `--arms` takes.
+        key: names its folder; also accepted by `--arms`.
         label: in tables.
         model: a student, or for `role="teacher"` a teacher, as the catalogues name them.
         recipe: a shipped recipe.
-        role: what is trained.
+        role: kind of the trained model.
         teacher: the key of the arm that trains the teacher, or the name of the experiment's borrowed one; None for an
             unguided student and for a teacher.
         against: the key of the arm that it is compared with, seed by seed.
-        options: reach the constructor of the model.
+        options: passed to the constructor of the model.
         overrides: "a.b=value" each, changes of the recipe.
         epochs, batch_size, image_size, precision: instead of the recipe's.
-        fraction, images_per_class: the part of the training images.
+        fraction, images_per_class: subset of the training images.
         seeds: instead of the experiment's; for teachers that all seeds share.
-        quoted: what others have published of it.
-        early: what others have published of its first epochs.
+        quoted: published figures.
+        early: published figures of its first epochs.
     """
 
     key: str
@@ -85,7 +85,7 @@ class Arm:
     early: Early | None = None
 
     def chosen(self) -> dict[str, Any]:
-        """Its choices by the names of `lgkd.runner.options.Options`; those that were left open are left out."""
+        """Return its choices by the names of `lgkd.runner.options.Options`; unset ones are omitted."""
         names = ("recipe", "overrides", "epochs", "batch_size", "image_size", "precision", "fraction")
         values = {name: getattr(self, name) for name in (*names, "images_per_class")}
         return {name: value for name, value in values.items() if value is not None}
@@ -93,12 +93,12 @@ class Arm:
 
 @dataclass(frozen=True)
 class Borrowed:
-    """A teacher that another experiment trains.
+    """Refer to a teacher that another experiment trains.
 
     Attributes:
         name: of the architecture.
-        trained_by: the experiment; where its folder does not lie beside this one's, the teacher of that name in the
-            user's store is taken, or the one that comes with lgkd.
+        trained_by: the experiment; where its folder is not beside this one's, the teacher of that name in the
+            user's store is used, or the one that comes with lgkd.
         arm: its arm.
     """
 
@@ -109,20 +109,20 @@ class Borrowed:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Named trainings that answer one question.
+    """Define named trainings that answer one question.
 
     Attributes:
-        name: what `lgkd reproduce` takes.
-        title: for listings, at most 36 signs.
-        question: what it is to show, in a sentence.
-        scale: what it needs.
+        name: accepted by `lgkd reproduce`.
+        title: for listings, at most 36 characters.
+        question: purpose, in a sentence.
+        scale: hardware that it needs.
         dataset: a named one.
         part: of its training images, in words.
         seeds: of every arm that has none of its own.
-        budget: how long it takes, in words, and how that is known.
-        arms: teachers come ahead of those whom they guide.
+        budget: expected duration, in words, and its basis.
+        arms: teachers come before the students that they guide.
         borrowed: a teacher that it does not train itself.
-        notes: what differs from the sources, and what else one should know.
+        notes: differences from the sources, and other remarks.
     """
 
     name: str
@@ -145,11 +145,11 @@ class Experiment:
             if arm.key in seen or arm.key == "teachers":
                 raise InputError(f"the experiment {self.name} has two things called {arm.key!r}; name one otherwise")
             if arm.teacher is not None and arm.teacher not in known:
-                raise InputError(f"{self.name}: no teacher {arm.teacher!r} stands ahead of the arm {arm.key}")
+                raise InputError(f"{self.name}: no teacher {arm.teacher!r} comes before the arm {arm.key}")
             seen.add(arm.key)
         if lost := {arm.against for arm in self.arms if arm.against is not None} - seen:
-            raise InputError(f"{self.name}: an arm is compared with {min(lost)!r}, which is no arm of it")
+            raise InputError(f"{self.name}: an arm is compared with {min(lost)!r}, which is not one of its arms")
 
     def arm(self, key: str) -> Arm:
-        """The arm of that key, which has to be one."""
+        """Return the arm of that key, which must exist."""
         return next(arm for arm in self.arms if arm.key == key)

@@ -1,4 +1,4 @@
-"""Teachers and students: how they are made, and which of their layers are tapped.
+"""Build teachers and students, and choose the layers that are tapped.
 
 Nothing is imported here, so that listing names does not import torch.
 """

@@ -1,4 +1,4 @@
-"""CvT: a pyramid of transformers whose tokens, queries, keys and values come from convolutions.
+"""Build CvT: a pyramid of transformers whose tokens, queries, keys and values come from convolutions.
 
 Letters in shapes: B batch, K classes, H W image size, h w grid, N tokens, D width.
 """
@@ -18,11 +18,11 @@ _CVT_13 = (1, 2, 10)
 
 
 class ConvolutionalVisionTransformer(nn.Module):
-    """CvT: (B,3,H,W) -> (B,K). Its defaults are those of CvT-13.
+    """Classify images by CvT: (B,3,H,W) -> (B,K). Defaults are those of CvT-13.
 
     Each of the `stages` makes its tokens with an overlapping convolution and a LayerNorm and runs its `blocks`. There
-    are no positions. A class token is there in the last stage only, and is classified after a LayerNorm. A block puts
-    out (B,N,D), in the last stage (B,1+N,D); N is (H/4) (W/4) in the first stage and a quarter of it in each further
+    are no positions. Only the last stage has a class token, which is classified after a LayerNorm. A block outputs
+    (B,N,D), in the last stage (B,1+N,D); N is (H/4) (W/4) in the first stage and a quarter of it in each further
     one.
 
     With 100 classes at 224 px CvT-13 has 19,650,980 parameters. It is guided at its blocks 0, 6 and 11 of 13, as in
@@ -41,7 +41,7 @@ class ConvolutionalVisionTransformer(nn.Module):
         depths: number of blocks of each stage.
         num_heads: of each stage's attention.
         mlp_ratio: the hidden width of an MLP is this times D.
-        drop_path_rate: share of the samples for which the last block's branches are left out in training, growing
+        drop_path_rate: fraction of the samples whose last block's branches are skipped in training, growing
             linearly from 0 over the blocks of the last stage, and 0 in the others; in [0, 1).
 
     Raises:
@@ -104,7 +104,7 @@ class ConvolutionalVisionTransformer(nn.Module):
             self.lgkd_taps = ["stages.0.blocks.0", "stages.2.blocks.3", "stages.2.blocks.8"]
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        """Logits (B,K)."""
+        """Return logits (B,K)."""
         check_size("CvT", images_B3HW, self.image_size)
         map_BDhw = images_B3HW
         for stage in self.stages[:-1]:
@@ -114,10 +114,10 @@ class ConvolutionalVisionTransformer(nn.Module):
 
 
 class ConvolutionalStage(nn.Module):
-    """Tokens by a convolution, perhaps a class token, and blocks: (B,C,stride h,stride w) -> (B,N,D) or (B,1+N,D).
+    """Make tokens by a convolution, add a class token if asked, run blocks: (B,C,H,W) -> (B,N,D) or (B,1+N,D).
 
-    The padding (2 for a kernel of 7 with stride 4, 1 for 3 with 2) is the least that keeps a grid whole that the
-    stride divides.
+    N is (H / stride) (W / stride). The padding (2 for a kernel of 7 with stride 4, 1 for 3 with 2) is the smallest that
+    keeps a grid whole that the stride divides.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class ConvolutionalStage(nn.Module):
 
 
 class ConvolutionalBlock(nn.Module):
-    """Attention and MLP, each on normed tokens with a shortcut around it: (B,N,D) -> (B,N,D)."""
+    """Apply attention and MLP, each on normed tokens with a shortcut around it: (B,N,D) -> (B,N,D)."""
 
     def __init__(
         self, width: int, heads: int, *, grid: tuple[int, int], prefix: int, mlp_ratio: float, drop_path: float
@@ -174,11 +174,11 @@ class ConvolutionalBlock(nn.Module):
 
 
 class ConvolutionalAttention(nn.Module):
-    """Attention whose queries, keys and values see their neighbours first: (B,prefix+N,D) -> (B,prefix+N,D).
+    """Attend with queries, keys and values from depthwise convolutions: (B,prefix+N,D) -> (B,prefix+N,D).
 
-    The patch tokens are laid out on their grid and pass a depthwise 3x3 convolution with BatchNorm, one each for
-    queries (stride 1), keys and values (stride 2, so that there are a quarter of them). Leading tokens that are no
-    patches go around the convolutions. A linear layer with bias follows for all. Products of queries and keys are
+    The patch tokens are arranged on their grid and pass a depthwise 3x3 convolution with BatchNorm, one each for
+    queries (stride 1), keys and values (stride 2, so that there are a quarter of them). Leading tokens that are not
+    patches bypass the convolutions. A linear layer with bias follows for all. Products of queries and keys are
     multiplied by 1 / sqrt(D), not by 1 / sqrt(D / heads), as in the authors' code.
 
     Source: arXiv 2103.15808, section 3.2.
@@ -209,7 +209,7 @@ class ConvolutionalAttention(nn.Module):
 
 
 class QuickGELU(nn.Module):
-    """x sigmoid(1.702 x), close to GELU."""
+    """Compute x sigmoid(1.702 x), close to GELU."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(1.702 * x)

@@ -1,6 +1,6 @@
-"""Which layers of a model are tapped when nobody says: blocks of transformers, ends of stages of CNNs.
+"""Choose the layers of a model that are tapped by default: blocks of transformers, ends of stages of CNNs.
 
-Nothing here runs a model: blocks and stages are told from the names and classes of its modules.
+Nothing here runs a model: blocks and stages are recognised by the names and classes of its modules.
 """
 
 import re
@@ -10,30 +10,30 @@ from torch import nn
 
 from lgkd.errors import TapError
 
-# The last part of the name of one of several alike: `blocks.3`, `encoder_layer_3`.
+# The last part of the name of one of several equal modules: `blocks.3`, `encoder_layer_3`.
 _NUMBERED = re.compile(r"(?:[a-z_]+_)?\d+")
 _ATTENTION = re.compile(r"attn|attention|att(?:_|$)|(?<![a-z])mh?sa(?![a-z])", re.IGNORECASE)
 _TOKEN_MIXER = re.compile(r"token|^mixer$")
-# Gates of channels and attention added to CNNs, by the names of their classes: those with them are no transformers.
+# Gates of channels and attention added to CNNs, by their class names: models with them are not transformers.
 _GATE = re.compile(
     r"SE(?=[A-Z]|$)|Squeeze|Eca|Excite|Cbam|GlobalContext|SelectiveKernel|SplitAttn|NonLocal|Channel"
     r"|SpatialAttn|SpatialGate"
 )
 _STAGES = ("stage", "layer", "stages.", "layers.")
-# Pixels per place of a map; what is finer is a stem's and no stage's.
+# Pixels per position of a map; a finer map belongs to a stem and not to a stage.
 _STEM_STRIDE = 4
 
 
 def default_taps(model: nn.Module, count: int = 3) -> list[str]:
-    """Names of the layers to tap, from early to late.
+    """Return the names of the layers to tap, from early to late.
 
     A model may state them itself as an attribute `lgkd_taps`. Transformers are tapped at their
     first, middle and last block (the pairing of Locality Guidance: 0, 6, 11 for twelve blocks, and
     0, 3, 7 for PVTv2-B0), CNNs at the ends of their first stages. Where attention works on pieces inside
-    of stages (MobileViT, NesT), the stages that hold it are tapped, from the first to the last.
+    stages (MobileViT, NesT), the stages that hold it are tapped, from the first to the last.
 
     Raises:
-        TapError: neither blocks nor stages were found, or what they put out is in no order of places; the message
+        TapError: neither blocks nor stages were found, or the tokens have no spatial order; the message
             says what to give instead.
     """
     stated = getattr(model, "lgkd_taps", None)
@@ -48,28 +48,28 @@ def default_taps(model: nn.Module, count: int = 3) -> list[str]:
         attending = [name for name in stages if _holds_attention(modules[name])]
         if len(attending) >= count:
             return spread(attending, count, staged=False)
-        # With four or more stages the last ones have little left of the places things are at.
+        # With four or more stages the last ones keep little of the positions of things.
         return stages[:count]
     top = [name for name, _ in model.named_children()]
     raise TapError(
-        f"{type(model).__name__} shows no transformer blocks and no {count} stages to tap; name the layers with --taps "
+        f"{type(model).__name__} has no transformer blocks and no {count} stages to tap; name the layers with --taps "
         f"(its parts: {', '.join(top[:12])}; `lgkd layers MODEL` lists all)"
     )
 
 
 def block_names(model: nn.Module) -> list[str]:
-    """All transformer blocks in order.
+    """Return all transformer blocks in order.
 
-    Blocks are numbered modules that hold attention or another mixer of tokens: an attribute whose name or class says
-    so, or an attribute of one. Names that differ in their numbers alone are one family (`stages.0.blocks.1`,
-    `stages.3.blocks.0`); of several the largest is taken, so that a few blocks for the class token (CaiT) are
-    none. A family of which less than half holds attention is a CNN's. timm's models of equal layers without any
-    (gMLP, ConvMixer) have them as blocks.
+    Blocks are numbered modules that hold attention or another token mixer: an attribute with such a name or class,
+    or an attribute of one. Names that differ only in their numbers form one family (`stages.0.blocks.1`,
+    `stages.3.blocks.0`); of several the largest is taken, which excludes the few blocks for the class token (CaiT).
+    A family of which less than half holds attention belongs to a CNN. timm's models of equal layers without attention
+    (gMLP, ConvMixer) have these layers as blocks.
     """
     families: dict[str, list[str]] = {}
     sizes: dict[str, int] = {}
     for name, module in model.named_modules():
-        # A list does not run, so that there is nothing to tap.
+        # A list is not run, so it cannot be tapped.
         if not _NUMBERED.fullmatch(name.rpartition(".")[2]) or isinstance(module, nn.ModuleList | nn.ModuleDict):
             continue
         family = re.sub(r"\d+", "#", name)
@@ -85,7 +85,7 @@ def block_names(model: nn.Module) -> list[str]:
 
 
 def stage_names(model: nn.Module) -> list[str]:
-    """The stages of a CNN in order: `stage1` ..., `layer1` ..., `stages.0` ...; or what timm says of it."""
+    """Return the stages of a CNN in order: `stage1` ..., `layer1` ..., `stages.0` ...; or those that timm lists."""
     names = [name for name, _ in model.named_modules()]
     for prefix in _STAGES:
         found = [name for name in names if re.fullmatch(re.escape(prefix) + r"\d+", name)]
@@ -113,7 +113,7 @@ def _mixes_tokens(name: str, module: nn.Module) -> bool:
         return True
     if isinstance(module, nn.Identity) or not _TOKEN_MIXER.search(name):
         return False
-    # RepViT and InceptionNeXt call convolutions a mixer of tokens; they are CNNs.
+    # RepViT and InceptionNeXt call convolutions a token mixer; they are CNNs.
     return not any(isinstance(each, nn.Conv2d) and max(each.kernel_size) > 1 for each in module.modules())
 
 
@@ -130,12 +130,12 @@ def _holds_attention(module: nn.Module) -> bool:
 
 
 def _works_on_pieces(family: str) -> bool:
-    """Whether these belong to a transformer inside of a numbered part, which cuts its map into pieces for it."""
+    """Return true for blocks of a transformer inside a numbered part, which cuts its map into pieces for it."""
     return re.search(r"#\.(?:.*\.)?transformer", family) is not None
 
 
 def _equal_layers(model: nn.Module) -> list[str]:
-    """What timm lists of a model whose layers all have the same stride."""
+    """Return the layers that timm lists of a model whose layers all have the same stride."""
     entries = _timm_layers(model)
     equal = len(entries) > 2 and len({stride for _, stride in entries}) == 1
     names = {name for name, _ in model.named_modules()}
@@ -143,7 +143,7 @@ def _equal_layers(model: nn.Module) -> list[str]:
 
 
 def _timm_layers(model: nn.Module) -> list[tuple[str, float]]:
-    """Names and strides of the layers that timm lists in its models' `feature_info`."""
+    """Return names and strides of the layers that timm lists in its models' `feature_info`."""
     info = getattr(model, "feature_info", None)
     entries = getattr(info, "info", info) or []
     found = [entry for entry in entries if isinstance(entry, dict) and entry.get("module")]
@@ -151,7 +151,7 @@ def _timm_layers(model: nn.Module) -> list[tuple[str, float]]:
 
 
 def _inner_stages(names: Sequence[str]) -> list[str]:
-    """Stages of a model that another one wraps, by the same names: those least deep inside."""
+    """Return the stages of a model wrapped by another one with the same names: those nested least deeply."""
     groups: dict[str, list[str]] = {}
     for name in names:
         found = re.fullmatch(r"(.+\.(?:stage|layer|stages\.|layers\.))\d+", name)
@@ -165,9 +165,9 @@ def _inner_stages(names: Sequence[str]) -> list[str]:
 
 
 def is_unordered(model: nn.Module) -> bool:
-    """Whether its tokens are in another order than the image's rows.
+    """Return true if the model's tokens are in another order than the image's rows.
 
-    Hiera sorts them so that pooling takes neighbours in the list, and has a method to sort them back.
+    Hiera sorts them so that pooling takes neighbours in the list, and has a method to restore the order.
     """
     return any(callable(getattr(module, "reroll", None)) for module in model.modules())
 
@@ -176,12 +176,12 @@ def _refuse_unordered(model: nn.Module) -> None:
     if is_unordered(model):
         raise TapError(
             f"the tokens of {type(model).__name__} are in the order of its mask units, not of the image's rows, so "
-            "that they fold into no map; choose another student"
+            "they cannot be folded into a map; choose another student"
         )
 
 
 def spread(blocks: Sequence[str], count: int, *, staged: bool) -> list[str]:
-    """`count` of the blocks from the first to the last.
+    """Choose `count` of the blocks, evenly spaced from the first to the last.
 
     The middle of an even number of blocks is the later one, as in the paper (6 of 12), but the
     earlier one in a pyramid of equal stages (3 of 8), where it is the last block of its stage.
@@ -190,8 +190,8 @@ def spread(blocks: Sequence[str], count: int, *, staged: bool) -> list[str]:
     if count > len(blocks):
         twice = ",".join([*blocks, *[blocks[-1]] * count][:count])
         raise TapError(
-            f"a model of {len(blocks)} blocks cannot be tapped at {count} different ones; take a deeper one, or name "
-            f"its layers with --taps, where one may come twice: --taps {twice}"
+            f"a model of {len(blocks)} blocks cannot be tapped at {count} different ones; use a deeper model, or name "
+            f"its layers with --taps, where one may appear twice: --taps {twice}"
         )
     if count == 1:
         return [blocks[-1]]
@@ -202,7 +202,7 @@ def spread(blocks: Sequence[str], count: int, *, staged: bool) -> list[str]:
 
 
 def guided_blocks(model: nn.Module) -> list[str]:
-    """Every layer that can be guided: all transformer blocks, or all stages of a CNN.
+    """Return every layer that can be guided: all transformer blocks, or all stages of a CNN.
 
     Raises:
         TapError: neither were found.
@@ -213,20 +213,20 @@ def guided_blocks(model: nn.Module) -> list[str]:
     found = list(stated) if stated is not None else block_names(model) or stage_names(model)
     if not found:
         raise TapError(
-            f"{type(model).__name__} shows neither transformer blocks nor stages, and a term reads all of them; a "
+            f"{type(model).__name__} has neither transformer blocks nor stages, and a term reads all of them; a "
             "model of your own can state them as its attribute lgkd_blocks"
         )
     return found
 
 
 def classifier_name(model: nn.Module) -> str:
-    """The layer whose input is the embedding and whose output are the logits.
+    """Return the name of the layer whose input is the embedding and whose outputs are the logits.
 
-    A model may state it as an attribute `lgkd_classifier`; timm's say it themselves; of others it is the last linear
-    layer.
+    A model may state it as an attribute `lgkd_classifier`; timm's models state it themselves; of others it is the
+    last linear layer.
 
     Raises:
-        TapError: there is none.
+        TapError: the model has no such layer.
     """
     stated = getattr(model, "lgkd_classifier", None)
     if stated is not None:
@@ -248,10 +248,10 @@ def classifier_name(model: nn.Module) -> str:
 
 
 def head_names(model: nn.Module) -> tuple[str, str]:
-    """The heads of the class token and of the distillation token, of a model that has both.
+    """Return the heads of the class token and of the distillation token.
 
     Raises:
-        TapError: it has no distillation token.
+        TapError: the model has no distillation token.
     """
     stated = getattr(model, "lgkd_heads", None)
     if stated is not None:

@@ -1,4 +1,4 @@
-"""DHVT: a Vision Transformer for small data sets, of one width all the way and with convolutions in every block.
+"""Build DHVT: a Vision Transformer for small data sets, of constant width and with convolutions in every block.
 
 Letters in shapes: B batch, K classes, H W image size, P side of a patch, N tokens with the class token first, D width,
 h w grid of patches (H/P and W/P).
@@ -33,12 +33,12 @@ _MOST_PATCHES = 256
 
 
 class Block(nn.Module):
-    """Attention, then feed-forward, each behind a LayerNorm and added to what came in: (B,N,D) -> (B,N,D).
+    """Apply attention, then feed-forward, each after a LayerNorm and with a shortcut: (B,N,D) -> (B,N,D).
 
     Args:
         width: D.
         hidden: channels inside the feed-forward.
-        drop_path: how often a sample skips either of the two while training.
+        drop_path: probability that a sample skips either of the two in training.
     """
 
     def __init__(
@@ -65,15 +65,15 @@ class Block(nn.Module):
 
 
 class DHVT(nn.Module):
-    """Dynamic Hybrid Vision Transformer: (B,3,H,W) -> (B,K).
+    """Classify images by the Dynamic Hybrid Vision Transformer: (B,3,H,W) -> (B,K).
 
-    A ViT with a class token and no positions, in which three parts are new: SOPE cuts overlapping patches by
-    convolutions, HI-MHSA lets the heads of attention talk, and DAFF looks at neighbouring patches and gates the class
-    token by them. Each can be exchanged for the ViT's own. With `patch_embedding="linear"`, `head_tokens=False`,
-    `feed_forward="mlp"` and `position_embedding=True` nothing but a plain ViT is left, with the names that timm's
+    A ViT with a class token and no positions, with three new parts: SOPE cuts overlapping patches by
+    convolutions, HI-MHSA lets the heads of attention interact, and DAFF mixes neighbouring patches and gates the class
+    token by them. Each can be replaced by the ViT's own. With `patch_embedding="linear"`, `head_tokens=False`,
+    `feed_forward="mlp"` and `position_embedding=True` the model is a plain ViT, with the names that timm's
     `VisionTransformer` gives its weights.
 
-    Without positions, images of other sizes than the stated one are taken too.
+    Without positions, images of other sizes than the stated one are accepted too.
 
     Source: Lu et al., "Bridging the Gap Between Vision Transformers and Convolutional Neural Networks on Small
     Datasets", arXiv 2210.05958, and its ablation for the options. As in the authors' code, linear layers start from a
@@ -90,14 +90,14 @@ class DHVT(nn.Module):
             patches of 16 px or more heads of 64 (6). (For ImageNet the paper gives T heads of 64 too: `num_heads=3`.)
         mlp_ratio: channels inside the feed-forward, as a multiple of D.
         patch_embedding: "sope" or "linear".
-        head_tokens: whether attention is HI-MHSA.
+        head_tokens: use HI-MHSA as attention.
         feed_forward: "daff" or "mlp".
-        position_embedding: whether a learned position is added to each token, the class token included.
-        drop_path_rate: how often a sample skips half of the last block while training (stochastic depth); it grows
+        position_embedding: add a learned position to each token, the class token included.
+        drop_path_rate: probability that a sample skips half of the last block in training (stochastic depth); it grows
             linearly from 0 in the first. The paper has 0.1.
 
     Raises:
-        ModelError: an option that cannot be, or images that the patches do not divide.
+        ModelError: an invalid option, or images that the patches do not divide.
     """
 
     num_prefix_tokens = 1
@@ -169,7 +169,7 @@ class DHVT(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        """Logits (B,K)."""
+        """Return logits (B,K)."""
         patches_BDhw = self.patch_embed(images_B3HW)
         _, _, rows, columns = patches_BDhw.shape
         classes_B1D = self.cls_token.expand(images_B3HW.shape[0], -1, -1)
@@ -183,24 +183,24 @@ class DHVT(nn.Module):
 
 
 def _patch_size_for(size: tuple[int, int]) -> int:
-    """The smallest of the sides that leaves few enough patches, or the largest."""
+    """Return the smallest of the sides that leaves few enough patches, or the largest."""
     height, width = size
     few = [side for side in _PATCH_SIZES if height * width <= _MOST_PATCHES * side**2]
     return few[0] if few else _PATCH_SIZES[-1]
 
 
 def _heads_for(width: int, patch_size: int) -> int:
-    """As many heads as the paper has."""
+    """Return the paper's number of heads."""
     channels = 64 if width == 384 and patch_size >= 16 else 48
     if width % channels:
         raise ModelError(
-            f"a width of {width} is no multiple of the paper's heads of {channels} channels; give num_heads"
+            f"a width of {width} is not a multiple of the paper's heads of {channels} channels; give num_heads"
         )
     return width // channels
 
 
 def _grid_for(size: tuple[int, int], patch_size: int) -> Grid:
-    """Rows and columns of patches."""
+    """Return the rows and columns of patches."""
     height, width = size
     if min(size) < 1 or height % patch_size or width % patch_size:
         raise ModelError(

@@ -1,6 +1,6 @@
-"""Parts of DHVT: patches cut by convolutions, attention whose heads talk, a feed-forward that sees neighbours.
+"""Build the parts of DHVT: patches by convolutions, attention with interacting heads, convolutional feed-forward.
 
-Each has the plain part of a ViT beside it, which takes its place in the paper's ablation.
+Each has the plain part of a ViT beside it, which replaces it in the paper's ablation.
 
 Letters in shapes: B batch, P side of a patch, N tokens with the class token first, D width, A heads, E = D/A channels
 of a head, h w grid of patches, H W image size.
@@ -17,26 +17,26 @@ from lgkd.errors import ModelError
 Grid = tuple[int, int]
 
 
-# Both ways go over (B,h,w,D). Over (B,D,hw) a batch of one image gets strides with which the backward pass of BatchNorm
-# on a CPU gives wrong gradients, and says nothing (seen in torch 2.14).
+# Both directions use (B,h,w,D). With (B,D,hw) a batch of one image gets strides with which the backward pass of
+# BatchNorm on a CPU silently computes wrong gradients (seen in torch 2.14).
 
 
 def to_map(patches_BND: Tensor, grid: Grid) -> Tensor:
-    """Patches without the class token, laid out row by row: (B,hw,D) -> (B,D,h,w)."""
+    """Arrange patches without the class token row by row: (B,hw,D) -> (B,D,h,w)."""
     batch, _, width = patches_BND.shape
     return patches_BND.reshape(batch, *grid, width).permute(0, 3, 1, 2)
 
 
 def to_tokens(map_BDhw: Tensor) -> Tensor:
-    """The same back: (B,D,h,w) -> (B,hw,D)."""
+    """Flatten a map to tokens, the inverse of `to_map`: (B,D,h,w) -> (B,hw,D)."""
     return map_BDhw.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 class Affine(nn.Module):
-    """A scale and a shift for each channel: (B,C,h,w) -> (B,C,h,w). It starts as the identity.
+    """Apply a scale and a shift to each channel: (B,C,h,w) -> (B,C,h,w). It starts as the identity.
 
-    Source: DHVT, arXiv 2210.05958, "Sequential Overlapping Patch Embedding". The two are vectors, which weight decay
-    spares; in the authors' code they have four dimensions and decay.
+    Source: DHVT, arXiv 2210.05958, "Sequential Overlapping Patch Embedding". Both are vectors, which are exempt from
+    weight decay; in the authors' code they have four dimensions and decay.
     """
 
     def __init__(self, channels: int) -> None:
@@ -49,15 +49,15 @@ class Affine(nn.Module):
 
 
 def linear_patches(patch_size: int, width: int) -> nn.Sequential:
-    """The plain ViT's patch embedding, one linear layer for every patch: (B,3,H,W) -> (B,D,H/P,W/P)."""
+    """Build the plain ViT's patch embedding, one linear layer for every patch: (B,3,H,W) -> (B,D,H/P,W/P)."""
     cut = nn.Conv2d(3, width, patch_size, stride=patch_size)
     return nn.Sequential(OrderedDict(proj=cut))
 
 
 class SequentialOverlappingPatches(nn.Module):
-    """SOPE, patches that overlap and are cut in steps: (B,3,H,W) -> (B,D,H/P,W/P).
+    """Cut overlapping patches in steps (SOPE): (B,3,H,W) -> (B,D,H/P,W/P).
 
-    Between two affine layers lie log2(P) convolutions of 3x3 with stride 2, each with BatchNorm and all but the last
+    Between two affine layers are log2(P) convolutions of 3x3 with stride 2, each with BatchNorm and all but the last
     with GELU. The last has D channels, each one before it half as many as the next.
 
     Source: DHVT, arXiv 2210.05958, "Sequential Overlapping Patch Embedding". Its equation has GELU after the last
@@ -70,7 +70,7 @@ class SequentialOverlappingPatches(nn.Module):
         width: D, divisible by P/2.
 
     Raises:
-        ModelError: P is no power of two, or D cannot be halved often enough.
+        ModelError: P is not a power of two, or D cannot be halved often enough.
     """
 
     def __init__(self, patch_size: int, width: int) -> None:
@@ -105,7 +105,7 @@ class SequentialOverlappingPatches(nn.Module):
 
 
 class Attention(nn.Module):
-    """The plain ViT's attention of several heads: (B,N,D) -> (B,N,D).
+    """Compute the plain ViT's multi-head attention: (B,N,D) -> (B,N,D).
 
     Source: Vaswani et al., arXiv 1706.03762, section 3.2, with biases everywhere as in ViT.
 
@@ -114,7 +114,7 @@ class Attention(nn.Module):
         num_heads: A, a divisor of D.
 
     Attributes:
-        fused_attn: torch's fused function does it; False: two products with a softmax between them, the same numbers up
+        fused_attn: use torch's fused function; False: two products with a softmax between them, the same numbers up
             to rounding.
 
     Raises:
@@ -150,10 +150,10 @@ class Attention(nn.Module):
 
 
 class HeadInteractedAttention(Attention):
-    """HI-MHSA, attention that every head joins as a token: (B,N,D) -> (B,N,D).
+    """Attend with an additional token for every head (HI-MHSA): (B,N,D) -> (B,N,D).
 
-    A head's token is made of the mean over all tokens of its own channels. The A head tokens stand behind the others in
-    an otherwise plain attention; what comes out of them is averaged and added to the class token.
+    A head's token is made of the mean over all tokens of its own channels. The A head tokens follow the others in
+    an otherwise plain attention; their outputs are averaged and added to the class token.
 
     Source: DHVT, arXiv 2210.05958, "Head-Interacted Multi-Head Self-Attention". From the authors' code: the mean
     includes the class token, one linear layer serves all heads, and the LayerNorm of the head tokens has PyTorch's own
@@ -176,7 +176,7 @@ class HeadInteractedAttention(Attention):
         nn.init.trunc_normal_(self.head_embed, std=0.02)
 
     def head_tokens(self, tokens_BND: Tensor) -> Tensor:
-        """What the heads have to say: (B,A,D)."""
+        """Compute the head tokens (B,A,D)."""
         batch, _, width = tokens_BND.shape
         own_BAE = tokens_BND.mean(dim=1).reshape(batch, self.num_heads, width // self.num_heads)
         wide_BAAE = self.head_proj(own_BAE).reshape(batch, self.num_heads, self.num_heads, -1)
@@ -191,7 +191,7 @@ class HeadInteractedAttention(Attention):
 
 
 class Mlp(nn.Module):
-    """The plain ViT's feed-forward, two linear layers with GELU between them, for every token: (B,N,D) -> (B,N,D)."""
+    """Apply the plain ViT's feed-forward, two linear layers with GELU between, to every token: (B,N,D) -> (B,N,D)."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -204,11 +204,11 @@ class Mlp(nn.Module):
 
 
 class AggregatingFeedForward(nn.Module):
-    """DAFF, a feed-forward of convolutions for the patches and a gate for the class token: (B,N,D) -> (B,N,D).
+    """Apply convolutions to the patches and a gate to the class token (DAFF): (B,N,D) -> (B,N,D).
 
-    Patches lie on their grid and pass a 1x1 convolution, a depth-wise 3x3 convolution with a shortcut around it, and a
-    1x1 convolution back. The class token passes none of them: it is multiplied by a weight for each channel, made by
-    two linear layers from the mean of the new patches.
+    Patches are arranged on their grid and pass a 1x1 convolution, a depth-wise 3x3 convolution with a shortcut around
+    it, and a 1x1 convolution back. The class token bypasses them: it is multiplied by a weight for each channel,
+    computed by two linear layers from the mean of the new patches.
 
     Source: DHVT, arXiv 2210.05958, "Dynamic Aggregation Feed Forward". From the authors' code: the convolutions have
     biases though BatchNorm follows, and the weights of the class token pass no sigmoid, so that they may be of any size

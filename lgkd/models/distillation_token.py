@@ -1,4 +1,4 @@
-"""A distillation token for any plain ViT: a second token beside the class token, with a head of its own.
+"""Add a distillation token to any plain ViT: a second token after the class token, with its own head.
 
 Letters in shapes: B batch, N patches, D width, K classes.
 """
@@ -11,11 +11,11 @@ from lgkd.errors import ModelError
 
 
 class DistilledVisionTransformer(VisionTransformer):
-    """A `VisionTransformer` with a distillation token after its class token.
+    """Extend `VisionTransformer` by a distillation token after its class token.
 
-    Its logits are the mean of both heads' logits, in training as in evaluation, as in DeiT's evaluation. The
-    heads' own logits are the outputs of the layers `head` and `head_dist`, which a guide reads. To the weights
-    of the plain model come
+    The logits are the mean of both heads' logits, in training as in evaluation, as in DeiT's evaluation. The
+    heads' own logits are the outputs of the layers `head` and `head_dist`, which a guide reads. In addition to
+    the weights of the plain model there are
 
         dist_token       (1,1,D)
         head_dist.weight (K,D), head_dist.bias (K,)
@@ -49,27 +49,27 @@ class DistilledVisionTransformer(VisionTransformer):
 
 
 def add_distillation_token(model: nn.Module, name: str) -> nn.Module:
-    """Give a plain ViT a distillation token, in place; the weights that it has stay.
+    """Add a distillation token to a plain ViT in place; its weights are kept.
 
     Token, position and head are drawn from a normal distribution with deviation 0.02, as DeiT's; the bias is 0.
 
     Args:
-        model: timm's `VisionTransformer` with a class token that is classified by, and learned positions.
-        name: what the model is called in messages.
+        model: timm's `VisionTransformer` that classifies by a class token and has learned positions.
+        name: the model's name in messages.
 
     Raises:
-        ModelError: it is of another make; says what is in the way.
+        ModelError: another kind of model; the message gives the obstacle.
     """
     obstacle = _obstacle(model)
     if obstacle is not None:
         raise ModelError(
             f"{name} cannot have a distillation token: {obstacle}; leave --student-option distillation_token out, or "
-            "take a plain ViT such as deit_tiny or timm:vit_tiny_patch16_224"
+            "use a plain ViT such as deit_tiny or timm:vit_tiny_patch16_224"
         )
     assert isinstance(model, VisionTransformer) and isinstance(model.pos_embed, nn.Parameter)
     assert isinstance(model.head, nn.Linear)
     positions, width = model.pos_embed.detach(), model.embed_dim
-    # A class of its own instead of a wrapper: layers keep their names, and timm's own functions go on working.
+    # A subclass instead of a wrapper: layers keep their names, and timm's own functions keep working.
     model.__class__ = DistilledVisionTransformer
     assert isinstance(model, DistilledVisionTransformer)
     model.dist_token = nn.Parameter(_drawn(positions[:, :1]))
@@ -86,11 +86,11 @@ def add_distillation_token(model: nn.Module, name: str) -> nn.Module:
 
 
 def _obstacle(model: nn.Module) -> str | None:
-    """What keeps a model from having a distillation token, as half a sentence."""
+    """Return the reason why a model cannot have a distillation token, as half a sentence."""
     if isinstance(getattr(model, "head_dist", None), nn.Module):
         return "it has one already"
     if type(model) is not VisionTransformer:
-        return f"it is a {type(model).__name__}, no plain VisionTransformer"
+        return f"it is a {type(model).__name__}, not a plain VisionTransformer"
     if not model.has_class_token or model.global_pool != "token":
         return f"it pools by {model.global_pool!r}, and does not classify by a class token"
     if model.reg_token is not None:

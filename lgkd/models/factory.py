@@ -1,4 +1,4 @@
-"""Making models from names: lgkd's own, timm's (`timm:NAME`), and anyone's (`package.module:factory`)."""
+"""Build models from names: lgkd's own, timm's (`timm:NAME`), and custom ones (`package.module:factory`)."""
 
 import importlib
 import inspect
@@ -22,19 +22,19 @@ ImageSize = int | tuple[int, int]
 _NO_OPTIONS = {
     "num_classes", "img_size", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir",
 }  # fmt: skip
-"""What timm would take and lgkd decides: the sizes, and that no file is read, whatever a run's folder says."""
+"""Arguments of timm that lgkd sets: the sizes, and that no file is read, even where a run's folder asks for one."""
 
 _UNEXPECTED = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
 
 
 def create_teacher(name: str, *, num_classes: int, image_size: ImageSize | None = None, **options: Any) -> nn.Module:
-    """An untrained teacher, a plain module (B,3,H,W) -> (B,num_classes).
+    """Build an untrained teacher, a plain module (B,3,H,W) -> (B,num_classes).
 
     Args:
         name: as `lgkd teachers` lists them, `timm:NAME` or `package.module:factory`.
         num_classes: width of the logits.
         image_size: pixels, one number or (height, width); None for the model's own.
-        options: reach the constructor.
+        options: passed to the constructor.
 
     Raises:
         ModelError: an unknown name or option, or images that the model cannot take.
@@ -43,13 +43,13 @@ def create_teacher(name: str, *, num_classes: int, image_size: ImageSize | None 
 
 
 def create_student(name: str, *, num_classes: int, image_size: ImageSize | None = None, **options: Any) -> nn.Module:
-    """An untrained student, a plain module (B,3,H,W) -> (B,num_classes).
+    """Build an untrained student, a plain module (B,3,H,W) -> (B,num_classes).
 
     Args:
         name: as `lgkd students` lists them, `timm:NAME` or `package.module:factory`.
         num_classes: width of the logits.
         image_size: pixels, one number or (height, width); None for the model's own.
-        options: reach the constructor: `patch_size=4, depth=6, drop_path_rate=0.1`; `distillation_token=True` gives
+        options: passed to the constructor: `patch_size=4, depth=6, drop_path_rate=0.1`; `distillation_token=True` gives
             a plain ViT a distillation token, see `lgkd.models.distillation_token`.
 
     Raises:
@@ -61,13 +61,13 @@ def create_student(name: str, *, num_classes: int, image_size: ImageSize | None 
 def create_model(
     name: str, *, num_classes: int, image_size: ImageSize | None = None, options: Mapping[str, Any] | None = None
 ) -> nn.Module:
-    """A model by name; what `create_teacher` and `create_student` share."""
+    """Build a model by name, for `create_teacher` and `create_student`."""
     if num_classes < 1:
-        raise ModelError(f"{name}: a classifier of {num_classes} classes does not exist; expected at least 1")
+        raise ModelError(f"{name}: num_classes is {num_classes}, expected at least 1")
     info = find(name)
     size = pair(default_image_size(name) if image_size is None else image_size)
     if min(size) < 1:
-        raise ModelError(f"{name}: images of {size[0]} x {size[1]} pixels do not exist; expected at least 1 x 1")
+        raise ModelError(f"{name}: the image size is {size[0]} x {size[1]} pixels, expected at least 1 x 1")
     if info is not None and info.made_by is not None:
         model = _from_factory(name, info.made_by, num_classes, size, dict(options or {}), info.preset)
     elif info is not None or name.startswith("timm:"):
@@ -79,7 +79,7 @@ def create_model(
 
 
 def default_image_size(name: str) -> int:
-    """The side of the images that a model is made for, in pixels; 224 where nothing says."""
+    """Return the side of the images that a model is made for, in pixels; 224 where it is not stated."""
     info = find(name)
     if info is not None:
         return info.image_size
@@ -93,12 +93,12 @@ def default_image_size(name: str) -> int:
 
 
 def pair(size: ImageSize) -> tuple[int, int]:
-    """A size as (height, width)."""
+    """Convert a size to (height, width)."""
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
 def check_model(model: nn.Module, name: str, *, num_classes: int | None, image_size: tuple[int, int]) -> int:
-    """Try two images; return the width of the logits. Training flags and statistics stay as they were.
+    """Run two images through a model and return the width of the logits; training flags and statistics are restored.
 
     Raises:
         ModelError: the forward fails, or its result is not (2, num_classes).
@@ -126,10 +126,10 @@ def check_model(model: nn.Module, name: str, *, num_classes: int | None, image_s
 
 
 def check_training(model: nn.Module, name: str, *, image_size: tuple[int, int]) -> None:
-    """Refuse a model that returns logits in evaluation and something else while it trains. It stays as it was.
+    """Refuse a model that returns logits in evaluation but another type in training; its state is restored.
 
     Raises:
-        ModelError: it does. A model that cannot be tried so is left to its training.
+        ModelError: it does. A model that cannot be tried this way is left to its training.
     """
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     try:
@@ -145,12 +145,12 @@ def check_training(model: nn.Module, name: str, *, image_size: tuple[int, int]) 
 
 
 def no_logits(name: str, output: object, *, when: str = "") -> ModelError:
-    """The error of a model that returns something else than a tensor.
+    """Build the error of a model whose output is not a tensor.
 
     Args:
         name: the model's.
-        output: what it returned.
-        when: it does so.
+        output: the value that it returned.
+        when: condition that the message adds, such as the mode.
     """
     if isinstance(output, tuple | list):
         parts = ", ".join(_shape_of(part) for part in output)
@@ -171,7 +171,7 @@ def _shape_of(part: object) -> str:
 
 
 def _tried(model: nn.Module, image_size: tuple[int, int], *, channels: int = 3, training: bool = False) -> Any:
-    """What a model makes of two black images. Training flags and random states stay as they were."""
+    """Run a model on two black images and return its output. Training flags and random states are restored."""
     flags = [(module, module.training) for module in model.modules()]
     like = next(model.parameters(), torch.zeros(()))
     images = torch.zeros(2, channels, *image_size, device=like.device, dtype=like.dtype)
@@ -185,13 +185,13 @@ def _tried(model: nn.Module, image_size: tuple[int, int], *, channels: int = 3, 
 
 
 def _channels_taken(model: nn.Module, image_size: tuple[int, int]) -> int | None:
-    """The channels of images that a model takes instead of 3; None where these are not what is wrong."""
+    """Return the image channels that a model takes instead of 3; None where the channels are not the cause."""
     channels = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
     if channels == 3:
         return None
     try:
         _tried(model, image_size, channels=channels)
-    except Exception:  # something else is wrong as well, or instead
+    except Exception:  # another error, in addition or instead
         return None
     return channels
 
@@ -219,7 +219,7 @@ def _from_timm(
             made: nn.Module = timm.create_model(timm_name, num_classes=num_classes, **options, **extra)
             return made
 
-    # Some architectures want the size at construction, some refuse the word, some take it and break.
+    # Some architectures need the size at construction, some refuse the argument, some accept it and fail later.
     try:
         model = build(img_size=size if size[0] != size[1] else size[0])
         check_model(model, name, num_classes=None, image_size=size)
@@ -227,7 +227,7 @@ def _from_timm(
         try:
             model = build()
             if isinstance(first, ModelError):
-                # It took the size at construction: where it fails without it, too, it is the first failure that tells.
+                # It took the size at construction: if it fails without it as well, the first error says more.
                 check_model(model, name, num_classes=None, image_size=size)
         except ModelError:
             raise first from first.__cause__
@@ -237,7 +237,7 @@ def _from_timm(
     heads = ["head"]
     paper = info is not None and info.name == "deit_tiny"
     if paper and isinstance(model.cls_token, nn.Parameter):
-        # As wide as the positions, unlike timm's; drawn ahead of a second token, so that it is the same without one.
+        # As wide as the positions, unlike timm's; drawn before a second token, so that it is the same without one.
         nn.init.trunc_normal_(model.cls_token, std=0.02)
     if distilled:
         from lgkd.models.distillation_token import add_distillation_token
@@ -264,10 +264,10 @@ def _from_factory(
     try:
         accepted: Mapping[str, inspect.Parameter] = inspect.signature(factory).parameters
     except ValueError:
-        # Something built into Python, which does not say what it takes.
+        # A callable built into Python, without a signature.
         accepted = {}
     if not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
-        # What a name of lgkd's own stands for is no option of it, nor are classes and size.
+        # The preset of a name is not an option of it, nor are classes and size.
         free = accepted.keys() - preset.keys() - (offered.keys() if made_by != name else set())
         unknown = sorted(options.keys() - free)
         if unknown:
@@ -288,13 +288,13 @@ def _from_factory(
 
 
 def _refuse_unknown(error: Exception, name: str, options: Mapping[str, Any], factory: Callable[..., Any]) -> None:
-    """Name an option that the class behind a factory does not have, where that class says which it has.
+    """Report an option that the class behind a factory does not have, where its signature shows the options.
 
     Args:
-        error: with which the factory ended.
+        error: raised by the factory.
         name: the model's.
-        options: those that were asked for.
-        factory: passes on whatever it is given.
+        options: the requested ones.
+        factory: passes its arguments on.
 
     Raises:
         ModelError: the error is of that kind.
@@ -305,7 +305,7 @@ def _refuse_unknown(error: Exception, name: str, options: Mapping[str, Any], fac
     if found is None or found[2] not in options or not isinstance(made, type):
         return
     known = inspect.signature(made).parameters
-    # A part of the model can complain, too, of words that the model itself would take.
+    # A submodule can also reject arguments that the model itself would accept.
     if "num_classes" in known:
         free = {key for key, p in known.items() if p.kind is not p.VAR_KEYWORD} - _NO_OPTIONS
         raise ModelError(f"{name} has no option {found[2]!r}; {did_you_mean(found[2], free)}") from error
@@ -315,17 +315,17 @@ def _called(factory: Callable[..., Any], words: dict[str, Any], *, asked: bool) 
     try:
         return factory(**words)
     except TypeError as error:
-        # A factory that passes every word on to a class that takes images of any size: torchvision's Swin and ResNets.
+        # A factory that passes all arguments to a class that takes images of any size: torchvision's Swin and ResNets.
         if asked or "unexpected keyword argument 'image_size'" not in str(error):
             raise
     return factory(**{key: value for key, value in words.items() if key != "image_size"})
 
 
 def import_factory(name: str) -> Callable[..., Any]:
-    """The callable behind `package.module:factory`; the working folder is searched as python does.
+    """Import the callable of `package.module:factory`; the working folder is searched as python does.
 
     Raises:
-        ModelError: no such module, or nothing callable of that name in it.
+        ModelError: no such module, or no callable of that name in it.
     """
     module_name, _, attribute = name.partition(":")
     here = str(Path.cwd())
@@ -334,7 +334,7 @@ def import_factory(name: str) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        # A name that is no module's, or anything that the user's file trips over.
+        # The name of no module, or any error raised by the user's file.
         raise ModelError(
             f"{name}: the module {module_name!r} cannot be imported ({type(error).__name__}: {first_line(error)}); "
             "expected package.module:factory, importable from the working folder"

@@ -1,4 +1,4 @@
-"""Image classifiers of Hugging Face transformers, made from a configuration and trained from scratch.
+"""Build image classifiers of Hugging Face transformers from a configuration, to be trained from scratch.
 
 An optional extra: `pip install 'lgkd[hf]'`. Nothing is downloaded.
 
@@ -15,14 +15,14 @@ from lgkd.errors import ModelError
 from lgkd.models.factory import ImageSize, pair
 
 _NO_OPTIONS = {"architectures", "dtype", "id2label", "label2id", "return_dict", "transformers_version"}
-"""Keys of configurations that lgkd decides: the classes, and that logits in single precision come back."""
+"""Keys of configurations that lgkd sets: the classes, and that logits come back in single precision."""
 
 _NOT_HERE = {"timm_wrapper"}
-"""Made by `timm:NAME`, which reads no files whatever its options are."""
+"""Type that `timm:NAME` builds instead, which never reads files."""
 
 
 class Classifier(nn.Module):
-    """A classifier whose forward returns an object with `.logits`, as one that returns the logits: (B,3,H,W) -> (B,K).
+    """Return logits from a classifier whose forward returns an object with `.logits`: (B,3,H,W) -> (B,K).
 
     Its layers are those of `model`: `model.vit.layers.0`.
 
@@ -35,19 +35,19 @@ class Classifier(nn.Module):
         self.model = model
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        """Logits (B,K)."""
+        """Return logits (B,K)."""
         return self.model(pixel_values=images_B3HW).logits  # type: ignore[no-any-return]
 
 
 def classifier(num_classes: int, model_type: str, image_size: ImageSize | None = None, **options: Any) -> Classifier:
-    """An untrained image classifier of transformers.
+    """Build an untrained image classifier of transformers.
 
     As a name: `--student lgkd.models.huggingface:classifier --student-option model_type=vit`.
 
     Args:
         num_classes: width of the logits.
         model_type: as transformers calls its architectures: vit, deit, swin, convnext, ...
-        image_size: pixels, one number or (height, width); reaches those architectures that are made for one size.
+        image_size: pixels, one number or (height, width); passed to those architectures that are made for one size.
         options: keys of the architecture's configuration: `hidden_size=192, num_hidden_layers=12, patch_size=4`.
 
     Raises:
@@ -65,7 +65,7 @@ def classifier(num_classes: int, model_type: str, image_size: ImageSize | None =
             f"transformers has no image classifier of type {model_type!r}; {did_you_mean(model_type, known)}"
         )
     default = transformers.AutoConfig.for_model(model_type)
-    # Configurations keep any word that they are given, so that a mistyped one would be silent.
+    # Configurations keep any key that they are given, so that a typo would go unnoticed.
     keys = sorted(key for key in default.to_dict().keys() - _NO_OPTIONS if not key.startswith("_"))
     unknown = sorted(options.keys() - set(keys))
     if unknown:
@@ -74,7 +74,7 @@ def classifier(num_classes: int, model_type: str, image_size: ImageSize | None =
     if image_size is not None and hasattr(default, "image_size"):
         height, width = pair(image_size)
         sized["image_size"] = height if height == width and isinstance(default.image_size, int) else [height, width]
-    # Without a list of architectures transformers trips over types that have two classifiers.
+    # Without a list of architectures transformers fails for types that have two classifiers.
     words = {"num_labels": num_classes, "architectures": [], **sized, **options}
     config = transformers.AutoConfig.for_model(model_type, **words)
     return Classifier(transformers.AutoModelForImageClassification.from_config(config))

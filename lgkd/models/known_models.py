@@ -85,10 +85,10 @@ CNNS = (
     _imagenet(50, 23_712_932),
 )
 
-# Students of the Locality Guidance paper that timm has. They compute what timm's do, so that weights can be exchanged;
-# the paper's code differs in two places. Its PiT gives block i of 12 a stochastic depth of i/12 of the rate, timm's
-# i/11. Its PVTv2 has epsilon 1e-6 in all LayerNorms, timm's 1e-5 in ten: behind the 4 patch embeddings' convolutions
-# and in the 6 attentions that look at a coarser map.
+# Students of the Locality Guidance paper that timm has. They compute the same as timm's, so that weights can be
+# exchanged; the paper's code differs in two places. Its PiT gives block i of 12 a stochastic depth of i/12 of the rate,
+# timm's i/11. Its PVTv2 has epsilon 1e-6 in all LayerNorms, timm's 1e-5 in ten: after the 4 patch embeddings'
+# convolutions and in the 6 attentions that read a coarser map.
 PAPER = (
     ModelInfo(
         "deit_tiny",
@@ -158,9 +158,9 @@ PYRAMIDS = (
 
 # DHVT, a ViT for small data sets.
 #
-# What the paper's variants come to here, with the heads that are the defaults at that size. A multiply and an add count
+# Sizes of the paper's variants here, with the heads that are the defaults at that size. A multiply and an add count
 # as one operation. "All" holds the two products inside attention; "layers" leaves them out and has one operation for
-# each number that a norm puts out, which gives the paper's GFLOPs to every printed digit.
+# each number that a norm outputs, which gives the paper's GFLOPs to every printed digit.
 #
 #     name   image  patch  heads  classes  parameters  paper   GFLOPs: all  layers  paper
 #     tiny      32      4      4      100   6,008,650   6.0 M        0.388   0.368    0.4

@@ -1,4 +1,4 @@
-"""What is known of a model; no torch, so that listing is quick."""
+"""Describe a known model; no torch, so that listing is quick."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,18 +9,18 @@ Role = Literal["teacher", "student"]
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model that lgkd knows by name.
+    """Describe a model that lgkd knows by name.
 
     Attributes:
-        name: what users type.
-        role: what it is listed as; either role may be played by any model.
+        name: the word that users type.
+        role: the list that it is in; any model may play either role.
         title: the name in the literature.
-        image_size: pixels of the side of its images unless told otherwise.
+        image_size: pixels of the side of its images unless another size is given.
         parameters: count with 100 classes at `image_size`.
         source: where the architecture comes from.
         timm: name in timm, for models that timm builds.
-        made_by: `package.module:factory` of lgkd's own models; it takes `num_classes` and, if it wants, `image_size`.
-        preset: options of the factory that the name stands for; users cannot change them.
+        made_by: `package.module:factory` of lgkd's own models; it takes `num_classes` and optionally `image_size`.
+        preset: options of the factory that the name implies; users cannot change them.
         aliases: other names.
     """
 

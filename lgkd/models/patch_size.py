@@ -1,15 +1,15 @@
-"""How a model cuts images into patches, and what of an image falls off."""
+"""Determine a model's patch size, and the pixels of an image that fill no patch."""
 
 from torch import nn
 
 
 def patch_size(model: nn.Module) -> tuple[int, int] | None:
-    """(height, width) of the patches that a model cuts its images into; None for one that does not, or pads them."""
+    """Return (height, width) of a model's patches; None for one without patches, or that pads them."""
     modules = dict(model.named_modules())
     for name, module in modules.items():
         if not isinstance(module, nn.Conv2d) or module.in_channels != 3:
             continue
-        # Patches lie side by side where the kernel moves on by its own size; anything else overlaps.
+        # Patches are adjacent where the stride equals the kernel; otherwise they overlap.
         kernel, step = tuple(module.kernel_size), tuple(module.stride)
         padded = getattr(modules[name.rpartition(".")[0]], "dynamic_img_pad", False)
         apart = kernel == step and max(kernel) > 1 and module.padding in ((0, 0), "valid")
@@ -18,10 +18,10 @@ def patch_size(model: nn.Module) -> tuple[int, int] | None:
 
 
 def unseen_pixels(model: nn.Module, image_size: tuple[int, int]) -> str | None:
-    """A sentence on the rows and columns at an image's edge that fill no patch; None where all pixels are seen.
+    """Describe the rows and columns at an image's edge that fill no patch; return None where all pixels are used.
 
     Args:
-        model: as made.
+        model: as built.
         image_size: (height, width) of its images, in pixels.
     """
     patch = patch_size(model)
@@ -33,8 +33,8 @@ def unseen_pixels(model: nn.Module, image_size: tuple[int, int]) -> str | None:
     words = [f"{n} {word}{'' if n == 1 else 's'}" for n, word in zip(left, ("row", "column"), strict=True) if n]
     verb = "is" if sum(left) == 1 else "are"
     return (
-        f"{_side(image_size)} is no multiple of patch_size {_side(patch)}; {' and '.join(words)} of pixels {verb} "
-        "never seen: take a patch_size that divides it, or another --image-size"
+        f"{_side(image_size)} is not a multiple of patch_size {_side(patch)}; {' and '.join(words)} of pixels {verb} "
+        "never seen: use a patch_size that divides it, or another --image-size"
     )
 
 

@@ -1,4 +1,4 @@
-"""Sizes that a file asks for, looked at beside the weights in it before a model is made of them."""
+"""Check sizes requested by a file against the weights in it, before a model is built from them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,10 +10,10 @@ from lgkd._internal.text import safe_text
 from lgkd.errors import InputError
 
 MAX_PIXELS = 4096 * 4096
-"""Of an image that a stranger's file may ask for."""
+"""Pixels of an image that an untrusted file may ask for."""
 
 _SURE = 1024
-"""A number that no weights have to account for: a model of it is made within seconds."""
+"""Number below which no weights have to justify a size: such a model is built within seconds."""
 
 _REPEATED = ("depth", "layer", "block")
 
@@ -25,7 +25,7 @@ def check_plausible(
     image_size: Sequence[int],
     weights: Mapping[str, Tensor],
 ) -> None:
-    """Refuse sizes that the weights show to be wrong, before hours or all memory are spent on making such a model.
+    """Refuse sizes that the weights contradict, before hours or all memory are spent on building such a model.
 
     Args:
         origin: the file that asks for them.
@@ -36,13 +36,13 @@ def check_plausible(
         weights: of the trained model.
 
     Raises:
-        InputError: a size cannot be that of these weights, or is absurd in itself.
+        InputError: a size cannot be that of these weights, or is out of all bounds.
     """
     height, width = image_size
     if height * width > MAX_PIXELS:
         raise InputError(
             f"{origin} asks for images of {height:,} x {width:,} pixels, expected at most {MAX_PIXELS:,} in all; it is "
-            "damaged or something else"
+            "damaged or a different file"
         )
     longest = max((side for tensor in weights.values() for side in tensor.shape), default=0)
     for key, number in [("num_classes", num_classes), *_numbers(options)]:
@@ -51,12 +51,12 @@ def check_plausible(
         if number > most:
             raise InputError(
                 f"{origin} asks for {safe_text(key, 200)} {number:,}, expected at most {most:,} by the weights beside "
-                "it; it is damaged or something else"
+                "it; it is damaged or a different file"
             )
 
 
 def _numbers(options: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """Whole numbers of options, lists of them included."""
+    """Yield the whole numbers of options, lists of them included."""
     for key, value in options.items():
         waiting = [value]
         while waiting:

@@ -1,8 +1,8 @@
-"""Weights that others have published, read without running anything that is in their files.
+"""Load published weights without running any code of their files.
 
-A file of torch's is a program for a machine that unpickles; of that program only what makes tensors is allowed to run
-(`weights_only=True`, said in the one call there is, and nothing is tried again without it). That lowers the risk and
-does not remove it, so a file is opened only if it is the one whose SHA-256 the caller states. Safetensors files hold
+A file of torch is a program for the unpickling machine; of that program only the parts that build tensors may run
+(`weights_only=True`, set in the only call there is, and never retried without it). That lowers the risk and
+does not remove it, so a file is opened only if it has the SHA-256 that the caller states. Safetensors files hold
 no program at all.
 """
 
@@ -24,16 +24,16 @@ from lgkd.models.factory import ImageSize, create_model
 from lgkd.models.pretrained_keys import layouts_of
 
 MAX_BYTES = 2**32
-"""Of a file that is read; the largest known teacher with the state of its optimiser has less than a tenth of it."""
+"""Bytes of a file that is read; the largest known teacher with its optimiser state has less than a tenth of it."""
 
 _CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "net")
-"""Keys under which checkpoints hold the model's state."""
+"""Keys under which checkpoints store the model's state."""
 
 _PREFIXES = ("module.", "_orig_mod.", "teacher_model.", "student_model.", "student.", "backbone.", "model.")
-"""What DataParallel, the compiler, and wrappers put before every name."""
+"""Prefixes that DataParallel, the compiler, and wrappers put before every name."""
 
 _COUNTER = "num_batches_tracked"
-"""Of BatchNorm; torch before 0.4.1 did not have it, and nothing that lgkd computes reads it."""
+"""Counter of BatchNorm; torch before 0.4.1 did not have it, and no computation of lgkd reads it."""
 
 _LISTED = 10
 
@@ -47,20 +47,20 @@ def load_foreign(
     image_size: ImageSize | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """A model with published weights, in eval mode, on the CPU.
+    """Build a model with published weights, in eval mode, on the CPU.
 
     Args:
         name: as `lgkd teachers` lists them, `timm:NAME` or `package.module:factory`.
-        path: a safetensors file (its name ends in .safetensors), or one that torch has saved, whatever it is called.
+        path: a safetensors file (its name ends in .safetensors), or one saved by torch, under any name.
         num_classes: width of the logits, which must be that of the weights.
-        sha256: of the file, in hex digits: as its publisher states it, or as `sha256sum` gives it for a copy that
+        sha256: of the file, in hex digits: as its publisher states it, or as `sha256sum` computes it for a copy that
             you trust.
         image_size: pixels, one number or (height, width); None for the model's own.
-        options: reach the constructor.
+        options: passed to the constructor.
 
     Raises:
-        InputError: the file cannot be read, is another one, or holds more than tensors.
-        ModelError: the model cannot be made, or the weights are those of another.
+        InputError: the file cannot be read, is a different one, or holds more than tensors.
+        ModelError: the model cannot be built, or the weights belong to another one.
     """
     tensors = read_foreign(path, sha256=sha256)
     with torch.random.fork_rng(devices=[]):
@@ -70,16 +70,16 @@ def load_foreign(
 
 
 def read_foreign(path: str | Path, *, sha256: str) -> dict[str, Tensor]:
-    """The named tensors of a file, out of whatever checkpoint they lie in, under their publisher's names.
+    """Read the named tensors of a file, from any known checkpoint layout, under their publisher's names.
 
     Raises:
-        InputError: the file cannot be read, is not the one with that SHA-256, or holds more than tensors.
+        InputError: the file cannot be read, does not have that SHA-256, or holds more than tensors.
     """
     place, wanted = Path(path).expanduser(), sha256.strip().lower()
     if not re.fullmatch(r"[0-9a-f]{64}", wanted):
         raise InputError(
-            f"{sha256!r} is no SHA-256, expected 64 hex digits: as the publisher of {place.name} states them, or as "
-            "`sha256sum` gives them for a copy that you trust"
+            f"{sha256!r} is not a SHA-256, expected 64 hex digits: as the publisher of {place.name} states them, or as "
+            "`sha256sum` computes them for a copy that you trust"
         )
     if place.suffix.lower() == ".safetensors":
         return _plain(_unwrapped(load_weights(place, wanted), place), place)
@@ -87,17 +87,17 @@ def read_foreign(path: str | Path, *, sha256: str) -> dict[str, Tensor]:
 
 
 def fill_foreign(model: nn.Module, tensors: Mapping[str, Tensor], *, name: str, origin: str, num_classes: int) -> None:
-    """Put published weights into a model, by its own names or by those of a known layout; all must fit.
+    """Load published weights into a model, by its own names or by those of a known layout; all must fit.
 
     Args:
-        model: takes the weights; it stays as it was where they do not fit.
+        model: takes the weights; it is unchanged where they do not fit.
         tensors: under their publisher's names.
-        name: what the model is called in messages.
+        name: the model's name in messages.
         origin: where the tensors come from, in messages.
         num_classes: width of the model's logits.
 
     Raises:
-        ModelError: names that are missing or unexpected, shapes that differ, another number of classes, or values
+        ModelError: missing or unexpected names, different shapes, another number of classes, or values
             that are not finite.
     """
     have = model.state_dict()
@@ -105,7 +105,7 @@ def fill_foreign(model: nn.Module, tensors: Mapping[str, Tensor], *, name: str, 
     layout = max(layouts_of(model), key=lambda known: sum(known(key) in have for key in stripped))
     theirs = {layout(key): key for key in stripped}
     if len(theirs) != len(stripped):
-        raise ModelError(f"{origin} does not fit {name}: two of its tensors would be the same of the model's")
+        raise ModelError(f"{origin} does not fit {name}: two of its tensors map to the same tensor of the model")
     found = {key: stripped[theirs[key]] for key in theirs}
     _check_classes(model, found, name=name, origin=origin, num_classes=num_classes)
     shared = sorted(have.keys() & found.keys())
@@ -121,9 +121,9 @@ def fill_foreign(model: nn.Module, tensors: Mapping[str, Tensor], *, name: str, 
     if not any(problems.values()):
         kept = {key: found[key].to(have[key].dtype) for key in shared}
         problems["not finite"] = [key for key, value in kept.items() if not torch.isfinite(value).all()]
-    told = [f"{len(keys)} {what} ({_listed(keys)})" for what, keys in problems.items() if keys]
-    if told:
-        raise ModelError(f"{origin} does not fit {name}: {'; '.join(told)}")
+    parts = [f"{len(keys)} {what} ({_listed(keys)})" for what, keys in problems.items() if keys]
+    if parts:
+        raise ModelError(f"{origin} does not fit {name}: {'; '.join(parts)}")
     model.load_state_dict({key: found.get(key, value) for key, value in have.items()})
 
 
@@ -131,7 +131,7 @@ def fill_foreign(model: nn.Module, tensors: Mapping[str, Tensor], *, name: str, 
 
 
 def _bytes(place: Path, sha256: str) -> bytes:
-    """The file, read once: what was hashed is what is opened."""
+    """Read the file once, so that the bytes that were hashed are those that are opened."""
     try:
         size = place.stat().st_size
         if size > MAX_BYTES:
@@ -150,25 +150,25 @@ def _bytes(place: Path, sha256: str) -> bytes:
 def _load(data: bytes, place: Path) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of storages and formats that only torch's own developers know
+            warnings.simplefilter("ignore")  # about storages and formats, of use only to torch's developers
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # a stranger's file may make torch trip over anything
+    except Exception as error:  # an untrusted file may make torch fail in any way
         if type(error).__name__ == "UnpicklingError":
-            # torch's own message tells how to open it nevertheless; nobody should.
+            # torch's own message explains how to open it anyway, which would be unsafe.
             named = re.search(r"GLOBAL ([\w.]+)", str(error))
             what = f" ({named.group(1)})" if named else ""
             raise InputError(
-                f"{place} holds more than tensors{what}, or is no file that torch has saved; opening such a file could "
-                "run code, so it was refused. Have the state dict alone saved where it was made, best as safetensors"
+                f"{place} holds more than tensors{what}, or was not saved by torch; opening such a file could run "
+                "code, so it was refused. Have the state dict alone saved by its publisher, preferably as safetensors"
             ) from None
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(
-            f"{place}: not a file that torch has saved ({lines[0][:120]}); it is damaged or something else"
+            f"{place}: not a file that torch has saved ({lines[0][:120]}); it is damaged or a different file"
         ) from None
 
 
 def _unwrapped(loaded: Any, place: Path) -> dict[str, Any]:
-    """The state dict inside a checkpoint."""
+    """Return the state dict inside a checkpoint."""
     for _ in range(len(_CONTAINERS)):
         if isinstance(loaded, dict) and loaded and all(isinstance(value, Tensor) for value in loaded.values()):
             return loaded
@@ -224,7 +224,7 @@ def _check_classes(
         return
     if weight is not None and weight.ndim > 0 and weight.shape[0] != num_classes:
         raise ModelError(
-            f"{origin} tells {weight.shape[0]} classes apart, {name} was to tell {num_classes}; take weights that were "
+            f"{origin} distinguishes {weight.shape[0]} classes, {name} needs {num_classes}; use weights that were "
             "trained on the same data set"
         )
 
@@ -237,5 +237,5 @@ def _listed(names: Iterable[str]) -> str:
     listed = list(names)
     more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
     text = ", ".join(listed[:_LISTED]) + more
-    # Names come from a stranger's file: none may move the cursor or fill the screen.
+    # Names come from an untrusted file: none may move the cursor or fill the screen.
     return "".join(sign if sign.isprintable() else "?" for sign in text)[:1500]

@@ -1,4 +1,4 @@
-"""What the layers of our CNNs are called in the weights that others have published.
+"""Map the names of layers in published weights to those of lgkd's CNNs.
 
 Facts taken from the publishers' code:
 
@@ -9,7 +9,7 @@ Facts taken from the publishers' code:
 * the code of Locality Guidance (tiny-transformers, a fork of pycls): CIFAR ResNets, `stem.conv`, `s1.b1.f.a`,
   `s1.b1.f.a_bn`, `s2.b1.proj`, `s2.b1.bn`, `head.fc`.
 
-Not here, for these are other networks: MobileNetV2 and ShuffleNetV2 of RepDistiller (other strides, another first
+Not included, being other networks: MobileNetV2 and ShuffleNetV2 of RepDistiller (other strides, another first
 convolution), VGGs of pytorch-cifar-models (two more linear layers).
 """
 
@@ -24,11 +24,11 @@ from lgkd.models.cnn.vgg import Vgg
 from lgkd.models.cnn.wide_resnet import WideResNet
 
 Layout = Callable[[str], str]
-"""From a publisher's name of a tensor to ours; a name that it does not know stays."""
+"""Function from a publisher's name of a tensor to lgkd's; unknown names are returned unchanged."""
 
 
 def layouts_of(model: nn.Module) -> list[Layout]:
-    """All layouts that the weights of a model may be in; the first is its own."""
+    """Return all layouts that a model's weights may have; the first is its own."""
     return [_as_it_is, *(layout for kind, layout in _LAYOUTS if isinstance(model, kind))]
 
 
@@ -37,7 +37,7 @@ def _as_it_is(key: str) -> str:
 
 
 def _renamer(*rules: tuple[str, str | Callable[[re.Match[str]], str]]) -> Layout:
-    """A layout from patterns and what takes their place, one after the other."""
+    """Build a layout from patterns and their replacements, applied in order."""
     compiled = [(re.compile(pattern), new) for pattern, new in rules]
 
     def rename(key: str) -> str:
@@ -49,7 +49,7 @@ def _renamer(*rules: tuple[str, str | Callable[[re.Match[str]], str]]) -> Layout
 
 
 def _mobile_block(match: re.Match[str]) -> str:
-    """`features.N.` of MobileNetV2: first the stem, then 17 blocks in the order of the stages, then the head."""
+    """Map `features.N.` of MobileNetV2: first the stem, then 17 blocks in the order of the stages, then the head."""
     number = int(match.group(1))
     for stage, (first, last) in enumerate(((1, 3), (4, 6), (7, 13), (14, 17)), start=1):
         if first <= number <= last:
@@ -91,7 +91,7 @@ _LAYOUTS: tuple[tuple[type[nn.Module], Layout], ...] = (
         _renamer(
             (r"^features\.(\d+)\.", _mobile_block),
             (r"^classifier\.1\.", "classifier."),
-            # The very first block has no widening, so that its layers are counted from the depthwise one.
+            # The very first block has no widening, so its layers are counted from the depthwise one.
             (r"^stage1\.0\.conv\.0\.", "stage1.0.depthwise."),
             (r"^stage1\.0\.conv\.1\.", "stage1.0.project.0."),
             (r"^stage1\.0\.conv\.2\.", "stage1.0.project.1."),
@@ -113,4 +113,4 @@ _LAYOUTS: tuple[tuple[type[nn.Module], Layout], ...] = (
         ),
     ),
 )
-"""Which architectures have weights under other names, and what these names are here."""
+"""Architectures with weights under other names, and the map from these names to lgkd's."""

@@ -1,8 +1,8 @@
-"""What has to be run of a frozen model: the layers that lead to what is read, BatchNorm folded into convolutions.
+"""Prune a frozen model to the layers whose outputs are used, and fold BatchNorm into convolutions.
 
-A teacher is run once a step and never changes, so everything that can be settled beforehand is: layers behind the last
-one that is read are left out, and the scale and shift of a BatchNorm with fixed statistics become those of the
-convolution before it. The trimmed model is a copy; the teacher itself stays as it was.
+A teacher runs once a step and never changes, so its graph is simplified beforehand: layers after the last one that is
+read are removed, and the scale and shift of a BatchNorm with fixed statistics become those of the convolution before
+it. The pruned model is a copy; the teacher itself is unchanged.
 """
 
 import copy
@@ -13,17 +13,17 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-# How far a trimmed model may be from the whole one, as a share of the largest value: beyond rounding, it is another.
+# Largest difference of a pruned model from the whole one, as a share of the largest value: more is not rounding.
 _ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-4}
 
 
 class Trimmed(nn.Module):
-    """A frozen model reduced to what is read of it.
+    """Run a frozen model reduced to the outputs that are read.
 
     Args:
-        graph: puts out one tensor for each thing that is read.
-        with_logits: whether the first of them is the model's own output.
-        folded: how many BatchNorms were folded.
+        graph: outputs one tensor for each requested value.
+        with_logits: the first of them is the model's own output.
+        folded: number of folded BatchNorms.
     """
 
     def __init__(self, graph: fx.GraphModule, *, with_logits: bool, folded: int) -> None:
@@ -34,7 +34,7 @@ class Trimmed(nn.Module):
 
     @torch.no_grad()
     def forward(self, images_B3HW: Tensor) -> tuple[Tensor | None, list[Tensor]]:
-        """The logits (B,K), where they are wanted, and the outputs (or inputs) of the layers that are read."""
+        """Return the logits (B,K), if requested, and the outputs (or inputs) of the layers that are read."""
         seen = list(self.graph(images_B3HW))
         return (seen.pop(0) if self.with_logits else None), seen
 
@@ -42,27 +42,27 @@ class Trimmed(nn.Module):
 def trim(
     model: nn.Module, outputs: Sequence[str], inputs: Sequence[str] = (), *, logits: bool, images: Tensor
 ) -> Trimmed | None:
-    """Reduce a frozen model to what is read of it.
+    """Prune a frozen model to the outputs that are read.
 
     Args:
-        model: in the state in which it will be run; it is not changed.
+        model: in the state in which it will run; it is not changed.
         outputs: names of layers whose outputs are read.
         inputs: names of layers whose inputs are read, after the outputs.
-        logits: whether the model's own output is read.
-        images: a few, on which the trimmed model is compared with the whole one.
+        logits: read the model's own output as well.
+        images: a few, on which the pruned model is compared with the whole one.
 
     Returns:
-        None for a model that cannot be followed (its forward pass depends on the values that it sees, it has hooks),
+        None for a model that cannot be traced (its forward pass depends on the values of its inputs, it has hooks),
         or whose reduction does not compute the same.
     """
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
-        return None  # somebody listens, who would hear nothing of a copy
+        return None  # its hooks would not run on a copy
     for fold in (True, False):
         try:
             made = _trimmed(model, outputs, inputs, logits=logits, fold=fold)
             if _agree(model, made, outputs, inputs, images):
                 return made
-        except Exception:  # whatever a stranger's forward pass trips over: it is run whole instead
+        except Exception:  # any error of a custom forward pass: the model runs whole instead
             return None
     return None
 
@@ -75,10 +75,10 @@ def _trimmed(model: nn.Module, outputs: Sequence[str], inputs: Sequence[str], *,
     wanted = [end.args[0]] if logits else []
     wanted += [tracer.outputs[name].node for name in outputs] + [tracer.inputs[name].node for name in inputs]
     if not all(isinstance(node, fx.Node) for node in wanted):
-        raise TypeError("a layer puts out more than one tensor")
+        raise TypeError("a layer outputs more than one tensor")
     end.args = (tuple(wanted),)
     for node in list(graph.nodes):
-        if node.target is torch._assert:  # of shapes that do not change any more; it would keep what it looks at alive
+        if node.target is torch._assert:  # of shapes that no longer change; it would keep its input alive
             graph.erase_node(node)
     reduced = fx.GraphModule(copied, graph)
     reduced.graph.eliminate_dead_code()
@@ -89,7 +89,7 @@ def _trimmed(model: nn.Module, outputs: Sequence[str], inputs: Sequence[str], *,
 
 
 class _Tracer(fx.Tracer):
-    """Follows a forward pass and remembers what goes into and comes out of named layers, containers included."""
+    """Trace a forward pass and record inputs and outputs of named layers, containers included."""
 
     def __init__(self, outputs: Sequence[str], inputs: Sequence[str]) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class _Tracer(fx.Tracer):
         self.inputs: dict[str, Any] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        # Other libraries' BatchNorms are followed as one, so that they can be folded.
+        # BatchNorms of other libraries are traced as one node, so that they can be folded.
         return isinstance(m, nn.BatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
@@ -154,7 +154,7 @@ def _fold_batch_norms(reduced: fx.GraphModule) -> int:
 
 
 def _behind(norm: nn.BatchNorm2d) -> nn.Module | None:
-    """What is left of a BatchNorm without scale and shift: timm's have an activation in them. None: that is unknown."""
+    """Return the rest of a BatchNorm without scale and shift, such as timm's activation; None: unknown."""
     if type(norm) is nn.BatchNorm2d:
         return nn.Identity()
     from timm.layers.norm_act import BatchNormAct2d  # takes seconds, and only models of timm have it
@@ -166,7 +166,7 @@ def _behind(norm: nn.BatchNorm2d) -> nn.Module | None:
 
 @torch.no_grad()
 def _agree(model: nn.Module, made: Trimmed, outputs: Sequence[str], inputs: Sequence[str], images: Tensor) -> bool:
-    """Whether the reduction computes what the whole model does."""
+    """Return true if the reduction computes the same as the whole model."""
     seen: dict[tuple[str, str], Any] = {}
     modules = dict(model.named_modules())
     handles = [

@@ -1,4 +1,4 @@
-"""PVT: a pyramid of transformers, in which attention looks at a map that is made coarser first.
+"""Build PVT: a pyramid of transformers in which attention reads a coarser map.
 
 Letters in shapes: B batch, K classes, H W image size, h w grid, N and M tokens, D width.
 """
@@ -19,10 +19,10 @@ _norm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class PyramidVisionTransformer(nn.Module):
-    """PVT, the first version: (B,3,H,W) -> (B,K). Its defaults are those of PVT-Tiny.
+    """Classify images by PVT, the first version: (B,3,H,W) -> (B,K). Defaults are those of PVT-Tiny.
 
-    Each of the `stages` cuts its map into patches without overlap, adds learned positions and runs its `blocks`. A
-    class token is there in the last stage only, and is classified after a LayerNorm. A block puts out (B,N,D), in the
+    Each of the `stages` cuts its map into patches without overlap, adds learned positions and runs its `blocks`. Only
+    the last stage has a class token, which is classified after a LayerNorm. A block outputs (B,N,D), in the
     last stage (B,1+N,D); N is (H/4) (W/4) in the first stage and a quarter of it in each further one.
 
     With 100 classes at 224 px PVT-Tiny has 12,767,588 parameters.
@@ -39,8 +39,8 @@ class PyramidVisionTransformer(nn.Module):
         depths: number of blocks of each stage.
         num_heads: of each stage's attention.
         mlp_ratios: the hidden width of a stage's MLPs is this times D.
-        sr_ratios: how many times coarser the map is, side by side, at which a stage's attention looks; 1 in the last.
-        drop_path_rate: share of the samples for which the last block's branches are left out in training, growing
+        sr_ratios: factor by which the map that a stage's attention reads is coarser, per side; 1 in the last.
+        drop_path_rate: fraction of the samples whose last block's branches are skipped in training, growing
             linearly from 0 over the blocks of all stages; in [0, 1).
 
     Raises:
@@ -75,8 +75,8 @@ class PyramidVisionTransformer(nn.Module):
         grids = stage_grids("PVT", self.image_size, patch_size, len(depths))
         if sr_ratios[-1] != 1:
             raise ModelError(
-                f"PVT: the last of sr_ratios is {sr_ratios[-1]}, but the class token has no place on a map that could "
-                "be made coarser; expected 1"
+                f"PVT: the last of sr_ratios is {sr_ratios[-1]}, expected 1: the class token has no position on a map "
+                "that could be made coarser"
             )
         rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
         stages: list[nn.Module] = []
@@ -103,7 +103,7 @@ class PyramidVisionTransformer(nn.Module):
         init_linear(self)
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        """Logits (B,K)."""
+        """Return logits (B,K)."""
         check_size("PVT", images_B3HW, self.image_size)
         map_BDhw = images_B3HW
         for stage in self.stages[:-1]:
@@ -113,7 +113,7 @@ class PyramidVisionTransformer(nn.Module):
 
 
 class PyramidStage(nn.Module):
-    """Patches, positions, perhaps a class token, and blocks: (B,C,patch h,patch w) -> (B,N,D) or (B,1+N,D)."""
+    """Embed patches, add positions and a class token if asked, run blocks: (B,C,H,W) -> (B,N,D) or (B,1+N,D)."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class PyramidStage(nn.Module):
 
 
 class PyramidBlock(nn.Module):
-    """Attention and MLP, each on normed tokens with a shortcut around it: (B,N,D) -> (B,N,D)."""
+    """Apply attention and MLP, each on normed tokens with a shortcut around it: (B,N,D) -> (B,N,D)."""
 
     def __init__(
         self, width: int, heads: int, *, grid: tuple[int, int], mlp_ratio: float, reduction: int, drop_path: float
@@ -172,16 +172,16 @@ class PyramidBlock(nn.Module):
 
 
 class PyramidAttention(nn.Module):
-    """Attention whose keys and values come from a coarser map: (B,N,D) -> (B,N,D).
+    """Attend to keys and values of a coarser map: (B,N,D) -> (B,N,D).
 
-    The tokens are laid out on their grid, a convolution with kernel and stride `reduction` and a LayerNorm make M =
-    N / reduction^2 tokens of them, and these are looked at. With a reduction of 1 it is plain attention, and the
-    tokens may hold a class token.
+    The tokens are arranged on their grid, and a convolution with kernel and stride `reduction` and a LayerNorm reduce
+    them to M = N / reduction^2 tokens, which give keys and values. With a reduction of 1 it is plain attention, and the
+    tokens may include a class token.
 
     Source: arXiv 2102.12122, section 3.3.
 
     Raises:
-        ModelError: the grid's sides are no multiples of `reduction`.
+        ModelError: the grid's sides are not multiples of `reduction`.
     """
 
     def __init__(self, width: int, heads: int, grid: tuple[int, int], reduction: int) -> None:
@@ -212,12 +212,12 @@ class PyramidAttention(nn.Module):
 def attend(
     queries_BND: Tensor, keys_BMD: Tensor, values_BMD: Tensor, *, heads: int, fused: bool, scale: float | None = None
 ) -> Tensor:
-    """Softmax attention in which every head has its share of the width, (B,N,D).
+    """Compute softmax attention in which every head has its share of the width, (B,N,D).
 
     Args:
-        heads: how many there are.
-        fused: through torch's fused function, or as two products with a softmax between them: the same numbers.
-        scale: what products of queries and keys are multiplied by; None: 1 / sqrt(D / heads).
+        heads: number of heads.
+        fused: use torch's fused function, or two products with a softmax between them: the same numbers.
+        scale: factor of the products of queries and keys; None: 1 / sqrt(D / heads).
     """
     queries, keys, values = (
         each.reshape(*each.shape[:2], heads, -1).transpose(1, 2) for each in (queries_BND, keys_BMD, values_BMD)
@@ -231,18 +231,18 @@ def attend(
 
 
 def to_map(tokens_BND: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Tokens laid out row by row, (B,N,D) -> (B,D,h,w)."""
-    # Channels stay last in memory: behind other layouts torch 2.14's BatchNorm has wrong gradients for a single image.
+    """Arrange tokens row by row, (B,N,D) -> (B,D,h,w)."""
+    # Channels stay last in memory: after other layouts torch 2.14's BatchNorm has wrong gradients for a single image.
     return tokens_BND.reshape(tokens_BND.shape[0], *grid, tokens_BND.shape[2]).permute(0, 3, 1, 2)
 
 
 def to_tokens(map_BDhw: Tensor) -> Tensor:
-    """The places of a map row by row, (B,D,h,w) -> (B,N,D)."""
+    """Flatten a map row by row, (B,D,h,w) -> (B,N,D)."""
     return map_BDhw.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def init_linear(model: nn.Module) -> None:
-    """Linear layers of a whole model as these papers begin: a normal distribution of deviation 0.02, biases 0."""
+    """Initialise all linear layers of a model as in these papers: normal of deviation 0.02, biases 0."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)
@@ -250,7 +250,7 @@ def init_linear(model: nn.Module) -> None:
 
 
 def stage_grids(name: str, image_size: tuple[int, int], patch_size: int, stages: int) -> list[tuple[int, int]]:
-    """The grid (h,w) of each stage: the image's sides over `patch_size`, then half of it each time.
+    """Compute the grid (h,w) of each stage: the image's sides over `patch_size`, halved for each further one.
 
     Raises:
         ModelError: one of them is not whole.
@@ -259,7 +259,7 @@ def stage_grids(name: str, image_size: tuple[int, int], patch_size: int, stages:
     step = patch_size * 2 ** (stages - 1)
     if patch_size < 1 or min(image_size) < 1 or height % step or width % step:
         raise ModelError(
-            f"{name}: images of {height} x {width} pixels are no whole grids in {stages} stages after patches of "
+            f"{name}: images of {height} x {width} pixels do not divide into {stages} stages after patches of "
             f"{patch_size} pixels; choose an image_size whose sides are multiples of {max(step, 1)}, or another "
             "patch_size"
         )
@@ -275,32 +275,30 @@ def check_stages(
     num_heads: Sequence[int],
     **others: Sequence[float],
 ) -> None:
-    """That the settings of a pyramid's stages fit each other.
+    """Validate that the settings of a pyramid's stages fit each other.
 
     Raises:
         ModelError: they do not.
     """
     if num_classes < 1:
-        raise ModelError(f"{name}: a classifier of {num_classes} classes does not exist; expected at least 1")
+        raise ModelError(f"{name}: num_classes is {num_classes}, expected at least 1")
     if not 0 <= drop_path_rate < 1:
-        raise ModelError(f"{name}: drop_path_rate is {drop_path_rate}, expected a share from 0 to below 1")
+        raise ModelError(f"{name}: drop_path_rate is {drop_path_rate}, expected a number from 0 to below 1")
     settings: dict[str, Sequence[float]] = {"embed_dims": embed_dims, "num_heads": num_heads, **others}
     for key, values in settings.items():
         if not values or len(values) != len(embed_dims):
             raise ModelError(
-                f"{name}: {key} has {len(values)} entries and embed_dims {len(embed_dims)}; give each one entry a stage"
+                f"{name}: {key} has {len(values)} entries and embed_dims {len(embed_dims)}; give one entry per stage"
             )
         if min(values) <= 0:
             raise ModelError(f"{name}: {key} is {list(values)}, expected numbers above 0")
     for width, heads in zip(embed_dims, num_heads, strict=True):
         if width % heads:
-            raise ModelError(
-                f"{name}: embed_dims has {width}, which cannot be shared out to {heads} heads; choose a multiple"
-            )
+            raise ModelError(f"{name}: embed_dims has {width}, which {heads} heads do not divide; choose a multiple")
 
 
 def check_size(name: str, images_B3HW: Tensor, image_size: tuple[int, int]) -> None:
-    """ModelError where images have another size than the model was made for."""
+    """Raise ModelError where images have another size than the model was made for."""
     if images_B3HW.shape[-2:] != image_size:
         raise ModelError(
             f"{name}: images are {images_B3HW.shape[-2]} x {images_B3HW.shape[-1]} pixels, expected {image_size[0]} x "

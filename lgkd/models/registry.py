@@ -1,4 +1,4 @@
-"""Names of teachers and students and what is known of them; no torch, so that listing is quick."""
+"""List names of teachers and students with their descriptions; no torch, so that listing is quick."""
 
 from lgkd._internal.text import did_you_mean
 from lgkd.errors import ModelError
@@ -11,17 +11,17 @@ _BY_ALIAS = {alias: info.name for info in MODELS.values() for alias in info.alia
 
 
 def names(role: Role | None = None) -> list[str]:
-    """The names of one role, or of both."""
+    """Return the names of one role, or of both."""
     return [name for name, info in MODELS.items() if role is None or info.role == role]
 
 
 def canonical(name: str) -> str:
-    """The name a model is kept under: aliases give way, `timm:` and `module:factory` names stay."""
+    """Resolve aliases to the name a model is listed under; `timm:` and `module:factory` names are unchanged."""
     return _BY_ALIAS.get(name, name)
 
 
 def find(name: str) -> ModelInfo | None:
-    """What is known of a name; None for `timm:NAME` and `package.module:factory`.
+    """Look up the description of a name; None for `timm:NAME` and `package.module:factory`.
 
     Raises:
         ModelError: neither known nor of one of those forms.

@@ -1,4 +1,4 @@
-"""T2T-ViT: tokens gathered twice anew from overlapping neighbourhoods, and a plain, narrow ViT over them.
+"""Build T2T-ViT: tokens gathered twice from overlapping neighbourhoods, and a plain, narrow ViT over them.
 
 Letters in shapes: B batch, K classes, H W image size, h w grid, C channels, N tokens, P numbers in a patch, D width,
 R random features.
@@ -23,11 +23,11 @@ _norm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class T2TViT(nn.Module):
-    """T2T-ViT: (B,3,H,W) -> (B,K). Its defaults are those of T2T-ViT-7.
+    """Classify images by T2T-ViT: (B,3,H,W) -> (B,K). Defaults are those of T2T-ViT-7.
 
-    The image becomes tokens in three soft splits, see `TokensToToken`; a class token joins, fixed sinusoidal positions
-    are added, and `blocks` of a plain ViT follow, without biases in queries, keys and values. What is classified is the
-    class token after a LayerNorm. Every block puts out (B,1+N,D) with N = (H / patch_size) (W / patch_size).
+    The image becomes tokens in three soft splits, see `TokensToToken`; a class token and fixed sinusoidal positions
+    are added, and `blocks` of a plain ViT follow, without biases in queries, keys and values. The class token is
+    classified after a LayerNorm. Every block outputs (B,1+N,D) with N = (H / patch_size) (W / patch_size).
 
     With 100 classes at 224 px T2T-ViT-7 has 4,078,922 parameters and T2T-ViT-14 21,199,050. As in the authors' count,
     54,528 and 79,744 of these are constants: the positions and the two random projections of the performers. They are
@@ -35,7 +35,7 @@ class T2TViT(nn.Module):
 
     Source: Yuan et al., Tokens-to-Token ViT, ICCV 2021 (arXiv 2101.11986), section 3, with performers in the soft
     splits; the settings (epsilon 1e-6 in every LayerNorm, no dropout) are those of Locality Guidance, arXiv 2207.10026.
-    The strides for small images are ours, the source knows only 16 pixels a token.
+    The strides for small images are lgkd's; the source has only 16 pixels a token.
 
     Args:
         num_classes: K, at least 1.
@@ -46,7 +46,7 @@ class T2TViT(nn.Module):
         depth: number of blocks.
         num_heads: of each block's attention.
         mlp_ratio: the hidden width of a block's MLP is this times D.
-        drop_path_rate: share of the samples for which the last block's branches are left out in training, growing
+        drop_path_rate: fraction of the samples whose last block's branches are skipped in training, growing
             linearly from 0 at the first block; in [0, 1).
 
     Raises:
@@ -89,7 +89,7 @@ class T2TViT(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        """Logits (B,K)."""
+        """Return logits (B,K)."""
         if images_B3HW.shape[-2:] != self.image_size:
             raise ModelError(
                 f"T2T-ViT: images are {images_B3HW.shape[-2]} x {images_B3HW.shape[-1]} pixels, expected "
@@ -104,7 +104,7 @@ class T2TViT(nn.Module):
 
 
 class TokensToToken(nn.Module):
-    """Images to tokens in three soft splits with a performer after the first and the second: (B,3,H,W) -> (B,N,D).
+    """Convert images to tokens in three soft splits, a performer after the first two: (B,3,H,W) -> (B,N,D).
 
     Each split gathers overlapping neighbourhoods of 7 x 7, 3 x 3 and 3 x 3 places into one token each; a performer
     brings the tokens of the first two to a width of 64, a linear layer those of the third to D. `grids` are the (h,w)
@@ -113,15 +113,15 @@ class TokensToToken(nn.Module):
     Source: arXiv 2101.11986, section 3.1.
 
     Raises:
-        ModelError: the image's sides are no multiples of `patch_size`.
+        ModelError: the image's sides are not multiples of `patch_size`.
     """
 
     def __init__(self, width: int, image_size: tuple[int, int], patch_size: int) -> None:
         super().__init__()
         if min(image_size) < 1 or image_size[0] % patch_size or image_size[1] % patch_size:
             raise ModelError(
-                f"T2T-ViT: images of {image_size[0]} x {image_size[1]} pixels are no whole grid of tokens, one for "
-                f"every {patch_size} pixels; choose an image_size whose sides are multiples of {patch_size}, or "
+                f"T2T-ViT: images of {image_size[0]} x {image_size[1]} pixels do not divide into a grid of tokens, one "
+                f"for every {patch_size} pixels; choose an image_size whose sides are multiples of {patch_size}, or "
                 f"another patch_size ({', '.join(map(str, _STRIDES))})"
             )
         self.strides = _STRIDES[patch_size]
@@ -135,7 +135,7 @@ class TokensToToken(nn.Module):
         self.project = nn.Linear(_TOKEN_WIDTH * _KERNELS[2] ** 2, width)
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        """Tokens (B,N,D), row by row."""
+        """Return tokens (B,N,D), row by row."""
         first, second, third = self.strides
         tokens_BND = self.performer1(soft_split(images_B3HW, _KERNELS[0], first))
         map_BDhw = _laid_out(tokens_BND, self.grids[0])
@@ -149,18 +149,18 @@ def _laid_out(tokens_BND: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def soft_split(map_BChw: Tensor, kernel: int, stride: int) -> Tensor:
-    """Overlapping neighbourhoods as tokens: (B,C,h,w) -> (B,N,P), N = (h / stride) (w / stride), P = C kernel^2.
+    """Unfold overlapping neighbourhoods into tokens: (B,C,h,w) -> (B,N,P), P = C kernel^2.
 
-    The map is padded by zeros on every side, (kernel - stride + 1) // 2 places of them (2, 1, 1 in the source), so that
-    a grid that the stride divides stays whole. Within a token the channel changes slowest, then the row, then the
-    column.
+    N is (h / stride) (w / stride). The map is padded by (kernel - stride + 1) // 2 zeros on every side (2, 1, 1 in the
+    source), so that a grid that the stride divides stays whole. Within a token the channel changes slowest,
+    then the row, then the column.
     """
     padding = (kernel - stride + 1) // 2
     return F.unfold(map_BChw, kernel, padding=padding, stride=stride).transpose(1, 2)
 
 
 class Performer(nn.Module):
-    """A transformer layer that is linear in the number of tokens and changes their width: (B,N,P) -> (B,N,D).
+    """Apply a transformer layer that is linear in the number of tokens and changes their width: (B,N,P) -> (B,N,D).
 
     `PerformerAttention` of the normed tokens, then an MLP with hidden width D around which there is a shortcut.
     """
@@ -178,13 +178,13 @@ class Performer(nn.Module):
 
 
 class PerformerAttention(nn.Module):
-    """Attention of one head through random features, with the values as its shortcut: (B,N,P) -> (B,N,D).
+    """Attend with one head through random features, with the values as its shortcut: (B,N,P) -> (B,N,D).
 
     `v + proj(random_feature_attention(q, k, v))` with R = D / 2. The projection `features` (R,D) is drawn once, with
     orthogonal rows of length sqrt(R), and not learned. There is no softmax, so there is nothing to fuse.
 
     Source: Choromanski et al., Rethinking Attention with Performers, ICLR 2021 (arXiv 2009.14794), as used by
-    arXiv 2101.11986. The length sqrt(R) of the rows, where theory asks for sqrt(D), is that of the authors' code.
+    arXiv 2101.11986. The length sqrt(R) of the rows, instead of sqrt(D) as in theory, is that of the authors' code.
     """
 
     def __init__(self, width_in: int, width: int) -> None:
@@ -204,13 +204,13 @@ class PerformerAttention(nn.Module):
 
 
 def random_feature_attention(queries_BND: Tensor, keys_BND: Tensor, values_BND: Tensor, features_RD: Tensor) -> Tensor:
-    """Attention whose weights are products of positive random features, (B,N,D), in single precision at least.
+    """Compute attention from products of positive random features, (B,N,D), in single precision at least.
 
         phi(u) = exp(W u - |u|^2 / 2) / sqrt(R)
         y_i    = (sum over j of (phi(q_i) . phi(k_j)) v_j) / (sum over j of phi(q_i) . phi(k_j) + 1e-8)
 
-    W are `features_RD`. Both sums over j are taken once for all i. No exponent exceeds |W_r|^2 / 2, so that nothing
-    overflows however long queries and keys become.
+    W are `features_RD`. Both sums over j are computed once for all i. No exponent exceeds |W_r|^2 / 2, so that nothing
+    overflows for long queries and keys.
     """
     dtype = torch.promote_types(queries_BND.dtype, torch.float32)
     weights_RD = features_RD.to(dtype)
@@ -227,7 +227,7 @@ def _positive_features(vectors_BND: Tensor, weights_RD: Tensor) -> Tensor:
 
 
 def sinusoids(count: int, width: int) -> Tensor:
-    """Positions that are not learned, (count, width): sin(p r_i) at 2i and cos(p r_i) at 2i + 1 for p = 0, 1, ...
+    """Compute fixed positions (count, width): sin(p r_i) at 2i and cos(p r_i) at 2i + 1 for p = 0, 1, ...
 
     r_i = 10000^(-2i / width). Source: Vaswani et al., arXiv 1706.03762, section 3.5.
     """
@@ -241,7 +241,7 @@ def _check(
     classes: int, patch_size: int, width: int, depth: int, heads: int, mlp_ratio: float, drop_path_rate: float
 ) -> None:
     if classes < 1:
-        raise ModelError(f"T2T-ViT: a classifier of {classes} classes does not exist; expected at least 1")
+        raise ModelError(f"T2T-ViT: num_classes is {classes}, expected at least 1")
     if patch_size not in _STRIDES:
         raise ModelError(f"T2T-ViT: patch_size is {patch_size}, expected one of {', '.join(map(str, _STRIDES))}")
     if min(width, depth, heads, mlp_ratio) <= 0:
@@ -250,7 +250,7 @@ def _check(
         )
     if width % heads:
         raise ModelError(
-            f"T2T-ViT: embed_dim {width} cannot be shared out to {heads} heads; choose a multiple of num_heads"
+            f"T2T-ViT: embed_dim is {width}, which {heads} heads do not divide; choose a multiple of num_heads"
         )
     if not 0 <= drop_path_rate < 1:
-        raise ModelError(f"T2T-ViT: drop_path_rate is {drop_path_rate}, expected a share from 0 to below 1")
+        raise ModelError(f"T2T-ViT: drop_path_rate is {drop_path_rate}, expected a number from 0 to below 1")

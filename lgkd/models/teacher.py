@@ -1,4 +1,4 @@
-"""The teacher as a type: frozen, with its own image size and normalisation.
+"""Freeze a teacher with its own image size and normalisation.
 
 Letters in shapes: B batch, K classes, H W image size.
 """
@@ -21,19 +21,19 @@ BatchNormMode = Literal["running", "batch"]
 
 
 class Teacher(nn.Module):
-    """A model that takes no gradient and never changes, whatever its parent does.
+    """Run a model that takes no gradient and never changes, regardless of its parent's mode.
 
     `train()` cannot put it into training mode: `requires_grad=False` alone would leave BatchNorm
     to normalise by the student's batch and let its running statistics drift.
 
     Args:
         model: maps (B,3,H,W) to logits (B,K).
-        image_size: pixels of the images it was trained on, one number or (height, width).
+        image_size: pixels of its training images, one number or (height, width).
         mean, std: normalisation it was trained with, three numbers each.
         taps: names of its layers to read, early to late; None for the defaults.
         batch_norm: "running" uses the statistics learned in training; "batch" those of each batch,
             as the released code of Locality Guidance does. In neither mode are they updated.
-        card: what is known of its training.
+        card: description of its training.
     """
 
     mean: Tensor
@@ -79,20 +79,20 @@ class Teacher(nn.Module):
         return self
 
     def view(self, images_B3HW: Tensor, mean_311: Tensor, std_311: Tensor, *, antialias: bool = False) -> Tensor:
-        """The student's images as the teacher knows images: its size (bilinear), its normalisation.
+        """Convert the student's images to the teacher's size (bilinear) and normalisation.
 
         Args:
-            images_B3HW: what the student sees, normalised by `mean_311` and `std_311`.
+            images_B3HW: the student's input, normalised by `mean_311` and `std_311`.
         """
         images = images_B3HW
         if images.shape[-2:] != self.image_size:
             images = smaller(images, self.image_size, antialias=antialias)
-        # One multiplication and one addition; where both normalise alike they are 1 and 0.
+        # One multiplication and one addition; where both normalisations are equal they are 1 and 0.
         return images * (std_311 / self.std) + (mean_311 - self.mean) / self.std
 
     @torch.no_grad()
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        """Logits (B,K) for images of its own size and normalisation."""
+        """Return logits (B,K) for images of its own size and normalisation."""
         logits = self.model(images_B3HW)
         if not isinstance(logits, Tensor):
             raise no_logits(f"the teacher {type(self.model).__name__}", logits)
@@ -100,9 +100,9 @@ class Teacher(nn.Module):
 
 
 def smaller(images_B3HW: Tensor, size: tuple[int, int], *, antialias: bool = False) -> Tensor:
-    """Bilinear resize with `align_corners=False`, (B,3,H,W) -> (B,3,h,w).
+    """Resize bilinearly with `align_corners=False`, (B,3,H,W) -> (B,3,h,w).
 
-    Where both sides shrink by whole odd factors, as from 224 to 32, every sample without antialias lies on a pixel:
+    Where both sides shrink by whole odd factors, as from 224 to 32, every sample without antialias falls on a pixel:
     reading these pixels gives the same numbers at a tenth of the cost.
     """
     (height, width), (rows, columns) = images_B3HW.shape[-2:], size

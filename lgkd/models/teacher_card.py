@@ -1,4 +1,4 @@
-"""Cards: what is known of a trained teacher, in a small JSON file beside its weights.
+"""Read and write teacher cards: the description of a trained teacher in a small JSON file beside its weights.
 
 A teacher is a folder `DATASET/NAME/` with `card.json` and `weights.safetensors`. No torch here,
 so that listing teachers takes milliseconds.
@@ -64,42 +64,42 @@ class _Part(BaseModel):
 
 
 class Accuracy(_Part):
-    """How good a teacher is, and how that was found out."""
+    """Record a teacher's accuracy and how it was measured."""
 
     top1: float = Field(ge=0, le=1)
     """Top-1 accuracy as a share of 1."""
     split: str = Field(min_length=1)
     """The split it was measured on."""
     epoch: int = Field(ge=0)
-    """The epoch whose weights were kept, counted from 1 (0: untrained)."""
+    """The epoch whose weights were saved, counted from 1 (0: untrained)."""
     epochs: int = Field(ge=0)
     """Epochs of the training."""
     selected_on: str | None = None
-    """The split on which that epoch was chosen; null: the last epoch, nothing was chosen."""
+    """The split on which that epoch was chosen; null: the last epoch, without a choice."""
 
     balanced_accuracy: float | None = Field(default=None, ge=0, le=1)
-    """Mean accuracy of the classes that had images there; null: not measured, as by an older lgkd."""
+    """Mean accuracy of the classes with images there; null: not measured, as by an older lgkd."""
     seen_classes: int | None = Field(default=None, ge=1)
-    """Classes that had images there."""
+    """Number of classes with images there."""
     largest_class: float | None = Field(default=None, gt=0, le=1)
-    """Share of the images that are of the most frequent class: the accuracy of always naming it."""
+    """Share of the most frequent class in the images: the accuracy of always predicting it."""
 
     @model_validator(mode="after")
     def _epoch_is_one_of_them(self) -> "Accuracy":
         if self.epoch > self.epochs:
-            raise ValueError(f"epoch {self.epoch} lies behind the last of {self.epochs}")
+            raise ValueError(f"epoch {self.epoch} is after the last of {self.epochs}")
         return self
 
     def no_better_than(self, classes: int, largest_class: float | None = None) -> str | None:
-        """Describe what a model does little better than: it is less than a tenth of the way from there to perfection.
+        """Describe the baseline that a model hardly exceeds: by less than a tenth of the way from there to 1.
 
-        The balanced accuracy decides where it was measured: a model that tells the small classes apart may have a
-        lower top-1 than one that always names the largest, and knows more.
+        The balanced accuracy decides where it was measured: a model that recognises the small classes may have a
+        lower top-1 than one that always predicts the largest, and still be better.
 
         Args:
-            classes: how many the model knows.
-            largest_class: share of the test images that are of the most frequent class, where the card of an older
-                lgkd does not tell it.
+            classes: number of classes of the model.
+            largest_class: share of the most frequent class in the test images, where the card of an older
+                lgkd lacks it.
         """
         top1, balanced = self.top1, self.balanced_accuracy
         chance = 1 / classes
@@ -120,16 +120,16 @@ class Accuracy(_Part):
 
 
 class TeacherCard(_Part):
-    """What is known of a trained teacher. Lists may be given as tuples; nothing can be changed."""
+    """Describe a trained teacher. Lists may be given as tuples; all fields are immutable."""
 
     version: Literal[1] = 1
     """Version of this format."""
     name: SafeName
     """The teacher's name, also that of its folder."""
     architecture: str = Field(min_length=1)
-    """What builds the untrained network."""
+    """Builder of the untrained network."""
     options: dict[str, bool | int | float | str] = {}
-    """What the constructor was given besides the number of classes."""
+    """Arguments of the constructor besides the number of classes."""
     dataset: SafeName
     """The data set it was trained on, also the folder above its own."""
     fingerprint: str = Field(min_length=1)
@@ -137,41 +137,41 @@ class TeacherCard(_Part):
     classes: Annotated[Words, Field(min_length=1)]
     """Names of the classes, in the order of the logits."""
     images: int = Field(ge=1)
-    """How many images it was trained on."""
+    """Number of its training images."""
     subset: str | None = None
-    """Which part of the training split that was, like "fraction 0.1, seed 0"; null: all of it."""
+    """Subset of the training split, like "fraction 0.1, seed 0"; null: all of it."""
     image_size: int = Field(ge=1)
     """Side of the square images it expects, in pixels."""
     mean: Channels
-    """Channel means its images are normalised by, for values 0 to 1."""
+    """Channel means for the normalisation of its images, for values 0 to 1."""
     std: Annotated[Channels, AfterValidator(_spread)]
-    """Channel standard deviations its images are normalised by."""
+    """Channel standard deviations for the normalisation of its images."""
     taps: Words
     """Layers that guide, from the first to the last."""
     accuracy: Accuracy
-    """How good it is."""
+    """Accuracy and how it was measured."""
     recipe: str = Field(min_length=1)
     """The recipe it was trained with."""
     seed: int = Field(ge=0)
     """The seed of that training."""
     parameters: int = Field(ge=0)
-    """How many numbers it learned."""
+    """Number of learned parameters."""
     weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     """SHA-256 of weights.safetensors."""
     lgkd_version: str
-    """The lgkd that trained it."""
+    """The lgkd version that trained it."""
     torch_version: str
-    """The torch that trained it."""
+    """The torch version that trained it."""
     created: Annotated[str, AfterValidator(_date)]
-    """When, in ISO form (UTC)."""
+    """Date of the training, in ISO form (UTC)."""
 
     @property
     def near_chance(self) -> bool:
-        """Whether it does little better than guessing, or than always naming the largest class."""
+        """Return true if it does little better than guessing, or than always predicting the largest class."""
         return self.no_better_than() is not None
 
     def no_better_than(self, largest_class: float | None = None) -> str | None:
-        """Describe what the teacher does little better than; see `Accuracy.no_better_than`."""
+        """Describe the baseline that the teacher hardly exceeds; see `Accuracy.no_better_than`."""
         return self.accuracy.no_better_than(len(self.classes), largest_class)
 
 
@@ -180,16 +180,16 @@ def _hardly_above(value: float, guess: float) -> bool:
 
 
 def teacher_folder(name: str, dataset: str) -> Path:
-    """Where the user's store keeps this teacher; it need not exist. InputError on an unsafe name."""
+    """Return the folder of this teacher in the user's store; it need not exist. InputError on an unsafe name."""
     return home() / "teachers" / safe_name(dataset, "data set") / safe_name(name, "teacher")
 
 
 def safe_name(text: str, what: str = "name") -> str:
-    """`text` itself if it can name a folder; InputError otherwise.
+    """Return `text` if it can name a folder; raise InputError otherwise.
 
     Args:
-        text: what was given.
-        what: what it is called in the message.
+        text: the given name.
+        what: its description in the message.
     """
     try:
         return _safe(text)
@@ -198,10 +198,10 @@ def safe_name(text: str, what: str = "name") -> str:
 
 
 def find_card(name: str, dataset: str) -> tuple[TeacherCard, Path]:
-    """The card and folder of a trained teacher: from the user's store, else from those with lgkd.
+    """Find the card and folder of a trained teacher: in the user's store, else among those with lgkd.
 
     Raises:
-        MissingTeacherError: no such teacher; it holds the command that trains it.
+        MissingTeacherError: there is no such teacher; the error has the command that trains it.
         InputError: an unsafe name, or a card that cannot be read or belongs to another teacher.
     """
     kept = teacher_folder(name, dataset)
@@ -219,7 +219,7 @@ def find_card(name: str, dataset: str) -> tuple[TeacherCard, Path]:
 
 
 def list_cards() -> tuple[list[tuple[TeacherCard, Path]], list[tuple[Path, str]]]:
-    """All trained teachers with their folders, and the cards that cannot be read with the reason.
+    """List all trained teachers with their folders, and the cards that cannot be read with the reason.
 
     Sorted by data set and name. A teacher in the user's store hides the one of the same name and
     data set that comes with lgkd, as `find_card` does.
@@ -231,7 +231,7 @@ def list_cards() -> tuple[list[tuple[TeacherCard, Path]], list[tuple[Path, str]]
         if (found := _ASIDE.fullmatch(aside.name)) is not None:
             put_back(aside.with_name(found[1]))
     for root in (home() / "teachers", teachers_folder()):
-        # Hidden ones are teachers that are still being put there.
+        # Hidden ones are teachers that are still being stored there.
         for file in sorted(root.glob(f"[!.]*/[!.]*/{CARD}")):
             folder = file.parent
             place = (folder.parent.name, folder.name)
@@ -246,25 +246,25 @@ def list_cards() -> tuple[list[tuple[TeacherCard, Path]], list[tuple[Path, str]]
 
 
 def aside_of(place: Path) -> Path:
-    """Where a teacher is moved aside for a moment, when another one takes its place."""
+    """Return the path where a teacher is moved aside while another one replaces it."""
     return place.with_name(f".{place.name}-{secrets.token_hex(8)}.old")
 
 
 def put_back(place: Path) -> None:
-    """Give a teacher its name again that was moved aside by a process that did not live to put another one there.
+    """Restore a teacher that was moved aside by a process that ended before it could store the new one.
 
-    Nothing happens where a teacher lies, where none was moved aside, and in a store that cannot be written.
+    Do nothing where a teacher is present, where none was moved aside, and in a read-only store.
     """
     if place.exists() or not _moved_aside(place):
         return
-    with locked_folder(place.parent), suppress(OSError):  # whoever exchanges it now holds the lock
+    with locked_folder(place.parent), suppress(OSError):  # a process that is replacing it holds the lock
         for aside in _moved_aside(place):
             if not place.exists():
                 aside.rename(place)
 
 
 def _moved_aside(place: Path) -> list[Path]:
-    """The whole teachers that were moved aside from a place, the latest first."""
+    """Return the complete teachers that were moved aside from a path, the latest first."""
     found = []
     with suppress(OSError):
         for other in place.parent.iterdir():
@@ -276,9 +276,9 @@ def _moved_aside(place: Path) -> list[Path]:
 
 
 def save_card(card: TeacherCard, folder: Path) -> Path:
-    """Write `card.json` into a folder, which is made if need be, and return its path.
+    """Write `card.json` into a folder, which is created if necessary, and return its path.
 
-    The file is complete or not there, and its mode follows the umask, so that others on a shared
+    The file is complete or absent, and its mode follows the umask, so that others on a shared
     machine can read it.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -288,7 +288,7 @@ def save_card(card: TeacherCard, folder: Path) -> Path:
 
 
 def verify_weights(card: TeacherCard, folder: Path) -> Path:
-    """The path of a teacher's weights, once their SHA-256 is found to be the card's.
+    """Return the path of a teacher's weights after checking their SHA-256 against the card.
 
     Raises:
         DamagedError: the weights are missing, cannot be read, or are not those of the card.
@@ -303,24 +303,24 @@ def verify_weights(card: TeacherCard, folder: Path) -> Path:
         ) from None
     if found != card.weights_sha256:
         raise DamagedError(
-            f"{file}: has SHA-256 {found}, its card says {card.weights_sha256}; the file is damaged or another's",
+            f"{file}: has SHA-256 {found}, its card says {card.weights_sha256}; the file is damaged or another file",
             f"train it again: lgkd train-teacher {card.name} {card.dataset}",
         )
     return file
 
 
 def read_card(folder: Path) -> TeacherCard:
-    """The card of the teacher that lies in a folder DATASET/NAME.
+    """Read the teacher's card in a folder DATASET/NAME.
 
     Raises:
-        InputError: it cannot be read, is not as its manifest says, or belongs to another teacher.
+        InputError: it cannot be read, does not match its manifest, or belongs to another teacher.
     """
     file = folder / CARD
     try:
         with file.open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)
     except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}); mend that, or remove the folder") from None
+        raise InputError(f"{file}: cannot be read ({error.strerror}); make it readable, or remove the folder") from None
     if len(raw) > MAX_BYTES:
         raise InputError(
             f"{file}: longer than {MAX_BYTES:,} bytes; this is not a card, remove the folder and train the teacher "
@@ -334,7 +334,7 @@ def read_card(folder: Path) -> TeacherCard:
         raise InputError(f"{file}: not a teacher's card: {_summary(error)}") from None
     if (card.dataset, card.name) != (folder.parent.name, folder.name):
         raise InputError(
-            f"{file}: is the card of {card.name} on {card.dataset}, but lies in the folder of "
+            f"{file}: is the card of {card.name} on {card.dataset}, but is in the folder of "
             f"{folder.name} on {folder.parent.name}; move it back"
         )
     return card

@@ -1,4 +1,4 @@
-"""How timm alone makes a student, for those who have its weights and no lgkd."""
+"""Find the call with which timm alone builds a student, for users of its weights without lgkd."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from lgkd.models.registry import find
 
 @dataclass(frozen=True)
 class TimmCall:
-    """`timm.create_model(model, **arguments)` makes the student, untrained."""
+    """Build the untrained student by `timm.create_model(model, **arguments)`."""
 
     model: str
     arguments: Mapping[str, Any]
@@ -29,11 +29,11 @@ class TimmCall:
 def timm_call(
     name: str, options: Mapping[str, Any], *, num_classes: int, image_size: tuple[int, int]
 ) -> TimmCall | None:
-    """The call of timm that makes a student, or None where timm alone cannot.
+    """Return the timm call that builds a student, or None where timm alone cannot.
 
     Args:
         name: the student's.
-        options: that reached its constructor.
+        options: passed to its constructor.
         num_classes: width of the logits.
         image_size: (height, width) in pixels.
     """
@@ -43,7 +43,7 @@ def timm_call(
         return None
     plain = {key: value for key, value in options.items() if key != "distillation_token"}
     side: Any = image_size if image_size[0] != image_size[1] else image_size[0]
-    # Some want the size when they are made, some refuse the word, some take it and break; as in the factory.
+    # Some need the size at construction, some refuse the argument, some accept it and fail; as in the factory.
     for extra in ({"img_size": side}, {}):
         call = TimmCall(known, {"num_classes": num_classes, **plain, **extra})
         if _works(call, num_classes, image_size):
@@ -54,6 +54,6 @@ def timm_call(
 def _works(call: TimmCall, num_classes: int, image_size: tuple[int, int]) -> bool:
     try:
         check_model(call.make(), call.model, num_classes=num_classes, image_size=image_size)
-    except Exception:  # whatever a constructor of timm makes of a word that it does not know
+    except Exception:  # any error of a constructor for an unknown argument
         return False
     return True

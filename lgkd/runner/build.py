@@ -173,7 +173,7 @@ def make_plan(
     Raises:
         InputError: recordings are asked for where there can be none.
     """
-    images = recipe.schedule.epochs * steps_per_epoch * recipe.batch_size
+    images = recipe.schedule.count(steps_per_epoch) * recipe.batch_size
     return Plan(
         optimizer=recipe.optimizer,
         schedule=recipe.schedule,

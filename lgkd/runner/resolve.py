@@ -325,9 +325,11 @@ def resolve_recipe(
     }
     given = {key: value for key, value in given.items() if value is not None}
     chosen = [f"{key}={value}" for key, value in given.items()]
-    if epochs is not None:
+    if epochs is not None and recipe.schedule.epochs is not None:
         share = recipe.schedule.warmup_epochs / recipe.schedule.epochs
         chosen.append(f"schedule.warmup_epochs={round(share * max(epochs, 0), 4)}")
+    elif epochs is not None:
+        chosen.append("schedule.steps=null")
     try:
         # One call, so that all mistakes are told at once.
         recipe = apply_overrides(recipe, [*chosen, *overrides])

@@ -41,14 +41,34 @@ class Plan:
     def __post_init__(self) -> None:
         if self.steps_per_epoch < 1:
             raise InputError(f"an epoch of {self.steps_per_epoch} steps trains nothing; expected at least 1")
+        if self.schedule.warmup_epochs >= self.length:
+            raise InputError(
+                f"schedule.warmup_epochs is {self.schedule.warmup_epochs:g}, and {self.steps} steps are "
+                f"{self.length:.3g} epochs; expected less warm-up than training: change either of the two"
+            )
         if self.precision == "fp16" and self.device == "cpu":
             raise InputError("fp16 needs a GPU; on a CPU use --precision bf16 or fp32")
         settings = {name: getattr(self, name) for name in ("accumulate", "precision", "clip_norm", "evaluate_every")}
         check_values(Recipe, "the plan", settings)
 
     @property
+    def steps(self) -> int:
+        """The optimiser steps of the whole training."""
+        return self.schedule.count(self.steps_per_epoch)
+
+    @property
     def epochs(self) -> int:
-        return self.schedule.epochs
+        """The epochs of the training; the last one may be a part of one."""
+        return -(-self.steps // self.steps_per_epoch)
+
+    @property
+    def length(self) -> float:
+        """The epochs of the training, the part of a last one as a fraction: what schedules run over."""
+        return self.schedule.length(self.steps_per_epoch)
+
+    def steps_of(self, epoch: int) -> int:
+        """Return the steps of an epoch, counted from 0."""
+        return min(self.steps_per_epoch, self.steps - epoch * self.steps_per_epoch)
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step counted from 0."""

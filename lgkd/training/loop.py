@@ -146,7 +146,7 @@ class _Training:
                 parts = self.meters.read()
                 for callback in self.callbacks:
                     callback.on_step(epoch, progress.step - 1, parts, rate)
-            if progress.step == self.plan.steps_per_epoch:
+            if progress.step == self.plan.steps_of(epoch):
                 break  # at the end of an epoch, stop and save after the evaluation
             reason, due = self.agreement.after_step()
             if reason is not None or due:
@@ -171,7 +171,7 @@ class _Training:
             self.say(message)
         row = EpochRow(
             epoch=epoch + 1,
-            lr=plan.rate((epoch + 1) * plan.steps_per_epoch - 1),
+            lr=plan.rate(epoch * plan.steps_per_epoch + plan.steps_of(epoch) - 1),
             train=train,
             scores=scores,
             seconds=progress.seconds,

@@ -66,7 +66,7 @@ class Engine:
         self.raw_optimizer = make_optimizer(task, plan.optimizer)
         if plan.compile:
             compile_task(task, cuda_graphs=plan.cuda_graphs)
-        task.on_train_start(plan.epochs, warmup=plan.schedule.warmup_epochs)
+        task.on_train_start(plan.length, warmup=plan.schedule.warmup_epochs)
         if plan.precision != "fp32":
             task.cast_frozen(torch.bfloat16 if plan.precision == "bf16" else torch.float16)
         self.optimizer = self.accelerator.prepare_optimizer(self.raw_optimizer)
@@ -80,9 +80,7 @@ class Engine:
             else None
         )
         self.slow_weights = (
-            SlowWeights(task.student, plan.lookahead, plan.epochs * plan.steps_per_epoch)
-            if plan.lookahead is not None
-            else None
+            SlowWeights(task.student, plan.lookahead, plan.steps) if plan.lookahead is not None else None
         )
         # Shares of a batch need each other only where something looks across it.
         self._joined = self.processes > 1 and looks_across(task)

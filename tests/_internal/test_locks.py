@@ -20,8 +20,8 @@ from pathlib import Path
 from lgkd._internal.locks import locked
 with locked(Path(sys.argv[1])):
     child = os.fork() if sys.argv[2] == "fork" else 1
-    if child:
-        print(child, flush=True)
+    if not child or sys.argv[2] == "alone":
+        print(os.getpid(), flush=True)  # by the child: it runs, and has let go of what it inherited
     time.sleep(60)
 """
 COUNT = """

@@ -133,7 +133,7 @@ def test_one_of_a_later_format_and_one_that_is_huge_are_refused(folder: Path, mo
 def test_one_that_cannot_be_read_is_named(folder: Path) -> None:
     (folder / MANIFEST).unlink()
     (folder / MANIFEST).mkdir()
-    with pytest.raises(InputError, match=r"MANIFEST.json: cannot be read \(.*\); mend that, and run the command again"):
+    with pytest.raises(InputError, match=r"MANIFEST.json: cannot be read \(.*\); fix that, and run the command again"):
         read_manifest(folder)
 
 

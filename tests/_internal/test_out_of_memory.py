@@ -14,7 +14,7 @@ from PIL import Image
 from lgkd._internal import safetensors_io
 from lgkd.data import image_formats
 from lgkd.data.decode import decode_readable, survey
-from lgkd.data.sources import cifar_flowers
+from lgkd.data.sources import flowers
 from lgkd.deploy.inference import onnx as onnx_reader
 from lgkd.errors import InputError
 from lgkd.training import checkpoint
@@ -88,7 +88,7 @@ def test_heic_is_not_taken_for_missing_because_of_it(monkeypatch: pytest.MonkeyP
 def test_a_matlab_file_is_not_broken_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scipy.io.loadmat", raising(NUMPY))
     with pytest.raises(MemoryError):
-        cifar_flowers._numbers(tmp_path / "x.mat", ("labels",))
+        flowers._numbers(tmp_path / "x.mat", ("labels",))
 
 
 def test_weights_are_not_broken_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,7 @@ def test_tied_weights_are_saved_twice(tmp_path: Path) -> None:
 def test_weights_with_another_hash_are_refused_with_both(tmp_path: Path) -> None:
     digest = save_weights({"a": torch.zeros(2)}, tmp_path / "w.safetensors")
     told = (
-        f"w.safetensors: has SHA-256 {digest}, expected {'0' * 64}; it is damaged or another's, take it from a copy or"
+        f"w.safetensors: has SHA-256 {digest}, expected {'0' * 64}; it is damaged or another file, take it from a copy"
     )
     with pytest.raises(InputError, match=re.escape(told)):
         load_weights(tmp_path / "w.safetensors", "0" * 64)

@@ -67,7 +67,7 @@ def test_tokens_that_join_behind_the_patches_are_left_out() -> None:
 def test_what_is_no_grid_of_patches_is_refused_in_words() -> None:
     with pytest.raises(TapError, match="attends within windows"):
         between_patches(torch.ones(8, 1, 4, 4), torch.zeros(2, 16, 8), (8, 8), None)
-    with pytest.raises(TapError, match="2 tokens ask, which are not the 4 patches"):
+    with pytest.raises(TapError, match="2 tokens ask, expected the 4 patches"):
         between_patches(torch.ones(2, 1, 2, 4), torch.zeros(2, 4, 8), (8, 8), None)
     with pytest.raises(TapError, match="looks at 13 keys, which form no grid"):
         between_patches(torch.ones(2, 1, 16, 13), torch.zeros(2, 16, 8), (8, 8), 0)

@@ -112,7 +112,7 @@ def test_without_a_teacher_similarity_is_left_out_in_words(
     words = ["inspect", str(world.unguided_run), "--dataset", str(pictures), "--most", "32", "--out", "seen"]
     assert run([*words, "--images", "0,5"]) == 0
     out, err = capsys.readouterr()
-    assert "no teacher is at hand" in err
+    assert "the teacher is missing" in err
     assert not (here / "seen" / "similarity.csv").exists()
     assert "pictures and tables in seen" in out
     assert max(len(line) for line in out.splitlines()) <= 80
@@ -144,7 +144,7 @@ def test_bad_choices_touch_nothing(world: World, pictures: Path, here: Path) -> 
     (here / "mine" / "notes.txt").write_text("mine")
     (here / "file").write_text("mine")
     before = snapshot(here)
-    with pytest.raises(TakenError, match="holds something that is no inspection; nothing was touched"):
+    with pytest.raises(TakenError, match="is not the folder of an inspection; nothing was touched"):
         inspect_run(world.guided_run, out=here / "mine")
     with pytest.raises(TakenError, match="is a file, expected a folder that is new or empty"):
         check_folder(here / "file")

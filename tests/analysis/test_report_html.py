@@ -148,9 +148,9 @@ def test_without_a_baseline_its_parts_are_left_out_in_words(
     assert run(["report", str(world.guided_run), "--out", "alone.html", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"report": "alone.html", "figures": "alone"}
     words = " ".join(Reader(Path("alone.html").read_text(encoding="utf-8")).words)
-    assert "No baseline was given, so that nothing is said of what the guide gained." in words
-    assert "what guidance changed cannot be told from one run" in words
-    assert "Put right" not in words
+    assert "No baseline was given, so the guide's gain is unknown." in words
+    assert "what guidance changed cannot be seen in one run" in words
+    assert "Corrected" not in words
     assert "Accuracy of each class" in words
 
 
@@ -186,7 +186,7 @@ def test_without_the_images_the_rest_is_still_told(
     assert run(["report", str(copy)]) == 0
     assert "class by class, confusion, calibration and examples are left out" in capsys.readouterr().err
     words = " ".join(Reader((copy / "report.html").read_text(encoding="utf-8")).words)
-    assert "Left out, for the test images are not at hand" in words
+    assert "Left out, for the test images are missing" in words
     assert not (copy / "report" / "confusion.png").exists()
     assert (copy / "report" / "curves.png").exists()
 
@@ -325,7 +325,7 @@ def test_the_summary_tells_how_large_the_student_and_how_good_its_teacher_is(her
     run_ = make_run(here / "run", 0.5, guided=True, student=small, teacher={"test_top1": 0.3125})
     told = " ".join(words.summary(choose([run_])))
     assert "The student has 90,824 parameters: depth 3, embed_dim 48." in told
-    assert "The teacher resnet8 names 31.25% of the test images rightly." in told
+    assert "The teacher resnet8 classifies 31.25% of the test images correctly." in told
     nothing_known = " ".join(words.summary(choose([make_run(here / "other", 0.5, guided=True)])))
     assert "The teacher resnet8" not in nothing_known and "7 parameters." in nothing_known
 
@@ -350,12 +350,12 @@ def test_a_report_goes_over_a_report_and_over_nothing_else(page: Path, world: Wo
     check_place(here / "old.html")
     (here / "mine.html").write_text("<p>mine</p>")
     before = snapshot(here)
-    with pytest.raises(TakenError, match=r"mine\.html is there and no report of lgkd; choose another --out"):
+    with pytest.raises(TakenError, match=r"mine\.html is not a report of lgkd and would be overwritten; choose"):
         write_report(world.guided_run, out=here / "mine.html")
     with pytest.raises(InputError, match=r"--out is .*report\.pdf, expected a name that ends in \.html"):
         write_report(world.guided_run, out=here / "report.pdf")
     (here / "figures").write_text("a file")
-    with pytest.raises(TakenError, match="where the figures' folder would go"):
+    with pytest.raises(TakenError, match="expected the folder of the figures"):
         write_report(world.guided_run, out=here / "figures.html")
     assert snapshot(here) == before | {str(here / "figures"): snapshot(here)[str(here / "figures")]}
 

@@ -1,4 +1,4 @@
-"""Numbers of a report: confusion, classes, calibration, curves, what was put right."""
+"""Numbers of a report: confusion, classes, calibration, curves, corrected mistakes."""
 
 from pathlib import Path
 

@@ -353,7 +353,7 @@ PAIR = ["--student", "deit_tiny", "--teacher", "resnet8"]
         (["--teacher", "resnet8", "--sweep", "images=2,x"], "whole numbers"),
         (["--teacher", "resnet8", "--sweep", "images=2000000"], "at most 1,000,000"),
         (["--teacher", "resnet8", "--sweep", "images=2", "--against", "plain"], "leave out --against"),
-        (["--teacher", "resnet8", "--out", "no/such/place.json"], "there is no folder"),
+        (["--teacher", "resnet8", "--out", "no/such/place.json"], "the folder no/such does not exist"),
         (["--teacher", "resnet8", "--profile", "."], "is a folder, expected the name of a file"),
     ],
 )

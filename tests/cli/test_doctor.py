@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 import tomllib
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -196,6 +197,14 @@ def test_published_files_are_here_only_if_they_are_whole(at: Path, monkeypatch) 
     assert assets._place_of(info, None)[0] == f"here, as the publisher's file in {place}"
     monkeypatch.delenv("LGKD_OFFLINE")
     assert assets._place_of(CATALOGUE["cifar100"], None)[0] == "not here; the first training downloads it (169 MB)"
+
+
+def test_a_set_that_is_neither_downloaded_nor_arranged_is_put_by_hand(at: Path) -> None:
+    chaoyang = CATALOGUE["chaoyang"]
+    assert assets._place_of(chaoyang, None)[1].startswith("lgkd arrange chaoyang SOURCE")
+    place = at / "data" / "chaoyang"
+    by_hand = ("not here", f"put its images at {place}/train/CLASS/* and test/CLASS/*")
+    assert assets._place_of(replace(chaoyang, lists=()), None) == by_hand
 
 
 def test_teachers_that_are_damaged_or_poor_are_told_of(at: Path, world: World, monkeypatch) -> None:

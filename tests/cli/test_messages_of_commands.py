@@ -60,7 +60,7 @@ def said(error: type[LgkdError], call: Callable[[], object]) -> str:
         (
             ["bench", "--student", "deit_tiny", "--out", "deep/a.json"],
             2,
-            "--out deep/a.json: there is no folder deep; make it first",
+            "--out deep/a.json: the folder deep does not exist; make it first",
         ),
         (
             [*TRAIN, *DIGITS, "--data-dir", "nowhere"],
@@ -125,7 +125,7 @@ def test_a_teacher_without_layers_to_guide_by_is_told_how_to_state_them(
     )
     monkeypatch.syspath_prepend(desk)
     text = said(TapError, lambda: lgkd.train_teacher("bare_teacher:net", world.pictures, image_size=16, device="cpu"))
-    assert text.startswith("no teacher: Sequential shows no transformer blocks")
+    assert text.startswith("no teacher: Sequential has no transformer blocks")
     assert text.endswith("; a model of your own can state them as its attribute lgkd_taps")
 
 
@@ -242,7 +242,7 @@ def test_a_card_that_cannot_be_read_or_is_none_says_what_to_do(desk: Path, monke
 
     monkeypatch.setattr(Path, "open", broken)
     assert said(InputError, lambda: find_card("resnet8", "pictures")) == (
-        f"{folder}/card.json: cannot be read (Input/output error); mend that, or remove the folder"
+        f"{folder}/card.json: cannot be read (Input/output error); make it readable, or remove the folder"
     )
 
 

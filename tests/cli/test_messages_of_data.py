@@ -18,8 +18,7 @@ from lgkd.data.image_folder import read_tree
 from lgkd.data.load import load_dataset
 from lgkd.data.locations import known_or_folder
 from lgkd.data.sampler import Order
-from lgkd.data.sources import arrange as arrange_module
-from lgkd.data.sources import download
+from lgkd.data.sources import download, publisher_files
 from lgkd.data.sources.archives import opened_zip, read_tar
 from lgkd.data.sources.arrange import arrange
 from lgkd.data.transforms.augment import Augment
@@ -118,7 +117,7 @@ def test_a_list_that_is_too_large_is_none_of_the_publishers(
     given: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = given("tiny-imagenet")
-    monkeypatch.setattr(arrange_module, "_LARGEST", 9)
+    monkeypatch.setattr(publisher_files, "_LARGEST", 9)
     size = len(tiny_files()["wnids.txt"])
     assert f"wnids.txt has {size} bytes: it is not the publisher's list" in refused_to_arrange(
         DataError, "tiny-imagenet", source
@@ -129,7 +128,7 @@ def test_a_class_that_no_list_has_is_named(given: Callable[..., Path]) -> None:
     source = given("tiny-imagenet", change={"train/n99999999/images/n99999999_0.JPEG": jpeg(1)})
     said = refused_to_arrange(DataError, "tiny-imagenet", source)
     assert said.endswith("/train has the class 'n99999999', which wnids.txt lacks")
-    with pytest.raises(MissingError, match=r"there is no .*: expected the publisher's zip archive, or the folder"):
+    with pytest.raises(MissingError, match=r".* does not exist: expected the publisher's zip archive, or its folder"):
         arrange("chaoyang", "nowhere.zip")
 
 
@@ -227,7 +226,7 @@ def batch(**parts: torch.Tensor) -> Iterator[torch.Tensor]:
         ({"sizes": torch.full((2, 3), 8)}, r"sizes have shape (2, 3); expected (2, 2): height and width of each"),
         (
             {"sizes": torch.tensor([[8, 8], [9, 8]])},
-            "image 1 of the batch is said to be 9 x 8; expected at least 1 x 1 and at most the stored 8 x 8",
+            "image 1 of the batch has the size 9 x 8; expected at least 1 x 1 and at most the stored 8 x 8",
         ),
     ],
 )

@@ -42,7 +42,7 @@ def test_options_of_losses_out_of_range_are_told_with_the_range() -> None:
 
 
 def test_a_classifier_of_nothing_does_not_exist() -> None:
-    with pytest.raises(ModelError, match=r"^a classifier of 0 classes does not exist; expected at least 1$"):
+    with pytest.raises(ModelError, match=r"^num_classes is 0, expected at least 1$"):
         CifarResNet(8, 0)
-    with pytest.raises(ModelError, match=r"^resnet8: a classifier of 0 classes does not exist; expected at least 1$"):
+    with pytest.raises(ModelError, match=r"^resnet8: num_classes is 0, expected at least 1$"):
         create_model("resnet8", num_classes=0)

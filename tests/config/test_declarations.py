@@ -80,6 +80,7 @@ APART: dict[type[Section], dict[str, str]] = {
         "terms": "a guide is given terms, of which each section is compared",
     },
     TermSchedule: {"adaptive": "a section of its own"},
+    Schedule: dict.fromkeys(("epochs", "steps"), "one of the two is given, tested with the schedule"),
     Recipe: {
         "precision": "auto is decided before a plan is made",
         "label_smoothing": "of the mixing, compared below",

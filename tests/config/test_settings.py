@@ -43,7 +43,7 @@ MADE: list[tuple[Settings, Settings, dict[str, Any], str]] = [
         Schedule(30, 2, 1e-3, 1e-5, "step"),
         Schedule(30, warmup_epochs=2, warmup_factor=1e-3, min_lr=1e-5, stepped="step"),
         {"epochs": 40},
-        "Schedule(epochs=30, warmup_epochs=2.0, warmup_factor=0.001, min_lr=1e-05, stepped='step')",
+        "Schedule(epochs=30, warmup_epochs=2.0, warmup_factor=0.001, min_lr=1e-05, stepped='step', steps=None)",
     ),
     (Lookahead(3), Lookahead(every=3), {"decay": 0.5}, "Lookahead(every=3, decay=0.95)"),
     (Ema(0.5, False), Ema(decay=0.5, warmup=False), {"decay": 0.25}, "Ema(decay=0.5, warmup=False)"),
@@ -127,7 +127,7 @@ def test_a_value_out_of_range_is_one_message(make: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Schedule(), "missing a required argument: 'epochs'"),
+        (lambda: Optimizer("sgd"), "missing a required argument: 'lr'"),
         (lambda: Schedule(1, epochs=2), "multiple values for argument 'epochs'"),
         (lambda: AdaptiveStop(treshold=1), "unexpected keyword argument 'treshold'"),
         (lambda: Ema(0.5, True, 1), "too many positional arguments"),
@@ -166,6 +166,7 @@ def test_a_recipe_that_an_older_version_wrote_is_written_again_to_the_byte(file:
         "  alternate_flip: false\n",
         "  bias_lr_scale: 1.0\n",
         "lookahead: null\n",
+        "  steps: null\n",
     )
     dumped = dump_recipe(parse_recipe(text))
     for key in later:

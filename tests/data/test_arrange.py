@@ -9,8 +9,9 @@ import pytest
 from lgkd.cli import run
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.data.load import load_dataset
-from lgkd.data.sources import arrange as arrange_module
-from lgkd.data.sources.arrange import CHAOYANG, arrange, arrangeable
+from lgkd.data.sources import publisher_files
+from lgkd.data.sources.arrange import arrange, arrangeable
+from lgkd.data.sources.chaoyang import CHAOYANG
 from lgkd.errors import DataError, InputError, MissingError, TakenError
 from tests.support.arranging import SLIDES, VAL, WNIDS, Change, make_given, refused, slide_files, tiny_files
 from tests.support.data import message
@@ -104,7 +105,7 @@ FIRST, VALS = f"train/{WNIDS[0]}/images/{WNIDS[0]}_0.JPEG", "val/val_annotations
         ({"wnids.txt": b"n02124075\nn01443537\n"}, "wnids.txt names 2 classes, tiny-imagenet has 3"),
         ({"wnids.txt": b"n02124075\nn01443537\nn01443537\n"}, "wnids.txt names 2 classes, tiny-imagenet has 3"),
         ({"wnids.txt": b"n02124075\nn01443537\n../../x\n"}, "wnids.txt has '../../x', expected WordNet numbers"),
-        ({"wnids.txt": b"\xff\xfe"}, "wnids.txt is no text"),
+        ({"wnids.txt": b"\xff\xfe"}, "wnids.txt is not text"),
         ({VALS: None}, "lacks val/val_annotations.txt"),
         ({VALS: b"../x.JPEG\tn02124075\n"}, "names '../x.JPEG', expected an image of val/images"),
         ({VALS: b"x\\y.JPEG\tn02124075\n"}, "expected an image of val/images"),
@@ -140,13 +141,13 @@ def slides(**change: object) -> Change:
     [
         ({"test.json": None}, "lacks test.json"),
         ({"train.json": None, "test.json": None}, "lacks train.json and test.json"),
-        ({"train.json": b"{"}, "train.json is no JSON ("),
-        ({"train.json": b"[" * 100_000}, "train.json is no JSON ("),
-        ({"train.json": b"{}"}, "train.json holds no list"),
+        ({"train.json": b"{"}, "train.json is not JSON ("),
+        ({"train.json": b"[" * 100_000}, "train.json is not JSON ("),
+        ({"train.json": b"{}"}, "train.json does not hold a list"),
         ({"train.json": b"[1]"}, "entry 1 of "),
-        (slides(label=True), 'is no {"name": "FOLDER/IMAGE.JPG", "label": NUMBER}'),
-        (slides(label="0"), 'is no {"name": "FOLDER/IMAGE.JPG", "label": NUMBER}'),
-        (slides(name=7), 'is no {"name": "FOLDER/IMAGE.JPG", "label": NUMBER}'),
+        (slides(label=True), 'is not {"name": "FOLDER/IMAGE.JPG", "label": NUMBER}'),
+        (slides(label="0"), 'is not {"name": "FOLDER/IMAGE.JPG", "label": NUMBER}'),
+        (slides(name=7), 'is not {"name": "FOLDER/IMAGE.JPG", "label": NUMBER}'),
         (slides(label=4), "has the label 4, expected 0 to 3"),
         (slides(label=-1), "has the label -1, expected 0 to 3"),
         # Labels in another order than the publisher's do not have his counts.
@@ -206,7 +207,7 @@ def test_a_mistyped_name_a_missing_source_and_links_into_an_archive_are_refused(
     assert arrangeable() == ("tiny-imagenet", "chaoyang")
     assert "did you mean 'tiny-imagenet'?" in refused(InputError, "tiny_imagenet", "x.zip")
     assert refused(InputError, "cifar10", "x").endswith("known: chaoyang, tiny-imagenet")
-    assert refused(MissingError, "chaoyang", "gone.zip").startswith("there is no gone.zip: expected the publisher's")
+    assert refused(MissingError, "chaoyang", "gone.zip").startswith("gone.zip does not exist: expected the publisher's")
     source = given("chaoyang", "zip")
     assert "from which nothing can be linked: leave out --link" in refused(InputError, "chaoyang", source, link=True)
 
@@ -214,7 +215,7 @@ def test_a_mistyped_name_a_missing_source_and_links_into_an_archive_are_refused(
 def test_a_folder_of_everything_is_not_searched_to_its_end(
     given: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arrange_module, "_MOST_FILES", 5)
+    monkeypatch.setattr(publisher_files, "_MOST_FILES", 5)
     assert "holds more than 5 files" in refused(DataError, "tiny-imagenet", given("tiny-imagenet"))
 
 

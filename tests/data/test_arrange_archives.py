@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lgkd.data.sources import arrange as arrange_module
+from lgkd.data.sources import publisher_files
 from lgkd.data.sources.arrange import arrange
 from lgkd.errors import DataError
 from tests.support.arranging import make_given, refused
@@ -59,7 +59,7 @@ def test_encrypted_and_too_many_members_are_refused(
     source.write_bytes(bytes(content))
     assert "that is encrypted" in refused(DataError, "chaoyang", source)
     source = given("chaoyang", "zip")
-    monkeypatch.setattr(arrange_module, "_MOST_FILES", 5)
+    monkeypatch.setattr(publisher_files, "_MOST_FILES", 5)
     assert "has more than 5 members" in refused(DataError, "chaoyang", source)
 
 

@@ -48,7 +48,7 @@ def test_floats_are_scaled_and_those_that_are_no_numbers_are_refused(tmp_path: P
     _, _, broken = decode_readable([tmp_path / "nan.tif"], max_side=8, greys=data.greys)
     assert broken[0] == "its grey values are not all numbers; replace those that are not"
     _, _, broken = decode_readable([tmp_path / "d/test/a/x.tif"], max_side=8)
-    assert broken[0] == "its grey values are not of 8 or 16 bits, so what is white is unknown"
+    assert broken[0] == "its grey values are not of 8 or 16 bits, so their white is unknown"
 
 
 def test_a_tiff_in_which_0_is_white_is_inverted_but_not_for_older_students(tmp_path: Path) -> None:

@@ -105,8 +105,8 @@ def test_connections_that_are_always_cut_end_after_a_bound_and_keep_what_came(se
     text = message(MissingError, server, tmp_path / "f.bin")
     assert len(server.asked) == download.TRIES
     assert text == (
-        f"cannot download {server.url}: the connection ended after 6,000 of 768,000 bytes; what has arrived is kept, "
-        f"the same command goes on from there; check the network, or put that file at {tmp_path / 'f.bin'}"
+        f"cannot download {server.url}: the connection ended after 6,000 of 768,000 bytes; the partial file is kept: "
+        f"run the same command again to resume; check the network, or put that file at {tmp_path / 'f.bin'}"
     )
     assert (tmp_path / "f.bin.part").stat().st_size == 6000
     assert not (tmp_path / "f.bin").exists()
@@ -200,7 +200,7 @@ def test_a_redirect_to_what_is_not_https_is_refused(server: Server, tmp_path: Pa
 def test_https_never_leads_back_to_http(to: str) -> None:
     handler = download._OnlySafe("https://data.example/f")
     request = urllib.request.Request("https://data.example/f")
-    with pytest.raises(download._Failed, match=f"the server leads on to {to}, which is not https"):
+    with pytest.raises(download._Failed, match=f"the server redirects to {to}, which is not https"):
         handler.redirect_request(request, None, 302, "Found", {}, to)
     followed = handler.redirect_request(request, None, 302, "Found", {}, "https://elsewhere.example/f")
     assert followed is not None
@@ -211,7 +211,7 @@ def test_https_never_leads_back_to_http(to: str) -> None:
     "url", ["http://data.example/f", "ftp://data.example/f", "file:///etc/passwd", "f.bin", "https://"]
 )
 def test_only_https_addresses_are_taken(tmp_path: Path, no_connections: None, url: str) -> None:
-    with pytest.raises(InputError, match="is no https address: files are downloaded over https alone"):
+    with pytest.raises(InputError, match="is not an https address: files are downloaded only over https"):
         fetch(url, tmp_path / "f.bin", size=1, sha256=SUM)
 
 

@@ -137,7 +137,7 @@ def test_one_class_is_not_enough_and_a_folder_too_many_is_seen(tmp_path: Path) -
     text = message(DataError, tree(tmp_path / "d", "train/a", "test/a"))
     assert text == f"{tmp_path}/d/train has one class only, 'a': at least two are needed"
     text = message(DataError, tree(tmp_path / "e", "inner/a", "inner/b"))
-    assert text.endswith(f"needed; if the classes lie in {tmp_path}/e/inner, name that folder")
+    assert text.endswith(f"needed; if the classes are in {tmp_path}/e/inner, name that folder")
 
 
 def test_classes_that_only_the_test_split_has_are_listed(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Named data sets from their publishers' files: small archives of the published layout, made here."""
 
+import ast
 import json
 from collections.abc import Callable
 from functools import partial
@@ -11,8 +12,9 @@ import pytest
 
 import lgkd
 from lgkd.cli import run
-from lgkd.data.catalogue import CATALOGUE, PUBLISHED
+from lgkd.data.catalogue import CATALOGUE, PUBLISHED, ROWS, published
 from lgkd.data.load import find_tree, load_dataset
+from lgkd.data.sources.source import Source, source_of
 from lgkd.errors import DataError, InputError, MissingError
 from tests.support.data import message
 from tests.support.published import (
@@ -280,3 +282,25 @@ def test_the_catalogue_and_the_published_files_fit_together() -> None:
             assert file.url.startswith("https://")
             assert file.url.endswith(f"/{file.name}")
             assert len(bytes.fromhex(file.sha256)) == 32
+
+
+def test_every_row_has_a_source_with_the_code_that_the_row_asks_for() -> None:
+    for row in ROWS.values():
+        source = type(source_of(row.info))
+        assert Source in source.__mro__
+        assert (source.load is not Source.load) == bool(published(row.info) or row.bundled), row.info.name
+        assert (source.layout is not Source.layout) == bool(row.info.lists), row.info.name
+
+
+def test_no_code_outside_of_the_sources_branches_by_the_name_of_a_data_set() -> None:
+    root = Path(lgkd.__file__).parent
+    found = [
+        f"{path.relative_to(root)}:{node.lineno}"
+        for path in root.rglob("*.py")
+        if "sources" not in path.parts
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Compare)
+        for part in ast.walk(node)
+        if isinstance(part, ast.Constant) and part.value in CATALOGUE
+    ]
+    assert found == []

@@ -329,14 +329,14 @@ def test_a_place_that_is_taken_is_not_touched(world: World, tmp_path: Path, caps
 def test_a_run_that_is_not_finished_is_refused(world: World, tmp_path: Path) -> None:
     shutil.copytree(world.guided_run, tmp_path / "run")
     rewrite(tmp_path / "run" / "run.json", lambda info: info.update(status="running"))
-    with pytest.raises(InputError, match=r"is not finished \(running\), so it has no student to export; go on with it"):
+    with pytest.raises(InputError, match=r"is not finished \(running\), so it has no student to export; resume it by"):
         lgkd.export(tmp_path / "run", tmp_path / "out")
 
 
 def test_formats_are_named_or_refused(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="there is no format 'onx' to export to; did you mean 'onnx'"):
+    with pytest.raises(InputError, match="unknown export format 'onx'; did you mean 'onnx'"):
         lgkd.export(world.guided_run, tmp_path / "out", formats=["onx"])
-    with pytest.raises(InputError, match="no format to export to is named; known: onnx, safetensors, torch-export"):
+    with pytest.raises(InputError, match="no export format is named; known: onnx, safetensors, torch-export"):
         lgkd.export(world.guided_run, tmp_path / "out", formats=[])
 
 
@@ -350,7 +350,8 @@ def test_without_the_extra_onnx_is_left_out_with_a_remark_or_refused(
     assert made.differences.keys() == {"student.safetensors", "student.pt2"}
     (sentence,) = told
     assert sentence == (
-        "no ONNX file is written: ONNX needs onnxscript, which is not installed; get it with: pip install 'lgkd[onnx]'"
+        "the ONNX file is left out: ONNX needs onnxscript, which is not installed; "
+        "get it with: pip install 'lgkd[onnx]'"
     )
     with pytest.raises(MissingError, match=r"ONNX needs onnxscript, which is not installed; get it with: pip install"):
         lgkd.export(world.guided_run, tmp_path / "other", formats=["onnx"])

@@ -186,11 +186,11 @@ def test_what_is_no_export_is_refused(exported: Path, tmp_path: Path) -> None:
 
     told = json.loads(next(entry.value for entry in onnx.load_model(file).metadata_props))
     for data, message in (
-        (b"\x00nothing", r"student\.onnx is no ONNX file \(.*\); it is damaged or something else"),
-        (changed(file, lambda model: model.ClearField("metadata_props")), "says nothing of classes and preprocessing"),
+        (b"\x00nothing", r"student\.onnx is not an ONNX file \(.*\); it is damaged or something else"),
+        (changed(file, lambda model: model.ClearField("metadata_props")), "has no classes and preprocessing"),
         (changed(file, about("{")), "cannot be read as JSON"),
         (changed(file, about(json.dumps({**told, "mean": 3}))), "lacks a proper mean"),
-        (changed(file, bend), r"cannot be run by ONNX Runtime \(.*\); export it anew"),
+        (changed(file, bend), r"cannot be run by ONNX Runtime \(.*\); export it again"),
     ):
         with pytest.raises(InputError, match=message):
             OnnxStudent(data, place)

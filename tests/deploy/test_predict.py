@@ -177,13 +177,13 @@ def test_names_that_lead_to_no_images_are_refused(here: Path) -> None:
     os.mkfifo("pipe")
     for name, told in {
         "photo": "there is no file or folder 'photo'; expected images, folders of images, or a pattern",
-        "photos/*.gif": r"nothing is there that the pattern 'photos/\*.gif' meets; expected images or folders",
-        "empty": "empty holds no images to look at; expected files that end in (avif )?bmp gif",
+        "photos/*.gif": r"the pattern 'photos/\*.gif' matches nothing; expected images or folders",
+        "empty": "empty holds no images; expected files that end in (avif )?bmp gif",
         "pipe": "pipe is a pipe, a device or the like, expected an image or a folder of images",
     }.items():
         with pytest.raises(InputError, match=told):
             listed(name)
-    with pytest.raises(InputError, match="there are no images to look at; name files, folders or patterns"):
+    with pytest.raises(InputError, match="no images were named; name files, folders or patterns"):
         listed()
 
 
@@ -248,7 +248,7 @@ def test_a_run_cannot_name_code_that_predicting_runs(
     rewrite(desk / "mine" / "student.json", lambda about: about.update(name="their_net:Net"))
     for command in (["predict", "mine", "pictures"], ["export", "mine"]):
         assert run(command) == 2
-        assert "and files alone run none; if you trust it, name it yourself" in capsys.readouterr().err
+        assert "a file alone may not run it; if you trust it, name it yourself" in capsys.readouterr().err
     assert "their_net" not in sys.modules
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from lgkd.models.factory import create_student
 from lgkd.models.teacher import Teacher
 from tests import CHECKOUT
 
-README = CHECKOUT / "README.md"
+README, OWN = CHECKOUT / "README.md", CHECKOUT / "docs" / "own.md"
 FAMILIES = ("deit_tiny", "pvt_v2_b0", "pit_ti", "convit_tiny")
 HOOKS = [name for name in vars(nn.Linear(1, 1)) if "hooks" in name]
 
@@ -269,20 +270,20 @@ def test_the_students_normalisation_reaches_the_teachers_view(conv_student: nn.M
     torch.testing.assert_close(*seen, rtol=1e-4, atol=1e-4)
 
 
-def readme_block(having: str) -> str:
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+def block_of(page: Path, having: str) -> str:
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     found = [block for block in blocks if having in block]
-    assert len(found) == 1, f"README.md has {len(found)} blocks with {having!r}"
+    assert len(found) == 1, f"{page.name} has {len(found)} blocks with {having!r}"
     return found[0]
 
 
-def test_the_student_of_ones_own_in_the_readme_takes_ten_lines_and_learns(
+def test_the_student_of_ones_own_on_its_page_takes_ten_lines_and_learns(
     teacher: Teacher, make_batch: Callable[..., Batch]
 ) -> None:
-    block = readme_block("class MyViT")
+    block = block_of(OWN, "class MyViT")
     assert len([line for line in block.splitlines() if line.strip()]) <= 10
     names: dict[str, Any] = {}
-    exec(compile(block, "README.md", "exec"), names)
+    exec(compile(block, "own.md", "exec"), names)
     torch.manual_seed(0)
     student = names["MyViT"](num_classes=5, image_size=32)
     guide = Guide(student, teacher, image_size=32, terms=linear())
@@ -313,7 +314,7 @@ def test_the_loop_in_the_readme_runs_as_it_stands(monkeypatch: pytest.MonkeyPatc
         "images": torch.randn(2, 3, 224, 224),
         "targets": torch.tensor([3, 97]),
     }
-    exec(compile(readme_block("lgkd.Guide("), "README.md", "exec"), names)
+    exec(compile(block_of(README, "lgkd.Guide("), "README.md", "exec"), names)
     step = names["step"]
     assert asked == [("resnet56", "cifar100")]
     assert step.logits.shape == (2, 100) and set(step.parts) == {"classification", "guidance_linear"}

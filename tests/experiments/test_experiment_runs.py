@@ -214,7 +214,7 @@ def test_a_finished_run_of_other_settings_is_no_part_of_it(whole, monkeypatch, c
     assert (
         "holds a finished run (lgkd.quickstart:small_vit on digits, seed 0) of other settings than tiny has here" in err
     )
-    assert "recipe.optimizer.lr: was 0.002, now 0.001" in err and "Choose another --out to begin anew" in err
+    assert "recipe.optimizer.lr: was 0.002, now 0.001" in err and "Choose another --out to start again" in err
     assert snapshot(whole[0]) == before
 
 
@@ -228,11 +228,11 @@ def test_a_folder_of_something_else_is_refused(whole, monkeypatch, capsys) -> No
     for out, told in (
         ("notes", "notes already holds a.txt and no experiment.json; nothing was touched. Choose another --out"),
         ("notes/a.txt", "a.txt is a file, expected a folder for an experiment; choose another --out"),
-        ("damaged", "experiment.json does not name an experiment and commits; it is damaged or something else"),
+        ("damaged", "experiment.json does not name an experiment and commits; it is damaged or a different file"),
         (
             "cut",
             "cut/experiment.json cannot be read (Expecting ':' delimiter: line 1 column 10 (char 9)); it is damaged or "
-            "something else",
+            "a different file",
         ),
     ):
         assert go(out) == 2

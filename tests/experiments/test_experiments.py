@@ -160,8 +160,8 @@ def test_a_mistyped_choice_is_told_before_anything_is_made(
     ("arms", "told"),
     [
         ((DIGITS.arms[1], DIGITS.arms[1]), "the experiment wrong has two things called 'unguided'; name one otherwise"),
-        (DIGITS.arms[1:], "wrong: no teacher 'teacher' stands ahead of the arm guided"),
-        ((DIGITS.arms[0], DIGITS.arms[2]), "wrong: an arm is compared with 'unguided', which is no arm of it"),
+        (DIGITS.arms[1:], "wrong: no teacher 'teacher' comes before the arm guided"),
+        ((DIGITS.arms[0], DIGITS.arms[2]), "wrong: an arm is compared with 'unguided', which is not one of its arms"),
     ],
 )
 def test_an_experiment_that_contradicts_itself_cannot_be_made(arms: tuple[Arm, ...], told: str) -> None:
@@ -266,4 +266,4 @@ def test_an_experiment_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError) as told:
         read_about(tmp_path)
     sentence = re.sub(r"\(.*\)", "(...)", str(told.value))
-    assert sentence.endswith("experiment.json cannot be read (...); it is damaged or something else")
+    assert sentence.endswith("experiment.json cannot be read (...); it is damaged or a different file")

@@ -152,7 +152,9 @@ def test_how_the_processes_ended_is_what_the_command_ends_with(tmp_path: Path) -
     (tmp_path / "0.end").write_text("0\n")
     lost = launch._what_came(tmp_path, 2, None)
     assert lost.code == 1
-    assert str(lost) == ("process 1 ended without a word. The same command resumes the run from its last checkpoint")
+    assert str(lost) == (
+        "process 1 ended without a message. Run the same command again to resume from the last checkpoint"
+    )
     (tmp_path / "1.end").write_text("3\nno GPU here")
     assert (launch._what_came(tmp_path, 2, None).code, launch._what_came(tmp_path, 2, None).message) == (
         3,
@@ -168,13 +170,13 @@ def test_how_the_processes_ended_is_what_the_command_ends_with(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("codes", "said"),
     [
-        ({1: -9}, "process 1 was killed (SIGKILL), perhaps for want of memory. "),
+        ({1: -9}, "process 1 was killed (SIGKILL), perhaps for lack of memory. "),
         (
             {1: -6},
             "process 1 was aborted (SIGABRT) by a library such as gloo, NCCL or CUDA; the lines above say why. ",
         ),
         ({1: -11}, "process 1 was ended by SIGSEGV; the lines above may say why. "),
-        ({1: 70}, "process 1 ended without a word (exit code 70). "),
+        ({1: 70}, "process 1 ended without a message (exit code 70). "),
         ({1: -6, 2: -15}, "process 1 was aborted (SIGABRT) by a library"),
         ({1: -15, 2: -15}, "process 1 was ended by SIGTERM; the lines above may say why; process 2 was"),
         ({1: -200}, "process 1 was ended by signal 200; "),
@@ -188,7 +190,7 @@ def test_a_process_that_said_nothing_is_described_by_its_exit_code(
     assert found.code == 1
     assert str(found).startswith(said)
     assert ("memory" in str(found)) == (codes == {1: -9})
-    assert str(found).endswith(". The same command resumes the run from its last checkpoint")
+    assert str(found).endswith(". Run the same command again to resume from the last checkpoint")
 
 
 @pytest.mark.slow
@@ -217,10 +219,10 @@ def test_the_process_that_struck_is_named_and_not_only_those_it_left_alone(tmp_p
     (tmp_path / "1.end").write_text(f"1\n{launch.LOST}")
     assert launch._what_came(tmp_path, 2, None).message == launch.LOST
     (tmp_path / "1.end").unlink()
-    assert "process 1 ended without a word" in str(launch._what_came(tmp_path, 2, None))
+    assert "process 1 ended without a message" in str(launch._what_came(tmp_path, 2, None))
     twice = launch._what_came(tmp_path, 2, 15)
     assert twice.code == 143
-    assert "stopped by SIGTERM before the step was done; the same command goes on" in str(twice)
+    assert "stopped by SIGTERM before the step was done; run the same command again" in str(twice)
     assert launch.speaks(1, launch.LOST), "without a starter nobody else would"
     monkeypatch.setenv(launch.ENDS, str(tmp_path))
     assert not launch.speaks(1, launch.LOST)

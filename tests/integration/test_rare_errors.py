@@ -15,7 +15,7 @@ from lgkd._internal import distributed
 from lgkd.analysis.report import report
 from lgkd.benchmark.baseline_process import Rival
 from lgkd.data import decode, image_folder
-from lgkd.data.sources import archives, arrange, download
+from lgkd.data.sources import archives, download, publisher_files
 from lgkd.distillation.guide import Guide
 from lgkd.distillation.tasks import Guided
 from lgkd.errors import DataError, InputError, TapError
@@ -73,7 +73,7 @@ def test_processes_need_a_gpu_each_and_must_all_meet(monkeypatch: pytest.MonkeyP
 def test_a_plain_loop_that_died_is_told() -> None:
     rival = Rival.__new__(Rival)
     rival._here = SimpleNamespace(recv=lambda: (_ for _ in ()).throw(EOFError))
-    with pytest.raises(InputError, match="the plain loop's process has ended without a word; try a smaller"):
+    with pytest.raises(InputError, match="the plain loop's process has ended without a message; try a smaller"):
         rival._answer()
 
 
@@ -92,7 +92,8 @@ def test_a_member_that_is_shorter_than_it_says_is_named() -> None:
 
 
 def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DataError, match="cannot read x: no such device; check the folder"), arrange._reading(Path("x")):
+    found = "cannot read x: no such device; check the folder"
+    with pytest.raises(DataError, match=found), publisher_files._reading(Path("x")):
         raise OSError(19, "no such device")
 
     def broken(*_: object) -> None:

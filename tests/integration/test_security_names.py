@@ -53,7 +53,7 @@ def test_a_run_cannot_name_code_that_evaluating_or_resuming_it_runs(
     assert run(["evaluate", "mine"]) == 2
     err = capsys.readouterr().err
     assert f"mine/student.json asks for {named}" in err and f"--use {named.split(':')[0]}" in err
-    with pytest.raises(InputError, match="files alone run none"):
+    with pytest.raises(InputError, match="a file alone may not run it"):
         lgkd.load_run(desk / "mine")
 
     def unfinished(about: dict[str, Any]) -> None:
@@ -83,7 +83,7 @@ def test_of_lgkds_own_functions_a_file_may_name_the_quickstarts_student_alone() 
     trust.check_named_in(Path("run.json"), "lgkd.quickstart:small_vit")
     strangers = ("lgkd._internal.atomic_io:remove", "lgkd.quickstart:small_vit.eval", "other:small_vit")
     for name in ("lgkd.quickstart:run", *strangers):
-        with pytest.raises(ModelError, match="code that is not part of lgkd's models"):
+        with pytest.raises(ModelError, match="code outside lgkd's models"):
             trust.check_named_in(Path("run.json"), name)
 
 

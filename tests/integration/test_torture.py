@@ -246,7 +246,7 @@ def test_a_class_whose_name_is_no_text_is_refused_before_a_card_has_to_hold_it(t
     (folder / "train" / "rows").rename(folder / "train" / "größe 日本")
     (folder / "train" / "checks").rename(folder / "train" / os.fsdecode(b"ch\xffcks"))
     with pytest.raises(
-        DataError, match=r"train has a class folder whose name is no text \('ch\\udcffcks'\); rename it"
+        DataError, match=r"train has a class folder whose name is not text \('ch\\udcffcks'\); rename it"
     ):
         read_tree(folder)
 

@@ -84,8 +84,8 @@ class Pooled(nn.Module):
 @pytest.mark.parametrize(
     ("loss", "words"),
     [
-        (MapLoss(), "Pooled shows no transformer blocks and no 3 stages to tap"),
-        (BlockGuidance(), "Pooled shows neither transformer blocks nor stages"),
+        (MapLoss(), "Pooled has no transformer blocks and no 3 stages to tap"),
+        (BlockGuidance(), "Pooled has neither transformer blocks nor stages"),
         (DeiTHard(), "Pooled has no distillation token, which a term reads"),
     ],
 )

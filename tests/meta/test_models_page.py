@@ -2,6 +2,10 @@
 
 import re
 
+import timm
+
+from lgkd.cli.app import load_command
+from lgkd.config import apply_overrides, load_recipe
 from lgkd.models.registry import MODELS
 from tools.models_page import FAMILIES, PAGE, content, tried_as, with_known_models
 
@@ -63,3 +67,25 @@ def test_the_page_names_layers_and_no_more_than_it_explains() -> None:
     assert kinds == {"found", "with `--taps`", "none"}
     for kind in kinds:
         assert f"*{kind}*" in TEXT or kind in re.sub(r"\s+", " ", TEXT.partition("<!-- elsewhere")[0])
+
+
+def test_the_names_in_the_table_for_users_of_timm_are_there() -> None:
+    """Keys are set in a recipe, options are those of `lgkd distill`, models are timm's."""
+    values = {"optimizer.name": "lion", "view.rand_augment": "rand-m9-mstd0.5-inc1", "view.interpolation": "bilinear"}
+    pairs = {"view.scale": "[0.5, 1]", "view.ratio": "[0.5, 2]", "view.image_size": "32", "accumulate": "2"}
+    options = {name for one in load_command("distill").params for name in one.opts}
+    seen = []
+    for row in cells("from timm").values():
+        last = ""
+        for name in re.findall(r"`([^`]+)`", row[1]):
+            if name.startswith("--") or name in MODELS:
+                assert name in MODELS or name.split()[0] in options, name
+                continue
+            key = last + name if name.startswith(".") else name
+            last = key.partition(".")[0]
+            value = {**values, **pairs}.get(key, "0.1")
+            apply_overrides(load_recipe("locality-guidance"), ["ema={}", f"{key}={value}"])
+            seen.append(key)
+    assert len(seen) == len(set(seen)) >= 16
+    for name in re.findall(r"`(deit_tiny_\w+)`", content(TEXT, "from timm")):
+        assert timm.is_model(name)

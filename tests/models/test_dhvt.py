@@ -311,7 +311,7 @@ def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> Non
         ({"num_classes": 0}, "num_classes is 0"),
         ({"width": 0, "num_heads": 1}, "width is 0"),
         ({"width": 2, "num_heads": 1}, "width is 2, expected at least 4"),
-        ({"width": 100}, "a width of 100 is no multiple of the paper's heads of 48 channels; give num_heads"),
+        ({"width": 100}, "a width of 100 is not a multiple of the paper's heads of 48 channels; give num_heads"),
         ({"image_size": 0}, "do not divide images of 0 x 0 px"),
     ],
 )

@@ -120,8 +120,8 @@ def test_patches_are_dropped_and_the_two_tokens_are_not() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("pvt_v2_b0", {}, "it is a PyramidVisionTransformerV2, no plain VisionTransformer"),
-        ("convit_tiny", {}, "it is a ConVit, no plain VisionTransformer"),
+        ("pvt_v2_b0", {}, "it is a PyramidVisionTransformerV2, not a plain VisionTransformer"),
+        ("convit_tiny", {}, "it is a ConVit, not a plain VisionTransformer"),
         ("timm:deit_tiny_distilled_patch16_224", {}, "it has one already"),
         ("deit_tiny", {"class_token": False, "global_pool": "avg"}, "it pools by 'avg', and does not classify by"),
         ("deit_tiny", {"global_pool": "avg"}, "it pools by 'avg'"),

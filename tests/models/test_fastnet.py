@@ -81,7 +81,7 @@ def test_what_holds_no_patch_is_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_a_width_below_one_is_refused() -> None:
-    with pytest.raises(ModelError, match="expected a whole number from 1 on"):
+    with pytest.raises(ModelError, match="expected a whole number of at least 1"):
         FastNet(10, width=0)
 
 

@@ -77,7 +77,7 @@ def test_stages_of_a_resnet_are_after_the_last_relu() -> None:
 
 @pytest.mark.parametrize("depth", [-4, 0, 2, 9, 18, 57])
 def test_a_depth_that_is_no_resnet_is_refused(depth: int) -> None:
-    with pytest.raises(ModelError, match=rf"CIFAR ResNet of depth {depth} does not exist; expected 6n\+2: 8, 14"):
+    with pytest.raises(ModelError, match=rf"the depth of a CIFAR ResNet is {depth}, expected 6n\+2: 8, 14"):
         CifarResNet(depth, 10)
 
 
@@ -153,9 +153,9 @@ def test_options_reach_the_constructor() -> None:
         ("resnet8", {"width": 4}, r"resnet8 has no option 'width'; known: harmonic"),
         ("deit_tiny", {"pretrained": True}, r"pretrained is not an option; classes come from the data set"),
         ("deit_tiny", {"img_size": 32}, r"img_size is not an option"),
-        ("resnet8", {"num_classes": 0}, r"resnet8: a classifier of 0 classes does not exist"),
-        ("resnet8", {"image_size": 0}, r"resnet8: images of 0 x 0 pixels do not exist"),
-        ("resnet8", {"image_size": (32, -1)}, r"images of 32 x -1 pixels do not exist"),
+        ("resnet8", {"num_classes": 0}, r"resnet8: num_classes is 0, expected at least 1"),
+        ("resnet8", {"image_size": 0}, r"resnet8: the image size is 0 x 0 pixels"),
+        ("resnet8", {"image_size": (32, -1)}, r"the image size is 32 x -1 pixels"),
         ("convit_tiny", {"image_size": (32, 48), "patch_size": 8, "depth": 1}, r"convit_tiny cannot .* 32 x 48 pixels"),
         (":factory", {}, r":factory: the module '' cannot be imported"),
         ("no.such.module:factory", {}, r"'no.such.module' cannot be imported \(.*No module named 'no'\)"),

@@ -210,7 +210,7 @@ def test_a_file_of_another_sum_is_not_even_opened(
 
 @pytest.mark.parametrize("given", ["", "abc", "g" * 64, "0" * 63, "f2eff4c8"])
 def test_a_sum_must_be_stated_whole(tmp_path: Path, given: str) -> None:
-    said = r"is no SHA-256, expected 64 hex digits: as the publisher of a\.pt states them, or"
+    said = r"is not a SHA-256, expected 64 hex digits: as the publisher of a\.pt states them, or"
     with pytest.raises(InputError, match=said):
         load(saved({"a": torch.zeros(1)}, tmp_path / "a.pt"), sha256=given)
 
@@ -253,7 +253,7 @@ def test_what_is_no_file_of_weights_is_told(tmp_path: Path, content: bytes, name
 def test_an_empty_file_is_damaged_or_something_else(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     path.write_bytes(b"")
-    said = r"a\.pt: not a file that torch has saved \(.+\); it is damaged or something else"
+    said = r"a\.pt: not a file that torch has saved \(.+\); it is damaged or a different file"
     with pytest.raises(InputError, match=said):
         load(path)
 
@@ -283,10 +283,10 @@ def test_files_that_are_not_there_or_far_too_large_are_told(tmp_path: Path) -> N
 
 def test_another_number_of_classes_is_told_with_both(home: nn.Module, tmp_path: Path) -> None:
     path = saved(home.state_dict(), tmp_path / "a.pt")
-    with pytest.raises(ModelError, match=r"a.pt tells 5 classes apart, resnet8 was to tell 100; take weights"):
+    with pytest.raises(ModelError, match=r"a.pt distinguishes 5 classes, resnet8 needs 100; use weights"):
         load(path, num_classes=100)
     path = saved(lively(PyclsStyle(8)).state_dict(), tmp_path / "b.pyth")
-    with pytest.raises(ModelError, match=r"b.pyth tells 5 classes apart, resnet8 was to tell 10"):
+    with pytest.raises(ModelError, match=r"b.pyth distinguishes 5 classes, resnet8 needs 10"):
         load(path, num_classes=10)
 
 
@@ -334,7 +334,7 @@ def test_whole_numbers_in_place_of_weights_are_told(home: nn.Module, tmp_path: P
 def test_two_names_for_one_tensor_are_told(home: nn.Module, tmp_path: Path) -> None:
     state = home.state_dict()
     state["conv.weight"] = state["conv1.weight"] + 1
-    with pytest.raises(ModelError, match="two of its tensors would be the same of the model's"):
+    with pytest.raises(ModelError, match="two of its tensors map to the same tensor of the model"):
         load(saved(state, tmp_path / "a.pt"))
 
 

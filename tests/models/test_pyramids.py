@@ -151,29 +151,39 @@ def test_the_message_names_the_model() -> None:
 @pytest.mark.parametrize(
     ("family", "size", "options", "message"),
     [
-        ("t2t", 36, {}, r"36 x 36 pixels are no whole grid of tokens, one for every 8 .*multiples of 8, or another"),
+        (
+            "t2t",
+            36,
+            {},
+            r"36 x 36 pixels do not divide into a grid of tokens, one for every 8 .*multiples of 8, or another",
+        ),
         ("t2t", 32, {"patch_size": 5}, r"patch_size is 5, expected one of 16, 8, 4"),
-        ("t2t", 32, {"num_heads": 3}, r"embed_dim 16 cannot be shared out to 3 heads"),
+        ("t2t", 32, {"num_heads": 3}, r"embed_dim is 16, which 3 heads do not divide"),
         ("t2t", 32, {"depth": 0}, r"depth 0, .*expected all above 0"),
         ("t2t", 32, {"embed_dim": 0}, r"embed_dim 0, .*expected all above 0"),
         ("t2t", 32, {"num_heads": 0}, r"num_heads 0, .*expected all above 0"),
         ("t2t", 32, {"mlp_ratio": 0.0}, r"mlp_ratio 0.0; expected all above 0"),
-        ("t2t", 32, {"drop_path_rate": 1.0}, r"T2T-ViT: drop_path_rate is 1.0, expected a share from 0 to below 1"),
-        ("t2t", 32, {"num_classes": 0}, r"T2T-ViT: a classifier of 0 classes does not exist; expected at least 1"),
-        ("pvt", 40, {}, r"40 x 40 pixels are no whole grids in 4 stages after patches of 2 pixels; .*multiples of 16"),
-        ("pvt", 32, {"patch_size": 0}, r"no whole grids in 4 stages after patches of 0 pixels"),
+        ("t2t", 32, {"drop_path_rate": 1.0}, r"T2T-ViT: drop_path_rate is 1.0, expected a number from 0 to below 1"),
+        ("t2t", 32, {"num_classes": 0}, r"T2T-ViT: num_classes is 0, expected at least 1"),
+        ("pvt", 40, {}, r"40 x 40 pixels do not divide into 4 stages after patches of 2 pixels; .*multiples of 16"),
+        ("pvt", 32, {"patch_size": 0}, r"divide into 4 stages after patches of 0 pixels"),
         ("pvt", (64, 48), {"sr_ratios": (3, 2, 1, 1)}, r"cannot make a grid of 32 x 24 tokens 3 times coarser"),
-        ("pvt", 32, {"sr_ratios": (8, 4, 2, 2)}, r"the last of sr_ratios is 2, but the class token has no place"),
-        ("pvt", 32, {"depths": (1, 1)}, r"depths has 2 entries and embed_dims 4; give each one entry a stage"),
+        (
+            "pvt",
+            32,
+            {"sr_ratios": (8, 4, 2, 2)},
+            r"the last of sr_ratios is 2, expected 1: the class token has no position",
+        ),
+        ("pvt", 32, {"depths": (1, 1)}, r"depths has 2 entries and embed_dims 4; give one entry per stage"),
         ("pvt", 32, {"depths": (1, 1, 0, 1)}, r"depths is \[1, 1, 0, 1\], expected numbers above 0"),
-        ("pvt", 32, {"num_heads": (1, 3, 3, 4)}, r"embed_dims has 8, which cannot be shared out to 3 heads"),
+        ("pvt", 32, {"num_heads": (1, 3, 3, 4)}, r"embed_dims has 8, which 3 heads do not divide"),
         ("pvt", 32, {"embed_dims": ()}, r"embed_dims has 0 entries"),
-        ("pvt", 32, {"drop_path_rate": -0.1}, r"drop_path_rate is -0.1, expected a share"),
-        ("pvt", 32, {"num_classes": 0}, r"a classifier of 0 classes does not exist"),
-        ("cvt", 24, {}, r"24 x 24 pixels are no whole grids in 3 stages after patches of 4 pixels; .*multiples of 16"),
+        ("pvt", 32, {"drop_path_rate": -0.1}, r"drop_path_rate is -0.1, expected a number"),
+        ("pvt", 32, {"num_classes": 0}, r"num_classes is 0, expected at least 1"),
+        ("cvt", 24, {}, r"24 x 24 pixels do not divide into 3 stages after patches of 4 pixels; .*multiples of 16"),
         ("cvt", 32, {"patch_size": 8}, r"patch_size is 8, expected at most 7"),
         ("cvt", 32, {"mlp_ratio": 0}, r"mlp_ratio is \[0, 0, 0\], expected numbers above 0"),
-        ("cvt", 32, {"num_classes": 0}, r"a classifier of 0 classes does not exist"),
+        ("cvt", 32, {"num_classes": 0}, r"num_classes is 0, expected at least 1"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(
@@ -309,7 +319,7 @@ def test_options_that_a_name_stands_for_stay_with_it() -> None:
     assert len(create_student("t2t_vit_14", num_classes=2, image_size=32).blocks) == 14
     with pytest.raises(ModelError, match="pvt_tiny has no option 'patchsize'; did you mean 'patch_size'"):
         create_student("pvt_tiny", num_classes=2, patchsize=2)
-    with pytest.raises(ModelError, match=r"cvt_13: CvT: images of 40 x 40 pixels are no whole grids"):
+    with pytest.raises(ModelError, match=r"cvt_13: CvT: images of 40 x 40 pixels do not divide into"):
         create_student("cvt_13", num_classes=2, image_size=40)
 
 

@@ -309,7 +309,7 @@ def test_positions_tokens_and_temperatures_do_not_decay() -> None:
         ({"patch_size": 5}, r"images of 32 x 32 pixels do not divide into patches of 5 x 5"),
         (
             {"patch_size": 32, "pooling": "mean", "attention": "local"},
-            r"leaves out a token itself, and there is no other",
+            r"excludes the token itself, and there is no other",
         ),
         ({"patchsize": 8}, r"poorvit has no option 'patchsize'; did you mean 'patch_size'"),
     ],

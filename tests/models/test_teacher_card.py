@@ -160,7 +160,7 @@ def test_a_card_in_another_teachers_folder_is_refused() -> None:
     folder = keep()
     folder.rename(folder.parent / "resnet56")
     with pytest.raises(
-        InputError, match="is the card of resnet8 on digits, but lies in the folder of resnet56 on digits"
+        InputError, match="is the card of resnet8 on digits, but is in the folder of resnet56 on digits"
     ):
         find_card("resnet56", "digits")
 
@@ -199,7 +199,7 @@ def test_a_long_name_in_a_card_does_not_drown_what_is_wrong_with_it() -> None:
         ({"accuracy": {"top1": 97.5, "split": "test", "epoch": 3, "epochs": 3}}, "less than or equal to 1"),
         (
             {"accuracy": {"top1": 0.9, "split": "test", "epoch": 4, "epochs": 3}},
-            "epoch 4 lies behind the last of 3",
+            "epoch 4 is after the last of 3",
         ),
     ],
 )

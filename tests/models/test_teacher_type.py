@@ -164,7 +164,7 @@ def test_the_view_is_the_image_itself_where_size_and_normalisation_agree() -> No
 def test_a_teacher_is_tapped_at_its_stages_unless_told_otherwise() -> None:
     assert Teacher(CifarResNet(8, 2), image_size=32).taps == ["stage1", "stage2", "stage3"]
     assert Teacher(CifarResNet(8, 2), image_size=32, taps=["stage2"]).taps == ["stage2"]
-    with pytest.raises(TapError, match="shows no transformer blocks and no 3 stages"):
+    with pytest.raises(TapError, match="has no transformer blocks and no 3 stages"):
         Teacher(nn.Sequential(nn.Conv2d(3, 4, 3)), image_size=8)
 
 

@@ -174,14 +174,14 @@ def test_fixed_positions_stay_and_query_and_key_have_the_strength_asked_for() ->
     [
         (
             {"init": "mimetic", "q_rank": 4},
-            r"mimetic weights are for blocks with one whole matrix for q, k and v, .*ranks",
+            r"mimetic weights need blocks with one full matrix for q, k and v, .*ranks",
         ),
-        ({"init": "impulse", "v_rank": 4}, r"impulse weights are for blocks with one whole matrix"),
+        ({"init": "impulse", "v_rank": 4}, r"impulse weights need blocks with one full matrix"),
         (
             {"init": "impulse", "positions": "none"},
             r"made from positions, and this model has none; use positions=sinus",
         ),
-        ({"init": "impulse", "attention": "local"}, r"heads look at their own patch, which local attention masks"),
+        ({"init": "impulse", "attention": "local"}, r"heads attend to their own patch, which local attention masks"),
     ],
 )
 def test_weights_that_cannot_be_made_are_refused(options: dict[str, object], message: str) -> None:

@@ -159,7 +159,7 @@ def test_a_low_rank_map_has_that_rank_and_fewer_weights() -> None:
         ({"heads": 5}, r"embed_dim is 12, which 5 heads do not divide; expected a multiple of num_heads"),
         ({"heads": 0}, r"num_heads is 0, expected a whole number of at least 1"),
         ({"width": 0}, r"embed_dim is 0, expected a whole number of at least 1"),
-        ({"q_rank": 13}, r"rank of q, k or v is 13, expected at most embed_dim, 12; 0 leaves the matrix whole"),
+        ({"q_rank": 13}, r"rank of q, k or v is 13, expected at most embed_dim, 12; 0 keeps the full matrix"),
         ({"k_rank": -1}, r"rank of q, k or v is -1, expected a whole number of at least 1"),
         ({"v_rank": 2.5}, r"rank of q, k or v is 2.5, expected a whole number"),
         ({"dropout": 1.0}, r"attn_drop_rate is 1.0, expected a number from 0 to below 1"),

@@ -226,14 +226,15 @@ def test_a_pyramid_of_few_places_is_told_to_take_larger_images() -> None:
 
 def test_pixels_that_are_never_seen_are_told_of_before_and_by_the_training(here: Path, world: World, capsys) -> None:
     words = [*of_world(TRAIN, world), "--student-option", "patch_size=5", "--image-size", "32"]
-    sentence = "32 is no multiple of patch_size 5; 2 rows and 2 columns of pixels are never seen"
+    sentence = "32 is not a multiple of patch_size 5; 2 rows and 2 columns of pixels are never seen"
     assert [one.partition(":")[0] for one in foretold(words, capsys)["cautions"] if "never seen" in one] == [sentence]
     assert run([*words, "--max-time", "0"]) == 75
     assert sentence in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(("model", "side", "options", "unseen"), [
-    ("deit_tiny", 33, {"patch_size": 4, "depth": 1}, "33 is no multiple of patch_size 4; 1 row and 1 column of pixels"),
+    ("deit_tiny", 33, {"patch_size": 4, "depth": 1},
+     "33 is not a multiple of patch_size 4; 1 row and 1 column of pixels"),
     ("deit_tiny", 32, {"patch_size": 4, "depth": 1}, None),
     ("resnet8", 33, {}, None),
 ])  # fmt: skip
@@ -246,7 +247,7 @@ def test_rows_and_columns_that_are_never_seen_are_counted_apart() -> None:
     patches = nn.Sequential(nn.Conv2d(3, 4, (2, 5), stride=(2, 5)))
     assert unseen_pixels(PatchEmbed(32, 4, dynamic_img_pad=True), (33, 33)) is None, "it pads them"
     assert (unseen_pixels(patches, (8, 16)) or "").startswith(
-        "8 x 16 is no multiple of patch_size 2 x 5; 1 column of pixels is never seen"
+        "8 x 16 is not a multiple of patch_size 2 x 5; 1 column of pixels is never seen"
     )
 
 

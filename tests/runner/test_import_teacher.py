@@ -194,7 +194,7 @@ def test_weights_of_other_classes_are_refused_with_both_numbers(pictures: Path, 
     model = lively(TorchvisionStyle())
     torch.save(model.state_dict(), tmp_path / "a.pth")
     sha256 = hashlib.sha256((tmp_path / "a.pth").read_bytes()).hexdigest()
-    with pytest.raises(ModelError, match="tells 5 classes apart, resnet8 was to tell 3"):
+    with pytest.raises(ModelError, match="distinguishes 5 classes, resnet8 needs 3"):
         import_teacher("resnet8", tmp_path / "a.pth", str(pictures), sha256=sha256, normalize="imagenet", image_size=12)
 
 
@@ -210,7 +210,7 @@ def test_a_model_without_layers_to_guide_by_is_refused(
     )
     torch.save({"2.weight": torch.zeros(3, 3), "2.bias": torch.zeros(3)}, tmp_path / "a.pth")
     sha256 = hashlib.sha256((tmp_path / "a.pth").read_bytes()).hexdigest()
-    with pytest.raises(TapError, match="shows no transformer blocks and no 3 stages"):
+    with pytest.raises(TapError, match="has no transformer blocks and no 3 stages"):
         import_teacher(
             "flat_for_import:make",
             tmp_path / "a.pth",
@@ -314,7 +314,7 @@ def test_weights_are_downloaded_once_and_only_those_of_the_sum(
 def test_what_cannot_be_downloaded_is_told(weights: tuple[Path, str]) -> None:
     with pytest.raises(MissingError, match="lgkd is offline"):
         fetch_weights("https://a.example/b.pth", sha256="0" * 64, size=10)
-    with pytest.raises(InputError, match="is no https address"):
+    with pytest.raises(InputError, match="is not an https address"):
         fetch_weights("ftp://a.example/b.pth", sha256="0" * 64, size=10)
     with pytest.raises(InputError, match="weights of 0 bytes were announced"):
         fetch_weights("https://a.example/b.pth", sha256="0" * 64, size=0)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lgkd.data.catalogue import CATALOGUE
-from lgkd.data.sources import arrange as arrange_module
+from lgkd.data.sources import chaoyang
 from lgkd.data.sources.arrange import arrange
 
 Change = dict[str, bytes | None]
@@ -73,7 +73,7 @@ def make_given(tmp_path: Path, patch: pytest.MonkeyPatch) -> Callable[..., Path]
     patch.setitem(CATALOGUE, "tiny-imagenet", tiny)
     slides = replace(CATALOGUE["chaoyang"], train=7, test=7, image_size=16)
     patch.setitem(CATALOGUE, "chaoyang", slides)
-    patch.setattr(arrange_module, "CHAOYANG", SLIDES)
+    patch.setattr(chaoyang, "CHAOYANG", SLIDES)
 
     def make(name: str, form: str = "folder", change: Change | None = None) -> Path:
         files = {file: content for file, content in (MAKE[name]() | (change or {})).items() if content is not None}

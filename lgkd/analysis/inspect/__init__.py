@@ -1,1 +1,1 @@
-"""Why a student works: what it attends to, what it has in common with its teacher, what it withstands."""
+"""Inspect students: attention distance, similarity to the teacher, robustness to corruptions."""

@@ -1,4 +1,4 @@
-"""Reading a transformer's blocks and attention weights in one forward pass, whoever wrote it.
+"""Capture block outputs and attention weights of any transformer in one forward pass.
 
 Letters in shapes: B batch, H heads, N queries, M keys, d width of a head.
 """
@@ -17,15 +17,15 @@ from torch.overrides import TorchFunctionMode
 from lgkd.models.default_taps import block_names, default_taps, stage_names
 
 _DROPPED = "attn_drop"
-"""What timm calls the dropout behind the softmax, which in evaluation puts out the weights as they are."""
+"""timm's name of the dropout behind the softmax, which in evaluation outputs the weights unchanged."""
 
 
 @dataclass
 class Reading:
-    """What was seen of one batch.
+    """Hold the block outputs and attention weights of one batch.
 
     Attributes:
-        outputs: of each block, as it puts them out.
+        outputs: of each block, unchanged.
         weights: of each block that computes attention, (B,H,N,M); the first where it does so several times.
     """
 
@@ -34,15 +34,15 @@ class Reading:
 
 
 def looked_at(model: nn.Module) -> list[str]:
-    """The layers that are read: transformer blocks; stages of a CNN; or whatever can be tapped by default."""
+    """Return the layers to read: transformer blocks; stages of a CNN; or the default taps."""
     return block_names(model) or stage_names(model) or default_taps(model)
 
 
 @torch.no_grad()
 def read(model: nn.Module, layers: Sequence[str], images: Tensor) -> Reading:
-    """Run a model in eval mode over images (B,3,H,W) and see what its layers put out and attend to.
+    """Run a model in eval mode over images (B,3,H,W) and capture its layers' outputs and attention weights.
 
-    Attention is seen where torch's fused function is called, of which queries and keys are taken, and where a
+    Attention is captured where torch's fused function is called, from its queries and keys, and where a
     dropout called `attn_drop` is given the weights.
     """
     seen = Reading()
@@ -87,7 +87,7 @@ def _keep(weights: Any, inside: list[str], seen: Reading) -> None:
 
 
 class _Watching(TorchFunctionMode):
-    """Works out the weights that torch's fused attention does not show."""
+    """Compute the weights that torch's fused attention does not return."""
 
     def __init__(self, inside: list[str], seen: Reading) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class _Watching(TorchFunctionMode):
         if func is F.scaled_dot_product_attention and self._inside:
             _keep(attention_weights(*args[:2], **_asked(args, kwargs or {})), self._inside, self._seen)
         if func is F.multi_head_attention_forward and self._inside:
-            # torch's own layer, which can be asked; what it calls itself is not watched.
+            # torch's own layer, which can return its weights; the calls inside are not captured.
             asked = {**(kwargs or {}), "need_weights": True, "average_attn_weights": False}
             mixed, weights = func(*args, **asked)
             _keep(weights, self._inside, self._seen)
@@ -106,7 +106,7 @@ class _Watching(TorchFunctionMode):
 
 
 def _asked(args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Mask, causality and scale of a call, wherever they stand in it."""
+    """Return mask, causality and scale of a call, positional or by keyword."""
     given = dict(zip(("attn_mask", "dropout_p", "is_causal"), args[3:], strict=False)) | kwargs
     return {name: given[name] for name in ("attn_mask", "is_causal", "scale") if name in given}
 
@@ -118,7 +118,7 @@ def attention_weights(
     is_causal: bool = False,
     scale: float | None = None,
 ) -> Tensor:
-    """softmax(q k^T scale + mask), (B,H,N,M): the weights of `torch.nn.functional.scaled_dot_product_attention`."""
+    """Compute softmax(q k^T scale + mask), (B,H,N,M): the weights of torch's `scaled_dot_product_attention`."""
     logits = query_BHNd.float() @ key_BHMd.float().transpose(-2, -1)
     logits = logits * (1 / math.sqrt(query_BHNd.shape[-1]) if scale is None else scale)
     if is_causal:
@@ -131,7 +131,7 @@ def attention_weights(
 
 @contextmanager
 def _slow_path() -> Iterator[None]:
-    """torch's own encoder layers take a way in evaluation on which no attention is to be seen."""
+    """Disable the fast path of torch's encoder layers in evaluation, in which attention cannot be captured."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

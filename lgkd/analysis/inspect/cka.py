@@ -1,4 +1,4 @@
-"""Linear centred kernel alignment (CKA): how alike two layers are, whatever their widths.
+"""Compute linear centred kernel alignment (CKA): the similarity of two layers of any widths.
 
 Letters in shapes: B images of a batch, D and E widths of the two.
 """
@@ -11,11 +11,11 @@ from torch import Tensor
 from lgkd.errors import InputError
 
 LEAST = 4
-"""Images that the unbiased estimate needs."""
+"""Number of images that the unbiased estimate needs."""
 
 
 def hsic(first_BB: Tensor, second_BB: Tensor) -> Tensor:
-    """The unbiased estimate of the Hilbert-Schmidt independence criterion of two kernel matrices.
+    """Estimate the Hilbert-Schmidt independence criterion of two kernel matrices without bias.
 
     Source: Song et al., Feature Selection via Dependence Maximization, JMLR 2012, equation 5; as used by Nguyen, Raghu
     and Kornblith, arXiv 2010.15327, equation 3.
@@ -34,10 +34,10 @@ def hsic(first_BB: Tensor, second_BB: Tensor) -> Tensor:
 
 
 class Alignment:
-    """CKA of every layer of one model with every layer of another, from batches that need not be kept.
+    """Accumulate CKA between every layer of one model and every layer of another over batches.
 
-    Numerator and denominator are averaged over batches of equal size, whose estimates are unbiased, so that the
-    result does not depend on that size but for chance.
+    Numerator and denominator are averaged over batches of equal size, whose estimates are unbiased, so the
+    result does not depend on that size except for chance.
 
     Source: Nguyen, Raghu and Kornblith, Do Wide and Deep Networks Learn the Same Things?, arXiv 2010.15327, section 3.
     Kornblith et al., arXiv 1905.00414, for CKA itself.
@@ -49,10 +49,10 @@ class Alignment:
         self._others: Tensor | float = 0.0
 
     def add(self, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> None:
-        """One batch.
+        """Add one batch.
 
         Args:
-            ours, theirs: what the layers put out, (B, ...) each.
+            ours, theirs: outputs of the layers, (B, ...) each.
         """
         first, second = ([_kernel(features) for features in side] for side in (ours, theirs))
         self._crossed = self._crossed + torch.stack([torch.stack([hsic(a, b) for b in second]) for a in first])
@@ -60,7 +60,7 @@ class Alignment:
         self._others = self._others + torch.stack([hsic(b, b) for b in second])
 
     def values(self) -> Tensor:
-        """CKA of our layers (rows) with theirs (columns); at most 1, and about 0 for unrelated ones."""
+        """Return CKA of our layers (rows) with theirs (columns); at most 1, and about 0 for unrelated ones."""
         assert isinstance(self._crossed, Tensor), "no batch was added"
         assert isinstance(self._own, Tensor) and isinstance(self._others, Tensor)
         scale = (self._own[:, None] * self._others[None, :]).clamp(min=0).sqrt()
@@ -68,8 +68,8 @@ class Alignment:
 
 
 def _kernel(features: Tensor) -> Tensor:
-    """The linear kernel of a batch, double precision (B,B)."""
+    """Compute the linear kernel of a batch, double precision (B,B)."""
     flat = features.flatten(1).double()
-    # A common shift changes nothing but rounding.
+    # A common shift changes only rounding.
     flat = flat - flat.mean(dim=0)
     return flat @ flat.T

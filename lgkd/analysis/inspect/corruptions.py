@@ -1,7 +1,7 @@
-"""Common corruptions of images, computed here: noise, blur, brightness, contrast, JPEG, five severities each.
+"""Corrupt images in five severities each: noise, blur, brightness, contrast, JPEG.
 
-Kinds and strengths follow CIFAR-10-C (Hendrycks and Dietterich, arXiv 1903.12261); figures are not those of the
-published sets, which hold other draws, and change brightness in another colour space.
+Kinds and strengths follow CIFAR-10-C (Hendrycks and Dietterich, arXiv 1903.12261); figures differ from those of the
+published sets, which use other draws, and change brightness in another colour space.
 """
 
 import math
@@ -25,15 +25,15 @@ STRENGTHS: dict[str, tuple[float, ...]] = {
     "contrast": (0.75, 0.5, 0.4, 0.3, 0.15),
     "jpeg": (80, 65, 58, 50, 40),
 }
-"""Of severities 1 to 5. Noise: standard deviation, where white is 1. Blur: standard deviation of the Gaussian in
-pixels, for images of 32 pixels; others in proportion. Brightness: added to all channels, where white is 1. Contrast:
-what is left of the difference to a channel's mean. JPEG: quality."""
+"""Strengths of severities 1 to 5. Noise: standard deviation, where white is 1. Blur: standard deviation of the Gaussian
+in pixels, for images of 32 pixels; others in proportion. Brightness: added to all channels, where white is 1. Contrast:
+factor of the difference to a channel's mean. JPEG: quality."""
 
 _SIDE = 32
 
 
 def corrupt(images: Images, kind: str, severity: int) -> Images:
-    """The same images, corrupted as they are stored, before they are resized; draws are the same at every call.
+    """Corrupt images at their stored size, before resizing; draws are the same at every call.
 
     Args:
         images: the split.
@@ -60,7 +60,7 @@ def corrupt(images: Images, kind: str, severity: int) -> Images:
     for place, (height, width) in enumerate(images.sizes.tolist()):
         canvas = pixels[place]
         whole = change(canvas[:, :height, :width], strength)
-        # What fills up the canvas repeats the image's border, which resizing reads.
+        # The fill of the canvas repeats the image's border, which resizing reads.
         canvas[:, :height, :width] = whole
         canvas[:, height:, :width] = whole[:, -1:, :]
         canvas[:, :, width:] = canvas[:, :, width - 1 : width]
@@ -73,7 +73,7 @@ Change = Callable[[Tensor, float], Tensor]
 def _blurred(image_3HW: Tensor, strength: float) -> Tensor:
     shortest = min(image_3HW.shape[-2:])
     sigma = strength * shortest / _SIDE
-    # The kernel must not be longer than what can be mirrored at the border.
+    # The kernel must not be longer than the part that can be mirrored at the border.
     reach = max(1, min(math.ceil(4 * sigma), shortest - 1))
     return _levels(gaussian_blur(image_3HW.float(), [2 * reach + 1] * 2, [sigma] * 2))
 

@@ -1,4 +1,4 @@
-"""The pictures of an inspection, as PNG.
+"""Draw the figures of an inspection, as PNG.
 
 Letters in shapes: H W image size, h w map size.
 """
@@ -14,13 +14,13 @@ from lgkd.runs.plots import GREY, colour_of, dress, finish, new_figure
 
 @dataclass(frozen=True)
 class Distances:
-    """Mean attention distances of one student.
+    """Hold the mean attention distances of one student.
 
     Attributes:
-        who: it is.
+        who: label of the student.
         layers: names of the blocks, in order.
         heads: for each block the distance of every head, in pixels.
-        even: for each block, that of a head that attends to all patches alike.
+        even: for each block, that of a head that attends to all patches equally.
     """
 
     who: str
@@ -30,7 +30,7 @@ class Distances:
 
 
 def draw_distances(path: Path, students: Sequence[Distances]) -> None:
-    """A panel for each student: a dot for every head, a line for their mean."""
+    """Draw a panel for each student: a dot for every head, a line for their mean."""
     figure, axes = new_figure(len(students), width=5.0, height=3.9)
     panels = [axes] if len(students) == 1 else list(axes)
     highest = max(max(max(heads), even) for one in students for heads, even in zip(one.heads, one.even, strict=True))
@@ -48,7 +48,7 @@ def draw_distances(path: Path, students: Sequence[Distances]) -> None:
 
 
 def draw_similarities(path: Path, students: Sequence[tuple[str, Sequence[str], Tensor]], stages: Sequence[str]) -> None:
-    """A panel for each student: CKA of its blocks (from below) with the teacher's stages.
+    """Draw a panel for each student: CKA of its blocks (from below) with the teacher's stages.
 
     Args:
         students: name, names of the blocks, CKA (blocks, stages).
@@ -74,10 +74,10 @@ def draw_similarities(path: Path, students: Sequence[tuple[str, Sequence[str], T
 def draw_corruptions(
     path: Path, clean: Mapping[str, float], found: Mapping[str, Mapping[str, Sequence[float]]]
 ) -> None:
-    """A panel for each kind: accuracy over severity; severity 0 is the image as it is.
+    """Draw a panel for each kind: accuracy over severity; severity 0 is the original image.
 
     Args:
-        clean: accuracy of each student on the images as they are, 0 to 1.
+        clean: accuracy of each student on the original images, 0 to 1.
         found: for each kind, for each student its accuracies at severities 1, 2, ...
     """
     figure, axes = new_figure(len(found), width=2.9, height=3.4)
@@ -101,12 +101,12 @@ def draw_corruptions(
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a picture of maps.
+    """Represent one column of a picture of maps.
 
     Attributes:
         title: above it.
         maps: one for each image, (h,w) each.
-        marks: of each image a place that is marked, as shares of width and height; None for none.
+        marks: of each image a marked position, as shares of width and height; None for none.
     """
 
     title: str
@@ -115,7 +115,7 @@ class Column:
 
 
 def draw_maps(path: Path, images: Sequence[Tensor], names: Sequence[str], columns: Sequence[Column]) -> None:
-    """Images in rows; in columns what models make of them. Every map has its own scale, from its least to its most.
+    """Draw images in rows and the models' maps in columns. Every map is scaled from its minimum to its maximum.
 
     Args:
         images: uint8 (3,H,W) each.
@@ -139,11 +139,11 @@ def draw_maps(path: Path, images: Sequence[Tensor], names: Sequence[str], column
 
 
 def energy(map_Chw: Tensor) -> Tensor:
-    """How much a map has to say at each place: the norm over channels of what differs from the map's mean, (h,w)."""
+    """Compute the norm over channels of the difference from the map's mean, (h,w)."""
     differing = map_Chw.float() - map_Chw.float().mean(dim=(1, 2), keepdim=True)
     return differing.square().sum(dim=0).sqrt()
 
 
 def _places(students: Sequence[object]) -> list[int]:
-    """Guided students come first and are orange, their baselines blue, as in other pictures."""
+    """Return colour positions: guided students first in orange, their baselines in blue, as in other pictures."""
     return [1, 0] if len(students) == 2 else list(range(1, len(students) + 1))

@@ -1,4 +1,4 @@
-"""From finished runs to an inspection's folder."""
+"""Inspect finished runs and write the results to a folder."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,15 +32,15 @@ _SHOWN = 4
 
 @dataclass(frozen=True)
 class Inspection:
-    """What an inspection found; the same is in its folder.
+    """Hold the results of an inspection; the same is in its folder.
 
     Attributes:
         folder: with pictures, tables and `inspect.json`.
-        students: what was measured of each.
-        images: how many test images were measured on.
-        accuracies: of each student on the images as they are, 0 to 1.
+        students: measurements of each.
+        images: number of test images that were measured on.
+        accuracies: of each student on the original images, 0 to 1.
         corrupted: for each kind of corruption, for each student its accuracies at severities 1 to 5.
-        remarks: sentences on what is left out, and why.
+        remarks: sentences on omitted parts, with the reason.
     """
 
     folder: Path
@@ -64,7 +64,7 @@ def inspect_run(
     device: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Inspection:
-    """Look into a trained student, and into an unguided one beside it.
+    """Inspect a trained student, and optionally an unguided one beside it.
 
     Args:
         run: a finished run's folder.
@@ -72,23 +72,23 @@ def inspect_run(
         out: a folder that is new or empty, or holds an older inspection.
         teacher: whose stages the blocks are compared with: a name in the store, or a run's folder; by default the one
             that guided the run.
-        images: places in the test split of the images that maps are shown of; four by default.
-        most: test images that are measured on, evenly spread over the split.
+        images: indices in the test split of the images whose maps are drawn; four by default.
+        most: number of test images that are measured on, evenly spread over the split.
         dataset, data_dir, device: as for `evaluate`.
-        say: called with a sentence that the user should hear.
+        say: called with each message for the user.
 
     Raises:
-        InputError: no finished run lies there, or choices that make no sense.
-        MissingError: the data set or the teacher is not at hand.
+        InputError: no finished run is there, or invalid choices.
+        MissingError: the data set or the teacher is missing.
         TakenError: `out` holds something else.
     """
     folder = check_folder(Path(out))
     if most < BATCH:
         raise InputError(f"{most} images were asked for to measure on, expected {BATCH} or more")
     opened = open_run(run, dataset=dataset, data_dir=data_dir, device=device)
-    tell = say or (lambda _: None)
+    notify = say or (lambda _: None)
     if dataset is not None:
-        tell(f"measured on {opened.scored}")
+        notify(f"measured on {opened.scored}")
     first = "guided" if opened.info["kind"] == "distill" else "this run"
     students = [Measured(first, opened, looked_at(opened.student))]
     if baseline is not None:
@@ -107,7 +107,7 @@ def inspect_run(
     if guide is not None:
         tell_similarities(folder, students, guide)
     else:
-        remarks.append("no teacher is at hand, so that nothing is compared with its stages; name one by --teacher")
+        remarks.append("the teacher is missing, so nothing is compared with its stages; name one by --teacher")
     clean, corrupted = tell_corruptions(folder, students, part)
     chosen = test.take(torch.tensor(shown))
     draw_attention(folder, students, chosen)
@@ -123,12 +123,12 @@ def inspect_run(
     }
     write_json(folder / ABOUT, about)
     for remark in remarks:
-        tell(remark)
+        notify(remark)
     return Inspection(folder, tuple(students), len(part), clean, corrupted, tuple(remarks))
 
 
 def find_teacher(named: str | Path | None, opened: Opened) -> Teacher | None:
-    """The teacher that was named, by a name of the store or a run's folder; else the one that guided the run."""
+    """Find the requested teacher, by a name of the store or a run's folder; else the one that guided the run."""
     if named is None:
         return teacher_at_hand(opened)
     place = Path(named)
@@ -141,7 +141,7 @@ def find_teacher(named: str | Path | None, opened: Opened) -> Teacher | None:
 
 
 def _checked(images: Sequence[int] | None, count: int) -> list[int]:
-    """Places in the test split, given or evenly spread."""
+    """Return indices in the test split, given or evenly spread."""
     places = list(images) if images is not None else [int(place) for place in _spread(count, _SHOWN)]
     wrong = [place for place in places if not 0 <= place < count]
     if wrong:
@@ -150,5 +150,5 @@ def _checked(images: Sequence[int] | None, count: int) -> list[int]:
 
 
 def _spread(count: int, most: int) -> Tensor:
-    """At most so many places, evenly spread."""
+    """Return at most `most` evenly spread indices."""
     return torch.arange(count) if count <= most else torch.linspace(0, count - 1, most).round().long()

@@ -1,4 +1,4 @@
-"""What is measured of each student: how far it looks, and what it has in common with a teacher."""
+"""Measure each student: attention distances, and similarity to a teacher."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,20 +16,20 @@ from lgkd.models.teacher import Teacher
 from lgkd.runner.loaded_run import Opened
 
 BATCH = 32
-"""Images at once; the estimate of CKA wants batches of one size."""
+"""Batch size; the estimate of CKA needs equal batches."""
 
 
 @dataclass
 class Measured:
-    """One student and what was found.
+    """Hold one student and its measurements.
 
     Attributes:
         who: "guided", "this run" or "baseline".
         opened: its run.
         layers: that were read, in order.
         distances: of each layer whose attention can be read, the mean distance of every head, in pixels.
-        even: of each of these, that of a head that attends to all patches alike.
-        unseen: why the attention of another layer cannot be read.
+        even: of each of these, that of a head that attends to all patches equally.
+        unseen: reason why the attention of another layer cannot be read.
         similarity: CKA of its layers (rows) with the teacher's taps (columns); None without a teacher.
     """
 
@@ -43,7 +43,7 @@ class Measured:
 
 
 def measure(student: Measured, images: Images, teacher: Teacher | None) -> None:
-    """Run over the images once, in an order that mixes the classes, and fill in what was found."""
+    """Run over the images once, in an order that mixes the classes, and fill in the measurements."""
     opened = student.opened
     mixed = images.take(permutation(seed_of("inspect"), len(images)))
     mean, std = (torch.tensor(values, device=opened.device).view(3, 1, 1) for values in opened.normalisation)
@@ -67,10 +67,10 @@ def measure(student: Measured, images: Images, teacher: Teacher | None) -> None:
 
 
 def _distance(student: Measured, layer: str, weights: Tensor | None, output: Tensor | None) -> Tensor:
-    """The distance of every head over one batch.
+    """Compute the distance of every head over one batch.
 
     Raises:
-        TapError: there is none; says why.
+        TapError: there is none; the message says why.
     """
     if weights is None or output is None:
         raise TapError("it computes no attention weights, expected a softmax over tokens that can be read")
@@ -82,7 +82,7 @@ def _distance(student: Measured, layer: str, weights: Tensor | None, output: Ten
 
 
 def _batches(opened: Opened, images: Images) -> Iterator[Tensor]:
-    """Equal batches of the student's images; a rest is left out."""
+    """Yield equal batches of the student's images; a remainder is dropped."""
     size = min(BATCH, len(images))
     for start in range(0, len(images) - size + 1, size):
         some = images.take(torch.arange(start, start + size))

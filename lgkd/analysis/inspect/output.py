@@ -1,4 +1,4 @@
-"""Where an inspection may be written. No torch, so that it is told at once."""
+"""Check and prepare the folder of an inspection. No torch, so that errors are immediate."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ ABOUT = "inspect.json"
 
 
 def check_folder(folder: Path) -> Path:
-    """The folder, if an inspection may be written there: it is new or empty, or holds an older one, finished or not.
+    """Return the folder if an inspection may be written there: new, empty, or holding an older one, finished or not.
 
     Raises:
         TakenError: it holds something else.
@@ -18,21 +18,21 @@ def check_folder(folder: Path) -> Path:
     if folder.exists() and not folder.is_dir():
         raise TakenError(f"{folder} is a file, expected a folder that is new or empty; choose another --out")
     if folder.is_dir() and not (folder / ABOUT).is_file() and not is_untouched(folder, ABOUT):
-        raise TakenError(f"{folder} holds something that is no inspection; nothing was touched. Choose another --out")
+        raise TakenError(f"{folder} is not the folder of an inspection; nothing was touched. Choose another --out")
     return folder
 
 
 def begin(folder: Path) -> None:
-    """Make the folder, and mark it as an inspection's before anything else is in it; the end may not come."""
+    """Create the folder and mark it as an inspection's before anything else, as the process may not finish."""
     make_folder(folder)
     write_json(folder / ABOUT, {"format": 1, "status": "running"})
 
 
 def read_places(text: str) -> list[int]:
-    """Places such as "0,17,300" as numbers.
+    """Parse indices such as "0,17,300".
 
     Raises:
-        InputError: something else.
+        InputError: another format.
     """
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() for word in words):

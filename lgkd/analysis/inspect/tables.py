@@ -1,4 +1,4 @@
-"""An inspection's tables and pictures."""
+"""Write an inspection's tables and pictures."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,7 +36,7 @@ _MOST_NAMED, _LONGEST = 3, 20
 
 
 def tell_distances(folder: Path, students: Sequence[Measured]) -> list[str]:
-    """attention-distance.csv and .png; sentences on layers whose attention cannot be read."""
+    """Write attention-distance.csv and .png; return sentences on layers whose attention cannot be read."""
     shown = [
         Distances(one.who, list(one.distances), list(one.distances.values()), [one.even[key] for key in one.distances])
         for one in students
@@ -61,7 +61,7 @@ def tell_distances(folder: Path, students: Sequence[Measured]) -> list[str]:
 
 
 def tell_similarities(folder: Path, students: Sequence[Measured], teacher: Teacher) -> None:
-    """similarity.csv and .png: CKA of every layer with the teacher's taps."""
+    """Write similarity.csv and .png: CKA of every layer with the teacher's taps."""
     shown = [(one.who, one.layers, one.similarity) for one in students if one.similarity is not None]
     rows = [
         {"who": who, "layer": layer, "teacher_layer": theirs, "cka": round(value, 4)}
@@ -76,7 +76,7 @@ def tell_similarities(folder: Path, students: Sequence[Measured], teacher: Teach
 def tell_corruptions(
     folder: Path, students: Sequence[Measured], images: Images
 ) -> tuple[dict[str, float], dict[str, dict[str, list[float]]]]:
-    """corruptions.csv and .png: accuracy on the images as they are, and under every kind and severity."""
+    """Write corruptions.csv and .png: accuracy on the original images, and under every kind and severity."""
     clean = {one.who: _accuracy(one.opened, images) for one in students}
     found: dict[str, dict[str, list[float]]] = {}
     rows: list[dict[str, Any]] = [
@@ -108,7 +108,7 @@ def _accuracy(opened: Opened, images: Images) -> float:
 
 
 def draw_attention(folder: Path, students: Sequence[Measured], images: Images) -> None:
-    """attention-maps.png: where the patch in the middle looks, in the first, middle and last block that can be read."""
+    """Draw attention-maps.png: attention of the middle patch, in the first, middle and last readable block."""
     columns = []
     for one in students:
         layers = list(one.distances)
@@ -132,7 +132,7 @@ def draw_attention(folder: Path, students: Sequence[Measured], images: Images) -
 
 
 def draw_features(folder: Path, students: Sequence[Measured], images: Images, teacher: Teacher | None) -> list[str]:
-    """feature-maps.png: at the tapped layers of each student and the teacher, where a map differs from its mean."""
+    """Draw feature-maps.png: differences from the mean of the maps at the taps of each student and the teacher."""
     columns, remarks = [], []
     for one in students:
         opened = one.opened
@@ -183,5 +183,5 @@ def _listed(layers: Sequence[str]) -> str:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A table, whole or not at all."""
+    """Write a table atomically."""
     write_whole(path, table(list(rows[0]), rows))

@@ -1,1 +1,1 @@
-"""A run as one page to read and pass on."""
+"""Report a run as one HTML page to share."""

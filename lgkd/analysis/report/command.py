@@ -1,4 +1,4 @@
-"""The command that makes runs again, for whoever the report is handed to."""
+"""Compose the command that repeats the runs of a report."""
 
 import json
 import shlex
@@ -11,14 +11,14 @@ from lgkd.runner.options import OPTIONS
 from lgkd.runs.folder import RECIPE
 
 _PARTS = ("fraction", "images_per_class", "val_fraction")
-"""Options that take some of the images, for which the subset's seed counts."""
+"""Options that use only some of the images, for which the subset's seed counts."""
 
 
 def command(chosen: Chosen, *, out: str) -> str | None:
-    """One line for a shell: the same choices for all seeds, and the baseline where the same command makes it.
+    """Compose one line for a shell: the same choices for all seeds, and the baseline where the same command trains it.
 
-    The recipe is the file that `notes` asks for. Folders are named by their own names, since those above them are not
-    there elsewhere.
+    The recipe is the file that `notes` asks for. Folders are given by their last names, since the folders above do not
+    exist elsewhere.
 
     Args:
         chosen: the runs.
@@ -39,7 +39,7 @@ def command(chosen: Chosen, *, out: str) -> str | None:
 
 
 def notes(chosen: Chosen) -> tuple[str, str]:
-    """What has to be there before the command is typed, and what to expect of it."""
+    """Describe the preconditions of the command and its result."""
     info = chosen.main.info
     needs = [f"Save the recipe below as {RECIPE}."]
     folders = [Path(place).name for place in _folders(info)]
@@ -55,7 +55,7 @@ def notes(chosen: Chosen) -> tuple[str, str]:
 
 
 def _who(info: Mapping[str, Any], call: Mapping[str, Any]) -> list[str]:
-    """Who is trained by whom on what."""
+    """Return the arguments for student, teachers and data set."""
     about = info["dataset"]
     dataset = f"{Path(about['path']).name}/" if about["path"] else str(about["name"])
     role = "teacher" if info["kind"] == "teacher" else "student"
@@ -82,13 +82,13 @@ def _seeds(chosen: Chosen) -> list[str]:
 
 
 def _is_series(chosen: Chosen) -> bool:
-    """Whether the seeds are all that differs; one command takes one part of the images."""
+    """Return true if the seeds are the only difference; one command takes one subset of the images."""
     parts = {run.info["dataset"].get("subset") for run in chosen.ours.runs}
     return len(chosen.ours.runs) > 1 and len(parts) == 1 and chosen.main.info["kind"] != "teacher"
 
 
 def _makes_baseline(chosen: Chosen) -> bool:
-    """Whether `--with-baseline` trains the very runs that these are compared with."""
+    """Return true if `--with-baseline` trains exactly the runs of the baseline."""
     ours, baseline = chosen.ours, chosen.baseline
     if baseline is None or not baseline.is_baseline_of(ours) or not (_is_series(chosen) or len(ours.runs) == 1):
         return False
@@ -112,7 +112,7 @@ def _options(options: Mapping[str, Any]) -> list[str]:
 
 
 def _folders(info: Mapping[str, Any]) -> Sequence[str]:
-    """Folders that the command names."""
+    """Return the folders that the command names."""
     about, options = info["dataset"], (info.get("call") or {}).get("options") or {}
     places = (about["path"], about["data_dir"], options.get("extra"), *(options.get("cached") or ()))
     return [str(place) for place in places if place]

@@ -1,4 +1,4 @@
-"""What a report is written from, and how a figure becomes a part of it."""
+"""Hold the inputs of a report, and turn figures into parts of it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,21 +14,21 @@ from lgkd.runs.plots import as_svg
 from lgkd.training.evaluate import Answers
 
 Keep = Callable[[str, Any], None]
-"""Is given each figure's name and the figure, to write it as PNG."""
+"""Callback that is given each figure's name and the figure, to write it as PNG."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """Everything that a report is written from.
+    """Hold all inputs of a report.
 
     Attributes:
         chosen: the runs.
         classes: names, in order.
-        answers, baseline_answers: what the main run, and the baseline beside it, say of every test image; None where
-            that is not known.
+        answers, baseline_answers: predictions of the main run, and of the baseline beside it, for every test image;
+            None where they are unknown.
         images: the test split, for examples.
-        why_not: why there are no answers, in a sentence.
-        scored: which images of another data set the answers are of, in words; nothing for the run's own test split.
+        why_not: reason for missing predictions, in a sentence.
+        scored: description of the images of another data set that were predicted; empty for the run's own test split.
         recipe, env: the content of the main run's files.
     """
 
@@ -44,19 +44,19 @@ class Known:
 
     @property
     def which(self) -> str:
-        """Which runs are compared image by image, in a sentence."""
+        """Return a sentence on the runs that are compared image by image."""
         beside = self.chosen.beside
         return f"Seed {self.chosen.main.seed} against the baseline's seed {beside.seed}." if beside else ""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A figure with what is said of it.
+    """Represent a figure with its texts.
 
     Attributes:
         name: of its file, and of the picture in the page.
         figure: of matplotlib.
-        title, description: for those who do not see it.
+        title, description: read aloud by screen readers.
         caption: below it.
     """
 
@@ -67,7 +67,7 @@ class Shown:
     caption: str
 
     def html(self, keep: Keep) -> Markup:
-        """The figure as a part of the page."""
+        """Return the figure as a part of the page."""
         keep(self.name, self.figure)
         name = f"{self.name}-picture"
         svg = inline(as_svg(self.figure), name)

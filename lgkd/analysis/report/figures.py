@@ -1,4 +1,4 @@
-"""The figures of a report. Each is drawn once, and written as SVG and as PNG.
+"""Draw the figures of a report. Each is drawn once, and written as SVG and as PNG.
 
 Letters in shapes: K classes.
 """
@@ -14,19 +14,19 @@ from lgkd.analysis.report.metrics import Bin, Curve
 from lgkd.runs.plots import BLUE, GREEN, GREY, ORANGE, count_epochs, dress, new_figure
 
 _MOST_NUMBERS = 12
-"""Classes up to which the confusion matrix has its numbers written in."""
+"""Number of classes up to which the confusion matrix has its numbers written in."""
 _MOST_NAMES = 30
 _WIDTH = 5.0
-"""In inches: as wide as a phone, where writing of ten points can still be read."""
+"""Width in inches: as wide as a phone, where a font of ten points can still be read."""
 
 
 def percent(value: float, _place: object = None) -> str:
-    """As axes write a share."""
+    """Format a share for an axis."""
     return f"{value:.0%}"
 
 
 def draw_accuracy(ours: Curve, baseline: Curve | None, name: str) -> Any:
-    """Accuracy on the test split over the epochs, with the band that the baseline's seeds span."""
+    """Draw accuracy on the test split over the epochs, with the range of the baseline's seeds."""
     figure, axis = new_figure(1, width=_WIDTH, height=3.4)
     groups = [(baseline, "baseline", BLUE)] if baseline is not None else []
     for curve, label, colour in [*groups, (ours, name, ORANGE)]:
@@ -44,7 +44,7 @@ def draw_accuracy(ours: Curve, baseline: Curve | None, name: str) -> Any:
 
 
 def draw_losses(rows: Sequence[dict[str, float]]) -> Any:
-    """The parts of the training loss over the epochs, not weighted; one panel each, for their scales differ."""
+    """Draw the unweighted parts of the training loss over the epochs; one panel each, for their scales differ."""
     parts = loss_parts(rows)
     figure, axes = new_figure(1, width=_WIDTH, height=1.0 + 1.4 * len(parts))
     axes.remove()
@@ -60,12 +60,12 @@ def draw_losses(rows: Sequence[dict[str, float]]) -> Any:
 
 
 def loss_parts(rows: Sequence[dict[str, float]]) -> list[str]:
-    """Columns of metrics.csv that are parts of the loss."""
+    """Return the columns of metrics.csv that are parts of the loss."""
     return [key for key in dict.fromkeys(key for row in rows for key in row) if key.startswith("loss_")]
 
 
 def draw_classes(names: Sequence[str], values: Sequence[float], *, gains: bool) -> Any:
-    """A bar for each class, in the order given: its accuracy, or by how many points it gained."""
+    """Draw a bar for each class, in the given order: its accuracy, or its gain in points."""
     figure, axis = new_figure(1, width=_WIDTH, height=1.0 + 0.22 * len(names))
     axis.barh(range(len(names)), values, color=[ORANGE if value >= 0 else BLUE for value in values], height=0.7)
     axis.set_axisbelow(True)
@@ -84,15 +84,15 @@ def draw_classes(names: Sequence[str], values: Sequence[float], *, gains: bool) 
 
 
 def draw_confusion(names: Sequence[str], matrix_KK: Tensor) -> Any:
-    """Which class (row) was taken for which (column): shares of each row, with counts for few classes."""
+    """Draw the confusion matrix, true classes in rows: shares of each row, with counts for few classes."""
     from matplotlib.colors import LinearSegmentedColormap
 
     classes = len(names)
     figure, axis = new_figure(1, width=_WIDTH, height=4.9)
     shares = (matrix_KK.double() / matrix_KK.sum(dim=1, keepdim=True).clamp(min=1)).numpy()
-    # From nothing to blue, so that it can lie on any ground.
+    # From transparent to blue, for any background.
     shades = LinearSegmentedColormap.from_list("blues", [(0, 0.447, 0.698, 0.0), (0, 0.447, 0.698, 1.0)])
-    # The root, so that a few mistakes are seen beside many right guesses.
+    # The root, so that a few mistakes are visible beside many correct predictions.
     axis.imshow(shares**0.5, cmap=shades, vmin=0, vmax=1, interpolation="nearest")
     axis.set(xlabel="guessed", ylabel="true")
     if classes <= _MOST_NAMES:
@@ -110,7 +110,7 @@ def draw_confusion(names: Sequence[str], matrix_KK: Tensor) -> Any:
 
 
 def draw_reliability(ours: Sequence[Bin], baseline: Sequence[Bin] | None) -> Any:
-    """Accuracy over confidence; a well calibrated classifier is on the diagonal. Below: how many images say so."""
+    """Draw accuracy over confidence; a calibrated classifier is on the diagonal. Below: number of images per bin."""
     figure, axes = new_figure(1, width=_WIDTH, height=4.6)
     axes.remove()
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -139,6 +139,6 @@ def _write(setter: Any, words: str, **style: Any) -> None:
 
 
 def _no_formulas(axis: Any) -> None:
-    """A class called "$x$" is no formula."""
+    """Disable formulas, so that a class called "$x$" is plain text."""
     for label in (*axis.get_xticklabels(), *axis.get_yticklabels()):
         label.set_parse_math(False)

@@ -1,4 +1,4 @@
-"""The template of a report. Every text that a macro is given is escaped, so that it stays text in one line."""
+"""Load the template of a report. Every text given to a macro is escaped, so that it stays text in one line."""
 
 import re
 from pathlib import Path
@@ -11,17 +11,17 @@ from lgkd._internal.text import one_line
 
 TEMPLATE = "report.html.jinja"
 
-# What UTF-8 has no bytes for: names of files that are not text.
+# Surrogates, which UTF-8 cannot encode: names of files that are not text.
 _LONE = re.compile("[\ud800-\udfff]")
 
 
 def plain(value: object) -> str:
-    """A text in one line, in which characters that would act on it are written as escapes."""
+    """Return a text in one line, in which control characters are escaped."""
     return _LONE.sub(lambda match: f"\\x{ord(match[0]) & 0xFF:02x}", one_line(str(value)))
 
 
 def environment() -> Environment:
-    """An environment whose templates escape what they are given."""
+    """Build an environment whose templates escape their inputs."""
     return Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -33,4 +33,4 @@ def environment() -> Environment:
 
 
 blocks: Any = environment().get_template(TEMPLATE).module
-"""The template's macros as functions that return `Markup`."""
+"""Macros of the template as functions that return `Markup`."""

@@ -1,4 +1,4 @@
-"""Numbers that a report shows, from what a classifier said of every image.
+"""Compute the numbers of a report from a classifier's predictions.
 
 Letters in shapes: K classes, N images.
 """
@@ -15,11 +15,11 @@ from lgkd.training.evaluate import BINS, Answers
 
 @dataclass(frozen=True)
 class Bin:
-    """Images whose guesses are about equally sure.
+    """Represent images whose predictions have about equal confidence.
 
     Attributes:
-        low, high: between which the confidences lie, 0 to 1.
-        images: how many there are.
+        low, high: bounds of the confidences, 0 to 1.
+        images: their number.
         confidence, accuracy: their means; None for an empty bin.
     """
 
@@ -32,11 +32,11 @@ class Bin:
 
 @dataclass(frozen=True)
 class Confused:
-    """Images of one class that were taken for another.
+    """Represent images of one class that were predicted as another.
 
     Attributes:
-        true, guess: places of the two classes.
-        images: how many.
+        true, guess: indices of the two classes.
+        images: their number.
         share: of the images of the true class, 0 to 1.
     """
 
@@ -48,12 +48,12 @@ class Confused:
 
 @dataclass(frozen=True)
 class Curve:
-    """Accuracy over the epochs, of several seeds together.
+    """Represent accuracy over the epochs, of several seeds together.
 
     Attributes:
         epochs: those at which every run was measured.
-        mean, low, high: of the seeds at each, 0 to 1.
-        seeds: how many.
+        mean, low, high: over the seeds at each, 0 to 1.
+        seeds: their number.
     """
 
     epochs: tuple[float, ...]
@@ -64,12 +64,12 @@ class Curve:
 
 
 def confusion(answers: Answers, classes: int) -> Tensor:
-    """How many images of a class (row) were taken for which (column): int64 (K,K)."""
+    """Count images by true class (row) and predicted class (column): int64 (K,K)."""
     return torch.bincount(answers.labels * classes + answers.guesses, minlength=classes**2).view(classes, classes)
 
 
 def most_confused(matrix_KK: Tensor, most: int) -> list[Confused]:
-    """The pairs of classes with most mistakes, at most so many; equals in the order of the classes."""
+    """Return the pairs of classes with most mistakes, at most `most`; ties in the order of the classes."""
     wrong = matrix_KK.clone().fill_diagonal_(0)
     totals = matrix_KK.sum(dim=1).tolist()
     order = torch.sort(wrong.flatten(), descending=True, stable=True).indices[:most].tolist()
@@ -78,14 +78,14 @@ def most_confused(matrix_KK: Tensor, most: int) -> list[Confused]:
 
 
 def accuracy_by_class(answers: Answers, classes: int) -> list[float | None]:
-    """Share of each class's images that are guessed rightly; None for a class without images."""
+    """Compute the share of each class's images that are predicted correctly; None for a class without images."""
     seen = torch.bincount(answers.labels, minlength=classes).tolist()
     right = torch.bincount(answers.labels[answers.right], minlength=classes).tolist()
     return [good / count if count else None for good, count in zip(right, seen, strict=True)]
 
 
 def reliability(answers: Answers) -> list[Bin]:
-    """Equally wide bins of confidence, as the calibration error of `lgkd.training.evaluate` has them."""
+    """Return equally wide bins of confidence, as the calibration error of `lgkd.training.evaluate` has them."""
     place = (answers.confidences * BINS).nan_to_num().long().clamp(max=BINS - 1)
     bins = []
     for number in range(BINS):
@@ -104,7 +104,7 @@ def reliability(answers: Answers) -> list[Bin]:
 
 
 def calibration_error(bins: Sequence[Bin]) -> float:
-    """Expected calibration error, 0 to 1: the mean over images of how far a bin's confidence is from its accuracy.
+    """Compute the expected calibration error, 0 to 1: the mean over images of |confidence - accuracy| of their bin.
 
     Source: Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599.
     """
@@ -115,7 +115,7 @@ def calibration_error(bins: Sequence[Bin]) -> float:
 
 
 def curve_of(runs: Sequence[Finished], key: str = "test_top1") -> Curve | None:
-    """Mean, lowest and highest value of several seeds wherever all of them were measured; None where nowhere."""
+    """Compute mean, lowest and highest value of several seeds where all were measured; None where nowhere."""
     tables = [{row["epoch"]: row[key] for row in run.rows if key in row} for run in runs]
     epochs = sorted(set(tables[0]).intersection(*tables[1:])) if tables else []
     if not epochs:
@@ -131,7 +131,7 @@ def curve_of(runs: Sequence[Finished], key: str = "test_top1") -> Curve | None:
 
 
 def put_right(before: Answers, after: Answers, most: int) -> list[int]:
-    """Images that `before` got wrong and `after` gets right; those whose true class gained most chance come first."""
+    """Return images that `before` got wrong and `after` gets right, those whose true class gained most first."""
     turned = (~before.right & after.right).nonzero().flatten()
     gained = (after.chances - before.chances)[turned]
     return turned[torch.sort(gained, descending=True, stable=True).indices][:most].tolist()

@@ -1,4 +1,4 @@
-"""A report as one HTML page that asks for nothing: no script, no request, pictures within."""
+"""Build a report as one self-contained HTML page: no script, no request, pictures embedded."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -15,11 +15,11 @@ from lgkd.analysis.report.metrics import Curve, curve_of
 from lgkd.runs.statistics import in_percent
 
 GENERATOR = '<meta name="generator" content="lgkd report">'
-"""By which a report is known as one."""
+"""Tag by which a report is recognised."""
 
 
 class Part(NamedTuple):
-    """A section of the page: its name in links, its heading, and its content."""
+    """Represent a section of the page: its name in links, its heading, and its content."""
 
     name: str
     title: str
@@ -27,7 +27,7 @@ class Part(NamedTuple):
 
 
 def write_page(known: Known, keep: Keep) -> str:
-    """The whole page; `keep` is given its figures."""
+    """Build the whole page; `keep` is given its figures."""
     parts = [
         Part("summary", "Summary", _summary(known)),
         Part("curves", "Accuracy over the epochs", _curves(known, keep)),
@@ -61,17 +61,17 @@ def _curves(known: Known, keep: Keep) -> list[Markup]:
     chosen = known.chosen
     ours = curve_of(chosen.ours.runs)
     if ours is None:
-        return [blocks.paragraphs(["The test split was not looked at on the way."])]
+        return [blocks.paragraphs(["The test split was not evaluated during the training."])]
     theirs = curve_of(chosen.baseline.runs) if chosen.baseline is not None else None
     name = "guided" if chosen.ours.guided else "this run"
     first, last = (f"{in_percent(ours.mean[place])}% at epoch {ours.epochs[place]:g}" for place in (0, -1))
-    told = f"From {first} to {last}"
+    text = f"From {first} to {last}"
     bands = " Bands go from the lowest to the highest seed." if ours.seeds > 1 or (theirs and theirs.seeds > 1) else ""
     picture = Shown(
         "curves",
         draw_accuracy(ours, theirs, name),
         "Accuracy on the test split over the epochs",
-        f"{told}; the baseline ends at {in_percent(theirs.mean[-1])}%." if theirs else f"{told}.",
+        f"{text}; the baseline ends at {in_percent(theirs.mean[-1])}%." if theirs else f"{text}.",
         f"Share of the test images whose class comes first.{bands}",
     )
     columns, rows = ["epoch"], [[f"{epoch:g}"] for epoch in ours.epochs]
@@ -85,7 +85,7 @@ def _curves(known: Known, keep: Keep) -> list[Markup]:
 
 
 def _at(curve: Curve, epoch: float) -> list[str]:
-    """The cells of one epoch."""
+    """Return the cells of one epoch."""
     columns = [curve.mean] if curve.seeds == 1 else [curve.mean, curve.low, curve.high]
     if epoch not in curve.epochs:
         return [""] * len(columns)
@@ -96,7 +96,7 @@ def _losses(known: Known, keep: Keep) -> list[Markup]:
     rows = known.chosen.main.rows
     parts = loss_parts(rows)
     if not parts:
-        return [blocks.paragraphs(["This run recorded no parts of its loss."])]
+        return [blocks.paragraphs(["This run did not record parts of its loss."])]
     ends = [(part.removeprefix("loss_").replace("_", " "), *_ends(rows, part)) for part in parts]
     picture = Shown(
         "loss",
@@ -116,23 +116,23 @@ def _ends(rows: Sequence[Mapping[str, float]], key: str) -> tuple[str, str]:
 
 
 def _answered(known: Known, keep: Keep) -> list[Part]:
-    """The parts for which the student was run over the test images."""
+    """Build the parts that need predictions for the test images."""
     ours = known.answers
     parts = (
         ("classes", "Class by class", predictions.classes),
-        ("confusion", "What is taken for what", predictions.confusions),
-        ("calibration", "How sure, and how right", predictions.calibration),
+        ("confusion", "Confusion matrix", predictions.confusions),
+        ("calibration", "Calibration", predictions.calibration),
     )
     if ours is None or known.images is None:
         return [Part(name, title, [blocks.paragraphs([known.why_not])]) for name, title, _ in parts]
     which = [blocks.paragraphs([f"Measured on {known.scored}."])] if known.scored else []
     found = [Part(name, title, [*which, *write(known, ours, keep)]) for name, title, write in parts]
     changed = predictions.examples(known, ours, known.images)
-    return [*found, Part("examples", "What guidance put right and wrong", changed)]
+    return [*found, Part("examples", "Mistakes corrected and added", changed)]
 
 
 def _facts(known: Known) -> list[Part]:
-    """What it took, how to make it again, and with what it was made."""
+    """Build the parts on cost, reproduction and environment."""
     main = known.chosen.main
     line = command(known.chosen, out="again")
     if line is None:
@@ -144,8 +144,8 @@ def _facts(known: Known) -> list[Part]:
     costs = sentences.cost(main.info, main.rows, main.folder)
     made_with = sentences.environment(known.env)
     return [
-        Part("cost", "Cost", [blocks.table(f"What the run of seed {main.seed} took", (), costs, words=2)]),
-        Part("again", "How to make it again", again),
+        Part("cost", "Cost", [blocks.table(f"Cost of the run of seed {main.seed}", (), costs, words=2)]),
+        Part("again", "How to reproduce it", again),
         Part("recipe", "Recipe", [blocks.text(known.recipe.split("\n"))]),
         Part("environment", "Environment", [blocks.table("Where it was trained", (), made_with, words=2)]),
     ]

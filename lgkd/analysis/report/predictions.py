@@ -1,4 +1,4 @@
-"""The parts of a report that need what the student says of every test image."""
+"""Build the parts of a report that need the student's prediction for every test image."""
 
 from markupsafe import Markup
 
@@ -23,7 +23,7 @@ _MOST_PAIRS, _MOST_EXAMPLES = 15, 12
 
 
 def classes(known: Known, ours: Answers, keep: Keep) -> list[Markup]:
-    """Accuracy of each class, or what it gained over the baseline."""
+    """Build the accuracy of each class, or its gain over the baseline."""
     names, count = known.classes, len(known.classes)
     accuracies = accuracy_by_class(ours, count)
     other = known.baseline_answers
@@ -42,7 +42,7 @@ def classes(known: Known, ours: Answers, keep: Keep) -> list[Markup]:
     pair = "" if theirs is None else f" {known.which} A class of few images moves by chance alone."
     unit = "%" if theirs is None else " points"
     written = {place: in_percent(value, signed=theirs is not None) for place, value in values.items()}
-    told = ", ".join(f"{names[place]} {written[place]}{unit}" for place in (*order[:3], *order[-3:]))
+    text = ", ".join(f"{names[place]} {written[place]}{unit}" for place in (*order[:3], *order[-3:]))
     columns = ["class", "test images", "accuracy", *([] if theirs is None else ["baseline", "gain, points"])]
     seen = confusion(ours, count).sum(dim=1).tolist()
     rows = [
@@ -55,14 +55,14 @@ def classes(known: Known, ours: Answers, keep: Keep) -> list[Markup]:
         "classes",
         draw_classes([names[place] for place in shown], shares, gains=theirs is not None),
         what,
-        f"Highest and lowest: {told}.",
+        f"Highest and lowest: {text}.",
         f"{what}.{some}{pair}",
     )
     return [picture.html(keep), blocks.folded("All classes as a table", blocks.table(what, columns, rows))]
 
 
 def confusions(known: Known, ours: Answers, keep: Keep) -> list[Markup]:
-    """The confusion matrix, and the pairs with most mistakes."""
+    """Build the confusion matrix, and the pairs with most mistakes."""
     names = known.classes
     matrix = confusion(ours, len(names))
     pairs = most_confused(matrix, _MOST_PAIRS)
@@ -83,7 +83,7 @@ def confusions(known: Known, ours: Answers, keep: Keep) -> list[Markup]:
 
 
 def calibration(known: Known, ours: Answers, keep: Keep) -> list[Markup]:
-    """Reliability diagram and expected calibration error."""
+    """Build the reliability diagram and the expected calibration error."""
     other = known.baseline_answers
     bins = reliability(ours)
     theirs = reliability(other) if other is not None else None
@@ -96,41 +96,41 @@ def calibration(known: Known, ours: Answers, keep: Keep) -> list[Markup]:
         draw_reliability(bins, theirs),
         "Reliability diagram",
         f"Accuracy over confidence in {len(bins)} bins; expected calibration error {in_percent(error)}%.",
-        "Above the diagonal it is more often right than it says. Below: how many images are that sure.",
+        "Above the diagonal the accuracy exceeds the confidence. Below: number of images per bin.",
     )
     rows = [
         (f"{one.low:.0%} to {one.high:.0%}", f"{one.images:,}",
          *("" if value is None else f"{in_percent(value)}%" for value in (one.confidence, one.accuracy)))
         for one in bins
     ]  # fmt: skip
-    told = (
-        f"The expected calibration error is {in_percent(error)}%{beside}: so far are confidence and accuracy apart on "
-        f"average, over {len(bins)} bins of confidence. On the whole this model is {lean}."
+    text = (
+        f"The expected calibration error is {in_percent(error)}%{beside}: the mean distance between confidence and "
+        f"accuracy, over {len(bins)} bins of confidence. On the whole this model is {lean}."
     )
     listed = blocks.table("Confidence and accuracy", ("confidence", "images", "mean", "accuracy"), rows)
-    return [blocks.paragraphs([told]), picture.html(keep), blocks.folded("The same as a table", listed)]
+    return [blocks.paragraphs([text]), picture.html(keep), blocks.folded("The same as a table", listed)]
 
 
 def examples(known: Known, ours: Answers, images: Images) -> list[Markup]:
-    """Images that the guided student gets right and the baseline does not, and the other way round."""
+    """Build the images that the guided student gets right and the baseline does not, and the other way round."""
     theirs = known.baseline_answers
     if theirs is None:
-        return [blocks.paragraphs(["No baseline was given: what guidance changed cannot be told from one run."])]
+        return [blocks.paragraphs(["No baseline was given: what guidance changed cannot be seen in one run."])]
     right, wrong = int((~theirs.right & ours.right).sum()), int((theirs.right & ~ours.right).sum())
-    told = (
-        f"Of {len(ours.labels):,} test images {right:,} were put right and {wrong:,} put wrong. {known.which} Those "
-        "whose true class gained or lost most chance come first."
+    text = (
+        f"Of {len(ours.labels):,} test images guidance corrected {right:,} mistakes and added {wrong:,}. {known.which} "
+        "Those whose true class gained or lost most confidence come first."
     )
     better, worse = put_right(theirs, ours, _MOST_EXAMPLES), put_right(ours, theirs, _MOST_EXAMPLES)
     return [
-        blocks.paragraphs([told]),
-        blocks.examples("Put right", [_example(known, ours, theirs, images, place) for place in better]),
-        blocks.examples("Put wrong", [_example(known, ours, theirs, images, place) for place in worse]),
+        blocks.paragraphs([text]),
+        blocks.examples("Corrected", [_example(known, ours, theirs, images, place) for place in better]),
+        blocks.examples("New mistakes", [_example(known, ours, theirs, images, place) for place in worse]),
     ]
 
 
 def _example(known: Known, ours: Answers, theirs: Answers, images: Images, place: int) -> dict[str, object]:
-    """One image, its class, and what both students say."""
+    """Build one image with its class and both students' predictions."""
     true = known.classes[int(ours.labels[place])]
     lines = [
         f"{who}: {known.classes[int(one.guesses[place])]} ({float(one.confidences[place]):.0%})"

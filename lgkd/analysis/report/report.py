@@ -1,4 +1,4 @@
-"""From finished runs to a report: one HTML file, and its figures as PNG beside it."""
+"""Write a report of finished runs: one HTML file, and its figures as PNG beside it."""
 
 import json
 import warnings
@@ -36,20 +36,20 @@ def write_report(
 
     Args:
         runs: a run's folder, or those of several that differ only by seed; the one with the lowest seed is shown in
-            detail. A folder that holds guided and unguided runs is both.
+            detail. A folder that holds guided and unguided runs gives both runs and baselines.
         baselines: unguided runs to compare with.
-        out: the file; `report.html` in the folder of the run that is shown if not given.
+        out: the file; by default `report.html` in the folder of the run that is shown.
         dataset, data_dir, device: as for `evaluate`; the student is run over its test split.
-        say: called with a sentence that the user should hear.
+        say: called with each message for the user.
 
     Returns:
         The file.
 
     Raises:
-        InputError: no finished run lies there, or the runs are not of one kind.
-        TakenError: `out` is something else than a report.
+        InputError: no finished run is there, or the runs are of different kinds.
+        TakenError: `out` exists and is not a report.
     """
-    tell = say or (lambda _: None)
+    notify = say or (lambda _: None)
     chosen = choose(_listed(runs), _listed(baselines), say)
     file = Path(out) if out is not None else chosen.main.folder / REPORT
     check_place(file)
@@ -58,13 +58,13 @@ def write_report(
         _check_named(chosen.main, dataset)
         opened = open_run(chosen.main.folder, dataset=dataset, data_dir=data_dir, device=device)
         if dataset is not None:
-            tell(f"class by class, confusion, calibration and examples: {opened.scored}")
+            notify(f"class by class, confusion, calibration and examples: {opened.scored}")
         ours = _answers(opened)
         if chosen.beside is not None:
             theirs = _answers(_beside(chosen.beside, opened, device))
     except MissingError as error:
-        why_not = f"Left out, for the test images are not at hand: {error}."
-        tell(f"class by class, confusion, calibration and examples are left out: {error}")
+        why_not = f"Left out, for the test images are missing: {error}."
+        notify(f"class by class, confusion, calibration and examples are left out: {error}")
     main = chosen.main
     known = Known(
         chosen=chosen,
@@ -74,7 +74,7 @@ def write_report(
         images=opened.data.test if opened is not None else None,
         why_not=why_not,
         scored=opened.scored if opened is not None and dataset is not None else "",
-        recipe=_read(main, RECIPE) or "not at hand",
+        recipe=_read(main, RECIPE) or "not available",
         env=_environment(main),
     )
     pictures: dict[str, Any] = {}
@@ -90,7 +90,7 @@ def write_report(
 
 
 def _check_named(run: Finished, dataset: object) -> None:
-    """What was handed over in Python cannot be had again; the report is written without.
+    """Refuse objects passed in Python, which cannot be loaded again; the report is written without them.
 
     Raises:
         MissingError: the student or its data set has no name.
@@ -103,16 +103,16 @@ def _check_named(run: Finished, dataset: object) -> None:
 
 
 def check_place(file: Path) -> None:
-    """Whether a report may be written there: to a new file, or over an older report.
+    """Validate that a report may be written there: to a new file, or over an older report.
 
     Raises:
-        InputError: no name of an HTML file; TakenError: something else is there.
+        InputError: not a name of an HTML file; TakenError: something else is there.
     """
     if file.suffix != ".html":
         raise InputError(f"--out is {file}, expected a name that ends in .html")
     folder = file.with_suffix("")
     if folder.exists() and not folder.is_dir():
-        raise TakenError(f"{folder} is a file, where the figures' folder would go; choose another --out")
+        raise TakenError(f"{folder} is a file, expected the folder of the figures; choose another --out")
     if not file.exists():
         return
     try:
@@ -121,7 +121,7 @@ def check_place(file: Path) -> None:
     except (OSError, ValueError):
         ours = False
     if not ours:
-        raise TakenError(f"{file} is there and no report of lgkd; choose another --out")
+        raise TakenError(f"{file} is not a report of lgkd and would be overwritten; choose another --out")
 
 
 def _listed(places: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
@@ -129,7 +129,7 @@ def _listed(places: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
 
 
 def _beside(run: Finished, opened: Opened, device: str | None) -> Opened:
-    """The baseline's run, on the images that are open already."""
+    """Open the baseline's run on the images that are already loaded."""
     data = opened.data
     whole = DataSet(data.key, data.classes, data.train, data.test, data.fingerprint, ())
     return open_run(run.folder, dataset=whole, device=device)

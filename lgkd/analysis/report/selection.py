@@ -1,4 +1,4 @@
-"""Which runs a report is of, and which are the baseline."""
+"""Select the runs of a report and their baseline."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from lgkd.runs.compare.groups import Group, group_runs
 
 @dataclass(frozen=True)
 class Chosen:
-    """The runs of a report.
+    """Hold the runs of a report.
 
     Attributes:
-        ours: those that it is of; they differ only by seed.
-        baseline: those that they are compared with, if there are any.
+        ours: the reported runs; they differ only by seed.
+        baseline: the runs that they are compared with, if any.
     """
 
     ours: Group
@@ -25,12 +25,12 @@ class Chosen:
 
     @property
     def main(self) -> Finished:
-        """The run that is shown in detail: the one with the lowest seed."""
+        """Return the run that is shown in detail: the one with the lowest seed."""
         return self.ours.runs[0]
 
     @property
     def beside(self) -> Finished | None:
-        """The baseline's run of the same seed and images; its first where there is none."""
+        """Return the baseline's run of the same seed and images; its first where there is none."""
         if self.baseline is None:
             return None
         alike = [run for run in self.baseline.runs if run.pair == self.main.pair]
@@ -38,12 +38,12 @@ class Chosen:
 
     @property
     def difference(self) -> Difference | None:
-        """By how much the runs are ahead of the baseline."""
+        """Return the difference of the runs from the baseline."""
         return Difference(self.baseline, self.ours) if self.baseline is not None else None
 
     @property
     def remarks(self) -> list[str]:
-        """Sentences on what else differs."""
+        """Return sentences on other differences."""
         if self.baseline is None:
             return []
         pair = (self.baseline, self.ours)
@@ -53,13 +53,13 @@ class Chosen:
 def choose(
     runs: Sequence[str | Path], baselines: Sequence[str | Path] = (), say: Callable[[str], None] | None = None
 ) -> Chosen:
-    """Find the runs.
+    """Find and group the runs.
 
     Args:
         runs: folders of runs that differ only by seed, or folders that hold such. Guided and unguided runs together
             are runs and their baseline.
         baselines: folders of the runs that they are compared with.
-        say: told of unfinished runs that are passed over.
+        say: called with a message on skipped unfinished runs.
 
     Raises:
         InputError: a folder that holds no finished run, runs that differ in more than seed, or runs on other images.

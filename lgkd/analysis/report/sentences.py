@@ -1,4 +1,4 @@
-"""The sentences of a report. None claims more than the numbers do."""
+"""Compose the sentences of a report. None claims more than the numbers do."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ _HOUR, _MINUTE = 3600, 60
 
 
 def who(info: Mapping[str, Any]) -> str:
-    """As in "deit_tiny, guided by resnet20"."""
+    """Name student and teachers, as in "deit_tiny, guided by resnet20"."""
     by = " and ".join(map(_called, teachers_of(info)))
     name = str(info["student"]["name"]).rpartition(":")[2]
     if info["kind"] == "teacher":
@@ -23,7 +23,7 @@ def who(info: Mapping[str, Any]) -> str:
 
 
 def teachers_of(info: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What run.json says of each teacher."""
+    """Return the entry of each teacher in run.json."""
     return [one for one in (info.get("teacher"), *(info.get("more_teachers") or ())) if one]
 
 
@@ -32,7 +32,7 @@ def _called(teacher: Mapping[str, Any]) -> str:
 
 
 def _build(info: Mapping[str, Any]) -> str:
-    """What the model is beyond its name, which says little of one that was made smaller."""
+    """Describe the model by parameters and options, as a name does not identify a reduced one."""
     student = info["student"]
     options = [f"{key} {_value(value)}" for key, value in (student.get("options") or {}).items()]
     model = "teacher" if info["kind"] == "teacher" else "student"
@@ -44,17 +44,17 @@ def _value(value: Any) -> str:
 
 
 def _teachers(info: Mapping[str, Any]) -> list[str]:
-    """How good each teacher is, as far as that is known."""
+    """State the accuracy of each teacher, where it is known."""
     known = [(_called(one), one.get("test_top1")) for one in teachers_of(info)]
     return [
-        f"The teacher {name} names {in_percent(top1)}% of the test images rightly."
+        f"The teacher {name} classifies {in_percent(top1)}% of the test images correctly."
         for name, top1 in known
         if isinstance(top1, int | float)
     ]
 
 
 def when(runs: Sequence[Mapping[str, Any]]) -> str:
-    """Which seeds, and when the last of them was finished."""
+    """State the seeds, and when the last of them finished."""
     seeds = [str(info["seed"]) for info in runs]
     finished = max((str(info["finished"]) for info in runs if info.get("finished")), default="at an unknown time")
     named = f"Seed {seeds[0]}" if len(seeds) == 1 else f"Seeds {', '.join(seeds)}"
@@ -62,7 +62,7 @@ def when(runs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def summary(chosen: Chosen) -> list[str]:
-    """What was done, and what came of it."""
+    """Summarise the training and its results."""
     info = chosen.main.info
     data, results = info["dataset"], info["results"]
     part = f" ({data['subset']})" if data.get("subset") else ""
@@ -70,14 +70,14 @@ def summary(chosen: Chosen) -> list[str]:
         f"{who(info)}: {info['epochs']} epochs on {data['train_images']:,} images of {data['name']}{part}, "
         f"{data['classes']} classes. {_build(info)}",
         *_teachers(info),
-        f"With seed {chosen.main.seed} it names {in_percent(results['test_top1'])}% of {data['test_images']:,} test "
-        f"images rightly {_when(results)}.",
+        f"With seed {chosen.main.seed} it classifies {in_percent(results['test_top1'])}% of {data['test_images']:,} "
+        f"test images correctly {_when(results)}.",
     ]
     best = results["best_epoch_on_the_test_split"]
     if best["epoch"] != results["epoch"]:
         lines.append(
             f"Its best epoch on the test split is {best['epoch']}, with {in_percent(best['test_top1'])}%: the "
-            "figure that papers of this field print, picked by what it is measured on."
+            "figure that papers of this field print, selected on the images that it is measured on."
         )
     count = len(chosen.ours.runs)
     for run in chosen.ours.runs:
@@ -94,8 +94,8 @@ def summary(chosen: Chosen) -> list[str]:
 def _gain(chosen: Chosen, *, single: bool) -> list[str]:
     difference, baseline = chosen.difference, chosen.baseline
     if difference is None or baseline is None:
-        lone = " One seed is no result: other seeds can differ by more than a method gains." if single else ""
-        return [f"No baseline was given, so that nothing is said of what the guide gained.{lone}"]
+        lone = " One seed is not a result: other seeds can differ by more than a method gains." if single else ""
+        return [f"No baseline was given, so the guide's gain is unknown.{lone}"]
     unpaired = "" if difference.paired else f"{len(chosen.ours.runs)} against {len(baseline.runs)}"
     gains = gain_lines(
         "Gain over the baseline", difference.interval, [gain for _, gain in difference.by_seed], unpaired=unpaired
@@ -119,7 +119,7 @@ def _when(results: Mapping[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words: 42 s, 3 min 5 s, 2 h 10 min."""
+    """Format seconds in words: 42 s, 3 min 5 s, 2 h 10 min."""
     whole = round(seconds)
     if whole < _MINUTE:
         return f"{whole} s"
@@ -129,7 +129,7 @@ def duration(seconds: float) -> str:
 
 
 def cost(info: Mapping[str, Any], rows: Sequence[Mapping[str, float]], folder: Path) -> list[tuple[str, str]]:
-    """Names and values of what the run took."""
+    """Return names and values of the run's cost."""
     results = info["results"]
     speeds = [row["images_per_second"] for row in rows if "images_per_second" in row]
     weights = folder / "student.safetensors"
@@ -139,7 +139,7 @@ def cost(info: Mapping[str, Any], rows: Sequence[Mapping[str, float]], folder: P
         ("images a second in training", f"{sum(speeds) / len(speeds):,.0f}" if speeds else "not recorded"),
         ("epochs, steps", f"{info['epochs']}, {info['epochs'] * info['steps_per_epoch']:,}"),
         ("parameters of the student", f"{info['student']['parameters']:,}"),
-        ("size of its weights", f"{weights.stat().st_size / 1e6:.1f} MB" if weights.is_file() else "not at hand"),
+        ("size of its weights", f"{weights.stat().st_size / 1e6:.1f} MB" if weights.is_file() else "not available"),
         ("number format", str(info["precision"])),
         ("processes", str(info.get("processes", 1))),
     ]
@@ -148,7 +148,7 @@ def cost(info: Mapping[str, Any], rows: Sequence[Mapping[str, float]], folder: P
 
 
 def environment(env: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names and values of env.json, which holds named things only."""
+    """Return names and values of env.json, which holds only named things."""
     return [
         (f"{name}: {key}" if isinstance(value, Mapping) else name, "none" if inner is None else str(inner))
         for name, value in env.items()

@@ -1,11 +1,11 @@
-"""Pictures as part of a page: matplotlib's SVG, in the page's colours, with a title that is read aloud."""
+"""Embed pictures in a page: matplotlib's SVG, in the page's colours, with a title for screen readers."""
 
 import re
 from typing import NamedTuple
 
 from lgkd.runs.plots import BLUE, GREEN, GREY, ORANGE
 
-# Colours of the figures, and what they are called in the page's style, which has a dark one, too.
+# Colours of the figures, and their names in the page's style, which has a dark one, too.
 _COLOURS = {
     BLUE: "var(--blue)",
     ORANGE: "var(--orange)",
@@ -22,11 +22,11 @@ _FONT = re.compile(r"font: ((?:[a-z]+ |\d+ )*)(\d+(?:\.\d+)?px) [^;\"]*")
 
 
 class Svg(NamedTuple):
-    """An element in two parts, so that a title can stand between them.
+    """Represent an element in two parts, so that a title can be put between them.
 
     Attributes:
         attributes: of the element, with a blank before each.
-        content: all that is in it, and its end.
+        content: everything in it, and its end.
     """
 
     attributes: str
@@ -34,11 +34,11 @@ class Svg(NamedTuple):
 
 
 def inline(svg: str, name: str) -> Svg:
-    """Make an element of a page out of an SVG document.
+    """Convert an SVG document to an element of a page.
 
     Args:
         svg: as `lgkd.runs.plots.as_svg` writes it.
-        name: told apart from other pictures of the page: its ids begin with it.
+        name: distinguishes it from other pictures of the page: its ids begin with it.
     """
     svg = _LEFT_OUT.sub("", _PROLOGUE.sub("", svg, count=1)).strip()
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)

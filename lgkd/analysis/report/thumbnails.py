@@ -1,4 +1,4 @@
-"""Images of a data set as part of a page."""
+"""Embed images of a data set in a page."""
 
 from base64 import b64encode
 
@@ -13,7 +13,7 @@ _SIDE = 96
 
 
 def picture(images: Images, place: int, *, side: int = _SIDE) -> Tensor:
-    """One image without what fills up its canvas, its longer side at most `side` pixels: uint8 (3,h,w)."""
+    """Return one image without the fill of its canvas, its longer side at most `side` pixels: uint8 (3,h,w)."""
     images.check(torch.tensor([place]))
     height, width = images.sizes[place].tolist()
     pixels_3HW = images.pixels[place, :, :height, :width]
@@ -26,7 +26,7 @@ def picture(images: Images, place: int, *, side: int = _SIDE) -> Tensor:
 
 
 def embedded(images: Images, place: int) -> dict[str, object]:
-    """One image for the template: its own pixels as PNG in base 64, and its size."""
+    """Return one image for the template: its own pixels as PNG in base 64, and its size."""
     pixels_3HW = picture(images, place)
     height, width = pixels_3HW.shape[1:]
     return {"png": b64encode(as_png(pixels_3HW)).decode("ascii"), "width": width, "height": height}

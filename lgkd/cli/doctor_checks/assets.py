@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lgkd.cli.doctor_checks.finding import Finding
-from lgkd.data.catalogue import CATALOGUE, DataSetInfo, published
-from lgkd.data.locations import files_here, tree_folder
+from lgkd.data.catalogue import CATALOGUE, DataSetInfo, bundled, published
+from lgkd.data.locations import files_here, target, tree_folder
 from lgkd.data.sources.download import OFFLINE, is_offline
 from lgkd.errors import DamagedError
 from lgkd.models.teacher_card import list_cards, verify_weights
@@ -23,14 +23,16 @@ def look_at_data(data_dir: Path | None) -> Iterator[Finding]:
 
 def _place_of(info: DataSetInfo, data_dir: Path | None) -> tuple[str, str]:
     files = published(info)
-    if info.name == "digits":
-        return "here, it comes with scikit-learn", ""
+    if words := bundled(info):
+        return f"here, {words}", ""
     if (tree := tree_folder(info, data_dir)) is not None:
         return f"here, as images in {tree}", ""
     if files and (found := files_here(info, data_dir)) is not None:
         return f"here, as the publisher's file{'' if len(files) == 1 else 's'} in {found}", ""
-    if not files:
+    if not files and info.lists:
         return "not here", f"lgkd arrange {info.name} SOURCE lays it out from the publisher's files"
+    if not files:
+        return "not here", f"put its images at {target(info, data_dir)}/train/CLASS/* and test/CLASS/*"
     size = sum(file.bytes for file in files)
     if is_offline():
         return "not here", f"put it where docs/errors.md says, or unset {OFFLINE}"

@@ -1,4 +1,4 @@
-"""Images with exactly the same content, within a split and across both, and what was found kept in the user's store."""
+"""Find images with exactly the same content, within a split and across both; keep the result in the user's store."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from lgkd._internal.paths import home
 from lgkd.data.dataset import DataSet, Images
 
 FORMAT = 1
-"""Counted up whenever what is kept, or how it is found, changes."""
+"""Version of the stored result and of the search; counted up with every change."""
 
 LISTED = 10_000
 """Pairs of one sort that are listed; all are counted."""
@@ -26,7 +26,7 @@ _SAMPLE = 4096
 
 @dataclass(frozen=True)
 class Pair:
-    """Two images with the same pixels."""
+    """Hold two images with the same pixels."""
 
     image: str
     same_as: str
@@ -35,24 +35,24 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Images that equal an earlier one."""
+    """Hold images that equal an earlier one."""
 
     count: int = 0
     listed: tuple[Pair, ...] = ()
     """The first `LISTED`."""
 
     def example(self, sign: str = "=") -> str:
-        """The first one in words, with a sign for "the same as"."""
+        """Return the first one in words, with a sign for "the same as"."""
         pair = self.listed[0]
         return f"{'namely' if self.count == 1 else 'such as'} {pair.image} {sign} {pair.same_as}"
 
 
 @dataclass(frozen=True)
 class Copies:
-    """What a data set holds more than once, pixel for pixel.
+    """Hold the images that a data set has more than once, pixel for pixel.
 
     Every image after the first of its content counts once: as a copy where an earlier one has its class, else as a
-    contradiction. A test image that a training image equals is a leak, whatever else it is.
+    contradiction. A test image that a training image equals is a leak in any case.
     """
 
     train_copies: Pairs = Pairs()
@@ -66,7 +66,7 @@ class Copies:
 
 
 class Part(NamedTuple):
-    """One split, with a digest of every image."""
+    """Hold one split, with a digest of every image."""
 
     names: Sequence[str]
     labels: Sequence[int]
@@ -74,7 +74,7 @@ class Part(NamedTuple):
 
 
 def compare(train: Part, test: Part) -> Copies:
-    """The images whose digests are equal."""
+    """Find the images whose digests are equal."""
     in_train = _grouped(train)
     in_test = _grouped(test)
     leaks: list[Pair] = []
@@ -90,7 +90,7 @@ def compare(train: Part, test: Part) -> Copies:
 
 
 def copies_of(dataset: DataSet) -> Copies:
-    """What a decoded data set holds more than once; known from the store where its images were looked at before."""
+    """Find duplicates in a decoded data set; read from the store where its images were compared before."""
     known = _read(dataset)
     if known is not None:
         return known
@@ -105,7 +105,7 @@ def copies_of(dataset: DataSet) -> Copies:
 
 
 def digests_of(*splits: Images) -> list[list[bytes]]:
-    """A digest of every image of every split: equal exactly where canvas and size are.
+    """Compute a digest of every image of every split; equal only for equal images of equal canvas and size.
 
     Of large images only the middle is read, unless another image has the same middle.
     """
@@ -120,13 +120,13 @@ def digests_of(*splits: Images) -> list[list[bytes]]:
 
 
 def _digests(images: Images, places: Iterable[int], most: int | None) -> Iterator[bytes]:
-    """Digests over the size and the middle `most` bytes of images."""
+    """Compute digests over the size and the middle `most` bytes of images."""
     pixels = images.pixels.contiguous().numpy().reshape(-1).data
     sizes = images.sizes.contiguous().numpy().tobytes()
     length = images.pixels[:1].numel()
     skipped = 0 if most is None or length <= most else (length - most) // 2
     places = list(places)
-    if not skipped:  # where parts are looked at, comparing whole blocks would read all images
+    if not skipped:  # where parts are compared, comparing whole blocks would read all images
         images.check(torch.tensor(places, dtype=torch.int64))
     for place in places:
         digest = blake2b(sizes[8 * place : 8 * place + 8], digest_size=16)
@@ -135,7 +135,7 @@ def _digests(images: Images, places: Iterable[int], most: int | None) -> Iterato
 
 
 def _grouped(part: Part) -> dict[bytes, list[int]]:
-    """The places of every content, in order."""
+    """Group the places of equal content, in order."""
     groups: dict[bytes, list[int]] = {}
     for place, digest in enumerate(part.digests):
         groups.setdefault(digest, []).append(place)
@@ -143,12 +143,12 @@ def _grouped(part: Part) -> dict[bytes, list[int]]:
 
 
 def _first_of_each_class(part: Part, places: Sequence[int]) -> dict[int, int]:
-    """The first of `places` with each label."""
+    """Return the first of `places` with each label."""
     return {part.labels[place]: place for place in reversed(places)}
 
 
 def _within(part: Part, groups: Mapping[bytes, Sequence[int]]) -> tuple[Pairs, Pairs]:
-    """Copies and contradictions of one split."""
+    """Find copies and contradictions of one split."""
     copies, contradictions = [], []
     for places in groups.values():
         if len(places) == 1:
@@ -168,7 +168,7 @@ def _pairs(found: Sequence[Pair]) -> Pairs:
 
 
 def _about(dataset: DataSet) -> dict[str, Any]:
-    """What a kept result must say of its data set: a fingerprint made in Python may be anything."""
+    """Return the facts that identify a stored result's data set: a fingerprint made in Python may be anything."""
     return {
         "format": FORMAT,
         "fingerprint": dataset.fingerprint,
@@ -179,7 +179,7 @@ def _about(dataset: DataSet) -> dict[str, Any]:
 
 
 def _read(dataset: DataSet) -> Copies | None:
-    """The kept result; None where there is none, or it is damaged or of something else."""
+    """Read the stored result; None where it is missing, damaged or of something else."""
     place = home() / "cache" / "checks" / f"{dataset.fingerprint}.json"
     if not _has_a_place(dataset):
         return None
@@ -202,7 +202,7 @@ def _keep(dataset: DataSet, copies: Copies) -> None:
     if not _has_a_place(dataset):
         return
     place = home() / "cache" / "checks" / f"{dataset.fingerprint}.json"
-    # A store that cannot be written, or a file name that is no text, costs time at the next training, nothing else.
+    # A store that cannot be written, or a file name that is not text, only costs time at the next training.
     with suppress(OSError, ValueError):
         place.parent.mkdir(parents=True, exist_ok=True)
         write_json(place, _about(dataset) | {"copies": asdict(copies)})

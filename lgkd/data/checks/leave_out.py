@@ -1,4 +1,4 @@
-"""Train without the images that are nearly a test image or another training image, for those who ask for it."""
+"""Leave out training images that are nearly a test image or another training image, on request."""
 
 import json
 import re
@@ -19,7 +19,7 @@ _FORMAT = 1
 
 
 class LeftOut(NamedTuple):
-    """Training images that are not trained on, because there is nearly or exactly the same elsewhere."""
+    """Hold training images that are left out, because nearly or exactly the same image is elsewhere."""
 
     of_test: tuple[int, ...]
     """Places of those that are nearly a test image."""
@@ -28,12 +28,12 @@ class LeftOut(NamedTuple):
 
 
 def without_near_copies(dataset: DataSet) -> tuple[Images, LeftOut, str]:
-    """The training images that are left, those that are not, and a line that says so; the test split stays whole.
+    """Return the remaining and the left-out training images, and a line to report; the test split stays whole.
 
     Images are compared once for a fingerprint: the result is kept in the user's store.
 
     Raises:
-        DataError: nothing would be left of a class.
+        DataError: a class would have no images left.
     """
     left_out = _read(dataset)
     if left_out is None:
@@ -81,7 +81,7 @@ def _about(dataset: DataSet) -> dict[str, Any]:
 
 
 def _read(dataset: DataSet) -> LeftOut | None:
-    """The kept result; None where there is none, or it is damaged or of something else."""
+    """Read the stored result; None where it is missing, damaged or of something else."""
     place = _place(dataset)
     if place is None:
         return None
@@ -103,6 +103,6 @@ def _keep(dataset: DataSet, left_out: LeftOut) -> None:
     if place is None:
         return
     record = {**_about(dataset), **{name: list(places) for name, places in left_out._asdict().items()}}
-    with suppress(OSError):  # a store that cannot be written costs time at the next training, nothing else
+    with suppress(OSError):  # a store that cannot be written only costs time at the next training
         place.parent.mkdir(parents=True, exist_ok=True)
         write_json(place, {**record, "sha256": json_sha256(record)})

@@ -1,4 +1,4 @@
-"""Images that are nearly another one: saved again, at lower quality, in another size or a little changed."""
+"""Find near duplicates: images saved again, at lower quality, in another size or a little changed."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,13 +38,13 @@ class NearCopies:
 
 
 class Traced(NamedTuple):
-    """One split, with the trace of every image."""
+    """Hold one split, with the trace of every image."""
 
     names: Sequence[str]
     traces: Sequence[Trace | None]
     """None: of an image that cannot be compared."""
     digests: Sequence[bytes] | None = None
-    """Equal for equal images, which are no near copies but copies; None: these are found as well."""
+    """Equal for equal images, which are copies and not near copies; None: these are found as well."""
 
 
 def find_near_copies(train: Traced, test: Traced) -> NearCopies:
@@ -72,7 +72,7 @@ def near_copies_of(dataset: DataSet, digests: Sequence[Sequence[bytes]] | None =
 
 
 def places_of_copies(train: Images, test: Images) -> tuple[list[int], list[int]]:
-    """The places in `train` of images that are nearly or exactly a test image, and of those that are an earlier one."""
+    """Return the places in `train` of near or exact copies of test images, and of earlier training images."""
     parts = [_Part(Traced(split.names, traces_of(split))) for split in (train, test)]
     of_test = sorted(_nearest(parts[0], parts[1], earlier=False))
     leaking = set(of_test)
@@ -81,7 +81,7 @@ def places_of_copies(train: Images, test: Images) -> tuple[list[int], list[int]]
 
 
 def traces_of(images: Images) -> list[Trace | None]:
-    """The trace of every decoded image, on all cores."""
+    """Compute the trace of every decoded image, on all cores."""
     pixels, sizes = images.pixels.numpy(), images.sizes.tolist()
 
     def some(start: int) -> list[Trace | None]:
@@ -95,7 +95,7 @@ def traces_of(images: Images) -> list[Trace | None]:
 
 
 class _Part:
-    """The images of a split that can be compared, as arrays."""
+    """Hold the comparable images of a split, as arrays."""
 
     def __init__(self, traced: Traced) -> None:
         whole = [(place, trace) for place, trace in enumerate(traced.traces) if trace is not None]
@@ -110,9 +110,9 @@ def _nearest(part: _Part, others: _Part, *, earlier: bool) -> dict[int, int]:
     """Find every image that is a near copy of another one, with the place of the one that it is most like.
 
     Args:
-        part: whose images.
-        others: among which it is looked for.
-        earlier: only among those before it.
+        part: with the images.
+        others: to search in.
+        earlier: search only those before it.
     """
     found: dict[int, int] = {}
     for start in range(0, len(part.hashes), _ROWS):
@@ -137,14 +137,14 @@ def _nearest(part: _Part, others: _Part, *, earlier: bool) -> dict[int, int]:
 
 
 def _has_equal(part: _Part, place: int, others: _Part, candidates: NDArray[np.int64]) -> bool:
-    """Tell a copy that is equal pixel for pixel, which is listed elsewhere."""
+    """Return True for a copy that is equal pixel for pixel, which is listed elsewhere."""
     if part.digests is None or others.digests is None:
         return False
     return any(others.digests[other] == part.digests[place] for other in candidates.tolist())
 
 
 def _likeness(picture: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Pearson's correlation of a picture with each of others, over all pixels and colours."""
+    """Compute Pearson's correlation of a picture with each of others, over all pixels and colours."""
     one, many = picture.astype(np.float64), others.astype(np.float64)
     one -= one.mean()
     many -= many.mean(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""What is worth saying of a data set, one sentence a finding."""
+"""Write the remarks on a data set, one sentence a finding."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -9,9 +9,9 @@ from lgkd.data.checks.near_copies import NearCopies
 TINY_CLASS = 20
 """Classes with fewer training images are named by the check."""
 TINY_IN_TRAINING = 5
-"""Classes with fewer training images are named before every training: few images are what many are here for."""
+"""Classes with fewer training images are named before every training: lgkd is for small data sets."""
 LOPSIDED = 10
-"""From this many times the smallest class on, the largest one is worth a remark."""
+"""Ratio to the smallest class at which the largest one gets a remark."""
 TINY_SIDE = 4
 """Images with a shorter side, in pixels, are named."""
 
@@ -19,23 +19,23 @@ _NAMED = 3
 
 
 def tiny_classes(per_class: Mapping[str, int], fewest: int = TINY_CLASS) -> dict[str, int]:
-    """Classes with fewer than `fewest` images, and how many they have."""
+    """Return classes with fewer than `fewest` images, and their counts."""
     return {name: count for name, count in per_class.items() if count < fewest}
 
 
 def missing_classes(per_class: Mapping[str, int]) -> tuple[str, ...]:
-    """Classes without an image."""
+    """Return classes without an image."""
     return tuple(name for name, count in per_class.items() if count == 0)
 
 
 def imbalance(per_class: Mapping[str, int]) -> float | None:
-    """The largest class over the smallest; None where one is empty."""
+    """Return the largest class over the smallest; None where one is empty."""
     smallest = min(per_class.values())
     return round(max(per_class.values()) / smallest, 2) if smallest else None
 
 
 def about_copies(copies: Copies, tested: int) -> list[str]:
-    """Sentences on what changes a training or its score."""
+    """Write sentences on copies that change a training or its score."""
     said = []
     if leaks := copies.leaks.count:
         other = copies.leaks_of_other_class
@@ -57,7 +57,7 @@ def about_copies(copies: Copies, tested: int) -> list[str]:
 
 
 def about_held_out(copies: Copies, held: int) -> list[str]:
-    """The sentence on held-out images with the same pixels as a trained one."""
+    """Write the sentence on held-out images with the same pixels as a trained one."""
     if not (same := copies.leaks.count):
         return []
     return [
@@ -67,7 +67,7 @@ def about_held_out(copies: Copies, held: int) -> list[str]:
 
 
 def about_test_copies(copies: Copies) -> list[str]:
-    """Sentences on what the test split holds twice."""
+    """Write sentences on images that the test split holds twice."""
     sorts = (("another", copies.test_contradictions), ("the same", copies.test_copies))
     return [
         f"{_repeat(pairs.count, 'test')} one of {which} class, pixel for pixel, {pairs.example()}"
@@ -77,7 +77,7 @@ def about_test_copies(copies: Copies) -> list[str]:
 
 
 def about_near_copies(near: NearCopies, tested: int) -> list[str]:
-    """Sentences on images that are nearly another one, by their looks, in the order of their weight."""
+    """Write sentences on near copies of images, in the order of their weight."""
     said = []
     if leaks := near.leaks.count:
         are = "is a near copy" if leaks == 1 else "are near copies"
@@ -94,7 +94,7 @@ def about_near_copies(near: NearCopies, tested: int) -> list[str]:
 
 
 def about_balance(per_class: Mapping[str, int], fewest: int = TINY_CLASS) -> list[str]:
-    """Sentences on classes that are small, for themselves or beside others."""
+    """Write sentences on classes that are small, absolutely or relative to others."""
     said = []
     if tiny := tiny_classes(per_class, fewest):
         named = listed([f"{name} ({count})" for name, count in tiny.items()])
@@ -111,7 +111,7 @@ def about_balance(per_class: Mapping[str, int], fewest: int = TINY_CLASS) -> lis
 
 
 def about_broken(broken: Sequence[tuple[str, str]], of: int) -> str:
-    """The sentence on files that cannot be read, from their names and the reasons."""
+    """Write the sentence on files that cannot be read, from their names and the reasons."""
     named = "; ".join(f"{name} ({reason})" for name, reason in broken[:_NAMED])
     more = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
     them = "it" if len(broken) == 1 else "them"
@@ -119,20 +119,20 @@ def about_broken(broken: Sequence[tuple[str, str]], of: int) -> str:
 
 
 def about_missing(tested: Mapping[str, int]) -> list[str]:
-    """Classes that nothing tests."""
+    """Write sentences on classes without test images."""
     untested = missing_classes(tested)
     return [f"{counted(len(untested), 'class')} without a test image: {listed(untested)}"] if untested else []
 
 
 def about_images(seen: Iterable[tuple[str, int, int]]) -> list[str]:
-    """Images too small to show anything, from names, heights and widths."""
+    """Write sentences on images too small to show anything, from names, heights and widths."""
     small = [f"{name} ({width} x {height})" for name, height, width in seen if min(height, width) < TINY_SIDE]
     many = counted(len(small), "image")
     return [f"{many} with a side of fewer than {TINY_SIDE} pixels: {listed(small)}"] if small else []
 
 
 def about_names(classes: Iterable[str]) -> list[str]:
-    """Classes that may be the same one, written in two ways."""
+    """Write sentences on classes that may be the same one, written in two ways."""
     alike: dict[str, list[str]] = {}
     for name in classes:
         alike.setdefault(" ".join(name.casefold().split()), []).append(repr(name))

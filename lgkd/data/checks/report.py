@@ -1,4 +1,4 @@
-"""Looking at a data set before anything is trained on it: counts, sizes, broken and odd files, copies, leaks.
+"""Check a data set before training: counts, sizes, broken and odd files, copies, leaks.
 
 A problem makes a training impossible or wrong from the start: the folder's structure, or a file that cannot be
 read. A remark is something to know. A leak is a remark, because published sets have some and are used all the same.
@@ -46,7 +46,7 @@ _EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Split:
-    """How many images of each class a split has; broken ones do not count."""
+    """Count the images of each class in a split; broken ones do not count."""
 
     name: str
     images: int
@@ -55,12 +55,12 @@ class Split:
     median: float
     largest: int
     per_class: dict[str, int]
-    """In the order of the classes; 0 where it has none."""
+    """Images of each class, in the order of the classes; 0 where it has none."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """Images of one size, upright, in pixels."""
+    """Count images of one size, upright, in pixels."""
 
     width: int
     height: int
@@ -69,7 +69,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of all images that can be read."""
+    """Summarise the sizes of all images that can be read."""
 
     different: int
     smallest: Size
@@ -86,18 +86,18 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Kind:
-    """Images that are not plain 8-bit RGB."""
+    """Count images that are not plain 8-bit RGB."""
 
     name: str
     images: int
     becomes: str
-    """What decoding makes of them."""
+    """Result of decoding them."""
     examples: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Broken:
-    """An image file that cannot be read."""
+    """Name an image file that cannot be read."""
 
     name: str
     reason: str
@@ -105,7 +105,7 @@ class Broken:
 
 @dataclass(frozen=True)
 class Unused:
-    """Files in the data set's folder that are no images by their ending."""
+    """Count files in the data set's folder that are not images by their ending."""
 
     ending: str
     files: int
@@ -114,11 +114,11 @@ class Unused:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What was found in a data set."""
+    """Hold the findings on a data set."""
 
     name: str
     folder: str | None
-    """None for images that come from no folder."""
+    """None for images without a folder."""
     classes: tuple[str, ...]
     train: Split
     test: Split
@@ -136,12 +136,12 @@ class CheckReport:
     copies: Copies
     near_copies: NearCopies = field(default_factory=NearCopies)
     problems: tuple[str, ...] = field(default=())
-    """What makes a training impossible or wrong."""
+    """Faults that make a training impossible or wrong."""
     remarks: tuple[str, ...] = field(default=())
-    """What one should know."""
+    """Remarks to read before a training."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain dictionaries, lists, numbers and words, for JSON."""
+        """Return plain dictionaries, lists, numbers and words, for JSON."""
         plain: dict[str, Any] = _plain(asdict(self))
         return plain
 
@@ -154,22 +154,22 @@ def check_dataset_images(
     downloading: Downloading | None = None,
     offline: bool = False,
 ) -> CheckReport:
-    """Look at every image of a data set; nothing stops at the first fault.
+    """Check every image of a data set; a fault does not stop the check.
 
-    Files are decoded at full size, and none is kept. Of a decoded data set, of digits, and of what is read from a
-    publisher's archive (downloaded, if need be), the tensors are looked at.
+    Files are decoded at full size, and none is kept. Of a decoded data set, of digits, and of a
+    publisher's archive (downloaded, if need be), the tensors are checked.
 
     Args:
         source: a name, a folder, or a loaded `DataSet`.
-        data_dir: where a named set lies.
+        data_dir: folder of named sets.
         progress: called with (done, total) images.
         downloading: called with (name, done, total) while a file is downloaded, in bytes.
         offline: open no connection; LGKD_OFFLINE=1 in the environment does the same.
 
     Raises:
         InputError: no such name and no such folder.
-        MissingError: a named set is not where it was looked for, and cannot be downloaded.
-        DataError: the folder's layout is none that is understood.
+        MissingError: a named set was not found and cannot be downloaded.
+        DataError: the folder's layout is not supported.
     """
     if isinstance(source, DataSet):
         return _of_dataset(source)
@@ -183,7 +183,7 @@ def check_dataset_images(
 
 
 def quick_check(dataset: DataSet, *, say: Callable[[str], None]) -> None:
-    """What one should know before the first epoch, of decoded images; of clean data nothing.
+    """Return the remarks on decoded images to read before the first epoch; empty for clean data.
 
     Images are compared once for a fingerprint: the result is kept in the user's store.
 
@@ -199,11 +199,11 @@ def quick_check(dataset: DataSet, *, say: Callable[[str], None]) -> None:
 
 
 def held_out_remarks(train: Images, held: Images) -> list[str]:
-    """The sentence on held-out images that are trained on all the same; of clean data none.
+    """Return the remark on held-out images that are also trained on; empty for clean data.
 
     Args:
-        train: what is trained on.
-        held: what the epoch is chosen on.
+        train: images to train on.
+        held: images to choose the epoch on.
     """
     parts = [
         Part(images.names, images.labels.tolist(), digests)
@@ -213,7 +213,7 @@ def held_out_remarks(train: Images, held: Images) -> list[str]:
 
 
 def _has_files(source: str | Path, data_dir: str | Path | None) -> bool:
-    """Whether there is one file an image: not of digits, and not of a named set that lies here as an archive."""
+    """Return True where each image has a file: not for bundled data sets or an archive of the publisher's."""
     info = CATALOGUE.get(source) if isinstance(source, str) else None
     return info is None or tree_folder(info, data_dir) is not None
 
@@ -285,7 +285,7 @@ def _of_tree(name: str, tree: Tree, problems: list[str], progress: Progress | No
         imbalance=imbalance(train.per_class),
         copies=copies,
         near_copies=near,
-        # The same folder may have been listed twice on the way.
+        # The same folder may have been listed twice.
         problems=tuple(dict.fromkeys(problems)),
         remarks=_remarks(train, test, copies, near, seen, notes),
     )
@@ -363,7 +363,7 @@ def _remarks(
     seen: Sequence[tuple[str, int, int]],
     notes: Sequence[str],
 ) -> tuple[str, ...]:
-    """All remarks, the leak first."""
+    """Return all remarks, the leak first."""
     said = [*about_copies(copies, test.images), *about_test_copies(copies), *about_near_copies(near, test.images)]
     said += about_balance(train.per_class)
     if not any("has no images of" in note for note in notes):
@@ -372,7 +372,7 @@ def _remarks(
 
 
 def _plain(value: Any) -> Any:
-    """Lists for tuples, so that what is written and what is read again are equal."""
+    """Replace tuples by lists, so that written and read results are equal."""
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}
     return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value

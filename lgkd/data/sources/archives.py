@@ -1,8 +1,8 @@
-"""Reading the members of tar and zip archives into memory. Nothing is ever extracted to a path that an archive names.
+"""Read the members of tar and zip archives into memory. Nothing is ever extracted to a path that an archive names.
 
 A tar archive is read once, from its beginning to its end; of a zip archive any member is read when it is asked for.
-Either may be larger inside than it looks outside, name places outside of its folder, or hold links and devices: all of
-that is refused, whoever made it.
+Either may unpack to more than its size suggests, name places outside of its folder, or hold links and devices: all of
+that is refused.
 """
 
 import gzip
@@ -24,15 +24,15 @@ _GZIP = b"\x1f\x8b"
 def read_tar(
     path: Path, wanted: Mapping[str, int], *, max_bytes: int, max_members: int = 10_000
 ) -> Iterator[tuple[str, bytes]]:
-    """The wanted members of a tar archive (plain or gzip), with their content, in the archive's order.
+    """Yield the wanted members of a tar archive (plain or gzip), with their content, in the archive's order.
 
     Other regular files and folders are passed over.
 
     Args:
         path: the archive.
         wanted: the largest size in bytes, for every name that must be there.
-        max_bytes: how much the archive may hold in all, headers and members that are passed over included.
-        max_members: how many members it may have.
+        max_bytes: largest total size, unpacked, with headers and members that are passed over.
+        max_members: largest number of members.
 
     Raises:
         DataError: a member is a link or a device, names a place outside, or is too large; there are too many; a
@@ -62,7 +62,7 @@ def read_tar(
 
 
 class ZipMembers:
-    """The plain files of an opened zip archive."""
+    """Read the plain files of an opened zip archive."""
 
     def __init__(self, path: Path, archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> None:
         self._path = path
@@ -71,14 +71,14 @@ class ZipMembers:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Bytes of every file, unpacked, by its name without a leading './'."""
+        """Return the bytes of every file, unpacked, by its name without a leading './'."""
         return {name: member.file_size for name, member in self._members.items()}
 
     def read(self, name: str) -> bytes:
-        """What a file holds.
+        """Read the content of a file.
 
         Raises:
-            DataError: it is cut, broken, or of another size than the archive says.
+            DataError: it is cut, broken, or not of the size that the archive records.
         """
         member = self._members[name]
         with _as_data_error(self._path, "a zip"), self._archive.open(member) as stream:
@@ -90,16 +90,16 @@ class ZipMembers:
 
 @contextmanager
 def opened_zip(path: Path, *, max_bytes: int, max_members: int) -> Iterator[ZipMembers]:
-    """The files of a zip archive.
+    """Open the files of a zip archive.
 
     Args:
         path: the archive.
-        max_bytes: how much its members may hold in all, unpacked.
-        max_members: how many it may have, folders included.
+        max_bytes: largest total size of its members, unpacked.
+        max_members: largest number of members, folders included.
 
     Raises:
         DataError: a member is a link, a device or encrypted, names a place outside, or is there twice; there are too
-            many; they hold too much; it is no zip archive.
+            many; they hold too much; it is not a zip archive.
     """
     with _as_data_error(path, "a zip"):
         archive = zipfile.ZipFile(path)
@@ -107,7 +107,7 @@ def opened_zip(path: Path, *, max_bytes: int, max_members: int) -> Iterator[ZipM
         found = archive.infolist()
         if len(found) > max_members:
             raise DataError(f"{path} has more than {max_members:,} members: it is not the published archive")
-        # No member can hold more than it says, so that what they say can be added up before one is read.
+        # No member can hold more than its recorded size, so that these can be added up before one is read.
         if sum(member.file_size for member in found) > max_bytes:
             raise DataError(f"{path} holds more than {max_bytes:,} bytes: it is not the published archive")
         members: dict[str, zipfile.ZipInfo] = {}
@@ -128,7 +128,7 @@ def opened_zip(path: Path, *, max_bytes: int, max_members: int) -> Iterator[ZipM
 
 
 class _Capped:
-    """What a stream holds, up to a number of bytes."""
+    """Read a stream up to a number of bytes."""
 
     def __init__(self, stream: IO[bytes], path: Path, limit: int) -> None:
         self.stream = stream
@@ -153,7 +153,7 @@ def _opened(path: Path, max_bytes: int) -> Iterator[tarfile.TarFile]:
             packed = plain.read(2) == _GZIP
             plain.seek(0)
             stream: IO[bytes] = gzip.GzipFile(fileobj=plain, mode="rb") if packed else plain  # type: ignore[assignment]
-            # A stream is read forwards only, so that the cap sees every byte and sparse offsets lead nowhere.
+            # A stream is read forwards only, so that the cap counts every byte and sparse offsets have no effect.
             archive = tarfile.open(fileobj=_Capped(stream, path, max_bytes), mode="r|")  # type: ignore[call-overload]  # noqa: SIM115
         with archive:
             yield archive
@@ -178,7 +178,7 @@ def _content(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> b
 
 
 def _plain_name(path: Path, member: tarfile.TarInfo) -> str:
-    """The member's name without a leading './'."""
+    """Return the member's name without a leading './'."""
     name = _inside(path, member.name)
     if not (member.isdir() or member.isreg()) or member.issparse():
         kind = "a link" if member.issym() or member.islnk() else "a device" if member.isdev() else "no plain file"
@@ -187,14 +187,14 @@ def _plain_name(path: Path, member: tarfile.TarInfo) -> str:
 
 
 def _inside(path: Path, name: str) -> str:
-    """A member's name without a leading './'; refuses one that points outside."""
+    """Return a member's name without a leading './'; refuse one that points outside."""
     if not is_inside(name):
         raise DataError(f"{path} has a member {name!r}, which points outside: it is not the published archive")
     return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
 def is_inside(name: str) -> bool:
-    """Whether a name with forward slashes stays below the folder it is put in, on every system."""
+    """Return True for a name with forward slashes that stays below its folder, on every system."""
     parts = name.split("/")
     return not (name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0] or "\0" in name)
 
@@ -208,7 +208,7 @@ _BROKEN = (
     OSError,
     ValueError,
     OverflowError,
-    NotImplementedError,  # a way of packing that Python does not know
+    NotImplementedError,  # an unknown compression method
 )
 
 

@@ -1,7 +1,7 @@
-"""Getting a published file: only over https, only of the published size and checksum, going on where it was cut.
+"""Download a published file: only over https, only of the published size and checksum, resumed where it was cut.
 
-What has arrived lies beside the target, as NAME.part, until its checksum is known to be right. Only the standard
-library is used, and filelock.
+The partial file is stored beside the target, as NAME.part, until its checksum is verified. Only the standard library
+and filelock are used.
 """
 
 import errno
@@ -32,51 +32,51 @@ TRIES = 6
 """Connections that may fail or be cut before a download gives up."""
 
 _PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""Seconds to wait after each failure: a server that restarts needs some."""
+"""Seconds to wait after each failure, for a server that restarts."""
 
-_SILENCE = 30.0
+_TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as cut."""
 
 _BLOCK = 2**18
-_WORTH_ANOTHER_TRY = (408, 425, 429, 500, 502, 503, 504)
+_RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
 
 
 class _Failed(Exception):
-    """One connection did not bring the whole file."""
+    """Raised when one connection did not bring the whole file."""
 
     def __init__(self, reason: str, *, again: bool) -> None:
         super().__init__(reason)
         self.again = again
-        """Whether another connection may bring more."""
+        """True if another connection may bring more."""
 
 
 def is_offline(offline: bool = False) -> bool:
-    """Whether no connection may be opened: by argument, or by LGKD_OFFLINE=1 in the environment."""
+    """Return True where no connection may be opened: by argument, or by LGKD_OFFLINE=1 in the environment."""
     return offline or os.environ.get(OFFLINE, "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
 def fetch(
     url: str, target: Path, *, size: int, sha256: str, progress: Progress | None = None, offline: bool = False
 ) -> Path:
-    """The published file at `target`, downloaded unless it lies there already.
+    """Download the published file to `target`, unless it is there already.
 
-    A download that was cut, in this process or an earlier one, goes on from what has arrived, where the server can do
-    that. A second process that wants the same file waits for the first.
+    A download that was cut, in this process or an earlier one, is resumed from the partial file, where the server can
+    do that. A second process that wants the same file waits for the first.
 
     Args:
         url: https; http is for this machine's own address alone.
-        target: where the file goes; its folder is made. Nothing appears there before the checksum is right.
+        target: path of the file; its folder is made. Nothing appears there before the checksum is verified.
         size: bytes, exactly; not one more is read.
         sha256: hex digits.
         progress: called with (done, total) bytes.
         offline: open no connection; LGKD_OFFLINE=1 in the environment does the same.
 
     Raises:
-        MissingError: the file is not here, and it could not be got: offline, no network, not at that address.
-        DataError: what lies there, or what came, is not the published file. What came is removed.
+        MissingError: the file is not here, and it could not be downloaded: offline, no network, not at that address.
+        DataError: the file there, or the downloaded one, is not the published file. The latter is removed.
         InputError: the address is not https, or the folder cannot be written.
     """
-    _must_be_safe(url)
+    _require_https(url)
     if target.is_file():
         return verified(target, size=size, sha256=sha256)
     if is_offline(offline):
@@ -85,10 +85,10 @@ def fetch(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with locked(target.with_name(f".{target.name}.lock"), wait=True):
-            if target.is_file():  # another process has brought it while this one waited
+            if target.is_file():  # another process has downloaded it while this one waited
                 return verified(target, size=size, sha256=sha256)
             _download(_Source(url, size, progress), part, target, sha256)
-    except OSError as error:  # of the disk: those of the network have become _Failed
+    except OSError as error:  # disk errors only: those of the network have become _Failed
         raise InputError(
             f"cannot write {part}: {error.strerror or error}; make room, or choose another store with LGKD_HOME"
         ) from error
@@ -96,10 +96,10 @@ def fetch(
 
 
 def verified(path: Path, *, size: int, sha256: str) -> Path:
-    """`path`, if it holds the published file.
+    """Return `path` if it holds the published file.
 
     Raises:
-        DataError: it holds another one, or a part.
+        DataError: it holds another file, or a part.
     """
     found = path.stat().st_size
     if found != size:
@@ -111,7 +111,7 @@ def verified(path: Path, *, size: int, sha256: str) -> Path:
 
 
 class _Source:
-    """An address, and what is known of the file there."""
+    """Hold an address, and the published facts of the file there."""
 
     def __init__(self, url: str, size: int, progress: Progress | None) -> None:
         self.url = url
@@ -123,23 +123,23 @@ class _Source:
         self.opener = urllib.request.build_opener(*handlers)
 
     def pour(self, part: Path) -> None:
-        """One connection: adds to `part` what it brings.
+        """Open one connection and append its bytes to `part`.
 
         Raises:
-            _Failed: it did not bring all that was lacking.
-            DataError: what the server has is not of the published size; `part` is removed.
+            _Failed: bytes are still missing.
+            DataError: the server's file is not of the published size; `part` is removed.
         """
         have = part.stat().st_size if part.exists() else 0
         headers = {"User-Agent": "lgkd", "Accept-Encoding": "identity"}
         if have:
             headers["Range"] = f"bytes={have}-"
-        # The scheme has been looked at, and is again wherever the server leads on to.
+        # The scheme has been checked, and is checked again for every redirect.
         request = urllib.request.Request(self.url, headers=headers)  # noqa: S310
         with self._opened(request, part) as response:
             if response.status not in (200, 206):
                 raise _Failed(f"the server answered {response.status} {response.reason}", again=False)
             if response.status == 200:
-                have = 0  # it cannot go on in the middle, and sends all of it
+                have = 0  # it cannot resume in the middle, and sends all of it
             elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
                 part.unlink(missing_ok=True)
                 raise _Failed("the server sent another part than was asked for", again=True)
@@ -152,26 +152,26 @@ class _Source:
     @contextmanager
     def _opened(self, request: urllib.request.Request, part: Path) -> Iterator[Any]:
         try:
-            response = self.opener.open(request, timeout=_SILENCE)
+            response = self.opener.open(request, timeout=_TIMEOUT)
         except urllib.error.HTTPError as error:
             error.close()
-            if error.code == 416 and part.exists():  # there is nothing behind what we have: it is of another file
+            if error.code == 416 and part.exists():  # the server has no further bytes: the part is of another file
                 part.unlink()
                 raise _Failed("the server has no more of it", again=True) from error
             reason = f"the server answered {error.code} {error.reason}"
-            raise _Failed(reason, again=error.code in _WORTH_ANOTHER_TRY) from error
+            raise _Failed(reason, again=error.code in _RETRY_STATUS) from error
         except (OSError, http.client.HTTPException) as error:
-            raise _Failed(_words(error), again=_may_pass(error)) from error
+            raise _Failed(_reason(error), again=_is_transient(error)) from error
         with response:
             yield response
 
     def _copy(self, response: IO[bytes], stream: IO[bytes], have: int, part: Path) -> None:
         while have <= self.size:
             try:
-                # One byte more than is lacking shows a file that is too long, and no more of it is read.
+                # One byte more than is missing shows a file that is too long, and no more of it is read.
                 block = response.read(min(_BLOCK, self.size - have + 1))
             except (OSError, http.client.HTTPException, ValueError) as error:
-                raise _Failed(_words(error), again=True) from error
+                raise _Failed(_reason(error), again=True) from error
             if not block:
                 break
             have += len(block)
@@ -188,7 +188,7 @@ class _Source:
         than = " than" if found == "more" else " bytes, expected"
         raise DataError(
             f"{self.url} has {found}{than} {self.size:,} bytes: it is not the published file, so nothing was kept; "
-            f"a proxy or a login page may stand in between"
+            f"a proxy or a login page may be in between"
         )
 
 
@@ -211,7 +211,7 @@ def _download(source: _Source, part: Path, target: Path, sha256: str) -> None:
 
 
 def _fill(source: _Source, part: Path, target: Path) -> bool:
-    """Downloads until `part` has its whole size; says whether it was put together from several pieces."""
+    """Download until `part` has its whole size; return True where it was put together from several pieces."""
     pieced = False
     for attempt in range(TRIES):
         have = part.stat().st_size if part.exists() else 0
@@ -228,7 +228,7 @@ def _fill(source: _Source, part: Path, target: Path) -> bool:
             if failure.again and attempt + 1 < TRIES:
                 time.sleep(_PAUSES[min(attempt, len(_PAUSES) - 1)])
                 continue
-            kept = "; what has arrived is kept, the same command goes on from there" if part.exists() else ""
+            kept = "; the partial file is kept: run the same command again to resume" if part.exists() else ""
             raise MissingError(
                 f"cannot download {source.url}: {failure}{kept}; check the network, or put that file at {target}"
             ) from failure
@@ -236,7 +236,7 @@ def _fill(source: _Source, part: Path, target: Path) -> bool:
 
 
 class _OnlySafe(urllib.request.HTTPRedirectHandler):
-    """Follows a server to another address only where that is as safe as the first."""
+    """Follow a redirect only to an address that is as safe as the first."""
 
     def __init__(self, start: str) -> None:
         self.start = start
@@ -245,17 +245,17 @@ class _OnlySafe(urllib.request.HTTPRedirectHandler):
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         if not _safe(newurl, here=_on_this_machine(self.start)):
-            raise _Failed(f"the server leads on to {newurl}, which is not https", again=False)
+            raise _Failed(f"the server redirects to {newurl}, which is not https", again=False)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _must_be_safe(url: str) -> None:
+def _require_https(url: str) -> None:
     if not _safe(url, here=True):
-        raise InputError(f"{url!r} is no https address: files are downloaded over https alone")
+        raise InputError(f"{url!r} is not an https address: files are downloaded only over https")
 
 
 def _safe(url: str, *, here: bool) -> bool:
-    """https with a host; or http to this machine, where `here` allows that."""
+    """Accept https with a host; or http to this machine, where `here` allows that."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -272,17 +272,17 @@ def _on_this_machine(url: str) -> bool:
         return host == "localhost"
 
 
-def _may_pass(error: Exception) -> bool:
-    """Whether a connection that could not be opened is worth another try; without a network, one hears it at once."""
+def _is_transient(error: Exception) -> bool:
+    """Return True where a connection that could not be opened may be tried again; not without a network."""
     reason = getattr(error, "reason", error)
     if isinstance(reason, socket.gaierror | ssl.SSLCertVerificationError | ConnectionRefusedError | TimeoutError | str):
         return False
     return getattr(reason, "errno", None) not in (errno.ENETUNREACH, errno.EHOSTUNREACH)
 
 
-def _words(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     reason = getattr(error, "reason", error)
     if isinstance(reason, TimeoutError):
-        return f"nothing came for {_SILENCE:.0f} seconds"
+        return f"nothing came for {_TIMEOUT:.0f} seconds"
     text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
     return " ".join(str(text).split()).rstrip(".")

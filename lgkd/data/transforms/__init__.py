@@ -1,1 +1,1 @@
-"""Augmentation of whole batches on the device, with draws that are keyed by sample."""
+"""Augment whole batches on the device, with draws that are keyed by sample."""

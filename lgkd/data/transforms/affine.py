@@ -1,14 +1,14 @@
-"""Shear, shift and rotation of image batches, each image by an amount of its own.
+"""Shear, shift and rotate image batches, each image by its own amount.
 
-The convention is that of Pillow's `Image.transform(AFFINE)`: the centre of output pixel (x, y) lies at
-(x + 1/2, y + 1/2), is mapped into the input, and takes the fill colour when it lands outside; taps beyond
+The convention is that of Pillow's `Image.transform(AFFINE)`: the centre of output pixel (x, y) is at
+(x + 1/2, y + 1/2), is mapped into the input, and takes the fill colour when it is outside; taps beyond
 the border repeat the border; results are cut, not rounded, to whole levels. Pillow's bicubic is the cubic
-with a = -1 here, while its resize uses a = -1/2 and torch's grid_sample a = -3/4, which is why neither
-of those serves.
+with a = -1 here, while its resize uses a = -1/2 and torch's grid_sample a = -3/4, so neither
+of those can be used.
 
 Values are computed in float32 where Pillow uses doubles. A sum that is a whole level in exact
 arithmetic may come out a hair below and would be cut to the level beneath; `HAIR` is added against
-that, and costs one level where a value lies less than a thousandth below a whole one.
+that, and costs one level where a value is less than a thousandth below a whole one.
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ HAIR = 2.0**-10
 
 
 def tap_weights(part: Tensor, interpolation: Interpolation) -> list[Tensor]:
-    """Weights for a position `part` in [0, 1) of the pixels at -1, 0, 1, 2 (bicubic) or 0, 1 (bilinear)."""
+    """Compute weights for a position `part` in [0, 1) of the pixels at -1, 0, 1, 2 (bicubic) or 0, 1 (bilinear)."""
     d = part
     if interpolation == "bilinear":
         return [1.0 - d, d]
@@ -40,7 +40,7 @@ def tap_weights(part: Tensor, interpolation: Interpolation) -> list[Tensor]:
 
 
 def _whole_levels(values: Tensor, inside: Tensor, fill: Fill) -> Tensor:
-    """Values (n, 3, H, W) as levels, and the fill colour where `inside`, (n, 1, H, W), is 0 and not 1."""
+    """Convert values (n, 3, H, W) to levels, with the fill colour where `inside`, (n, 1, H, W), is 0 and not 1."""
     colour = sent(np.asarray(fill, dtype=np.uint8), values.device)[None, :, None, None]
     # Multiplied by 0 and 1: choosing between bytes takes twenty times as long on a CPU.
     kept = inside.to(torch.int16).to(torch.uint8)
@@ -48,7 +48,7 @@ def _whole_levels(values: Tensor, inside: Tensor, fill: Fill) -> Tensor:
 
 
 def _within(places: Tensor, first: Tensor | float, end: Tensor | float) -> Tensor:
-    """1 for whole numbers first <= place < end, 0 for others, of the same type.
+    """Return 1 for whole numbers first <= place < end, 0 for others, of the same type.
 
     Two cuts and a product: comparing takes five times as long on a CPU.
     """
@@ -56,7 +56,7 @@ def _within(places: Tensor, first: Tensor | float, end: Tensor | float) -> Tenso
 
 
 def _slid(images: Tensor, shift: Shift, fill: Fill, interpolation: Interpolation) -> Tensor:
-    """Each row reads its pixels `shift` further right: out(x) = in(x + shift).
+    """Read each row's pixels `shift` further right: out(x) = in(x + shift).
 
     Shears and translations are of this kind. The position between two pixels is the same along a row,
     so one gather and a few multiplications do what a general warp needs sixteen reads for.
@@ -136,13 +136,13 @@ def rotate(images: Tensor, degrees: Shift, fill: Fill, interpolation: Interpolat
     y = (torch.arange(height, device=device) + 0.5)[:, None]
     at_x, at_y = cos * x + sin * y + dx, cos * y - sin * x + dy
     inside = _within(torch.floor(at_x), 0, width).mul_(_within(torch.floor(at_y), 0, height))[:, None]
-    # Positions outside only have to be readable; the fill colour goes over what is read there.
+    # Positions outside only have to be readable; the fill colour overwrites the values read there.
     at_x, at_y = at_x.clamp_(0.0, width).sub_(0.5), at_y.clamp_(0.0, height).sub_(0.5)
     column, row = torch.floor(at_x), torch.floor(at_y)
     across = [weight.flatten() for weight in tap_weights(at_x - column, interpolation)]
     down = [weight.flatten() for weight in tap_weights(at_y - row, interpolation)]
 
-    # With the border repeated three pixels outwards every tap lies at a fixed distance from the first:
+    # With the border repeated three pixels outwards every tap is at a fixed distance from the first:
     # one index, read from sixteen places. A channel of all images is one line: from that, reading is quickest.
     planes = F.pad(images.float(), (3, 3, 3, 3), mode="replicate").transpose(0, 1).flatten(1)
     before = 1 if interpolation == "bicubic" else 0

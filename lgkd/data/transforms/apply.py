@@ -1,4 +1,4 @@
-"""Carrying out a drawn layer: images are grouped by operation, never visited one by one."""
+"""Apply a drawn layer: images are grouped by operation, never visited one by one."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ from lgkd.data.transforms.resized_crop import Interpolation
 _Kinds = NDArray[np.int64]
 _Strengths = NDArray[np.float64]
 
-# Operations of a group are carried out together.
+# Operations of a group are applied together.
 _GROUPS = (
     tuple(color.TABLES),
     ("colour",),
@@ -27,12 +27,12 @@ _GROUPS = (
 
 
 def apply_layer(images: Tensor, layer: Layer, fill: affine.Fill, interpolation: Interpolation) -> None:
-    """Changes uint8 images (B, 3, H, W) in place.
+    """Change uint8 images (B, 3, H, W) in place.
 
     The groups are known on the host, so nothing here waits for the device.
 
     Args:
-        fill: levels for what a geometric operation uncovers.
+        fill: levels of the area that a geometric operation uncovers.
         interpolation: of the geometric operations.
     """
     if images.device.type == "cpu" and images.shape[2] * images.shape[3] >= color_cpu.LARGE:
@@ -51,7 +51,7 @@ def apply_layer(images: Tensor, layer: Layer, fill: affine.Fill, interpolation: 
 
 
 def _change_alone(image: Tensor, layer: Layer, place: int, fill: affine.Fill, interpolation: Interpolation) -> None:
-    """Changes one large image (1, 3, H, W) in place."""
+    """Change one large image (1, 3, H, W) in place."""
     name, strength = KINDS[layer.kind[place]], float(layer.strength[place])
     if name in color_cpu.RECOLOURED:
         color_cpu.RECOLOURED[name](image, strength)
@@ -84,7 +84,7 @@ def _changed(
 
 
 def _looked_up(images: Tensor, group: tuple[str, ...], kinds: _Kinds, strengths: _Strengths) -> Tensor:
-    """Every image by the table of its own kind: tables are made kind by kind, and read all at once."""
+    """Look up every image in the table of its own kind: tables are made kind by kind, and read all at once."""
     counts = [int((kinds == KINDS.index(name)).sum()) for name in group]
     amounts = sent(strengths, images.device, torch.float32)
     runs = zip(group, torch.split(images, counts), torch.split(amounts, counts), strict=True)

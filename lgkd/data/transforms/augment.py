@@ -1,9 +1,9 @@
-"""Augmentation of whole batches on the device, every image with draws of its own.
+"""Augment whole batches on the device, every image with its own draws.
 
-What a sample becomes is a pure function of (seed, epoch, its place in the data set): not of the batch it is in,
-of workers or processes. All decisions are drawn on the host; the device gets parameters and lists of
-images, and nothing here waits for it. Every kind of decision has a stream of its own, so that switching one
-on leaves the others as they were.
+The result for a sample is a pure function of (seed, epoch, its place in the data set): not of its batch, of workers
+or processes. All decisions are drawn on the host; the device gets parameters and lists of
+images, and nothing here waits for it. Every kind of decision has its own stream, so that switching one
+on does not change the others.
 
 The steps and their order are those of timm's training transform: crop and resize, mirror,
 RandAugment (or colour jitter), normalise, erase. Images stay uint8 between steps, as Pillow's do.
@@ -29,7 +29,7 @@ from lgkd.errors import InputError
 
 
 class _Normalise:
-    """uint8 (B, 3, H, W) -> float32, (level / 255 - mean) / std as one multiplication and one addition.
+    """Normalise uint8 (B, 3, H, W) to float32, (level / 255 - mean) / std as one multiplication and one addition.
 
     That differs from timm's division and subtraction in the last bits only (below 1e-6).
     """
@@ -54,7 +54,7 @@ class _Normalise:
 
 
 def _host_sizes(pixels: Tensor, sizes: Tensor) -> NDArray[np.int64]:
-    """Checks a batch of stored images; their valid sizes as int64 (B, 2) on the host."""
+    """Check a batch of stored images; return their valid sizes as int64 (B, 2) on the host."""
     if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
         raise InputError(f"pixels are {pixels.dtype} {tuple(pixels.shape)}; expected uint8 (B, 3, height, width)")
     if tuple(sizes.shape) != (len(pixels), 2):
@@ -67,14 +67,14 @@ def _host_sizes(pixels: Tensor, sizes: Tensor) -> NDArray[np.int64]:
     if len(wrong):
         height, width = valid[wrong[0]]
         raise InputError(
-            f"image {wrong[0]} of the batch is said to be {height} x {width}; "
+            f"image {wrong[0]} of the batch has the size {height} x {width}; "
             f"expected at least 1 x 1 and at most the stored {stored[0]} x {stored[1]}"
         )
     return valid
 
 
 class Augment:
-    """Training images from stored ones.
+    """Make training images from stored ones.
 
     Args:
         view: how images are drawn. "random-resized" draws a box of a random area and shape, "pad" moves the image over
@@ -137,7 +137,7 @@ class Augment:
         return result
 
     def _draw(self, result: Tensor, pixels: Tensor, valid: NDArray[np.int64], host_index: Tensor, epoch: int) -> None:
-        """Write what the images become into `result`."""
+        """Draw and write the augmented images into `result`."""
         view = self.view
         boxes, mirrored = self._crops(valid, host_index, epoch)
         images = resized_crop.resample(pixels, boxes, self.image_size, view.interpolation, mirrored, valid)
@@ -151,7 +151,7 @@ class Augment:
             random_erasing.erase(result, places, spots, keys.astype(np.int64))
 
     def crops(self, sizes: Tensor, index: Tensor, epoch: int) -> tuple[resized_crop.Boxes, NDArray[np.bool_]]:
-        """What crop and flip come to for these samples: (B, 4) boxes in stored pixels, and (B,) who is mirrored.
+        """Return crop and flip of these samples: (B, 4) boxes in stored pixels, and (B,) True where mirrored.
 
         Args:
             sizes, index, epoch: as for a call.
@@ -199,9 +199,9 @@ class Augment:
 
 
 class Plain:
-    """Evaluation images: the valid area resized to the image size, antialiased, and normalised.
+    """Make evaluation images: the valid area resized to the image size, antialiased, and normalised.
 
-    No centre crop. An image that has the size already keeps its levels.
+    No centre crop. An image of that size keeps its levels.
 
     Args:
         image_size: side, or (height, width), of the result.
@@ -226,7 +226,7 @@ class Plain:
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, sizes: Tensor) -> Tensor:
-        """uint8 (B, 3, S, T) and valid sizes (B, 2) -> float32 (B, 3, height, width).
+        """Convert uint8 (B, 3, S, T) and valid sizes (B, 2) to float32 (B, 3, height, width).
 
         Raises:
             InputError: the batch is not of these shapes and types.

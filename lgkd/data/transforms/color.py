@@ -1,8 +1,8 @@
-"""Colour operations on uint8 batches (n, 3, H, W), each image with a strength of its own.
+"""Change colours of uint8 batches (n, 3, H, W), each image with its own strength.
 
-They give what Pillow's ImageOps and ImageEnhance give. Where every output level depends on the input
+Results equal those of Pillow's ImageOps and ImageEnhance. Where every output level depends on the input
 level alone, an operation is a *table* of 256 entries per image and channel, and images whose tables are
-known are changed together by one lookup, whatever the operation. Strengths are float32 (n,) on the
+known are changed together by one lookup, for all operations. Strengths are float32 (n,) on the
 images' device.
 """
 
@@ -18,7 +18,7 @@ _LARGE = 2**12  # pixels
 
 
 def _one_by_one(images: Tensor) -> bool:
-    """Whether the images are so large that on a CPU work plane by plane is quicker."""
+    """Return True for images so large that on a CPU work plane by plane is quicker."""
     return images.device.type == "cpu" and images.shape[2] * images.shape[3] >= _LARGE
 
 
@@ -27,18 +27,18 @@ def _levels(images: Tensor) -> Tensor:
 
 
 def _cut(values: Tensor) -> Tensor:
-    """Clamped and cut, not rounded: Pillow converts from C floats."""
+    """Clamp and cut without rounding: Pillow converts from C floats."""
     return cut(values.clamp_(0.0, 255.0))
 
 
 def _grey(images: Tensor) -> Tensor:
-    """Pillow's luminance: float32 (n, 1, H, W), whole levels. 255 * 2^16 + 2^15 < 2^24: exact in float32."""
+    """Compute Pillow's luminance: float32 (n, 1, H, W), whole levels. 255 * 2^16 + 2^15 < 2^24: exact in float32."""
     red, green, blue = images.float().unbind(1)
     return ((red * 19595.0 + green * 38470.0 + blue * 7471.0 + 32768.0) / 65536.0).floor_().unsqueeze(1)
 
 
 def mean_grey(images: Tensor) -> Tensor:
-    """The mean luminance of each image, rounded to a whole level: float32 (n,)."""
+    """Compute the mean luminance of each image, rounded to a whole level: float32 (n,)."""
     # Sums of levels are kept in integers: float32 would not hold those of a large image.
     total = _grey(images).flatten(1).to(torch.int64).sum(1)
     count = images.shape[2] * images.shape[3]
@@ -46,7 +46,7 @@ def mean_grey(images: Tensor) -> Tensor:
 
 
 def _blend(plain: Tensor, images: Tensor, factor: Tensor) -> Tensor:
-    """From `plain` (factor 0) through the image (1) and beyond."""
+    """Blend from `plain` (factor 0) through the image (1) and beyond."""
     return _cut(plain + factor * (images - plain))
 
 
@@ -58,42 +58,42 @@ def invert(images: Tensor, _: Tensor) -> Tensor:
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
-    """Keeps the upper `bits` bits; 8 and more change nothing."""
+    """Keep the upper `bits` bits; 8 and more change nothing."""
     step = torch.exp2((8.0 - bits).clamp(min=0.0))[:, None, None]
     return _cut(torch.floor(_levels(images) / step) * step)
 
 
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
-    """Inverts the levels from `threshold` on."""
+    """Invert the levels from `threshold` on."""
     levels = _levels(images)
     return _cut(torch.where(levels < threshold[:, None, None], levels, 255.0 - levels))
 
 
 def solarize_add(images: Tensor, amount: Tensor) -> Tensor:
-    """Adds `amount` to the levels below 128."""
+    """Add `amount` to the levels below 128."""
     levels = _levels(images)
     return _cut(torch.where(levels < 128.0, levels + amount[:, None, None], levels))
 
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """From black (0) through the image (1) and beyond."""
+    """Blend from black (0) through the image (1) and beyond."""
     return _cut(_levels(images) * factor[:, None, None])
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """From the mean grey (0) through the image (1) and beyond."""
+    """Blend from the mean grey (0) through the image (1) and beyond."""
     return _blend(mean_grey(images)[:, None, None], _levels(images), factor[:, None, None])
 
 
 def autocontrast(images: Tensor, _: Tensor) -> Tensor:
-    """Stretches each channel to the whole range."""
+    """Stretch each channel to the whole range."""
     # Pillow works in doubles and cuts; in float32 a tenth of the tables would be off by a level. Apple's
     # devices have no doubles and take that.
     exact = torch.float32 if images.device.type == "mps" else torch.float64
     flat = images.flatten(2)
     low = flat.amin(2, keepdim=True).to(exact)
     high = flat.amax(2, keepdim=True).to(exact)
-    # Not 255.0 / tensor: torch multiplies by the reciprocal there, which is another number.
+    # Not 255.0 / tensor: torch multiplies by the reciprocal there, with another result.
     scale = torch.full_like(low, 255.0) / (high - low)
     levels = _levels(images).to(exact)
     stretched = levels * scale + -low * scale
@@ -102,7 +102,7 @@ def autocontrast(images: Tensor, _: Tensor) -> Tensor:
 
 
 def equalize(images: Tensor, _: Tensor) -> Tensor:
-    """Makes the levels of each channel equally frequent."""
+    """Make the levels of each channel equally frequent."""
     flat = images.flatten(2)
     if _one_by_one(images):
         counts = [torch.bincount(plane, minlength=256) for plane in flat.flatten(0, 1)]
@@ -119,7 +119,7 @@ def equalize(images: Tensor, _: Tensor) -> Tensor:
 
 
 def looked_up(images: Tensor, tables: Tensor) -> Tensor:
-    """Each level replaced by its entry: uint8 (n, 3, H, W) and (n, 3, 256) -> (n, 3, H, W)."""
+    """Replace each level by its entry: uint8 (n, 3, H, W) and (n, 3, 256) -> (n, 3, H, W)."""
     if _one_by_one(images):
         # A plane is a string of bytes, and Python translates those five times as fast as torch gathers.
         result = torch.empty_like(images)
@@ -134,12 +134,12 @@ def looked_up(images: Tensor, tables: Tensor) -> Tensor:
 
 
 def colour(images: Tensor, factor: Tensor) -> Tensor:
-    """From grey (0) through the image (1) and beyond."""
+    """Blend from grey (0) through the image (1) and beyond."""
     return _blend(_grey(images), images, factor[:, None, None, None])
 
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
-    """From smoothed (0) through the image (1) and beyond; the outermost pixels stay as they are."""
+    """Blend from smoothed (0) through the image (1) and beyond; the outermost pixels stay as they are."""
     if min(images.shape[2:]) < 3:
         return images.clone()
     values = images.float()

@@ -1,8 +1,8 @@
-"""Operations on one large image at a time, in place, for CPUs.
+"""Change one large image at a time, in place, on CPUs.
 
-What `pixelops` and `warp` do to batches, with the same results to the level; there a table is read for every pixel,
-or a pixel looked up for every other one, while here a handful of vector instructions go over the image where it
-lies. Images are uint8 (1, 3, H, W).
+Results equal those of `color` and `affine` on batches to the level; those read a table for every pixel, or look up a
+pixel for every other one, while here a handful of vector instructions change the image in place. Images are uint8
+(1, 3, H, W).
 """
 
 import math
@@ -63,14 +63,13 @@ RECOLOURED: dict[str, Callable[[Tensor, float], None]] = {
     "brightness": _brightness,
     "contrast": _contrast,
 }
-"""What changes an image by an argument such as the policy draws: whole bits from 1, whole levels from 0 to 128 that are
-added."""
+"""Operations by an argument such as the policy draws: whole bits from 1, whole levels from 0 to 128 that are added."""
 
 
 def translate(image: Tensor, share: float, dimension: int, fill: Fill, interpolation: Interpolation) -> None:
     """Move an image by `share` of its side towards the beginning of `dimension` (2: rows, 3: columns).
 
-    All pixels lie between the same two neighbours' centres in the same way, so that there is nothing to look up.
+    All pixels have the same position between their two neighbours' centres, so that no lookup is needed.
     """
     side = image.shape[dimension]
     shift = share * side
@@ -90,7 +89,7 @@ def translate(image: Tensor, share: float, dimension: int, fill: Fill, interpola
 
 
 def _repeated(image: Tensor, start: int, length: int, dimension: int) -> Tensor:
-    """`length` lines from `start` on as float32; beyond the image its first and last are repeated."""
+    """Return `length` lines from `start` on as float32; beyond the image its first and last are repeated."""
     side = image.shape[dimension]
     shape = list(image.shape)
     shape[dimension] = length

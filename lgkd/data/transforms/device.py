@@ -1,4 +1,4 @@
-"""Moving parameters to the device without waiting for it, and portions that suit its memory."""
+"""Send parameters to the device without waiting for it, and cut work into portions that suit its memory."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ _PORTION_DEVICE = 2**27
 
 
 def sent(array: NDArray[Any], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """`array` on `device`, as `dtype`.
+    """Send `array` to `device`, as `dtype`.
 
     On CUDA it goes through pinned memory: a copy from pageable memory can wait for the kernels
     queued before it, which is the synchronisation that drawing on the host is meant to avoid.
@@ -29,7 +29,7 @@ def sent(array: NDArray[Any], device: torch.device, dtype: torch.dtype | None = 
 
 
 def room(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """An empty tensor for a whole batch."""
+    """Allocate an empty tensor for a whole batch."""
     if device.type == "cpu" and dtype == torch.float32:
         # NumPy asks the system for large pages: touching fresh memory then takes half as long.
         return torch.from_numpy(np.empty(shape, np.float32))
@@ -37,13 +37,13 @@ def room(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tens
 
 
 def cut(values: Tensor) -> Tensor:
-    """Numbers below 2^15 cut, not rounded, to whole levels, and clamped to 0 and 255: uint8."""
-    # Straight to uint8 no vector instruction leads; by way of int16 it takes less than half the time.
+    """Cut numbers below 2^15, without rounding, to whole levels, and clamp them to 0 and 255: uint8."""
+    # There is no vector instruction straight to uint8; by way of int16 it takes less than half the time.
     return values.to(torch.int16).clamp_(0, 255).to(torch.uint8)
 
 
 def put_back(images: Tensor, places: NDArray[np.int64], changed: Tensor) -> None:
-    """images[places] = changed, in place; uint8 (B, ...), (n,) on the host and (n, ...)."""
+    """Assign images[places] = changed, in place; uint8 (B, ...), (n,) on the host and (n, ...)."""
     if images.device.type == "cpu":
         # NumPy copies whole images where torch goes byte by byte, and takes a tenth of the time.
         images.numpy()[places] = changed.numpy()
@@ -52,7 +52,7 @@ def put_back(images: Tensor, places: NDArray[np.int64], changed: Tensor) -> None
 
 
 def portions(count: int, elements: int, device: torch.device) -> Iterator[slice]:
-    """Slices of range(count), each of as many items of `elements` numbers as suit the device."""
+    """Yield slices of range(count), each of as many items of `elements` numbers as suit the device."""
     limit = _PORTION_CPU if device.type == "cpu" else _PORTION_DEVICE
     step = max(1, limit // max(1, elements))
     for first in range(0, count, step):

@@ -1,8 +1,8 @@
-"""Mixup, cutmix and label smoothing, with a partner and a strength for every sample.
+"""Apply mixup, cutmix and label smoothing, with a partner and a strength for every sample.
 
 Mixup: Zhang et al., 2018. Cutmix: Yun et al., 2019. Smoothing: Szegedy et al., 2016. The formulas are those
-of timm's element-wise mode. Draws are pure functions of (seed, epoch, sample); who is whose partner is a
-pure function of (seed, epoch, the samples of the batch), whatever their order.
+of timm's element-wise mode. Draws are pure functions of (seed, epoch, sample); partners are a pure function of
+(seed, epoch, the samples of the batch), in any order.
 """
 
 from collections.abc import Iterable
@@ -21,16 +21,16 @@ from lgkd.errors import InputError
 
 Array = NDArray[np.float64]
 
-_LARGE = 2**15  # numbers an image has from which on a CPU had better take image by image
+_LARGE = 2**15  # numbers in an image from which on a CPU works faster image by image
 
 _DRAWS = 5  # whether, cutmix or mixup, lambda, box centre down and across
 
 
 def cut_boxes(kept: Array, size: tuple[int, int], down: Array, across: Array) -> NDArray[np.int64]:
-    """Cutmix's boxes: sides of sqrt(1 - kept) of the image's, centred anywhere, clipped to the image.
+    """Draw cutmix's boxes: sides of sqrt(1 - kept) of the image's, centred anywhere, clipped to the image.
 
     Args:
-        kept: (B,) share of its area that an image is to keep.
+        kept: (B,) share of its area that an image keeps.
         size: (height, width).
         down, across: (B,) uniform numbers in [0, 1) that place the centres.
 
@@ -48,11 +48,11 @@ def cut_boxes(kept: Array, size: tuple[int, int], down: Array, across: Array) ->
 
 
 class Mixing:
-    """Mixup, cutmix, label smoothing.
+    """Apply mixup, cutmix and label smoothing.
 
     Args:
         mix: strengths and probabilities.
-        classes: how many there are.
+        classes: number of classes.
         smoothing: share of a target that is spread evenly over all classes.
         seed: of the run.
 
@@ -82,10 +82,10 @@ class Mixing:
         self.active = self.mixes or self.smoothing > 0
 
     def partners(self, index: Tensor, epoch: int) -> Tensor:
-        """Whom each sample of a global batch is mixed with: int64 (B,), positions in `index`.
+        """Return the partner of each sample of a global batch: int64 (B,), positions in `index`.
 
-        A random cycle through the batch: everybody gives once and takes once, and nobody is its own partner
-        unless it is alone. It depends on which samples there are, not on their order.
+        A random cycle through the batch: every sample gives once and takes once, and is not its own partner
+        unless it is alone. It depends on the set of samples, not on their order.
 
         Args:
             index: int64 (B,), the places in the data set of all samples of the step, over all processes.
@@ -151,7 +151,7 @@ class Mixing:
         return mixed, torch.lerp(self._smooth(partner_labels), own, share.to(labels.device))
 
     def shares(self, index: Tensor, epoch: int, size: tuple[int, int]) -> tuple[Array, NDArray[np.int64]]:
-        """How much each sample keeps of itself, and which box it gives away.
+        """Draw the share that each sample keeps, and the box that it gives away.
 
         Args:
             size: (height, width) of the images.
@@ -174,7 +174,7 @@ class Mixing:
         return np.where(cuts, 1.0 - area / (size[0] * size[1]), kept), boxes
 
     def kept(self, index: Tensor, epoch: int, size: tuple[int, int], device: torch.device) -> Tensor:
-        """What each pixel keeps of its own image, float32 (B, 1, H, W): lambda for mixup, 1 outside and 0 inside a
+        """Return each pixel's share of its own image, float32 (B, 1, H, W): lambda for mixup, 1 outside and 0 inside a
         cut box.
 
         Args:
@@ -184,7 +184,7 @@ class Mixing:
         return self._weights(sent(share, device, torch.float32)[:, None], boxes, size)
 
     def _weights(self, share: Tensor, boxes: NDArray[np.int64], size: tuple[int, int]) -> Tensor:
-        """What a pixel keeps of its own image, (B, 1, H, W): lambda for mixup, 1 outside and 0 inside a cut box."""
+        """Return each pixel's own share, (B, 1, H, W): lambda for mixup, 1 outside and 0 inside a cut box."""
         height, width = size
         top, bottom, left, right = sent(boxes.T, share.device)[:, :, None]
         row, column = (torch.arange(side, device=share.device) for side in (height, width))
@@ -194,7 +194,7 @@ class Mixing:
         return torch.where(is_cut, (~inside).to(share.dtype), share[..., None])[:, None]
 
     def _smooth(self, labels: Tensor) -> Tensor:
-        """One-hot targets with smoothing: float32 (B, classes)."""
+        """Make one-hot targets with smoothing: float32 (B, classes)."""
         off = self.smoothing / self.classes
         targets = torch.full((len(labels), self.classes), off, dtype=torch.float32, device=labels.device)
         return targets.scatter_(1, labels[:, None], 1.0 - self.smoothing + off)
@@ -232,7 +232,7 @@ class Mixing:
 def _mix_one_by_one(
     mixed: Tensor, images: Tensor, partners: Iterable[Tensor], weights: list[float], boxes: NDArray[np.int64]
 ) -> None:
-    """The same numbers, image by image: large ones leave the cache in between, and this goes through each once."""
+    """Compute the same numbers image by image: large images leave the cache in between; this reads each once."""
     for result, image, partner, weight, (top, bottom, left, right) in zip(
         mixed, images, partners, weights, boxes.tolist(), strict=True
     ):
@@ -244,7 +244,7 @@ def _mix_one_by_one(
 
 
 def _beta(alpha: float, draw: Array) -> Array:
-    """Beta(alpha, alpha) by the inverse of its distribution function; ones where alpha is 0."""
+    """Draw Beta(alpha, alpha) by the inverse of its distribution function; ones where alpha is 0."""
     if alpha == 0:
         return np.ones_like(draw)
     from scipy.special import betaincinv  # slow to import, and rarely needed

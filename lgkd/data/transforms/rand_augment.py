@@ -1,4 +1,4 @@
-"""Which operation, how strong: RandAugment and colour jitter, drawn on the host.
+"""Draw operations and their strengths on the host: RandAugment and colour jitter.
 
 RandAugment (Cubuk et al., 2019) in the variant and the notation of timm: "rand-m9-mstd0.5-inc1" draws for
 each image two operations with replacement, applies each with probability 1/2, at a magnitude drawn
@@ -29,7 +29,7 @@ _JITTERED = tuple(KINDS.index(kind) for kind in ("brightness", "contrast", "colo
 
 @dataclass(frozen=True)
 class Layer:
-    """One operation for each image of a batch.
+    """Hold one operation for each image of a batch.
 
     Attributes:
         kind: int64 (B,), places in `KINDS`, or UNTOUCHED.
@@ -90,17 +90,17 @@ _STRENGTH: dict[str, Callable[[Array, Array, bool], Array]] = {
 
 
 def strength_of(kind: str, level: Array, sign: Array, increasing: bool) -> Array:
-    """The argument of an operation at magnitude `level` (of 10) with a random `sign` of +-1; all (n,)."""
+    """Return the argument of an operation at magnitude `level` (of 10) with a random `sign` of +-1; all (n,)."""
     return _STRENGTH[kind](level, sign, increasing)
 
 
 @dataclass(frozen=True)
 class RandAugment:
-    """A parsed policy.
+    """Hold a parsed policy.
 
     Attributes:
         magnitude: the mean of the drawn magnitudes ("m").
-        layers: how many operations an image gets ("n").
+        layers: number of operations for an image ("n").
         spread: standard deviation of the magnitude ("mstd"); infinite: uniform in [0, magnitude].
         ceiling: magnitudes are clipped to [0, ceiling] ("mmax").
         increasing: operations that all grow with the magnitude ("inc").
@@ -116,11 +116,11 @@ class RandAugment:
 
     @property
     def draws(self) -> int:
-        """How many uniform numbers an image needs."""
+        """Return the number of uniform numbers that an image needs."""
         return self.layers * _DRAWS_PER_LAYER
 
     def draw(self, uniforms: Array) -> list[Layer]:
-        """The layers of a batch from uniform numbers (B, draws) in [0, 1)."""
+        """Compute the layers of a batch from uniform numbers (B, draws) in [0, 1)."""
         return [self._layer(part) for part in np.split(uniforms, self.layers, axis=1)] if self.layers else []
 
     def _layer(self, u: Array) -> Layer:
@@ -145,7 +145,7 @@ class RandAugment:
 
 
 def parse(text: str) -> RandAugment:
-    """A policy from timm's notation, such as "rand-m9-mstd0.5-inc1".
+    """Parse a policy in timm's notation, such as "rand-m9-mstd0.5-inc1".
 
     Parts, in any order: m magnitude (default 10), n operations an image (2), mstd spread of the magnitude
     (0; above 100: uniform), mmax largest magnitude (10), inc 0 or 1 (0), p probability (0.5).
@@ -172,7 +172,7 @@ JITTER_DRAWS = 6
 
 
 def jitter(uniforms: Array, amount: float) -> list[Layer]:
-    """Brightness, contrast and saturation in a random order, each by a factor within 1 +- `amount`.
+    """Draw brightness, contrast and saturation in a random order, each by a factor within 1 +- `amount`.
 
     As torchvision's ColorJitter(amount, amount, amount); from uniform numbers (B, JITTER_DRAWS).
     """

@@ -1,4 +1,4 @@
-"""Random erasing (Zhong et al., 2020): a rectangle of noise, as timm's "pixel" mode with one box."""
+"""Apply random erasing (Zhong et al., 2020): a rectangle of noise, as timm's "pixel" mode with one box."""
 
 import math
 from functools import cache
@@ -12,7 +12,7 @@ from lgkd.data.transforms.device import portions, sent
 
 _Whole = NDArray[np.int64]
 
-_LARGE = 2**11  # numbers of noise from which on a CPU had better take image by image
+_LARGE = 2**11  # numbers of noise from which on a CPU works faster image by image
 
 _SHARES = 2**16
 _TRIES = 10
@@ -25,7 +25,7 @@ _LOG_RATIO = (math.log(0.3), math.log(1.0 / 0.3))
 def erase_boxes(
     draws: NDArray[np.float64], size: tuple[int, int], probability: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Who is erased, and where.
+    """Draw the images that are erased, and their boxes.
 
     Args:
         draws: (B, ERASE_DRAWS) uniform numbers in [0, 1).
@@ -52,7 +52,7 @@ def erase_boxes(
 
 
 def _scrambled(word: Tensor) -> Tensor:
-    """A mixing function of 32-bit words, kept in int32: products wrap, and a shift brings copies of the sign in."""
+    """Mix the bits of 32-bit words, kept in int32: products wrap, and a shift brings copies of the sign in."""
     for _ in range(2):
         word = (word >> 16).bitwise_and_(0xFFFF).bitwise_xor_(word).mul_(0x45D9F3B)
     return (word >> 16).bitwise_and_(0xFFFF).bitwise_xor_(word)
@@ -60,16 +60,16 @@ def _scrambled(word: Tensor) -> Tensor:
 
 @cache
 def _quantiles(device: torch.device) -> Tensor:
-    """The standard normal distribution's quantiles in the middles of 65,536 equal shares, float32."""
+    """Compute the standard normal's quantiles in the middles of 65,536 equal shares, float32."""
     middles = (torch.arange(_SHARES, dtype=torch.float64) + 0.5) * (2 / _SHARES) - 1
     return sent(middles.erfinv_().mul_(math.sqrt(2.0)).float().numpy(), device)
 
 
 def noise(keys: Tensor, counters: Tensor) -> Tensor:
-    """Standard normal numbers that are a pure function of (key, counter), both int64 below 2^32: float32.
+    """Compute standard normal numbers as a pure function of (key, counter), both int64 below 2^32: float32.
 
     Made on the device, because sending as much noise from the host would cost more than all the rest. Looked up, not
-    computed: the inverse error function of some libraries depends in its last bits on what else is in the vector, so
+    computed: the last bits of some libraries' inverse error function depend on the rest of the vector, so
     that a sample's noise would depend on its batch. Values are the quantiles of 65,536 equal shares, within +-4.4.
     """
     word = _scrambled(counters.to(torch.int32) ^ keys.to(torch.int32))
@@ -78,11 +78,11 @@ def noise(keys: Tensor, counters: Tensor) -> Tensor:
 
 
 def erase(images: Tensor, places: NDArray[np.int64], boxes: NDArray[np.int64], keys: NDArray[np.int64]) -> None:
-    """Fills the boxes of normalised float images (B, C, H, W) with normal noise, in place.
+    """Fill the boxes of normalised float images (B, C, H, W) with normal noise, in place.
 
     Args:
         images: contiguous.
-        places, boxes: as `erase_boxes` gives them.
+        places, boxes: from `erase_boxes`.
         keys: (n,) 32-bit numbers, one for each erased image, that decide its noise.
     """
     areas = boxes[:, 2] * boxes[:, 3]
@@ -100,7 +100,7 @@ def erase(images: Tensor, places: NDArray[np.int64], boxes: NDArray[np.int64], k
 
 
 def _erase(images: Tensor, places: _Whole, boxes: _Whole, keys: _Whole, areas: _Whole) -> None:
-    """A portion of `erase`."""
+    """Erase one portion of a batch, see `erase`."""
     total = int(areas.sum())
     channels, height, width = images.shape[1:]
     device = images.device

@@ -1,7 +1,7 @@
-"""Crop boxes, and resampling a batch where every image has a box of its own.
+"""Draw crop boxes, and resample a batch where every image has its own box.
 
 A box is (top, left, height, width) in whole pixels of the stored image. Boxes are drawn on the host;
-the device gets them as parameters and resizes all images of a batch in two batched matrix products.
+the device receives them as parameters and resizes all images of a batch in two batched matrix products.
 
 Resampling follows Pillow's `Image.resize`: separable, antialiased when it shrinks (the filter grows
 with the scale), weights normalised over the pixels of the box, rounded to whole levels after the
@@ -37,12 +37,12 @@ _WEIGHT_UNITS = 2.0**15  # 255 * 2^15 * sum |weight| stays below 2^24, where flo
 
 
 def whole_boxes(sizes: NDArray[np.int64]) -> Boxes:
-    """The valid area of each image: (B, 2) heights and widths -> (B, 4) boxes."""
+    """Return the valid area of each image: (B, 2) heights and widths -> (B, 4) boxes."""
     return np.concatenate([np.zeros_like(sizes), sizes], axis=1)
 
 
 def _placed(room: NDArray[np.float64], draw: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A uniformly drawn whole number of 0 ... room."""
+    """Draw a uniform whole number of 0 ... room."""
     return np.minimum(np.floor(draw * (room + 1.0)), room)
 
 
@@ -52,7 +52,7 @@ def random_resized_boxes(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> Boxes:
-    """Boxes of a random area and a random shape, as torchvision's and timm's RandomResizedCrop.
+    """Draw boxes of a random area and a random shape, as torchvision's and timm's RandomResizedCrop.
 
     Ten tries of (area uniform in `scale`, width / height log-uniform in `ratio`), the first that fits
     is placed uniformly; when none fits, the largest centred box whose shape is allowed.
@@ -90,7 +90,7 @@ def random_resized_boxes(
 
 
 def padded_boxes(sizes: NDArray[np.int64], draws: NDArray[np.float64], padding: float) -> Boxes:
-    """Boxes of the image's own size, moved by up to `padding` of a side; they may reach outside.
+    """Draw boxes of the image's own size, moved by up to `padding` of a side; they may reach outside.
 
     Args:
         sizes: (B, 2) valid heights and widths.
@@ -102,7 +102,7 @@ def padded_boxes(sizes: NDArray[np.int64], draws: NDArray[np.float64], padding: 
 
 
 def _filtered(distance: Tensor, interpolation: Interpolation) -> Tensor:
-    """Pillow's resize filters: the triangle, and the cubic with a = -1/2."""
+    """Apply Pillow's resize filters: the triangle, and the cubic with a = -1/2."""
     d = distance.abs()
     inner = (1.0 - d).clamp_(min=0.0)
     if interpolation == "bilinear":
@@ -122,12 +122,12 @@ def taps_of(
     mirrored: NDArray[np.bool_] | None = None,
     valid: NDArray[np.int64] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Which of `extent` stored pixels make up the `out` pixels of an interval, and how much of each.
+    """Compute which of `extent` stored pixels make up the `out` pixels of an interval, with their weights.
 
     Args:
         start, length: (B,) the interval, in stored pixels.
         mirrored: (B,) whose output runs backwards.
-        valid: (B,) how many of the stored pixels are the image's; by default all. Others count as zero.
+        valid: (B,) number of stored pixels that are the image's; by default all. Others count as zero.
 
     Returns:
         The stored pixels' numbers, int64 (B, taps, out), and their weights, float32 of that shape.
@@ -142,8 +142,8 @@ def taps_of(
     stretch = step.clamp(min=1.0)
     centre = (place + 0.5) * step
     first = torch.floor(centre - _REACH[interpolation] * stretch + 0.5).clamp_(min=0.0)
-    # The number of taps comes from the storage, not from the longest interval of this batch: what
-    # else is in a batch must not decide how a sum is arranged.
+    # The number of taps comes from the storage, not from the longest interval of this batch: the
+    # rest of a batch must not decide how a sum is arranged.
     taps = math.ceil(2.0 * _REACH[interpolation] * max(1.0, extent / out))
     tap = first + torch.arange(taps, dtype=torch.float32, device=device)[:, None]
     # The factor is 1 inside the box and 0 beyond it: both are whole numbers.
@@ -162,7 +162,7 @@ def taps_of(
 
 
 def interpolation_matrix(column: Tensor, weight: Tensor, extent: int) -> Tensor:
-    """The taps as matrices that take `extent` pixels to `out` pixels: float32 (B, extent, out)."""
+    """Compute the taps as matrices that take `extent` pixels to `out` pixels: float32 (B, extent, out)."""
     # Taps that share a column after the clamp have no weight, so that nothing depends on their order.
     matrix = torch.zeros(len(column), extent, column.shape[2], device=column.device)
     return matrix.scatter_add_(1, column, weight)
@@ -182,9 +182,9 @@ def resample(
         pixels: uint8 (B, C, S, T) on any device.
         boxes: (B, 4) on the host, no longer than S and T.
         size: (height, width) of the result.
-        mirrored: (B,) which images are mirrored left to right.
-        valid: (B, 2) heights and widths of the images, in the upper left of what is stored; by default all of
-            it. What a box holds beyond them is black.
+        mirrored: (B,) True for images mirrored left to right.
+        valid: (B, 2) heights and widths of the images, in the upper left of the stored canvas; by default all of
+            it. The part of a box beyond them is black.
 
     Returns:
         uint8 (B, C, height, width), a new tensor.
@@ -211,7 +211,7 @@ def resample(
 
 
 def _resample_into(result: Tensor, pixels: Tensor, down: Tensor, across: Tensor) -> None:
-    """Both passes for a portion: uint8 (b, C, S, T) by (b, S, height) and (b, T, width)."""
+    """Run both passes for a portion: uint8 (b, C, S, T) by (b, S, height) and (b, T, width)."""
     count, channels, rows, columns = pixels.shape
     with torch.autocast(pixels.device.type, enabled=False):
         lines = torch.bmm(pixels.float().view(count, channels * rows, columns), across)
@@ -223,7 +223,7 @@ def _resample_into(result: Tensor, pixels: Tensor, down: Tensor, across: Tensor)
 
 
 class _Band(NamedTuple):
-    """Some neighbouring output pixels of one image, and what they are made of."""
+    """Hold some neighbouring output pixels of one image, and the stored pixels that they are made of."""
 
     out: slice
     source: slice
@@ -233,11 +233,11 @@ class _Band(NamedTuple):
 
 
 class _Bands:
-    """Taps cut into bands of output pixels, each with a matrix that holds little besides the taps.
+    """Cut taps into bands of output pixels, each with a matrix that holds little besides the taps.
 
     Args:
-        column, weight: as `taps_of` gives them, on the CPU.
-        extent: of what is stored; a small one is not worth several products.
+        column, weight: from `taps_of`, on the CPU.
+        extent: of the stored canvas; a small one gets a single product.
     """
 
     def __init__(self, column: Tensor, weight: Tensor, extent: int) -> None:
@@ -254,7 +254,7 @@ class _Bands:
             self._bands.append((slice(first, end), lowest.tolist(), spans.tolist(), matrices))
 
     def of(self, place: int) -> list[_Band]:
-        """The bands of one image."""
+        """Compute the bands of one image."""
         return [
             _Band(out, slice(lowest[place], lowest[place] + spans[place]), matrices[place, : spans[place]])
             for out, lowest, spans, matrices in self._bands
@@ -262,7 +262,7 @@ class _Bands:
 
 
 def _resample_one(result: Tensor, pixels: Tensor, down: list[_Band], across: list[_Band]) -> None:
-    """Both passes for one large image on the CPU: uint8 (C, S, T) into (C, height, width), without what is cut away."""
+    """Run both passes for one large image on the CPU: uint8 (C, S, T) into (C, height, width), cropped first."""
     top, bottom = min(band.source.start for band in down), max(band.source.stop for band in down)
     left, right = min(band.source.start for band in across), max(band.source.stop for band in across)
     channels, width = len(pixels), result.shape[2]

@@ -1,4 +1,4 @@
-"""Small operations in one thread, where the processor is the device."""
+"""Run small operations in one thread, where the processor is the device."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ _before = 1
 
 @contextmanager
 def one_thread(device: torch.device) -> Iterator[None]:
-    """Within the block torch computes in one thread, if `device` is the CPU.
+    """Make torch compute in one thread within the block, if `device` is the CPU.
 
     Augmentation consists of operations of some ten microseconds, just large enough for torch to share them out among
     threads. Waking those takes longer than the work: on two cores, batches of 32 and of 224 pixels took 1.6 times as
@@ -24,7 +24,7 @@ def one_thread(device: torch.device) -> Iterator[None]:
         yield
         return
     with _lock:
-        # The number is partly the thread's own and partly everybody's: whoever comes second would read the 1.
+        # The number is partly of the thread and partly of the process: a second thread would read the 1.
         if not _inside:
             _before = torch.get_num_threads()
         _inside += 1

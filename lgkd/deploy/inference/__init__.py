@@ -1,1 +1,1 @@
-"""What a trained student says of images: which files are meant, what they are read by, and the answers."""
+"""Predict with a trained student: find its files and the images, read them, return classes."""

@@ -1,4 +1,4 @@
-"""Which image files are meant by names of files, folders and patterns. No torch in here."""
+"""List image files by names of files, folders and patterns. No torch in here."""
 
 from collections.abc import Callable, Iterable
 from glob import glob, has_magic
@@ -12,18 +12,18 @@ from lgkd.errors import InputError
 def find_images(
     names: Iterable[str | Path], *, fault: Callable[[str], None], unused: Callable[[str], None] | None = None
 ) -> list[Path]:
-    """The image files that are meant, in the order of the names, each once.
+    """List the image files of these names, in the order of the names, each once.
 
-    A file is taken whatever its name ends in. Of a folder, every image at any depth is taken, by its ending and in
+    A file may have any ending. Of a folder, every image at any depth is taken, by its ending and in
     sorted order. A name that is neither is a pattern: `*`, `?` and `[...]` within a folder, `**` for any depth.
 
     Args:
         names: of files and folders, or patterns.
-        fault: told in a sentence of what in a folder cannot be read; the rest is listed.
-        unused: told in a line of the files of a folder that are no images by their ending; `fault` if not given.
+        fault: called with a sentence on each thing in a folder that cannot be read; the rest is listed.
+        unused: called with a line on the files of a folder that are not images by their ending; by default `fault`.
 
     Raises:
-        InputError: nothing is there under a name, a pattern meets nothing, or a folder holds no images.
+        InputError: a name does not exist, a pattern matches nothing, or a folder holds no images.
     """
     found: dict[Path, None] = {}
     for name in names:
@@ -32,27 +32,27 @@ def find_images(
                 found |= dict.fromkeys(_in_folder(place, fault, fault if unused is None else unused))
             elif place.is_file():
                 found[place] = None
-            else:  # reading from a pipe would wait for somebody who writes
+            else:  # reading from a pipe would wait for a writer
                 raise InputError(f"{place} is a pipe, a device or the like, expected an image or a folder of images")
     if not found:
-        raise InputError("there are no images to look at; name files, folders or patterns such as 'photos/*.jpg'")
+        raise InputError("no images were named; name files, folders or patterns such as 'photos/*.jpg'")
     return list(found)
 
 
 def _places(name: str | Path) -> list[Path]:
     try:
         place = Path(name).expanduser()
-    except RuntimeError:  # "~" where there is no home: the sign itself
+    except RuntimeError:  # "~" without a home folder: the sign itself
         place = Path(name)
     if place.exists():
         return [place]
     if not has_magic(str(place)):
         raise InputError(f"there is no file or folder {str(name)!r}; expected images, folders of images, or a pattern")
     matches = [Path(match) for match in sorted(glob(str(place), recursive=True))]  # noqa: PTH207 (has no absolute ones)
-    # `**` gives the folders on the way as well, which hold what it gives anyway.
+    # `**` also returns the folders on the way, whose files it returns anyway.
     files = [match for match in matches if not match.is_dir()] if "**" in str(place) else matches
     if not files:
-        raise InputError(f"nothing is there that the pattern {str(name)!r} meets; expected images or folders of them")
+        raise InputError(f"the pattern {str(name)!r} matches nothing; expected images or folders of them")
     return files
 
 
@@ -60,5 +60,5 @@ def _in_folder(folder: Path, fault: Callable[[str], None], unused: Callable[[str
     images = images_below(folder, fault, unused=unused)
     if not images:
         known = " ".join(sorted(ending[1:] for ending in read_endings()))
-        raise InputError(f"{folder} holds no images to look at; expected files that end in {known}, at any depth")
+        raise InputError(f"{folder} holds no images; expected files that end in {known}, at any depth")
     return images

@@ -1,4 +1,4 @@
-"""What predictions come from: a run's folder, an exported folder, or one exported file."""
+"""Load a student for predictions: from a run's folder, an exported folder, or one exported file."""
 
 import json
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from lgkd.runs.load_student import load_student
 
 @dataclass(frozen=True)
 class Source:
-    """A trained student, and how its images are made.
+    """Hold a trained student, and the way its images are made.
 
     Attributes:
         logits: normalised images (B,3,H,W) on `device` -> (B,K).
@@ -31,7 +31,7 @@ class Source:
         plain: resizes and normalises, as in evaluation.
         longest_side: of the images as they are decoded, in pixels.
         greys: how greys of more than 8 bits are scaled to 8.
-        device: where it computes.
+        device: that it computes on.
     """
 
     logits: Callable[[Tensor], Tensor]
@@ -46,7 +46,7 @@ def open_source(place: Place, *, device: str, model: nn.Module | None = None) ->
     """Read a student.
 
     Args:
-        place: what `find_source` found.
+        place: returned by `find_source`.
         device: "cpu", "cuda" or "cuda:N"; ONNX files are run on a CPU.
         model: as for `load_student`.
 
@@ -63,10 +63,10 @@ def open_source(place: Place, *, device: str, model: nn.Module | None = None) ->
 
 
 def exported_bytes(path: Path) -> bytes:
-    """The content of an exported file, found to be what its export wrote, where that can be told.
+    """Read an exported file, and compare it with the checksum of its export where that is stored.
 
     Raises:
-        InputError: it is not, or cannot be read.
+        InputError: the checksum differs, or the file cannot be read.
     """
     try:
         data = path.read_bytes()
@@ -86,7 +86,7 @@ def exported_bytes(path: Path) -> bytes:
 
 
 def exported_sha256(path: Path) -> str | None:
-    """The SHA-256 that the export.json beside a file says of it; None where it says nothing."""
+    """Return the SHA-256 of a file by the export.json beside it; None where it has none."""
     try:
         found = json.loads((path.parent / EXPORT).read_bytes())["files"][path.name]["sha256"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
@@ -113,15 +113,15 @@ def _source(logits: Callable[[Tensor], Tensor], about: dict[str, Any], origin: P
 
 
 def plain_of(about: dict[str, Any]) -> Plain:
-    """What makes a student's images, of its student.json."""
+    """Return the preprocessing of a student's images, from its student.json."""
     height, width = about["image_size"]
     return Plain((height, width), mean=about["mean"], std=about["std"], interpolation=about["interpolation"])
 
 
 def longest_side_of(about: dict[str, Any], origin: Path) -> int:
-    """To how many pixels the longer side of larger images is scaled down when they are decoded.
+    """Return the number of pixels to which the longer side of larger images is scaled down in decoding.
 
-    Runs of older versions do not say it; there it is what data sets of images of different sizes have.
+    Runs of older versions do not record it; there it is that of data sets of images of different sizes.
     """
     side = about.get("longest_side", DEFAULT_SIDE)
     if type(side) is not int or side < 1:

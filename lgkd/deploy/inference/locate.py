@@ -1,4 +1,4 @@
-"""Finding the student that predictions are asked of. No torch in here."""
+"""Find the student to predict with. No torch in here."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ STUDENT_ONNX, STUDENT_PROGRAM = "student.onnx", "student.pt2"
 
 @dataclass(frozen=True)
 class Place:
-    """Where a student lies.
+    """Hold the location of a student.
 
     Attributes:
         folder: of a run or an export.
@@ -28,12 +28,12 @@ class Place:
 
 
 def find_source(source: str | Path) -> Place:
-    """A run's folder, an exported folder, or a file in one of these.
+    """Find a run's folder, an exported folder, or a file in one of these.
 
-    Of a folder with several formats, safetensors is taken where its student has a name by which it can be made.
+    In a folder with several formats, safetensors is taken where its student can be made by its name.
 
     Raises:
-        InputError: nothing of the kind lies there, or it is a file of torch.export.
+        InputError: nothing of the kind is there, or it is a file of torch.export.
     """
     path = Path(source).expanduser()
     if path.suffix == ".pt2":

@@ -1,4 +1,4 @@
-"""Reading an exported ONNX file: what it says of itself, and its logits by ONNX Runtime (extra `onnx`)."""
+"""Read an exported ONNX file: its metadata, and its logits by ONNX Runtime (extra `onnx`)."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,15 +19,15 @@ ABOUT = "lgkd"
 
 
 class OnnxStudent:
-    """A student in an ONNX file, as a function from images to logits, on the CPU.
+    """Run a student in an ONNX file, as a function from images to logits, on the CPU.
 
     Args:
         data: the content of the file.
-        origin: where that came from, for messages.
+        origin: of that content, for messages.
 
     Raises:
         MissingError: the extra is not installed.
-        InputError: it is no ONNX file, not one of lgkd's, asks for other files, or cannot be run.
+        InputError: it is not an ONNX file, not one of lgkd's, asks for other files, or cannot be run.
     """
 
     def __init__(self, data: bytes, origin: Path) -> None:
@@ -41,16 +41,16 @@ class OnnxStudent:
         options.log_severity_level = 3  # errors; they come as exceptions
         try:
             self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime has a class of its own for every cause
+        except Exception as error:  # ONNX Runtime has a separate class for every cause
             raise_if_out_of_memory(error)
-            raise InputError(f"{origin} cannot be run by ONNX Runtime ({first_line(error)}); export it anew") from None
+            raise InputError(f"{origin} cannot be run by ONNX Runtime ({first_line(error)}); export it again") from None
         self._input = self._session.get_inputs()[0].name
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits float32 (B,K) of normalised images float32 (B,3,H,W).
+        """Compute logits float32 (B,K) of normalised images float32 (B,3,H,W).
 
         Raises:
-            InputError: ONNX Runtime fails, or what comes out is not (B,K).
+            InputError: ONNX Runtime fails, or its result is not (B,K).
         """
         try:
             found = self._session.run(None, {self._input: np.ascontiguousarray(images.cpu().numpy())})[0]
@@ -70,7 +70,9 @@ def _about(data: bytes, origin: Path) -> dict[str, Any]:
         model = onnx.load_model_from_string(data)
     except Exception as error:  # protobuf's own, which moves from version to version
         raise_if_out_of_memory(error)
-        raise InputError(f"{origin} is no ONNX file ({first_line(error)}); it is damaged or something else") from None
+        raise InputError(
+            f"{origin} is not an ONNX file ({first_line(error)}); it is damaged or something else"
+        ) from None
     outside = next((tensor.name for tensor in _tensors(model) if onnx.external_data_helper.uses_external_data(tensor)),
                    None)  # fmt: skip
     if outside is not None:
@@ -78,14 +80,14 @@ def _about(data: bytes, origin: Path) -> dict[str, Any]:
     texts = [entry.value for entry in model.metadata_props if entry.key == ABOUT]
     if len(texts) != 1:
         raise InputError(
-            f"{origin} says nothing of classes and preprocessing, so it is no export of lgkd; make one with: "
+            f"{origin} has no classes and preprocessing, so it is not an export of lgkd; make one with: "
             "lgkd export RUN --format onnx"
         )
     return parse_student(texts[0], origin)
 
 
 def _tensors(message: Any) -> Iterator[Any]:
-    """Every tensor in a protobuf message, at any depth: weights, constants, those of inner graphs and functions."""
+    """Yield every tensor of a protobuf message, at any depth: weights, constants, inner graphs and functions."""
     for field, value in message.ListFields():
         if field.message_type is None:
             continue

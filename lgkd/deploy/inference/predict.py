@@ -1,4 +1,4 @@
-"""From image files to classes and confidences.
+"""Predict classes and confidences of image files.
 
 Letters in shapes: B batch, K classes.
 """
@@ -21,13 +21,13 @@ _MOST = 256
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a student says of one image.
+    """Hold a student's prediction for one image.
 
     Attributes:
         image: the file.
-        classes: the most likely ones, the first of them first; nothing where the image cannot be read.
+        classes: the most likely ones, most likely first; empty where the image cannot be read.
         confidences: softmax of the logits for each of `classes`, 0 to 1.
-        error: why the image cannot be read; None: it could.
+        error: reason why the image cannot be read; None where it can.
     """
 
     image: Path
@@ -39,7 +39,7 @@ class Prediction:
 def predict_images(
     source: Source, images: Sequence[Path], *, top_k: int, progress: Callable[[int, int], None] | None = None
 ) -> list[Prediction]:
-    """What the student says of every image, in order; those that cannot be read are told and stop no others.
+    """Predict the class of every image, in order; unreadable images are reported and do not stop the others.
 
     Raises:
         InputError: `top_k` is below 1, or the student cannot take the images.
@@ -63,7 +63,7 @@ def predict_images(
 
 
 def read_logits(source: Source, images: Sequence[Path]) -> Iterator[tuple[Sequence[Path], Tensor, dict[int, str]]]:
-    """Some images after the other: their files, logits (B,K) of those that can be read, and why the others cannot."""
+    """Yield for some images at a time: their files, logits (B,K) of the readable ones, and reasons for the others."""
     at_once = max(1, min(_MOST, _BYTES // (3 * source.longest_side**2)))
     for start in range(0, len(images), at_once):
         paths = images[start : start + at_once]

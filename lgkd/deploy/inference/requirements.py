@@ -1,4 +1,4 @@
-"""What ONNX files need beyond lgkd's own requirements: the extra `onnx`. No torch in here."""
+"""Check the requirements of ONNX files beyond lgkd's own: the extra `onnx`. No torch in here."""
 
 from importlib.util import find_spec
 
@@ -8,10 +8,10 @@ _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 
 def check_onnx_is_here() -> None:
-    """Look whether the extra is installed, without importing any of it.
+    """Check that the extra is installed, without importing any of it.
 
     Raises:
-        MissingError: it is not.
+        MissingError: it is not installed.
     """
     lacking = [name for name in _NEEDED if find_spec(name) is None]
     if lacking:

@@ -1,4 +1,4 @@
-"""The experiments that lgkd knows by name, from the smallest to the largest. No torch in here."""
+"""Catalogue the experiments that lgkd knows by name, from the smallest to the largest. No torch in here."""
 
 from lgkd.experiments.catalogue import deit, others, teachers
 from lgkd.experiments.catalogue.minutes import MINUTES
@@ -17,4 +17,4 @@ _FULL = (
 )
 
 EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in (*MINUTES, *TWO_CORES, *_FULL)}
-"""By name; those for a GPU in the order in which they should be run."""
+"""Experiments by name; those for a GPU in the order in which they should be run."""

@@ -1,4 +1,4 @@
-"""DeiT-Tiny on CIFAR-100 at 224 px, guided in several ways by a ResNet-56 at 32 px; for a GPU."""
+"""Define DeiT-Tiny on CIFAR-100 at 224 px, guided in several ways by a ResNet-56 at 32 px; for a GPU."""
 
 from dataclasses import replace
 
@@ -161,7 +161,7 @@ PLUS = _experiment(
         epochs=100,
     ),
     notes=(
-        "The recipe was found on 5,000 held-out training images of 32 px in 780 steps (docs/log.md, 2026-11-28), not "
+        "The recipe was found on 5,000 held-out training images of 32 px in 780 steps (dev/LOG.md, 2026-11-28), not "
         "at this scale. The paper's figure is in cifar100-deit-tiny.",
     ),
 )

@@ -1,4 +1,4 @@
-"""Experiments of minutes, on any CPU."""
+"""Define experiments of minutes, on any CPU."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ _TEACHER = Arm(
     model="resnet8",
     recipe="teacher-short",
     role="teacher",
-    # Learned and seen as in the recipe quickstart, by which `lgkd quickstart` trains its teachers.
+    # The training and view of the recipe quickstart, by which `lgkd quickstart` trains its teachers.
     image_size=8,
     epochs=60,
     batch_size=32,

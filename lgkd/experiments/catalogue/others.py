@@ -1,4 +1,4 @@
-"""Other students on CIFAR-100, guided by a ResNet-56 at 32 px; for a GPU."""
+"""Define other students on CIFAR-100, guided by a ResNet-56 at 32 px; for a GPU."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ _PVT_GUIDED = replace(
 PVT = Experiment(
     name="cifar100-pvtv2",
     title="PVTv2-B0 with a guide, 224 px",
-    question="What is guidance worth to a pyramid transformer with all images and 300 epochs?",
+    question="How much does guidance help a pyramid transformer with all images and 300 epochs?",
     scale="full",
     dataset="cifar100",
     part="all 50,000",

@@ -1,4 +1,4 @@
-"""Teachers for CIFAR-100 by the paper's recipe; for a GPU."""
+"""Define teachers for CIFAR-100 by the paper's recipe; for a GPU."""
 
 from lgkd.experiments.spec import Arm, Experiment, Quoted
 
@@ -27,7 +27,7 @@ RESNET56 = Experiment(
             Quoted(71.91, "re-run, best epoch on test", _AGAIN),
         ),
     ),
-    notes=("The experiments below borrow this teacher where its folder lies beside theirs.",),
+    notes=("The experiments below borrow this teacher where its folder is beside theirs.",),
 )
 
 ZOO = Experiment(

@@ -1,7 +1,7 @@
-"""Experiments for two CPU cores: 10 % of CIFAR-100 and its like, 780 steps of 64 images a student.
+"""Define experiments for two CPU cores: 10 % of CIFAR-100 and similar, 780 steps of 64 images a student.
 
-The small student's rate lies between those that did best, on held-out training images, without a guide and with one
-(docs/log.md, 2026-11-28), where guidance-plus was searched too. Other settings were set before the first run.
+The small student's rate is between the best ones, on held-out training images, without a guide and with one
+(dev/LOG.md, 2026-11-28), where guidance-plus was searched too. Other settings were fixed before the first run.
 """
 
 from dataclasses import replace
@@ -97,7 +97,7 @@ _PVT_UNGUIDED = replace(
 _PVT = Experiment(
     name="cifar100-10pct-pvt",
     title="5,000 images: PVTv2-B0 with a guide",
-    question="What is guidance worth to a pyramid transformer that learns well from few images without it?",
+    question="How much does guidance help a pyramid transformer that learns well from few images without it?",
     scale="2 cores",
     dataset="cifar100",
     part="10 %, 50 images of each class",
@@ -119,7 +119,7 @@ _PVT = Experiment(
 
 
 def _with_images(count: int) -> tuple[Arm, Arm, Arm]:
-    """Teacher, unguided and guided student of so many images a class; the steps are those of 50 images a class."""
+    """Define teacher, unguided and guided student of `count` images a class, with the steps of 50 images a class."""
     teacher_epochs, epochs = {10: (208, 52), 25: (80, 20), 50: (40, 10), 100: (20, 5)}[count]
     teacher = replace(
         _TEACHER,
@@ -153,7 +153,7 @@ def _with_images(count: int) -> tuple[Arm, Arm, Arm]:
 _CURVE = Experiment(
     name="cifar100-images-per-class",
     title="10 to 100 images a class",
-    question="How does the worth of guidance change with the number of images, at a fixed number of steps?",
+    question="How does the gain by guidance change with the number of images, at a fixed number of steps?",
     scale="2 cores",
     dataset="cifar100",
     part="10, 25, 50 and 100 images of each class",
@@ -199,7 +199,7 @@ _PLUS = Experiment(
     ),
     notes=(
         "The student, the teacher's training and the steps are those of cifar100-10pct-methods. Searched on held-out "
-        "training images with seed 0 (docs/log.md, 2026-11-28): the rates of AdamW (1e-3 without a guide, 1e-2 with "
+        "training images with seed 0 (dev/LOG.md, 2026-11-28): the rates of AdamW (1e-3 without a guide, 1e-2 with "
         "one) and of Muon (3e-3 and 1e-2), and guidance-plus, whose optimiser is Muon at 1e-2.",
     ),
 )

@@ -1,1 +1,1 @@
-"""CNN teachers for small images."""
+"""Build CNN teachers for small images."""

@@ -1,4 +1,4 @@
-"""DenseNet-BC for small images: every layer sees the maps of all layers before it in its stage.
+"""Build DenseNet-BC for small images: every layer reads the maps of all layers before it in its stage.
 
 Letters in shapes: B batch, C channels, K classes, H W image size.
 """
@@ -12,7 +12,7 @@ from lgkd.models.cnn.wide_resnet import check_dropout
 
 
 class DenseLayer(nn.Module):
-    """A 1x1 convolution to 4k channels, a 3x3 convolution to k, joined to the input: (B,C,H,W) -> (B,C+k,H,W).
+    """Join a 1x1 convolution to 4k channels and a 3x3 one to k to the input: (B,C,H,W) -> (B,C+k,H,W).
 
     Each convolution comes after its BatchNorm and ReLU.
     """
@@ -33,7 +33,7 @@ class DenseLayer(nn.Module):
 
 
 class Transition(nn.Module):
-    """Half of the channels on half of the grid: BatchNorm, ReLU, 1x1 convolution, 2x2 mean."""
+    """Halve channels and grid: BatchNorm, ReLU, 1x1 convolution, 2x2 mean."""
 
     def __init__(self, width_in: int, width_out: int) -> None:
         super().__init__()
@@ -47,11 +47,11 @@ class Transition(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """DenseNet-BC of depth 6n+4 for images of about 32 px: (B,3,H,W) -> (B,K).
+    """Classify images of about 32 px by a DenseNet-BC of depth 6n+4: (B,3,H,W) -> (B,K).
 
-    `stage1`, `stage2`, `stage3` put out all maps of their dense block, for depth 100 and growth 12 (B,216,H,W),
-    (B,300,H/2,W/2), (B,342,H/4,W/4). They are read as they are joined, before the BatchNorm and ReLU of whatever
-    comes behind, so they have negative values. With 100 classes that network has 800,032 parameters.
+    `stage1`, `stage2`, `stage3` output all maps of their dense block, for depth 100 and growth 12 (B,216,H,W),
+    (B,300,H/2,W/2), (B,342,H/4,W/4). They are read as concatenated, before the BatchNorm and ReLU of the next part,
+    so they have negative values. With 100 classes that network has 800,032 parameters.
 
     Source: Huang et al., arXiv 1608.06993, section 3 (bottleneck to 4k, compression 0.5, 2k channels to begin with).
 
@@ -68,9 +68,9 @@ class DenseNet(nn.Module):
     def __init__(self, depth: int, growth: int, num_classes: int, dropout: float = 0.0) -> None:
         super().__init__()
         if depth < 10 or (depth - 4) % 6:
-            raise ModelError(f"a DenseNet-BC of depth {depth} does not exist; expected 6n+4: 10, 16, 22, 40, 100, ...")
+            raise ModelError(f"the depth of a DenseNet-BC is {depth}, expected 6n+4: 10, 16, 22, 40, 100, ...")
         if growth < 1:
-            raise ModelError(f"a DenseNet of growth {growth} does not exist; expected a whole number from 1 on")
+            raise ModelError(f"the growth of a DenseNet is {growth}, expected a whole number of at least 1")
         check_classes(num_classes)
         check_dropout(dropout)
         layers = (depth - 4) // 6
@@ -91,7 +91,7 @@ class DenseNet(nn.Module):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        """Logits (B,K)."""
+        """Return logits (B,K)."""
         x = self.transition1(self.stage1(self.conv(images_B3HW)))
         x = self.stage3(self.transition2(self.stage2(x)))
         return self.fc(self.relu(self.bn(x)).mean(dim=(2, 3)))  # type: ignore[no-any-return]

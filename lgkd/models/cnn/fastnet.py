@@ -1,4 +1,4 @@
-"""A CNN for small images that is made to be trained in minutes and to guide.
+"""Build a CNN for small images that trains in minutes and serves as a teacher.
 
 Letters in shapes: B batch, K classes, H W image size.
 """
@@ -20,13 +20,13 @@ class FastNet(nn.Module):
 
     The stem's 54 filters of 3x3 pixels are the principal directions of the training images' patches and their
     negatives, scaled to unit variance; they are fixed, their biases are learned. A group is convolution, max pooling,
-    BatchNorm, GELU, convolution, BatchNorm, GELU. Convolutions begin as the identity on their first inputs. BatchNorm
-    learns shifts only. `stem`, `group1`, `group2`, `group3` put out maps (B,54,H,W), (B,w,H/2,W/2), (B,2w,H/4,W/4) and
-    (B,4w,H/8,W/8); a guide is given the first three.
+    BatchNorm, GELU, convolution, BatchNorm, GELU. Convolutions start as the identity on their first inputs. BatchNorm
+    learns shifts only. `stem`, `group1`, `group2`, `group3` output maps (B,54,H,W), (B,w,H/2,W/2), (B,2w,H/4,W/4) and
+    (B,4w,H/8,W/8); the first three guide.
 
     Source: the network of Keller Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, arXiv 2404.00498. Changed
     here for guidance: filters of 3x3 with padding instead of 2x2 without, padding in the pools' inputs, so that maps
-    are 32, 16 and 8 wide at 32 px, and a last pool over whatever is left.
+    are 32, 16 and 8 wide at 32 px, and a last pool over the remaining grid.
 
     Args:
         num_classes: K, at least 1.
@@ -43,18 +43,18 @@ class FastNet(nn.Module):
         super().__init__()
         check_classes(num_classes)
         if width < 1:
-            raise ModelError(f"a FastNet of width {width} does not exist; expected a whole number from 1 on")
+            raise ModelError(f"the width of a FastNet is {width}, expected a whole number of at least 1")
         self.stem = WhiteningStem()
         self.group1 = _group(2 * _FILTERS, width)
         self.group2 = _group(width, 2 * width)
         self.group3 = _group(2 * width, 4 * width)
         self.pool = nn.AdaptiveMaxPool2d(1)
         self.fc = nn.Linear(4 * width, num_classes, bias=False)
-        # The largest of many values goes into it; as in the source, so that the first losses are near log K.
+        # Its inputs are maxima over many values; scaled as in the source, so that the first losses are near log K.
         self.scale = 1 / 9
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        """Logits (B,K)."""
+        """Return logits (B,K)."""
         x = self.group3(self.group2(self.group1(self.stem(images_B3HW))))
         return self.fc(self.pool(x).flatten(1)) * self.scale  # type: ignore[no-any-return]
 
@@ -90,7 +90,7 @@ class WhiteningStem(nn.Module):
         Second moments are taken about zero, as in the source: normalised images have a mean near it.
 
         Raises:
-            ModelError: images that hold no patch of 3x3 pixels in 3 colours.
+            ModelError: images without a patch of 3x3 pixels in 3 colours.
         """
         shape = tuple(images_B3HW.shape)
         if len(shape) != 4 or shape[1] != 3 or min(shape[2:]) < 3 or not shape[0]:
@@ -106,14 +106,14 @@ class WhiteningStem(nn.Module):
     def _set(self, moments: Tensor, eps: float = 5e-4) -> None:
         values, vectors = torch.linalg.eigh(moments.double())
         filters = (vectors / (values.clamp_min(0) + eps).sqrt()).T.flip(0)
-        # A direction has no sign of its own; processors would choose different ones.
+        # The sign of a direction is arbitrary, and processors would choose different ones.
         largest = filters.gather(1, filters.abs().argmax(dim=1, keepdim=True))
         filters = (filters * largest.sign()).view(_FILTERS, 3, 3, 3)
         self.conv.weight.copy_(torch.cat([filters, -filters]))
 
 
 def _patches(images_B3HW: Tensor, step: int = 500) -> Iterator[Tensor]:
-    """All patches of 3x3 pixels as columns (27,N), a few hundred images at a time."""
+    """Yield all patches of 3x3 pixels as columns (27,N), a few hundred images at a time."""
     for some in torch.split(images_B3HW.double(), step):
         yield nn.functional.unfold(some, 3).transpose(0, 1).flatten(1)
 

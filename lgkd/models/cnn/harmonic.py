@@ -1,4 +1,4 @@
-"""Harmonic convolutions: kernels that are learned as coefficients of a discrete cosine transform.
+"""Build harmonic convolutions: kernels learned as coefficients of a discrete cosine transform.
 
 Source: Ulicny et al., Harmonic Convolutional Networks based on Discrete Cosine Transform, arXiv 2001.06570, and the
 authors' code (filters of absolute sum 1, He's fan-out distribution for the coefficients, BatchNorm without scale and
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 class HarmonicConv2d(nn.Module):
     """Convolve with 3x3 kernels that are weighted sums of nine cosine filters: (B,in,H,W) -> (B,out,H/stride,W/stride).
 
-    The sum is made once a forward pass, so that a step costs what that of a plain convolution does. It has as many
-    weights as one, and spans the same kernels: only where it starts and how the optimiser moves it differ.
+    The sum is computed once per forward pass, so that a step costs as much as that of a plain convolution. It has as
+    many weights as one and spans the same kernels; only the starting point and the optimiser's path differ.
 
     Args:
         width_in, width_out: channels.

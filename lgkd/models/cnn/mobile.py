@@ -1,4 +1,4 @@
-"""MobileNetV2 and ShuffleNetV2 with strides for small images.
+"""Build MobileNetV2 and ShuffleNetV2 with strides for small images.
 
 Letters in shapes: B batch, C channels, K classes, H W image size.
 """
@@ -12,9 +12,9 @@ from lgkd.models.cnn.wide_resnet import check_dropout
 
 
 class InvertedResidual(nn.Module):
-    """1x1 widening, 3x3 depthwise, 1x1 narrowing without an activation: (B,in,H,W) -> (B,out,H/stride,W/stride).
+    """Widen 1x1, convolve depthwise 3x3, narrow 1x1 without activation: (B,in,H,W) -> (B,out,H/stride,W/stride).
 
-    The input is added where the shape stays. With `expansion` 1 the widening is left out.
+    The input is added where the shape is kept. With `expansion` 1 there is no widening.
     """
 
     def __init__(self, width_in: int, width_out: int, stride: int, expansion: int) -> None:
@@ -31,10 +31,10 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """MobileNetV2 for images of about 32 px: (B,3,H,W) -> (B,K).
+    """Classify images of about 32 px by MobileNetV2: (B,3,H,W) -> (B,K).
 
-    `stage1` ... `stage4` put out maps (B,24w,H,W), (B,32w,H/2,W/2), (B,96w,H/4,W/4), (B,320w,H/8,W/8), w the width.
-    Blocks end in a linear bottleneck, so these maps have seen no activation and have negative values.
+    `stage1` ... `stage4` output maps (B,24w,H,W), (B,32w,H/2,W/2), (B,96w,H/4,W/4), (B,320w,H/8,W/8), w the width.
+    Blocks end in a linear bottleneck, so these maps have passed no activation and have negative values.
     With 100 classes width 1 has 2,351,972 parameters, width 1.4 4,495,076.
 
     Source: Sandler et al., arXiv 1801.04381, table 2. For 224 px the first convolution and the second group have stride
@@ -43,7 +43,7 @@ class MobileNetV2(nn.Module):
 
     Args:
         num_classes: K, at least 1.
-        width: factor of all channels but the last 1,280, which never shrink.
+        width: factor of all channels but the last 1,280, which is never reduced.
         dropout: before the classifier, in training.
 
     Raises:
@@ -74,15 +74,15 @@ class MobileNetV2(nn.Module):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        """Logits (B,K)."""
+        """Return logits (B,K)."""
         x = self.stage4(self.stage3(self.stage2(self.stage1(self.stem(images_B3HW)))))
         return self.classifier(self.dropout(self.head(x).mean(dim=(2, 3))))  # type: ignore[no-any-return]
 
 
 class ShuffleBlock(nn.Module):
-    """Half of the channels passes by, half is convolved, then the halves are interleaved: (B,C,H,W) -> (B,C,H,W).
+    """Convolve half of the channels, pass the rest, interleave both: (B,C,H,W) -> (B,C,H,W).
 
-    With stride 2 nothing passes by: both halves are convolved from all channels, (B,in,H,W) -> (B,C,H/2,W/2).
+    With stride 2 no half is passed on: both are convolved from all channels, (B,in,H,W) -> (B,C,H/2,W/2).
     """
 
     def __init__(self, width_in: int, width_out: int, stride: int) -> None:
@@ -104,14 +104,14 @@ class ShuffleBlock(nn.Module):
             halves = x[:, : self.split], self.convolved(x[:, self.split :])
         else:
             halves = self.passing(x), self.convolved(x)
-        # (B,2,C/2,H,W) -> (B,C/2,2,H,W): a channel of one half, a channel of the other.
+        # (B,2,C/2,H,W) -> (B,C/2,2,H,W): channels of both halves alternate.
         return torch.stack(halves, dim=2).flatten(1, 2)
 
 
 class ShuffleNetV2(nn.Module):
-    """ShuffleNetV2 for images of about 32 px: (B,3,H,W) -> (B,K).
+    """Classify images of about 32 px by ShuffleNetV2: (B,3,H,W) -> (B,K).
 
-    `stage1`, `stage2`, `stage3` put out maps (B,116,H/2,W/2), (B,232,H/4,W/4), (B,464,H/8,W/8) at width 1, after the
+    `stage1`, `stage2`, `stage3` output maps (B,116,H/2,W/2), (B,232,H/4,W/4), (B,464,H/8,W/8) at width 1, after the
     activation. With 100 classes width 1 has 1,356,104 parameters, width 2 5,549,896.
 
     Source: Ma et al., arXiv 1807.11164, table 5; the stages are called 2 to 4 there. For small images the first
@@ -141,7 +141,7 @@ class ShuffleNetV2(nn.Module):
         start_convolutions(self)
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        """Logits (B,K)."""
+        """Return logits (B,K)."""
         x = self.stage3(self.stage2(self.stage1(self.stem(images_B3HW))))
         return self.classifier(self.head(x).mean(dim=(2, 3)))  # type: ignore[no-any-return]
 
@@ -157,7 +157,7 @@ _SHUFFLED = {
 def _layer(
     width_in: int, width_out: int, kernel: int, activation: type[nn.Module] | None, *, stride: int = 1, groups: int = 1
 ) -> nn.Sequential:
-    """A convolution, its BatchNorm, and the activation behind them."""
+    """Build a convolution, its BatchNorm, and the activation after them."""
     convolution = nn.Conv2d(width_in, width_out, kernel, stride, kernel // 2, groups=groups, bias=False)
     layers: list[nn.Module] = [convolution, nn.BatchNorm2d(width_out)]
     return nn.Sequential(*layers, *([activation(inplace=True)] if activation is not None else []))
@@ -174,6 +174,6 @@ def _shuffled(width_in: int, width_out: int, blocks: int) -> nn.Sequential:
 
 
 def _eighths(channels: float) -> int:
-    """The nearest multiple of 8, at least 8, and the next one where that would lose more than a tenth."""
+    """Round to the nearest multiple of 8, at least 8; take the next one where more than a tenth would be lost."""
     nearest = max(8, int(channels + 4) // 8 * 8)
     return nearest if nearest >= 0.9 * channels else nearest + 8

@@ -1,4 +1,4 @@
-"""The ResNets of the CIFAR experiments: three stages of narrow 3x3 convolutions for small images.
+"""Build the ResNets of the CIFAR experiments: three stages of narrow 3x3 convolutions for small images.
 
 Letters in shapes: B batch, K classes, H W image size.
 """
@@ -12,7 +12,7 @@ from lgkd.models.cnn.harmonic import HarmonicConv2d, HarmonicStem
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with BatchNorm and a shortcut: (B,in,H,W) -> (B,out,H/stride,W/stride).
+    """Apply two 3x3 convolutions with BatchNorm and a shortcut: (B,in,H,W) -> (B,out,H/stride,W/stride).
 
     Where the shape changes the shortcut is a 1x1 convolution with BatchNorm.
     """
@@ -38,9 +38,9 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """ResNet of depth 6n+2 for images of about 32 px: (B,3,H,W) -> (B,K).
+    """Classify images of about 32 px by a ResNet of depth 6n+2: (B,3,H,W) -> (B,K).
 
-    The stages `stage1`, `stage2`, `stage3` put out maps (B,16,H,W), (B,32,H/2,W/2), (B,64,H/4,W/4).
+    The stages `stage1`, `stage2`, `stage3` output maps (B,16,H,W), (B,32,H/2,W/2), (B,64,H/4,W/4).
     ResNet-56 with 100 classes has 861,620 parameters.
 
     Source: He et al., arXiv 1512.03385, section 4.2. Shortcuts that change shape are projections
@@ -60,12 +60,12 @@ class CifarResNet(nn.Module):
     widths: ClassVar[tuple[int, int, int, int]] = (16, 16, 32, 64)
     """Channels of the first convolution and of the three stages."""
     head_std: ClassVar[float | None] = 0.01
-    """Deviation that the head's weights start from, biases at 0; None: as in torch."""
+    """Standard deviation of the head's first weights, with biases at 0; None: as in torch."""
 
     def __init__(self, depth: int, num_classes: int, harmonic: bool = False) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
-            raise ModelError(f"a CIFAR ResNet of depth {depth} does not exist; expected 6n+2: 8, 14, 20, 26, 32, ...")
+            raise ModelError(f"the depth of a CIFAR ResNet is {depth}, expected 6n+2: 8, 14, 20, 26, 32, ...")
         check_classes(num_classes)
         blocks = (depth - 2) // 6
         stem, first, second, third = self.widths
@@ -82,20 +82,20 @@ class CifarResNet(nn.Module):
             nn.init.zeros_(self.fc.bias)
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        """Logits (B,K)."""
+        """Return logits (B,K)."""
         x = self.relu(self.bn(self.conv(images_B3HW)))
         x = self.stage3(self.stage2(self.stage1(x)))
         return self.fc(x.mean(dim=(2, 3)))  # type: ignore[no-any-return]
 
 
 class CifarResNetX4(CifarResNet):
-    """The wide CIFAR ResNet of the distillation suites ("8x4", "32x4"): (B,3,H,W) -> (B,K).
+    """Classify images by the wide CIFAR ResNet of the distillation suites ("8x4", "32x4"): (B,3,H,W) -> (B,K).
 
     Four times as wide in its stages, (B,64,H,W), (B,128,H/2,W/2), (B,256,H/4,W/4), and twice in its first convolution,
     so that stage 1 has a projection, too. With 100 classes depth 8 has 1,233,540 parameters, depth 32 7,433,860.
 
     Source: the networks of Tian et al., "Contrastive Representation Distillation", arXiv 1910.10699, widths as in their
-    released code (RepDistiller), as is the head, which starts as in torch. Else as `CifarResNet`.
+    released code (RepDistiller), as is the head, which starts as in torch. Otherwise as `CifarResNet`.
     """
 
     widths: ClassVar[tuple[int, int, int, int]] = (32, 64, 128, 256)
@@ -103,17 +103,17 @@ class CifarResNetX4(CifarResNet):
 
 
 def check_classes(num_classes: int) -> None:
-    """What the CNNs of this folder ask of their number of classes.
+    """Validate the number of classes of a CNN.
 
     Raises:
         ModelError: fewer than one.
     """
     if num_classes < 1:
-        raise ModelError(f"a classifier of {num_classes} classes does not exist; expected at least 1")
+        raise ModelError(f"num_classes is {num_classes}, expected at least 1")
 
 
 def start_convolutions(model: nn.Module) -> None:
-    """Every convolution from He's normal distribution over fan-out, biases at 0; for CNNs of ReLUs.
+    """Initialise every convolution of a CNN of ReLUs from He's normal distribution over fan-out, biases at 0.
 
     Source: He et al., arXiv 1502.01852, section 2.2, backward case.
     """

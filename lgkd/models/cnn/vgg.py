@@ -1,4 +1,4 @@
-"""The VGG networks of the distillation suites: plain 3x3 convolutions for small images.
+"""Build the VGG networks of the distillation suites: plain 3x3 convolutions for small images.
 
 Letters in shapes: B batch, K classes, H W image size.
 """
@@ -13,10 +13,10 @@ from lgkd.models.factory import ImageSize, pair
 
 
 class Vgg(nn.Module):
-    """VGG with BatchNorm and one linear layer, for images of 32 or 64 px: (B,3,H,W) -> (B,K).
+    """Classify images of 32 or 64 px by VGG with BatchNorm and one linear layer: (B,3,H,W) -> (B,K).
 
     Five stages of 3x3 convolutions (with bias), BatchNorm and ReLU; each of the first three is followed by 2x2 max
-    pooling, for images of 64 px and more the fourth, too. `stage1` ... `stage5` put out maps (B,64,H,W),
+    pooling, for images of 64 px and more the fourth, too. `stage1` ... `stage5` output maps (B,64,H,W),
     (B,128,H/2,W/2), (B,256,H/4,W/4), (B,512,H/8,W/8), (B,512,H/8,W/8), after the ReLU and before the pooling.
     With 100 classes depth 8 has 3,965,028 parameters, depth 13 9,462,180.
 
@@ -34,12 +34,12 @@ class Vgg(nn.Module):
     """
 
     per_stage: ClassVar[dict[int, tuple[int, ...]]] = {8: (1, 1, 1, 1, 1), 13: (2, 2, 2, 2, 2)}
-    """Convolutions of each stage, by depth; the linear layers of the paper, of which one is left, count as three."""
+    """Convolutions of each stage, by depth; the paper's three linear layers, reduced to one here, still count."""
 
     def __init__(self, depth: int, num_classes: int, image_size: ImageSize = 32) -> None:
         super().__init__()
         if depth not in self.per_stage:
-            raise ModelError(f"a VGG of depth {depth} is not known here; expected 8 or 13")
+            raise ModelError(f"the depth of a VGG is {depth}, expected 8 or 13")
         check_classes(num_classes)
         widths = (3, 64, 128, 256, 512, 512)
         self.stage1, self.stage2, self.stage3, self.stage4, self.stage5 = (
@@ -54,7 +54,7 @@ class Vgg(nn.Module):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        """Logits (B,K)."""
+        """Return logits (B,K)."""
         x = self.pool(self.stage1(images_B3HW))
         x = self.pool(self.stage2(x))
         x = self.pool(self.stage3(x))

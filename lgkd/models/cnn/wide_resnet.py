@@ -1,4 +1,4 @@
-"""Wide residual networks: few, wide, pre-activation blocks for small images.
+"""Build wide residual networks: few, wide, pre-activation blocks for small images.
 
 Letters in shapes: B batch, K classes, H W image size.
 """
@@ -10,10 +10,10 @@ from lgkd.models.cnn.resnet import check_classes, start_convolutions
 
 
 class PreActivationBlock(nn.Module):
-    """BatchNorm, ReLU and a 3x3 convolution, twice, beside a shortcut: (B,in,H,W) -> (B,out,H/stride,W/stride).
+    """Apply BatchNorm, ReLU and a 3x3 convolution twice, with a shortcut: (B,in,H,W) -> (B,out,H/stride,W/stride).
 
     The shortcut is the input itself; where the shape changes it is a 1x1 convolution, without BatchNorm, of the input
-    after the first BatchNorm and ReLU. What comes out is a sum that no ReLU has seen.
+    after the first BatchNorm and ReLU. The output is a sum that has passed no ReLU.
     """
 
     def __init__(self, width_in: int, width_out: int, stride: int, dropout: float) -> None:
@@ -35,10 +35,10 @@ class PreActivationBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """WRN-depth-width for images of about 32 px: (B,3,H,W) -> (B,K).
+    """Classify images of about 32 px by WRN-depth-width: (B,3,H,W) -> (B,K).
 
-    The stages `stage1`, `stage2`, `stage3` put out maps (B,16w,H,W), (B,32w,H/2,W/2), (B,64w,H/4,W/4), w the width.
-    They are read as they leave the last sum of their stage: blocks are pre-activation, so these maps have negative
+    The stages `stage1`, `stage2`, `stage3` output maps (B,16w,H,W), (B,32w,H/2,W/2), (B,64w,H/4,W/4), w the width.
+    They are the last sums of their stages: blocks are pre-activation, so these maps have negative
     values; the BatchNorm and ReLU that follow belong to the next stage (or, after stage 3, to the classifier).
     With 100 classes WRN-16-2 has 703,284 parameters, WRN-40-1 569,780, WRN-40-2 2,255,156, WRN-28-10 36,536,884.
 
@@ -47,9 +47,9 @@ class WideResNet(nn.Module):
 
     Args:
         depth: 10, 16, 22, 28, 34, 40, ...: 6n+4.
-        width: how many times as wide as a CIFAR ResNet, at least 1.
+        width: factor over the channels of a CIFAR ResNet, at least 1.
         num_classes: K, at least 1.
-        dropout: chance that a value between the two convolutions of a block is dropped in training.
+        dropout: probability that a value between the two convolutions of a block is dropped in training.
 
     Raises:
         ModelError: a depth that is not 6n+4, or an option out of range.
@@ -58,9 +58,9 @@ class WideResNet(nn.Module):
     def __init__(self, depth: int, width: int, num_classes: int, dropout: float = 0.0) -> None:
         super().__init__()
         if depth < 10 or (depth - 4) % 6:
-            raise ModelError(f"a wide ResNet of depth {depth} does not exist; expected 6n+4: 10, 16, 22, 28, 40, ...")
+            raise ModelError(f"the depth of a wide ResNet is {depth}, expected 6n+4: 10, 16, 22, 28, 40, ...")
         if width < 1:
-            raise ModelError(f"a wide ResNet of width {width} does not exist; expected a whole number from 1 on")
+            raise ModelError(f"the width of a wide ResNet is {width}, expected a whole number of at least 1")
         check_classes(num_classes)
         check_dropout(dropout)
         blocks = (depth - 4) // 6
@@ -74,16 +74,16 @@ class WideResNet(nn.Module):
         start_convolutions(self)
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        """Logits (B,K)."""
+        """Return logits (B,K)."""
         x = self.stage3(self.stage2(self.stage1(self.conv(images_B3HW))))
         return self.fc(self.relu(self.bn(x)).mean(dim=(2, 3)))  # type: ignore[no-any-return]
 
 
 def check_dropout(dropout: float) -> None:
-    """A chance from 0 to below 1.
+    """Validate a dropout probability, from 0 to below 1.
 
     Raises:
-        ModelError: it is none.
+        ModelError: it is out of range.
     """
     if not 0 <= dropout < 1:
         raise ModelError(f"dropout is {dropout}, expected a share from 0 to below 1")

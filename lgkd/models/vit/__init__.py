@@ -1,1 +1,1 @@
-"""The plain ViT, written once: its parts, the model that joins them, and the names that choose among the parts."""
+"""Build plain ViTs: their parts, the model that joins them, and named configurations."""

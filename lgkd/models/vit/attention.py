@@ -1,4 +1,4 @@
-"""Multi-head self-attention: plain, local (LSA), and with queries, keys or values of low rank.
+"""Compute multi-head self-attention: plain, local (LSA), and with queries, keys or values of low rank.
 
 Letters in shapes: B batch, N tokens, D width, H heads, d = D/H width of a head, r rank.
 """
@@ -14,7 +14,7 @@ from lgkd.models.vit.checks import share, whole
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over all tokens: (B,N,D) -> (B,N,D).
+    """Compute multi-head self-attention over all tokens: (B,N,D) -> (B,N,D).
 
     Every head computes softmax(q k^T / sqrt(d)) v; the heads' outputs are concatenated and projected. The layers are
     `qkv`, D -> 3D in the order q, k, v with the heads of each one after the other, and `proj`, D -> D with bias, as in
@@ -25,16 +25,16 @@ class Attention(nn.Module):
     Args:
         width: D.
         heads: H, a divisor of D.
-        qkv_bias: whether q, k and v have biases.
+        qkv_bias: add biases to q, k and v.
         q_rank, k_rank, v_rank: None or 0 for full matrices; otherwise r, at most D.
-        dropout: share of the attention weights that are dropped in training.
+        dropout: fraction of the attention weights that are dropped in training.
 
     Raises:
-        ModelError: heads that do not divide the width, or a rank that is no rank of a D x D matrix.
+        ModelError: heads that do not divide the width, or a rank that a D x D matrix cannot have.
     """
 
     only_others: ClassVar[bool] = False
-    """Whether a token is kept from attending to itself."""
+    """True if a token does not attend to itself."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, tokens_BND: Tensor) -> Tensor:
-        """What each token takes from all tokens, (B,N,D)."""
+        """Return each token's weighted sum of all values, projected, (B,N,D)."""
         query, key, value = self.heads(tokens_BND)
         mask = _others(query) if self.only_others else None
         dropout = self.dropout if self.training else 0.0
@@ -75,25 +75,25 @@ class Attention(nn.Module):
         return self.proj(mixed.transpose(1, 2).reshape(tokens_BND.shape))  # type: ignore[no-any-return]
 
     def heads(self, tokens_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, already multiplied by the scale of the softmax, keys and values, each (B,H,N,d)."""
+        """Compute queries, already multiplied by the scale of the softmax, keys and values, each (B,H,N,d)."""
         batch, count, _ = tokens_BND.shape
         qkv = self.qkv(tokens_BND).reshape(batch, count, 3, self.num_heads, self.head_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         return self.scaled(query), key, value
 
     def scaled(self, query_BHNd: Tensor) -> Tensor:
-        """Queries times the scale of the softmax."""
+        """Multiply queries by the scale of the softmax."""
         scaled: Tensor = query_BHNd * self.head_dim**-0.5
         return scaled
 
     def maps(self, tokens_BND: Tensor) -> Tensor:
-        """The attention weights (B,H,N,N) of these tokens; rows sum to 1. Of no use in training, which keeps none."""
+        """Compute the attention weights (B,H,N,N) of these tokens, for analysis; rows sum to 1."""
         query, key, _ = self.heads(tokens_BND)
         return _weights(query, key, _others(query) if self.only_others else None)
 
 
 class LocalAttention(Attention):
-    """Locality self-attention (LSA): no token attends to itself, and each head learns its temperature.
+    """Compute locality self-attention (LSA): no token attends to itself, and each head learns its temperature.
 
     The logits' diagonal, the class token's place included, is left out of the softmax; the scale of the softmax is
     `temperature`, (H,1,1), which starts at d^-0.5. Both sharpen the attention to other tokens.
@@ -113,13 +113,13 @@ class LocalAttention(Attention):
         self.temperature = nn.Parameter(torch.full((heads, 1, 1), self.head_dim**-0.5))
 
     def scaled(self, query_BHNd: Tensor) -> Tensor:
-        # The fused function takes one number as its scale, no tensor, so that the queries carry it. In the queries'
-        # own precision: otherwise they would no longer match keys and values under autocast.
+        # The fused function takes a number as its scale, not a tensor, so the queries carry it, in the queries'
+        # own precision: otherwise they would not match keys and values under autocast.
         return query_BHNd * self.temperature.to(query_BHNd.dtype)
 
 
 class LowRank(nn.Module):
-    """A linear map of at most rank r: (B,N,D) -> (B,N,D) by way of (B,N,r).
+    """Apply a linear map of at most rank r: (B,N,D) -> (B,N,D) by way of (B,N,r).
 
     Source: the authors' code of Wu, arXiv 2501.06220: no bias before the bottleneck, one after it where the full matrix
     would have one, nothing between.
@@ -129,23 +129,23 @@ class LowRank(nn.Module):
         super().__init__()
         if whole("a rank of q, k or v", rank) > width:
             raise ModelError(
-                f"a rank of q, k or v is {rank}, expected at most embed_dim, {width}; 0 leaves the matrix whole"
+                f"a rank of q, k or v is {rank}, expected at most embed_dim, {width}; 0 keeps the full matrix"
             )
         self.down = nn.Linear(width, rank, bias=False)
         self.up = nn.Linear(rank, width, bias=bias)
 
     def forward(self, tokens_BND: Tensor) -> Tensor:
-        """(B,N,D)."""
+        """Return (B,N,D)."""
         return self.up(self.down(tokens_BND))  # type: ignore[no-any-return]
 
 
 class LowRankQKV(nn.Module):
-    """Queries, keys and values, each by a whole matrix or one of low rank: (B,N,D) -> (B,N,3D).
+    """Compute queries, keys and values, each by a full matrix or one of low rank: (B,N,D) -> (B,N,3D).
 
     Args:
         width: D.
-        ranks: of q, k and v; None or 0 for a whole matrix.
-        bias: whether they have biases.
+        ranks: of q, k and v; None or 0 for a full matrix.
+        bias: add biases.
     """
 
     def __init__(self, width: int, ranks: tuple[int | None, int | None, int | None], bias: bool) -> None:
@@ -155,17 +155,17 @@ class LowRankQKV(nn.Module):
         )
 
     def forward(self, tokens_BND: Tensor) -> Tensor:
-        """q, k and v of each token, one behind the other, (B,N,3D)."""
+        """Return q, k and v of each token, concatenated, (B,N,3D)."""
         return torch.cat([self.q(tokens_BND), self.k(tokens_BND), self.v(tokens_BND)], dim=-1)
 
 
 def _others(query_BHNd: Tensor) -> Tensor:
-    """(N,N) of truths: which tokens are others than the one that asks."""
+    """Build the mask (N,N) of all tokens but the querying one."""
     return ~torch.eye(query_BHNd.shape[2], dtype=torch.bool, device=query_BHNd.device)
 
 
 def _weights(query_BHNd: Tensor, key_BHNd: Tensor, mask_NN: Tensor | None) -> Tensor:
-    """softmax(q k^T), (B,H,N,N)."""
+    """Compute softmax(q k^T), (B,H,N,N)."""
     logits = query_BHNd @ key_BHNd.transpose(-2, -1)
     if mask_NN is not None:
         logits = logits.masked_fill(~mask_NN, float("-inf"))

@@ -1,4 +1,4 @@
-"""What the parts of a ViT refuse, each with one line."""
+"""Validate options of the parts of a ViT, each with a one-line error."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from lgkd.errors import ModelError
 
 
 def whole(name: str, value: Any, least: int = 1) -> int:
-    """The value, where it is a whole number of at least `least`.
+    """Return the value if it is a whole number of at least `least`.
 
     Raises:
         ModelError: it is not.
@@ -17,7 +17,7 @@ def whole(name: str, value: Any, least: int = 1) -> int:
 
 
 def share(name: str, value: Any) -> float:
-    """The value, where it is a probability below 1.
+    """Return the value if it is a probability below 1.
 
     Raises:
         ModelError: it is not.
@@ -28,7 +28,7 @@ def share(name: str, value: Any) -> float:
 
 
 def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Nothing, where the value is one of the choices.
+    """Validate that the value is one of the choices.
 
     Raises:
         ModelError: it is not.

@@ -1,8 +1,8 @@
-"""Weights to start a plain ViT from: mimetic, impulse, whitened patches.
+"""Initialise a plain ViT: mimetic, impulse, whitened patches.
 
-Each function changes a model in place, and serves any plain ViT whose parts are named as ours and timm's: `blocks`
+Each function changes a model in place and works for any plain ViT whose parts are named as here and in timm: `blocks`
 with `attn.qkv` (D -> 3D), `attn.proj` and `attn.num_heads`, `patch_embed.grid_size`, `patch_embed.proj`, `pos_embed`.
-What is random is drawn from torch's generator, so `torch.manual_seed` settles it.
+Random numbers come from torch's generator, so `torch.manual_seed` determines them.
 
 Letters in shapes: H heads, D width, d = D/H width of a head, N = h w patches, P patch size.
 """
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from lgkd.errors import ModelError
 
 OFFSETS = ((0, 0), (-1, 0), (0, 1), (0, -1), (1, 0), (-1, -1), (-1, 1), (1, -1), (1, 1))
-"""Rows and columns from a patch to the one that a head looks at: the patch itself, its sides, its corners."""
+"""Rows and columns from a patch to the one that a head attends to: the patch itself, its sides, its corners."""
 
 
 @torch.no_grad()
 def mimetic(
     model: nn.Module, *, alpha_qk: float = 0.7, beta_qk: float = 0.7, alpha_v: float = 0.4, beta_v: float = 0.4
 ) -> None:
-    """Make attention look as in trained ViTs: like attracts like, and what is taken is taken back a little.
+    """Initialise attention as in trained ViTs: equal tokens attract, and a little of the values is subtracted.
 
     In the convention of row vectors, where a head's logits are x Wq Wk^T x^T and attention adds A x Wv Wproj:
 
@@ -31,8 +31,8 @@ def mimetic(
                                               and their roots go to both sides
         Wv Wproj = alpha_v Z - beta_v I       of all heads together, exactly
 
-    with Z (D,D) anew each time, normal with variance 1/D. Biases of q, k, v and of the projection become 0. It is made
-    for positions that are there from the start, as sinusoidal ones.
+    with Z (D,D) drawn for each, normal with variance 1/D. Biases of q, k, v and of the projection become 0. It is
+    meant for positions that exist from the start, as sinusoidal ones.
 
     Source: Trockman and Kolter, Mimetic Initialization of Self-Attention Layers, ICML 2023 (arXiv 2305.09828).
 
@@ -41,7 +41,7 @@ def mimetic(
         alpha_qk, beta_qk, alpha_v, beta_v: as above.
 
     Raises:
-        ModelError: a model of another make, or with low ranks.
+        ModelError: another kind of model, or one with low ranks.
     """
     for attention in _attentions(model, "mimetic"):
         width, heads = attention.proj.in_features, attention.num_heads
@@ -53,20 +53,20 @@ def mimetic(
 
 @torch.no_grad()
 def impulse(model: nn.Module, *, strength: float = 7.0, position_rms: float = 0.36, noise: float = 0.0018) -> None:
-    """Make each head's first attention map a step to one neighbour, as a convolution's kernel with a single one in it.
+    """Initialise each head's attention map as a step to one neighbour, like a convolution kernel with a single one.
 
-    Head i looks from each patch to the patch at `OFFSETS[i % 9]`. For its target T (N,N), 1 at that step and a little
+    Head i attends from each patch to the patch at `OFFSETS[i % 9]`. For its target T (N,N), 1 at that step and a little
     noise elsewhere, and the LayerNormed positions E (N,D),
 
         E Wq Wk^T E^T ~ T,     Wq Wk^T = E+ T E+^T,
 
     where E+ is the pseudo-inverse of E on its d leading singular directions; the product is then split by its singular
     values into Wq and Wk (D,d), each with norm 1, times `strength`. Values and projection are those of `mimetic`,
-    biases become 0, learned positions are brought to a size that shows beside the patches; a class token is left out
+    biases become 0, learned positions are scaled to be visible beside the patches; a class token is left out
     of the targets.
 
-    How sharp the maps are is a matter of d against N. Learned positions start without any order, so that all N
-    directions count alike and a head wants about N/2 of them; sinusoidal ones do with 16 for 64 patches.
+    The sharpness of the maps depends on d against N. Learned positions start without any order, so that all N
+    directions count alike and a head needs about N/2 of them; sinusoidal ones need 16 for 64 patches.
 
     Source: Zheng et al., Structured Initialization for Vision Transformers, arXiv 2404.01139 and 2505.19985, and the
     authors' code of the latter, from which the defaults are: 7; positions of deviation 0.02 times 18; noise of
@@ -77,12 +77,12 @@ def impulse(model: nn.Module, *, strength: float = 7.0, position_rms: float = 0.
     Args:
         model: a plain ViT with positions.
         strength: norm of each Wq and Wk.
-        position_rms: root mean square of learned positions afterwards; fixed ones stay as they are.
+        position_rms: root mean square of learned positions afterwards; fixed ones are unchanged.
         noise: deviation of the noise in the targets, against impulses of 1.
 
     Raises:
-        ModelError: a model of another make, with low ranks, without positions, or with local attention, which
-            masks what a head with the offset (0, 0) is to look at.
+        ModelError: another kind of model, or one with low ranks, without positions, or with local attention, which
+            masks the target of a head with the offset (0, 0).
     """
     attentions = _attentions(model, "impulse")
     positions = getattr(model, "pos_embed", None)
@@ -91,7 +91,7 @@ def impulse(model: nn.Module, *, strength: float = 7.0, position_rms: float = 0.
         raise ModelError("impulse weights are made from positions, and this model has none; use positions=sinusoidal")
     if any(hasattr(attention, "temperature") for attention in attentions):
         raise ModelError(
-            "impulse weights let heads look at their own patch, which local attention masks; use one of both"
+            "impulse weights let heads attend to their own patch, which local attention masks; use only one of them"
         )
     if isinstance(positions, nn.Parameter):
         positions.mul_(position_rms / positions.square().mean().sqrt())
@@ -113,27 +113,27 @@ def impulse(model: nn.Module, *, strength: float = 7.0, position_rms: float = 0.
 
 @torch.no_grad()
 def whiten_patches(model: nn.Module, images_B3HW: Tensor, *, eps: float = 5e-4) -> None:
-    """Let the patch projection take apart what neighbouring pixels have in common.
+    """Initialise the patch projection to whiten patches: decorrelate neighbouring pixels.
 
     The patches of P x P pixels at every place of the images, not only those of the grid, have a mean m and a covariance
     with eigenvectors e_i and eigenvalues l_i, largest first. Output i of the projection becomes e_i (x - m) /
     sqrt(l_i + eps), so that on these patches the outputs have mean 0 and the identity as their covariance (as far as
     eps is small beside l_i). There are at most 3 P^2 of them; further outputs keep their weights.
 
-    It needs images, which the command line does not hand to a model: call it from Python, on images normalised as in
+    It needs images, which the command line does not pass to a model: call it from Python, on images normalised as in
     training, before a student is given to `lgkd.distill`.
 
     Source: Wu, arXiv 2501.06220, and the authors' code, which takes whole windows at every place and this eps. Chosen
-    here: the mean is taken off, where the code leaves it, so that the covariance is the identity.
+    here: the mean is subtracted, which the code does not, so that the covariance is the identity.
 
     Args:
         model: a plain ViT with `patch_embed.proj`, a convolution that cuts patches.
         images_B3HW: a few hundred to a few thousand training images.
-        eps: keeps directions without variance from being blown up.
+        eps: bounds the scale of directions without variance.
 
     Raises:
         ModelError: a model without such a convolution (shifted patches, the convolutional tokeniser), or images that
-            hold no patch.
+            images without a patch.
     """
     projection = getattr(getattr(model, "patch_embed", None), "proj", None)
     if not isinstance(projection, nn.Conv2d) or projection.kernel_size != projection.stride or projection.bias is None:
@@ -154,7 +154,7 @@ def whiten_patches(model: nn.Module, images_B3HW: Tensor, *, eps: float = 5e-4) 
 
 
 def _patch_statistics(images_B3HW: Tensor, patch: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of all patches, in double precision; a few images at a time, as patches overlap."""
+    """Compute mean and covariance of all patches in double precision, a few images at a time, as patches overlap."""
     size = images_B3HW.shape[1] * patch[0] * patch[1]
     total = images_B3HW.new_zeros(size, dtype=torch.float64)
     products = images_B3HW.new_zeros(size, size, dtype=torch.float64)
@@ -167,15 +167,15 @@ def _patch_statistics(images_B3HW: Tensor, patch: tuple[int, int]) -> tuple[Tens
 
 
 def _attentions(model: nn.Module, purpose: str) -> list[Any]:
-    """The attention of every block."""
+    """Return the attention of every block."""
     found = [getattr(block, "attn", None) for block in getattr(model, "blocks", ())]
     for attention in found:
         qkv, proj = getattr(attention, "qkv", None), getattr(attention, "proj", None)
         whole = isinstance(qkv, nn.Linear) and qkv.out_features == 3 * qkv.in_features
         if not whole or not isinstance(proj, nn.Linear) or not hasattr(attention, "num_heads"):
             raise ModelError(
-                f"{purpose} weights are for blocks with one whole matrix for q, k and v, and this model's are "
-                "otherwise; leave out the ranks, or choose init=default"
+                f"{purpose} weights need blocks with one full matrix for q, k and v, which this model lacks; "
+                "leave out the ranks, or choose init=default"
             )
     if not found:
         raise ModelError(f"{purpose} weights are for a plain ViT, and a {type(model).__name__} has no blocks")
@@ -183,7 +183,7 @@ def _attentions(model: nn.Module, purpose: str) -> list[Any]:
 
 
 def _halves(product_HDD: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The factors (H,D,r) of the closest matrices of that rank: product ~ first second^T, both of the same size."""
+    """Factorise into (H,D,r) of the closest matrices of that rank: product ~ first second^T, with equal norms."""
     left, sizes, right = torch.linalg.svd(product_HDD)
     roots = sizes[:, None, :rank].sqrt()
     return left[:, :, :rank] * roots, right[:, :rank].transpose(1, 2) * roots
@@ -208,7 +208,7 @@ def _set_value(attention: Any, alpha: float, beta: float) -> None:
 
 
 def _step(grid: tuple[int, int], offset: tuple[int, int]) -> Tensor:
-    """(N,N): 1 from each patch to the one at the offset, where there is one."""
+    """Build (N,N): 1 from each patch to the one at the offset, where there is one."""
     by_row, by_column = (
         torch.diag(torch.ones(max(0, side - abs(step))), step)[:side, :side]
         for side, step in zip(grid, offset, strict=True)

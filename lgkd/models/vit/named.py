@@ -1,4 +1,4 @@
-"""Plain ViTs for small images that have a name: each is `PlainViT` with other choices, which users may still change.
+"""Define named plain ViTs for small images: `PlainViT` with other defaults, which users may still change.
 
 All take the options of `lgkd.models.vit.plain.PlainViT`. Stochastic depth is left to recipes (`drop_path`), also where
 an author's code has 0.1 as its default.
@@ -23,7 +23,7 @@ _COMPACT = partial(
     class_token_std=0.0,
     patch_init="he",
 )
-"""What ViT-Lite, CVT and CCT of 7 blocks share.
+"""Options shared by ViT-Lite, CVT and CCT of 7 blocks.
 
 Source: Hassani et al., Escaping the Big Data Paradigm with Compact Transformers, arXiv 2104.05704, and the authors'
 code (blocks, no biases of q, k and v, attention dropout 0.1, positions of deviation 0.2, a class token of zeros,
@@ -67,7 +67,7 @@ q, k and v, the same stochastic depth in all blocks, all weights' first distribu
 """
 
 poorvit = partial(PlainViT, embed_dim=192, depth=9, num_heads=12, mlp_ratio=2)
-"""The small ViT of PoorViTs. The paper asks about ranks of q, k and v, class tokens, positions and whitening: options.
+"""Small ViT of PoorViTs. The paper compares ranks of q, k and v, class tokens, positions and whitening: options.
 
 Source: Wu, Powerful Design of Small Vision Transformer on CIFAR10, arXiv 2501.06220: its README, and the model in a
 published fork of its code (biases of q, k and v, eps 1e-6, deviation 0.02 everywhere, rank 64 where a rank is asked
@@ -89,7 +89,7 @@ def _eighth(
 _SMALL = partial(_eighth, depth=6, pooling="mean")
 
 vit_96 = partial(_SMALL, embed_dim=96, num_heads=3)
-"""A plain ViT of width 96 for images of 32 to 96 px: 6 blocks, 8 x 8 patches, mean pooling.
+"""Plain ViT of width 96 for images of 32 to 96 px: 6 blocks, 8 x 8 patches, mean pooling.
 
 Source: lgkd's own, for trainings of minutes: docs/results.md.
 """

@@ -1,4 +1,4 @@
-"""The plain ViT: tokens, positions, blocks of one width, a pool and a linear head, each a part that can be exchanged.
+"""Build the plain ViT: tokens, positions, blocks of one width, a pool and a linear head, each exchangeable.
 
 Letters in shapes: B batch, K classes, H W image size, T class tokens, N = h w patch tokens, D width.
 """
@@ -22,35 +22,35 @@ _BLOCKS: dict[str, Callable[..., nn.Module]] = {"pre": PreNormBlock, "compact": 
 
 
 class PlainViT(nn.Module):
-    """A Vision Transformer whose tokens have one width and one grid in all blocks: (B,3,H,W) -> (B,K).
+    """Classify images by a Vision Transformer of one width and one grid in all blocks: (B,3,H,W) -> (B,K).
 
     Images become tokens, class tokens go before them, positions are added; then come `depth` blocks, a LayerNorm over
     each token, the pool, the head. With the defaults it is timm's `VisionTransformer` with a class token, and takes its
-    weights. `blocks.0` ... put out tokens (B,T+N,D) after both residual additions; `num_prefix_tokens` is T. Of two
+    weights. `blocks.0` ... output tokens (B,T+N,D) after both residual additions; `num_prefix_tokens` is T. Of two
     blocks, the default taps are the tokeniser and both.
 
-    `lgkd.models.vit.named` holds the choices that have a name. Patch projections are whitened with images at hand:
+    `lgkd.models.vit.named` has the named configurations. Patch projections are whitened with images:
     `lgkd.models.vit.initialise.whiten_patches`, from Python.
 
     Source: Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021 (arXiv 2010.11929). Chosen here: the norm is
-    before the pool whatever the pool is.
+    before the pool for every kind of pool.
 
     Args:
         num_classes: K.
         image_size: H = W, or (H, W).
-        patch_size: side of a patch in pixels; of no meaning with tokenizer=conv.
+        patch_size: side of a patch in pixels; ignored with tokenizer=conv.
         embed_dim: D.
         depth: number of blocks.
         num_heads: heads of every block, a divisor of D.
         mlp_ratio: width inside an MLP, in multiples of D.
         drop_path_rate: stochastic depth of the last block. It rises in equal steps from 0 in the first.
         drop_path_rises: False for the same rate in all blocks.
-        attn_drop_rate: share of attention weights that are dropped in training.
+        attn_drop_rate: fraction of attention weights that are dropped in training.
         tokenizer: "patch", "shifted" (SPT) or "conv" (CCT's).
         conv_kernel, conv_layers, conv_width: of tokenizer=conv: kernel, number of convolutions, channels between them.
         attention: "plain" or "local" (LSA).
-        q_rank, k_rank, v_rank: ranks of the maps to queries, keys and values; None or 0 for whole matrices.
-        qkv_bias: whether these have biases.
+        q_rank, k_rank, v_rank: ranks of the maps to queries, keys and values; None or 0 for full matrices.
+        qkv_bias: add biases to these.
         block: "pre" for norms before attention and MLP, "compact" for the order of the compact transformers.
         norm_eps: of all LayerNorms but SPT's.
         class_tokens: T; None for 1 where they are pooled, 0 elsewhere.
@@ -62,7 +62,7 @@ class PlainViT(nn.Module):
             "impulse" the default and then `lgkd.models.vit.initialise`. Biases start at 0.
 
     Raises:
-        ModelError: choices that do not exist, do not fit each other or do not fit the images.
+        ModelError: invalid choices, or choices that do not fit each other or the images.
     """
 
     lgkd_classifier = "head"
@@ -123,7 +123,7 @@ class PlainViT(nn.Module):
             self.patch_embed = PatchTokens(size, patch_size, embed_dim, he=patch_init == "he")
         grid = self.patch_embed.grid_size
         if attention == "local" and many + grid[0] * grid[1] < 2:
-            raise ModelError("local attention leaves out a token itself, and there is no other; take smaller patches")
+            raise ModelError("local attention excludes the token itself, and there is no other; use smaller patches")
 
         self.num_prefix_tokens = many
         self.cls_token = nn.Parameter(torch.randn(1, many, embed_dim) * class_token_std) if many else None
@@ -170,7 +170,7 @@ class PlainViT(nn.Module):
         self.start_from(init)
 
     def start_from(self, init: str) -> None:
-        """Draw the linear layers' weights anew, see `init` above."""
+        """Draw the linear layers' weights again, see `init` above."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 if init == "xavier":
@@ -185,7 +185,7 @@ class PlainViT(nn.Module):
             impulse(self)
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        """Logits (B,K)."""
+        """Return logits (B,K)."""
         tokens = self.patch_embed(images_B3HW)
         if self.cls_token is not None:
             tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
@@ -196,10 +196,10 @@ class PlainViT(nn.Module):
 
 
 def _class_tokens(asked: int | None, pooling: str) -> int:
-    """How many class tokens there are.
+    """Return the number of class tokens.
 
     Raises:
-        ModelError: class tokens that nobody reads, or none to read.
+        ModelError: class tokens that are not read, or none to read.
     """
     if pooling == "class":
         return whole("class_tokens with pooling=class", 1 if asked is None else asked)

@@ -1,4 +1,4 @@
-"""From tokens to one vector for each image.
+"""Pool tokens to one vector for each image.
 
 Letters in shapes: B batch, N tokens, T class tokens, D width.
 """
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class ClassPool(nn.Module):
-    """What the class tokens hold, one after the other: (B,T+N,D) -> (B,T D).
+    """Concatenate the class tokens: (B,T+N,D) -> (B,T D).
 
     Source: several class tokens and their concatenation: the authors' code of Wu, arXiv 2501.06220.
     """
@@ -18,20 +18,20 @@ class ClassPool(nn.Module):
         self.class_tokens = class_tokens
 
     def forward(self, tokens_BND: Tensor) -> Tensor:
-        """(B,T D)."""
+        """Return (B,T D)."""
         return tokens_BND[:, : self.class_tokens].flatten(1)
 
 
 class MeanPool(nn.Module):
-    """The mean over all tokens: (B,N,D) -> (B,D)."""
+    """Average all tokens: (B,N,D) -> (B,D)."""
 
     def forward(self, tokens_BND: Tensor) -> Tensor:
-        """(B,D)."""
+        """Return (B,D)."""
         return tokens_BND.mean(dim=1)
 
 
 class SequencePool(nn.Module):
-    """A weighted mean over all tokens, whose weights are a softmax of one learned logit for each: (B,N,D) -> (B,D).
+    """Average all tokens with weights from a softmax of one learned logit each: (B,N,D) -> (B,D).
 
     Source: Hassani et al., arXiv 2104.05704 (SeqPool).
     """
@@ -41,6 +41,6 @@ class SequencePool(nn.Module):
         self.logit = nn.Linear(width, 1)
 
     def forward(self, tokens_BND: Tensor) -> Tensor:
-        """(B,D)."""
+        """Return (B,D)."""
         weights_BN1 = F.softmax(self.logit(tokens_BND), dim=1)
         return (weights_BN1.transpose(1, 2) @ tokens_BND).squeeze(1)

@@ -1,4 +1,4 @@
-"""What tells a token where it is.
+"""Build position embeddings of tokens.
 
 Letters in shapes: T class tokens, N = h w patch tokens, D width.
 """
@@ -10,12 +10,12 @@ from lgkd.errors import ModelError
 
 
 def learned_positions(class_tokens: int, grid: tuple[int, int], width: int, std: float) -> nn.Parameter:
-    """A vector for every token, class tokens first, drawn from a normal distribution: (1,T+N,D)."""
+    """Build a vector for every token, class tokens first, drawn from a normal distribution: (1,T+N,D)."""
     return nn.Parameter(torch.randn(1, class_tokens + grid[0] * grid[1], width) * std)
 
 
 def sinusoidal_positions(class_tokens: int, grid: tuple[int, int], width: int) -> Tensor:
-    """Sines and cosines of rows and columns, (1,T+N,D); class tokens have zeros.
+    """Compute sines and cosines of rows and columns, (1,T+N,D); class tokens have zeros.
 
     With m = D/4 and the frequencies w_k = 10000^(-k/m), k = 0 ... m-1, the patch in row y and column x has
 
@@ -25,7 +25,7 @@ def sinusoidal_positions(class_tokens: int, grid: tuple[int, int], width: int) -
     (arXiv 2501.06220) and of the simple ViT (arXiv 2205.01580), which divides by m - 1.
 
     Raises:
-        ModelError: a width that is no multiple of 4.
+        ModelError: a width that is not a multiple of 4.
     """
     if width % 4:
         raise ModelError(f"embed_dim is {width}, and positions=sinusoidal needs a multiple of 4")

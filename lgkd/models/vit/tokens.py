@@ -1,6 +1,6 @@
-"""From images to tokens: plain patches, shifted patches (SPT), and convolutions with pooling (CCT).
+"""Convert images to tokens: plain patches, shifted patches (SPT), and convolutions with pooling (CCT).
 
-Each has `grid_size`, the rows and columns of its tokens, which lie row by row.
+Each has `grid_size`, the rows and columns of its tokens, which are ordered row by row.
 
 Letters in shapes: B batch, H W image size, P patch size, N = h w tokens, D width.
 """
@@ -16,7 +16,7 @@ from lgkd.models.vit.checks import whole
 
 
 class PatchTokens(nn.Module):
-    """One linear map of every patch of P x P pixels: (B,3,H,W) -> (B,N,D), with h = H/P and w = W/P.
+    """Map every patch of P x P pixels linearly: (B,3,H,W) -> (B,N,D), with h = H/P and w = W/P.
 
     Source: Dosovitskiy et al., arXiv 2010.11929. The layer is named `proj`, a convolution, as in timm.
 
@@ -38,15 +38,15 @@ class PatchTokens(nn.Module):
             nn.init.kaiming_normal_(self.proj.weight)
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        """Tokens (B,N,D)."""
+        """Return tokens (B,N,D)."""
         return self.proj(images_B3HW).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
 
 
 class ShiftedPatchTokens(nn.Module):
-    """Shifted patch tokenisation (SPT): patches that also see their surroundings, (B,3,H,W) -> (B,N,D).
+    """Tokenise shifted patches (SPT), which include their surroundings: (B,3,H,W) -> (B,N,D).
 
-    The image and its four copies moved by half a patch along the diagonals (what is moved in is black, that is 0) are
-    stacked to 15 channels and cut into patches of 15 P^2 numbers, which a LayerNorm and a linear layer make tokens of.
+    The image and its four copies moved by half a patch along the diagonals (moved-in pixels are black, that is 0) are
+    stacked to 15 channels and cut into patches of 15 P^2 numbers, mapped to tokens by a LayerNorm and a linear layer.
 
     Source: Lee et al., arXiv 2112.13492, and the authors' code; a half is rounded down.
 
@@ -67,12 +67,12 @@ class ShiftedPatchTokens(nn.Module):
         self.proj = nn.Linear(15 * patch_size**2, width)
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        """Tokens (B,N,D)."""
+        """Return tokens (B,N,D)."""
         patches_BChw = F.pixel_unshuffle(self.shifted(images_B3HW), self.patch_size)
         return self.proj(self.norm(patches_BChw.flatten(2).transpose(1, 2)))  # type: ignore[no-any-return]
 
     def shifted(self, images_B3HW: Tensor) -> Tensor:
-        """The images and their copies moved to the lower right, lower left, upper right, upper left: (B,15,H,W)."""
+        """Stack the images and copies moved to the lower right, lower left, upper right, upper left: (B,15,H,W)."""
         half = self.patch_size // 2
         height, width = images_B3HW.shape[-2:]
         padded = F.pad(images_B3HW, (half, half, half, half))
@@ -82,10 +82,10 @@ class ShiftedPatchTokens(nn.Module):
 
 
 class ConvTokens(nn.Module):
-    """The convolutional tokeniser of CCT: (B,3,H,W) -> (B,N,D).
+    """Tokenise images by convolutions as CCT does: (B,3,H,W) -> (B,N,D).
 
-    So many times: a convolution without bias, ReLU, and maximum pooling of 3 x 3 with stride 2, which halves the grid.
-    A kernel of k has stride max(1, (k-1)/2 - 1) and padding (k-1)/2: 3 has stride 1, 7 has stride 2. Neighbouring
+    Repeated `layers` times: a convolution without bias, ReLU, and max pooling of 3 x 3 with stride 2, which halves the
+    grid. A kernel of k has stride max(1, (k-1)/2 - 1) and padding (k-1)/2: 3 has stride 1, 7 has stride 2. Neighbouring
     tokens overlap, and the grid need not divide the image.
 
     Source: Hassani et al., Escaping the Big Data Paradigm with Compact Transformers, arXiv 2104.05704, and the
@@ -95,7 +95,7 @@ class ConvTokens(nn.Module):
         image_size: (height, width).
         width: D, the channels of the last convolution.
         kernel: k, odd, at least 3.
-        layers: how many convolutions.
+        layers: number of convolutions.
         hidden: channels of the convolutions before the last.
 
     Raises:
@@ -119,12 +119,12 @@ class ConvTokens(nn.Module):
         self.pool = nn.MaxPool2d(3, stride=2, padding=1)
         rows, columns = image_size
         for step in (stride, 2) * layers:
-            # Of either, n places with a step of s between them leave the next whole number from n / s.
+            # For both, n positions with a step of s give the next whole number from n / s.
             rows, columns = -(-rows // step), -(-columns // step)
         self.grid_size = (rows, columns)
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        """Tokens (B,N,D)."""
+        """Return tokens (B,N,D)."""
         x = images_B3HW
         for conv in self.convs:
             x = self.pool(F.relu(conv(x)))
@@ -132,7 +132,7 @@ class ConvTokens(nn.Module):
 
 
 def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
-    """Rows and columns of whole patches.
+    """Compute rows and columns of whole patches.
 
     Raises:
         ModelError: the images do not divide into them.

@@ -81,7 +81,7 @@ class DryRun:
     @property
     def steps(self) -> int:
         """Of the whole training."""
-        return self.plan.epochs * self.plan.steps_per_epoch
+        return self.plan.steps
 
     @property
     def evaluations(self) -> int:

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lgkd.data.catalogue import CATALOGUE, DataSetInfo, published
+from lgkd.data.catalogue import CATALOGUE, DataSetInfo, bundled, published
 from lgkd.data.dataset import DataSet, Images
 from lgkd.data.decode import DEFAULT_SIDE, survey
 from lgkd.data.greys import Scale
 from lgkd.data.image_folder import read_classes
 from lgkd.data.load import both_splits, find_tree, load_dataset
-from lgkd.data.locations import absent, files_here, known_or_folder, tree_folder
+from lgkd.data.locations import absent, files_here, tree_folder
 from lgkd.data.sources.download import is_offline
 from lgkd.data.subsets import hold_out, subset
 
@@ -63,15 +63,15 @@ def outline(source: str | Path | DataSet, *, data_dir: str | Path | None, offlin
         MissingError: it is not here, and would not be downloaded.
         DataError: its folder is no data set.
     """
-    if source == "digits":
-        source = load_dataset("digits")
+    info = CATALOGUE.get(source) if isinstance(source, str) else None
+    if info is not None and bundled(info):
+        source = load_dataset(info.name)
     if isinstance(source, DataSet):
         side = (int(source.train.pixels.shape[2]), int(source.train.pixels.shape[3]))
         return Outline(
             source.name, source.classes, True, source.train.labels, len(source.test), side, "in memory",
             fingerprint=source.fingerprint, largest_class=source.test.largest_class,
         )  # fmt: skip
-    info = CATALOGUE.get(source) if known_or_folder(source) is None else None  # type: ignore[arg-type]
     if info is not None and tree_folder(info, data_dir) is None and published(info):
         return _published(info, data_dir, offline=offline)
     name, tree = find_tree(source, data_dir=data_dir)

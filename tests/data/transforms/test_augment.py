@@ -376,7 +376,7 @@ def test_other_nonsense_is_refused():
         make(pixels.float(), sizes, index, 0)
     with pytest.raises(InputError, match=r"index has shape \(1,\)"):
         make(pixels, sizes, index[:1], 0)
-    with pytest.raises(InputError, match="said to be 33 x 32"):
+    with pytest.raises(InputError, match="has the size 33 x 32; expected at least 1 x 1"):
         make(pixels, sizes + torch.tensor([1, 0]), index, 0)
     assert make(pixels[:0], sizes[:0], index[:0], 0).shape == (0, 3, 32, 32)
 
