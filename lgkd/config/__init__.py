@@ -1,4 +1,4 @@
-"""Recipes: settings of a training, independent of student, teacher and data set. No torch in this package."""
+"""Define recipes: training settings, independent of student, teacher and data set. Imports no torch."""
 
 from lgkd.config.base import Section
 from lgkd.config.overrides import Explained, apply_overrides, explain

@@ -1,4 +1,4 @@
-"""Base classes of a recipe's sections, and the type of its numbers."""
+"""Define base classes of recipe sections, and the type of their numbers."""
 
 import re
 from dataclasses import FrozenInstanceError, field, make_dataclass
@@ -11,18 +11,18 @@ from pydantic_core import PydanticCustomError
 from lgkd.config.problems import dotted, place_and_value, sentence
 from lgkd.errors import InputError
 
-# How a whole number and any other number may be spelt: in decimals, so no 010, 0x1f, 1_000 or 1:30.
+# Allowed spellings of integers and other numbers: decimal only, so no 010, 0x1f, 1_000 or 1:30.
 WHOLE_TEXT = r"[-+]?(?:0|[1-9][0-9]*)"
 FLOAT_TEXT = r"[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)"
 
 
 def wrong(message: str, *, at: str = "", value: Any = None) -> PydanticCustomError:
-    """A mistake in a recipe, told as the end of the sentence "KEY: ...".
+    """Create the error of an invalid recipe value; the message completes "KEY: ...".
 
     Args:
         message: what was expected and what to do.
-        at: the key below the checked one, when the mistake lies deeper.
-        value: what was found at `at`.
+        at: the nested key, if the error is below the checked one.
+        value: the value found at `at`.
     """
     return PydanticCustomError("wrong", "{message}", {"message": message, "at": at, "value": value})
 
@@ -34,7 +34,7 @@ def _number(value: Any) -> Any:
 
 
 def as_tuple(value: Any) -> Any:
-    """A list as a tuple: frozen all the way down, for a list inside a frozen recipe could still be changed."""
+    """Convert a list to a tuple, since a list inside a frozen recipe could still be changed."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -42,7 +42,7 @@ Number = Annotated[float, BeforeValidator(_number)]
 
 
 class Section(BaseModel):
-    """A part of a recipe: refuses unknown keys, cannot be changed once made."""
+    """Validate a section of a recipe: unknown keys are refused, instances are immutable."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -56,7 +56,7 @@ class Section(BaseModel):
 
 @dataclass_transform(field_specifiers=(Field,))
 class Settings(Section):
-    """A section that Python code makes as well: the one declaration of its defaults and bounds.
+    """Declare a section's defaults and bounds once, for recipes and for Python code.
 
     In Python it is a frozen dataclass: fields by position or by name, `dataclasses.replace`, `fields` and `asdict`,
     equality, hash and repr by value.
@@ -90,7 +90,7 @@ class Settings(Section):
                 where = dotted(place_and_value(found)[0])
                 raise InputError(f"{type(self).__name__}: {where} {sentence(found)}") from None
 
-        # Pydantic validates a section inside a recipe by itself, so that its mistakes are told with their lines.
+        # Pydantic validates a section inside a recipe by itself, so that its errors are reported with their lines.
         __init__.__pydantic_base_init__ = True
 
         def __setattr__(self, name: str, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Defaults and bounds of single keys of a recipe, for Python code that takes them as plain arguments."""
+"""Look up defaults and bounds of single recipe keys, for Python code that takes them as plain arguments."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,20 +13,20 @@ from lgkd.errors import InputError
 
 
 def default_of(section: type[Section], key: str) -> Any:
-    """The value of a key that a recipe leaves out."""
+    """Return the default value of a key."""
     return section.model_fields[key].get_default(call_default_factory=True)
 
 
 def check_values(section: type[Section], of: str, values: Mapping[str, Any]) -> None:
-    """Refuse what the section would refuse.
+    """Refuse values that the section would refuse.
 
     Args:
         section: of a recipe.
-        of: what the values belong to, as the beginning of a message.
-        values: of some of its keys, or of all.
+        of: owner of the values, as the beginning of a message.
+        values: values of some or all of its keys.
 
     Raises:
-        InputError: names the first value that a recipe could not have.
+        InputError: a value is invalid in a recipe; the message names the first.
     """
     given = dict(values)
     try:

@@ -1,4 +1,4 @@
-"""The schema as a tree one can walk by key, shared by messages, overrides and listings."""
+"""Walk the schema as a tree by key, for messages, overrides and listings."""
 
 from collections.abc import Iterable
 from types import NoneType, UnionType
@@ -13,7 +13,7 @@ from lgkd.config.schema import Recipe
 
 
 def variants(annotation: Any) -> list[Any]:
-    """The alternatives of an annotation, without None and without what `Annotated` adds."""
+    """Return the alternatives of an annotation, without None and without `Annotated` metadata."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return variants(get_args(annotation)[0])
@@ -23,14 +23,14 @@ def variants(annotation: Any) -> list[Any]:
 
 
 def sections_of(annotation: Any) -> list[type[Section]]:
-    """The sections that an annotation stands for; more than one where a key `kind` chooses."""
+    """Return the sections of an annotation; more than one if a key `kind` selects."""
     return [v for v in variants(annotation) if isinstance(v, type) and issubclass(v, Section)]
 
 
 def fields_of(annotation: Any, values: Any = None) -> dict[str, FieldInfo]:
-    """The keys of the section an annotation stands for; empty where it is not a section.
+    """Return the keys of an annotation's section; empty if it is not a section.
 
-    Where several kinds of section may stand, `values` tells by its `kind` which one is meant.
+    If several kinds of section are allowed, the `kind` in `values` selects one.
     """
     sections = sections_of(annotation)
     kind = values.get("kind") if isinstance(values, dict) else None
@@ -44,7 +44,7 @@ def _kind(section: type[Section]) -> Any:
 
 
 def list_entry(annotation: Any) -> Any | None:
-    """The annotation of a list's entries; None where it is not a list of any length."""
+    """Return the annotation of a list's entries; None if it is not a list of any length."""
     for variant in variants(annotation):
         arguments = get_args(variant)
         if get_origin(variant) is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
@@ -53,17 +53,17 @@ def list_entry(annotation: Any) -> Any | None:
 
 
 def is_pair(annotation: Any) -> bool:
-    """Whether an annotation stands for two numbers in brackets."""
+    """Return True if an annotation is a pair of numbers in brackets."""
     return any(get_origin(v) is tuple and get_args(v)[1] is not Ellipsis for v in variants(annotation))
 
 
 def is_free(annotation: Any) -> bool:
-    """Whether an annotation stands for a section whose keys the schema does not know."""
+    """Return True if an annotation is a section with keys unknown to the schema."""
     return any(get_origin(variant) is dict for variant in variants(annotation))
 
 
 def nearest_key(key: str, known: Iterable[str]) -> str:
-    """Half a sentence for an unknown key: the closest in its section, else its namesake elsewhere."""
+    """Suggest a replacement of an unknown key: the closest in its section, else a key of that name elsewhere."""
     hint = did_you_mean(key[:100], known)
     places = places_of(key)
     if places and not hint.startswith("did you mean"):
@@ -72,7 +72,7 @@ def nearest_key(key: str, known: Iterable[str]) -> str:
 
 
 def known_keys(path: Path, values: Any) -> list[str]:
-    """The keys that may stand in the section at `path` of a recipe read as `values`."""
+    """Return the keys allowed in the section at `path` of a recipe read as `values`."""
     annotation: Any = Recipe
     for part in path:
         if isinstance(part, int):
@@ -86,7 +86,7 @@ def known_keys(path: Path, values: Any) -> list[str]:
 
 
 def places_of(key: str) -> list[str]:
-    """Dotted names of every section key called `key`, for those who put it in the wrong section."""
+    """Return the dotted names of every section key named `key`, to suggest the right section."""
     found: list[str] = []
 
     def walk(annotation: Any, prefix: str) -> None:
@@ -100,7 +100,7 @@ def places_of(key: str) -> list[str]:
 
 
 def type_text(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> str:
-    """What may be written for a key, in words: `number >= 0, <= 1 or null`."""
+    """Describe the allowed values of a key: `number >= 0, <= 1 or null`."""
     arguments = get_args(annotation)
     if get_origin(annotation) in (Union, UnionType):
         return " or ".join(

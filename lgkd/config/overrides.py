@@ -1,4 +1,4 @@
-"""Changing single values of a recipe by name, as `--set` does, and listing what can be changed."""
+"""Override single values of a recipe by name, as `--set` does, and list the keys."""
 
 import re
 from copy import deepcopy
@@ -17,7 +17,7 @@ from lgkd.errors import RecipeError
 
 
 class _MistakeError(Exception):
-    """Carries one mistake out of the walk along a path."""
+    """Raised when an error is found while walking along a path."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.message)
@@ -25,12 +25,12 @@ class _MistakeError(Exception):
 
 
 class Explained(NamedTuple):
-    """One key of a recipe, in words."""
+    """Describe a key of a recipe."""
 
     path: str
-    """Dotted, as `--set` takes it."""
+    """Dotted name, as in `--set`."""
     type: str
-    """What may be written there."""
+    """Allowed values."""
     default: str
     """Its value in a recipe; for the schema its default, or "required"."""
     description: str
@@ -38,16 +38,16 @@ class Explained(NamedTuple):
 
 
 def apply_overrides(recipe: Recipe, assignments: list[str]) -> Recipe:
-    """A new recipe with single values replaced; `recipe` stays as it is.
+    """Return a copy of a recipe with single values replaced.
 
     Args:
-        recipe: where to start from.
+        recipe: the recipe to change.
         assignments: `PATH=VALUE` each: `optimizer.lr=3e-4`, `guide.terms.0.weight=1`, `ema=null`. The
-            value is read as in a recipe file. A key below a section that is null makes the section;
-            the number one past the end of a list makes an entry. Of two for one path the later holds.
+            value is read as in a recipe file. A key below a section that is null creates the section;
+            the index one past the end of a list creates an entry. The last assignment of a path wins.
 
     Raises:
-        RecipeError: every mistake, each with its path and value.
+        RecipeError: lists all errors, each with its path and value.
     """
     values = recipe.model_dump(mode="json")
     problems: list[Problem] = []
@@ -58,7 +58,7 @@ def apply_overrides(recipe: Recipe, assignments: list[str]) -> Recipe:
             message = f"{safe_text(assignment)!r} has no {lacking}; write NAME=VALUE, like optimizer.lr=3e-4"
             problems.append(Problem(message))
             continue
-        changed = deepcopy(values)  # so that a mistake halfway leaves no empty sections behind
+        changed = deepcopy(values)  # so that an error halfway leaves no empty sections behind
         try:
             _set(changed, name.strip().split("."), text)
             values = changed
@@ -74,9 +74,9 @@ def apply_overrides(recipe: Recipe, assignments: list[str]) -> Recipe:
 
 
 def explain(recipe: Recipe | type[Recipe] = Recipe) -> list[Explained]:
-    """Every key in the order of the schema: of the schema itself, or with one recipe's values.
+    """List every key in the order of the schema: of the schema itself, or with a recipe's values.
 
-    Where several kinds of section may stand, the schema's rows are those of each kind in turn.
+    If several kinds of section are allowed, the schema's rows are those of each kind in turn.
     """
     values = None if isinstance(recipe, type) else recipe.model_dump(mode="json")
     return list(_explained(Recipe, values, "", whole=values is None))
@@ -113,7 +113,7 @@ def _spelt(value: Any) -> str:
 
 
 def _set(values: dict[str, Any], parts: list[str], text: str) -> None:
-    """Put the value of `text` at a path, making the sections on the way that are null."""
+    """Set the value of `text` at a path, creating sections on the path that are null."""
     got = safe_text(text.strip())
     path: Path = ()
     here: Any = values
@@ -138,7 +138,7 @@ def _set(values: dict[str, Any], parts: list[str], text: str) -> None:
 
 
 def _enter(annotation: Any, here: Any, part: str, path: Path, got: str) -> tuple[str | int, Any]:
-    """The key or index that `part` names in a section or list, and what may stand there."""
+    """Return the key or index that `part` names in a section or list, and its annotation."""
     entry = list_entry(annotation)
     if entry is not None or is_pair(annotation):
         limit = len(here) if entry is not None else 1

@@ -1,4 +1,4 @@
-"""RandAugment's notation, read once for recipes and for Python."""
+"""Parse RandAugment's notation, for recipes and for Python."""
 
 import math
 import re
@@ -10,7 +10,7 @@ _WHOLE = {"m": (0, 100), "n": (0, 15), "mmax": (1, 100), "inc": (0, 1)}
 
 
 def read_policy(text: str) -> dict[str, float]:
-    """The parts of a policy in timm's notation, such as "rand-m9-mstd0.5-inc1", by their names.
+    """Parse a policy in timm's notation, such as "rand-m9-mstd0.5-inc1", into its parts by name.
 
     Raises:
         ValueError: the text does not follow the notation; the message names the part.

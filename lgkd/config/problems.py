@@ -1,4 +1,4 @@
-"""Describe mistakes in settings: places, values and the sentences of messages."""
+"""Describe errors in settings: locations, values and the sentences of messages."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 from lgkd._internal.text import safe_text
 
 Path = tuple[str | int, ...]
-"""Where something is in a recipe: keys and list indexes from the top."""
+"""Location in a recipe: keys and list indexes from the top."""
 
 _SENTENCES = {
     "bool_type": "must be true or false",
@@ -33,7 +33,7 @@ _SENTENCES = {
 
 
 class Problem(NamedTuple):
-    """One mistake: where, and the end of the sentence that begins with its place."""
+    """Describe an error: its location, and the end of the sentence that begins with it."""
 
     message: str
     path: Path = ()
@@ -41,7 +41,7 @@ class Problem(NamedTuple):
 
 
 def dotted(path: Path) -> str:
-    """`("guide", "terms", 0)` as `guide.terms.0`, shortened and safe to print."""
+    """Format `("guide", "terms", 0)` as `guide.terms.0`, shortened and safe to print."""
     return ".".join(safe_text(str(part)) for part in path)
 
 
@@ -64,7 +64,7 @@ def plain(number: float) -> str:
 
 
 def place_and_value(found: ErrorDetails) -> tuple[Path, Any]:
-    """Return the location and the value of a validation error, of the key below the checked one where it says so."""
+    """Return the location and the value of a validation error, of a nested key if the error names one."""
     context: Mapping[str, Any] = found.get("ctx", {})
     if not context.get("at"):
         return found["loc"], found["input"]
@@ -80,5 +80,5 @@ def sentence(found: ErrorDetails) -> str:
     template = _SENTENCES.get(kind)
     bounds = {key: plain(bound) for key, bound in context.items() if key in ("gt", "ge", "lt", "le")}
     message = template.format(**{**context, **bounds}) if template else found["msg"]
-    # A whole section would drown the sentence.
+    # A whole section is too long for a sentence.
     return message if isinstance(value, dict | BaseModel) else f"{message} (got {shown(value)})"

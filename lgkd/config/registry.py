@@ -1,4 +1,4 @@
-"""Terms of the user's own: losses that a recipe can name once the module that holds them was imported.
+"""Register custom terms: losses that a recipe can name once their module was imported.
 
 A recipe only names what is registered; it imports nothing. Modules are imported by Python or by `--use`.
 """
@@ -19,16 +19,16 @@ _REGISTERED: dict[str, type] = {}
 
 
 def register_term(name: str) -> Callable[[Loss], Loss]:
-    """Make a loss known to recipes, as `{kind: own, loss: NAME, options: {...}}`; decorates its class.
+    """Register a loss for recipes, as `{kind: own, loss: NAME, options: {...}}`; a class decorator.
 
     The class is a module of one of the families of `lgkd.losses`, which its attribute `reads` names. Its options
     are the arguments of its constructor that have a name.
 
     Args:
-        name: what recipes call it: 1 to 40 letters, digits, '_' or '-'.
+        name: its name in recipes: 1 to 40 letters, digits, '_' or '-'.
 
     Raises:
-        InputError: the name is no such word, or another loss has it; or what is decorated is no class that `reads`.
+        InputError: the name is invalid or taken by another loss, or the object is not a class with `reads`.
     """
 
     def register(loss: Loss) -> Loss:
@@ -36,15 +36,15 @@ def register_term(name: str) -> Callable[[Loss], Loss]:
             raise InputError(f"a term cannot be registered as {name!r}; expected 1 to 40 letters, digits, '_' or '-'")
         if not isinstance(loss, type) or not hasattr(loss, "reads"):
             raise InputError(
-                f"{getattr(loss, '__name__', loss)!s} was to be registered as {name!r}, expected a class with the "
-                "attribute reads, which is 'maps', 'logits', 'distillation' or 'embeddings'"
+                f"{getattr(loss, '__name__', loss)!s} cannot be registered as {name!r}; expected a class with the "
+                "attribute reads: 'maps', 'logits', 'distillation' or 'embeddings'"
             )
         other = _REGISTERED.get(name)
-        # A module that is imported anew, as notebooks do, brings its own loss again.
+        # A module that is reimported, as in notebooks, registers its own loss again.
         if other is not None and (other.__module__, other.__qualname__) != (loss.__module__, loss.__qualname__):
             raise InputError(
-                f"{loss.__qualname__} was to be registered as {name!r}, which {other.__module__}.{other.__qualname__} "
-                "is; choose another name"
+                f"{loss.__qualname__} cannot be registered as {name!r}, the name of "
+                f"{other.__module__}.{other.__qualname__}; choose another name"
             )
         _REGISTERED[name] = loss
         return loss
@@ -53,10 +53,10 @@ def register_term(name: str) -> Callable[[Loss], Loss]:
 
 
 def registered_term(name: str) -> type:
-    """The loss that is registered under a name.
+    """Return the loss that is registered under a name.
 
     Raises:
-        InputError: there is none; says how one comes to be.
+        InputError: no loss has this name; the message says how to register one.
     """
     if name not in _REGISTERED:
         hint = did_you_mean(name, _REGISTERED) if _REGISTERED else "nothing is registered"
@@ -68,9 +68,9 @@ def registered_term(name: str) -> type:
 
 
 def option_problem(loss: type, options: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The first option that the constructor does not take or lacks: its name, and half a sentence; None: there is none.
+    """Return the first unknown or missing option of a constructor with half a sentence; None if there are none.
 
-    An option that is lacking has the name "".
+    A missing option has the name "".
     """
     taken = inspect.signature(loss).parameters.values()
     named = {one.name: one for one in taken if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
@@ -84,10 +84,10 @@ def option_problem(loss: type, options: Mapping[str, Any]) -> tuple[str, str] | 
 
 
 def import_terms(modules: Sequence[str] | None) -> None:
-    """Import modules that register terms, before a recipe is read; the working folder is searched as python does.
+    """Import modules that register terms, before a recipe is read; also searches the working folder, like python.
 
     Raises:
-        InputError: one cannot be imported; says why.
+        InputError: a module cannot be imported; the message says why.
     """
     here = str(Path.cwd())
     for module in modules or ():

@@ -1,8 +1,8 @@
-"""What a recipe can say: how to train, nothing of who is trained on what.
+"""Declare the keys of a recipe: training settings, without student, teacher or data set.
 
 Every key has bounds and one sentence with its meaning and unit; `lgkd recipes NAME` shows them.
 Unknown keys are refused. Whole numbers, text and true/false are taken strictly; a number may also
-come as text ("1e-3"), because many YAML readers hand it over so.
+come as text ("1e-3"), because many YAML readers return it that way.
 """
 
 import math
@@ -58,7 +58,7 @@ Interpolation = Literal["bicubic", "bilinear"]
 
 
 class View(Settings):
-    """How training images are drawn."""
+    """Configure the augmentation of training images."""
 
     image_size: int | None = Field(default=None, ge=8, le=4096)
     """Side of the square images the model sees, in pixels; null: the model's own default."""
@@ -79,7 +79,7 @@ class View(Settings):
     padding: Number = Field(default=0.125, ge=0, le=1)
     """Padding on each side before a pad crop, as a share of the image size."""
     interpolation: Interpolation = "bicubic"
-    """How training images are resized; those of a test, too, unless `evaluation.interpolation` says otherwise."""
+    """Interpolation of training images, and of test images unless `evaluation.interpolation` is set."""
     flip: Number = Field(default=0.5, ge=0, le=1)
     """Probability of a left-right flip; 0 where left and right mean something (digits, text)."""
     rand_augment: Annotated[str, AfterValidator(_policy)] | None = None
@@ -89,24 +89,24 @@ class View(Settings):
     erase: Number = Field(default=0.0, ge=0, le=1)
     """Probability that a random rectangle is replaced by noise."""
     repeats: int = Field(default=1, ge=1, le=100)
-    """How often an image comes in its batch, drawn anew each time; an epoch keeps its number of steps."""
+    """Copies of an image in its batch, each augmented anew; an epoch keeps its number of steps."""
     normalize: Literal["imagenet", "dataset"] = "imagenet"
     """Channel mean and spread taken from ImageNet, or measured on the training split."""
     fixed: int | None = Field(default=None, ge=1, le=100_000)
-    """Views of each image, which come again in turn, one an epoch; null: every epoch draws new ones."""
+    """Number of fixed views of each image, shown in turn, one per epoch; null: new views in every epoch."""
     alternate_flip: bool = False
-    """Draw the flip in the first epoch only, and change it from epoch to epoch, so that both sides come in turn."""
+    """Draw the flip in the first epoch only, and alternate it from epoch to epoch."""
 
 
 class Evaluation(Section):
-    """How images of a test are prepared: resized to `view.image_size` and normalised, no more."""
+    """Configure the preprocessing of test images: resized to `view.image_size` and normalised only."""
 
     interpolation: Interpolation | None = None
-    """How images are resized where they are scored, predicted or exported for; null: as in training."""
+    """Interpolation in evaluation, prediction and export; null: as in training."""
 
 
 class Mix(Settings):
-    """Mixing pairs of images and their labels within a batch."""
+    """Configure mixing of pairs of images and their labels within a batch."""
 
     mixup: Number = Field(default=0.0, ge=0, le=100)
     """Alpha of mixup's Beta distribution; 0: no mixup."""
@@ -115,11 +115,11 @@ class Mix(Settings):
     probability: Number = Field(default=1.0, ge=0, le=1)
     """Probability that an image is mixed at all."""
     switch: Number = Field(default=0.5, ge=0, le=1)
-    """Probability of cutmix rather than mixup where both are on."""
+    """Probability of cutmix rather than mixup if both are on."""
 
 
 class Optimizer(Settings):
-    """The optimiser and its settings."""
+    """Configure the optimiser."""
 
     name: Literal["adamw", "sgd", "muon", "lion", "nadamw"]
     """adamw; sgd with momentum; muon for the matrices inside the model, with nadamw for the rest; lion; nadamw."""
@@ -150,7 +150,7 @@ class Optimizer(Settings):
 
 
 class Schedule(Settings):
-    """How long, and how the learning rate moves: linear warm-up, then half a cosine."""
+    """Configure the training length and the learning rate: linear warm-up, then half a cosine."""
 
     epochs: int | None = Field(default=None, ge=1, le=1_000_000)
     """Passes over the training images; null where `steps` is given."""
@@ -161,7 +161,7 @@ class Schedule(Settings):
     min_lr: Number = Field(default=0.0, ge=0, le=100)
     """Learning rate at the end of the cosine."""
     stepped: Literal["epoch", "step"] = "epoch"
-    """Whether the rate moves once an epoch or at every optimiser step."""
+    """Update interval of the learning rate: every epoch or every optimiser step."""
     steps: int | None = Field(default=None, ge=1, le=1_000_000_000)
     """Optimiser steps of the training, instead of `epochs`; its last epoch may be a part of one."""
 
@@ -190,9 +190,9 @@ class Schedule(Settings):
         return self.count(steps_per_epoch) / steps_per_epoch if self.epochs is None else self.epochs
 
     def rate(self, lr: float, step: int, steps_per_epoch: int) -> float:
-        """Return the learning rate of a step counted from 0, by its peak: a function of nothing else, without state.
+        """Return the learning rate of a step, counted from 0, by its peak `lr`; a stateless function.
 
-        The cosine's clock runs from the first epoch on, so the warm-up replaces its beginning (as in timm).
+        The cosine starts at the first epoch, so the warm-up replaces its beginning (as in timm).
         """
         epoch = step // steps_per_epoch if self.stepped == "epoch" else step / steps_per_epoch
         if epoch < self.warmup_epochs:
@@ -202,32 +202,32 @@ class Schedule(Settings):
 
 
 class Ema(Settings):
-    """A running mean of the student's weights, used for evaluation and export."""
+    """Configure the running mean of the student's weights, used for evaluation and export."""
 
     decay: Number = Field(default=0.9999, ge=0, lt=1)
     """Share of the mean that is kept at every step."""
     warmup: bool = True
-    """Begin with a smaller decay, so that the first steps do not linger in the mean."""
+    """Start with a smaller decay, so that the first weights do not persist in the mean."""
 
 
 class Lookahead(Settings):
-    """Slow weights that follow the student's and replace them every few steps; averaged ever longer to the end."""
+    """Configure lookahead: slow weights that follow the student's and replace them every few steps."""
 
     every: int = Field(default=5, ge=1, le=10_000)
     """Optimiser steps between two updates."""
     decay: Number = Field(default=0.95, ge=0, lt=1)
-    """Share of the slow weights that is kept per step at the end of the training; before, less."""
+    """Share of the slow weights kept per step at the end of the training; less before, to average ever longer."""
 
 
 class Guidance(Section):
-    """What the teacher does while the student trains."""
+    """Configure the guidance of the student by the teacher."""
 
     teacher_bn: Literal["running", "batch"] = "running"
     """BatchNorm in the frozen teacher: its running statistics, or those of each batch."""
     view: Literal["resized", "antialias", "original"] = "resized"
     """The teacher sees the student's image resized (bilinear, as in the paper), so with antialias, or drawn anew."""
     classification_weight: Number = Field(default=1.0, ge=0, le=1_000_000)
-    """Multiplies the classification loss beside the terms."""
+    """Weight of the classification loss."""
     terms: Annotated[tuple[Term, ...], BeforeValidator(as_tuple), Field(min_length=1, max_length=100)]
     """The guiding losses; their weighted sum is added to the classification loss."""
 
@@ -245,14 +245,14 @@ class Guidance(Section):
 
 
 class Top1(Section):
-    """Accuracy over repeated runs, as shares of 1."""
+    """Hold the accuracy over repeated runs, as fractions of 1."""
 
     mean: Number = Field(ge=0, le=1)
     """Mean top-1 accuracy over the seeds, 0 to 1."""
     sd: Number | None = Field(ge=0, le=1)
     """Standard deviation over the seeds (n-1); null with a single seed."""
     seeds: int = Field(ge=1, le=100_000)
-    """How many seeds were run."""
+    """Number of seeds."""
 
     @field_validator("seeds")
     @classmethod
@@ -263,7 +263,7 @@ class Top1(Section):
 
 
 class Expectation(Section):
-    """What one run of this recipe gave. Only from a run that was made, never from a paper."""
+    """Record the result of a run of this recipe; only measured runs, never values of a paper."""
 
     student: Line | None = None
     """Student that was trained; null when the recipe trains a teacher."""
@@ -282,20 +282,20 @@ class Expectation(Section):
 
 
 class Recipe(Section):
-    """How to train. Student, teacher and data set are chosen elsewhere, independently."""
+    """Configure a training; student, teacher and data set are chosen independently."""
 
     about: Line
-    """What this recipe is for, in one sentence."""
+    """Purpose of this recipe, in one sentence."""
     source: Line | None = None
-    """Where it comes from."""
+    """Source of the recipe."""
     expect: Annotated[tuple[Expectation, ...], BeforeValidator(as_tuple), Field(max_length=1000)] | None = None
-    """What it gave when it was run; null: not measured."""
+    """Results of its runs; null: not measured."""
     trains: Literal["teacher", "student"]
-    """Which of the two this recipe is for."""
+    """Model that this recipe trains."""
     view: View = View()
-    """How training images are drawn."""
+    """Augmentation of training images."""
     evaluation: Evaluation = Evaluation()
-    """How images of a test are prepared."""
+    """Preprocessing of test images."""
     mix: Mix = Mix()
     """Mixup and cutmix."""
     label_smoothing: Number = Field(default=0.0, ge=0, lt=1)
@@ -305,11 +305,11 @@ class Recipe(Section):
     optimizer: Optimizer
     """The optimiser and its settings."""
     schedule: Schedule
-    """How long, and how the learning rate moves."""
+    """Training length and learning rate."""
     batch_size: int = Field(ge=1, le=1_000_000)
     """Images of one optimiser step, over all devices and micro-batches."""
     accumulate: int = Field(default=1, ge=1, le=100_000)
-    """Micro-batches a step; the batch size is divided by it."""
+    """Micro-batches per step; the batch size is divided by it."""
     drop_last: bool = True
     """Leave out the last, incomplete batch of an epoch."""
     clip_norm: Number | None = Field(default=None, gt=0, le=1_000_000)
@@ -323,11 +323,11 @@ class Recipe(Section):
     evaluate_every: int = Field(default=1, ge=1, le=1_000_000)
     """Epochs between two evaluations; the last epoch is always evaluated."""
     guide: Guidance | None = None
-    """What the teacher does while the student trains; null: no teacher."""
+    """Guidance by a teacher; null: no teacher."""
 
     @property
     def test_interpolation(self) -> Interpolation:
-        """How images of a test are resized: by `evaluation.interpolation`, else by `view.interpolation`."""
+        """Return the interpolation of test images: `evaluation.interpolation`, else `view.interpolation`."""
         return self.evaluation.interpolation or self.view.interpolation
 
     @field_validator("schedule")

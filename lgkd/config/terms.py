@@ -1,8 +1,8 @@
-"""The terms of a guide: one section for each kind of loss.
+"""Declare the terms of a guide: one section for each kind of loss.
 
-The sections of lgkd's own losses are made from `loss_table.json`, which `python -m tools.loss_table` writes from the
-constructors in `lgkd/losses/`, so that a recipe is read without torch. A weight's default is the published one where
-there is one; the weight of the classification beside it is in the docstring of the loss where it is not 1.
+The sections of lgkd's own losses are created from `loss_table.json`, which `python -m tools.loss_table` writes from the
+constructors in `lgkd/losses/`, so that recipes can be read without torch. A weight's default is the published one if
+there is one; the corresponding weight of the classification is in the docstring of the loss if it is not 1.
 """
 
 import json
@@ -41,34 +41,34 @@ def _term_name(text: str) -> str:
 
 
 class TermSection(Section):
-    """The keys of every term."""
+    """Declare the keys common to all terms."""
 
     kind: str
-    """Which loss this term is."""
+    """Kind of the loss."""
     name: Annotated[str, AfterValidator(_term_name)] | None = None
-    """The term's name in logs; null: its kind."""
+    """Name of the term in logs; null: its kind."""
     weight: Factor = 1.0
     """Multiplies the loss."""
     schedule: TermSchedule | None = None
-    """How the weight moves in the course of the training; null: it does not."""
+    """Schedule of the weight during training; null: constant."""
     for_teacher: int | None = Field(default=None, ge=1, le=100)
-    """Of several teachers, the one that this term is for, counted from 1 in the order given; null: each of them."""
+    """Number of the teacher that this term is for, counted from 1 in the order given; null: each of them."""
 
     @property
     def title(self) -> str:
-        """Name of the term in logs."""
+        """Return the name of the term in logs."""
         if self.name is None and self.kind == "locality":
             return f"guidance_{self.arguments['transform']}"  # the name of its column in older runs
         return self.name or self.kind
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Arguments of the loss's constructor."""
+        """Return the arguments of the loss's constructor."""
         return {key: getattr(self, key) for key in type(self).model_fields if key not in TermSection.model_fields}
 
 
 class OwnOptions(dict[str, Any]):
-    """Options of a loss of the user's own; like all of a recipe it cannot be changed once made."""
+    """Hold the options of a custom loss; immutable, like the whole recipe."""
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(frozenset(self.items()))
@@ -80,12 +80,12 @@ class OwnOptions(dict[str, Any]):
 
 
 class OwnTerm(TermSection):
-    """A loss of the user's own, which a module of the user's registered with `lgkd.register_term`."""
+    """Declare a custom loss that a user's module registered with `lgkd.register_term`."""
 
     kind: Literal["own"]
-    """Which loss this term is."""
+    """Kind of the loss."""
     loss: Annotated[str, AfterValidator(_own_loss)]
-    """The name it was registered under; --use imports the module that does that."""
+    """Registered name of the loss; --use imports the module that registers it."""
     options: Annotated[
         dict[str, Annotated[Any, AfterValidator(_scalar)]], Field(max_length=100), AfterValidator(OwnOptions)
     ] = OwnOptions()
@@ -115,7 +115,7 @@ _TABLE: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("loss_ta
 
 
 def _only_with(key: str, default: Any, other: str, wanted: Any) -> Any:
-    """Make a validator: the option differs from its default only where another one has a value."""
+    """Create a validator that restricts an option to its default unless another one has a given value."""
 
     def check(value: Any, info: ValidationInfo) -> Any:
         if value != default and info.data.get(other, wanted) != wanted:
@@ -126,7 +126,7 @@ def _only_with(key: str, default: Any, other: str, wanted: Any) -> Any:
 
 
 def _section(kind: str, entry: dict[str, Any]) -> type[TermSection]:
-    """Make the section of a loss from its entry in the table."""
+    """Create the section of a loss from its entry in the table."""
     fields: dict[str, Any] = {
         "kind": (Literal[kind], Field(description=TermSection.model_fields["kind"].description)),
         "weight": (Factor, Field(default=entry["weight"], description=entry["weight_help"])),
@@ -145,19 +145,19 @@ def _section(kind: str, entry: dict[str, Any]) -> type[TermSection]:
         __module__=__name__,
         __doc__=entry["summary"],
         __validators__=rules,
-        __cls_kwargs__={"use_attribute_docstrings": False},  # there is no source to look for them in
+        __cls_kwargs__={"use_attribute_docstrings": False},  # no source to search for them
         **fields,
     )
     return made
 
 
 SECTIONS: dict[str, type[TermSection]] = {kind: _section(kind, entry) for kind, entry in _TABLE.items()}
-"""The sections of lgkd's own losses, by the kind of term."""
+"""Sections of lgkd's own losses, by the kind of term."""
 # A pickled recipe finds its sections here.
 globals().update({section.__name__: section for section in SECTIONS.values()})
 
 if TYPE_CHECKING:
     Term: TypeAlias = TermSection
-    """One term of a guide; its `kind` says which."""
+    """Term of a guide, selected by its `kind`."""
 else:
     Term = Annotated[Union[(*SECTIONS.values(), OwnTerm)], Field(discriminator="kind")]

@@ -1,4 +1,4 @@
-"""The trackers that a training can report to: what is known of each without importing it. No torch."""
+"""Describe the supported experiment trackers without importing them. Imports no torch."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ from lgkd._internal.text import did_you_mean
 from lgkd.errors import InputError, MissingError
 
 TRACKED = "tracked.json"
-"""In a run's folder: how far each tracker has been told, so that nothing is told twice."""
+"""File in a run's folder with the progress logged to each tracker, so that nothing is logged twice."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """A tracker of Accelerate.
+    """Describe a tracker of Accelerate.
 
     Attributes:
         begin: from the run's folder and a fresh identity to the arguments of Accelerate's class; "project" is the
             first one, where it is not lgkd.
-        again: those put over them where an earlier part of the run is gone on with, from the identity kept then.
-        identity: where the identity is found on what the tracker has made; "" keeps the fresh one.
-        inside: whether it writes into the run's folder and nowhere else, so that resuming may take it up unasked.
-        advice: what helps most often when it fails.
-        install: the package, where it is not called like the tracker; the module always is.
+        again: arguments that replace them when a run is resumed, from the identity stored before.
+        identity: attribute path of the identity on the created tracker; "" keeps the fresh one.
+        inside: True if it writes into the run's folder only, so that resuming may enable it without being asked.
+        advice: the most common remedy when it fails.
+        install: name of the package, if it differs from the tracker's; the module always has the tracker's name.
     """
 
     begin: Callable[[Path, str], dict[str, Any]]
@@ -35,7 +35,7 @@ class Known:
     install: str = ""
 
 
-# The keywords are those of each tracker's own `init`, `start` or `Run`; docs/trackers.md says which were tried.
+# The keywords are those of each tracker's own `init`, `start` or `Run`; docs/trackers.md lists the tested ones.
 KNOWN: dict[str, Known] = {
     "tensorboard": Known(
         lambda folder, _: {"project": "tensorboard", "logging_dir": str(folder)},
@@ -69,7 +69,7 @@ KNOWN: dict[str, Known] = {
         inside=True,
     ),
     "clearml": Known(
-        # Otherwise it would put itself between the training and torch, and read the command line.
+        # Otherwise it would patch torch, and read the command line.
         lambda folder, _: {
             "task_name": folder.name, "auto_connect_frameworks": False, "auto_connect_arg_parser": False
         },
@@ -78,7 +78,7 @@ KNOWN: dict[str, Known] = {
         advice="run `clearml-init` once",
     ),
     "dvclive": Known(
-        # Its commits and its dvc.yaml would go into the user's repository.
+        # Its commits and its dvc.yaml would be written into the user's repository.
         lambda folder, _: {"dir": str(folder / "dvclive"), "save_dvc_exp": False, "dvcyaml": None},
         lambda _: {"resume": True},
         inside=True,
@@ -93,25 +93,25 @@ KNOWN: dict[str, Known] = {
 }  # fmt: skip
 
 INSIDE = frozenset(name for name, known in KNOWN.items() if known.inside)
-"""Trackers that write into the run's folder alone."""
+"""Trackers that write into the run's folder only."""
 
 
 def name_of(tracker: Any) -> str:
-    """What a tracker is called; one of the user's own says so itself."""
+    """Return the name of a tracker; a custom one has an attribute `name`."""
     return tracker if isinstance(tracker, str) else str(tracker.name)
 
 
 def is_here(name: str) -> bool:
-    """Whether a tracker's package can be imported."""
+    """Return True if a tracker's package can be imported."""
     return find_spec(name) is not None
 
 
 def check_trackers(trackers: Iterable[Any]) -> None:
-    """Names must be known and their packages here; objects must be trackers.
+    """Check trackers: names must be known and their packages installed; objects must be trackers.
 
     Raises:
-        InputError: an unknown name, one that comes twice, or an object that is no tracker.
-        MissingError: its package is not installed; holds the command that installs it.
+        InputError: an unknown name, a duplicate, or an object that is not a tracker.
+        MissingError: its package is not installed; the message contains the command that installs it.
     """
     if isinstance(trackers, str):
         raise InputError(f"track is {trackers!r}, expected a list of trackers, such as [{trackers!r}]")

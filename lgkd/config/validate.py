@@ -1,4 +1,4 @@
-"""From text to a checked recipe and back, with every mistake told at once and by its line."""
+"""Convert text to a validated recipe and back; report all errors at once with their lines."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path as File
@@ -18,14 +18,14 @@ _SHOWN_PROBLEMS = 50
 
 
 def load_recipe(name_or_path: str | File) -> Recipe:
-    """The recipe that comes with lgkd under a name, or that of a file.
+    """Load a recipe shipped with lgkd by name, or from a file.
 
     Args:
         name_or_path: a name from `lgkd._internal.paths.recipe_names()`, or a path. Text that ends in .yaml or
             .yml is a path; any other text is a name first and a path second.
 
     Raises:
-        RecipeError: no such recipe or file, or mistakes in it (all of them, with lines).
+        RecipeError: no such recipe or file, or errors in it (all of them, with lines).
     """
     if isinstance(name_or_path, str) and not name_or_path.lower().endswith((".yaml", ".yml")):
         names = recipe_names()
@@ -33,20 +33,20 @@ def load_recipe(name_or_path: str | File) -> Recipe:
             return _load(recipes_folder() / f"{name_or_path}.yaml")
         if not name_or_path or not File(name_or_path).is_file():
             hint = did_you_mean(name_or_path[:100], names)
-            close = hint if hint.startswith("did you mean") else "give one of those below, or a .yaml file."
+            close = hint if hint.startswith("did you mean") else "give one of the names below, or a .yaml file."
             raise RecipeError(f"there is no recipe {safe_text(name_or_path)!r}; {close} Recipes: {', '.join(names)}")
     return _load(File(name_or_path))
 
 
 def parse_recipe(text: str, origin: str = "recipe") -> Recipe:
-    """The recipe that a YAML text holds.
+    """Parse a recipe from YAML text.
 
     Args:
         text: the YAML text.
-        origin: what messages call it, usually the file's name.
+        origin: its name in messages, usually the file's.
 
     Raises:
-        RecipeError: every mistake with its line.
+        RecipeError: lists all errors with their lines.
     """
     document = read_yaml(text)
     if document.values is None and not document.problems:
@@ -60,17 +60,17 @@ def parse_recipe(text: str, origin: str = "recipe") -> Recipe:
 
 
 def recipe_from(values: Mapping[str, Any], origin: str = "recipe") -> Recipe:
-    """The recipe that plain values hold; RecipeError with every mistake."""
+    """Create a recipe from plain values; raises a RecipeError that lists all errors."""
     return _checked(Document(dict(values)), origin)
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """A recipe as YAML: complete, every default written out; reads back equal."""
+    """Write a recipe as YAML: complete, with all defaults; reads back equal."""
     return write_yaml(recipe.model_dump(mode="json"))
 
 
 def report(origin: str, problems: list[Problem]) -> str:
-    """The message of a RecipeError: a headline, and a line for every mistake in order of place."""
+    """Format the message of a RecipeError: a headline, and a line for every error in order of location."""
     ordered = sorted(problems, key=lambda problem: (problem.line or 0, dotted(problem.path)))
     lines = [f"{origin}: {len(ordered)} problem{'s' if len(ordered) != 1 else ''}"]
     for problem in ordered[:_SHOWN_PROBLEMS]:
@@ -83,7 +83,7 @@ def report(origin: str, problems: list[Problem]) -> str:
 
 
 def problems_in(error: ValidationError, document: Document) -> Iterator[Problem]:
-    """What pydantic found, in words, with the path and line in the document."""
+    """Convert pydantic's errors to problems with the path and line in the document."""
     for found in error.errors(include_url=False):
         kind: str = found["type"]
         context: dict[str, Any] = found.get("ctx", {})
@@ -140,7 +140,7 @@ def _load(file: File) -> Recipe:
 
 
 def _path(location: tuple[int | str, ...], values: Any) -> Path:
-    """Pydantic's location without the names of union members that it puts after list indexes."""
+    """Return pydantic's location without the names of union members that it adds after list indexes."""
     path: list[int | str] = []
     for position, part in enumerate(location):
         last = position == len(location) - 1

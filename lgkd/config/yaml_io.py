@@ -1,7 +1,7 @@
-"""YAML as recipes use it: plain values only, each with its line.
+"""Read and write YAML as recipes use it: plain values only, each with its line.
 
-PyYAML alone turns `no` into false and `010` into 8, keeps the last of two equal keys without a
-word, and lets a few bytes of aliases grow into gigabytes. Here a file holds what it seems to hold:
+PyYAML alone turns `no` into false and `010` into 8, silently keeps the last of two equal keys,
+and expands a few bytes of aliases to gigabytes. Here values are read as they are written:
 no tags, anchors or aliases, no repeated keys, no value that is not spelt as decimal or as text.
 """
 
@@ -29,14 +29,14 @@ _SPELLINGS = {
 
 @dataclass
 class Document:
-    """What a YAML text says, the line of every key and entry, and what is wrong with it so far."""
+    """Hold the values of a YAML text, the line of every key and entry, and the problems found so far."""
 
     values: Any = None
     lines: dict[Path, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     def line_of(self, path: Path) -> int | None:
-        """The line of a key, or of the closest section around it."""
+        """Return the line of a key, or of the closest section around it."""
         while path and path not in self.lines:
             path = path[:-1]
         return self.lines.get(path)
@@ -65,7 +65,7 @@ class _Reader(yaml.SafeLoader):
 
 
 class _Writer(yaml.SafeDumper):
-    """Quotes whatever either this reader or a common YAML 1.1 reader would not take as text."""
+    """Write YAML; quote strings that this reader or a common YAML 1.1 reader would not read as text."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012  # a copy: PyYAML's own must not change
         first: list(resolvers) for first, resolvers in yaml.SafeDumper.yaml_implicit_resolvers.items()
@@ -91,7 +91,7 @@ def _refused(message: str, at: yaml.Event) -> yaml.MarkedYAMLError:
 
 
 def read_yaml(text: str) -> Document:
-    """Read one YAML document. Mistakes end up in `problems`; nothing is raised."""
+    """Read one YAML document. Errors are collected in `problems`; nothing is raised."""
     document = Document()
     if len(text) > MAX_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         document.problems.append(Problem(f"longer than {MAX_BYTES:,} bytes; this is not a recipe"))
@@ -120,7 +120,7 @@ def read_yaml(text: str) -> Document:
 
 
 def write_yaml(values: Any) -> str:
-    """Plain values as YAML that `read_yaml` reads back exactly."""
+    """Write plain values as YAML that `read_yaml` reads back exactly."""
     text: str = yaml.dump(values, Dumper=_Writer, sort_keys=False, allow_unicode=True, width=110)
     return text
 
@@ -153,7 +153,7 @@ def _mapping(node: yaml.MappingNode, path: Path, document: Document) -> dict[str
         if not isinstance(key_node, yaml.ScalarNode) or not key_node.value:
             document.problems.append(Problem("a key must be a plain word", path, line))
             continue
-        # A key is the text that is written, even where a value of that spelling would be a number.
+        # A key is the written text, even if a value of that spelling would be a number.
         key = key_node.value
         place = (*path, key)
         if key in values:

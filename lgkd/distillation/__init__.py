@@ -1,1 +1,1 @@
-"""Locality guidance: taps, features, terms, guides and tasks."""
+"""Guide a student by a frozen teacher: taps, features, terms, guides and tasks."""

@@ -19,13 +19,13 @@ MapShape = tuple[int, int, int]
 
 
 class Features(NamedTuple):
-    """Hold the features of one model for one batch; those that no term needs are None or empty.
+    """Hold the features of one model for one batch; those that no term reads are None or empty.
 
     Attributes:
         logits: (B,K), the model's output.
         maps: of the tapped layers, (B,C,h,w) each.
         blocks: of every transformer block (or stage), (B,C,h,w) each.
-        embedding: what goes into the classifier, (B,D).
+        embedding: the classifier's input, (B,D).
         classification: logits (B,K) of the class token's head, in a model that has a distillation token.
         distillation: logits (B,K) of the distillation token's head.
     """
@@ -38,7 +38,7 @@ class Features(NamedTuple):
     distillation: Tensor | None
 
     def split(self, pieces: int) -> list["Features"]:
-        """Nearly equal parts of the batch, in order."""
+        """Split the batch into nearly equal parts, in order."""
         return [
             Features(*(_part(field, number, pieces) for field in self))  # type: ignore[arg-type]
             for number in range(pieces)
@@ -47,7 +47,7 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """Declare the features that terms read of a model."""
+    """Declare the features that the terms read from a model."""
 
     logits: bool = False
     maps: bool = False
@@ -57,16 +57,16 @@ class FeatureSpec:
 
 
 class FeatureReader:
-    """Find the layers of the wanted features, and how their outputs fold, by one trial forward that changes nothing.
+    """Find the layers of the wanted features and how their outputs fold, by one trial forward without side effects.
 
     Args:
         model: any module (B,3,H,W) -> (B,K).
         taps: the layers of `Features.maps`.
-        wants: what is read.
+        wants: the features to read.
         image_size: (height, width) in pixels.
 
     Raises:
-        TapError: the model cannot serve what is wanted.
+        TapError: the model lacks a wanted feature.
     """
 
     def __init__(self, model: nn.Module, taps: Sequence[Tap], wants: FeatureSpec, image_size: tuple[int, int]) -> None:
@@ -93,16 +93,16 @@ class FeatureReader:
         if wants.embedding:
             if seen[-1].ndim != 2:
                 raise TapError(
-                    f"the classifier {self.inputs[0]!r} of {type(model).__name__} takes in the shape "
-                    f"{tuple(seen[-1].shape)}, expected an embedding (B,D); a model of your own can state another "
-                    "layer as its attribute lgkd_classifier"
+                    f"the classifier {self.inputs[0]!r} of {type(model).__name__} has inputs of the shape "
+                    f"{tuple(seen[-1].shape)}, expected an embedding (B,D); your own model can name another layer "
+                    "as its attribute lgkd_classifier"
                 )
             self.embedding_width = int(seen[-1].shape[1])
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes for one image of all features but blocks and a distillation token's, by name: `map1`, `map2`, ...,
-        `logits`, `embedding`."""
+        """Return the shapes for one image of all features but blocks and a distillation token's, by name: `map1`,
+        `map2`, ..., `logits`, `embedding`."""
         found: dict[str, tuple[int, ...]] = {f"map{place}": shape for place, shape in enumerate(self.map_shapes, 1)}
         if self.wants.logits:
             found["logits"] = (self.classes,)
@@ -111,7 +111,7 @@ class FeatureReader:
         return found
 
     def attach(self, model: nn.Module) -> Taps:
-        """Attach the hooks whose outputs `features` takes; they stay until they are removed."""
+        """Attach the hooks whose outputs `features` sorts; they stay until removed."""
         return Taps(model, self.outputs, self.inputs)
 
     def features(self, logits: Tensor | None, seen: Sequence[Tensor]) -> Features:

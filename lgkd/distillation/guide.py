@@ -1,4 +1,4 @@
-"""Compare a student with a frozen teacher by terms: everything that exists only while training.
+"""Compare a student with a frozen teacher by weighted loss terms, during training only.
 
 Letters in shapes: B batch, K classes, H W image size, C channels, h w map size.
 """
@@ -36,10 +36,10 @@ class Term:
 
     Args:
         loss: a module of one of the families in `lgkd.losses`.
-        weight: multiplies the loss; 0 or more. If not given, what a recipe has for a loss of this kind: the published
-            weight where there is one, 1 for a loss of one's own.
-        name: what it is logged as; None for a name made from the loss.
-        schedule: how the weight moves in the course of the training, and when the term ends.
+        weight: multiplies the loss; 0 or more. Default: that of a recipe for a loss of this kind, i.e. the published
+            weight where there is one, 1 for custom losses.
+        name: name in the log; None for a name derived from the loss.
+        schedule: how the weight changes during training, and when the term ends.
     """
 
     loss: nn.Module
@@ -57,7 +57,7 @@ class Term:
 
 @dataclass(frozen=True)
 class PairShape:
-    """One guided pair: layer names, map shapes (C,h,w), and the grid on which they meet."""
+    """Hold a guided pair: layer names, map shapes (C,h,w), and the grid on which they are compared."""
 
     student: str
     student_map: MapShape
@@ -66,34 +66,33 @@ class PairShape:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """The element-wise larger of the two grids."""
+        """Return the element-wise larger of the two grids."""
         (_, sh, sw), (_, th, tw) = self.student_map, self.teacher_map
         return max(sh, th), max(sw, tw)
 
 
 class Guide(nn.Module):
-    """Make a student imitate a frozen teacher, as long as the guide exists.
+    """Distill a frozen teacher into a student while the guide is attached.
 
     One trial forward of two images finds the shapes and builds the projections. The hooks stay on
-    the student until `remove()`, after which it is as it was. The teacher is not part of
-    `parameters()`, `state_dict()` or of what a distributed wrapper sees, but follows `to()`. Of the teacher
-    only what the terms read is run, with BatchNorm folded into the convolutions where its statistics are fixed.
+    the student until `remove()`, which restores it. The teacher is not part of `parameters()`,
+    `state_dict()` or of the modules that a distributed wrapper handles, but follows `to()`. Only the layers that
+    the terms read are run, with BatchNorm folded into the convolutions where its statistics are fixed.
 
     Args:
         student: any module (B,3,H,W) -> (B,K).
         teacher: a `Teacher`, from `lgkd.load_teacher` or of your own.
         image_size: pixels of the student's images, one number or (height, width).
-        terms: what is compared, each with its weight.
+        terms: the losses, each with its weight.
         taps: layers of the student, early to late, names or `Tap`s; None for the defaults.
-        teacher_taps: layers of the teacher; None for those that it states.
+        teacher_taps: layers of the teacher; None for its default taps.
         mean, std: the normalisation of the student's images.
-        antialias: whether the student's images are smoothed before they are made smaller for the teacher; the paper
-            does not.
+        antialias: smooth the student's images before they are downscaled for the teacher; the paper does not.
 
     Raises:
-        TapError: a layer that is missing or holds no map, or unequal numbers of taps.
-        InputError: no term, two terms of one name, a loss of an unknown family, other classes than the teacher's
-            where their logits are compared, or a teacher that is no `Teacher`.
+        TapError: a layer that is missing or is not a map, or unequal numbers of taps.
+        InputError: no term, two terms with the same name, a loss of an unknown family, other classes than the
+            teacher's where logits are compared, or a teacher that is not a `Teacher`.
     """
 
     mean: Tensor
@@ -130,7 +129,7 @@ class Guide(nn.Module):
         if paired and len(wanted) != len(theirs):
             raise TapError(
                 f"{len(wanted)} student taps ({_names(wanted)}) cannot be paired with {len(theirs)} teacher taps "
-                f"({_names(theirs)}); name as many of one as of the other, where a layer may come twice"
+                f"({_names(theirs)}); name as many student as teacher taps; a layer may be repeated"
             )
         both = {"logits": bool(read & {"logits", "distillation"}), "embedding": "embeddings" in read}
         distillation = "distillation" in read
@@ -140,14 +139,14 @@ class Guide(nn.Module):
             FeatureSpec(maps=paired, blocks=blocks, distillation=distillation, **both),
             pair(image_size),
         )
-        # Not a module on purpose: a teacher is neither trained, saved nor synchronised.
+        # Deliberately not registered as a module: a teacher is neither trained, saved nor synchronised.
         self.teacher_runner = TeacherRunner(teacher, theirs, FeatureSpec(maps=paired or blocks, **both))
         read_of_teacher = self.teacher_runner.reader
         self.teaches = read_of_teacher.shapes
         if both["logits"] and self._reader.classes != read_of_teacher.classes:
             raise InputError(
-                f"the student tells {self._reader.classes} classes apart, the teacher {read_of_teacher.classes}, "
-                "and a term compares their logits; use a teacher of the same classes, or terms that compare maps"
+                f"the student has {self._reader.classes} classes, the teacher {read_of_teacher.classes}, "
+                "and a term compares their logits; use a teacher with the same classes, or terms that compare maps"
             )
         self.pairs = [
             PairShape(tap.name, our, their_tap.name, their)
@@ -170,23 +169,23 @@ class Guide(nn.Module):
 
     @property
     def teacher(self) -> Teacher:
-        """The frozen teacher."""
+        """Return the frozen teacher."""
         return self.teacher_runner.teacher
 
-    # ------------------------------------------------------------------ reading
+    # ------------------------------------------------------------------ forward passes
 
     def read(self, student: Callable[[Tensor], Tensor], images_B3HW: Tensor) -> Features:
-        """Run the student on images (B,3,H,W); return its logits and the features that the terms need."""
+        """Run the student on images (B,3,H,W); return its logits and the features that the terms read."""
         logits, outputs = self._taps.capture(student, images_B3HW)
         return self._reader.features(logits, outputs)
 
     @torch.no_grad()
     def teach(self, images_B3HW: Tensor) -> Features:
-        """Run the teacher on its own view of the student's images; return the features that the terms need."""
+        """Run the teacher on its own view of the student's images; return the features that the terms read."""
         return self.teacher_runner(self.teacher.view(images_B3HW, self.mean, self.std, antialias=self.antialias))
 
     def forward(self, seen: Features, taught: Features, targets: Tensor) -> dict[str, Tensor]:
-        """The terms that have not ended by name, each a scalar that is not yet weighted.
+        """Compute the active terms by name, each an unweighted scalar.
 
         Args:
             seen: from `read`.
@@ -199,25 +198,25 @@ class Guide(nn.Module):
                 values[name] = _value(loss, seen, taught, targets)
         return values
 
-    # ------------------------------------------------------------------ in the course of a training
+    # ------------------------------------------------------------------ training state
 
     @property
     def across_batch(self) -> bool:
-        """Tell if a term compares the samples of a batch with each other, so that the batch cannot be cut."""
+        """Return True if a term compares the samples of a batch with each other, so the batch cannot be split."""
         return any(getattr(loss, "across_batch", False) for name, loss in self.losses.items() if name in self.active)
 
     @property
     def active(self) -> tuple[str, ...]:
-        """The names of the terms that have not ended; without any the teacher is not run."""
+        """Return the names of the terms that have not ended; if there are none, the teacher is not run."""
         return tuple(name for name, term in self.term_states.items() if term.ended is None)
 
     def weight(self, name: str) -> float | Tensor:
-        """The weight of a term now; a tensor where a schedule moves it, so that nothing is compiled again."""
+        """Return the current weight of a term; a tensor if scheduled, to avoid recompilation."""
         factor = self._factors.get(name)
         return self.weights[name] if factor is None else self.weights[name] * factor
 
     def current_weights(self) -> dict[str, float]:
-        """The weights of the terms that a schedule moves, as numbers; an ended term's is 0."""
+        """Return the current weights of the scheduled terms as numbers; 0 for an ended term."""
         return {
             name: self.weights[name] * self._now[name]
             for name, term in self.term_states.items()
@@ -225,17 +224,17 @@ class Guide(nn.Module):
         }
 
     def on_train_start(self, epochs: float, *, warmup: float = 0.0) -> None:
-        """Stretch the schedules over a training.
+        """Scale the schedules to the length of a training.
 
         Args:
             epochs: of the training.
-            warmup: epochs in which the learning rate grows; an adaptive stop waits for their end.
+            warmup: epochs of learning-rate warm-up; an adaptive stop waits for their end.
         """
         self._epochs, self._warmup = epochs, warmup
         self.set_epoch(0.0)
 
     def set_epoch(self, epoch: float) -> None:
-        """Set the weights by their schedules to an epoch, counted from 0, and its fraction."""
+        """Set the scheduled weights to a (fractional) epoch, counted from 0."""
         for name, term in self.term_states.items():
             if term.schedule.constant:
                 continue
@@ -247,9 +246,9 @@ class Guide(nn.Module):
             self._now[name] = now
 
     def on_epoch_end(self, epoch: int, means: Mapping[str, float]) -> list[str]:
-        """Update the schedules after an epoch; return a message for each term that ended with it.
+        """Update the schedules after an epoch; return a message for each term that ended.
 
-        When the last term has ended, the teacher is not run any more and its copy is freed.
+        After the last term has ended, the teacher is no longer run and its copy is freed.
 
         Args:
             epoch: the finished one, counted from 1.
@@ -265,7 +264,7 @@ class Guide(nn.Module):
         return notes
 
     def ended(self) -> dict[str, tuple[int, str]]:
-        """The terms that have ended: after which epoch, counted from 1, and why."""
+        """Return the ended terms with the epoch (counted from 1) after which each ended and the reason."""
         return {
             name: (term.ended, term.reason(self._epochs) or "")
             for name, term in self.term_states.items()
@@ -273,7 +272,7 @@ class Guide(nn.Module):
         }
 
     def extra_state(self) -> dict[str, Any]:
-        """The state of every term's schedule, as JSON has it: of a checkpoint, beside `state_dict()`."""
+        """Return the state of every term's schedule in JSON values, stored in checkpoints beside `state_dict()`."""
         return {name: term.state_dict() for name, term in self.term_states.items()}
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
@@ -285,22 +284,22 @@ class Guide(nn.Module):
             self.teacher_runner.release()
 
     def remove(self) -> None:
-        """Take the hooks off the student and the teacher; both are as they were."""
+        """Remove the hooks from the student and the teacher; both are as before."""
         self._taps.remove()
         self.teacher_runner.remove()
 
-    # ------------------------------------------------------------------ inside
+    # ------------------------------------------------------------------ internals
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Device and precision changes reach the unregistered teacher too."""
+        """Apply device and precision changes to the unregistered teacher too."""
         self.teacher_runner.apply(fn, recurse)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call, unused-ignore]
-        # Weights stay in single precision, whatever the student is in.
+        # Weights stay in single precision, independent of the student's dtype.
         self._factors = {name: factor.to(self.mean.device) for name, factor in self._factors.items()}
         return self
 
     def _built(self, loss: nn.Module) -> nn.Module:
-        """Build the projections of a loss for the features that it will read."""
+        """Build the projections of a loss for the features that it reads."""
         build = getattr(loss, "build", None)
         if build is None:
             return loss
@@ -315,7 +314,7 @@ class Guide(nn.Module):
 
 
 def _value(loss: nn.Module, seen: Features, taught: Features, targets: Tensor) -> Tensor:
-    """One term, given what its family reads."""
+    """Compute a term from the inputs that its family reads."""
     family = _family(loss)
     if family == "maps":
         ours = seen.blocks if getattr(loss, "all_blocks", False) else seen.maps
@@ -338,20 +337,20 @@ def _warn_of_small_maps(pairs: Sequence[PairShape]) -> None:
     for shape in pairs:
         if 1 in (shape.student_map[1] * shape.student_map[2], shape.teacher_map[1] * shape.teacher_map[2]):
             warnings.warn(
-                f"the pair {shape.student} {shape.student_map} - {shape.teacher} {shape.teacher_map} meets at a "
-                "map of 1 x 1: nothing local is left to imitate; use larger images, smaller patches or earlier layers",
+                f"the pair {shape.student} {shape.student_map} - {shape.teacher} {shape.teacher_map} is compared on a "
+                "grid of 1 x 1: no local information is left; use larger images, smaller patches or earlier layers",
                 stacklevel=3,
             )
 
 
 def _named_weights(terms: Sequence[Term]) -> dict[str, float]:
     if not terms:
-        raise InputError("a guide without terms guides nothing; give at least one, as in [Term(MapLoss(), weight=2.5)]")
+        raise InputError("a guide has no terms; give at least one, as in [Term(MapLoss(), weight=2.5)]")
     weights: dict[str, float] = {}
     for term in terms:
         name = term.name or _name_of(term.loss)
         if name in weights or name == "classification":
-            raise InputError(f"two parts of the loss are called {name!r}; give each term a name of its own")
+            raise InputError(f"two terms of the loss are named {name!r}; give each term a different name")
         if (
             not re.fullmatch(r"\w[\w-]*", name)
             or name in _LOGGED
@@ -359,8 +358,8 @@ def _named_weights(terms: Sequence[Term]) -> dict[str, float]:
             or hasattr(nn.ModuleDict(), name)
         ):
             raise InputError(
-                f"a term cannot be called {name!r}; choose letters, digits, _ and -, and no word that the log or torch "
-                "uses itself, as in 'locality'"
+                f"a term cannot be named {name!r}; use letters, digits, _ and -, and not a name that the log or torch "
+                "reserves, as in 'locality'"
             )
         weights[name] = term.weight
     return weights
@@ -375,7 +374,7 @@ def _family(loss: nn.Module) -> str:
     reads: Any = getattr(loss, "reads", None)
     if reads not in FAMILIES:
         raise InputError(
-            f"{type(loss).__name__} reads {reads!r}; a loss states its family as the class attribute reads, one of "
+            f"{type(loss).__name__} reads {reads!r}; a loss declares its family as the class attribute reads, one of "
             f"{', '.join(repr(family) for family in FAMILIES)}"
         )
     return str(reads)

@@ -1,4 +1,4 @@
-"""List the layers of a model, to choose taps from, and the teacher layers that they are paired with.
+"""List the layers of a model that can be tapped, and the teacher layers that they are paired with.
 
 Letters in shapes: C channels, h w map size.
 """
@@ -25,8 +25,8 @@ class Meeting:
     Attributes:
         teacher: the teacher's name.
         layer: the name of its layer.
-        map: what that layer puts out, (C,h,w).
-        grid: rows and columns of the map on which the two meet, the finer of theirs.
+        map: the output shape of that layer, (C,h,w).
+        grid: rows and columns of the grid on which the two maps are compared, the finer of the two.
     """
 
     teacher: str
@@ -37,16 +37,16 @@ class Meeting:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer that puts out a tensor, or a tuple whose first tensor is read.
+    """Describe a layer with a tensor output, or a tuple whose first tensor is read.
 
     Attributes:
         output: its shape without the batch.
-        map: (C,h,w) if it folds into a map, with `problem` saying why not otherwise.
+        map: (C,h,w) if it folds into a map; otherwise None, with the reason in `problem`.
         stride: pixels of the image per step of the map, vertically.
-        depth: how much of the model has run when it is done, 0 to 1: the share of layers with matrices or kernels.
+        depth: fraction of the model's layers with matrices or kernels that have run after it, 0 to 1.
         is_block: a transformer block or the end of a stage.
         tapped: one of the default taps.
-        meets: what it is compared with by default; None for layers that are not, and where no teacher was asked for.
+        meets: its default counterpart in the teacher; None for unpaired layers, and if no teacher was requested.
     """
 
     name: str
@@ -68,15 +68,15 @@ class Layer:
 def describe_layers(
     name: str, *, image_size: int | None = None, options: Mapping[str, Any] | None = None
 ) -> list[Layer]:
-    """Every layer of a model that puts out a tensor, in the order in which they run.
+    """List every layer of a model with a tensor output, in execution order.
 
     Args:
         name: a student or teacher.
-        image_size: pixels of the side of its images; None for the model's own.
-        options: reach the constructor.
+        image_size: side of its images in pixels; None for the model's own.
+        options: passed to the constructor.
 
     Raises:
-        ModelError: the model cannot be made.
+        ModelError: the model cannot be created.
     """
     size = pair(image_size or default_image_size(name))
     with torch.random.fork_rng(devices=[]):
@@ -92,7 +92,7 @@ def describe_layers(
             weighty += weighs
             found = _first_tensor(output)
             if found is not None:
-                # As with taps, the last output counts where a layer runs more than once.
+                # As with taps, the last output counts if a layer runs more than once.
                 seen[layer] = found, weighty
 
         return keep
@@ -128,28 +128,28 @@ def describe_layers(
 
 
 def meet(layers: Sequence[Layer], teacher: str) -> list[Layer]:
-    """The layers, with what the tapped ones meet of a teacher at its own image size.
+    """Pair the tapped layers with those of a teacher at its own image size; return all layers.
 
-    The first default tap meets the teacher's first, and so on, on a grid of the larger height and the larger width of
-    the two maps; as in a guide.
+    The first default tap is paired with the teacher's first, and so on, on a grid of the larger height and the larger
+    width of the two maps; as in a guide.
 
     Args:
         layers: of a student, from `describe_layers`.
         teacher: the teacher's name.
 
     Raises:
-        ModelError: the teacher cannot be made.
-        TapError: it has other numbers of default taps, or taps that are no maps.
+        ModelError: the teacher cannot be created.
+        TapError: it has a different number of default taps, or taps that are not maps.
     """
     theirs = [layer for layer in describe_layers(teacher) if layer.tapped]
     ours = [layer for layer in layers if layer.tapped]
     if not ours or not theirs:
         lacking = "the model" if theirs else teacher
-        raise TapError(f"{lacking} has no default taps, so that nothing is paired; name layers with --taps")
+        raise TapError(f"{lacking} has no default taps to pair; name layers with --taps")
     if len(ours) != len(theirs) or not all(layer.map for layer in (*ours, *theirs)):
         raise TapError(
-            f"{_listed(ours)} cannot be paired with {_listed(theirs)} of {teacher}; name as many layers, which put out "
-            "maps, with --taps"
+            f"{_listed(ours)} cannot be paired with {_listed(theirs)} of {teacher}; name as many layers with map "
+            "outputs with --taps"
         )
     found = {
         our.name: Meeting(
@@ -166,7 +166,7 @@ def _listed(layers: Sequence[Layer]) -> str:
 
 
 def _first_tensor(output: Any) -> Tensor | None:
-    """What a tap would read."""
+    """Return the tensor that a tap would read."""
     if isinstance(output, Tensor):
         return output
     items = output if isinstance(output, tuple | list) else ()

@@ -1,4 +1,4 @@
-"""The state of a term's schedule in the course of a training.
+"""Track the state of a term's schedule during training.
 
 Epochs are counted from 0 and may be fractions: the first step of the third epoch is at 2.0.
 """
@@ -11,12 +11,12 @@ from lgkd.config import AdaptiveStop, TermSchedule
 
 @dataclass
 class TermState:
-    """How far a term is: its schedule, the losses of its epochs, and whether it has ended.
+    """Hold the progress of a term: its schedule, its losses per epoch, and when it ended.
 
     Args:
-        schedule: what was asked for.
+        schedule: the configured schedule.
         losses: the mean of the term over every finished epoch, unweighted.
-        ended: the epoch after which it ended, counted from 1; None: it goes on.
+        ended: the epoch after which it ended, counted from 1; None while active.
     """
 
     schedule: TermSchedule
@@ -28,12 +28,12 @@ class TermState:
         return 0.0 if self.ended is not None else self.schedule.at(epoch, epochs)
 
     def on_epoch_end(self, epoch: int, epochs: float, loss: float | None, *, warmup: float = 0.0) -> str | None:
-        """Hear of a finished epoch (counted from 1); the reason if the term ends with it.
+        """Record a finished epoch; return the reason if the term ends with it.
 
         Args:
-            epoch, epochs: the finished one, and all of the training.
-            loss: the mean of the term over it, unweighted.
-            warmup: epochs in which the learning rate grows; the adaptive stop does not judge in them.
+            epoch, epochs: the finished epoch, counted from 1, and the number of all epochs of the training.
+            loss: the mean of the term over the epoch, unweighted.
+            warmup: epochs of learning-rate warm-up; the adaptive stop is inactive during them.
         """
         if self.ended is not None:
             return None
@@ -51,24 +51,24 @@ class TermState:
         return self.reason(epochs)
 
     def reason(self, epochs: float) -> str | None:
-        """Why the term has ended, in words; None while it goes on."""
+        """Return the reason why the term ended, for messages; None while it is active."""
         if self.ended is None:
             return None
         if self.schedule.until is not None and self.ended >= self.schedule.until:
-            return f"it was to last {self.schedule.until} epochs"
+            return f"it was scheduled for {self.schedule.until} epochs"
         stop = self.schedule.adaptive
         slope = stop.slope(self.losses, _window(stop, epochs)) if stop is not None else None
         if stop is None or slope is None:
-            return "the schedule that it had before ended it"
-        change = f"{slope:.1%} of itself a window" if stop.relative else f"{slope:.3g} an epoch"
-        return f"its loss changes by {change}, and was to end at {stop.threshold:g}"
+            return "its previous schedule ended it"
+        change = f"{slope:.1%} per window" if stop.relative else f"{slope:.3g} per epoch"
+        return f"its loss changes by {change}, the threshold is {stop.threshold:g}"
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint, as JSON has it."""
+        """Return the state for a checkpoint, in JSON values."""
         return {"losses": list(self.losses), "ended": self.ended}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state from a checkpoint."""
         self.losses, self.ended = [float(loss) for loss in state["losses"]], state["ended"]
 
 

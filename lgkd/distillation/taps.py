@@ -1,7 +1,7 @@
-"""Read named layers of a model during its forward pass, and fold their outputs into maps.
+"""Capture named layers of a model during its forward pass, and fold their outputs into maps.
 
-Hooks are registered once, when the taps are made, and stay until `remove()`: a hook that comes and
-goes inside a forward pass cannot be compiled, and one added after the first compiled call is
+Hooks are registered once, when the taps are created, and stay until `remove()`: a hook that is added
+and removed inside a forward pass cannot be compiled, and one added after the first compiled call is
 silently never called.
 
 Letters in shapes: B batch, N tokens, D width, h w grid.
@@ -27,12 +27,12 @@ _MOST_PREFIX_TOKENS = 9
 class Tap:
     """Name a layer whose output is read.
 
-    Only the name is needed. The rest is found from the shape that the layer puts out, and is given
-    where that would be a guess.
+    Only the name is required. The rest is inferred from the shape of the layer's output; give it
+    where that is ambiguous.
 
     Args:
         name: the layer's path, as in `model.named_modules()`.
-        prefix: how many leading tokens (class, distillation, register) are no patches. A property
+        prefix: how many leading tokens (class, distillation, register) are not patches. A property
             of the tap, not of the model: ConViT's class token joins only before its last two blocks.
         grid: rows and columns of the patch tokens, where they do not follow the image's shape.
         layout: "tokens" (B,N,D), "NCHW" or "NHWC".
@@ -46,34 +46,34 @@ class Tap:
     def __post_init__(self) -> None:
         if self.layout is not None and self.layout not in _LAYOUTS:
             raise TapError(
-                f"tap {self.name!r}: layout {self.layout!r} is none of {', '.join(_LAYOUTS)}; "
-                "leave it out to have it found"
+                f"tap {self.name!r}: layout is {self.layout!r}, expected one of {', '.join(_LAYOUTS)}; "
+                "omit it to have it inferred"
             )
         if self.prefix is not None and self.prefix < 0:
             raise TapError(f"tap {self.name!r}: prefix is {self.prefix}, expected 0 or more leading tokens")
 
     @classmethod
     def of(cls, tap: "str | Tap") -> "Tap":
-        """A tap from its layer's name, or the tap itself."""
+        """Create a tap from its layer's name, or return the tap itself."""
         return tap if isinstance(tap, Tap) else cls(tap)
 
 
 def fold(tokens_BND: Tensor, prefix: int, grid: tuple[int, int]) -> Tensor:
-    """Drop `prefix` leading tokens and lay the others out row by row: (B,N,D) -> (B,D,h,w)."""
+    """Drop `prefix` leading tokens and arrange the others row by row: (B,N,D) -> (B,D,h,w)."""
     patches_BND = tokens_BND[:, prefix:]
     return patches_BND.transpose(1, 2).reshape(patches_BND.shape[0], patches_BND.shape[2], *grid)
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Fold the output of a tap into a map; resolved once, from a trial forward."""
+    """Fold the output of a tap into a map; resolved once, by a trial forward."""
 
     layout: Layout
     prefix: int = 0
     grid: tuple[int, int] | None = None
 
     def __call__(self, output: Tensor) -> Tensor:
-        """The layer's output as a map (B,C,h,w)."""
+        """Return the layer's output as a map (B,C,h,w)."""
         if self.layout == "NCHW":
             return output
         if self.layout == "NHWC":
@@ -82,8 +82,8 @@ class Fold:
         rows, columns = self.grid
         if output.shape[1] != self.prefix + rows * columns:
             raise TapError(
-                f"a tapped layer puts out {output.shape[1]} tokens, expected {self.prefix} and a grid of {rows} x "
-                f"{columns}; give images of the size that the guide was made for"
+                f"a tapped layer returned {output.shape[1]} tokens, expected {self.prefix} and a grid of {rows} x "
+                f"{columns}; pass images of the size that the guide was created for"
             )
         return fold(output, self.prefix, self.grid)
 
@@ -97,33 +97,33 @@ def find_fold(
     prefix_hint: int | None = None,
     layout_hint: str | None = None,
 ) -> Fold:
-    """Decide how an output of `shape` folds into a map.
+    """Infer how an output of `shape` folds into a map.
 
     Args:
-        tap: what was asked for; whatever it states wins.
+        tap: the requested tap; its explicit values take precedence.
         shape: the output's shape, (B,N,D) or four numbers.
         image_size: height and width of the images; patch grids have the same proportions.
-        images: how many went in; None where that is not known.
+        images: number of input images; None if unknown.
         prefix_hint: the number of prefix tokens that the model as a whole reports; tried first.
-        layout_hint: "NHWC" for models that say that they work channels-last (timm's `output_fmt`).
+        layout_hint: "NHWC" for models that declare channels-last outputs (timm's `output_fmt`).
 
     Raises:
-        TapError: the shape holds no map; the message says which shape was seen.
+        TapError: the shape is not a map; the message states the shape.
     """
     if len(shape) not in (3, 4):
         raise TapError(
-            f"tap {tap.name!r} puts out the shape {tuple(shape)}, which holds no map; expected tokens (B,N,D) "
+            f"tap {tap.name!r} has the output shape {tuple(shape)}, which is not a map; expected tokens (B,N,D) "
             "or a map (B,C,h,w): tap an earlier layer"
         )
     if images is not None and shape[0] != images:
         raise TapError(
-            f"tap {tap.name!r} puts out the shape {tuple(shape)} for {images} image(s): its first dimension is not the "
-            "batch (windows, or tokens that come first); tap a layer outside it"
+            f"tap {tap.name!r} has the output shape {tuple(shape)} for {images} image(s): its first dimension is not "
+            "the batch (windows, or tokens first); tap a layer outside it"
         )
     if tap.layout is not None and (tap.layout == "tokens") != (len(shape) == 3):
         raise TapError(
-            f"tap {tap.name!r} puts out the shape {tuple(shape)}, which cannot be laid out as {tap.layout!r}: tokens "
-            "have three dimensions, maps four; leave the layout out to have it found"
+            f"tap {tap.name!r} has the output shape {tuple(shape)}, which cannot have the layout {tap.layout!r}: "
+            "tokens have three dimensions, maps four; omit the layout to have it inferred"
         )
     if len(shape) == 4:
         return Fold(tap.layout or _layout_of_four(tap, shape, image_size, layout_hint))
@@ -133,7 +133,7 @@ def find_fold(
         prefix = count - rows * columns if tap.prefix is None else tap.prefix
         if prefix < 0 or prefix + rows * columns != count:
             raise TapError(
-                f"tap {tap.name!r} puts out the shape {tuple(shape)}: {count} tokens are not "
+                f"tap {tap.name!r} has the output shape {tuple(shape)}: {count} tokens are not "
                 f"{max(prefix, 0)} prefix tokens and a grid of {rows} x {columns}"
             )
         return Fold("tokens", prefix, tap.grid)
@@ -146,13 +146,13 @@ def find_fold(
             return Fold("tokens", prefix, grid)
     after = f" after {tap.prefix} prefix tokens" if tap.prefix is not None else ""
     raise TapError(
-        f"tap {tap.name!r} puts out the shape {tuple(shape)}: its {count} tokens{after} do not form a grid with the "
+        f"tap {tap.name!r} has the output shape {tuple(shape)}: its {count} tokens{after} do not form a grid with the "
         f"proportions of a {image_size[0]} x {image_size[1]} image; give the tap its prefix and grid"
     )
 
 
 def _grid_of(count: int, image_size: tuple[int, int]) -> tuple[int, int] | None:
-    """Rows and columns of `count` patches in the image's proportions, or None."""
+    """Return rows and columns of `count` patches in the image's proportions, or None."""
     height, width = image_size
 
     def misfit(grid: tuple[int, int]) -> int:
@@ -161,12 +161,12 @@ def _grid_of(count: int, image_size: tuple[int, int]) -> tuple[int, int] | None:
     short = [side for side in range(1, math.isqrt(max(count, 0)) + 1) if count % side == 0]
     grids = [grid for side in short for grid in ((side, count // side), (count // side, side))]
     best = min(grids, key=misfit, default=None)
-    # A patch is square, so the sides' quotients agree to within the last, cut-off patch.
+    # Patches are square, so the ratios of the sides agree to within the last, cropped patch.
     return best if best is not None and misfit(best) < max(height, width) else None
 
 
 def _layout_of_four(tap: Tap, shape: Sequence[int], image_size: tuple[int, int], hint: str | None) -> Layout:
-    """Find the channels of a four-dimensional output.
+    """Infer the channel dimension of a four-dimensional output.
 
     Raises:
         TapError: the image is square and the map is not, either way.
@@ -175,28 +175,28 @@ def _layout_of_four(tap: Tap, shape: Sequence[int], image_size: tuple[int, int],
     as_last = _grid_of(first * second, image_size) == (first, second)
     as_first = _grid_of(second * third, image_size) == (second, third)
     if as_last != as_first:
-        # The shape goes before the hint: a channels-last model may begin with a plain convolution.
+        # The shape takes precedence over the hint: a channels-last model may begin with a plain convolution.
         return "NHWC" if as_last else "NCHW"
     if not as_last and image_size[0] == image_size[1]:
-        # Pieces of a map beside each other, (B, pieces, tokens, D), as NesT has them.
+        # Blocks of a map in a dimension of their own, (B, blocks, tokens, D), as in NesT.
         raise TapError(
-            f"tap {tap.name!r} puts out the shape {tuple(shape)}, of which neither the second and third number nor the "
-            "last two are the sides of a square map, as those of a square image are; tap a layer outside it, or give "
-            "the tap its layout"
+            f"tap {tap.name!r} has the output shape {tuple(shape)}, of which neither the second and third nor the last "
+            "two dimensions form a square map, expected for a square image; tap a layer outside it, or give the tap "
+            "its layout"
         )
     return "NHWC" if hint == "NHWC" else "NCHW"
 
 
 class Taps:
-    """Read named layers of a model; the hooks live until `remove()`.
+    """Capture named layers of a model; the hooks live until `remove()`.
 
     Args:
         model: any module.
-        names: layer paths as in `model.named_modules()`, in the order in which outputs are wanted.
-        inputs: layers whose first input is wanted, after the outputs.
+        names: layer paths as in `model.named_modules()`, in the order of the outputs.
+        inputs: layers whose first input is captured, after the outputs.
 
     Raises:
-        TapError: a name that the model does not have, with the closest ones that it has.
+        TapError: the model has no layer of that name; the message suggests the closest names.
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str], inputs: Sequence[str] = ()) -> None:
@@ -210,7 +210,7 @@ class Taps:
         self.names = tuple(names)
         self.inputs = tuple(inputs)
         self._seen: dict[tuple[str, str], Tensor] = {}
-        # Outside `capture` the hooks let everything pass, so that evaluation keeps no activations alive.
+        # Outside `capture` the hooks are inactive, so that evaluation keeps no activations alive.
         self._capturing = False
         self._wanted = [*(("output", name) for name in names), *(("input", name) for name in inputs)]
         self._handles = [known[name].register_forward_hook(self._keeper(name)) for name in dict.fromkeys(names)]
@@ -242,19 +242,19 @@ class Taps:
         try:
             output = model(images)
         finally:
-            # Also after an error: whoever catches it must not evaluate with activations kept alive.
+            # Also after an error: a caller that catches it must not evaluate with activations kept alive.
             self._capturing = False
             seen, self._seen = self._seen, {}
         silent = [name for side, name in self._wanted if (side, name) not in seen]
         if silent:
             raise TapError(
-                f"the layers {silent} are in the model but did not run in its forward pass; tap layers that every "
-                "image passes, and make the guide before the model is compiled"
+                f"the layers {silent} are in the model but did not run in its forward pass; tap layers that run for "
+                "every image, and create the guide before the model is compiled"
             )
         return output, [seen[wanted] for wanted in self._wanted]
 
     def remove(self) -> None:
-        """Remove the hooks; the model is as it was."""
+        """Remove the hooks; the model is as before."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -262,22 +262,22 @@ class Taps:
 
 
 def _first_tensor(output: Any, name: str) -> Tensor:
-    """Return the hidden state: layers of other libraries put out tuples with it as the first tensor."""
+    """Return the hidden state, the first tensor of a tuple output as in other libraries."""
     if isinstance(output, tuple | list):
         for item in output:
             if isinstance(item, Tensor):
                 return item
     raise TapError(
-        f"tap {name!r} puts out a {type(output).__name__}, expected a tensor or a tuple with one; tap a layer inside it"
+        f"tap {name!r} returned a {type(output).__name__}, expected a tensor or a tuple with one; tap a layer inside it"
     )
 
 
 def trace_shapes(
     model: nn.Module, names: Sequence[str], images: Tensor, inputs: Sequence[str] = ()
 ) -> tuple[Tensor, list[Tensor]]:
-    """One forward in eval mode that changes nothing: the model's output, the named layers' outputs, others' inputs.
+    """Run one forward in eval mode; return the model's output, outputs of named layers, and inputs of others.
 
-    Training flags are put back module by module, and running statistics are not touched.
+    Training flags are restored module by module, and running statistics are not changed.
     """
     taps = Taps(model, names, inputs)
     flags = [(module, module.training) for module in model.modules()]

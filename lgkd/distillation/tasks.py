@@ -1,4 +1,4 @@
-"""Tasks: a batch becomes a step. A task owns all state of its own; the training loop knows nothing but `Task`.
+"""Compute training steps from batches. A task owns all its state; the training loop depends only on `Task`.
 
 Letters in shapes: B batch, K classes, H W image size.
 """
@@ -29,9 +29,9 @@ class Step:
     """Hold the result of a task for a batch.
 
     Attributes:
-        loss: the scalar to descend: the sum of the parts times their weights.
+        loss: the scalar to minimise: the sum of the parts times their weights.
         logits: (B,K).
-        parts: scalars by name, not weighted, for the log.
+        parts: unweighted scalars by name, for the log.
     """
 
     loss: Tensor
@@ -39,18 +39,18 @@ class Step:
     parts: dict[str, Tensor] = field(default_factory=dict)
 
     def copy(self) -> "Step":
-        """The same values in memory of their own."""
+        """Copy the values into new memory."""
         return Step(self.loss.clone(), self.logits.clone(), {name: value.clone() for name, value in self.parts.items()})
 
 
 class Task(nn.Module):
-    """Compute a step from a batch, and own every state that this needs during a training.
+    """Compute a step from a batch, and own all state required for it during training.
 
     A subclass defines `forward`. The other methods are called by the training loop and do nothing here, for a task
     whose only state is the student.
 
     Args:
-        student: the model that is trained, evaluated and kept.
+        student: the model that is trained, evaluated and saved.
     """
 
     def __init__(self, student: nn.Module) -> None:
@@ -63,22 +63,22 @@ class Task(nn.Module):
 
     @property
     def terms(self) -> Mapping[str, nn.Module]:
-        """The losses beside the classification, by name; their parameters are trained with the student."""
+        """Return the losses besides classification, by name; their parameters are trained with the student."""
         return {}
 
     @property
     def active_terms(self) -> tuple[str, ...]:
-        """Names of the terms that take part in the next step."""
+        """Return the names of the terms of the next step."""
         return ()
 
     @property
     def across_batch(self) -> bool:
-        """Tell if a loss compares the samples of a batch with each other, so that the batch cannot be cut."""
+        """Return True if a loss compares the samples of a batch with each other, so the batch cannot be split."""
         return False
 
     @property
     def frozen_models(self) -> Mapping[str, nn.Module]:
-        """The models beside the student that a step runs and that are not trained, by name."""
+        """Return the frozen models that a step runs besides the student, by name."""
         return {}
 
     def on_train_start(self, epochs: float, *, warmup: float = 0.0) -> None:
@@ -86,7 +86,7 @@ class Task(nn.Module):
 
         Args:
             epochs: of the training.
-            warmup: epochs in which the learning rate grows.
+            warmup: epochs of learning-rate warm-up.
         """
 
     def set_epoch(self, epoch: float) -> None:
@@ -96,8 +96,8 @@ class Task(nn.Module):
         """Update the state after an epoch.
 
         Args:
-            epoch: the finished one, counted from 1.
-            means: the loss and its parts by name, over the epoch.
+            epoch: the finished epoch, counted from 1.
+            means: the loss and its parts by name, averaged over the epoch.
 
         Returns:
             Messages for the user.
@@ -105,14 +105,14 @@ class Task(nn.Module):
         return []
 
     def current_weights(self) -> dict[str, float]:
-        """The weights that change during the training, by the name of their term, for the log."""
+        """Return the weights that change during training, by term name, for the log."""
         return {}
 
     def cast_frozen(self, dtype: torch.dtype) -> None:
-        """Keep frozen weights in the number format of the step."""
+        """Cast frozen weights to the number format of the step."""
 
     def checkpoint_tensors(self) -> dict[str, dict[str, Tensor]]:
-        """The tensors of a checkpoint by part; part names are those of its files."""
+        """Return the tensors of a checkpoint by part; part names are those of its files."""
         return {"student": self.student.state_dict(), "guide": {}}
 
     def load_checkpoint_tensors(self, parts: Mapping[str, Mapping[str, Any]]) -> None:
@@ -120,7 +120,7 @@ class Task(nn.Module):
         self.student.load_state_dict(parts["student"])
 
     def extra_state(self) -> list[dict[str, Any]]:
-        """The state of a checkpoint beside the tensors, as JSON has it."""
+        """Return the state of a checkpoint besides the tensors, in JSON values."""
         return []
 
     def load_extra_state(self, state: Sequence[Mapping[str, Any]]) -> None:
@@ -142,7 +142,7 @@ class Supervised(Task):
 
 
 class _GuidedTask(Task):
-    """Own the state of guides: each call is passed on to all of them."""
+    """Own the state of guides: forward each call to all of them."""
 
     guides: Sequence[Guide]
 
@@ -193,13 +193,13 @@ class _GuidedTask(Task):
         return [guide.extra_state() for guide in self.guides]
 
     def load_extra_state(self, state: Sequence[Mapping[str, Any]]) -> None:
-        # In its first epoch a training of an earlier lgkd has none.
+        # Checkpoints of earlier versions lack it in the first epoch.
         for guide, own in zip(self.guides, state, strict=False):
             guide.load_extra_state(own)
 
 
 class _PlainTask(_GuidedTask):
-    """Adapt a module that has a `student`, `forward(batch) -> Step`, and perhaps `guides`; nothing else of a `Task`."""
+    """Adapt a module with only a `student`, `forward(batch) -> Step`, and optionally `guides` to `Task`."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module.student)  # type: ignore[arg-type]
@@ -212,7 +212,7 @@ class _PlainTask(_GuidedTask):
         return step
 
     def named_parameters(self, *args: Any, **options: Any) -> Iterator[tuple[str, nn.Parameter]]:
-        """The module's, under its names: checkpoints hold these."""
+        """Return the module's parameters under its own names, which checkpoints use."""
         return self.module.named_parameters(*args, **options)
 
 
@@ -222,7 +222,7 @@ def as_task(module: nn.Module) -> Task:
 
 
 class Guided(_GuidedTask):
-    """Learn the labels and imitate one or several teachers at the same time (dual task).
+    """Learn the labels and distill one or several teachers at the same time (dual task).
 
         loss = classification_weight * cross entropy + sum over terms of weight * term
 
@@ -230,28 +230,28 @@ class Guided(_GuidedTask):
     token the labels are compared with the class token's head, as in DeiT; the logits are the model's own.
 
     Args:
-        student: the model that the guides were made for.
-        guides: one for each teacher; their terms have different names.
-        classification_weight: of the cross entropy; 0 or more.
+        student: the model that the guides were created for.
+        guides: one for each teacher; term names are unique.
+        classification_weight: weight of the cross entropy; 0 or more.
     """
 
     def __init__(self, student: nn.Module, *guides: Guide, classification_weight: float = _WEIGHT) -> None:
         super().__init__(student)
         if not guides:
-            raise InputError("a guided task without a guide learns labels alone; use Supervised(student)")
+            raise InputError("a guided task needs at least one guide, got none; use Supervised(student)")
         if not 0 <= classification_weight < float("inf"):
             raise InputError(f"the classification weight is {classification_weight}, expected a number >= 0")
         check_values(Guidance, "the guided task", {"classification_weight": classification_weight})
         names = [name for guide in guides for name in guide.weights]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise InputError(f"terms of two guides are called {twice!r}; give each a name of its own")
+            raise InputError(f"terms of two guides are named {twice!r}; give each a different name")
         self.guides = nn.ModuleList(guides)  # type: ignore[assignment]
         self.classification_weight = classification_weight
 
     @property
     def guide(self) -> Guide:
-        """The first guide; in most trainings the only one."""
+        """Return the first guide; in most trainings the only one."""
         return self.guides[0]
 
     def forward(self, batch: Batch) -> Step:
@@ -273,7 +273,7 @@ class Guided(_GuidedTask):
         return Step(loss, logits, {name: value.detach() for name, value in parts.items()})
 
     def _read(self, images: Tensor) -> tuple[Tensor, list[Features]]:
-        """One forward pass of the student, to which every guide listens."""
+        """Run one forward pass of the student with the hooks of every guide."""
         guides = [*self.guides]
         seen: list[Features] = []
 
@@ -292,12 +292,12 @@ class Guided(_GuidedTask):
 
 
 Lookup = Callable[[Tensor, int], tuple[Features | None, ...]]
-"""For the samples at these places, int64 (B,), in an epoch counted from 0: what each guide's teacher makes of them, as
+"""Maps sample indices, int64 (B,), and an epoch counted from 0 to the features of each guide's teacher, as in
 `Batch.taught`."""
 
 
 def _cross_entropy(logits_BK: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross entropy, never in half precision."""
+    """Compute the mean cross entropy, never in half precision."""
     if logits_BK.dtype in (torch.float16, torch.bfloat16):
         logits_BK = logits_BK.float()
     return F.cross_entropy(logits_BK, targets)

@@ -1,4 +1,4 @@
-"""Run a frozen teacher: of the whole network only the layers that lead to what the terms read.
+"""Run a frozen teacher, pruned to the layers that the terms depend on.
 
 Letters in shapes: B batch, H W image size.
 """
@@ -15,19 +15,19 @@ from lgkd.models.teacher import Teacher
 
 
 class TeacherRunner:
-    """Run a pruned copy of a frozen teacher, or the teacher itself, with hooks, where it cannot be traced.
+    """Run a pruned copy of a frozen teacher, or the teacher itself with hooks if it cannot be traced.
 
     Args:
-        teacher: stays as it is.
+        teacher: the frozen teacher; not modified.
         taps: its layers of `Features.maps`.
-        wants: what is read.
+        wants: the features to read.
 
     Attributes:
-        reader: the layers that are read, and how their outputs fold.
-        pruned: the copy that is run; None: before `build`, after `release`, and where the teacher itself is run.
+        reader: the layers to read, and how their outputs fold.
+        pruned: the copy to run; None before `build`, after `release`, and if the teacher itself is run.
 
     Raises:
-        TapError: the teacher cannot serve what is wanted.
+        TapError: the teacher lacks a wanted feature.
     """
 
     def __init__(self, teacher: Teacher, taps: Sequence[Tap], wants: FeatureSpec) -> None:
@@ -40,7 +40,7 @@ class TeacherRunner:
 
     @torch.no_grad()
     def __call__(self, view_B3HW: Tensor) -> Features:
-        """Read the teacher on images of its own size and normalisation."""
+        """Run the teacher on images of its own size and normalisation; return its features."""
         if self._mode != self.teacher.batch_norm:
             self.build()
         if self.pruned is not None:
@@ -55,12 +55,12 @@ class TeacherRunner:
         return self.reader.features(logits, outputs)
 
     def build(self) -> None:
-        """Make the pruned copy in the teacher's BatchNorm mode of now; attach hooks to a teacher that has none."""
+        """Create the pruned copy in the teacher's current BatchNorm mode; attach hooks to a teacher without a copy."""
         teacher, reader = self.teacher, self.reader
         self.remove()
         like = next(teacher.model.parameters(), torch.zeros(()))
         count = 2 * 3 * teacher.image_size[0] * teacher.image_size[1]
-        # Something of every level; random numbers would move the user's own.
+        # An input that covers the range of values; random numbers would advance the user's generator.
         images = torch.linspace(0, 40, count).sin().mul(2).view(2, 3, *teacher.image_size).to(like.device, like.dtype)
         self.pruned = trim(teacher.model, reader.outputs, reader.inputs, logits=reader.wants.logits, images=images)
         self._taps = reader.attach(teacher.model) if self.pruned is None else None
@@ -69,23 +69,23 @@ class TeacherRunner:
             self.cast(self._dtype)
 
     def cast(self, dtype: torch.dtype) -> None:
-        """Keep the weights of the pruned copy in the number format of the step, so that no step casts them again."""
+        """Cast the weights of the pruned copy to the number format of the step, so that no step casts them again."""
         if self.pruned is not None:
             self.pruned.to(dtype)
             self._dtype = dtype
 
     def apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> None:
-        """Move the teacher and its copy, as `nn.Module._apply` does."""
+        """Convert the teacher and its copy, as `nn.Module._apply` does."""
         for module in (self.teacher, self.pruned):
             if module is not None:
                 module._apply(fn, recurse)  # type: ignore[no-untyped-call, unused-ignore]
 
     def release(self) -> None:
-        """Free the copy, and the device of the teacher."""
+        """Free the copy, and move the teacher off the device."""
         self.pruned = None
         self.teacher.to("cpu")
 
     def remove(self) -> None:
-        """Take the hooks off the teacher."""
+        """Remove the hooks from the teacher."""
         if self._taps is not None:
             self._taps.remove()

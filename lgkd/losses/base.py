@@ -1,4 +1,4 @@
-"""Checks of inputs and the precision of computation, shared by the losses."""
+"""Check the inputs of losses, and set their precision of computation."""
 
 import torch
 from torch import Tensor
@@ -7,20 +7,20 @@ from lgkd.errors import InputError
 
 
 def at_least_single(tensor: Tensor) -> Tensor:
-    """Half precision as float32; float32 and float64 as they are."""
+    """Convert half precision to float32; keep float32 and float64."""
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
 def without_autocast(like: Tensor) -> torch.autocast:
-    """A context in which products are computed in the precision of their factors, on the device of `like`."""
+    """Disable autocast on the device of `like`, so that products keep the precision of their factors."""
     return torch.autocast(like.device.type, enabled=False)
 
 
 def logits_of(loss: str, student_BK: Tensor, teacher_BK: Tensor) -> tuple[Tensor, Tensor]:
-    """Both logits in at least single precision, the teacher's without gradient.
+    """Return both logits in at least single precision, the teacher's without gradient.
 
     Raises:
-        InputError: they are not two equal (B,K).
+        InputError: they do not both have the same shape (B,K).
     """
     if student_BK.ndim != 2 or student_BK.shape != teacher_BK.shape:
         raise InputError(
@@ -31,7 +31,7 @@ def logits_of(loss: str, student_BK: Tensor, teacher_BK: Tensor) -> tuple[Tensor
 
 
 def embeddings_of(loss: str, student_BD: Tensor, teacher_BC: Tensor) -> tuple[Tensor, Tensor]:
-    """Both embeddings in at least single precision, the teacher's without gradient.
+    """Return both embeddings in at least single precision, the teacher's without gradient.
 
     Raises:
         InputError: they are not (B,D) and (B,C), or of different batches.
@@ -45,9 +45,9 @@ def embeddings_of(loss: str, student_BD: Tensor, teacher_BC: Tensor) -> tuple[Te
 
 
 def refuse_unbuilt(name: str, built: int, given: int) -> None:
-    """Raise an InputError if a loss was built for another number of pairs."""
+    """Refuse a number of pairs for which a loss was not built, with an InputError."""
     if built != given:
         raise InputError(
             f"{name} was built for {built} pairs and given {given} student maps; call "
-            "build(student_shapes, teacher_shapes) first, or hand it to a Guide"
+            "build(student_shapes, teacher_shapes) first, or pass it to a Guide"
         )

@@ -1,4 +1,4 @@
-"""Correlation congruence between embeddings.
+"""Implement correlation congruence between embeddings.
 
 Letters in shapes: B batch, D student width, C teacher width.
 """
@@ -15,21 +15,21 @@ from lgkd.losses.registry import Bounds, register_loss
 
 @register_loss("cc", weight=1.0, weight_help="Multiplies the mean squared difference; no published weight is known.")
 class CorrelationCongruence(nn.Module):
-    """The batch's matrix of Gaussian kernels, in the student as in the teacher.
+    """Match the Gaussian kernel matrices of the student's and the teacher's embeddings of a batch.
 
         c_ij = exp(-2 gamma) * sum over p = 0 .. order of (2 gamma x_i x_j)^p / p!,  x with unit L2 norm
         loss = mean over ij of (c_ij - c'_ij)^2
 
     c is the Taylor expansion of exp(-gamma |x_i - x_j|^2). The mean runs over the B^2 entries; widths need not
-    agree, so nothing is projected. It looks across the batch.
+    agree, so there is no projection. Depends on the whole batch.
 
     Source: described in Peng et al., Correlation Congruence for Knowledge Distillation, ICCV 2019 (arXiv
-    1904.01802), known here through others' code, gamma 0.4 and order 2 with it; no weight is known for this
-    form. What RepDistiller has under that name is another quantity, of samples that happen to be neighbours
-    in the batch: it changes with their order.
+    1904.01802), known here through third-party code, as are gamma 0.4 and order 2; no weight is known for this
+    form. RepDistiller's loss of that name is a different quantity, of adjacent samples in the batch: it
+    changes with their order.
 
     Args:
-        gamma: Of the kernel exp(-gamma distance^2) between embeddings of length 1.
+        gamma: Coefficient of the kernel exp(-gamma distance^2) between embeddings of unit norm.
         order: Order of the kernel's Taylor expansion.
     """
 
@@ -46,7 +46,7 @@ class CorrelationCongruence(nn.Module):
         self.order = order
 
     def forward(self, student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
-        """The loss, a scalar; arguments and errors as those of `RKD`."""
+        """Compute the loss, a scalar; arguments and errors as for `RKD`."""
         student, teacher = embeddings_of("CorrelationCongruence", student_embedding, teacher_embedding)
         return F.mse_loss(self._kernel(student), self._kernel(teacher))
 

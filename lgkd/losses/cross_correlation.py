@@ -1,4 +1,4 @@
-"""Cross-correlation of embeddings.
+"""Implement the cross-correlation loss between embeddings.
 
 Letters in shapes: B batch, D student width, C teacher width.
 """
@@ -15,16 +15,16 @@ from lgkd.losses.registry import Bounds, Factor, register_loss
 
 @register_loss("cross-correlation", weight=1.0, weight_help="Multiplies the loss; no published weight is known.")
 class CrossCorrelation(nn.Module):
-    """Each projected feature of the student goes with its feature of the teacher, and with no other.
+    """Correlate each projected feature of the student with its feature of the teacher only.
 
         R = 1/B * z(P(S))^T z(T), (C,C);  z standardises each feature over the batch, variance with 1 / B
         loss = 1/C * ( sum over i of (R_ii - 1)^2 + kappa * sum over i != j of R_ij^2 )
 
     P is learned: a linear layer to `expansion` times the student's width, BatchNorm, GELU and a linear layer
-    to the teacher's width, both without bias. z divides by sqrt(variance + 1e-5). It looks across the batch.
+    to the teacher's width, both without bias. z divides by sqrt(variance + 1e-5). Depends on the whole batch.
 
-    Source: the idea is that of RSD, ICCV 2025 (arXiv 2507.21844), known here only through summaries and
-    others' code: penultimate embeddings, a perceptron of two layers, the correlation pushed to the identity.
+    Source: the idea of RSD, ICCV 2025 (arXiv 2507.21844), known here only through summaries and third-party
+    code: penultimate embeddings, a two-layer perceptron, the correlation pulled towards the identity.
     Chosen here: the division by C, which makes the loss independent of the teacher's width, and `expansion`.
     No published weight is known for this form.
 
@@ -43,7 +43,7 @@ class CrossCorrelation(nn.Module):
         self.projection = nn.Sequential()
 
     def build(self, student_width: int, teacher_width: int) -> None:
-        """Make the projection between these widths; a guide calls this once."""
+        """Create the projection between the given widths; a guide calls this once."""
         refuse_second_build(self, self.projection)
         hidden = self.expansion * student_width
         self.projection = nn.Sequential(
@@ -54,7 +54,7 @@ class CrossCorrelation(nn.Module):
         )
 
     def forward(self, student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
-        """The loss, a scalar.
+        """Compute the loss, a scalar.
 
         Args:
             student_embedding: (B,D), B >= 2.

@@ -1,4 +1,4 @@
-"""Distillation losses of DeiT, for a distillation token."""
+"""Implement the distillation losses of DeiT, for a distillation token."""
 
 from typing import ClassVar
 
@@ -13,18 +13,18 @@ from lgkd.losses.registry import Temperature, register_loss
 @register_loss(
     "deit-soft",
     weight=0.1,
-    weight_help="Multiplies the divergence, which holds the square of the temperature.",
+    weight_help="Multiplies the divergence, which includes the factor temperature^2.",
 )
 class DeiTSoft(KD):
-    """`KD` for a distillation token: the logits are those of its own head.
+    """Apply `KD` to the logits of a distillation token's head.
 
     Source: Touvron et al., Training data-efficient image transformers, ICML 2021 (arXiv 2012.12877): weight
-    0.1 at T = 3, beside 0.9 for the classification by the class token. The authors' code takes the mean over
-    the elements, the default here is that over the batch.
+    0.1 at T = 3, with 0.9 for the classification by the class token. The authors' code takes the mean over
+    the elements; the default here is the mean over the batch.
 
     Args:
         temperature: Logits are divided by it before the softmax.
-        mean: Sum over classes and mean over the batch, or mean over both, as the authors' code has it.
+        mean: Sum over classes and mean over the batch, or mean over both, as in the authors' code.
     """
 
     reads: ClassVar[str] = "distillation"
@@ -35,18 +35,18 @@ class DeiTSoft(KD):
 
 @register_loss("deit-hard", weight=0.5, weight_help="Multiplies the cross entropy.")
 class DeiTHard(nn.Module):
-    """The teacher's decision as the label of a distillation token's head.
+    """Train a distillation token's head on the teacher's decision as its label.
 
         loss = - 1/B * sum over b of log softmax(student)_b at argmax over k of teacher_bk
 
-    Source: as `DeiTSoft`; weight 0.5, beside 0.5 for the classification by the class token.
+    Source: as `DeiTSoft`; weight 0.5, with 0.5 for the classification by the class token.
     """
 
     reads: ClassVar[str] = "distillation"
     across_batch: ClassVar[bool] = False
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG002
-        """The loss, a scalar.
+        """Compute the loss, a scalar.
 
         Args:
             student_logits: (B,K), of the distillation head.
@@ -54,7 +54,7 @@ class DeiTHard(nn.Module):
             targets: not read.
 
         Raises:
-            InputError: the logits are not two equal (B,K).
+            InputError: the logits do not both have the same shape (B,K).
         """
         student, teacher = logits_of("DeiTHard", student_logits, teacher_logits)
         return F.cross_entropy(student, teacher.argmax(dim=1))

@@ -1,4 +1,4 @@
-"""Decoupled knowledge distillation: target class and other classes weighed apart.
+"""Implement decoupled knowledge distillation: target class and other classes weighted separately.
 
 Letters in shapes: B batch, K classes.
 """
@@ -15,9 +15,9 @@ from lgkd.losses.kd import divergence
 from lgkd.losses.registry import Factor, Temperature, register_loss
 
 
-@register_loss("dkd", weight=1.0, weight_help="Multiplies both parts, which hold the square of the temperature.")
+@register_loss("dkd", weight=1.0, weight_help="Multiplies both parts, which include the factor temperature^2.")
 class DKD(nn.Module):
-    """The two parts of distillation's divergence, each with a factor of its own.
+    """Decouple the divergence of distillation into two parts with separate factors.
 
     For a sample with target y, softened probabilities p (teacher) and q (student):
 
@@ -26,11 +26,11 @@ class DKD(nn.Module):
         loss = T^2 * mean over the batch of (alpha TCKD + beta NCKD)
 
     Plain distillation is alpha = 1 and beta = 1 - p_y. Targets that are probabilities (mixed labels) count
-    as their heaviest class, the first of equals. Computed from logarithms: log(1 - q_y) is a log-sum-exp
+    as their most probable class, the first if tied. Computed from logarithms: log(1 - q_y) is a log-sum-exp
     over the other classes, so saturated logits give large losses and no infinities.
 
     Source: Zhao et al., Decoupled Knowledge Distillation, CVPR 2022 (arXiv 2203.08679), and mdistiller:
-    weight 1 with alpha 1, beta 8, T = 4, beside 1 for the classification; 20 epochs of warm-up.
+    weight 1 with alpha 1, beta 8, T = 4, with 1 for the classification; 20 epochs of warm-up.
 
     Args:
         alpha: Multiplies the divergence between the target and all other classes together.
@@ -48,18 +48,18 @@ class DKD(nn.Module):
         self.temperature = temperature
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss, a scalar.
+        """Compute the loss, a scalar.
 
         Args:
             student_logits, teacher_logits: (B,K), K >= 2.
             targets: class numbers (B,), int64, or probabilities (B,K).
 
         Raises:
-            InputError: the logits are not two equal (B,K), or there is a single class.
+            InputError: the logits do not both have the same shape (B,K), or there is a single class.
         """
         student, teacher = logits_of("DKD", student_logits, teacher_logits)
         if student.shape[1] < 2:
-            raise InputError("DKD compares the classes other than the target, and there is a single class; use KD")
+            raise InputError("DKD compares the classes other than the target, got a single class; use KD")
         labels = targets.argmax(dim=1) if targets.ndim == 2 else targets
         is_target = F.one_hot(labels, student.shape[1]).bool()
         student_split, student_rest = _parts(student / self.temperature, is_target)
@@ -73,7 +73,7 @@ class DKD(nn.Module):
 
 
 def _parts(logits_BK: Tensor, is_target_BK: Tensor) -> tuple[Tensor, Tensor]:
-    """Logarithms of (target, all others), (B,2), and of the others among themselves, (B,K) with 0 at the target."""
+    """Compute log-probabilities of (target, others), (B,2), and within the others, (B,K) with 0 at the target."""
     whole_B = logits_BK.logsumexp(dim=1)
     others_B = logits_BK.masked_fill(is_target_BK, -torch.inf).logsumexp(dim=1)
     target_B = logits_BK.masked_fill(~is_target_BK, 0).sum(dim=1)

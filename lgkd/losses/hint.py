@@ -1,4 +1,4 @@
-"""Hints: regression from the student's feature maps onto the teacher's.
+"""Implement hints: regression from the student's feature maps to the teacher's.
 
 Letters in shapes: B batch, D student width, C teacher width, h w map size.
 """
@@ -19,20 +19,20 @@ Regressor = Literal["linear", "norm"]
 @register_loss(
     "hint",
     weight=100.0,
-    weight_help="Multiplies the sum over the guided layer pairs; the published one is for a single pair.",
+    weight_help="Multiplies the sum over the guided layer pairs; the published weight is for a single pair.",
 )
 class Hint(nn.Module):
-    """A regression from the student's maps onto the teacher's, on the teacher's grid.
+    """Regress the teacher's maps from the student's, on the teacher's grid.
 
         loss = sum over k of mean( (T_k - A(r_k(S_k)))^2 )
 
     r_k is learned: a 1x1 convolution with bias, D_k -> C_k ("linear"), or a 1x1 convolution without bias,
-    BatchNorm and ReLU ("norm"; it normalises by the micro-batch). A brings the student's map to the
-    teacher's grid: by averaging where that is coarser on both sides, else bilinearly. The teacher's maps
-    are never touched; with `MapLoss` the finer grid wins. The mean runs over all elements, pairs are summed.
+    BatchNorm and ReLU ("norm"; it normalises by the micro-batch). A resizes the student's map to the
+    teacher's grid: by averaging if that is coarser on both sides, else bilinearly. The teacher's maps
+    are never resized; `MapLoss` uses the finer grid. The mean runs over all elements, pairs are summed.
 
     Source: Romero et al., FitNets, ICLR 2015 (arXiv 1412.6550), trained jointly and not in two stages, as
-    mdistiller does: weight 100 with a single pair in the middle, beside 1 for the classification.
+    in mdistiller: weight 100 with a single pair in the middle, with 1 for the classification.
 
     Args:
         regressor: linear: a 1x1 convolution; norm: a 1x1 convolution, BatchNorm and ReLU.
@@ -47,7 +47,7 @@ class Hint(nn.Module):
         self.regressions = nn.ModuleList()
 
     def build(self, student_shapes: Sequence[MapShape], teacher_shapes: Sequence[MapShape]) -> None:
-        """Make the regressors for these pairs of maps, shapes (C,h,w); a guide calls this once."""
+        """Create the regressors for the given pairs of maps, shapes (C,h,w); a guide calls this once."""
         refuse_second_build(self, self.regressions)
         pairs = zip(student_shapes, teacher_shapes, strict=True)
         self.regressions = nn.ModuleList(self._regression(student[0], teacher[0]) for student, teacher in pairs)
@@ -62,7 +62,7 @@ class Hint(nn.Module):
         )
 
     def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
-        """The loss, a scalar.
+        """Compute the loss, a scalar.
 
         Args:
             student_maps: maps (B,D_k,h,w), one for each pair.

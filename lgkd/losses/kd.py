@@ -1,4 +1,4 @@
-"""Losses between logits: the student's class probabilities against the teacher's.
+"""Implement knowledge distillation between logits.
 
 Letters in shapes: B batch, K classes.
 """
@@ -15,32 +15,32 @@ Mean = Literal["batch", "elements"]
 
 
 def divergence(teacher_log_BK: Tensor, student_log_BK: Tensor) -> Tensor:
-    """KL(teacher || student) of each sample, (B,), from the logarithms of the probabilities."""
+    """Compute KL(teacher || student) of each sample, (B,), from log-probabilities."""
     return (teacher_log_BK.exp() * (teacher_log_BK - student_log_BK)).sum(dim=1)
 
 
 def soft_targets(student_BK: Tensor, teacher_BK: Tensor, temperature: float, mean: Mean) -> Tensor:
-    """T^2 KL(softmax(teacher / T) || softmax(student / T)), a scalar; see `KD`."""
+    """Compute T^2 KL(softmax(teacher / T) || softmax(student / T)), a scalar; see `KD`."""
     student_log = F.log_softmax(student_BK / temperature, dim=1)
     teacher_log = F.log_softmax(teacher_BK / temperature, dim=1)
     loss = temperature**2 * divergence(teacher_log, student_log).mean()
     return loss / student_BK.shape[1] if mean == "elements" else loss
 
 
-@register_loss("kd", weight=0.9, weight_help="Multiplies the divergence, which holds the square of the temperature.")
+@register_loss("kd", weight=0.9, weight_help="Multiplies the divergence, which includes the factor temperature^2.")
 class KD(nn.Module):
-    """Knowledge distillation: the student's softened probabilities follow the teacher's.
+    """Distill the teacher's softened class probabilities.
 
         loss = T^2 / B * sum over b and k of p_bk (log p_bk - log q_bk),
         p = softmax(teacher / T), q = softmax(student / T)
 
     The mean runs over the batch, the sum over the classes; T^2 keeps the gradient's size when T changes.
-    With mean "elements" the sum is divided by B K instead, which makes it K times smaller: several
-    published codes do so, and their weights are of that scale. Logarithms throughout: finite for any
-    finite logits, which are taken as float32 at least.
+    With mean "elements" the sum is divided by B K instead, which makes it K times smaller, as in several
+    published implementations, whose weights have that scale. Computed from logarithms: finite for any
+    finite logits, in at least float32.
 
     Source: Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network (arXiv 1503.02531); common
-    weights are 0.9 at T = 4, beside 0.1 for the classification.
+    weights are 0.9 at T = 4, with 0.1 for the classification.
 
     Args:
         temperature: Logits are divided by it before the softmax.
@@ -56,14 +56,14 @@ class KD(nn.Module):
         self.mean: Mean = mean
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG002
-        """The loss, a scalar.
+        """Compute the loss, a scalar.
 
         Args:
             student_logits, teacher_logits: (B,K).
             targets: not read.
 
         Raises:
-            InputError: the logits are not two equal (B,K).
+            InputError: the logits do not both have the same shape (B,K).
         """
         student, teacher = logits_of(type(self).__name__, student_logits, teacher_logits)
         return soft_targets(student, teacher, self.temperature, self.mean)

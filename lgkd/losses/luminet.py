@@ -1,4 +1,4 @@
-"""Distillation of logits that were standardised class by class.
+"""Implement LumiNet, distillation of logits standardised per class.
 
 Letters in shapes: B batch, K classes.
 """
@@ -19,16 +19,16 @@ from lgkd.losses.registry import Temperature, register_loss
     weight_help="Multiplies the divergence; the square of the published alpha, 33, for one pair of networks.",
 )
 class LumiNet(nn.Module):
-    """KL between the softened logits after each class's column was standardised over the batch.
+    """Distill softened logits after standardising each class over the batch.
 
         h(z)_bk = (z_bk - mean over b of z_bk) / sqrt(variance over b of z_bk + 1e-5), variance with 1 / B
         loss = 1/B * sum over b of KL(softmax(h(teacher)_b / T) || softmax(h(student)_b / T))
 
-    There is no T^2: the authors' code has the square of its weight alpha in that place. It looks across the
-    batch, and of one sample it knows nothing: a batch of one gives 0.
+    There is no T^2: the authors' code has the square of its weight alpha instead. Depends on the whole
+    batch: a batch of one gives 0.
 
     Source: LumiNet, TMLR 2025, and the authors' code (github.com/ismail31416/LumiNet): T = 4, alpha 33 for
-    resnet32x4 -> resnet8x4, which is a weight of 1089 beside 2 for the classification; warm-up.
+    resnet32x4 -> resnet8x4, which is a weight of 1089 with 2 for the classification; warm-up.
 
     Args:
         temperature: Standardised logits are divided by it before the softmax.
@@ -42,14 +42,14 @@ class LumiNet(nn.Module):
         self.temperature = temperature
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG002
-        """The loss, a scalar.
+        """Compute the loss, a scalar.
 
         Args:
             student_logits, teacher_logits: (B,K).
             targets: not read.
 
         Raises:
-            InputError: the logits are not two equal (B,K).
+            InputError: the logits do not both have the same shape (B,K).
         """
         student, teacher = logits_of("LumiNet", student_logits, teacher_logits)
         student_log = F.log_softmax(_by_class(student) / self.temperature, dim=1)

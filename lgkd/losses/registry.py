@@ -22,7 +22,7 @@ Loss = TypeVar("Loss", bound=type[nn.Module])
 
 @dataclass(frozen=True)
 class Bounds:
-    """Range of an option that is a number, as in `Annotated[float, Bounds(gt=0, le=10)]`."""
+    """Bound a numeric option, as in `Annotated[float, Bounds(gt=0, le=10)]`."""
 
     le: float
     gt: float | None = None
@@ -46,7 +46,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class OnlyWith:
-    """Condition of an option: it differs from its default only where another option has a value."""
+    """Restrict an option to its default unless another option has a given value."""
 
     option: str
     value: str
@@ -58,10 +58,10 @@ Factor = Annotated[float, Bounds(ge=0, le=1_000_000)]
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a loss.
+    """Describe an option of a loss.
 
     Attributes:
-        kind: its type; `str` with `choices` where a few words are allowed.
+        kind: its type; `str` with `choices` for a set of allowed words.
         help: its description in the docstring of the class.
     """
 
@@ -75,7 +75,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Registered:
-    """The entry of a loss: its name in recipes, and its published weight, 1 where none is known."""
+    """Hold the registry entry of a loss: its name in recipes, and its published weight, 1 if none is known."""
 
     kind: str
     weight: float
@@ -83,19 +83,19 @@ class Registered:
 
 
 TERMS: dict[str, type[nn.Module]] = {}
-"""The kinds of terms that a recipe can name, and their losses."""
+"""Kinds of terms in recipes, and their losses."""
 
 
 def register_loss(kind: str, *, weight: float, weight_help: str) -> Callable[[Loss], Loss]:
-    """Make a loss of lgkd a kind of term of recipes; decorates its class.
+    """Register a loss class as a kind of term in recipes; a class decorator.
 
     The arguments of the constructor become keys of a recipe, and are checked on every call by their annotations:
     numbers within `Bounds`, words of a `Literal`. The docstring describes each under "Args:".
 
     Args:
-        kind: what recipes call it.
-        weight: of a term that names none: the published one, or 1.
-        weight_help: what the weight multiplies, in a sentence.
+        kind: its name in recipes.
+        weight: default weight of a term: the published one, or 1.
+        weight_help: effect of the weight, in a sentence.
 
     Raises:
         TypeError: another loss has the name; or an option has no default or no description, or a type that a recipe
@@ -119,7 +119,7 @@ def register_loss(kind: str, *, weight: float, weight_help: str) -> Callable[[Lo
 
 
 def registration(loss: type) -> Registered | None:
-    """Return the entry of a loss; None for any other class, those derived from a registered loss included."""
+    """Return the entry of a loss; None for any other class, including subclasses of a registered loss."""
     entry: Registered | None = vars(loss).get("registered")
     return entry
 

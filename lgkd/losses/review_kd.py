@@ -1,4 +1,4 @@
-"""Knowledge review: feature maps of several stages fused from the last to the first.
+"""Implement knowledge review: feature maps of several stages fused from the last to the first.
 
 Letters in shapes: B batch, D student width, C teacher width, h w map size.
 """
@@ -21,7 +21,7 @@ from lgkd.losses.registry import register_loss
     weight_help="Multiplies the sum over the guided layer pairs; published: 1 to 5, after 20 epochs of warm-up.",
 )
 class ReviewKD(nn.Module):
-    """Every teacher map is imitated by the student's map of its depth fused with all deeper ones.
+    """Match each teacher map with the student's map of its depth fused with all deeper ones.
 
     From the deepest pair up, with M the middle width (the deepest student width, at most 512):
 
@@ -30,8 +30,8 @@ class ReviewKD(nn.Module):
         o_k = BN(3x3 convolution of R'(f_k) to C_k)
         loss = sum over k of context(o_k, T_k)
 
-    The deepest pair has f_k = x_k. R brings the deeper fusion to the student's grid, R' to the teacher's, both
-    by nearest neighbour; what is handed on is R'(f_k). The context loss is the weighted mean of mean squared
+    The deepest pair has f_k = x_k. R resizes the deeper fusion to the student's grid, R' to the teacher's, both
+    by nearest neighbour; R'(f_k) is passed to the next pair. The context loss is the weighted mean of mean squared
     differences on the full map (weight 1) and on maps averaged to 4 x 4, 2 x 2 and 1 x 1 (weights 1/2, 1/4,
     1/8); of the sizes only those below the grid's smaller side are used, and the first used has 1/2. The
     BatchNorms use the micro-batch.
@@ -48,7 +48,7 @@ class ReviewKD(nn.Module):
         self.fusions = nn.ModuleList()
 
     def build(self, student_shapes: Sequence[MapShape], teacher_shapes: Sequence[MapShape]) -> None:
-        """Make the fusions for these pairs of maps, shapes (C,h,w), early to late; a guide calls this once."""
+        """Create the fusions for the given pairs of maps, shapes (C,h,w), early to late; a guide calls this once."""
         refuse_second_build(self, self.fusions)
         middle = min(512, student_shapes[-1][0])
         self.fusions = nn.ModuleList(
@@ -57,7 +57,7 @@ class ReviewKD(nn.Module):
         )
 
     def forward(self, student_maps: Sequence[Tensor], teacher_maps: Sequence[Tensor]) -> Tensor:
-        """The loss, a scalar.
+        """Compute the loss, a scalar.
 
         Args:
             student_maps: maps (B,D_k,h,w), early to late, one for each pair.
@@ -77,7 +77,7 @@ class ReviewKD(nn.Module):
 
 
 class _Fusion(nn.Module):
-    """One step of `ReviewKD`: this depth's map joined with what comes from below."""
+    """Fuse the map of a depth with the deeper fusion, a step of `ReviewKD`."""
 
     def __init__(self, student_width: int, middle: int, teacher_width: int, *, deepest: bool) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class _Fusion(nn.Module):
         self.leave = nn.Sequential(leave, nn.BatchNorm2d(teacher_width))
 
     def forward(self, student: Tensor, deeper: Tensor | None, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Fuse a stage: the map compared with the teacher's, (B,C,*grid), and the map handed on, (B,M,*grid)."""
+        """Fuse a stage; return the map compared with the teacher's, (B,C,*grid), and the next input, (B,M,*grid)."""
         fused: Tensor = self.enter(student)
         if self.gates is not None:
             assert deeper is not None
@@ -103,7 +103,7 @@ class _Fusion(nn.Module):
 
 
 def context_loss(student_BChw: Tensor, teacher_BChw: Tensor) -> Tensor:
-    """Mean squared difference on the map and on its averages of 4 x 4, 2 x 2 and 1 x 1; see `ReviewKD`."""
+    """Compute mean squared differences on the map and its averages of 4 x 4, 2 x 2 and 1 x 1; see `ReviewKD`."""
     loss, weight, weights = F.mse_loss(student_BChw, teacher_BChw), 1.0, 1.0
     for size in (4, 2, 1):
         if size < min(student_BChw.shape[-2:]):

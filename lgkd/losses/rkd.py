@@ -1,6 +1,6 @@
-"""Relational distillation: distances and angles between the embeddings of a batch.
+"""Implement relational distillation: distances and angles between the embeddings of a batch.
 
-An embedding is what a classifier's last layer reads: pooled features, one vector a sample.
+An embedding is the input of a classifier's last layer: pooled features, one vector per sample.
 Letters in shapes: B batch, D student width, C teacher width.
 """
 
@@ -16,17 +16,17 @@ from lgkd.losses.registry import Factor, register_loss
 
 @register_loss("rkd", weight=1.0, weight_help="Multiplies both parts.")
 class RKD(nn.Module):
-    """Distances between samples and angles among three, in the student as in the teacher.
+    """Match distances between two samples and angles among three, in student and teacher embeddings.
 
-        distances: d_ij = |x_i - x_j| / mean of those distances that are not 0
+        distances: d_ij = |x_i - x_j| / mean of the nonzero distances
         angles: a_ijk = cosine between x_j - x_i and x_k - x_i, 0 where either is 0
         loss = distance_weight * mean over ij of H(d_ij - d'_ij) + angle_weight * mean over ijk of H(a_ijk - a'_ijk)
 
-    H is Huber's loss with its bend at 1; the means run over all B^2 and B^3 entries, i = j included. Widths
-    need not agree. Memory grows with B^2 D and B^3. It looks across the batch.
+    H is Huber's loss with delta = 1; the means run over all B^2 and B^3 entries, i = j included. Widths
+    need not agree. Memory grows with B^2 D and B^3. Depends on the whole batch.
 
-    Source: Park et al., Relational Knowledge Distillation, CVPR 2019 (arXiv 1904.05068), as RepDistiller and
-    mdistiller compute it: factors 25 and 50, weight 1 beside 1 for the classification.
+    Source: Park et al., Relational Knowledge Distillation, CVPR 2019 (arXiv 1904.05068), as implemented in
+    RepDistiller and mdistiller: factors 25 and 50, weight 1, with 1 for the classification.
 
     Args:
         distance_weight: Multiplies the part of the distances.
@@ -42,7 +42,7 @@ class RKD(nn.Module):
         self.angle_weight = angle_weight
 
     def forward(self, student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
-        """The loss, a scalar.
+        """Compute the loss, a scalar.
 
         Args:
             student_embedding: (B,D).
@@ -63,7 +63,7 @@ class RKD(nn.Module):
 
 
 def _differences(embedding_BD: Tensor) -> tuple[Tensor, Tensor]:
-    """Distances (B,B) and unit vectors (B,B,D) from each sample to each other; 0 where two are the same."""
+    """Compute distances (B,B) and unit vectors (B,B,D) between all samples; 0 where two are equal."""
     differences = embedding_BD[None] - embedding_BD[:, None]
     squares = differences.square().sum(dim=2)
     apart = squares > 0
@@ -73,7 +73,7 @@ def _differences(embedding_BD: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _by_mean(distances_BB: Tensor) -> Tensor:
-    """Distances in units of their mean, in which zeros do not count."""
+    """Divide distances by the mean of the nonzero ones."""
     count = (distances_BB > 0).sum()
     mean = distances_BB.sum() / count.clamp_min(1)
     return distances_BB / torch.where(count > 0, mean, 1.0)

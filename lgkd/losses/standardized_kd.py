@@ -1,4 +1,4 @@
-"""Logit standardisation: only the shape of the logits is imitated, not their size.
+"""Implement logit standardisation: match the shape of the logits, not their scale.
 
 Letters in shapes: B batch, K classes.
 """
@@ -17,10 +17,10 @@ Small = Annotated[float, Bounds(gt=0, le=10)]
 
 
 def standardized(logits_BK: Tensor, eps: float = 1e-7) -> Tensor:
-    """Each sample's logits with mean 0 and spread 1: (z - mean) / (std + eps), std with K - 1; (B,K).
+    """Standardise each sample's logits: (z - mean) / (std + eps), std with K - 1; (B,K).
 
-    A sample whose logits spread no more than by rounding (std <= 1e-6 of the largest) becomes zeros without
-    gradient: the formula's would be of the order of 1 / eps, and point nowhere.
+    A sample whose logits are constant up to rounding (std <= 1e-6 of the largest) becomes zeros without
+    gradient: the formula's would be of the order of 1 / eps, without a meaningful direction.
     """
     spread_B1 = logits_BK.std(dim=1, keepdim=True) if logits_BK.shape[1] > 1 else torch.zeros_like(logits_BK)
     flat_B1 = spread_B1 <= 1e-6 * logits_BK.detach().abs().amax(dim=1, keepdim=True)
@@ -32,19 +32,19 @@ def standardized(logits_BK: Tensor, eps: float = 1e-7) -> Tensor:
 @register_loss(
     "standardized-kd",
     weight=9.0,
-    weight_help="Multiplies the divergence, which holds the square of the temperature.",
+    weight_help="Multiplies the divergence, which includes the factor temperature^2.",
 )
 class StandardizedKD(nn.Module):
-    """`KD` between standardised logits, the mean over the batch.
+    """Apply `KD` to standardised logits, the mean over the batch.
 
         loss = T^2 / B * sum over b of KL(softmax(z(teacher_b) / T) || softmax(z(student_b) / T)),
         z(v) = (v - mean(v)) / (std(v) + eps)
 
-    Shift and scale of a sample's logits do not count. The gradient grows as their spread shrinks: a student
-    whose head starts at zero sees steps of the order of 1 / spread at first, which a larger `eps` bounds.
+    Invariant to shift and scale of a sample's logits. The gradient grows as their spread shrinks: a student
+    whose head starts at zero takes first steps of the order of 1 / spread, which a larger `eps` bounds.
 
     Source: Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024 (arXiv 2403.01427), and
-    the authors' code: weight 9 at T = 2, beside 0.1 for the classification.
+    the authors' code: weight 9 at T = 2, with 0.1 for the classification.
 
     Args:
         temperature: Standardised logits are divided by it before the softmax.
@@ -61,7 +61,7 @@ class StandardizedKD(nn.Module):
         self.inner = KD(temperature)
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss, a scalar; arguments and errors as those of `KD`."""
+        """Compute the loss, a scalar; arguments and errors as for `KD`."""
         student, teacher = logits_of("StandardizedKD", student_logits, teacher_logits)
         loss: Tensor = self.inner(standardized(student, self.eps), standardized(teacher, self.eps), targets)
         return loss
@@ -73,13 +73,13 @@ class StandardizedKD(nn.Module):
 @register_loss(
     "standardized-dkd",
     weight=9.0,
-    weight_help="Multiplies both parts, which hold the square of the temperature.",
+    weight_help="Multiplies both parts, which include the factor temperature^2.",
 )
 class StandardizedDKD(nn.Module):
-    """`DKD` between standardised logits; see `StandardizedKD`.
+    """Apply `DKD` to standardised logits; see `StandardizedKD`.
 
-    Source: as there. The authors' code, at weight 9, arrives at alpha 9, beta 81, T = 4: weight 9 with
-    alpha 1, beta 9, beside 1 for the classification.
+    Source: as there. The authors' code, at weight 9, has effectively alpha 9, beta 81, T = 4: weight 9 with
+    alpha 1, beta 9, with 1 for the classification.
 
     Args:
         alpha: Multiplies the divergence between the target and all other classes together.
@@ -100,7 +100,7 @@ class StandardizedDKD(nn.Module):
         self.inner = DKD(alpha, beta, temperature)
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss, a scalar; arguments and errors as those of `DKD`."""
+        """Compute the loss, a scalar; arguments and errors as for `DKD`."""
         student, teacher = logits_of("StandardizedDKD", student_logits, teacher_logits)
         loss: Tensor = self.inner(standardized(student, self.eps), standardized(teacher, self.eps), targets)
         return loss

@@ -1,1 +1,1 @@
-"""The training loop and its parts. The only package that imports accelerate."""
+"""Train models: the training loop and its parts. The only package that imports accelerate."""

@@ -1,4 +1,4 @@
-"""Agreement of several processes on when to stop and when to save: not at every step, and at the same one."""
+"""Agree over several processes on when to stop and when to save: not at every step, but at the same step."""
 
 import time
 
@@ -14,12 +14,12 @@ SECONDS, STEPS = 2.0, 20
 class Agreement:
     """Agree over processes on stopping and saving; asked after every step.
 
-    One process answers at once. Several ask each other, which keeps all of them waiting for the slowest; when they do,
-    they also settle after how many steps they will do it again, from the longest step that any of them had.
+    A single process decides at once. Several communicate, which makes all of them wait for the slowest; they then also
+    choose the number of steps until the next agreement, from the longest step of any of them.
 
     Args:
-        stop: knows a reason to stop, or none.
-        checkpointer: knows when it is time to save; None: nothing is saved.
+        stop: returns a reason to stop, or None.
+        checkpointer: determines when to save; None: nothing is saved.
     """
 
     def __init__(self, stop: StopCondition, checkpointer: Checkpointer | None) -> None:
@@ -28,7 +28,7 @@ class Agreement:
         self._looked = time.perf_counter()
 
     def after_step(self) -> tuple[LgkdError | None, bool]:
-        """The reason to stop, or None, and whether it is time to save; the same in all processes."""
+        """Return the reason to stop, or None, and True if it is time to save; the same in all processes."""
         now = time.perf_counter()
         self._longest, self._looked = max(self._longest, now - self._looked), now
         self._steps_left -= 1
@@ -37,7 +37,7 @@ class Agreement:
         return self.now()
 
     def now(self) -> tuple[LgkdError | None, bool]:
-        """As `after_step`, without waiting for the step at which all would agree; called by all."""
+        """Agree as in `after_step`, without waiting for the agreed step; called by all processes."""
         reason = self._stop.reason()
         until_save = self._checkpointer.seconds_left() if self._checkpointer is not None else SECONDS
         if not together():
@@ -45,7 +45,7 @@ class Agreement:
         stopping, next_save, longest = highest([float(reason is not None), -until_save, self._longest])
         if stopping:
             reason = agree(reason)
-        # Those who save after every step agree after every step.
+        # Saving after every step requires an agreement after every step.
         within = min(SECONDS, max(-next_save, 0.0))
         self._steps_left = max(1, min(STEPS, int(within / max(longest, 1e-6))))
         self._longest = 0.0

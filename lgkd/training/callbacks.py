@@ -1,4 +1,4 @@
-"""Callbacks of a training, and the row of metrics that they receive."""
+"""Define callbacks of a training, and the row of metrics that they receive."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -55,8 +55,8 @@ class EpochRow:
         seconds: spent on training in this epoch, without evaluation.
         evaluation_seconds: spent on evaluation.
         images_per_second: over all processes, in training.
-        memory_mb: the most so far that the first process held in memory, or allocated on its GPU, in 10^6 bytes;
-            None in epochs that an older lgkd trained.
+        memory_mb: peak memory of the first process so far, or allocated on its GPU, in 10^6 bytes; None in epochs
+            trained by older versions.
     """
 
     epoch: int
@@ -69,7 +69,7 @@ class EpochRow:
     memory_mb: float | None = None
 
     def flatten(self) -> dict[str, float]:
-        """Columns of metrics.csv: `loss` is the weighted sum, `loss_NAME` its parts, not weighted."""
+        """Return the columns of metrics.csv: `loss` is the weighted sum, `loss_NAME` its unweighted parts."""
         train = dict(self.train)
         return {
             "epoch": self.epoch,
@@ -85,7 +85,7 @@ class EpochRow:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """The row as JSON has it, for a checkpoint."""
+        """Return the row in JSON values, for a checkpoint."""
         return dict(vars(self))
 
     @classmethod
@@ -105,18 +105,18 @@ class EpochRow:
 
 
 def is_count(value: Any) -> bool:
-    """Tell a whole number from 0 on that a float holds."""
+    """Return True for an integer >= 0 that a float represents exactly."""
     return type(value) is int and 0 <= value < 2**53
 
 
 def is_number(value: Any) -> bool:
-    """Tell a finite number."""
-    # JSON knows whole numbers that no float holds, and Python's reader NaN and Infinity.
+    """Return True for a finite number."""
+    # JSON allows integers beyond the range of a float, and Python's reader NaN and Infinity.
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def are_numbers(value: Any) -> bool:
-    """Tell a mapping to finite numbers."""
+    """Return True for a mapping to finite numbers."""
     return isinstance(value, dict) and all(is_number(number) for number in value.values())
 
 

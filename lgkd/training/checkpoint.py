@@ -1,7 +1,7 @@
-"""Checkpoints: named parts as safetensors and JSON, whole or not there, and checked when they are read.
+"""Read and write checkpoints: named parts as safetensors and JSON, written atomically and verified when read.
 
     checkpoint/
-      step-00000120/   the one before, kept in case the newest is damaged
+      step-00000120/   the previous one, kept in case the newest is corrupt
       step-00000240/   student.safetensors, optimizer.safetensors, meters.safetensors, ..., state.json, MANIFEST.json
       best/            the student of the best epoch on held-out images, where there are any
 
@@ -43,11 +43,11 @@ class Checkpoint:
     """Hold the content of a checkpoint.
 
     Attributes:
-        step: optimiser steps that were made.
+        step: number of optimiser steps.
         tensors: for each named part its tensors, on the CPU.
         state: everything that is not a tensor.
         folder: in which it is stored.
-        damaged: newer checkpoints that were passed over, each with what is wrong with it.
+        damaged: newer checkpoints that were skipped, each with the reason.
     """
 
     step: int
@@ -60,7 +60,7 @@ class Checkpoint:
 def save_checkpoint(
     root: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
 ) -> Path:
-    """Write the checkpoint of a step and drop all but the last two; returns its folder.
+    """Write the checkpoint of a step and delete all but the last two; return its folder.
 
     Raises:
         InputError: the disk is full or the folder cannot be written; older checkpoints are untouched.
@@ -69,7 +69,7 @@ def save_checkpoint(
 
 
 def save_best(root: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
-    """Write the best checkpoint so far over the one before."""
+    """Replace the best checkpoint so far."""
     return _save(root, "best", tensors, state, after=lambda: None)
 
 
@@ -95,7 +95,7 @@ def _save(
         _write(passing / MANIFEST, _json({"format": FORMAT, "files": manifest}), None)
         flush_folder(passing)
         _fault("before-rename")
-        # A folder of that name is either this very step, saved before, or the best one to be replaced.
+        # A folder of that name is either the same step, saved before, or the best one to be replaced.
         old = root / f"{name}.old"
         shutil.rmtree(old, ignore_errors=True)
         if target.exists():
@@ -120,10 +120,10 @@ def _save(
 
 
 def load_newest(root: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole, or None where there has never been one.
+    """Load the newest valid checkpoint; return None if there is none.
 
     Raises:
-        InputError: there are checkpoints, and every one is damaged; each is named with what is wrong.
+        InputError: all checkpoints are corrupt; the message lists each with the reason.
     """
     damaged: list[str] = []
     for folder in _newest_first(root):
@@ -137,16 +137,16 @@ def load_newest(root: Path) -> Checkpoint | None:
         return Checkpoint(state["step"], tensors, state, folder, tuple(damaged))
     if damaged:
         raise InputError(
-            "no checkpoint can be used: " + "; ".join(damaged) + ". Move the run's folder away to begin again"
+            "no checkpoint can be used: " + "; ".join(damaged) + ". Move the run's folder away to start again"
         )
     return None
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The parts and the state of one checkpoint, after every size and hash was found right.
+    """Read the parts and the state of a checkpoint after verifying every size and hash.
 
     Raises:
-        InputError: a file is missing, cut, changed or no file of a checkpoint; named.
+        InputError: a file is missing, truncated, changed or does not belong to a checkpoint; the message names it.
     """
     manifest = _read_json(folder / MANIFEST)
     files = manifest.get("files")
@@ -170,7 +170,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[st
             state = _read_state(folder / name, data)
             continue
         try:
-            # They come in an order of chance; processes that add them up must not differ in it.
+            # Their order is arbitrary; processes that reduce them must use the same order.
             tensors[part] = dict(sorted(load(data).items()))
         except UNREADABLE as error:
             raise_if_out_of_memory(error)
@@ -191,7 +191,7 @@ def _read_state(file: Path, data: bytes) -> dict[str, Any]:
 def _newest_first(root: Path) -> Iterable[Path]:
     if not root.is_dir():
         return []
-    # A process that died between two renames of one step left it under its old name.
+    # A process that died between two renames of a step left it under its old name.
     steps = [
         (int(match[1]), not path.name.endswith(".old"), path)
         for path in root.iterdir()
@@ -201,7 +201,7 @@ def _newest_first(root: Path) -> Iterable[Path]:
 
 
 def _drop_old(root: Path) -> None:
-    """Keep the last two; of half-written ones only names that are ours are removed."""
+    """Delete all but the last two; of partial ones only those with names of lgkd."""
     for path in list(_newest_first(root))[_KEPT:]:
         shutil.rmtree(path, ignore_errors=True)
     for path in root.glob("*.tmp"):
@@ -235,7 +235,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     data = _read(path)
     try:
         value = json.loads(data)
-        # The manifest has no hash of its own; written again it must give the same bytes.
+        # The manifest has no hash itself; serialising it again must give the same bytes.
         unchanged = isinstance(value, dict) and _json(value) == data
     except (ValueError, RecursionError):
         unchanged = False
@@ -245,6 +245,6 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _fault(point: str) -> None:
-    """Die here, as by a power cut, if a test asks for it."""
+    """Kill the process here, as by a power failure, if a test requests it."""
     if os.environ.get(FAULT_VARIABLE) == point:
         os._exit(70)

@@ -1,4 +1,4 @@
-"""Save a training, and restore it."""
+"""Save and restore a training."""
 
 import os
 import time
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from lgkd.training.train_step import Engine
 
 SECONDS_VARIABLE = "LGKD_SAVE_SECONDS"
-"""Name of an environment variable that sets the seconds between saves, whatever was asked for; for tests."""
+"""Name of an environment variable that overrides the seconds between saves; for tests."""
 
 
 class Checkpointer:
-    """Save a training in a folder, so that it can be resumed where it was stopped.
+    """Save a training in a folder, so that it can be resumed from where it stopped.
 
     Args:
         root: the folder of the checkpoints.
-        every_seconds: save when so much time has passed since the last save; 0: after every step.
-        identity: what the training is of (settings and their digest, data fingerprint, ...); kept in every checkpoint.
+        every_seconds: interval between saves; 0: after every step.
+        identity: identity of the training (settings and their digest, data fingerprint, ...); stored in checkpoints.
         check: called with a checkpoint's folder, the identity in it (None in those of earlier versions) and this
-            training's; raises where the checkpoint is not to be gone on with.
-        select_on: the score by which the best epoch is chosen, such as "val_top1"; None: none is.
+            training's; raises if the training must not be resumed from the checkpoint.
+        select_on: the score that selects the best epoch, such as "val_top1"; None: no selection.
         on_restored: called when a checkpoint has been restored, or none was found, before the training writes anything.
         say: called with messages for the user.
     """
@@ -58,14 +58,14 @@ class Checkpointer:
         self._saved = time.monotonic()
 
     def seconds_left(self) -> float:
-        """Seconds until it is time to save; 0 or less: it is time."""
+        """Return the seconds until the next save; 0 or less: save now."""
         return self._every - (time.monotonic() - self._saved)
 
     def save(self, engine: "Engine", progress: Progress, meters: RunningMean) -> None:
         """Write everything that the next step depends on.
 
         Raises:
-            NonFiniteError: a weight is not finite; nothing is written, the checkpoint before stays the newest.
+            NonFiniteError: a weight is not finite; nothing is written, the previous checkpoint stays the newest.
         """
         if not all(all_finite(part) for part in engine.task.checkpoint_tensors().values()):
             raise NonFiniteError(
@@ -86,35 +86,35 @@ class Checkpointer:
             }
             done = progress.epoch * engine.plan.steps_per_epoch + progress.step
             save_checkpoint(self.root, done, engine.state_dict() | {"meters": sums}, state)
-        # Nobody leaves, and makes a starter end the others, before everything is on the disk.
+        # No process exits, which would make the launcher end the others, before everything is on the disk.
         wait()
         self._saved = time.monotonic()
 
     def restore(self, engine: "Engine", meters: RunningMean) -> Progress | None:
-        """Restore the newest undamaged checkpoint; return None where there is none.
+        """Restore the newest valid checkpoint; return None if there is none.
 
         Raises:
-            InputError: every checkpoint is damaged, or it belongs to another training.
-            TakenError: as `check` says.
+            InputError: all checkpoints are corrupt, or it belongs to another training.
+            TakenError: raised by `check`.
         """
         found = load_newest(self.root)
         if found is None:
             self._on_restored()
             return None
         for problem in found.damaged:
-            self._say(f"passed over a damaged checkpoint: {problem}; going on from {found.folder.name}")
+            self._say(f"skipped a corrupt checkpoint: {problem}; resuming from {found.folder.name}")
         parts, state = found.tensors, found.state
         self._check(found.folder, state.get("identity"), self._identity)
         progress = read_progress(state, found.folder / STATE)
         if state["threads"] != torch.get_num_threads():
             self._say(
                 f"the checkpoint was made with {state['threads']} threads, now there are {torch.get_num_threads()}: "
-                "the training goes on, but not to the last bit as it would have"
+                "the training is resumed, but is not bitwise identical"
             )
         if state["processes"] != engine.processes:
             self._say(
                 f"the checkpoint was made by {state['processes']} processes, now there are {engine.processes}: the "
-                "training goes on, but with other draws of dropout and stochastic depth, where it has any"
+                "training is resumed, but with different dropout and stochastic depth, if it has any"
             )
         try:
             engine.load_state_dict(parts)
@@ -125,18 +125,18 @@ class Checkpointer:
             raise_if_out_of_memory(error)
             reason = " ".join(str(error).split())[:200]
             raise InputError(
-                f"{found.folder} belongs to another training ({reason}); move the run's folder away to begin again"
+                f"{found.folder} belongs to another training ({reason}); move the run's folder away to start again"
             ) from error
-        # The sums are of all processes; one of them goes on with them.
+        # The sums are over all processes; one of them resumes with them.
         mine = int(engine.rank == 0)
         sums = {name: value * mine for name, value in parts["meters"].items()}
         meters.load_state_dict(sums, progress.images * mine, engine.device)
         self._on_restored()
-        self._say(f"going on from epoch {progress.epoch + 1}, step {progress.step}")
+        self._say(f"resuming from epoch {progress.epoch + 1}, step {progress.step}")
         return progress
 
     def is_best(self, row: EpochRow, progress: Progress) -> bool:
-        """Tell if this epoch is the best so far on the held-out images, and record it in the progress if so."""
+        """Return True if this epoch is the best so far on the held-out images, and record it in the progress."""
         if self._select_on is None or self._select_on not in row.scores:
             return False
         score = row.scores[self._select_on]
@@ -153,7 +153,7 @@ class Checkpointer:
         wait()
 
     def load_best(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """The student of the best epoch, and which one that was."""
+        """Load the student of the best epoch, and the epoch's record."""
         folder = self.root / "best"
         # A process that died between two renames left it under its old name.
         place = folder if folder.exists() else self.root / "best.old"

@@ -9,12 +9,12 @@ _WORTH_COMPILING = 4_000_000
 
 
 def choose_compile(wanted: bool | None, device: str, images: int, *, cuda_graphs: bool = False) -> bool:
-    """Choose if a training of so many images (epochs times images) is compiled, where the user does not.
+    """Choose whether to compile a training of `images` (epochs times images), unless the user decides.
 
-    Compiling takes a minute or two. On a GPU that pays after some millions of images; on a CPU hardly ever.
+    Compiling takes a minute or two. On a GPU that pays off after some millions of images; on a CPU hardly ever.
 
     Raises:
-        InputError: recordings are asked for where there can be none.
+        InputError: CUDA graphs are requested but not available.
     """
     on_gpu = torch.device(device).type == "cuda"
     if cuda_graphs and (not on_gpu or wanted is False):
@@ -31,12 +31,12 @@ def choose_compile(wanted: bool | None, device: str, images: int, *, cuda_graphs
 def compile_task(task: nn.Module, *, cuda_graphs: bool) -> None:
     """Compile all models and losses of a task as one graph, in place: names of weights stay the same.
 
-    Batches that differ in size are compiled apart.
+    Batches of different sizes are compiled separately.
 
     Args:
         task: compiled at its next call.
-        cuda_graphs: whether what was compiled is recorded once and replayed, kernel by kernel without the host. What
-            a step returns is then overwritten by the next one, so that whoever keeps it copies it.
+        cuda_graphs: record the compiled step once and replay its kernels without the host. The results of a step are
+            then overwritten by the next one, so copy them to keep them.
     """
     if cuda_graphs:
         task.compile(dynamic=False, mode="reduce-overhead")

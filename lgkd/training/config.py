@@ -1,4 +1,4 @@
-"""What the loop needs to know; made by `lgkd.runner.build` from a recipe."""
+"""Define the settings of the loop; created by `lgkd.runner.build` from a recipe."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,17 +10,17 @@ from lgkd.errors import InputError
 
 @dataclass(frozen=True)
 class Plan:
-    """One training.
+    """Hold the settings of a training.
 
     Attributes:
         optimizer, schedule, ema, lookahead: those of a recipe; the learning rate is not scaled by the batch size.
         steps_per_epoch: optimiser steps.
-        accumulate: micro-batches a step; the effective batch stays what the feed yields.
+        accumulate: micro-batches per step; the effective batch is that of the feed.
         precision: "fp32", "bf16" or "fp16"; already decided.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
-        channels_last: whether images are laid out channels-last, for CNNs.
-        compile: whether all models and losses of the task are compiled as one graph.
-        cuda_graphs: whether the compiled step is recorded and replayed; needs `compile` and a CUDA device.
+        channels_last: use the channels-last memory format, for CNNs.
+        compile: compile all models and losses of the task as one graph.
+        cuda_graphs: record and replay the compiled step; needs `compile` and a CUDA device.
     """
 
     optimizer: Optimizer
@@ -71,5 +71,5 @@ class Plan:
         return min(self.steps_per_epoch, self.steps - epoch * self.steps_per_epoch)
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step counted from 0."""
+        """Return the learning rate of a step counted from 0."""
         return self.schedule.rate(self.optimizer.lr, step, self.steps_per_epoch)

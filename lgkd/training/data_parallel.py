@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lgkd.distillation.tasks import Batch, Step, Task
 
-# Their modules do the same with every batch, so that every weight takes part in every step or in none.
+# Their modules treat every batch alike, so that a weight takes part in every step or in none.
 _STATIC = ("torch", "timm", "lgkd")
 
 
@@ -35,12 +35,12 @@ class _Whole(nn.Module):
 class ParallelTask:
     """Wrap a task so that its backward pass averages every gradient over processes.
 
-    The task itself stays as it is, with its names; the wrapper around it is made at the first step, and again when a
-    term has ended. Weights that take part in one process and not in another are looked for in every step, unless
-    student and terms are of modules that are known to treat all batches alike.
+    The task and its names are unchanged; the wrapper around it is created at the first step, and again when a term
+    has ended. Every step searches for weights that take part in one process and not in another, unless student and
+    terms consist of modules that are known to treat all batches alike.
 
     Args:
-        task: with equal weights in all processes.
+        task: the task, with equal weights in all processes.
         accelerator: wraps it.
     """
 
@@ -52,19 +52,19 @@ class ParallelTask:
         self.finds_unused = True
 
     def ready(self, batch: Batch) -> None:
-        """Make the wrapper if there is none for the terms of now; called by all processes, before a step's draws."""
+        """Create the wrapper if there is none for the active terms; called by all processes, before random draws."""
         active = self.task.active_terms
         if self._wrapped is not None and active == self._active:
             return
         self.close()
         self._active = active
-        # An ended term's projections take no part any more.
+        # An ended term's projections no longer take part.
         ended = _weights_of_ended_terms(self.task)
         taking_part = [weight for weight in self.task.parameters() if weight.requires_grad and id(weight) not in ended]
         self.finds_unused = not (self._static and self._all_used(taking_part, batch))
         whole = _Whole(self.task, taking_part)
         if self.finds_unused:
-            # torch would complain of the search, at length, in every step in which all weights take part.
+            # torch would warn of the search in every step in which all weights take part.
             whole.never_used = nn.Parameter(taking_part[0].new_zeros(()))
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
             whole, [name for name, weight in whole.named_parameters() if id(weight) in ended]
@@ -82,7 +82,7 @@ class ParallelTask:
             self._settle_buckets(taking_part)
 
     def __call__(self, batch: Batch) -> Step:
-        """One forward pass; what it returns is differentiated by the loss alone."""
+        """Run one forward pass; only the loss of the result has a graph."""
         assert self._wrapped is not None
         loss, step = self._wrapped(batch)
         return Step(loss, step.logits, step.parts)
@@ -97,12 +97,12 @@ class ParallelTask:
             yield
 
     def close(self) -> None:
-        """Take the wrapper away, with its hooks on the weights."""
+        """Remove the wrapper and its hooks on the weights."""
         self._wrapped = None
         self.accelerator._models.clear()
 
     def _all_used(self, weights: list[nn.Parameter], batch: Batch) -> bool:
-        """Tell if the loss depends on every weight, by a forward pass that changes nothing; equal in all processes."""
+        """Return True if the loss depends on every weight, by a trial forward pass; equal in all processes."""
         buffers = [(buffer, buffer.clone()) for buffer in self.task.buffers()]
         with self.accelerator.autocast():
             loss = self.task.forward(batch).loss
@@ -115,10 +115,10 @@ class ParallelTask:
         return bool(flags.all())
 
     def _settle_buckets(self, weights: list[nn.Parameter]) -> None:
-        """Have the gradients sorted into their messages now, by one step of zeros.
+        """Sort the gradients into their buckets now, by one step of zeros.
 
-        torch sorts them anew after the first step, in the order in which they were made. A run that goes on would have
-        its own first step, and among three processes the order of a sum changes its last bits.
+        torch sorts them again after the first step, in the order in which they were computed. A resumed run would have
+        its own first step, and with three processes the order of a sum changes its last bits.
         """
         assert self._wrapped is not None
         self._wrapped(None)[0].backward()
@@ -127,17 +127,17 @@ class ParallelTask:
 
 
 def is_static(task: Task) -> bool:
-    """Tell a static graph: student and terms consist of modules that treat all batches alike."""
+    """Return True for a static graph: student and terms consist of modules that treat all batches alike."""
     return all(map(is_known, [task.student, *task.terms.values()]))
 
 
 def is_known(part: nn.Module) -> bool:
-    """Tell a model that consists of modules of torch, timm and lgkd."""
+    """Return True for a model that consists of modules of torch, timm and lgkd."""
     return all(type(module).__module__.partition(".")[0] in _STATIC for module in part.modules())
 
 
 def _zero(weights: list[nn.Parameter]) -> Tensor:
-    """0, with a graph whose gradients are made in the reverse order of the weights."""
+    """Return 0 with a graph whose gradients are computed in the reverse order of the weights."""
     total = weights[0].new_zeros(())
     for weight in weights:
         total = total + weight.sum() * 0
@@ -145,7 +145,7 @@ def _zero(weights: list[nn.Parameter]) -> Tensor:
 
 
 def _weights_of_ended_terms(task: Task) -> set[int]:
-    """Identities of the weights that only terms use which have ended."""
+    """Return the identities of the weights that only ended terms use."""
     ended: set[int] = set()
     going_on = {id(weight) for weight in task.student.parameters()}
     active = task.active_terms
@@ -155,7 +155,7 @@ def _weights_of_ended_terms(task: Task) -> set[int]:
 
 
 def _weights_of_graph(loss: Tensor) -> set[int]:
-    """Identities of the weights that a backward pass from here would reach."""
+    """Return the identities of the weights that a backward pass from the loss would reach."""
     found: set[int] = set()
     seen: set[object] = set()
     ahead: list[object] = [loss.grad_fn]

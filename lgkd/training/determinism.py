@@ -1,7 +1,7 @@
 """Make a run bitwise reproducible.
 
-On a CPU it does, at an equal number of threads. On a GPU some sums are taken in whatever order their parts arrive,
-unless torch is told not to; that costs time, and a few operations have no other way.
+On a CPU it is, at an equal number of threads. On a GPU some sums are computed in a nondeterministic order, unless torch
+uses deterministic algorithms, which are slower and missing for a few operations.
 """
 
 import os
@@ -14,7 +14,7 @@ from lgkd.errors import InputError
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 _FIXED_WORKSPACE = ":4096:8"
-"""One of the two settings with which cuBLAS promises the same bits again (its manual, "Results reproducibility")."""
+"""One of the two settings for which cuBLAS guarantees reproducible bits (its manual, "Results reproducibility")."""
 
 
 def remark(device: str, *, deterministic: bool) -> str | None:
@@ -26,16 +26,16 @@ def remark(device: str, *, deterministic: bool) -> str | None:
 
 @contextmanager
 def exactly(device: str, *, deterministic: bool) -> Iterator[None]:
-    """Have torch use deterministic algorithms while this is entered; afterwards all is as it was.
+    """Use deterministic algorithms of torch inside the context; restore the settings on exit.
 
-    To be entered before anything is multiplied on the GPU. On a CPU nothing is changed.
+    Enter it before the first multiplication on the GPU. On a CPU nothing is changed.
 
     Args:
         device: "cpu", "cuda" or "cuda:N".
         deterministic: False: do nothing.
 
     Raises:
-        InputError: an operation of the run has no deterministic algorithm; it is named.
+        InputError: an operation of the run has no deterministic algorithm; the message names it.
     """
     if not deterministic or torch.device(device).type != "cuda":
         yield

@@ -1,7 +1,7 @@
 """Make the step of several processes equal the step of one: batch statistics, terms across the batch, the start.
 
-Gradients are averaged elsewhere, by `lgkd.training.data_parallel`. Both exchange values during the backward pass, in
-an order that depends on the weights that take part, so what is exchanged here goes through a group of its own.
+Gradients are averaged elsewhere, by `lgkd.training.data_parallel`. Both communicate during the backward pass, in an
+order that depends on the weights that take part, so this module uses a separate process group.
 
 Letters in shapes: B batch, C channels.
 """
@@ -22,14 +22,14 @@ from lgkd.distillation.tasks import Task
 from lgkd.training.exchange_order import ExchangeOrder
 
 Group: TypeAlias = "dist.ProcessGroup | None"
-"""Processes that exchange values apart from others' exchanges; None: all of them, with everything else."""
+"""Process group for separate exchanges; None: the default group of all processes."""
 
 PATIENCE = timedelta(minutes=10)
-"""Time that a process waits within a step for the others, which are equally far."""
+"""Time that a process waits within a step for the others, which are at the same step."""
 
 
 def own_group() -> Group:
-    """The group in which the processes of now exchange values within a step; called by all of them."""
+    """Return the group in which the current processes exchange values within a step; called by all of them."""
     return _second_group(dist.group.WORLD)
 
 
@@ -40,7 +40,7 @@ def _second_group(_first: Group) -> Group:
 
 
 class _Sum(torch.autograd.Function):
-    """All-reduce whose backward pass all-reduces the gradient."""
+    """Apply an all-reduce whose backward pass all-reduces the gradient."""
 
     @staticmethod
     def forward(context: Any, values: Tensor, group: Group, number: int | None) -> Tensor:
@@ -63,7 +63,7 @@ def sum_over_processes(values: Tensor, group: Group = None, order: ExchangeOrder
 
 
 def gather_batch(values_B: Tensor, group: Group = None, order: ExchangeOrder | None = None) -> Tensor:
-    """The rows of all processes, in the order of ranks, with a gradient; shares may differ in length."""
+    """Gather the rows of all processes, in the order of ranks, with a gradient; shares may differ in length."""
     if order is not None:
         order.check(f"a term across the batch, on values of shape {tuple(values_B.shape[1:])}")
     sizes = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=values_B.device)
@@ -72,14 +72,14 @@ def gather_batch(values_B: Tensor, group: Group = None, order: ExchangeOrder | N
     lengths = sizes.tolist()
     before, after = sum(lengths[: dist.get_rank()]), sum(lengths[dist.get_rank() + 1 :])
     rest = values_B.shape[1:]
-    # Everyone adds its rows to zeros: a gather of unequal lengths that every backend knows.
+    # Each process adds its rows to zeros: a gather of unequal lengths that every backend supports.
     parts = [values_B.new_zeros(before, *rest), values_B, values_B.new_zeros(after, *rest)]
     return sum_over_processes(torch.cat(parts), group, order)
 
 
 def looks_across(task: Task) -> bool:
-    """Tell if a step depends on how the batch is shared out: by BatchNorm, or by a term across the batch."""
-    # Frozen models stay in the mode in which they are.
+    """Return True if a step depends on how the batch is split: by BatchNorm, or by a term across the batch."""
+    # Frozen models keep their mode.
     frozen = [norm for model in task.frozen_models.values() for norm in _batch_norms(model) if norm.training]
     return task.across_batch or bool(frozen or _batch_norms(task.student))
 
@@ -89,14 +89,16 @@ def _batch_norms(model: nn.Module) -> list[nn.Module]:
 
 
 class DistributedStep(TorchFunctionMode):
-    """While it is entered, BatchNorm in training normalises by the batch of all processes (as SyncBatchNorm, but on
-    every device and for every class that calls `F.batch_norm`), that of frozen models included; and terms that compare
-    the images of a batch see the maps of all processes.
+    """Synchronise BatchNorm and terms across the batch over processes inside the context.
+
+    BatchNorm in training normalises by the batch of all processes (as SyncBatchNorm, but on every device and for every
+    class that calls `F.batch_norm`), including frozen models; terms that compare the images of a batch receive the maps
+    of all processes.
 
     Args:
-        task: whose terms may look across the batch.
-        group: through which the processes exchange; None: through that of everything else.
-        order: verifies that all processes exchange the same; None: they are known to.
+        task: the task whose terms may depend on the whole batch.
+        group: process group of the exchanges; None: the default group.
+        order: verifies that all processes make the same exchanges; None: this is known.
     """
 
     def __init__(self, task: Task, group: Group = None, order: ExchangeOrder | None = None) -> None:
@@ -122,12 +124,12 @@ class DistributedStep(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def check_backward(self, loss: Tensor) -> None:
-        """Verify that the backward pass of a loss exchanges the same in all processes, where that is not known."""
+        """Verify that the backward pass of a loss makes the same exchanges in all processes, if that is not known."""
         if self._order is not None:
             self._order.check_backward(loss)
 
     def _gathered(self, given: Any) -> Any:
-        """Every tensor among a term's arguments with the rows of all processes."""
+        """Gather the rows of all processes for every tensor among a term's arguments."""
         if isinstance(given, Tensor):
             return gather_batch(given, self._group, self._order)
         return type(given)(self._gathered(value) for value in given) if isinstance(given, list | tuple) else given
@@ -152,7 +154,7 @@ def _batch_norm(
     group: Group = None,
     order: ExchangeOrder | None = None,
 ) -> Tensor:
-    """`F.batch_norm` in training, over the batch of all processes."""
+    """Compute `F.batch_norm` in training, over the batch of all processes."""
     if order is not None:
         order.check_norm(values_BC, running_mean, weight)
     wide = values_BC if values_BC.dtype == torch.float64 else values_BC.float()
@@ -161,7 +163,7 @@ def _batch_norm(
     count = wide.new_full((1,), wide.numel() / wide.shape[1])
     sums = sum_over_processes(torch.cat([wide.sum(over), count]), group, order)
     mean, count = sums[:-1] / sums[-1], sums[-1].detach()
-    # In two passes: the difference of two large squares would lose its digits.
+    # In two passes: the difference of two large squares would lose precision.
     centred = wide - mean.view(shape)
     variance = sum_over_processes(centred.square().sum(over), group, order) / count
     with torch.no_grad():
@@ -175,10 +177,10 @@ def _batch_norm(
 
 
 def same_start(tensors: Iterable[Tensor]) -> None:
-    """Give every process the weights of the first, whatever chance it began with."""
+    """Broadcast the weights of the first process to all, independent of their random initialisation."""
     for tensor in tensors:
         value = tensor.detach().contiguous()
-        if value.dtype == torch.bool:  # not every backend sends truths
+        if value.dtype == torch.bool:  # not every backend supports bool
             value = value.to(torch.uint8)
         dist.broadcast(value, src=0)
         with torch.no_grad():

@@ -15,7 +15,7 @@ from lgkd.errors import DataError
 from lgkd.models.sdpa import quick_attention
 
 BINS = 15
-"""Number of equally wide bins of confidence, for the calibration error."""
+"""Number of equal-width bins of confidence, for the calibration error."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Scores:
         ece: expected calibration error over 15 equal bins of confidence (Guo et al., arXiv
             1706.04599): how far confidence is from accuracy on average, 0 to 1.
         per_class: top1 of each class, in class order; a class without images has None.
-        images: how many were looked at.
-        agreement: share of the images for which a second classifier says the same, where one was given.
+        images: number of images.
+        agreement: share of the images for which a second classifier, if given, predicts the same class.
         balanced_accuracy: mean of the top1 of the classes that have images, as scikit-learn's balanced_accuracy_score:
-            always naming the largest class is worth no more than a guess in it.
-        largest_class: share of the images that are of the most frequent class: what always naming that would score.
+            always predicting the largest class scores no more than a guess.
+        largest_class: share of images of the most frequent class: the accuracy of always predicting it.
     """
 
     top1: float
@@ -48,11 +48,11 @@ class Scores:
 
     @property
     def unseen(self) -> list[int]:
-        """The classes without images, which the balanced accuracy leaves out, by their places."""
+        """Return the indices of classes without images, which the balanced accuracy omits."""
         return [place for place, value in enumerate(self.per_class) if value is None]
 
     def flat(self) -> dict[str, float]:
-        """The single numbers, for a log."""
+        """Return the scalar scores, for a log."""
         return {
             key: float(value)
             for key, value in asdict(self).items()
@@ -70,15 +70,15 @@ def score(
     other: Callable[[Tensor], Tensor] | None = None,
     add_up: Callable[[Tensor], Tensor] | None = None,
 ) -> Scores:
-    """Run a classifier over (images, class numbers) once, in eval mode; modules are left as they were.
+    """Evaluate a classifier on (images, class numbers), in eval mode; modules keep their mode.
 
     Args:
         model: (B,3,H,W) -> (B,K).
         batches: images (B,3,H,W), normalised, and int64 (B,); each image once.
         precision: "fp32", "bf16" or "fp16".
-        channels_last: how images are laid out in memory.
+        channels_last: use the channels-last memory format.
         other: a second classifier of the same images, for the agreement.
-        add_up: sums a vector over processes, where each of them has a share of the images.
+        add_up: sums a vector over processes, if each of them has a share of the images.
 
     Raises:
         DataError: there are no images.
@@ -100,7 +100,7 @@ class Answers:
 
     Attributes:
         labels: the true classes, int64 (N,).
-        guesses: the first classes, int64 (N,).
+        guesses: the predicted classes, int64 (N,).
         confidences: their probabilities, float32 (N,).
         chances: the probabilities of the true classes, float32 (N,).
     """
@@ -112,7 +112,7 @@ class Answers:
 
     @property
     def right(self) -> Tensor:
-        """Mask of the correct predictions, bool (N,)."""
+        """Return the mask of correct predictions, bool (N,)."""
         return self.guesses == self.labels
 
 
@@ -124,7 +124,7 @@ def answer(
     precision: str = "fp32",
     channels_last: bool = False,
 ) -> Answers:
-    """As `score`, but image by image.
+    """Predict every image, as `score` but image by image.
 
     Raises:
         DataError: there are no images.
@@ -146,7 +146,7 @@ def _outputs(
     channels_last: bool,
     other: Callable[[Tensor], Tensor] | None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """Logits (B,K), labels (B,) and the other's logits, batch by batch, in eval mode; flags are put back at the end."""
+    """Yield logits (B,K), labels (B,) and the other's logits per batch, in eval mode; flags are restored at the end."""
     looked_at = [model, other] if isinstance(other, nn.Module) else [model]
     flags = [(module, module.training) for classifier in looked_at for module in classifier.modules()]
     for classifier in looked_at:
@@ -169,12 +169,12 @@ def _outputs(
 
 
 def _counts(logits_BK: Tensor, labels_B: Tensor, theirs: Tensor | None) -> dict[str, Tensor]:
-    """Everything that adds up over batches, on the device."""
+    """Compute the sums that accumulate over batches, on the device."""
     classes = logits_BK.shape[1]
     confidence, guess = logits_BK.softmax(dim=1).max(dim=1)
     correct = guess == labels_B
     five = logits_BK.topk(min(5, classes), dim=1).indices
-    # A confidence that is no number has no bin; it shows as such in `loss` and `ece`.
+    # A NaN confidence has no bin; it appears as NaN in `loss` and `ece`.
     bins = (confidence * BINS).nan_to_num().long().clamp(max=BINS - 1)
     counts = {
         "images": torch.ones_like(labels_B).sum(),
@@ -192,7 +192,7 @@ def _counts(logits_BK: Tensor, labels_B: Tensor, theirs: Tensor | None) -> dict[
 
 
 def _added_up(sums: dict[str, Tensor], add_up: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    """The sums over processes, in one message; double precision holds every count exactly."""
+    """Reduce the sums over processes in one message; double precision represents every count exactly."""
     whole = add_up(torch.cat([value.double().flatten() for value in sums.values()]))
     parts = torch.split(whole, [value.numel() for value in sums.values()])
     return {name: part.view_as(sums[name]) for name, part in zip(sums, parts, strict=True)}

@@ -1,7 +1,7 @@
 """Verify that all processes make the exchanges of a step, of BatchNorm and of terms across the batch, in one order.
 
-An exchange has no name on the wire. Where a model of the user's own takes different branches in different processes,
-the statistics of one BatchNorm would be added to those of another, or a process would wait for ever.
+Messages carry no names. If a user's model takes different branches in different processes, the statistics of one
+BatchNorm would be added to those of another, or a process would wait forever.
 """
 
 from hashlib import blake2b
@@ -15,11 +15,11 @@ from lgkd.errors import ModelError
 
 
 class ExchangeOrder:
-    """Names every exchange of a step to the other processes ahead of it, which costs one small message each.
+    """Announce every exchange of a step to the other processes in advance, at the cost of a small message each.
 
     Args:
-        task: its BatchNorm modules are known by their names.
-        group: through which the processes exchange, tensors on the CPU included.
+        task: provides the names of its BatchNorm modules.
+        group: process group of the exchanges, including tensors on the CPU.
     """
 
     def __init__(self, task: Task, group: "dist.ProcessGroup | None") -> None:
@@ -41,7 +41,7 @@ class ExchangeOrder:
         return self._sums
 
     def check_norm(self, values_BC: Tensor, running_mean: Tensor | None, weight: Tensor | None) -> None:
-        """Verify that all processes are at one BatchNorm in training; `values_BC` are what it normalises."""
+        """Verify that all processes are at one BatchNorm in training; `values_BC` is its input."""
         known = [self._names[id(tensor)] for tensor in (running_mean, weight) if id(tensor) in self._names]
         self.check(f"BatchNorm {known[0] if known else 'without a name'} of {values_BC.shape[1]} channels")
 
@@ -58,8 +58,8 @@ class ExchangeOrder:
         """Verify that all processes are about to make one exchange.
 
         Args:
-            what: the exchange, in words.
-            more: what has to be equal besides.
+            what: description of the exchange.
+            more: text that must also be equal.
 
         Raises:
             ModelError: a process is at another one; raised in all of them.
@@ -78,7 +78,7 @@ class ExchangeOrder:
 
 
 def _sums_of_graph(loss: Tensor) -> set[int]:
-    """Numbers of the sums over processes that a backward pass from here makes."""
+    """Return the numbers of the sums over processes in the backward pass of a loss."""
     found: set[int] = set()
     seen: set[object] = set()
     ahead: list[object] = [loss.grad_fn]

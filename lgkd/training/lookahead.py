@@ -1,4 +1,4 @@
-"""Lookahead: slow weights that follow the optimiser's and replace them every few steps."""
+"""Implement lookahead: slow weights that follow the optimiser's and replace them every few steps."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ class SlowWeights:
 
         slow + (1 - keep) (fast - slow),  keep = decay^every (steps done / steps of the training)^3
 
-    so that the slow weights follow at once in the beginning and average over many steps in the end.
+    so that the slow weights follow immediately at first and average over many steps at the end.
 
     Source: Zhang et al., Lookahead Optimizer, arXiv 1907.08610; the growing `keep` and the statistics of BatchNorm
     among the tensors: Jordan, arXiv 2404.00498, and the author's code.

@@ -1,4 +1,4 @@
-"""The training loop: epochs of steps, evaluation, rows of metrics, checkpoints."""
+"""Run the training loop: epochs of steps, evaluation, rows of metrics, checkpoints."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -31,11 +31,11 @@ class Feed(Protocol):
     steps_per_epoch: int
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """This process's share of every global batch from step `start` on, with its `index`."""
+        """Yield this process's share of every global batch from step `start` on, with its `index`."""
         ...
 
     def names(self, index: Tensor) -> list[str]:
-        """Names of the samples at these places."""
+        """Return the names of the samples of these indices."""
         ...
 
 
@@ -55,7 +55,7 @@ def fit(
     lookup: Lookup | None = None,
     tracking: Tracking | None = None,
 ) -> list[EpochRow]:
-    """Train a task to the end of its plan, from where `checkpointer` has a checkpoint.
+    """Train a task to the end of its plan, resuming from the checkpoint of `checkpointer`.
 
     Args:
         task: a `Task`, or a module with a `student` and `forward(batch) -> Step`; trained in place. With an EMA in
@@ -64,18 +64,18 @@ def fit(
         evaluate: called with the student (with an EMA: with the averaged one) after every
             `plan.evaluate_every` epochs and after the last one.
         callbacks: receive every epoch and, a few times a second, steps; after a resume first the earlier epochs.
-        checkpointer: saves and restores; None: nothing is kept.
+        checkpointer: saves and restores; None: nothing is saved.
         stop: asked after every step; of several processes at least every two seconds or 20 steps.
         say: called with messages for the user, such as that a term has ended.
-        lookup: gives for samples what `Batch.taught` holds, so that it is not computed; None: it is.
-        tracking: one more callback, closed with the training, however that ends.
+        lookup: returns `Batch.taught` for samples from a cache; None: it is computed.
+        tracking: one more callback, closed with the training in any case.
 
     Returns:
-        All epochs, those of an earlier part of the training included.
+        All epochs, including those before a resume.
 
     Raises:
-        NonFiniteError: a loss, gradient or weight that is not finite; names part and samples.
-        Paused, Interrupted: `stop` said so; the training is saved.
+        NonFiniteError: a loss, gradient or weight is not finite; the message names part and samples.
+        Paused, Interrupted: requested by `stop`; the training is saved.
     """
     random_state = torch.get_rng_state()
     if plan.device == "cpu":
@@ -86,7 +86,7 @@ def fit(
         training = _Training(
             engine, feed, evaluate, everyone, checkpointer, stop or StopCondition(), say or (lambda _: None)
         )
-        training.restore()  # first: where that is refused, nothing is written for trackers either
+        training.restore()  # first: if that is refused, nothing is written for trackers either
         with tracking or nullcontext():
             return training.run()
     finally:
@@ -147,7 +147,7 @@ class _Training:
                 for callback in self.callbacks:
                     callback.on_step(epoch, progress.step - 1, parts, rate)
             if progress.step == self.plan.steps_of(epoch):
-                break  # the epoch's end has its own place to stop and save, after the evaluation
+                break  # at the end of an epoch, stop and save after the evaluation
             reason, due = self.agreement.after_step()
             if reason is not None or due:
                 self._save()
@@ -160,7 +160,7 @@ class _Training:
         progress, plan = self.progress, self.plan
         train = self.meters.read(add_up)
         if not all(abs(value) < float("inf") for value in train.values()):
-            raise NonFiniteError(f"the training went bad in epoch {epoch + 1}: {train}; try a lower optimizer.lr")
+            raise NonFiniteError(f"non-finite values in epoch {epoch + 1}: {train}; try a lower optimizer.lr")
         scores: dict[str, float] = {}
         began = time.perf_counter()
         if self.evaluate is not None and ((epoch + 1) % plan.evaluate_every == 0 or epoch + 1 == plan.epochs):

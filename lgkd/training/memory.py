@@ -1,4 +1,4 @@
-"""The memory of a training: how much it took, and keeping the C library from handing it back at every step."""
+"""Measure the memory of a training, and keep the C library from releasing it at every step."""
 
 import ctypes
 import sys
@@ -15,11 +15,11 @@ _highest_read = 0
 
 
 def keep_freed_memory() -> bool:
-    """Let freed activations be used again; returns whether the system's C library took it.
+    """Let freed activations be reused; return True if the system's C library supports it.
 
-    By default glibc maps every large tensor anew and unmaps it when it is freed, so each step pays
-    for tens of thousands of page faults (ResNet-20, batch 64: 9,600 a step, 7 % of the time on one
-    core). Memory stays with the process until it ends. Elsewhere than on glibc this does nothing.
+    By default glibc maps every large tensor anew and unmaps it when it is freed, so each step causes
+    tens of thousands of page faults (ResNet-20, batch 64: 9,600 per step, 7 % of the time on one
+    core). Memory stays with the process until it ends. Without glibc this does nothing.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -37,7 +37,7 @@ def keep_freed_memory() -> bool:
 
 
 def highest_memory(device: torch.device | str) -> int:
-    """Bytes: the most that torch had allocated on a GPU so far, or that this process held in memory."""
+    """Return the peak bytes that torch allocated on a GPU so far, or the peak memory of this process."""
     global _highest_read
     device = torch.device(device)
     if device.type == "cuda":

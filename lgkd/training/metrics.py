@@ -1,4 +1,4 @@
-"""Sums over an epoch, kept on the device and read once, so that no step waits for the host."""
+"""Accumulate sums over an epoch on the device, read once, so that no step waits for the host."""
 
 from collections.abc import Callable
 
@@ -9,10 +9,10 @@ from lgkd.distillation.tasks import Batch, Step
 
 
 class RunningMean:
-    """Means of the loss, of its named parts, and of the accuracy on the training batches.
+    """Compute means of the loss, of its named parts, and of the accuracy on the training batches.
 
-    Summed in double precision, which holds sums of single precision to the bit: they are the same whichever process
-    had which part, before and after a run was stopped.
+    Summed in double precision, in which sums of single precision are exact: they do not depend on how the images are
+    split over processes, nor on interruptions of the run.
     """
 
     def __init__(self) -> None:
@@ -31,11 +31,11 @@ class RunningMean:
         for name, value in values.items():
             total = before.pop(name, None)
             self._sums[name] = value.double() if total is None else total + value
-        # Restored sums come in another order; what is shown and written keeps that of the terms.
+        # Restored sums have another order; displayed and stored values keep that of the terms.
         self._sums |= before
 
     def read(self, gather: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
-        """The means so far; waits for the device. `gather` adds a vector up over processes."""
+        """Return the means so far; waits for the device. `gather` sums a vector over processes."""
         if not self._sums:
             return {}
         stacked = torch.stack([*self._sums.values(), torch.tensor(float(self.images), device=self._device)]).double()
@@ -49,7 +49,7 @@ class RunningMean:
         return next(iter(self._sums.values())).device
 
     def state_dict(self, gather: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """The sums over processes, for a checkpoint within the epoch."""
+        """Return the sums over processes, for a checkpoint within the epoch."""
         return {name: gather(value) for name, value in self._sums.items()}
 
     def load_state_dict(self, sums: dict[str, Tensor], images: int, device: torch.device) -> None:

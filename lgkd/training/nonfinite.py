@@ -15,7 +15,7 @@ from lgkd.errors import NonFiniteError
 
 @dataclass
 class _Look:
-    """One step's verdict on its way to the host."""
+    """Hold the pending verdict of a step on its way to the host."""
 
     epoch: int
     place: int
@@ -30,11 +30,11 @@ class NonFiniteGuard:
 
     No step waits for it: the verdict is copied asynchronously and read when the next step has been
     queued, so the training stops within two steps and the weights are those of the last good one.
-    An optimiser that is not fused cannot look itself, and its steps wait; see `masked_step`.
+    An optimiser that is not fused cannot skip by itself, and its steps wait; see `masked_step`.
 
     Args:
-        names: gives the names of samples from their places in the data set.
-        gather: gives the values of all processes; every one of them reads the same verdict.
+        names: returns the names of samples from their indices in the data set.
+        gather: gathers the values of all processes, so that all read the same verdict.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class NonFiniteGuard:
         return (~(torch.isfinite(step.loss.detach()) & torch.isfinite(norm))).float()
 
     def watch(self, bad: Tensor, step: Step, index: Tensor, epoch: int, place: int) -> None:
-        """Send a verdict to the host; read the one before it."""
+        """Send a verdict to the host; read the previous one."""
         ready = None
         if bad.device.type == "cuda":
             host = torch.empty((), pin_memory=True)
@@ -63,14 +63,14 @@ class NonFiniteGuard:
             self._read(self._looks.popleft())
 
     def settle(self) -> None:
-        """Read every verdict that is still under way: before weights are saved or judged."""
+        """Read every pending verdict, before weights are saved or evaluated."""
         while self._looks:
             self._read(self._looks.popleft())
 
     def _read(self, look: _Look) -> None:
         if look.ready is not None:
             look.ready.synchronize()
-        # As NumPy reads it: no operation of torch that could wait for a device.
+        # Read by NumPy: no operation of torch that could wait for a device.
         if not look.bad.numpy().any():
             return
         parts = [name for name, value in look.step.parts.items() if not math.isfinite(value.item())]
@@ -80,16 +80,16 @@ class NonFiniteGuard:
         samples = [name for some in self._gather(samples) for name in some]
         shown = f"; samples {', '.join(samples[:5])}{', ...' if len(samples) > 5 else ''}" if samples else ""
         raise NonFiniteError(
-            f"the training went bad in epoch {look.epoch + 1}, step {look.place + 1}: "
+            f"non-finite values in epoch {look.epoch + 1}, step {look.place + 1}: "
             f"{', '.join(parts) if parts else 'the gradient'} not finite{shown}. The update was not made and the last "
             "checkpoint is good; try a lower optimizer.lr, a clip_norm of 1, or --precision fp32"
         )
 
 
 def masked_step(optimizer: Any, bad: Tensor) -> None:
-    """Step the optimiser unless `bad` is 1, without the host knowing which: fused optimisers look themselves.
+    """Step the optimiser unless `bad` is 1, without synchronising with the host: fused optimisers check it themselves.
 
-    For those that do not, the host looks, and waits for the device once a step.
+    For others the host checks it, and waits for the device once per step.
     """
     raw = getattr(optimizer, "optimizer", optimizer)
     if not raw.defaults.get("fused"):
@@ -104,5 +104,5 @@ def masked_step(optimizer: Any, bad: Tensor) -> None:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell if the device, or on a CPU the system, ran out of memory."""
+    """Return True if the device, or on a CPU the system, ran out of memory."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)

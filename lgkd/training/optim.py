@@ -1,4 +1,4 @@
-"""Optimisers and which weights decay."""
+"""Create optimisers, and select the weights that decay."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from torch import nn
 from lgkd.config import Optimizer
 from lgkd.errors import InputError
 
-# Positions and tokens are no directions in feature space; pulling them to zero has no meaning.
+# Positions and tokens are not directions in feature space; decaying them to zero has no meaning.
 _NO_DECAY = ("cls_token", "pos_embed", "dist_token", "distill_token")
-# Tables of relative positions, which have two dimensions and are no maps: as Swin, BEiT, MViT and LeViT name them.
+# Tables of relative positions, which have two dimensions but are not linear maps; names of Swin, BEiT, MViT and LeViT.
 _TABLES = ("pos", "bias_table", "attention_biases")
 
 
@@ -18,13 +18,13 @@ def parameter_groups(module: nn.Module, weight_decay: float, bias_lr_scale: floa
     """Sort the weights into groups: those that decay, and those that do not.
 
     Not decayed: biases and every other tensor of at most one dimension, class and distillation
-    tokens, position embeddings, and what a model of timm's names in `no_weight_decay()`.
+    tokens, position embeddings, and the weights in `no_weight_decay()` of a timm model.
     Source: the settings of Locality Guidance, arXiv 2207.10026.
 
     Args:
-        module: holds the weights; those that take no gradient are left out.
-        weight_decay: of the first group.
-        bias_lr_scale: multiplies the rate of tensors of at most one dimension, which have a group of their own then.
+        module: the module with the weights; those without gradient are omitted.
+        weight_decay: weight decay of the first group.
+        bias_lr_scale: multiplies the rate of tensors of at most one dimension, which then have a separate group.
     """
     exempt = _undecayed_by_name(module)
     decayed: list[nn.Parameter] = []
@@ -44,7 +44,7 @@ def parameter_groups(module: nn.Module, weight_decay: float, bias_lr_scale: floa
 
 
 def _undecayed_by_name(module: nn.Module) -> set[int]:
-    """Identities of what a model of timm's names in `no_weight_decay()`."""
+    """Return the identities of the weights in `no_weight_decay()` of a timm model."""
     found: set[int] = set()
     for owner in module.modules():
         stated = getattr(owner, "no_weight_decay", None)
@@ -55,11 +55,11 @@ def _undecayed_by_name(module: nn.Module) -> set[int]:
 
 
 def hidden_matrices(module: nn.Module) -> set[int]:
-    """Identities of the weights that Muon is made for: the matrices between input and output of a model.
+    """Return the identities of the weights that Muon applies to: the matrices between input and output of a model.
 
     They are the weights of two and more dimensions inside numbered parts (`blocks.0.attn.qkv.weight`). The others are
-    what reads the input, the classifier, depthwise convolutions, positions, tokens, and the projections of terms.
-    timm's Muon leaves out some more, whose shape is too narrow to turn.
+    the input layer, the classifier, depthwise convolutions, positions, tokens, and the projections of terms.
+    timm's Muon omits some more, whose shape is too narrow to transpose.
     Source: Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024 (kellerjordan.github.io).
     """
     student = getattr(module, "student", module)
@@ -68,7 +68,7 @@ def hidden_matrices(module: nn.Module) -> set[int]:
         for name, weight in student.named_parameters()
         if weight.ndim >= 2 and weight.shape[0] > 1 and weight.shape[1] > 1
     ]
-    # The first reads the input and the last classifies; a model with two heads says which they are.
+    # The first is the input layer and the last the classifier; a model with two heads declares them.
     spared = {id(weight) for _, weight in (*matrices[:1], *matrices[-1:])}
     classify = getattr(student, "get_classifier", lambda: None)()
     for head in classify if isinstance(classify, tuple) else (classify,):
@@ -86,13 +86,13 @@ def hidden_matrices(module: nn.Module) -> set[int]:
 
 
 def make_optimizer(module: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
-    """An optimiser over everything in `module` that takes a gradient.
+    """Create an optimiser over all weights of `module` that require a gradient.
 
     AdamW and SGD are torch's, fused into one pass over the weights; the others timm's. Muon takes `hidden_matrices`,
     in steps scaled to the size of AdamW's, and AdamW (with `nesterov` NAdamW) the rest at the same rate.
 
     Raises:
-        InputError: Muon is asked for, and the student has no such matrix.
+        InputError: Muon is requested, and the student has no such matrix.
     """
     groups = parameter_groups(module, settings.weight_decay, settings.bias_lr_scale)
     if settings.name == "adamw":

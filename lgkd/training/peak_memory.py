@@ -10,10 +10,10 @@ from lgkd._internal.hardware import resident
 
 
 class PeakMemory:
-    """Counts from its making on.
+    """Measure the peak memory since its creation.
 
-    On a GPU: the most bytes that torch had allocated there. On a CPU: by how much the process has grown
-    at its largest, which holds the images that are read into memory, too.
+    On a GPU: the peak bytes that torch allocated. On a CPU: the peak growth of the process, which includes images read
+    into memory.
 
     Args:
         device: whose memory.
@@ -29,14 +29,14 @@ class PeakMemory:
             self._base = resident()[0]
 
     def read(self) -> int:
-        """Bytes, so far."""
+        """Return the peak bytes so far."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
         return max(0, resident()[1] - self._base)
 
 
 def _forget_peak() -> None:
-    """Give back what was freed before, and begin a new peak, where Linux lets a process do so."""
+    """Release freed memory, and reset the peak, if Linux permits it."""
     if sys.platform.startswith("linux"):
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:

@@ -1,4 +1,4 @@
-"""Choose the fastest precision of a device that loses no accuracy."""
+"""Choose the device, and its fastest precision without loss of accuracy."""
 
 from typing import Literal
 
@@ -11,10 +11,10 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def choose_device(name: str | None = None) -> str:
-    """The device to train on: the one named, else a GPU if there is one, else the CPU.
+    """Choose the device to train on: the named one, else a GPU if available, else the CPU.
 
     Raises:
-        InputError: a device that torch does not know or that this machine does not have.
+        InputError: the device is unknown to torch or not available.
     """
     if name is None or name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -28,12 +28,12 @@ def choose_device(name: str | None = None) -> str:
         )
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"device {name!r} is not supported; expected cpu, cuda or cuda:N")
-    # "cpu:0" is the CPU, too.
+    # "cpu:0" is the CPU as well.
     return "cpu" if device.type == "cpu" else str(device)
 
 
 def choose_precision(wanted: str, device: str) -> Precision:
-    """Turn "auto" into bf16 where the hardware computes in it, and into fp32 elsewhere."""
+    """Resolve "auto" to bf16 if the hardware computes in it, else to fp32."""
     if wanted == "auto":
         return "bf16" if has_native_bf16(device) else "fp32"
     if wanted not in ("fp32", "bf16", "fp16"):
@@ -42,9 +42,9 @@ def choose_precision(wanted: str, device: str) -> Precision:
 
 
 def has_native_bf16(device: str) -> bool:
-    """Tell if the device multiplies bfloat16 in hardware; emulation is slower than fp32."""
+    """Return True if the device multiplies bfloat16 in hardware; emulation is slower than fp32."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    # torch keeps these probes private; without them nothing is promised.
+    # These probes of torch are private; without them False is returned.
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, probe, bool)() for probe in probes)

@@ -1,4 +1,4 @@
-"""When a training has to stop before its end: signals and the time limit."""
+"""Stop a training before its end on signals or at a time limit."""
 
 import os
 import signal
@@ -15,15 +15,15 @@ _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR
 
 
 class StopCondition:
-    """Asked after every step, or by several processes after some: is it time to save and leave?
+    """Check after every step, or among several processes after some, whether to save and exit.
 
-    As a context manager it takes SIGINT, SIGTERM and SIGUSR1: the first lets the step end, a second
-    ends the process at once. SIGUSR1 is what batch systems send ahead of their limit, so it counts
-    as a pause. Outside the main thread Python allows no handlers; there only the time limit holds.
+    As a context manager it handles SIGINT, SIGTERM and SIGUSR1: the first lets the step finish, a second
+    ends the process at once. Batch systems send SIGUSR1 before their limit, so it counts as a pause.
+    Outside the main thread Python allows no handlers; there only the time limit applies.
 
     Args:
-        max_seconds: pause when the process has run so long; None: never.
-        began: `time.monotonic()` at which the clock started.
+        max_seconds: pause when the process has run this long; None: never.
+        began: `time.monotonic()` of the start.
     """
 
     def __init__(self, max_seconds: float | None = None, began: float | None = None) -> None:
@@ -54,17 +54,17 @@ class StopCondition:
         if not self._speaks:
             return
         # print() is not safe inside a handler; a plain write is.
-        with suppress(OSError):  # nobody reads it any more, which is no reason to end otherwise
+        with suppress(OSError):  # nobody reads the message any more, which is not an error
             os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"\nlgkd: finishing the step and saving ...\n")
 
     def reason(self) -> LgkdError | None:
-        """The error to leave with, or None to go on."""
+        """Return the error to stop with, or None to continue."""
         if self._seen is not None:
             name = signal.Signals(self._seen).name
-            message = f"stopped by {name} and saved; the same command goes on"
+            message = f"stopped by {name} and saved; run the same command again to resume"
             if name == "SIGUSR1":
                 return Paused(message)
             return Interrupted(message, self._seen)
         if self._limit is not None and time.monotonic() >= self._limit:
-            return Paused(f"paused after {self._max_seconds:g} seconds and saved; the same command goes on")
+            return Paused(f"paused after {self._max_seconds:g} seconds and saved; run the same command again to resume")
         return None

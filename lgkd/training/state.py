@@ -1,4 +1,4 @@
-"""The state of a training as named parts that can be saved and restored."""
+"""Save and restore the state of a training as named parts."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ class Progress:
     Attributes:
         epoch: finished epochs.
         step: finished steps of the current epoch.
-        accumulate: micro-batches a step; grows when memory runs out.
+        accumulate: micro-batches per step; grows when memory runs out.
         seconds: spent in the current epoch so far.
         rows: the finished epochs.
         images: of the current epoch so far, over all processes; as the checkpoint had it.
@@ -36,7 +36,7 @@ class Progress:
     best: dict[str, float] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The progress as JSON has it, for a checkpoint."""
+        """Return the progress in JSON values, for a checkpoint."""
         return {**vars(self), "rows": [row.state_dict() for row in self.rows]}
 
 
@@ -51,7 +51,7 @@ def _is_best(value: Any) -> bool:
     return are_numbers(value) and value.keys() == {"epoch", "score"}
 
 
-# What a checkpoint's state must hold for a training to go on with it.
+# Required entries of a checkpoint's state for a training to be resumed.
 _PROPER: dict[str, Callable[[Any], bool]] = {
     "progress.epoch": is_count,
     "progress.step": is_count,
@@ -70,40 +70,40 @@ def read_progress(state: Mapping[str, Any], file: Path) -> Progress:
     """Restore the progress of a training from a checkpoint's state.
 
     Raises:
-        InputError: the state is whole, and yet not as this lgkd writes it; names the key.
+        InputError: the state differs from the format of this lgkd; the message names the key.
     """
     inner = state.get("progress")
     found = {f"progress.{key}": value for key, value in (inner if isinstance(inner, dict) else {}).items()}
     flat = found | {key: state[key] for key in ("threads", "processes") if key in state}
     wrong = [key for key, proper in _PROPER.items() if key not in flat or not proper(flat[key])]
-    # Such a key may be anything: it is shown as text, and not at length.
+    # Such a key may be any text: it is printed safely, and shortened.
     strange = [key for key in flat if key not in _PROPER]
     wrong += [key if re.fullmatch(r"[a-z_.]{1,60}", key) else repr(key[:60]) for key in strange[:3]]
     if not wrong and len(flat["progress.rows"]) != flat["progress.epoch"]:
         wrong = ["progress.rows"]
     if wrong:
         raise InputError(
-            f"{file} lacks a proper {', '.join(wrong)}; another version of lgkd wrote it: use that one, or move the "
-            "run's folder away to begin again"
+            f"{file} lacks a valid {', '.join(wrong)}; another version of lgkd wrote it: use that one, or move the "
+            "run's folder away to start again"
         )
     rows = [EpochRow.from_state_dict(row) for row in flat["progress.rows"]]
     return Progress(**{column.name: state["progress"][column.name] for column in fields(Progress)} | {"rows": rows})
 
 
 def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's tensors under the names of the weights they belong to: `NAME|exp_avg`."""
+    """Return the optimiser's tensors by the names of their weights: `NAME|exp_avg`."""
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     return {
         f"{names[id(parameter)]}|{key}": value if isinstance(value, Tensor) else torch.tensor(value)
         for parameter, state in optimizer.state.items()
         for key, value in state.items()
-        # timm's Muon notes which way a weight goes, and finds out again.
+        # timm's Muon stores the group of a weight, and determines it again.
         if value is not None and not isinstance(value, bool)
     }
 
 
 def restore_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Restore saved tensors; every weight that has some must exist.
+    """Restore saved tensors; all their weights must exist.
 
     Raises:
         InputError: the tensors are of other weights.
@@ -114,16 +114,16 @@ def restore_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tenso
         if name not in weights:
             raise InputError(
                 f"the checkpoint has optimiser state of {name!r}, which this training does not have; move the run's "
-                "folder away to begin again"
+                "folder away to start again"
             )
         weight = weights[name]
-        # Moments lie where their weight lies, in its layout. Counters too where a fused optimiser reads them there;
-        # others read them on the host, and would wait for the device at each.
+        # Moments are on the device of their weight, in its layout. So are counters if a fused optimiser reads them
+        # there; others read them on the host, and would wait for the device at each.
         there = weight.device if optimizer.defaults.get("fused") else "cpu"
         placed = value.to(there) if value.ndim == 0 else torch.empty_like(weight).copy_(value)
         optimizer.state[weight][kind] = placed
 
 
 def all_finite(tensors: Mapping[str, Tensor]) -> bool:
-    """Tell if every floating-point tensor is finite."""
+    """Return True if every floating-point tensor is finite."""
     return all(bool(torch.isfinite(value).all()) for value in tensors.values() if value.is_floating_point())

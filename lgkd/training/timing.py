@@ -4,6 +4,6 @@ import torch
 
 
 def synchronise(device: str | torch.device) -> None:
-    """Wait until a GPU has done what it was told; a CPU always has."""
+    """Wait until a GPU has finished its queued work; on a CPU return at once."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""Report a training to trackers. One worker thread calls them all, so that none can delay or fail the training."""
+"""Log a training to trackers. One worker thread calls them all, so that none can delay or fail the training."""
 
 import json
 import os
@@ -20,13 +20,13 @@ from lgkd.config.trackers import KNOWN, TRACKED, name_of
 from lgkd.training.callbacks import Callback, EpochRow
 
 PROJECT = "lgkd"
-"""The project, or experiment, under which trackers keep runs."""
+"""Project, or experiment, under which trackers store runs."""
 
 PATIENCE = 60.0
-"""Seconds within which a tracker has to do one thing; one that has not is left out."""
+"""Timeout of a tracker call in seconds; a tracker that exceeds it is dropped."""
 
 PATIENCE_VARIABLE = "LGKD_TRACKER_SECONDS"
-"""Name of an environment variable that sets them."""
+"""Name of the environment variable that sets the timeout."""
 
 _CLOSED = "the end of the training"
 _IDENTITY = re.compile(r"[\w.,:+ -]{1,200}")
@@ -34,18 +34,18 @@ _FORMAT = 1
 
 
 class Tracking(Callback):
-    """Hand every epoch's row to trackers, once, whatever becomes of the run in between.
+    """Log every epoch's row to trackers exactly once, across interruptions of the run.
 
     Use as a context manager around the training. The first failure of a tracker, or its silence, is reported in one
-    sentence, and the tracker is then left out; nothing is raised. A worker whose tracker does not answer is replaced by
+    sentence, and the tracker is then dropped; nothing is raised. A worker whose tracker does not respond is replaced by
     another thread, which serves the other trackers.
 
     Args:
-        folder: the run's; `tracked.json` in it records the last epoch that each tracker has been given.
-        trackers: names out of `lgkd.config.trackers.KNOWN`, or objects with a `name` and `log(values, step=...)`, and
-            perhaps `start()`, `store_init_configuration(values)` and `finish()`, as Accelerate's `GeneralTracker` has.
+        folder: folder of the run; `tracked.json` in it records the last epoch logged to each tracker.
+        trackers: names of `lgkd.config.trackers.KNOWN`, or objects with a `name` and `log(values, step=...)`, and
+            optionally `start()`, `store_init_configuration(values)` and `finish()`, as Accelerate's `GeneralTracker`.
         about: configuration of the run for trackers: plain values by name.
-        values: turns an epoch's row into numbers by name.
+        values: converts an epoch's row to numbers by name.
         say: called with a sentence for the user.
     """
 
@@ -64,7 +64,7 @@ class Tracking(Callback):
         self._trackers = [_Tracker(tracker, folder, record, about) for tracker in trackers]
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._current: tuple[_Tracker, str, float] | None = None  # the call under way, and when it began
+        self._current: tuple[_Tracker, str, float] | None = None  # the current call, and its start time
 
     def __enter__(self) -> Self:
         self._put("its start", _Tracker.start)
@@ -93,7 +93,7 @@ class Tracking(Callback):
             self._jobs.put((tracker, doing, call))
 
     def _start_worker(self) -> None:
-        # A daemon, so that a tracker that never answers keeps no process from ending.
+        # A daemon, so that a tracker that never returns does not keep the process alive.
         self._worker = threading.Thread(target=self._work, name="trackers", daemon=True)
         self._worker.start()
 
@@ -107,7 +107,7 @@ class Tracking(Callback):
             self._current = tracker, doing, time.monotonic()
             try:
                 call(tracker)
-            except BaseException as error:  # also an exit that a library asks for; it would end this thread, unheard
+            except BaseException as error:  # also SystemExit by a library, which would silently end this thread
                 text = " ".join(str(error).split())[:200]
                 failure = f"failed at {doing} ({type(error).__name__}{': ' if text else ''}{text})"
             with self._lock:
@@ -116,7 +116,7 @@ class Tracking(Callback):
                 tracker.failure, self._current = failure, None
 
     def _report_failures(self) -> None:
-        """Report trackers that failed or do not answer, once, and leave them out."""
+        """Report trackers that failed or do not respond, once, and drop them."""
         with self._lock:
             if self._current is not None and time.monotonic() - self._current[2] > self._patience:
                 tracker, doing, _ = self._current
@@ -126,15 +126,15 @@ class Tracking(Callback):
         for tracker in [one for one in self._trackers if one.failure is not None]:
             self._trackers.remove(tracker)
             known = KNOWN.get(tracker.name)
-            advice = known.advice if known is not None else "see what it says of itself"
+            advice = known.advice if known is not None else "see its own documentation"
             self._say(
-                f"the tracker {tracker.name} {tracker.failure}; the training goes on without it and metrics.csv is "
+                f"the tracker {tracker.name} {tracker.failure}; the training continues without it and metrics.csv is "
                 f"whole; {advice}"
             )
 
 
 class _Record:
-    """The last epoch given to each tracker: {name: {"epoch": N, "identity": "..."}}."""
+    """Record the last epoch logged to each tracker: {name: {"epoch": N, "identity": "..."}}."""
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         self._file, self._lock = folder / TRACKED, threading.Lock()
@@ -143,17 +143,17 @@ class _Record:
             try:
                 self.entries = _read(json.loads(self._file.read_text(encoding="utf-8")))
             except (OSError, ValueError, RecursionError):
-                say(f"{self._file} cannot be read; trackers are told of every epoch again")
+                say(f"{self._file} cannot be read; every epoch is logged to trackers again")
 
     def write(self, name: str, epoch: int, identity: str) -> None:
-        """Record an epoch before it is given, so that no tracker gets it twice."""
+        """Record an epoch before it is logged, so that no tracker receives it twice."""
         with self._lock:
             self.entries[name] = {"epoch": epoch, "identity": identity}
             write_json(self._file, {"format": _FORMAT, "trackers": self.entries})
 
 
 def _read(content: Any) -> dict[str, dict[str, Any]]:
-    """The entries of a record. ValueError where it is not one."""
+    """Return the entries of a record; raises a ValueError if it is invalid."""
     of = content.get("trackers") if isinstance(content, dict) and content.get("format") == _FORMAT else None
     if not isinstance(of, dict) or not all(_is_proper(entry) for entry in of.values()):
         raise ValueError
@@ -171,11 +171,11 @@ def _is_proper(entry: Any) -> bool:
 
 
 class _Tracker:
-    """One tracker and its progress. The worker calls its methods.
+    """Hold a tracker and its progress; the worker calls its methods.
 
     Attributes:
         name: of the tracker.
-        failure: what went wrong, in words; it is called no more.
+        failure: description of its failure, after which it is not called again.
     """
 
     def __init__(self, tracker: Any, folder: Path, record: _Record, about: Mapping[str, Any]) -> None:
@@ -199,7 +199,7 @@ class _Tracker:
             self._configure()
 
     def log(self, epoch: int, values: dict[str, float]) -> None:
-        """Give an epoch's values, unless an earlier part of the run has given them."""
+        """Log an epoch's values, unless an earlier part of the run logged them."""
         if epoch > self._done:
             self._record.write(self.name, epoch, self._identity)
             self._tracker.log(values, step=epoch)
@@ -229,17 +229,17 @@ class _Tracker:
 
 
 _Job = tuple[_Tracker, str, Callable[[_Tracker], None]]
-"""A tracker, what it is to do, in words, and the call."""
+"""A tracker, the description of a call, and the call."""
 
 
 @contextmanager
 def _without_host(name: str) -> Iterator[None]:
-    """Keep the host's name out of that of TensorBoard's file: it lies in the run's folder, which people pass on."""
+    """Keep the host's name out of the name of TensorBoard's file, since run folders are shared."""
     if name != "tensorboard":
         yield
         return
     event_file_writer: Any = import_module("tensorboard.summary.writer.event_file_writer")
-    # It asks `socket.gethostname()` as it is made, and takes no name. Only this module's word is exchanged.
+    # It calls `socket.gethostname()` when created, and takes no name. Only this module's reference is replaced.
     real = event_file_writer.socket
     event_file_writer.socket = SimpleNamespace(gethostname=lambda: PROJECT)
     try:
@@ -249,13 +249,13 @@ def _without_host(name: str) -> Iterator[None]:
 
 
 def _call(tracker: Any, method: str, *words: Any) -> None:
-    """Call what an object of the user's own may lack."""
+    """Call a method that a custom tracker may lack."""
     if (found := getattr(tracker, method, None)) is not None:
         found(*words)
 
 
 def _identity_of(tracker: Any, name: str) -> str | None:
-    """By what the tracker's own store knows the run, where that can be told."""
+    """Return the identity of the run in the tracker's own store, if it is known."""
     path = KNOWN[name].identity if name in KNOWN else ""
     value = getattr(tracker, "tracker", None) if path else None
     for word in path.split(".") if path else ():

@@ -1,4 +1,4 @@
-"""Make an optimiser step: forward, backward, guard, update, average; on one device or several."""
+"""Run an optimiser step: forward, backward, guard, update, average; on one device or several."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -35,9 +35,9 @@ class Engine:
     Args:
         task: a `Task`, or a module with a `student` and `forward(batch) -> Step`; moved to the device and
             trained in place.
-        plan: the numbers.
-        names: gives the names of samples from their places in the data set.
-        lookup: gives for samples what `Batch.taught` holds, so that it is not computed.
+        plan: settings of the training.
+        names: returns the names of samples from their indices in the data set.
+        lookup: returns `Batch.taught` for samples from a cache, so that it is not computed.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class Engine:
         task = as_task(task)
         _, device = join(plan.device)
         if torch.device(device).type == "cuda" and torch.device(device).index is not None:
-            # Accelerate takes the current device, whatever number was asked for.
+            # Accelerate uses the current device, independent of the requested index.
             torch.cuda.set_device(device)
-        # Accelerate's state is global to the process; a run before this one may have left another precision.
+        # Accelerate's state is global to the process; a previous run may have left another precision.
         AcceleratorState._reset_state(reset_partial_state=True)
         precision = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[plan.precision]
         self.accelerator = Accelerator(mixed_precision=precision, cpu=plan.device == "cpu")
@@ -58,7 +58,7 @@ class Engine:
         if plan.accumulate > 1 and task.across_batch:
             raise InputError(
                 f"accumulate is {plan.accumulate}, and a term compares the images of a batch with each other, so the "
-                "batch cannot be cut into pieces; set accumulate to 1"
+                "batch cannot be split; set accumulate to 1"
             )
         task.to(self.device)
         self._until_closed = ExitStack()
@@ -94,13 +94,13 @@ class Engine:
 
     @property
     def eval_model(self) -> nn.Module:
-        """The model that is evaluated: the average of the student where there is one, else the student."""
+        """Return the model to evaluate: the average of the student if there is one, else the student."""
         return self.ema.module if self.ema is not None else self.task.student
 
     def step(self, batch: Batch, epoch: int, place: int, meters: RunningMean) -> None:
-        """One update from this process's share of a global batch.
+        """Make one update from this process's share of a global batch.
 
-        Where memory runs out the micro-batch is halved, the effective batch stays, and the step is made again.
+        If memory runs out, the micro-batch is halved, the effective batch stays, and the step is repeated.
         """
         number = epoch * self.plan.steps_per_epoch + place
         rate = self.plan.rate(number)
@@ -109,7 +109,7 @@ class Engine:
         self.task.set_epoch(number / self.plan.steps_per_epoch)
         index = batch.index
         assert index is not None
-        # The task sees no places, so that a compiled step has no input on the host.
+        # The task receives no indices, so that a compiled step has no input on the host.
         batch = replace(batch, index=None)
         if self.plan.channels_last:
             batch = replace(batch, images=batch.images.contiguous(memory_format=torch.channels_last))
@@ -138,7 +138,7 @@ class Engine:
             bad = self._everywhere(self.guard.judge(whole, norm))
             masked_step(self.optimizer, bad)
         else:
-            # Overflowing gradients are everyday life in fp16; the scaler skips them and lowers its scale.
+            # Overflowing gradients are normal in fp16; the scaler skips them and lowers its scale.
             bad = self._everywhere(self.guard.judge(whole, torch.zeros_like(norm)))
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -151,10 +151,10 @@ class Engine:
         self.guard.watch(bad, whole, index, epoch, place)
 
     def _gradients(self, batch: Batch) -> list[tuple[Step, Batch]]:
-        """Forward and backward in `accumulate` pieces, each weighted by its images.
+        """Run forward and backward in `accumulate` micro-batches, each weighted by its images.
 
-        Among processes the last piece's backward pass averages what all pieces have left, so that a share's loss counts
-        as many times as there are processes.
+        With several processes the last backward pass averages the accumulated gradients, so that a share's loss is
+        multiplied by the number of processes.
         """
         made = []
         whole, pieces = self._sizes(batch.images)
@@ -168,19 +168,19 @@ class Engine:
                         together.check_backward(step.loss)
                     self.accelerator.backward(step.loss * (self.processes * len(part.images) / whole))
                 kept = Step(step.loss.detach(), step.logits.detach(), step.parts)
-                # The next piece's recording writes over this one's results.
+                # The next micro-batch's CUDA graph overwrites the results of this one.
                 made.append((kept.copy() if self.plan.cuda_graphs else kept, part))
         return made
 
     def _across(self) -> AbstractContextManager[DistributedStep | None]:
-        """In which the shares of a batch see each other, where something looks across it."""
+        """Return the context that synchronises the shares of a batch, if the step depends on the whole batch."""
         return DistributedStep(self.task, self._group, self._order) if self._joined else nullcontext()
 
     def _averaging(self, wanted: bool) -> AbstractContextManager[Any]:
         return self.parallel.averaging(wanted) if self.parallel is not None else nullcontext()
 
     def _sizes(self, images: Tensor) -> tuple[int, int]:
-        """Images of the global batch, and pieces: everywhere as many, for they normalise together."""
+        """Return the images of the global batch, and the micro-batches: equally many in all processes."""
         if self.processes == 1:
             return len(images), min(self.accumulate, len(images))
         # On the host, so that no step waits for a GPU. Shares differ by one image at most.
@@ -195,12 +195,12 @@ class Engine:
             torch.cuda.empty_cache()
         if self.processes > 1:
             raise InputError(
-                "a process ran out of memory; with several of them a step cannot be made again by one. Use a larger "
+                "a process ran out of memory; with several of them one cannot repeat a step. Use a larger "
                 "`accumulate` or a smaller --batch-size"
             ) from error
         if self.task.across_batch:
             raise InputError(
-                "memory ran out, and the batch cannot be cut into pieces because a term compares the images of a batch "
+                "memory ran out, and the batch cannot be split because a term compares the images of a batch "
                 "with each other; use a smaller --batch-size"
             ) from error
         if self.accumulate >= images:
@@ -210,7 +210,7 @@ class Engine:
         self.accumulate = min(2 * self.accumulate, images)
 
     def _clip(self) -> Tensor:
-        """The norm of the whole gradient; clipped to the plan's largest."""
+        """Return the norm of the whole gradient, and clip it to the plan's maximum."""
         parameters = [p for p in self.task.parameters() if p.grad is not None]
         if self.accelerator.scaler is not None:
             if self.plan.clip_norm is None:
@@ -223,13 +223,13 @@ class Engine:
         return norm
 
     def _everywhere(self, bad: Tensor) -> Tensor:
-        """1 if any process has seen something bad."""
+        """Return 1 if any process has found a non-finite value, else 0."""
         if self.processes > 1:
             dist.all_reduce(bad, op=dist.ReduceOp.MAX)
         return bad
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """The tensors of a checkpoint by part: the task's, the optimiser's, the average."""
+        """Return the tensors of a checkpoint by part: the task's, the optimiser's, the average."""
         parts = self.task.checkpoint_tensors() | {"optimizer": optimizer_tensors(self.task, self.raw_optimizer)}
         if self.slow_weights is not None:
             parts["lookahead"] = self.slow_weights.state_dict()
@@ -245,14 +245,14 @@ class Engine:
         restore_optimizer(self.task, self.raw_optimizer, parts["optimizer"])
 
     def finish(self) -> None:
-        """Make the slow or averaged weights the student's own, at the end of the training."""
+        """Copy the slow or averaged weights to the student, at the end of the training."""
         if self.slow_weights is not None:
             self.slow_weights.finish()
         if self.ema is not None:
             self.task.student.load_state_dict(self.ema.module.state_dict())
 
     def close(self) -> None:
-        """Make the task a plain module again."""
+        """Restore the task to a plain module."""
         self._until_closed.close()
         if self.parallel is not None:
             self.parallel.close()

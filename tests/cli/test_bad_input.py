@@ -165,7 +165,7 @@ def test_what_names_can_tell_is_refused_before_torch_is_imported(desk: Path) -> 
         (["--student-option", "img_size=32"], ["img_size is not an option", "--image-size"]),
         (["--taps", "blocks.0"], ["1 student taps (blocks.0)", "3 teacher taps (stage1, stage2, stage3)"]),
         (["--taps", "blocks.0,blocks.1,block.2"], ["'block.2'", "'blocks.2'"]),
-        (["--taps", "blocks.0,blocks.1,head"], ["'head'", "holds no map"]),
+        (["--taps", "blocks.0,blocks.1,head"], ["'head'", "is not a map"]),
         (["--student-option", "depth=2"], ["2 blocks", "3", "--taps"]),
         (["--images-per-class", "9"], ["9 images per class", "holds 8"]),
         (["--precision", "fp16"], ["fp16", "GPU", "fp32"]),

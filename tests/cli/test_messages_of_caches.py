@@ -61,23 +61,24 @@ def test_what_a_cache_cannot_follow_is_named_with_the_way_out(tmp_path: Path) ->
     with pytest.raises(InputError) as caught:
         choose(recipe.model_copy(update={"view": view}), folder)
     assert str(caught.value) == (
-        "a cache of the mode replay cannot follow view.crop exactly; switch it off, or use --approximate and heed the "
-        "error that is printed"
+        "a cache of the mode replay cannot follow view.crop exactly; switch it off, or use --approximate and check the "
+        "printed error"
     )
 
 
 def test_a_cache_of_no_views_is_none() -> None:
-    with pytest.raises(InputError, match="0 views of each image were asked for, expected at least 1"):
+    with pytest.raises(InputError, match="0 views of each image were requested, expected at least 1"):
         Layout({"map1": (2,)}, views=0, images=1)
 
 
 def test_a_cache_that_is_not_there_or_of_another_lgkd_is_told_by_its_place(tmp_path: Path) -> None:
     with pytest.raises(MissingError) as caught:
         open_cache(tmp_path / "none")
-    assert str(caught.value) == f"there is no folder {tmp_path / 'none'}; expected one that `lgkd cache-teacher` made"
+    wanted = "expected one that `lgkd cache-teacher` created"
+    assert str(caught.value) == f"there is no folder {tmp_path / 'none'}; {wanted}"
     folder = made(tmp_path / "cache")
     rewrite(folder, lambda index: index.update(format=99))
-    with pytest.raises(InputError, match=r"index\.json has format 99, this lgkd reads format 1; make the cache again"):
+    with pytest.raises(InputError, match=r"index\.json has format 99, this lgkd reads format 1; recreate the cache"):
         open_cache(folder)
 
 
@@ -86,7 +87,7 @@ def test_a_cache_that_was_cut_or_holds_something_else_is_damaged(tmp_path: Path)
     whole = (folder / "map1.npy").read_bytes()
     (folder / "map1.npy").write_bytes(whole[:-1])
     with pytest.raises(
-        InputError, match=r"map1\.npy has 131 bytes, its index\.json says 132; the cache is damaged, remove the folder"
+        InputError, match=r"map1\.npy has 131 bytes, expected 132 by its index\.json; the cache is corrupt, remove"
     ):
         open_cache(folder)
     with (folder / "map1.npy").open("wb") as file:
@@ -94,7 +95,7 @@ def test_a_cache_that_was_cut_or_holds_something_else_is_damaged(tmp_path: Path)
         file.write(bytes(4))
     with pytest.raises(
         InputError,
-        match=r"map1\.npy holds float16 \(1, 2, 1\), which is not what its index\.json says; remove the folder",
+        match=r"map1\.npy has float16 \(1, 2, 1\), which differs from its index\.json; remove the folder",
     ):
         open_cache(folder)
 

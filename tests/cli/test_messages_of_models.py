@@ -28,8 +28,8 @@ class LateMean(nn.Module):
 def test_a_classifier_that_reads_no_embedding_is_told_by_its_name_and_shape(teacher: Teacher) -> None:
     with pytest.raises(
         TapError,
-        match=r"the classifier 'head' of LateMean takes in the shape \(2, 1024, 3\), expected an embedding \(B,D\); a "
-        "model of your own can state another layer as its attribute lgkd_classifier",
+        match=r"the classifier 'head' of LateMean has inputs of the shape \(2, 1024, 3\), expected an embedding "
+        r"\(B,D\); your own model can name another layer as its attribute lgkd_classifier",
     ):
         Guide(LateMean(), teacher, image_size=32, terms=[Term(RKD(), weight=1.0)])
 

@@ -64,7 +64,7 @@ def test_a_damaged_checkpoint_is_told_by_its_file_and_what_to_do(tmp_path: Path,
     with pytest.raises(InputError) as caught:
         load_newest(tmp_path)
     assert str(caught.value) == (
-        f"no checkpoint can be used: {folder}/{said}. Move the run's folder away to begin again"
+        f"no checkpoint can be used: {folder}/{said}. Move the run's folder away to start again"
     )
 
 
@@ -100,7 +100,7 @@ def test_a_batch_that_cannot_be_cut_says_why_when_memory_runs_out(monkeypatch: p
     monkeypatch.setattr(engine_module.Engine, "_gradients", no_room)
     with pytest.raises(
         InputError,
-        match="memory ran out, and the batch cannot be cut into pieces because a term compares the images of a batch "
+        match="memory ran out, and the batch cannot be split because a term compares the images of a batch "
         "with each other; use a smaller --batch-size",
     ):
         train(None, task=task, accumulate=1, ema=None)

@@ -92,7 +92,7 @@ def test_without_its_module_a_recipe_says_what_to_do_and_imports_nothing() -> No
 
 def test_a_loss_that_cannot_be_made_says_so() -> None:
     lgkd.register_term("nearer")(Nearer)
-    with pytest.raises(InputError, match="nearer cannot be made with power=-1: ValueError: power below zero"):
+    with pytest.raises(InputError, match="nearer cannot be created with power=-1: ValueError: power below zero"):
         make_loss(terms_of(recipe(own(options={"power": -1})))[0])
 
 
@@ -100,9 +100,9 @@ def test_a_name_is_given_once_and_to_a_loss() -> None:
     lgkd.register_term("nearer")(Nearer)
     lgkd.register_term("nearer")(type("Nearer", (Nearer,), {"__module__": __name__}))  # its module was imported anew
     other = type("Other", (Nearer,), {"__module__": __name__})
-    with pytest.raises(InputError, match=r"Other was to be registered as 'nearer', which .*Nearer is; choose another"):
+    with pytest.raises(InputError, match=r"Other cannot be registered as 'nearer', the name of .*Nearer; choose"):
         lgkd.register_term("nearer")(other)
-    with pytest.raises(InputError, match="Linear was to be registered as 'line', expected a class with the attribute"):
+    with pytest.raises(InputError, match="Linear cannot be registered as 'line'; expected a class with the attribute"):
         lgkd.register_term("line")(nn.Linear)
     with pytest.raises(InputError, match="a term cannot be registered as 'a b'; expected 1 to 40 letters"):
         lgkd.register_term("a b")(Nearer)

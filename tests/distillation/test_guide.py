@@ -164,17 +164,17 @@ def test_weights_and_names_of_terms_are_kept_apart(conv_student: nn.Module, teac
 @pytest.mark.parametrize(
     ("terms", "message"),
     [
-        ([], "a guide without terms guides nothing; give at least one"),
-        ([Term(MapLoss()), Term(MapLoss())], "two parts of the loss are called 'guidance_linear'; give each term a"),
-        ([Term(MapLoss(), name="classification")], "two parts of the loss are called 'classification'"),
-        ([Term(MapLoss(), name="loss")], "a term cannot be called 'loss'; choose letters"),
-        ([Term(MapLoss(), name="accuracy")], "a term cannot be called 'accuracy'"),
-        ([Term(MapLoss(), name="a.b")], "a term cannot be called 'a.b'"),
-        ([Term(MapLoss(), name="keys")], "a term cannot be called 'keys'"),
-        ([Term(MapLoss(), name="training")], "a term cannot be called 'training'"),
+        ([], "a guide has no terms; give at least one"),
+        ([Term(MapLoss()), Term(MapLoss())], "two terms of the loss are named 'guidance_linear'; give each term a"),
+        ([Term(MapLoss(), name="classification")], "two terms of the loss are named 'classification'"),
+        ([Term(MapLoss(), name="loss")], "a term cannot be named 'loss'; use letters"),
+        ([Term(MapLoss(), name="accuracy")], "a term cannot be named 'accuracy'"),
+        ([Term(MapLoss(), name="a.b")], "a term cannot be named 'a.b'"),
+        ([Term(MapLoss(), name="keys")], "a term cannot be named 'keys'"),
+        ([Term(MapLoss(), name="training")], "a term cannot be named 'training'"),
         (
             [Term(nn.MSELoss())],
-            "MSELoss reads None; a loss states its family as the class attribute reads, one of 'maps'",
+            "MSELoss reads None; a loss declares its family as the class attribute reads, one of 'maps'",
         ),
     ],
 )
@@ -207,7 +207,7 @@ def test_unequal_numbers_of_taps_are_refused_with_both_lists(conv_student: nn.Mo
 
 
 def test_a_layer_without_a_map_is_refused_with_its_shape(conv_student: nn.Module, teacher: Teacher) -> None:
-    with pytest.raises(TapError, match=r"tap 'head' puts out the shape \(2, 5\), which holds no map"):
+    with pytest.raises(TapError, match=r"tap 'head' has the output shape \(2, 5\), which is not a map"):
         Guide(conv_student, teacher, image_size=32, terms=linear(), taps=["early", "late", "head"])
     with pytest.raises(TapError, match=r"ConvStudent has no layer 'earli'; did you mean 'early'"):
         Guide(conv_student, teacher, image_size=32, terms=linear(), taps=["earli", "middle", "late"])
@@ -248,13 +248,13 @@ def test_images_of_another_size_than_promised_are_refused(
 
     student = Tokens()
     guide = Guide(student, teacher, image_size=32, terms=linear(), teacher_taps=["stage3"])
-    with pytest.raises(TapError, match="64 tokens, expected 0 and a grid of 4 x 4; give images of the size"):
+    with pytest.raises(TapError, match="64 tokens, expected 0 and a grid of 4 x 4; pass images of the size"):
         Guided(student, guide)(make_batch(64))
 
 
 def test_a_pair_that_meets_at_one_point_is_warned_of(teacher: Teacher) -> None:
     student = create_student("deit_tiny", num_classes=5, image_size=32, depth=3, patch_size=32)
-    with pytest.warns(UserWarning, match="meets at a map of 1 x 1: nothing local is left to imitate"):
+    with pytest.warns(UserWarning, match="is compared on a grid of 1 x 1: no local information is left"):
         Guide(student, teacher, image_size=32, terms=linear())
 
 

@@ -121,7 +121,9 @@ def test_terms_end_each_in_its_time_and_with_the_last_the_teachers_copy_goes(
     guide = a_guide(conv_student, teacher, Term(KD(), name="one", schedule=TermSchedule(until=1)), falls)
     guide.on_train_start(6)
     assert guide.across_batch and guide.active == ("one", "falls")
-    assert guide.on_epoch_end(1, {"one": 1.0, "falls": 1.0}) == ["one ended after epoch 1: it was to last 1 epochs"]
+    assert guide.on_epoch_end(1, {"one": 1.0, "falls": 1.0}) == [
+        "one ended after epoch 1: it was scheduled for 1 epochs"
+    ]
     assert guide.active == ("falls",)
     batch = make_batch(32)
     seen, taught = guide.read(conv_student, batch.images), guide.teach(batch.images)
@@ -185,8 +187,8 @@ def test_a_term_of_an_unknown_family_is_refused_with_the_families(conv_student: 
 
     with pytest.raises(
         InputError,
-        match=r"Reader reads 'pixels'; a loss states its family as the class attribute reads, one of 'maps', 'logits', "
-        "'distillation', 'embeddings'$",
+        match=r"Reader reads 'pixels'; a loss declares its family as the class attribute reads, one of 'maps', "
+        "'logits', 'distillation', 'embeddings'$",
     ):
         a_guide(conv_student, teacher, Term(Reader()))
 
@@ -197,7 +199,7 @@ def test_students_of_other_classes_are_refused_only_where_logits_are_compared(
     torch.manual_seed(0)
     other = Teacher(CifarResNet(8, 7), image_size=32)
     assert a_guide(conv_student, other).pairs
-    with pytest.raises(InputError, match="the student tells 5 classes apart, the teacher 7, and a term compares"):
+    with pytest.raises(InputError, match="the student has 5 classes, the teacher 7, and a term compares"):
         a_guide(conv_student, other, Term(KD()))
 
 
@@ -221,14 +223,12 @@ def test_a_term_takes_no_name_that_the_log_or_torch_uses(conv_student: nn.Module
     with pytest.raises(InputError) as caught:
         a_guide(conv_student, teacher, Term(MapLoss(), name=name))
     assert str(caught.value) == (
-        f"a term cannot be called {name!r}; choose letters, digits, _ and -, and no word that the log or torch uses "
-        "itself, as in 'locality'"
+        f"a term cannot be named {name!r}; use letters, digits, _ and -, and not a name that the log or torch "
+        "reserves, as in 'locality'"
     )
 
 
 def test_a_guide_without_terms_is_refused_with_an_example(conv_student: nn.Module, teacher: Teacher) -> None:
     with pytest.raises(InputError) as caught:
         Guide(conv_student, teacher, image_size=32, terms=[])
-    assert str(caught.value) == (
-        "a guide without terms guides nothing; give at least one, as in [Term(MapLoss(), weight=2.5)]"
-    )
+    assert str(caught.value) == ("a guide has no terms; give at least one, as in [Term(MapLoss(), weight=2.5)]")

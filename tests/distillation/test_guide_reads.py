@@ -123,10 +123,10 @@ def test_only_a_single_position_is_warned_of(side: int, height: int, width: int)
     if (height, width) != (1, 1):
         _warn_of_small_maps(pairs)
         return
-    with pytest.warns(UserWarning, match="meets at a map of 1 x 1") as caught:
+    with pytest.warns(UserWarning, match="is compared on a grid of 1 x 1") as caught:
         _warn_of_small_maps(pairs)
     assert str(caught[0].message) == (
-        f"the pair late {maps[0]} - stage3 {maps[1]} meets at a map of 1 x 1: nothing local is left to imitate; use "
+        f"the pair late {maps[0]} - stage3 {maps[1]} is compared on a grid of 1 x 1: no local information is left; use "
         "larger images, smaller patches or earlier layers"
     )
 

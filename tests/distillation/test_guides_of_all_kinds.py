@@ -98,7 +98,7 @@ def test_every_family_is_given_what_it_reads(
 def test_logits_of_other_classes_cannot_be_compared_but_maps_can(conv_student: nn.Module) -> None:
     other = Teacher(CifarResNet(8, 7), image_size=32)
     Guide(conv_student, other, image_size=32, terms=[Term(MapLoss())]).remove()
-    with pytest.raises(InputError, match="tells 5 classes apart, the teacher 7, and a term compares their logits"):
+    with pytest.raises(InputError, match="has 5 classes, the teacher 7, and a term compares their logits"):
         Guide(conv_student, other, image_size=32, terms=[Term(TERMS["kd"]())])
 
 
@@ -157,7 +157,7 @@ def test_an_ended_term_is_neither_computed_nor_logged_and_stays_ended_after_a_re
     guide = make()
     assert guide.on_epoch_end(1, {"guidance_linear": 1.0}) == []
     (note,) = guide.on_epoch_end(2, {"guidance_linear": 1.5})
-    assert note.startswith("guidance_linear ended after epoch 2: its loss changes by 0.5 an epoch")
+    assert note.startswith("guidance_linear ended after epoch 2: its loss changes by 0.5 per epoch")
     again = make()
     again.load_extra_state(guide.extra_state())
     for each in (guide, again):
@@ -186,7 +186,7 @@ def test_two_teachers_guide_with_terms_layers_and_sizes_of_their_own(
         together.loss, together.parts["classification"] + 10 * together.parts["far"] + 2.5 * together.parts["near"]
     )
     assert second.pairs[0].teacher_map == (32, 8, 8)
-    with pytest.raises(InputError, match="terms of two guides are called 'near'"):
+    with pytest.raises(InputError, match="terms of two guides are named 'near'"):
         Guided(student, second, second)
 
 

@@ -104,7 +104,7 @@ def test_a_term_is_not_judged_before_the_warm_up_is_over_and_two_windows_have_pa
     for epoch in range(1, first):
         assert course.on_epoch_end(epoch, 300, 5.0 + epoch, warmup=of_the_rate) is None
     assert course.on_epoch_end(first, 300, 5.0 + first, warmup=of_the_rate) == (
-        "its loss changes by 1 an epoch, and was to end at -0.02"
+        "its loss changes by 1 per epoch, the threshold is -0.02"
     )
     assert course.ended == first
 
@@ -136,16 +136,16 @@ def test_what_has_ended_can_say_why_after_a_restore_and_an_older_state_is_judged
     # A checkpoint of an earlier lgkd: every epoch's loss from the first on, where the term would have ended.
     course.load_state_dict({"losses": [3.0, 3.1, 3.2], "ended": None})
     reason = course.on_epoch_end(4, 12, 3.3)
-    assert reason == "its loss changes by 0.1 an epoch, and was to end at -0.02" and course.ended == 4
+    assert reason == "its loss changes by 0.1 per epoch, the threshold is -0.02" and course.ended == 4
     again.load_state_dict(course.state_dict())
     assert again.reason(12) == reason and course.reason(12) == reason
     early = TermState(schedule)
     early.load_state_dict({"losses": [3.0, 3.1], "ended": 2})
     assert early.on_epoch_end(3, 12, 3.2) is None and early.ended == 2, "what has ended does not begin again"
-    assert early.reason(12) == "its loss changes by 0.05 an epoch, and was to end at -0.02"
+    assert early.reason(12) == "its loss changes by 0.05 per epoch, the threshold is -0.02"
     bare = TermState(TermSchedule())
     bare.load_state_dict({"losses": [], "ended": 7})
-    assert bare.reason(12) == "the schedule that it had before ended it" and TermState(schedule).reason(12) is None
+    assert bare.reason(12) == "its previous schedule ended it" and TermState(schedule).reason(12) is None
 
 
 STEPS = (1, 2, 3, 7, 15, 23, 30)

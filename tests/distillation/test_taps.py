@@ -148,13 +148,13 @@ def test_what_a_tap_states_wins() -> None:
 @pytest.mark.parametrize(
     ("tap", "shape", "message"),
     [
-        (Tap("head"), (2, 10), r"tap 'head' puts out the shape \(2, 10\), which holds no map; expected tokens"),
+        (Tap("head"), (2, 10), r"tap 'head' has the output shape \(2, 10\), which is not a map; expected tokens"),
         (Tap("b", prefix=1), (2, 196, 8), r"\(2, 196, 8\): its 196 tokens after 1 prefix tokens do not form a grid"),
         (Tap("b"), (2, 60, 8), r"60 tokens do not form a grid with the proportions of a 32 x 32 image; give the tap"),
         (Tap("b", grid=(4, 4)), (2, 15, 8), r"15 tokens are not 0 prefix tokens and a grid of 4 x 4"),
         (Tap("b", grid=(4, 4), prefix=2), (2, 17, 8), r"17 tokens are not 2 prefix tokens and a grid of 4 x 4"),
-        (Tap("b", layout="tokens"), (2, 8, 4, 4), r"\(2, 8, 4, 4\), which cannot be laid out as 'tokens'"),
-        (Tap("b", layout="NHWC"), (2, 16, 8), r"\(2, 16, 8\), which cannot be laid out as 'NHWC'"),
+        (Tap("b", layout="tokens"), (2, 8, 4, 4), r"\(2, 8, 4, 4\), which cannot have the layout 'tokens'"),
+        (Tap("b", layout="NHWC"), (2, 16, 8), r"\(2, 16, 8\), which cannot have the layout 'NHWC'"),
     ],
 )
 def test_a_shape_that_cannot_fold_is_named_with_what_to_do(tap: Tap, shape: tuple[int, ...], message: str) -> None:
@@ -169,12 +169,12 @@ def test_an_output_whose_first_dimension_is_not_the_batch_is_refused() -> None:
 
 
 def test_images_of_another_size_than_the_folds_are_refused_in_words() -> None:
-    with pytest.raises(TapError, match=r"puts out 65 tokens, expected 1 and a grid of 4 x 4; give images of the size"):
+    with pytest.raises(TapError, match=r"returned 65 tokens, expected 1 and a grid of 4 x 4; pass images of the size"):
         Fold("tokens", 1, (4, 4))(torch.zeros(1, 65, 3))
 
 
 def test_a_tap_that_makes_no_sense_is_refused_at_once() -> None:
-    with pytest.raises(TapError, match="layout 'NCWH' is none of tokens, NCHW, NHWC"):
+    with pytest.raises(TapError, match="layout is 'NCWH', expected one of tokens, NCHW, NHWC"):
         Tap("x", layout="NCWH")
     with pytest.raises(TapError, match="prefix is -1, expected 0 or more"):
         Tap("x", prefix=-1)
@@ -221,7 +221,7 @@ def test_the_first_tensor_of_a_tuple_is_read_and_anything_else_refused() -> None
     model = nn.Sequential(Hidden((None, hidden, torch.ones(1))))
     assert Taps(model, ["0"]).capture(model, torch.zeros(1))[1][0] is hidden
     model = nn.Sequential(Hidden({"hidden": hidden}))
-    with pytest.raises(TapError, match="tap '0' puts out a dict, expected a tensor or a tuple"):
+    with pytest.raises(TapError, match="tap '0' returned a dict, expected a tensor or a tuple"):
         Taps(model, ["0"]).capture(model, torch.zeros(1))
 
 

@@ -344,9 +344,9 @@ def damaged(folder: Path, how: str) -> Path:
     [
         ("cut", "map2.npy has"),
         ("gone", "logits.npy has 0 bytes"),
-        ("changed", "index.json is damaged; remove the folder"),
-        ("no JSON", "index.json is damaged; remove the folder"),
-        ("no index", "holds no index.json, so it is no cache"),
+        ("changed", "index.json is corrupt; remove the folder"),
+        ("no JSON", "index.json is corrupt; remove the folder"),
+        ("no index", "has no index.json; expected a cache"),
         ("no header", "map1.npy cannot be read"),
     ],
 )
@@ -388,7 +388,7 @@ def test_the_size_is_known_before_and_a_cap_refuses(tmp_path: Path) -> None:
     ("factor", "error", "message"),
     [
         (1e9, InputError, "beyond the largest fp16; use --storage fp32"),
-        (float("nan"), NonFiniteError, "is not finite for some image; nothing can be"),
+        (float("nan"), NonFiniteError, "is not finite for some image and cannot be"),
     ],
 )
 def test_what_fp16_cannot_hold_is_not_written(

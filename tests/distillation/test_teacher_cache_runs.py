@@ -99,7 +99,7 @@ def test_replay_refuses_what_it_cannot_follow_unless_told_and_says_how_far_off_i
     assert not Path("refused").exists()
     loud = [word for word in DISTILL if word != "--quiet"]
     assert run([*loud, "--dataset", str(world.pictures), "--out", "out", *replayed, "--approximate"]) == 0
-    assert "cached guidance (replay): error against the teacher itself map1 " in capsys.readouterr().err
+    assert "cached guidance (replay): error against the teacher map1 " in capsys.readouterr().err
     run_info = about("out")
     assert run_info["cached"][0]["mode"] == "replay" and min(run_info["cached_errors"][0].values()) > 0.01
     followed = ["--set", "view.rand_augment=null", "--set", "view.erase=0"]
@@ -115,11 +115,11 @@ REFUSED = [
     (["--set", "guide.view=antialias"], 'guide.view: the cache has "resized", this training "antialias"'),
     (["--set", "mix.mixup=0.5", "--set", "mix.cutmix=1"], "mode views cannot follow mix.mixup, mix.cutmix exactly"),
     (["--set", "guide.teacher_bn=batch"], "guide.teacher_bn is batch"),
-    (["--set", "guide.view=original"], "guide.view is original, and a cache holds what is said of the student's view"),
-    (["--set", "view.repeats=2"], "view.repeats is 2, which shows an image in several views an epoch"),
-    (["--extra", "EXTRA"], "a cache holds the data set's own images and no extra ones"),
+    (["--set", "guide.view=original"], "guide.view is original, and a cache stores features of the student's view"),
+    (["--set", "view.repeats=2"], "view.repeats is 2, several views of an image per epoch"),
+    (["--extra", "EXTRA"], "a cache has features of the data set's own images only"),
     (["--set", "view.fixed=3"], "view.fixed is 3, the cache has 2 views of each image"),
-    (["--set", "guide.terms=[{kind: kd}]"], "the recipe's terms read logits too"),
+    (["--set", "guide.terms=[{kind: kd}]"], "the recipe's terms also read logits"),
 ]
 
 
@@ -167,13 +167,13 @@ def test_a_cache_with_other_numbers_in_it_is_refused(world: World, place: Path, 
     blocks = {name: entry.blocks for name, entry in files.items() if entry.sha256 is None}
     write_manifest(other, ("index.json",), blocks | {"map2.npy": digests.all()})
     assert distill(world, "out", "--cached", str(other)) == 2
-    assert "from what the teacher says of the same views" in capsys.readouterr().err
+    assert "from the teacher's features of the same views" in capsys.readouterr().err
 
 
 def test_where_no_cache_fits_the_command_that_makes_it_is_named(world: World, place: Path, capsys) -> None:
     assert distill(world, "out", "--cached", "auto", "--seed", "1") == 3
     said = capsys.readouterr().err
-    assert "make one by `lgkd cache-teacher`" in said and "differs: seed: the cache has 0, this training 1" in said
+    assert "create one by `lgkd cache-teacher`" in said and "differs: seed: the cache has 0, this training 1" in said
     assert distill(world, "out", "--cached", "nowhere") == 3
     (folder,) = stored_caches()
     assert distill(world, "out", "--cached", str(folder), "--cached", str(folder)) == 2

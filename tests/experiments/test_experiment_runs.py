@@ -138,7 +138,7 @@ def test_its_teacher_stays_in_its_folder_and_the_store_is_neither_asked_nor_chan
 
 def test_paused_in_a_run_and_between_all_runs_it_ends_as_the_undisturbed_one(whole, monkeypatch, capsys) -> None:
     assert go("mine", "--max-time", "0") == 75
-    assert "paused after 0 seconds and saved; the same command goes on" in capsys.readouterr().err
+    assert "paused after 0 seconds and saved; run the same command again to resume" in capsys.readouterr().err
     assert json.loads(Path("mine/teacher/seed0/run.json").read_text())["status"] == "running"
     assert go("mine", "--dry-run") == 0
     assert re.search(r"teacher/seed0 .* begun\n", capsys.readouterr().out)

@@ -324,7 +324,7 @@ def test_going_on_with_another_number_of_processes_is_said(tmp_path: Path) -> No
     save_checkpoint(tmp_path, found.step, found.tensors, {**found.state, "processes": 2})
     said: list[str] = []
     train(tmp_path, every=1e9, say=said.append)
-    assert said[0].startswith("the checkpoint was made by 2 processes, now there are 1: the training goes on")
+    assert said[0].startswith("the checkpoint was made by 2 processes, now there are 1: the training is resumed")
 
 
 def test_what_went_bad_in_another_process_is_named_by_all() -> None:
@@ -343,7 +343,7 @@ def test_out_of_memory_in_one_of_several_ends_the_run_for_a_step_is_made_by_all(
     monkeypatch.setattr(engine, "processes", 2)
     monkeypatch.setattr(engine, "_gradients", cramped)
     batch = next(make_feed(make_images()).epoch(0))
-    with pytest.raises(InputError, match="a process ran out of memory; with several of them a step cannot be made"):
+    with pytest.raises(InputError, match="a process ran out of memory; with several of them one cannot repeat"):
         engine.step(batch, 0, 0, RunningMean())
     assert engine.accumulate == 1
 
@@ -469,7 +469,7 @@ def test_a_signal_reaches_all_processes_and_leaves_none(world: World, tmp_path: 
     process.send_signal(number)
     _, error = process.communicate(timeout=90)
     assert process.returncode == code, error
-    assert "and saved; the same command goes on" in error
+    assert "and saved; run the same command again to resume" in error
     assert list((tmp_path / "mine/checkpoint").glob("step-*"))
     time.sleep(0.5)
     assert not [child for child in children if Path(f"/proc/{child}").exists()]

@@ -27,7 +27,7 @@ from tests.support.small import World
 
 
 def test_a_guided_task_has_a_guide_and_a_weight_that_is_not_negative() -> None:
-    with pytest.raises(InputError, match=r"without a guide learns labels alone; use Supervised\(student\)"):
+    with pytest.raises(InputError, match=r"needs at least one guide, got none; use Supervised\(student\)"):
         Guided(nn.Linear(2, 2))
     with pytest.raises(InputError, match=r"classification weight is -1\.0, expected a number >= 0"):
         Guided(nn.Linear(2, 2), Guide.__new__(Guide), classification_weight=-1.0)

@@ -61,7 +61,7 @@ def test_a_cache_that_begins_anew_deletes_only_its_own_files(tmp_path: Path) -> 
     part.mkdir()
     (part / "map1.npy").write_bytes(b"half")
     (part / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match=r"\.features\.part holds thesis\.txt, which is none of a cache's files"):
+    with pytest.raises(InputError, match=r"\.features\.part holds thesis\.txt, which does not belong to a cache"):
         Writer(tmp_path / "features", {}, Layout({"map1": (2,)}, views=1, images=1), {})
     assert (part / "thesis.txt").read_text() == "years of work"
 

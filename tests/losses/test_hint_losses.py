@@ -303,7 +303,7 @@ def test_channel_normalises_each_position_like_a_layer_norm_and_unit_each_map() 
         (lambda: ReviewKD()(maps(STUDENT), maps(TEACHER)), "ReviewKD was built for 0 pairs and given 3 student maps"),
         (lambda: BlockGuidance()(maps(STUDENT), maps(TEACHER)), "BlockGuidance was built for 0 student and 0 teacher"),
         (lambda: built(BlockGuidance())(maps(PYRAMID[:3]), maps(TEACHER)), "or maps of other shapes; call build with"),
-        (lambda: built(built(Hint())), "this Hint has projections already: a loss serves one guide"),
+        (lambda: built(built(Hint())), "this Hint already has projections: a loss serves one guide"),
     ],
 )
 def test_bad_use_is_told_in_one_line(make: Callable[[], Any], words: str) -> None:

@@ -291,7 +291,7 @@ def test_logits_of_other_classes_are_refused(kind: str) -> None:
         (lambda: DIST(gamma=float("inf")), "DIST: gamma is inf, expected a number >= 0"),
         (lambda: LumiNet("4"), "LumiNet: temperature is '4', expected a number > 0"),
         (lambda: StandardizedKD(eps=0), "StandardizedKD: eps is 0, expected a number > 0"),
-        (lambda: DKD()(torch.zeros(2, 1), torch.zeros(2, 1), torch.zeros(2).long()), "there is a single class; use KD"),
+        (lambda: DKD()(torch.zeros(2, 1), torch.zeros(2, 1), torch.zeros(2).long()), "got a single class; use KD"),
     ],
 )
 def test_bad_options_are_told_in_one_line(make: Callable[[], Any], words: str) -> None:

@@ -141,22 +141,22 @@ def test_an_option_that_is_a_choice_has_a_default_and_tells_the_closest(
         (
             lambda: MapLoss()([normal(2, 3, 4, 4)], [normal(2, 5, 2, 2)]),
             "MapLoss('linear') has 0 projections for 1 student maps; call build(student_shapes, teacher_shapes) "
-            "first, or hand it to a Guide",
+            "first, or pass it to a Guide",
         ),
         (
             lambda: Hint()([normal(2, 3, 4, 4)], [normal(2, 5, 2, 2)]),
             "Hint was built for 0 pairs and given 1 student maps; call build(student_shapes, teacher_shapes) "
-            "first, or hand it to a Guide",
+            "first, or pass it to a Guide",
         ),
         (
             lambda: ReviewKD()([normal(2, 3, 4, 4)], [normal(2, 5, 2, 2)]),
             "ReviewKD was built for 0 pairs and given 1 student maps; call build(student_shapes, teacher_shapes) "
-            "first, or hand it to a Guide",
+            "first, or pass it to a Guide",
         ),
         (
             lambda: BlockGuidance()([normal(2, 3, 4, 4)], [normal(2, 5, 2, 2)]),
             "BlockGuidance was built for 0 student and 0 teacher maps and given 1 and 1, or maps of other shapes; call "
-            "build with the shapes of all blocks first, or hand it to a Guide",
+            "build with the shapes of all blocks first, or pass it to a Guide",
         ),
         (
             lambda: CrossCorrelation()(normal(4, 3), normal(4, 3)),
@@ -168,7 +168,7 @@ def test_an_option_that_is_a_choice_has_a_default_and_tells_the_closest(
         ),
         (
             lambda: DKD()(normal(4, 1), normal(4, 1), torch.zeros(4, dtype=torch.int64)),
-            "DKD compares the classes other than the target, and there is a single class; use KD",
+            "DKD compares the classes other than the target, got a single class; use KD",
         ),
     ],
 )
@@ -185,7 +185,7 @@ def test_a_loss_is_built_once(kind: type[nn.Module]) -> None:
     with pytest.raises(InputError) as caught:
         built(loss)
     assert str(caught.value) == (
-        f"this {kind.__name__} has projections already: a loss serves one guide; make a new one for each"
+        f"this {kind.__name__} already has projections: a loss serves one guide; create a new one for each"
     )
     assert all(torch.equal(value, before[name]) for name, value in loss.state_dict().items())
 

@@ -215,7 +215,7 @@ def test_embeddings_of_other_batches_or_maps_are_refused(kind: str) -> None:
         (lambda: CrossCorrelation(expansion=0), "expansion is 0, expected a whole number >= 1"),
         (lambda: CrossCorrelation()(*drawn()), r"has no projection; call build\(student_width, teacher_width\) first"),
         (lambda: loss_of("cross-correlation")(*drawn(1)), "a batch of one has no correlations; use batches of 2"),
-        (lambda: loss_of("cross-correlation").build(3, 4), "this CrossCorrelation has projections already"),
+        (lambda: loss_of("cross-correlation").build(3, 4), "this CrossCorrelation already has projections"),
     ],
 )
 def test_bad_use_is_told_in_one_line(make: Callable[[], Any], words: str) -> None:

@@ -101,12 +101,12 @@ def test_a_teacher_that_cannot_serve_a_term_says_so_in_one_line(conv_student: nn
         Teacher(Pooled(), image_size=16)
     assert "\n" not in str(caught.value)
     pooled = Teacher(Pooled(), image_size=16, taps=["body", "body", "body"])
-    with pytest.raises(TapError, match=r"tap 'body' puts out the shape \(2, 8\), which holds no map") as caught:
+    with pytest.raises(TapError, match=r"tap 'body' has the output shape \(2, 8\), which is not a map") as caught:
         Guide(conv_student, pooled, image_size=32, terms=[Term(MapLoss())])
     assert "\n" not in str(caught.value)
     Guide(conv_student, pooled, image_size=32, terms=[Term(KD())]).remove()
     for kind in ("dkd", "dist", "standardized-kd", "luminet"):
-        with pytest.raises(InputError, match="the student tells 5 classes apart, the teacher 6, and a term compares"):
+        with pytest.raises(InputError, match="the student has 5 classes, the teacher 6, and a term compares"):
             Guide(conv_student, Teacher(CifarResNet(8, 6), image_size=8), image_size=32, terms=[Term(TERMS[kind]())])
 
 
@@ -118,7 +118,7 @@ def test_a_teacher_that_cannot_serve_a_term_says_so_in_one_line(conv_student: nn
         (["--set", "guide.terms=[{kind: deit-hard}]"], "--student-option distillation_token=true"),
         (["--set", "guide.terms=[{kind: kdd}]"], "unknown kind 'kdd'; did you mean 'kd'"),
         (["--set", "guide.terms=[{kind: kd, for_teacher: 2}]"], "the term kd is for teacher 2, and there are 1"),
-        (["--set", "guide.terms=[{kind: kd}, {kind: kd}]"], "are called 'kd'"),
+        (["--set", "guide.terms=[{kind: kd}, {kind: kd}]"], "are named 'kd'"),
         (["--taps", "blocks.0,blocks.2"], "2 student taps (blocks.0, blocks.2) cannot be paired with 3 teacher taps"),
         (["--student-option", "distillation_token=perhaps"], "distillation_token is 'perhaps', expected true or false"),
     ],

@@ -106,7 +106,7 @@ def families(*, refused: bool) -> list[Any]:
 
 
 @pytest.mark.parametrize("entry", families(refused=False))
-@pytest.mark.filterwarnings("ignore:.*meets at a map of 1 x 1:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*is compared on a grid of 1 x 1:UserWarning")
 def test_a_family_is_guided_at_places_of_the_image(entry: Elsewhere, teacher: Teacher) -> None:
     torch.manual_seed(0)
     student = create_student(entry.name, num_classes=5, image_size=entry.size, **entry.options)
@@ -255,9 +255,7 @@ def test_stages_are_found_inside_of_a_wrapper() -> None:
 
 def test_pieces_of_a_map_beside_each_other_are_refused() -> None:
     """NesT's (B, pieces, tokens, D); on images that are not square nothing can be told."""
-    with pytest.raises(
-        TapError, match=r"\(2, 4, 196, 192\), of which neither the second and third number nor the last"
-    ):
+    with pytest.raises(TapError, match=r"\(2, 4, 196, 192\), of which neither the second and third nor the last"):
         find_fold(Tap("levels.1.transformer_encoder.0"), (2, 4, 196, 192), image_size=(224, 224))
     assert find_fold(Tap("x", layout="NCHW"), (2, 4, 196, 192), image_size=(224, 224)).layout == "NCHW"
     assert find_fold(Tap("x"), (2, 8, 7, 7), image_size=(64, 128)).layout == "NCHW"
@@ -313,7 +311,7 @@ def test_the_command_shows_what_meets_which_stage_and_why_if_nothing_does(capsys
     assert run(["layers", "resnet8"]) == 0
     assert " meet" not in capsys.readouterr().out, "a teacher is not guided unless it is asked by whom"
     assert run(["layers", "timm:hiera_tiny_224", "--image-size", "64", "--option", "embed_dim=16"]) == 0
-    assert "the model has no default taps, so that nothing is paired" in capsys.readouterr().out
+    assert "the model has no default taps to pair" in capsys.readouterr().out
     assert run(["layers", "deit_tiny", "--teacher", "resnet57"]) == 2
 
 

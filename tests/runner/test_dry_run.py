@@ -199,8 +199,8 @@ def test_a_poor_teacher_is_told_of(
 
 def test_a_pair_that_meets_at_a_single_cell_is_told_of(here: Path, world: World, capsys) -> None:
     told = foretold([*of_world(DISTILL, world), "--student-option", "patch_size=16"], capsys)
-    said = [one for one in told["cautions"] if "nothing local is left to imitate" in one]
-    assert said[0].startswith("the pair blocks.0 (32, 1, 1) - stage1 (16, 16, 16) meets at a map of 1 x 1")
+    said = [one for one in told["cautions"] if "no local information is left" in one]
+    assert said[0].startswith("the pair blocks.0 (32, 1, 1) - stage1 (16, 16, 16) is compared on a grid of 1 x 1")
 
 
 def test_a_student_of_few_places_is_told_of_with_the_patch_that_would_do(here: Path, world: World, capsys) -> None:

@@ -129,7 +129,7 @@ def test_a_series_that_is_paused_goes_on_and_ends_as_the_undisturbed_one(
 def test_the_time_limit_counts_for_all_runs_together(world: World, here: Path, monkeypatch, capsys) -> None:
     command = words(world, "mine", "0", "--max-time", "0")
     assert run(command) == 75
-    assert "paused after 0 seconds and saved; the same command goes on" in capsys.readouterr().err
+    assert "paused after 0 seconds and saved; run the same command again to resume" in capsys.readouterr().err
     monkeypatch.setattr(StopCondition, "reason", lambda self: None)  # as if the clock ran out while a run was put away
     assert run(command) == 75
     assert "paused after 0 seconds between two runs; run the same command again to resume" in capsys.readouterr().err
@@ -161,7 +161,7 @@ def test_a_signal_in_a_run_or_between_two_ends_with_its_code(
     with monkeypatch.context() as patch:
         patch.setattr(CsvLogger, "on_start", lambda *_: signal.raise_signal(number))
         assert run(words(world, "mine", "0")) == code
-    assert "and saved; the same command goes on" in capsys.readouterr().err
+    assert "and saved; run the same command again to resume" in capsys.readouterr().err
     assert about(Path("mine/seed0-unguided"))["status"] == "running"
     assert run(words(world, "mine", "0")) == 0
     assert all(same_end(Path("mine") / name, whole[0] / name) for name in MEMBERS[:2])

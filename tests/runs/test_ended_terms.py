@@ -13,7 +13,7 @@ from lgkd.runs.folder import read_metrics, read_run, write_metrics
 from tests.support.comparing import make_run
 from tests.support.small import DISTILL, World
 
-REASON = "its loss changes by -5.4% of itself a window, and was to end at -0.1"
+REASON = "its loss changes by -5.4% per window, the threshold is -0.1"
 
 
 def rows(epochs: int, **lasted: int) -> list[dict[str, float]]:
@@ -70,11 +70,11 @@ def test_a_run_whose_guide_ended_says_so_at_its_end_in_run_json_in_its_report_an
     words = [*DISTILL, "--dataset", str(world.pictures), "--set", terms, "--out", str(out)]
     assert run(words) == 0
     sentence = (
-        "guidance_linear ended after epoch 1 of 2: it was to last 1 epochs; the student was trained on labels alone"
+        "guidance_linear ended after epoch 1 of 2: it was scheduled for 1 epochs; the student was trained on labels alone"
     )
     assert sentence in capsys.readouterr().out
     assert read_run(out)["results"]["ended_terms"] == [
-        {"term": "guidance_linear", "epoch": 1, "reason": "it was to last 1 epochs"}
+        {"term": "guidance_linear", "epoch": 1, "reason": "it was scheduled for 1 epochs"}
     ]
     assert read_run(world.guided_run)["results"]["ended_terms"] == []
     assert "ended_terms" not in read_run(world.unguided_run)["results"]

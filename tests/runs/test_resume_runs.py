@@ -40,7 +40,7 @@ def same_end(one: Path, other: Path) -> None:
 
 def test_the_same_command_goes_on_and_ends_as_the_undisturbed_run(world, here, monkeypatch, capsys):
     paused(world, monkeypatch)
-    assert "paused after 0 seconds and saved; the same command goes on" in capsys.readouterr().err
+    assert "paused after 0 seconds and saved; run the same command again to resume" in capsys.readouterr().err
     assert json.loads(Path("mine/run.json").read_text())["status"] == "running"
     for command in ("predict", "evaluate", "export"):
         assert run([command, "mine", *(["pictures"] if command == "predict" else [])]) == 2
@@ -208,5 +208,5 @@ def test_a_signal_saves_and_ends_with_its_code_and_the_run_goes_on(world, here, 
     _, error = process.communicate(timeout=60)
     assert process.returncode == code, error
     assert "finishing the step and saving" in error
-    assert "the same command goes on" in error
+    assert "run the same command again to resume" in error
     assert run(guided(world, "--epochs", "2000", "--set", "evaluate_every=1000", "--max-time", "0")) == 75

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lgkd.runner.record import Journal
+from lgkd.runner.record import CsvLogger
 from lgkd.training.callbacks import Callback, EpochRow, resume_callback
 from lgkd.training.tracking import Tracking
 
@@ -94,7 +94,7 @@ def test_a_callback_overrides_what_it_needs_and_receives_earlier_epochs_as_other
     assert callback.rows == []
     resume_callback(callback, ROWS)
     assert callback.rows == ROWS
-    assert issubclass(Journal, Callback) and issubclass(Tracking, Callback)
+    assert issubclass(CsvLogger, Callback) and issubclass(Tracking, Callback)
 
 
 @pytest.mark.parametrize("name", ["on_epoch", "on_resume", "on_earlier"])

@@ -88,5 +88,5 @@ def test_a_guide_made_too_late_is_refused_and_not_silently_deaf(
     with torch.no_grad():
         compiled(batch.images)
     guide = Guide(conv_student, teacher, image_size=32, terms=all_terms())
-    with pytest.raises(TapError, match="make the guide before the model is compiled"), torch.no_grad():
+    with pytest.raises(TapError, match="create the guide before the model is compiled"), torch.no_grad():
         guide.read(compiled, batch.images)

@@ -90,7 +90,7 @@ def test_a_finished_training_is_not_trained_again(tmp_path, undisturbed):
     said, earlier = [], []
     task, rows = train(tmp_path, say=said.append, callbacks=(Spy(), Knowing()))
     assert seen == earlier == [1, 2, 3, 4]
-    assert said == ["going on from epoch 5, step 0"]
+    assert said == ["resuming from epoch 5, step 0"]
     assert without_times(rows) == undisturbed[2]
     assert all(torch.equal(value, undisturbed[1][name]) for name, value in task.state_dict().items())
 
@@ -105,9 +105,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_gives_the_same_end(tmp
     path.write_bytes(bytes(data))
     said = []
     train(tmp_path, every=1e9, say=said.append)
-    assert "passed over a damaged checkpoint" in said[0]
+    assert "skipped a corrupt checkpoint" in said[0]
     assert str(path) in said[0]
-    assert "going on from step-00000007" in said[0]
+    assert "resuming from step-00000007" in said[0]
     assert digest(tmp_path) == undisturbed[0]
 
 

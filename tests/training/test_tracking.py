@@ -94,7 +94,7 @@ def test_a_record_that_is_damaged_is_told_of_and_all_is_told_again(tmp_path: Pat
     (tmp_path / TRACKED).write_text(content)
     own = Own()
     said = follow(tmp_path, own, epochs=2)
-    assert said == [f"{tmp_path / TRACKED} cannot be read; trackers are told of every epoch again"]
+    assert said == [f"{tmp_path / TRACKED} cannot be read; every epoch is logged to trackers again"]
     assert [step for step, _ in own.told] == [1, 2]
 
 
@@ -102,8 +102,8 @@ def test_a_tracker_that_fails_is_told_of_in_one_sentence_and_left_out(tmp_path: 
     faulty, sound = Own("faulty", ConnectionError("no\nroute to host")), Own("sound")
     said = follow(tmp_path, faulty, sound, epochs=3)
     assert said == [
-        "the tracker faulty failed at epoch 1 (ConnectionError: no route to host); the training goes on without it and "
-        "metrics.csv is whole; see what it says of itself"
+        "the tracker faulty failed at epoch 1 (ConnectionError: no route to host); the training continues without it "
+        "and metrics.csv is whole; see its own documentation"
     ]
     assert [step for step, _ in sound.told] == [1, 2, 3]
 

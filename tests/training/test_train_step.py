@@ -77,7 +77,7 @@ def test_the_end_of_a_term_is_said_and_from_then_on_it_is_not_in_the_rows(tmp_pa
     )
     said: list[str] = []
     _, rows = train(tmp_path, task=Guided(task.student, guide), say=said.append)
-    assert said == ["near ended after epoch 2: it was to last 2 epochs"]
+    assert said == ["near ended after epoch 2: it was scheduled for 2 epochs"]
     assert ["near" in row.train for row in rows] == [True, True, False, False]
     assert [row.train["weight_near"] for row in rows] == [2.5, 2.5, 0.0, 0.0]
 
@@ -93,7 +93,7 @@ def test_a_part_that_is_not_finite_ends_the_epoch_though_the_loss_is_finite() ->
             step = super().forward(batch)
             return Step(step.loss, step.logits, step.parts | {"hidden": torch.tensor(float("inf"))})
 
-    with pytest.raises(NonFiniteError, match=r"the training went bad in epoch 1: .*'hidden': inf.*; try a lower"):
+    with pytest.raises(NonFiniteError, match=r"non-finite values in epoch 1: .*'hidden': inf.*; try a lower"):
         train(None, task=Hidden(TinyViT()))
 
 
@@ -278,7 +278,7 @@ def test_a_term_across_the_batch_keeps_it_whole(monkeypatch: pytest.MonkeyPatch)
         raise torch.OutOfMemoryError("made up")
 
     monkeypatch.setattr(engine, "_gradients", cramped)
-    with pytest.raises(InputError, match="memory ran out, and the batch cannot be cut into pieces because a term"):
+    with pytest.raises(InputError, match="memory ran out, and the batch cannot be split because a term"):
         engine.step(one_batch(), 0, 0, RunningMean())
 
 

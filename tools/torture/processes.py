@@ -9,7 +9,7 @@ from tools.torture.students import FACTORY, FAULT, MARK
 
 ENDS = {
     "nan": (4, "classification"),
-    "memory": (2, "a process ran out of memory; with several of them a step cannot be made again by one"),
+    "memory": (2, "a process ran out of memory; with several of them one cannot repeat a step"),
     "kill": (1, "the same command again"),
 }
 """What happens, the exit code, and a part of what is said."""

@@ -42,7 +42,7 @@ def signals(arena: Arena, trials: Trials) -> None:
                 del outs[processes]
                 continue
             expect(code == CODES[number], f"code {code} {time.monotonic() - sent:.1f} s after it: {started.said()}")
-            expect("and saved; the same command goes on" in started.said(), f"it said {started.said()!r}")
+            expect("and saved; run the same command again to resume" in started.said(), f"it said {started.said()!r}")
     for processes, out in outs.items():
         with trials.judging(f"end of {out.name}"):
             expect_same(arena.finish(out, processes=processes), arena.reference(processes))

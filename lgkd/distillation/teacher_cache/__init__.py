@@ -1,1 +1,1 @@
-"""What a teacher says of every image, written down once: a training that reads it does not run the teacher."""
+"""Cache a teacher's features of every image, so that trainings can read them instead of running the teacher."""

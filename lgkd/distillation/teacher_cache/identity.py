@@ -1,8 +1,8 @@
-"""Whether a training can be served from a cache, and from which.
+"""Find the caches that fit a training.
 
-A cache of the mode "views" holds what the teacher says of N augmented views of each image; the training shows the same
-views, one an epoch, in turn. One of the mode "replay" holds what it says of the whole, unchanged image, on which crop
-and mirror of the student's view are replayed (the offline mode of Li et al., ECCV 2022).
+A cache of the mode "views" stores the teacher's features of N augmented views of each image; the training shows the
+same views, one per epoch, in turn. A cache of the mode "replay" stores the features of the whole, unchanged image, on
+which crop and flip of the student's view are replayed (the offline mode of Li et al., ECCV 2022).
 """
 
 import json
@@ -28,7 +28,7 @@ from lgkd.models.teacher import Teacher
 
 Mode = Literal["views", "replay"]
 IdentityOf = Callable[[Mode, int], Identity]
-"""The identity that a cache of this mode and number of views must have."""
+"""Maps a mode and a number of views to the identity that such a cache must have."""
 
 _OF_THE_STUDENT = ("resized", "antialias")
 _NOT_DRAWN = {"image_size", "normalize", "fixed"}
@@ -37,7 +37,7 @@ _NOT_DRAWN = {"image_size", "normalize", "fixed"}
 def identity_of(
     guide: Guide, recipe: Recipe, data: Data, mode: Mode, views: int, *, image_size: tuple[int, int], seed: int
 ) -> Identity:
-    """What decides what a teacher says of the images of a training."""
+    """Return the settings that determine a teacher's features of the images of a training."""
     assert recipe.guide is not None
     teacher = guide.teacher
     identity: Identity = {
@@ -61,12 +61,12 @@ def identity_of(
         return {**identity, "view.interpolation": recipe.view.interpolation}
     drawn = recipe.view.model_dump(mode="json", exclude=_NOT_DRAWN)
     if not recipe.view.alternate_flip:
-        del drawn["alternate_flip"]  # which caches of earlier versions do not know
+        del drawn["alternate_flip"]  # unknown to caches of earlier versions
     return {**identity, "seed": seed, **{f"view.{key}": value for key, value in drawn.items()}}
 
 
 def teacher_digest(teacher: Teacher) -> str:
-    """SHA-256 over the weights of a teacher and their names: 64 hex digits."""
+    """Compute the SHA-256 of a teacher's weights and their names: 64 hex digits."""
     digest = sha256(type(teacher.model).__name__.encode())
     for name, value in sorted(teacher.model.state_dict().items()):
         plain = value.detach().cpu().contiguous()
@@ -76,36 +76,36 @@ def teacher_digest(teacher: Teacher) -> str:
 
 
 def check_cacheable(recipe: Recipe, data: Data) -> None:
-    """Refuse what no cache can serve.
+    """Refuse recipes and data that no cache can serve.
 
     Raises:
-        InputError: names the key or option, and what to do.
+        InputError: the message names the key or option, and the remedy.
     """
     assert recipe.guide is not None
     if recipe.guide.teacher_bn == "batch":
         raise InputError(
-            "guide.teacher_bn is batch: what such a teacher says of an image depends on the others of its batch and "
+            "guide.teacher_bn is batch: features of such a teacher depend on the other images of the batch and "
             "cannot be cached; set it to running"
         )
     if recipe.guide.view not in _OF_THE_STUDENT:
         raise InputError(
-            f"guide.view is {recipe.guide.view}, and a cache holds what is said of the student's view; set it to "
+            f"guide.view is {recipe.guide.view}, and a cache stores features of the student's view; set it to "
             f"{' or '.join(_OF_THE_STUDENT)}"
         )
     if recipe.view.repeats > 1:
         raise InputError(
-            f"view.repeats is {recipe.view.repeats}, which shows an image in several views an epoch; a cache has one "
-            "an epoch, so set it to 1"
+            f"view.repeats is {recipe.view.repeats}, several views of an image per epoch; a cache has one "
+            "per epoch, so set it to 1"
         )
     if data.extra is not None:
-        raise InputError("a cache holds the data set's own images and no extra ones; leave out --extra or --cached")
+        raise InputError("a cache has features of the data set's own images only; omit --extra or --cached")
 
 
 def not_honoured(mode: Mode, recipe: Recipe, guides: Sequence[Guide]) -> list[str]:
-    """The recipe's keys that cached guidance follows only approximately, or not at all.
+    """Return the recipe's keys that cached guidance follows only approximately, or not at all.
 
-    With views that is mixing. With replay it is all that changes colours or moves pixels other than by cropping and
-    mirroring; for a term that reads logits or embeddings, cropping and mirroring too.
+    With views: mixing. With replay: every change of colours, and every motion of pixels other than cropping and
+    flipping; for a term that reads logits or embeddings, cropping and flipping too.
     """
     view, mix = recipe.view, recipe.mix
     keys = [f"mix.{name}" for name in ("mixup", "cutmix") if getattr(mix, name) > 0 and mix.probability > 0]
@@ -134,19 +134,19 @@ def choose_caches(
     """Find and open a cache for each guide.
 
     Args:
-        where: "auto" for those in the store, or a folder for each guide.
-        guides: of the training.
-        identities: for each guide what its cache must be of.
-        recipe: of the training.
-        processes: how many train together.
-        approximate: serve what a cache can follow only approximately, too.
+        where: "auto" for caches in the store, or a folder for each guide.
+        guides: guides of the training.
+        identities: for each guide the required identity of its cache.
+        recipe: recipe of the training.
+        processes: number of training processes.
+        approximate: accept keys that a cache can follow only approximately.
 
     Returns:
-        The caches, and the recipe with the number of views that is shown in turn.
+        The caches, and the recipe with the number of views that are shown in turn.
 
     Raises:
-        MissingError: there is none.
-        InputError: it is of something else, damaged, or cannot serve this recipe; one line names what.
+        MissingError: no cache was found.
+        InputError: the cache has another identity, is corrupt, or cannot serve this recipe; the message says why.
     """
     if where == "auto":
         caches = [_fitting(guide, identity, recipe) for guide, identity in zip(guides, identities, strict=True)]
@@ -166,7 +166,7 @@ def choose_caches(
     if keys and not approximate:
         raise InputError(
             f"a cache of the mode {mode} cannot follow {', '.join(keys)} exactly; switch "
-            f"{'it' if len(keys) == 1 else 'them'} off, or use --approximate and heed the error that is printed"
+            f"{'it' if len(keys) == 1 else 'them'} off, or use --approximate and check the printed error"
         )
     if processes > 1 and any(key.startswith("mix.") for key in keys):
         raise InputError(
@@ -186,18 +186,18 @@ def _checked(folder: Path, guide: Guide, identity: IdentityOf) -> Cache:
     cache = open_cache(folder)
     other = difference(cache.identity, identity(cache.identity["mode"], cache.layout.views))
     if other is not None:
-        raise InputError(f"{folder} is the cache of another training: {other}; make one by `lgkd cache-teacher`")
+        raise InputError(f"{folder} is the cache of another training: {other}; create one by `lgkd cache-teacher`")
     lacking = _lacking(guide, {name: tuple(shape) for name, shape in cache.layout.shapes.items()})
     if lacking:
         raise InputError(
-            f"{folder} has {', '.join(cache.layout.shapes)}, and the recipe's terms read {', '.join(lacking)} too; "
-            "make one with this recipe by `lgkd cache-teacher`"
+            f"{folder} has {', '.join(cache.layout.shapes)}, and the recipe's terms also read {', '.join(lacking)}; "
+            "create one with this recipe by `lgkd cache-teacher`"
         )
     return cache
 
 
 def _fitting(guide: Guide, identity: IdentityOf, recipe: Recipe) -> Cache:
-    """The cache in the store that is of this training; views before replay, and of several the one with most."""
+    """Find the cache in the store that fits this training: views before replay, then the most views."""
     found: list[tuple[bool, int, Path]] = []
     near = None
     for folder in stored_caches():
@@ -217,7 +217,7 @@ def _fitting(guide: Guide, identity: IdentityOf, recipe: Recipe) -> Cache:
                 near = f" (the one in {folder} differs: {other})"
     if not found:
         raise MissingError(
-            "no cache in the store is of this training; make one by `lgkd cache-teacher` with the options of this "
+            "no cache in the store fits this training; create one by `lgkd cache-teacher` with the options of this "
             f"`lgkd distill`{near or ''}"
         )
     return open_cache(max(found)[2])

@@ -1,4 +1,4 @@
-"""What teachers make of the samples of a batch, read from caches; and how far that is from the teachers themselves."""
+"""Look up teacher features of a batch in caches, and measure their error against the teachers themselves."""
 
 from collections.abc import Iterator, Sequence
 
@@ -19,14 +19,14 @@ _MEASURED_IMAGES = 256
 
 
 class CachedFeatures:
-    """A `lgkd.distillation.tasks.Lookup`.
+    """Look up the teacher features of a batch, as a `lgkd.distillation.tasks.Lookup`.
 
     Args:
         caches: one for each guide.
-        guides: whose teachers they are of.
-        augment, mixing: what draws and mixes the student's images.
+        guides: the guides whose teachers were cached.
+        augment, mixing: augmentation and mixing of the student's images.
         sizes: int32 (N,2), heights and widths of the stored images.
-        device: where features are wanted.
+        device: device of the features.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class CachedFeatures:
         self._device = torch.device(device)
 
     def __call__(self, index: Tensor, epoch: int) -> tuple[Features | None, ...]:
-        """Features of the samples at these places, float32 on the device; nothing for guides whose terms have ended."""
+        """Return features of the samples of these indices, float32 on the device; None for ended guides."""
         partner = kept = None
         if self._mixing.mixes:
             partner = sent(self._mixing.partners(index, epoch).numpy(), self._device)
@@ -65,7 +65,7 @@ class CachedFeatures:
 
     def _read(self, cache: Cache, name: str, index: Tensor, epoch: int) -> Tensor:
         rows = cache.read(name, epoch % cache.layout.views, index.numpy())
-        # The numbers travel as they are stored; they are widened where there is time for it.
+        # Transfer in the storage format and convert on the device, which is faster.
         values = sent(rows, self._device).float()
         if cache.identity["mode"] == "replay" and values.ndim == 4:
             sizes = self._sizes[index]
@@ -76,12 +76,12 @@ class CachedFeatures:
 
 @torch.no_grad()
 def measure(lookup: CachedFeatures, guides: Sequence[Guide], feed: Feed) -> list[dict[str, float]]:
-    """How far cached features are from what the teacher says of the images that the student sees.
+    """Measure the error of cached features against the teacher's features of the student's images.
 
-    Over the first images of the first epoch, at most some hundreds, and of several processes over this one's.
+    Over the first images of the first epoch, at most some hundreds; each process measures its own share.
 
     Returns:
-        For each guide and kind of feature the norm of the difference as a share of the norm.
+        For each guide and kind of feature the norm of the difference relative to the norm.
     """
     wrong: list[dict[str, float]] = [{} for _ in guides]
     whole: list[dict[str, float]] = [{} for _ in guides]
@@ -102,7 +102,7 @@ def measure(lookup: CachedFeatures, guides: Sequence[Guide], feed: Feed) -> list
 def _first(feed: Feed) -> Iterator[tuple[Tensor, Tensor]]:
     seen = 0
     for batch in feed.epoch(0):
-        assert batch.index is not None and not any(view is not None for view in batch.views)  # those are refused before
+        assert batch.index is not None and not any(view is not None for view in batch.views)  # refused earlier
         yield batch.images, batch.index
         seen += len(batch.index)
         if seen >= _MEASURED_IMAGES:
@@ -110,6 +110,6 @@ def _first(feed: Feed) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _values(features: Features) -> list[Tensor]:
-    """In the order of `Guide.teaches`."""
+    """Return the features in the order of `Guide.teaches`."""
     more = [value for value in (features.logits, features.embedding) if value is not None]
     return [*features.maps, *more]

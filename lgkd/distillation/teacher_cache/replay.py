@@ -1,4 +1,4 @@
-"""What becomes of a teacher's cached maps when crop, mirror and mixing of the student's images are replayed on them.
+"""Replay crop, flip and mixing of the student's images on a teacher's cached maps.
 
 Letters in shapes: B batch, C channels, h w map size, H W image size.
 """
@@ -13,16 +13,16 @@ from lgkd.data.transforms.device import sent
 
 
 def replay(map_BChw: Tensor, boxes: NDArray[np.int64], mirrored: NDArray[np.bool_], sizes: NDArray[np.int64]) -> Tensor:
-    """Cut each map as its image was cut, resize it back (bilinear, as images are without antialias), and mirror it.
+    """Crop each map as its image, resize it back (bilinear, as images are without antialias), and flip it.
 
-    Exact as an operation on maps: a whole box changes nothing, a box whose edges lie between the map's cells is a
-    crop and a resize, and nothing beyond the box is read. It is not what a CNN makes of the cut image: that one
-    sees it larger, and is in general not symmetric.
+    Exact as an operation on maps: a whole box changes nothing, a box whose edges are between the map's cells is a
+    crop and a resize, and nothing outside the box is read. It differs from a CNN's features of the cropped image: the
+    CNN receives the crop enlarged, and is in general not symmetric.
 
     Args:
-        map_BChw: of the whole images, (B,C,h,w).
+        map_BChw: maps of the whole images, (B,C,h,w).
         boxes: (B,4) top, left, height and width in pixels of the image.
-        mirrored: (B,) which images are mirrored left to right.
+        mirrored: (B,) True for images that are flipped horizontally.
         sizes: (B,2) heights and widths of the images, in pixels.
     """
     grid = (map_BChw.shape[2], map_BChw.shape[3])
@@ -40,24 +40,24 @@ def replay(map_BChw: Tensor, boxes: NDArray[np.int64], mirrored: NDArray[np.bool
 
 
 def _centres(boxes: NDArray[np.int64], sizes: NDArray[np.int64], axis: int, cells: int) -> NDArray[np.float64]:
-    """Where the cells of the cut map lie in the whole one, in cells: (B, cells)."""
+    """Compute the positions of the cropped map's cells in the whole map, in cells: (B, cells)."""
     scale = cells / sizes[:, axis]
     start, length = boxes[:, axis] * scale, boxes[:, axis + 2] * scale
     place = start[:, None] + (np.arange(cells) + 0.5) / cells * length[:, None]
-    # Between the centres of the box's first and last cell, so that nothing beyond its edge is read.
+    # Between the centres of the box's first and last cell, so that nothing outside its edge is read.
     margin = np.minimum(0.5, length / 2)[:, None]
     return np.clip(place, start[:, None] + margin, (start + length)[:, None] - margin)
 
 
 def mix(values: Tensor, partner: Tensor, kept_B1HW: Tensor) -> Tensor:
-    """Mix what the teacher says of two images as the images were mixed.
+    """Mix the teacher's features of two images as the images were mixed.
 
-    Maps are mixed cell by cell, by the mean over the cell of what its pixels keep; logits and embeddings by the mean
-    over the image. For a mixed image that is what a linear teacher without overlap between cells would say.
+    Maps are mixed cell by cell, by the mean of the pixel weights over the cell; logits and embeddings by the mean over
+    the image. This equals the features of the mixed image for a linear teacher without overlap between cells.
 
     Args:
-        values, partner: (B,C,h,w) or (B,D) of the samples and of those that they are mixed with.
-        kept_B1HW: what each pixel keeps of its own image, from `Mixing.kept`.
+        values, partner: (B,C,h,w) or (B,D) of the samples and of their mixing partners.
+        kept_B1HW: weight of each pixel's own image, from `Mixing.kept`.
     """
     grid = (values.shape[2], values.shape[3]) if values.ndim == 4 else (1, 1)
     weight = F.adaptive_avg_pool2d(kept_B1HW, grid)

@@ -1,4 +1,4 @@
-"""A training's caches from the first look at them to the lookup that its loop asks."""
+"""Serve cached teacher features to a training: find the caches, check their error, and create the lookup."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ from lgkd.distillation.teacher_cache.lookup import CachedFeatures, measure
 from lgkd.distillation.teacher_cache.storage import Cache, key_of
 from lgkd.errors import InputError
 
-# fp16 differs by 0.03 %, a GPU's short products by 0.1 %; a wrong view by most of the norm.
+# fp16 differs by 0.03 %, TF32 products of a GPU by 0.1 %; a wrong view by most of the norm.
 _LARGEST_ERROR = 0.02
 
 
 @dataclass(frozen=True)
 class Served:
-    """Caches that were found to fit a training.
+    """Hold the caches that fit a training.
 
     Attributes:
         caches: one for each guide.
         guides, data, image_size, seed: of the training.
-        recipe: of the training, with the number of views that is shown in turn.
-        approximate: whether the cache may follow the recipe only approximately.
+        recipe: of the training, with the number of views that are shown in turn.
+        approximate: True if the cache may follow the recipe only approximately.
     """
 
     caches: tuple[Cache, ...]
@@ -40,11 +40,11 @@ class Served:
 
     @property
     def folders(self) -> list[str]:
-        """Where the caches lie."""
+        """Return the folders of the caches."""
         return [str(cache.folder.resolve()) for cache in self.caches]
 
     def about(self) -> list[dict[str, Any]]:
-        """The caches for run.json; where they lie does not matter."""
+        """Describe the caches for run.json, independent of their location."""
         return [
             {
                 "mode": cache.identity["mode"],
@@ -58,10 +58,10 @@ class Served:
     def begin(
         self, feed: Feed, device: str, *, say: Callable[[str], None]
     ) -> tuple[CachedFeatures, list[dict[str, float]]]:
-        """The lookup, and how far it is from the teachers themselves; see `measure`.
+        """Create the lookup and measure its error against the teachers; see `measure`.
 
         Raises:
-            InputError: a cache that should hold exactly what its teacher says does not.
+            InputError: a cache that should be exact differs from its teacher.
         """
         lookup = CachedFeatures(
             self.caches,
@@ -79,11 +79,11 @@ class Served:
             worst = max(found.values())
             if exact and not worst <= _LARGEST_ERROR:
                 raise InputError(
-                    f"{cache.folder} differs by {worst:.1%} from what the teacher says of the same views; it is "
-                    "damaged or another lgkd's, remove it and make it again by `lgkd cache-teacher`"
+                    f"{cache.folder} differs by {worst:.1%} from the teacher's features of the same views; it is "
+                    "corrupt or of another version, remove it and create it again by `lgkd cache-teacher`"
                 )
             words = ", ".join(f"{name} {error:.2%}" for name, error in found.items())
-            say(f"cached guidance ({_described(cache)}): error against the teacher itself {words}")
+            say(f"cached guidance ({_described(cache)}): error against the teacher {words}")
         return lookup, errors
 
 

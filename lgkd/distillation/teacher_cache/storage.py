@@ -1,8 +1,8 @@
-"""A cache's folder: `index.json`, a manifest and, for each kind of feature, an .npy file of shape (views, images, ...).
+"""Read and write cache folders: `index.json`, a manifest, and an .npy file (views, images, ...) per kind of feature.
 
-It is written beside its place under a name that begins with a dot, goes on there after it was stopped (if what was
-recorded is as it was written), and gets its own name when it is whole. A folder without its index, or with files of
-other lengths than the index says, is refused; arrays are compared with the manifest block by block as they are read.
+A cache is written next to its final folder under a hidden name, resumed there after an interruption (if the recorded
+rows are intact), and renamed when it is complete. A folder without its index, or with files of other lengths than in
+the index, is refused; arrays are compared with the manifest block by block as they are read.
 """
 
 import io
@@ -37,18 +37,18 @@ Storage = Literal["fp16", "fp32"]
 _DTYPES: dict[str, str] = {"fp16": "<f2", "fp32": "<f4"}
 
 Identity = dict[str, Any]
-"""What a cache is of: flat, in plain JSON values. Two trainings with equal identities read the same features."""
+"""Identity of a cache: flat, in plain JSON values. Two trainings with equal identities read the same features."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a cache holds.
+    """Describe the contents of a cache.
 
     Attributes:
-        shapes: of each kind of feature for one image, such as {"map1": (16, 32, 32)}.
-        views: of each image.
-        images: how many there are.
-        storage: the number format.
+        shapes: shape of each kind of feature for one image, such as {"map1": (16, 32, 32)}.
+        views: number of views of each image.
+        images: number of images.
+        storage: number format.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -60,7 +60,7 @@ class Layout:
         if self.storage not in get_args(Storage):
             raise InputError(f"the storage is {self.storage!r}, expected fp16 or fp32")
         if self.views < 1:
-            raise InputError(f"{self.views} views of each image were asked for, expected at least 1")
+            raise InputError(f"{self.views} views of each image were requested, expected at least 1")
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -68,25 +68,25 @@ class Layout:
         return np.dtype(_DTYPES[self.storage])
 
     def row_bytes(self, name: str) -> int:
-        """Of one image in one view."""
+        """Return the bytes of one image in one view."""
         return int(np.prod(self.shapes[name])) * self.dtype.itemsize
 
     @property
     def bytes(self) -> int:
-        """Of all files, but for some hundred bytes of headers."""
+        """Return the bytes of all files, except for some hundred bytes of headers."""
         return self.views * self.images * sum(self.row_bytes(name) for name in self.shapes)
 
 
 @dataclass(frozen=True)
 class Cache:
-    """A whole cache that was opened.
+    """Read a complete cache.
 
     Attributes:
-        folder: where it lies.
-        identity: what it is of.
-        layout: what it holds.
-        arrays: mapped from the files, (views, images, ...) each.
-        rows: compare an array with what was written before it is first read; nothing for caches of older versions.
+        folder: folder of the cache.
+        identity: identity of the cache.
+        layout: contents of the cache.
+        arrays: memory-mapped from the files, (views, images, ...) each.
+        rows: compare an array with its digests before it is first read; empty for caches of older versions.
     """
 
     folder: Path
@@ -96,10 +96,10 @@ class Cache:
     rows: Mapping[str, CheckedRows] = field(default_factory=dict)
 
     def read(self, name: str, view: int, places: NDArray[np.int64]) -> NDArray[Any]:
-        """What the teacher says of a view of some images, (n, ...), found to be as it was written.
+        """Return the teacher's features of a view of some images, (n, ...), verified against the manifest.
 
         Raises:
-            InputError: the cache is damaged.
+            InputError: the cache is corrupt.
         """
         if name in self.rows:
             self.rows[name].check(view * self.layout.images + places)
@@ -108,25 +108,25 @@ class Cache:
 
 
 def key_of(identity: Identity, layout: Layout) -> str:
-    """The name of a cache in the store."""
+    """Return the name of a cache in the store."""
     about = [FORMAT, identity, {name: list(shape) for name, shape in layout.shapes.items()}, layout.storage]
     return json_sha256(about)[:24]
 
 
 def features_folder() -> Path:
-    """Where caches lie in the store."""
+    """Return the folder of all caches in the store."""
     return home() / "cache" / "features"
 
 
 def stored_caches() -> list[Path]:
-    """The folders of all caches in the store, sorted."""
+    """List the folders of all caches in the store, sorted."""
     return sorted(path.parent for path in features_folder().glob(f"[!.]*/{INDEX}"))
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """A cache's index, found to be as it was written.
+    """Read a cache's index, verified against the manifest.
 
-    The arrays are compared as they are read, by `Cache.read`.
+    The arrays are verified as they are read, by `Cache.read`.
 
     Raises:
         MissingError: there is no such folder.
@@ -134,23 +134,23 @@ def read_index(folder: Path) -> dict[str, Any]:
     """
     file = folder / INDEX
     if not folder.is_dir():
-        raise MissingError(f"there is no folder {folder}; expected one that `lgkd cache-teacher` made")
+        raise MissingError(f"there is no folder {folder}; expected one that `lgkd cache-teacher` created")
     if not file.is_file():
-        raise InputError(f"{folder} holds no {INDEX}, so it is no cache; expected a folder of `lgkd cache-teacher`")
+        raise InputError(f"{folder} has no {INDEX}; expected a cache created by `lgkd cache-teacher`")
     try:
         index = json.loads(file.read_text("utf-8"))
         checksum = index.pop("checksum")
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        raise InputError(f"{file} is damaged; remove the folder and make it again by `lgkd cache-teacher`") from None
+        raise InputError(f"{file} is corrupt; remove the folder and recreate it by `lgkd cache-teacher`") from None
     if checksum != json_sha256(index):
-        raise InputError(f"{file} is damaged; remove the folder and make it again by `lgkd cache-teacher`")
+        raise InputError(f"{file} is corrupt; remove the folder and recreate it by `lgkd cache-teacher`")
     if index["format"] != FORMAT:
-        raise InputError(f"{file} has format {index['format']}, this lgkd reads format {FORMAT}; make the cache again")
+        raise InputError(f"{file} has format {index['format']}, this lgkd reads format {FORMAT}; recreate the cache")
     return index  # type: ignore[no-any-return]
 
 
 def open_cache(folder: Path) -> Cache:
-    """Map a cache's files.
+    """Open a cache by memory-mapping its files.
 
     Raises:
         MissingError: there is no such folder.
@@ -168,17 +168,17 @@ def open_cache(folder: Path) -> Cache:
         size = file.stat().st_size if file.is_file() else 0
         if size != about["bytes"]:
             raise InputError(
-                f"{file} has {size:,} bytes, its {INDEX} says {about['bytes']:,}; the cache is damaged, remove the "
-                "folder and make it again by `lgkd cache-teacher`"
+                f"{file} has {size:,} bytes, expected {about['bytes']:,} by its {INDEX}; the cache is corrupt, remove "
+                "the folder and create it again by `lgkd cache-teacher`"
             )
         try:
-            array = np.lib.format.open_memmap(file, mode="r")  # this form alone, and no objects
+            array = np.lib.format.open_memmap(file, mode="r")  # never unpickles objects
         except (OSError, ValueError) as error:
-            raise InputError(f"{file} cannot be read ({error}); remove the folder and make the cache again") from None
+            raise InputError(f"{file} cannot be read ({error}); remove the folder and create the cache again") from None
         if array.shape != (layout.views, layout.images, *shapes[name]) or array.dtype != layout.dtype:
             raise InputError(
-                f"{file} holds {array.dtype} {array.shape}, which is not what its {INDEX} says; remove the folder and "
-                "make the cache again"
+                f"{file} has {array.dtype} {array.shape}, which differs from its {INDEX}; remove the folder and "
+                "create the cache again"
             )
         arrays[name] = array
         if manifest is not None:
@@ -188,7 +188,7 @@ def open_cache(folder: Path) -> Cache:
 
 
 def difference(found: Identity, wanted: Identity) -> str | None:
-    """The first thing in which two identities differ, in words; None where they are equal."""
+    """Describe the first difference of two identities; None if they are equal."""
     for key in [*wanted, *(key for key in found if key not in wanted)]:
         if found.get(key) != wanted.get(key):
             return f"{key}: the cache has {_short(found.get(key))}, this training {_short(wanted.get(key))}"
@@ -196,19 +196,19 @@ def difference(found: Identity, wanted: Identity) -> str | None:
 
 
 class Writer:
-    """Writes a cache row by row, and goes on where an earlier one was stopped.
+    """Write a cache row by row, and resume an interrupted one.
 
     Args:
-        folder: its place; must not be there.
+        folder: final folder; must not exist.
         identity, layout: of the cache.
-        about: more for the index, such as the version of lgkd.
+        about: more entries of the index, such as the version of lgkd.
 
     Attributes:
-        done: rows that are there already; a row is one image in one view, views come one after the other.
+        done: number of rows already written; a row is one image in one view, ordered by view.
 
     Raises:
         BusyError: another process is writing it.
-        InputError: the folder beside its place, in which it is written, holds something else.
+        InputError: the hidden folder in which it is written contains foreign files.
     """
 
     def __init__(self, folder: Path, identity: Identity, layout: Layout, about: Mapping[str, Any]) -> None:
@@ -221,7 +221,7 @@ class Writer:
         try:
             self._held.enter_context(locked(folder.parent / f".{folder.name}.lock"))
         except LockedError:
-            raise BusyError(f"{self._part} is being written by another process; wait for its end") from None
+            raise BusyError(f"{self._part} is being written by another process; wait until it finishes") from None
         try:
             self._open()
         except BaseException:
@@ -229,7 +229,7 @@ class Writer:
             raise
 
     def _open(self) -> None:
-        """Open the files behind the last recorded row, or empty ones."""
+        """Open the files after the last recorded row, or empty ones."""
         self._digests = {name: BlockDigests() for name in self.layout.shapes}
         self.done = self._found()
         if not self.done:
@@ -238,12 +238,12 @@ class Writer:
             path = self._part / f"{name}.npy"
             self._files[name] = file = path.open("r+b" if self.done else "w+b")
             file.write(_header(self.layout, shape))
-            # What lies beyond the last row that was recorded may be half a row.
+            # Bytes after the last recorded row may be a partial row.
             file.seek(file.tell() + self.done * self.layout.row_bytes(name))
             file.truncate()
 
     def add(self, rows: Mapping[str, NDArray[Any]]) -> None:
-        """The next rows: for each kind of feature an array (n, ...) of the layout's number format."""
+        """Append rows: for each kind of feature an array (n, ...) of the layout's number format."""
         counts = {len(values) for values in rows.values()}
         assert rows.keys() == self._files.keys() and len(counts) == 1
         for name, values in rows.items():
@@ -253,7 +253,7 @@ class Writer:
         self.done += counts.pop()
 
     def record(self) -> None:
-        """Make sure that the rows so far are on the disk, and remember how many there are."""
+        """Flush the rows so far to the disk, and record their number."""
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
@@ -261,11 +261,11 @@ class Writer:
         write_json(self._part / _PROGRESS, about)
 
     def _digest(self) -> str:
-        """SHA-256 over the digests of all rows so far."""
+        """Compute the SHA-256 of the digests of all rows so far."""
         return json_sha256({name: digests.all() for name, digests in self._digests.items()})
 
     def finish(self) -> Path:
-        """Give the whole cache its name."""
+        """Write the index of the complete cache and rename it to its final folder."""
         assert self.done == self.total
         self.record()
         index: dict[str, Any] = {
@@ -292,26 +292,26 @@ class Writer:
         return self.folder
 
     def close(self) -> None:
-        """Let go of the files; what is not recorded is written again."""
+        """Close the files; rows that are not recorded will be written again."""
         for file in self._files.values():
             with suppress(OSError):
                 file.close()
         self._held.close()
 
     def _empty(self) -> None:
-        """Remove what an earlier cache left here; only what a cache writes."""
+        """Remove files of an earlier cache; refuse if others are found."""
         left = sorted(self._part.iterdir())
         foreign = [path.name for path in left if not _OURS.fullmatch(path.name)]
         if foreign:
             raise InputError(
-                f"{self._part} holds {foreign[0]}, which is none of a cache's files; move it away, or choose another "
+                f"{self._part} holds {foreign[0]}, which does not belong to a cache; move it away, or choose another "
                 "--out"
             )
         for path in left:
             path.unlink()
 
     def _found(self) -> int:
-        """Rows that an earlier process recorded of the same cache."""
+        """Count the rows that an earlier process recorded of the same cache."""
         try:
             progress = json.loads((self._part / _PROGRESS).read_text("utf-8"))
             whole = all(
@@ -327,7 +327,7 @@ class Writer:
         return 0
 
     def _reads_as(self, progress: Mapping[str, Any]) -> bool:
-        """Take in the rows that were recorded; whether they are as they were written, if that was recorded, too."""
+        """Restore the recorded rows' digests; return True if the rows match them, where digests were recorded."""
         for name, shape in self.layout.shapes.items():
             left = progress["rows"] * self.layout.row_bytes(name)
             with (self._part / f"{name}.npy").open("rb") as file:
@@ -339,7 +339,7 @@ class Writer:
 
 
 def _header(layout: Layout, shape: tuple[int, ...]) -> bytes:
-    """The head of the file of a kind of feature."""
+    """Return the .npy header of the file of a kind of feature."""
     text = io.BytesIO()
     about = {"descr": layout.dtype.str, "fortran_order": False, "shape": (layout.views, layout.images, *shape)}
     np.lib.format.write_array_header_2_0(text, about)  # type: ignore[no-untyped-call, unused-ignore]

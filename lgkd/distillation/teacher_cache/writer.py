@@ -1,4 +1,4 @@
-"""Running a teacher over every view of every image, once, and writing down what it says."""
+"""Write a cache by running a teacher once over every view of every image."""
 
 import shutil
 import time
@@ -18,17 +18,17 @@ from lgkd.distillation.teacher_cache.storage import Identity, Layout, Writer
 from lgkd.errors import InputError, NonFiniteError
 
 Draw = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-"""(pixels, sizes, places, view) of a batch -> the student's images (B,3,H,W)."""
+"""Maps (pixels, sizes, indices, view) of a batch to the student's images (B,3,H,W)."""
 
 _GIGA = 1e9
 _SECONDS_BETWEEN_RECORDS = 20.0
 
 
 def check_size(layout: Layout, place: Path, max_gb: float | None) -> None:
-    """A cache that is larger than was allowed, or than the disk has room for, is refused before it is begun.
+    """Refuse a cache that is larger than the limit or the free disk space, before it is started.
 
     Raises:
-        InputError: it is.
+        InputError: it is larger.
     """
     needed = layout.bytes / _GIGA
     what = f"the cache would take {needed:,.3g} GB ({layout.views} x {layout.images:,} images)"
@@ -53,21 +53,21 @@ def write_cache(
     batch_size: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write a cache, or the rest of one that was stopped.
+    """Write a cache, or the rest of an interrupted one.
 
     Args:
-        folder: its place; must not be there.
-        guide: whose teacher is run.
+        folder: final folder; must not exist.
+        guide: the guide whose teacher is run.
         images: the training images.
-        draw: makes what the student sees.
+        draw: creates the student's images.
         identity, layout, about: of the cache.
-        batch_size: images at once.
+        batch_size: images per batch.
         progress: called with (done, total) rows.
 
     Raises:
         BusyError: another process is writing it.
-        NonFiniteError: the teacher says something that is not a finite number.
-        InputError: something it says is too large for the storage.
+        NonFiniteError: a feature of the teacher is not finite.
+        InputError: a feature exceeds the range of the storage format.
     """
     writer = Writer(folder, identity, layout, about)
     recorded = time.monotonic()
@@ -102,8 +102,8 @@ def _stored(name: str, values: Tensor, layout: Layout) -> NDArray[Any]:
         largest = float(np.abs(plain).max())
         if not np.isfinite(largest):
             raise NonFiniteError(
-                f"the teacher's {name} is not finite for some image; nothing can be cached of it, train it again with "
-                "a lower optimizer.lr"
+                f"the teacher's {name} is not finite for some image and cannot be cached; train the teacher again "
+                "with a lower optimizer.lr"
             )
         raise InputError(f"the teacher's {name} reaches {largest:.3g}, beyond the largest fp16; use --storage fp32")
     return rows
