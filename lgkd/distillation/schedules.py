@@ -6,6 +6,7 @@ Epochs are counted from 0 and may be fractions: the first step of the third epoc
 from dataclasses import dataclass, field
 from typing import Any
 
+from lgkd._internal.text import counted
 from lgkd.config import AdaptiveStop, TermSchedule
 
 
@@ -55,7 +56,7 @@ class TermState:
         if self.ended is None:
             return None
         if self.schedule.until is not None and self.ended >= self.schedule.until:
-            return f"it was scheduled for {self.schedule.until} epochs"
+            return f"it was scheduled for {counted(self.schedule.until, 'epoch')}"
         stop = self.schedule.adaptive
         slope = stop.slope(self.losses, _window(stop, epochs)) if stop is not None else None
         if stop is None or slope is None:

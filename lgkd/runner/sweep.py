@@ -40,11 +40,11 @@ class Series:
     """
 
     folder: Path
-    """Compare the runs: mean, spread and interval of each kind; the gain of the guide where there is a baseline."""
+    folders: tuple[Path, ...]
 
     @cached_property
     def comparison(self) -> Comparison:
-        """Mean, spread and interval of each kind; the gain of the guide where there is a baseline."""
+        """Compare the runs: mean, spread and interval of each kind; the gain of the guide where there is a baseline."""
         return compare(*self.folders)
 
 

@@ -122,7 +122,7 @@ def test_terms_end_each_in_its_time_and_with_the_last_the_teachers_copy_goes(
     guide.on_train_start(6)
     assert guide.across_batch and guide.active == ("one", "falls")
     assert guide.on_epoch_end(1, {"one": 1.0, "falls": 1.0}) == [
-        "one ended after epoch 1: it was scheduled for 1 epochs"
+        "one ended after epoch 1: it was scheduled for 1 epoch"
     ]
     assert guide.active == ("falls",)
     batch = make_batch(32)

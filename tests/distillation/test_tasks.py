@@ -221,7 +221,7 @@ def test_a_guided_task_passes_everything_on_to_each_of_its_guides(
     assert {one.dtype for guide in (first, second) for one in guide.teach(make_batch(32).images).maps} == {
         torch.bfloat16
     }
-    assert task.on_epoch_end(1, {}) == ["near ended after epoch 1: it was scheduled for 1 epochs"]
+    assert task.on_epoch_end(1, {}) == ["near ended after epoch 1: it was scheduled for 1 epoch"]
     assert task.active_terms == ("alike",) and task.across_batch
     state, parts = task.extra_state(), task.checkpoint_tensors()
     assert state == [{"near": {"losses": [], "ended": 1}}, {"alike": {"losses": [], "ended": None}}]

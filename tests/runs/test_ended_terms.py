@@ -69,12 +69,10 @@ def test_a_run_whose_guide_ended_says_so_at_its_end_in_run_json_in_its_report_an
     terms = "guide.terms=[{kind: locality, schedule: {until: 1}}]"
     words = [*DISTILL, "--dataset", str(world.pictures), "--set", terms, "--out", str(out)]
     assert run(words) == 0
-    sentence = (
-        "guidance_linear ended after epoch 1 of 2: it was scheduled for 1 epochs; the student was trained on labels alone"
-    )
+    sentence = "guidance_linear ended after epoch 1 of 2: it was scheduled for 1 epoch; the student was trained on labels alone"
     assert sentence in capsys.readouterr().out
     assert read_run(out)["results"]["ended_terms"] == [
-        {"term": "guidance_linear", "epoch": 1, "reason": "it was scheduled for 1 epochs"}
+        {"term": "guidance_linear", "epoch": 1, "reason": "it was scheduled for 1 epoch"}
     ]
     assert read_run(world.guided_run)["results"]["ended_terms"] == []
     assert "ended_terms" not in read_run(world.unguided_run)["results"]
