@@ -64,7 +64,7 @@ class Layout:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the files."""
+        """Return the number format of the files."""
         return np.dtype(_DTYPES[self.storage])
 
     def row_bytes(self, name: str) -> int:
