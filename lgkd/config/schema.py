@@ -153,7 +153,7 @@ class Schedule(Settings):
     """Configure the training length and the learning rate: linear warm-up, then half a cosine."""
 
     epochs: int | None = Field(default=None, ge=1, le=1_000_000)
-    """Passes over the training images; null where `steps` is given."""
+    """Passes over the training images; null if `steps` is given."""
     warmup_epochs: Number = Field(default=0.0, ge=0, le=1_000_000)
     """Epochs of linear warm-up, counted within the training; a fraction is fine."""
     warmup_factor: Number = Field(default=1e-3, ge=0, le=1)
@@ -163,7 +163,7 @@ class Schedule(Settings):
     stepped: Literal["epoch", "step"] = "epoch"
     """Update interval of the learning rate: every epoch or every optimiser step."""
     steps: int | None = Field(default=None, ge=1, le=1_000_000_000)
-    """Optimiser steps of the training, instead of `epochs`; its last epoch may be a part of one."""
+    """Optimiser steps of the training, instead of `epochs`; its last epoch may be partial."""
 
     @field_validator("warmup_epochs")
     @classmethod
@@ -186,7 +186,7 @@ class Schedule(Settings):
         return self.steps if self.epochs is None else self.epochs * steps_per_epoch  # type: ignore[return-value]
 
     def length(self, steps_per_epoch: int) -> float:
-        """Return the epochs of the training; a fraction where its last one is a part."""
+        """Return the epochs of the training; a fraction if the last one is partial."""
         return self.count(steps_per_epoch) / steps_per_epoch if self.epochs is None else self.epochs
 
     def rate(self, lr: float, step: int, steps_per_epoch: int) -> float:

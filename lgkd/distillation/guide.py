@@ -32,7 +32,7 @@ FAMILIES = ("maps", "logits", "distillation", "embeddings")
 
 @dataclass(frozen=True)
 class Term:
-    """One loss with its weight.
+    """Weight a loss by a number, and optionally a schedule.
 
     Args:
         loss: a module of one of the families in `lgkd.losses`.

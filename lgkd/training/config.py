@@ -53,17 +53,17 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """The optimiser steps of the whole training."""
+        """Return the optimiser steps of the whole training."""
         return self.schedule.count(self.steps_per_epoch)
 
     @property
     def epochs(self) -> int:
-        """The epochs of the training; the last one may be a part of one."""
+        """Return the epochs of the training; the last one may be partial."""
         return -(-self.steps // self.steps_per_epoch)
 
     @property
     def length(self) -> float:
-        """The epochs of the training, the part of a last one as a fraction: what schedules run over."""
+        """Return the epochs of the training, a partial last one as a fraction; the length of schedules."""
         return self.schedule.length(self.steps_per_epoch)
 
     def steps_of(self, epoch: int) -> int:
