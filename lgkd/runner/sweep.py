@@ -39,11 +39,11 @@ class Series:
     """
 
     folder: Path
-    """Compare the runs: mean, spread and interval of each kind; the gain of the guide where there is a baseline."""
+    folders: tuple[Path, ...]
 
     @cached_property
     def comparison(self) -> Comparison:
-        """Mean, spread and interval of each kind; the gain of the guide where there is a baseline."""
+        """Compare the runs: mean, spread and interval of each kind; the gain of the guide where there is a baseline."""
         return compare(*self.folders)
 
 
@@ -126,7 +126,7 @@ class QueuedRun:
         title: of its display.
         finished: true where nothing is left to train.
         train: called with the callbacks and the `time.monotonic()` at which all began; trains the run, or checks a
-              finished one; returns its top-1 accuracy on the test split.
+            finished one; returns its top-1 accuracy on the test split.
     """
 
     name: str
