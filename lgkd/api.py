@@ -20,6 +20,7 @@ from lgkd.models.teacher import Teacher
 from lgkd.models.trust import trust
 from lgkd.runner.build import load_trained_teacher
 from lgkd.runner.cache_teacher import Cached, CacheSpec, cache_features
+from lgkd.runner.fit_time import train_within_time
 from lgkd.runner.loaded_run import evaluate_run
 from lgkd.runner.options import Options
 from lgkd.runner.resolve import ResolvedConfig, Role, resolve
@@ -56,7 +57,7 @@ def train_teacher(
         TakenError: the store has such a teacher already, and `replace` is False.
     """
     options.setdefault("recipe", "teacher")
-    return Runner(_resolve("teacher", teacher, dataset, options, teacher_options, replace=replace)).run()
+    return train_within_time(_resolve("teacher", teacher, dataset, options, teacher_options, replace=replace))
 
 
 def train(
@@ -74,7 +75,7 @@ def train(
         student_options: passed to the constructor.
     """
     options.setdefault("recipe", "supervised")
-    return Runner(_resolve("student", student, dataset, options, student_options)).run()
+    return train_within_time(_resolve("student", student, dataset, options, student_options))
 
 
 def distill(
@@ -101,7 +102,7 @@ def distill(
         MissingError: no such teacher is trained for the data set; the message holds the command that trains it.
     """
     options.setdefault("recipe", "locality-guidance")
-    return Runner(_resolve("student", student, dataset, options, student_options, teacher, taps)).run()
+    return train_within_time(_resolve("student", student, dataset, options, student_options, teacher, taps))
 
 
 def train_series(

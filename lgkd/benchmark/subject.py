@@ -13,8 +13,8 @@ from lgkd.data.batch import Batch
 from lgkd.data.prepare import Data, make_feed, make_test_batches, prepare_data
 from lgkd.distillation.guide import Guide
 from lgkd.models.factory import default_image_size, pair
+from lgkd.runner.batches import Batches
 from lgkd.runner.build import check_precision, is_convolutional, make_guides, make_plan, make_student, make_task
-from lgkd.runner.dry_run.batches import Batches
 from lgkd.training.compile import choose_compile, compile_task
 from lgkd.training.evaluate import score
 from lgkd.training.memory import keep_freed_memory

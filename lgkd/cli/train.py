@@ -265,9 +265,9 @@ def _resolve(
 def _run(config: ResolvedConfig, shown: str, *, quiet: bool) -> "Run":
     """Train with a display."""
     with _aside(config.options.get("track")), Display(shown, quiet=quiet or not is_first()) as display:
-        from lgkd.runner.runner import Runner
+        from lgkd.runner.fit_time import train_within_time
 
-        return Runner(config.with_options(**callbacks_of(display))).run()
+        return train_within_time(config.with_options(**callbacks_of(display)))
 
 
 def _run_all(

@@ -81,6 +81,10 @@ class Options(TypedDict, total=False):
         "a shipped name, a YAML file, or a `Recipe`.", str, "A shipped recipe or a YAML file.", completion="recipes",
         compared="recipe")]
     epochs: Annotated[int | None, Option("instead of the recipe's; warm-up keeps its share.", int, compared="epochs")]
+    time: Annotated[str | float | None, Option(
+        'seconds, or text such as "45m" or "2h", that one training may take, start-up and evaluations included: a few '
+        "steps are timed, and the number of steps is chosen to fit, instead of the recipe's epochs.", str,
+        "Choose the number of steps for a training of this time: 90s, 45m, 2h.", metavar="TIME", compared="recipe")]
     batch_size: Annotated[int | None, Option(
         "images a step, instead of the recipe's.", int, compared="recipe.batch_size")]
     overrides: Annotated[Sequence[str], Option(

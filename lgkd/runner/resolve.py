@@ -17,6 +17,7 @@ from lgkd.models.registry import canonical, find
 from lgkd.models.teacher_card import TeacherCard
 from lgkd.runner.find_teacher import find_trained_teacher, free_place
 from lgkd.runner.options import OPTIONS, Options
+from lgkd.runner.time_budget import check_time
 
 if TYPE_CHECKING:
     from torch import nn
@@ -83,6 +84,10 @@ class ResolvedConfig:
         """Return the names of the guiding teachers in the store; the class of a module without a card."""
         return [_teacher_name(teacher) for teacher in self.teachers]
 
+    def with_resolved(self, *, options: Options, recipe: Recipe | None = None) -> "ResolvedConfig":
+        """Replace the options, and perhaps the recipe that they lead to."""
+        return replace(self, options=options, recipe=self.recipe if recipe is None else recipe)
+
     def with_options(self, **options: Unpack[Options]) -> "ResolvedConfig":
         """Replace options that no resolved value depends on: callbacks, the seed, the folder."""
         chosen: Options = {**self.options, **options}
@@ -135,6 +140,7 @@ def resolve(
         check_dataset(dataset, options.get("data_dir"))
         if (place := known_or_folder(dataset)) is not None:
             check_some_image(place)  # before a missing teacher is reported
+    check_time(options)
     recipe = resolve_recipe(
         options["recipe"],
         trains=role,

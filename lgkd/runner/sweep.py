@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import FrameType
@@ -17,6 +17,7 @@ from lgkd._internal.atomic_io import write_json
 from lgkd._internal.distributed import agree, place, wait
 from lgkd.config import load_recipe
 from lgkd.errors import InputError, Interrupted, Paused
+from lgkd.runner.fit_time import fit_time
 from lgkd.runner.options import Options
 from lgkd.runner.resolve import ResolvedConfig, resolve
 from lgkd.runner.runner import Runner
@@ -98,8 +99,13 @@ def train_all(spec: SweepSpec, *, watch: Watch | None = None) -> Series:
         TakenError: the folder holds something else, or a run that differs.
         Paused, Interrupted: the same call resumes the sweep.
     """
-    folder, runs, options = spec.config.folder, spec.runs, spec.config.options
+    folder, runs = spec.config.folder, spec.runs
     check_series(folder)
+    first = runs[0]
+    fitted = fit_time(spec.config.with_options(seed=first.seed, out=first.folder))
+    # All runs have the same steps, measured once; their seeds and folders are their own.
+    spec = replace(spec, config=spec.config.with_resolved(options=_without(fitted, spec.config), recipe=fitted.recipe))
+    options = spec.config.options
 
     def queued(one: SweepRun) -> QueuedRun:
         def train(callbacks: Options, began: float) -> float:
@@ -169,6 +175,16 @@ def train_in_turn(
             if finished and (notify := callbacks.get("say", say)) is not None:
                 notify(f"{one.name} is finished: {top1:.2%}")
     wait()
+
+
+def _without(fitted: ResolvedConfig, config: ResolvedConfig) -> Options:
+    """Return the options of a fitted run without its seed and folder, which those of the sweep replace."""
+    own: Options = {**fitted.options}
+    own.pop("seed", None)
+    own.pop("out", None)
+    if (out := config.options.get("out")) is not None:
+        own["out"] = out
+    return own
 
 
 def _config_of(spec: SweepSpec, run: SweepRun) -> ResolvedConfig:

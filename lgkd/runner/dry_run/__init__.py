@@ -19,7 +19,7 @@ from lgkd.errors import InputError
 from lgkd.losses.map_loss import MapLoss
 from lgkd.models.patch_size import patch_size, unseen_pixels
 from lgkd.runner.build import check_teacher_classes
-from lgkd.runner.dry_run.cost import Cost, measure
+from lgkd.runner.cost import Cost, measure
 from lgkd.runner.dry_run.dataset_outline import Counts, Outline, count, outline, stand_in
 from lgkd.runner.dry_run.existing_runs import ExpectedRun, check_existing_runs
 from lgkd.runner.dry_run.warnings import (
@@ -34,6 +34,7 @@ from lgkd.runner.options import Options
 from lgkd.runner.resolve import ResolvedConfig
 from lgkd.runner.runner import Runner
 from lgkd.runner.sweep import SweepRun
+from lgkd.runner.time_budget import estimated_recipe
 from lgkd.training.config import Plan
 from lgkd.training.peak_memory import PeakMemory
 
@@ -196,6 +197,16 @@ def estimate_training(config: ResolvedConfig, *, runs: Sequence[SweepRun] = ()) 
         cost = measure(student, guides, recipe, data, prepared.feed, eager, size, used)
     finally:
         prepared.close()
+    if (budget := options.get("time")) is not None:
+        tested = found.test + counts.held_out
+        recipe = estimated_recipe(
+            recipe,
+            budget,
+            step=cost.seconds_a_step,
+            evaluation=tested * cost.seconds_an_image,
+            steps_per_epoch=plan.steps_per_epoch,
+        )
+        plan = replace(plan, schedule=recipe.schedule)
     best = best_unguided(data.key, (Path("runs"), config.folder.parent)) if guides else None
     cautions += [sentence for teacher in teachers for sentence in about_teacher(teacher, found, best)]
     estimate = DryRun(

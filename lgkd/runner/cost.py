@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from lgkd._internal.distributed import highest
 from lgkd.config import Recipe
 from lgkd.data.loader import Feed
 from lgkd.data.prepare import Data, make_test_batches
 from lgkd.distillation.guide import Guide
+from lgkd.runner.batches import Batches
 from lgkd.runner.build import make_task
-from lgkd.runner.dry_run.batches import Batches
 from lgkd.training.config import Plan
 from lgkd.training.evaluate import score
 from lgkd.training.metrics import RunningMean
@@ -80,7 +81,7 @@ def measure(
         engine.task.train()
         first = step()
         times: list[float] = []
-        while first < _LONG and len(times) < _MOST_STEPS and sum(times) < _SECONDS:
+        while _is_one_more(first, times):
             times.append(step())
         peak = memory.read()
         plain = make_test_batches(
@@ -102,3 +103,9 @@ def measure(
         batches.close()
         engine.close()
         torch.set_rng_state(state)
+
+
+def _is_one_more(first: float, times: Sequence[float]) -> bool:
+    """Decide on one more step, alike in all processes: they make each step together."""
+    enough = first >= _LONG or len(times) >= _MOST_STEPS or sum(times) >= _SECONDS
+    return not highest([float(enough)])[0]

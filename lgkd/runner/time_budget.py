@@ -1,0 +1,95 @@
+"""Count the steps that a training has time for. No torch."""
+
+import re
+
+from lgkd.config import Recipe, apply_overrides
+from lgkd.errors import InputError
+from lgkd.runner.options import Options
+
+LEAST_STEPS = 50
+"""Fewest steps that are trained by time."""
+
+SECONDS_AFTER = 2.0
+"""Time to write the weights, the curves and the manifest."""
+
+
+def parse_time(text: str | float) -> float:
+    """Read a time in seconds: a number, or text such as "90s", "45m", "2h" or "1h30m".
+
+    Raises:
+        InputError: something else, or no time.
+    """
+    seconds = float(text) if isinstance(text, int | float) and not isinstance(text, bool) else 0.0
+    if isinstance(text, str):
+        found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text.strip())
+        hours, minutes, rest = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
+        seconds = 3600.0 * hours + 60 * minutes + rest
+    if not 0 < seconds < 1e8:
+        raise InputError(f"--time is {text!r}, expected seconds, or text like 90s, 45m, 2h or 1h30m")
+    return seconds
+
+
+def check_time(options: Options) -> None:
+    """Refuse a time that cannot be read, and one beside another length of the training.
+
+    Raises:
+        InputError: which of the two to leave out.
+    """
+    if options.get("time") is None:
+        return
+    parse_time(options["time"] or 0)
+    others = [f"--epochs {options['epochs']}"] if options.get("epochs") is not None else []
+    keys = ("schedule.epochs=", "schedule.steps=")
+    others += [f"--set {one}" for one in options.get("overrides") or () if one.replace(" ", "").startswith(keys)]
+    if others:
+        raise InputError(
+            f"--time {options['time']} and {others[0]} both set the length of the training; leave one of them out"
+        )
+
+
+def steps_within(seconds: float, step: float, evaluation: float, steps_per_epoch: int, evaluate_every: int) -> int:
+    """Return the most steps that, with their evaluations, take no longer than a time; 0 where none do.
+
+    Args:
+        seconds: for steps and evaluations.
+        step, evaluation: seconds of one.
+        steps_per_epoch: optimiser steps.
+        evaluate_every: epochs between evaluations; the last epoch is always evaluated.
+    """
+    rounds = max(0, int(seconds / (step * steps_per_epoch * evaluate_every + evaluation)))
+    # A last round that is not whole ends with an evaluation, too.
+    rest = seconds - rounds * (step * steps_per_epoch * evaluate_every + evaluation) - evaluation
+    return rounds * steps_per_epoch * evaluate_every + max(0, int(rest / step))
+
+
+def training_seconds(steps: int, step: float, evaluation: float, steps_per_epoch: int, evaluate_every: int) -> float:
+    """Return the seconds of so many steps and their evaluations; arguments as for `steps_within`."""
+    return steps * step + -(-steps // (steps_per_epoch * evaluate_every)) * evaluation
+
+
+def estimated_recipe(
+    recipe: Recipe, budget: str | float, *, step: float, evaluation: float, steps_per_epoch: int
+) -> Recipe:
+    """Put the number of steps into a recipe that a time is enough for, by the costs that a dry run has measured.
+
+    Args:
+        recipe: of the training.
+        budget: its time, as for `parse_time`.
+        step, evaluation: seconds of one.
+        steps_per_epoch: optimiser steps.
+    """
+    seconds = parse_time(budget) - SECONDS_AFTER
+    steps = max(1, steps_within(seconds, step, evaluation, steps_per_epoch, recipe.evaluate_every))
+    return apply_overrides(recipe, length_overrides(steps, warm_up(recipe, steps, steps_per_epoch)))
+
+
+def warm_up(recipe: Recipe, steps: int, steps_per_epoch: int) -> float:
+    """Return the epochs of warm-up that keep the recipe's share of the training."""
+    schedule = recipe.schedule
+    share = schedule.warmup_epochs / schedule.length(steps_per_epoch)
+    return round(share * steps / steps_per_epoch, 4)
+
+
+def length_overrides(steps: int, warm_up: float) -> list[str]:
+    """Return the overrides of a recipe that set its length."""
+    return ["schedule.epochs=null", f"schedule.steps={steps}", f"schedule.warmup_epochs={warm_up:g}"]
