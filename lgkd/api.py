@@ -181,7 +181,7 @@ def cache_teacher(
 
     Args:
         student, teacher, dataset, taps, student_options, options: as for the later `distill`. Of the student
-              only the image size counts; any other student of that size can be trained from the cache.
+            only the image size counts; any other student of that size can be trained from the cache.
         views: augmented views of each image, which the training shows in turn, one per epoch; `view.fixed` of the
             recipe, or 10, if not given.
         replay: cache each image once, whole; crop and mirror are replayed on the maps.
@@ -206,12 +206,12 @@ def resume(folder: str | Path, **options: Unpack[Options]) -> Run:
     Args:
         folder: of the run; run.json and recipe.yaml describe the training.
         options: only `max_time`, `force`, `device`, `data_dir`, `watchers`, `progress`, `say` and `track` make
-              sense here; trackers that wrote into the folder continue without being named.
+            sense here; trackers that wrote into the folder continue without being named.
 
     Raises:
         TakenError: the run is finished, or data, recipe or versions differ from its start.
         InputError: there is no run, or it was started from objects made in Python; repeat that call instead. Or the
-              folder names untrusted code, see `lgkd.models.trust`.
+            folder names untrusted code, see `lgkd.models.trust`.
     """
     return Runner(resolve_saved(Path(folder), options)).run()
 
@@ -310,7 +310,7 @@ def predict(
 
     Raises:
         InputError: there is no student or no image, a file is damaged or not one of lgkd's, or it names untrusted
-              code.
+            code.
         MissingError: an ONNX file is named, and the extra `onnx` is not installed.
     """
     names = [images] if isinstance(images, str | Path) else list(images)

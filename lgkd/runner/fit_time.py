@@ -52,7 +52,7 @@ def fit_time(config: ResolvedConfig, *, began: float | None = None) -> ResolvedC
     if kept is not None:
         return _with_schedule(config, *kept)
     seconds = parse_time(budget)
-    # What is said of data and teachers is said when the training begins.
+    # Remarks on data and teachers are made when the training starts.
     runner = Runner(_without_time(config, "say", "watchers"))
     started = time.monotonic()
     memory = PeakMemory(runner.session.device)

@@ -70,12 +70,12 @@ def import_teacher(
         sha256: of the file, in hex digits.
         normalize: "imagenet" or "dataset" (of its training images), if they were trained with that;
         mean, std: else the three means and standard deviations, for values 0 to 1. One of the two must be given:
-              a teacher with another normalisation than in training is silently worse.
+            a teacher with another normalisation than in training is silently worse.
         image_size: side of its images, in pixels; None for the architecture's own.
         options: passed to the constructor.
         name: of the teacher in the store; by default its architecture.
         expect: the published top-1 accuracy on the test split, as a share of 1; a measured one that is further than
-              half a point from it is refused.
+            half a point from it is refused.
         epochs: of the training, where known; 0 where not.
         data_dir, device, offline: as for `train_teacher`.
         replace: replace a teacher of that name in the store.
@@ -88,7 +88,7 @@ def import_teacher(
 
     Raises:
         InputError: a file that cannot be read, is another one, or holds more than tensors; an option out of range; an
-              accuracy that is not the published one.
+            accuracy that is not the published one.
         ModelError: the weights are those of another model or of other classes.
         TakenError: the store has a teacher of that name, and `replace` is False.
     """

@@ -42,7 +42,7 @@ class Opened:
         device: where the student is.
         scored: the evaluated images, as text.
         precision: the number format of the training where the device is of the same kind, else "fp32": with it
-              results equal those of run.json.
+            results equal those of run.json.
     """
 
     folder: Path

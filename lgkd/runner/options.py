@@ -26,7 +26,7 @@ class Option:
         metavar: of the value in `--help`, where it is not that of its type.
         completion: name of the function in `lgkd.cli.completion` that completes a value.
         kept: "run": run.json keeps it under `call.options`, for `lgkd resume`; "command": it is also part of the
-              command that the report prints.
+            command that the report prints.
         compared: dotted key under which `lgkd.runs.identity` compares its effect; None where it does not
             change what a training computes.
     """

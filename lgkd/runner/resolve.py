@@ -114,7 +114,7 @@ def resolve(
         teachers: names of the guiding teachers, or loaded ones.
         replace: a teacher of that name in the store may be replaced.
         store: folder DATASET/NAME for a teacher, even if it exists; the user's store is then neither read
-              nor changed, and the run cannot be resumed by its folder alone.
+            nor changed, and the run cannot be resumed by its folder alone.
         several: the folder is that of several seeds.
 
     Raises:

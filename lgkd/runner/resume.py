@@ -31,7 +31,7 @@ def saved_call(place: Path, info: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         TakenError: the run is finished.
         InputError: it was stopped before anything was stored, or started from objects made in Python, its run.json is
-              damaged, or it names untrusted code, see `lgkd.models.trust`.
+            damaged, or it names untrusted code, see `lgkd.models.trust`.
     """
     if is_finished(place):
         raise TakenError(

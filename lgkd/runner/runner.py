@@ -92,7 +92,7 @@ class Runner:
         5. The folder is made and locked, and claimed once it is locked.
         6. An unfinished run in it is compared with this training; one with a checkpoint is resumed.
         7. `execute`: a checkpoint is compared with this training and restored; run.json, recipe.yaml and env.json are
-              written after that, and the loop starts.
+           written after that, and the loop starts.
 
         Args:
             keep: return a finished run of the very same training that is in the folder.

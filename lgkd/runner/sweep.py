@@ -132,7 +132,7 @@ class QueuedRun:
         title: of its display.
         finished: true where nothing is left to train.
         train: called with the callbacks and the `time.monotonic()` at which all began; trains the run, or checks a
-              finished one; returns its top-1 accuracy on the test split.
+            finished one; returns its top-1 accuracy on the test split.
     """
 
     name: str

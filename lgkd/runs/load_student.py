@@ -21,12 +21,12 @@ def load_student(folder: str | Path, *, model: nn.Module | None = None) -> nn.Mo
 
     Args:
         folder: a run's folder, or an export's; student.json and student.safetensors are enough. With a MANIFEST.json
-              beside them they are verified against it, otherwise a remark says that they could not be.
+            beside them they are verified against it, otherwise a remark says that they could not be.
         model: an untrained model to fill, for runs of a module that was passed in Python.
 
     Raises:
         InputError: there is no finished run, its files are damaged, its weights do not fit or are not finite, or it
-              names untrusted code, see `lgkd.models.trust`.
+            names untrusted code, see `lgkd.models.trust`.
     """
     place = Path(folder)
     info = read_student(place)

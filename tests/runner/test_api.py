@@ -301,7 +301,7 @@ def test_a_teacher_that_another_training_kept_meanwhile_is_not_touched(world: Wo
         return original(*arguments, **options)
 
     monkeypatch.setattr(execute, "fit", meanwhile)
-    with pytest.raises(TakenError, match=r"meanwhile .*kept in mine"):
+    with pytest.raises(TakenError, match=r"meanwhile .*This one is in mine"):
         lgkd.train_teacher("resnet8", world.pictures, out="mine", **SHORT)
     assert (place / "card.json").read_text() == "theirs"
     assert [path.name for path in place.parent.iterdir()] == ["resnet8"]
@@ -330,7 +330,7 @@ def test_digits_need_nothing(here: Path) -> None:
         (lambda: lgkd.train("deit_tiny", "digits", student_options={"norm": nn.ReLU}), "student options: .*plain"),
         (lambda: lgkd.train_teacher("resnet8", "digits", teacher_options={"depths": [1]}), "depths is \\[1\\]"),
         (lambda: lgkd.train_teacher(nn.Identity(), "digits"), "a teacher is stored by name"),
-        (lambda: lgkd.train(PatchNet(10), "digits", student_options={"a": 1}, image_size=16), "takes none"),
+        (lambda: lgkd.train(PatchNet(10), "digits", student_options={"a": 1}, image_size=16), "leave them out"),
         (lambda: lgkd.train(PatchNet(3), "digits", image_size=16), "returns logits for 3 classes, expected 10"),
         (lambda: lgkd.train("deit_tiny", "digits", seed=-1), "seed is -1"),
         (lambda: lgkd.train("deit_tiny", Path("digits")), "no folder digits: expected FOLDER/train"),

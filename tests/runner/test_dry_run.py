@@ -221,7 +221,7 @@ def test_a_pyramid_of_few_places_is_told_to_take_larger_images() -> None:
     ]
     (said,) = about_grids(pairs, (4, 4), (32, 32))
     assert said.startswith("a coarse student: 1 of 2 pairs have a student map below 4 x 4 (stages.3: 2 x 2")
-    assert said.endswith("; take a larger --image-size")
+    assert said.endswith("; use a larger --image-size")
 
 
 def test_pixels_that_are_never_seen_are_told_of_before_and_by_the_training(here: Path, world: World, capsys) -> None:

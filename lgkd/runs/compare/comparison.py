@@ -52,7 +52,7 @@ class Comparison:
     Attributes:
         groups: of runs that differ only by seed.
         differences: every guided group against its unguided one; where there are none, every group against the
-              first, or against the requested one.
+            first, or against the requested one.
         remarks: sentences on differences other than the compared one.
     """
 
@@ -79,7 +79,7 @@ def compare(
     Args:
         runs: folders of runs, or folders that hold several, such as those of `--seeds`.
         against: a run, or a folder of some, with whose group all others are compared; by default guided students are
-              compared with the unguided one, and where there is none with the first named run.
+            compared with the unguided one, and where there is none with the first named run.
         say: called with a message for each unfinished run that is skipped.
 
     Returns:
