@@ -76,7 +76,7 @@ class ResolvedConfig:
 
     @property
     def model_name(self) -> str:
-        """The model's canonical name, or the class of a module."""
+        """Return the model's canonical name, or the class of a module."""
         return canonical(self.model) if isinstance(self.model, str) else type(self.model).__name__
 
     @property

@@ -50,7 +50,7 @@ class Series:
 
 @dataclass(frozen=True)
 class SweepRun:
-    """One run of a sweep: its folder, its seed, and whether a teacher guides it."""
+    """Represent one run of a sweep: its folder, its seed, and whether a teacher guides it."""
 
     folder: Path
     seed: int

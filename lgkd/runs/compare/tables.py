@@ -119,7 +119,7 @@ def _measured(label: str, values: Sequence[float], interval: Interval, colour: s
 
 
 def _curves(group: Group) -> tuple[list[float], list[list[float]]]:
-    """The epochs at which all seeds were measured, and each seed's accuracies there."""
+    """Return the epochs at which all seeds were measured, and each seed's accuracies there."""
     measured = [{row["epoch"]: row["test_top1"] for row in run.rows if "test_top1" in row} for run in group.runs]
     epochs = sorted(set(measured[0]).intersection(*measured[1:]))
     return epochs, [[curve[epoch] for epoch in epochs] for curve in measured]
