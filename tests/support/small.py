@@ -113,8 +113,15 @@ def snapshot(*folders: Path) -> dict[str, str]:
 
 
 def everything_below(*folders: Path) -> list[tuple[str, int]]:
-    """Every file and folder below the folders and when it was last changed, caches among them."""
-    return [(str(path), path.lstat().st_mtime_ns) for folder in folders for path in sorted(folder.rglob("*"))]
+    """Every file below the folders with the time of its last change, and every folder, caches among them.
+
+    A folder's own time is left out: a lock file that came and went changes it.
+    """
+    return [
+        (str(path), 0 if path.is_dir() else path.lstat().st_mtime_ns)
+        for folder in folders
+        for path in sorted(folder.rglob("*"))
+    ]
 
 
 def environment(home: Path) -> dict[str, str]:
