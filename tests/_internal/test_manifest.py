@@ -171,7 +171,7 @@ def checked(array: np.ndarray) -> CheckedRows:
 def test_a_row_is_compared_before_it_is_read_and_only_its_blocks_are(width: int) -> None:
     """Against a loop over bytes: a flip is told exactly for the rows that share a block with it."""
     array = np.frombuffer(random.Random(width).randbytes(20 * width), np.uint8).reshape(20, width).copy()
-    for byte in range(0, 20 * width, 7):
+    for byte in range(0, 20 * width, max(7, width // 3)):
         for row in range(20):
             rows = checked(array)
             array.reshape(-1)[byte] ^= 4

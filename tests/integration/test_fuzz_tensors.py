@@ -228,14 +228,14 @@ def test_a_state_of_any_bytes_is_taken_or_refused_in_words(desk: Path, data: byt
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda state: state["progress"].update({"a\nb" * 50: 1}), r"lacks a proper 'progress\.a\\nb"),
-        (lambda state: state["progress"].update(epoch=2), r"lacks a proper progress\.rows;"),
-        (lambda state: state["progress"]["rows"][0].pop("lr"), r"lacks a proper progress\.rows;"),
-        (lambda state: state["progress"]["rows"][0].update(train={"loss": "x"}), r"lacks a proper progress\.rows;"),
-        (lambda state: state["progress"]["rows"][0].update(lr=10**400), r"lacks a proper progress\.rows;"),
-        (lambda state: state["progress"].update(best={"epoch": 1, "score": "x"}), r"lacks a proper progress\.best;"),
-        (lambda state: state["progress"].update(seconds=math.inf), r"lacks a proper progress\.seconds;"),
-        (lambda state: state.update({"progress.epoch": state["progress"].pop("epoch")}), r"a proper progress\.epoch;"),
+        (lambda state: state["progress"].update({"a\nb" * 50: 1}), r"lacks a valid 'progress\.a\\nb"),
+        (lambda state: state["progress"].update(epoch=2), r"lacks a valid progress\.rows;"),
+        (lambda state: state["progress"]["rows"][0].pop("lr"), r"lacks a valid progress\.rows;"),
+        (lambda state: state["progress"]["rows"][0].update(train={"loss": "x"}), r"lacks a valid progress\.rows;"),
+        (lambda state: state["progress"]["rows"][0].update(lr=10**400), r"lacks a valid progress\.rows;"),
+        (lambda state: state["progress"].update(best={"epoch": 1, "score": "x"}), r"lacks a valid progress\.best;"),
+        (lambda state: state["progress"].update(seconds=math.inf), r"lacks a valid progress\.seconds;"),
+        (lambda state: state.update({"progress.epoch": state["progress"].pop("epoch")}), r"a valid progress\.epoch;"),
     ],
 )
 def test_a_state_that_is_whole_and_yet_strange_is_refused_by_its_key(

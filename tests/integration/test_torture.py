@@ -204,7 +204,7 @@ def test_the_state_of_another_version_is_refused_by_its_key(change: Callable[[di
     state = json.loads(next((FOLDER / "paused" / "checkpoint").glob("*/state.json")).read_text())
     assert read_progress(state, Path("state.json")).images == 64
     change(state)
-    with pytest.raises(InputError, match=rf"^state\.json lacks a proper {found}.*; another version of lgkd wrote it"):
+    with pytest.raises(InputError, match=rf"^state\.json lacks a valid {found}.*; another version of lgkd wrote it"):
         read_progress(state, Path("state.json"))
 
 

@@ -66,6 +66,8 @@ def _wrap(kind: type, method: str) -> None:
 def _record(kind: type, message: str) -> None:
     rows = ["said\t" + kind.__name__ + "\t" + message.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", " ")]
     frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_code.co_filename == _PACKAGE + "errors.py":
+        frame = frame.f_back  # the constructor of a subclass
     if frame is None or not frame.f_code.co_filename.startswith(_PACKAGE):
         return  # a test made it
     while frame is not None:
