@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,11 @@ def cores() -> int:
     if len(words) == 2 and all(word.isdecimal() for word in words) and int(words[1]):
         return max(1, min(bound, round(int(words[0]) / int(words[1]))))
     return max(1, bound)
+
+
+def process_start() -> float:
+    """Return the `time.monotonic()` at which this process was started."""
+    return time.monotonic() - (time.time() - psutil.Process().create_time())
 
 
 def memory() -> Memory:

@@ -267,7 +267,7 @@ def _run(config: ResolvedConfig, shown: str, *, quiet: bool) -> "Run":
     with _aside(config.options.get("track")), Display(shown, quiet=quiet or not is_first()) as display:
         from lgkd.runner.fit_time import train_within_time
 
-        return train_within_time(config.with_options(**callbacks_of(display)))
+        return train_within_time(config.with_options(**callbacks_of(display)), since_start=True)
 
 
 def _run_all(

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from lgkd._internal.distributed import highest
+from lgkd._internal.hardware import process_start
 from lgkd._internal.text import counted
 from lgkd.config import apply_overrides, load_recipe
 from lgkd.errors import InputError
@@ -26,10 +27,15 @@ from lgkd.runs.folder import RECIPE
 from lgkd.training.peak_memory import PeakMemory
 
 
-def train_within_time(config: ResolvedConfig) -> Run:
-    """Train what a configuration describes, in the time that its option `time` gives, if it gives one."""
-    began = time.monotonic()
-    return Runner(fit_time(config, began=began), began=began).run()
+def train_within_time(config: ResolvedConfig, *, since_start: bool = False) -> Run:
+    """Train what a configuration describes, in the time that its option `time` gives, if it gives one.
+
+    Args:
+        config: resolved.
+        since_start: count the time from the start of the process, as a command does, and not from this call.
+    """
+    now = time.monotonic()
+    return Runner(fit_time(config, began=process_start() if since_start else now), began=now).run()
 
 
 def fit_time(config: ResolvedConfig, *, began: float | None = None) -> ResolvedConfig:

@@ -1,6 +1,8 @@
 """Memory of the machine and of the process, beside what Linux itself tells."""
 
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -36,3 +38,16 @@ def test_what_a_process_holds_grows_and_its_peak_stays() -> None:
     after, still = hardware.resident()
     assert after < during - (200 << 20)
     assert still >= peak - (1 << 20)  # Linux counts pages for each processor, and adds them up late
+
+
+def test_the_start_of_a_process_is_before_its_first_line_and_after_its_parents() -> None:
+    before = time.monotonic()
+    code = (
+        "import time; first = time.monotonic()\n"
+        "from lgkd._internal.hardware import process_start\n"
+        "print(process_start(), first)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    start, first = map(float, done.stdout.split())
+    # The kernel counts starts in hundredths of a second.
+    assert before - 0.05 <= start <= first + 0.05
