@@ -31,7 +31,8 @@ def cores() -> int:
 
 def process_start() -> float:
     """Return the `time.monotonic()` at which this process was started."""
-    return time.monotonic() - (time.time() - psutil.Process().create_time())
+    started: float = psutil.Process().create_time()
+    return time.monotonic() - (time.time() - started)
 
 
 def memory() -> Memory:

@@ -56,13 +56,14 @@ class Cost:
 
 def measure(
     student: nn.Module, guides: Sequence[Guide], recipe: Recipe, data: Data, feed: Feed, plan: Plan,
-    image_size: tuple[int, int], memory: PeakMemory,
+    image_size: tuple[int, int], memory: PeakMemory, *, longest: float = _SECONDS,
 ) -> Cost:  # fmt: skip
     """Time some steps and one batch of evaluation.
 
     Args:
         student, guides, recipe, data, feed, plan, image_size: of the training; `data` are generated images.
         memory: a meter started before the models were built.
+        longest: seconds for steps; with the default at most ten are made.
     """
     state = torch.get_rng_state()
     engine = Engine(make_task(student, guides, recipe), plan, names=feed.names)
@@ -81,7 +82,7 @@ def measure(
         engine.task.train()
         first = step()
         times: list[float] = []
-        while _is_one_more(first, times):
+        while _is_one_more(first, times, longest):
             times.append(step())
         peak = memory.read()
         plain = make_test_batches(
@@ -105,7 +106,8 @@ def measure(
         torch.set_rng_state(state)
 
 
-def _is_one_more(first: float, times: Sequence[float]) -> bool:
+def _is_one_more(first: float, times: Sequence[float], longest: float) -> bool:
     """Decide on one more step, alike in all processes: they make each step together."""
-    enough = first >= _LONG or len(times) >= _MOST_STEPS or sum(times) >= _SECONDS
+    most = _MOST_STEPS * max(1.0, longest / _SECONDS)
+    enough = first >= _LONG or len(times) >= most or sum(times) >= longest
     return not highest([float(enough)])[0]

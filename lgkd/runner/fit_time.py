@@ -67,7 +67,16 @@ def fit_time(config: ResolvedConfig, *, began: float | None = None) -> ResolvedC
     try:
         plan, data = prepared.plan, prepared.data
         cost = measure(
-            prepared.student, prepared.guides, prepared.recipe, data, prepared.feed, plan, prepared.image_size, memory
+            prepared.student,
+            prepared.guides,
+            prepared.recipe,
+            data,
+            prepared.feed,
+            plan,
+            prepared.image_size,
+            memory,
+            # A machine's speed changes from second to second: a twentieth of the time is measured, up to half a minute.
+            longest=min(30.0, max(3.0, seconds / 20)),
         )
     finally:
         prepared.close()

@@ -61,7 +61,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Steps of 500 ms and evaluations of 1 ms an image, whatever they take here; the list grows with each measuring."""
     calls: list[int] = []
 
-    def measure(*_: object) -> Cost:
+    def measure(*_: object, longest: float) -> Cost:
+        assert 3 <= longest <= 30
         calls.append(1)
         return Cost(5, 0.5, 0.001, 0, "", 1)
 
