@@ -29,6 +29,9 @@ LOST = "another process of this training has ended, and this one with it; run th
 STUCK: list[str] = []
 """Names of trackers that never answered. Their threads may keep a process from ending; see `lgkd.cli.main`."""
 
+IN_MAIN: list[bool] = []
+"""Not empty while `lgkd.cli.main` runs: the process was started for its command, and is as old as that."""
+
 
 class Relayed(Exception):
     """Raised when the processes have ended; the command ends with their exit code.

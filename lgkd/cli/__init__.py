@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lgkd._internal.distributed import leave
-from lgkd._internal.launch import LOST, STUCK, Relayed, begin, end, is_first, speaks
+from lgkd._internal.launch import IN_MAIN, LOST, STUCK, Relayed, begin, end, is_first, speaks
 from lgkd._internal.out_of_memory import lack_of_memory
 from lgkd._internal.text import visible
 from lgkd.cli.escape import paragraphs
@@ -39,7 +39,9 @@ def main() -> None:
     guard()
     try_torch_first()
     begin()
+    IN_MAIN.append(True)
     code = run(sys.argv[1:]) if _is_somewhere() else _fail(_NOWHERE, 2)
+    IN_MAIN.clear()
     sys.stdout.flush()
     if STUCK:
         # Nothing else waits for such work, in a thread or at the interpreter's end.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import typer
 
-from lgkd._internal.launch import is_first, share
+from lgkd._internal.launch import IN_MAIN, is_first, share
 from lgkd.cli import completion
 from lgkd.cli import options as o
 from lgkd.cli.display import Display
@@ -267,7 +267,7 @@ def _run(config: ResolvedConfig, shown: str, *, quiet: bool) -> "Run":
     with _aside(config.options.get("track")), Display(shown, quiet=quiet or not is_first()) as display:
         from lgkd.runner.fit_time import train_within_time
 
-        return train_within_time(config.with_options(**callbacks_of(display)), since_start=True)
+        return train_within_time(config.with_options(**callbacks_of(display)), since_start=bool(IN_MAIN))
 
 
 def _run_all(
