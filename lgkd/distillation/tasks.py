@@ -59,7 +59,7 @@ class Task(nn.Module):
 
     def forward(self, batch: Batch) -> Step:
         """Compute the loss of a batch."""
-        raise NotImplementedError
+        raise NotImplementedError  # each kind of task defines its loss
 
     @property
     def terms(self) -> Mapping[str, nn.Module]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lgkd.distillation.tasks import Batch, Step, Task
+from lgkd.training.autograd_graph import graph_nodes
 
 # Their modules treat every batch alike, so that a weight takes part in every step or in none.
 _STATIC = ("torch", "timm", "lgkd")
@@ -156,15 +157,4 @@ def _weights_of_ended_terms(task: Task) -> set[int]:
 
 def _weights_of_graph(loss: Tensor) -> set[int]:
     """Return the identities of the weights that a backward pass from the loss would reach."""
-    found: set[int] = set()
-    seen: set[object] = set()
-    ahead: list[object] = [loss.grad_fn]
-    while ahead:
-        node = ahead.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found.add(id(node.variable))
-        ahead += [after for after, _ in node.next_functions]  # type: ignore[attr-defined]
-    return found
+    return {id(node.variable) for node in graph_nodes(loss) if hasattr(node, "variable")}

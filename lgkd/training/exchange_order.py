@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lgkd.distillation.tasks import Task
 from lgkd.errors import ModelError
+from lgkd.training.autograd_graph import graph_nodes
 
 
 class ExchangeOrder:
@@ -79,15 +80,5 @@ class ExchangeOrder:
 
 def _sums_of_graph(loss: Tensor) -> set[int]:
     """Return the numbers of the sums over processes in the backward pass of a loss."""
-    found: set[int] = set()
-    seen: set[object] = set()
-    ahead: list[object] = [loss.grad_fn]
-    while ahead:
-        node = ahead.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if (number := getattr(node, "number_of_sum", None)) is not None:
-            found.add(number)
-        ahead += [after for after, _ in node.next_functions]  # type: ignore[attr-defined]
-    return found
+    numbers = (getattr(node, "number_of_sum", None) for node in graph_nodes(loss))
+    return {number for number in numbers if number is not None}
