@@ -9,7 +9,7 @@ from typing import Any
 
 from lgkd.errors import InputError
 from lgkd.experiments.layout import ABOUT, finished, read_about, run_of
-from lgkd.experiments.select import Turn
+from lgkd.experiments.select import Turn, dataset_of
 from lgkd.experiments.spec import Arm, Experiment
 from lgkd.runs.compare.find import Finished, find_runs
 from lgkd.runs.folder import ENV, read_metrics
@@ -153,7 +153,8 @@ def look_at(experiment: Experiment, out: Path) -> Outcome:
     """
     commits = read_about(out)["commits"] if (out / ABOUT).is_file() else {}
     runs = {arm.key: _finished_runs(out, arm) for arm in experiment.arms}
-    _check_images([run for of_arm in runs.values() for run in of_arm])
+    for name in {dataset_of(experiment, arm) for arm in experiment.arms}:
+        _check_images([run for arm in experiment.arms if dataset_of(experiment, arm) == name for run in runs[arm.key]])
     rows = []
     for arm in experiment.arms:
         mine = runs[arm.key]
