@@ -90,8 +90,8 @@ def images_of(experiment: Experiment, arm: Arm, data_dir: str | Path | None) -> 
     if folder is None or not folder.is_dir():
         found = f"there is no folder {folder}" if folder is not None else "no --data-dir is given"
         raise MissingError(
-            f"{experiment.name} needs the images of {name}, and {found}; expected a folder with {name}/train/CLASS/* and "
-            f"{name}/test/CLASS/*, as --data-dir"
+            f"{experiment.name} needs the images of {name}, and {found}; expected a folder with {name}/train/CLASS/* "
+            f"and {name}/test/CLASS/*, as --data-dir"
         )
     return folder
 

@@ -101,7 +101,7 @@ def _one_step(
         model_options=arm.options,
         teachers=guides,
         taps=arm.taps,
-        store=store,
+        store=kept if arm.role == "teacher" else None,
     )
     try:
         Runner(config).run()

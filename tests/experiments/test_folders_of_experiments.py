@@ -10,6 +10,7 @@ from lgkd.experiments.catalogue import EXPERIMENTS
 from lgkd.experiments.results import look_at
 from lgkd.experiments.smoke_test import take_first_steps
 from lgkd.experiments.spec import Arm
+from lgkd.runner.options import Options
 from lgkd.runs.folder import read_run
 from tests.support.reproducing import TINY
 from tests.support.small import make_pictures
