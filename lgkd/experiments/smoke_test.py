@@ -90,9 +90,7 @@ def _one_step(
     asked: Any = {**options, **arm.chosen(), "batch_size": batch_size, "seed": 0, "out": folder, "max_time": 0.0}
     source = dataset or images_of(experiment, arm, options.get("data_dir"))
     guides = [_untrained(experiment, arm.teacher, _classes(source))] if arm.teacher is not None else []
-    store = (
-        folder.parent / "kept" / arm.key / dataset_of(experiment, arm) / kept_as(arm) if arm.role == "teacher" else None
-    )
+    kept = folder.parent / "kept" / arm.key / dataset_of(experiment, arm) / kept_as(arm)
     config = resolve(
         arm.role,
         arm.model,

@@ -59,9 +59,8 @@ def test_arms_train_on_their_own_folders_with_their_own_taps(tmp_path: Path) -> 
 
 
 def test_first_steps_need_as_many_classes_as_the_folder_has(tmp_path: Path) -> None:
-    started = take_first_steps(
-        DRAWS, arms=["guided-b"], steps=1, batch_size=4, options={"data_dir": tmp_path / "images"}
-    )
+    options: Options = {"data_dir": tmp_path / "images"}
+    started = take_first_steps(DRAWS, arms=["guided-b"], steps=1, batch_size=4, options=options)
     assert [one.steps for one in started] == [1, 1]
 
 
