@@ -77,6 +77,12 @@ class Row:
         return summarise([one["training_seconds"] + one.get("evaluation_seconds", 0) for one in results]).mean
 
     @property
+    def processor_seconds(self) -> float | None:
+        """Return the mean processor time of a run, training and evaluation; None if any run lacks it."""
+        known = [run.info["results"].get("processor_seconds") for run in self.runs]
+        return summarise(known).mean if known and None not in known else None
+
+    @property
     def teacher(self) -> str | None:
         """Return the teacher, with its accuracy where its card has it."""
         teachers = {_teacher(run.info.get("teacher")) for run in self.runs} - {None}
@@ -112,6 +118,7 @@ class Row:
                 },
                 "teacher": self.teacher,
                 "seconds": self.seconds,
+                "processor_seconds": self.processor_seconds,
                 "device": self.devices,
                 "commits": list(self.commits),
                 "runs": [{"folder": str(run.folder), "seed": run.seed, "top1": run.top1} for run in self.runs],
