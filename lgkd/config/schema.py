@@ -63,7 +63,7 @@ class View(Settings):
     image_size: int | None = Field(default=None, ge=8, le=4096)
     """Side of the square images the model sees, in pixels; null: the model's own default."""
     crop: Literal["random-resized", "pad", "none"] = "random-resized"
-    """random-resized: a random part, resized; pad: resized, padded, a random window; none: resized."""
+    """random-resized: a random part, resized; pad: a random window of the padded image, resized; none: resized."""
     scale: Annotated[
         tuple[Annotated[Number, Field(gt=0, le=1)], Annotated[Number, Field(gt=0, le=1)]],
         BeforeValidator(_pair),
@@ -77,7 +77,7 @@ class View(Settings):
     ] = (0.75, 1.3333333333)
     """Smallest and largest width/height of a random-resized crop."""
     padding: Number = Field(default=0.125, ge=0, le=1)
-    """Padding on each side before a pad crop, as a share of the image size."""
+    """Padding on each side before a pad crop, as a share of that side of the image."""
     interpolation: Interpolation = "bicubic"
     """Interpolation of training images, and of test images unless `evaluation.interpolation` is set."""
     flip: Number = Field(default=0.5, ge=0, le=1)
@@ -96,6 +96,8 @@ class View(Settings):
     """Number of fixed views of each image, shown in turn, one per epoch; null: new views in every epoch."""
     alternate_flip: bool = False
     """Draw the flip in the first epoch only, and alternate it from epoch to epoch."""
+    padding_mode: Literal["constant", "reflect"] = "constant"
+    """Padding of a pad crop: constant, black; reflect, mirrored at the edge pixels, as in torchvision and np.pad."""
 
 
 class Evaluation(Section):

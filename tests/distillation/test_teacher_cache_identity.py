@@ -39,10 +39,16 @@ def views(*overrides: str) -> dict[str, Any]:
 def test_the_entries_are_those_of_the_first_version() -> None:
     assert list(views().items()) == list(FIRST.items())
     assert views("view.image_size=8", "view.normalize=dataset", "view.fixed=2") == FIRST
-    assert views("view.alternate_flip=false") == FIRST
+    assert views("view.alternate_flip=false", "view.padding_mode=constant") == FIRST
 
 
-@pytest.mark.parametrize(("override", "entry"), [("view.alternate_flip=true", ("view.alternate_flip", True))])
+@pytest.mark.parametrize(
+    ("override", "entry"),
+    [
+        ("view.alternate_flip=true", ("view.alternate_flip", True)),
+        ("view.padding_mode=reflect", ("view.padding_mode", "reflect")),
+    ],
+)
 def test_a_later_key_is_an_entry_where_it_differs_from_its_default(override: str, entry: tuple[str, Any]) -> None:
     assert list(views(override).items()) == [*FIRST.items(), entry]
     refused = difference(FIRST, views(override))
