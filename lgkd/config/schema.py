@@ -152,7 +152,7 @@ class Optimizer(Settings):
 
 
 class Schedule(Settings):
-    """Configure the training length and the learning rate: linear warm-up, then half a cosine."""
+    """Configure the training length and the learning rate: linear warm-up, then half a cosine or a straight line."""
 
     epochs: int | None = Field(default=None, ge=1, le=1_000_000)
     """Passes over the training images; null if `steps` is given."""
@@ -161,11 +161,13 @@ class Schedule(Settings):
     warmup_factor: Number = Field(default=1e-3, ge=0, le=1)
     """The warm-up starts at this factor times the peak learning rate."""
     min_lr: Number = Field(default=0.0, ge=0, le=100)
-    """Learning rate at the end of the cosine."""
+    """Learning rate at the end of the training."""
     stepped: Literal["epoch", "step"] = "epoch"
     """Update interval of the learning rate: every epoch or every optimiser step."""
     steps: int | None = Field(default=None, ge=1, le=1_000_000_000)
     """Optimiser steps of the training, instead of `epochs`; its last epoch may be partial."""
+    decay: Literal["cosine", "linear"] = "cosine"
+    """cosine: half a cosine counted from the first epoch; linear: a straight line from the end of the warm-up."""
 
     @field_validator("warmup_epochs")
     @classmethod
@@ -194,13 +196,18 @@ class Schedule(Settings):
     def rate(self, lr: float, step: int, steps_per_epoch: int) -> float:
         """Return the learning rate of a step, counted from 0, by its peak `lr`; a stateless function.
 
-        The cosine starts at the first epoch, so the warm-up replaces its beginning (as in timm).
+        The cosine starts at the first epoch, so the warm-up replaces its beginning (as in timm). The line starts at
+        the peak, at the end of the warm-up (as in Jordan's airbench, https://arxiv.org/abs/2404.00498). Both reach
+        `min_lr` at the end of the training, one update after the last.
         """
         epoch = step // steps_per_epoch if self.stepped == "epoch" else step / steps_per_epoch
         if epoch < self.warmup_epochs:
             start = self.warmup_factor * lr
             return start + (lr - start) * epoch / self.warmup_epochs
-        return self.min_lr + (lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * epoch / self.length(steps_per_epoch)))
+        length = self.length(steps_per_epoch)
+        if self.decay == "linear":
+            return self.min_lr + (lr - self.min_lr) * (length - epoch) / (length - self.warmup_epochs)
+        return self.min_lr + (lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * epoch / length))
 
 
 class Ema(Settings):

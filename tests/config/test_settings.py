@@ -43,7 +43,8 @@ MADE: list[tuple[Settings, Settings, dict[str, Any], str]] = [
         Schedule(30, 2, 1e-3, 1e-5, "step"),
         Schedule(30, warmup_epochs=2, warmup_factor=1e-3, min_lr=1e-5, stepped="step"),
         {"epochs": 40},
-        "Schedule(epochs=30, warmup_epochs=2.0, warmup_factor=0.001, min_lr=1e-05, stepped='step', steps=None)",
+        "Schedule(epochs=30, warmup_epochs=2.0, warmup_factor=0.001, min_lr=1e-05, stepped='step', steps=None, "
+        "decay='cosine')",
     ),
     (Lookahead(3), Lookahead(every=3), {"decay": 0.5}, "Lookahead(every=3, decay=0.95)"),
     (Ema(0.5, False), Ema(decay=0.5, warmup=False), {"decay": 0.25}, "Ema(decay=0.5, warmup=False)"),
@@ -168,6 +169,7 @@ def test_a_recipe_that_an_older_version_wrote_is_written_again_to_the_byte(file:
         "  bias_lr_scale: 1.0\n",
         "lookahead: null\n",
         "  steps: null\n",
+        "  decay: cosine\n",
     )
     dumped = dump_recipe(parse_recipe(text))
     for key in later:
