@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, Unpack, cast
 
 import typer
 
@@ -20,12 +20,14 @@ from lgkd.models.registry import canonical
 from lgkd.models.trust import trust
 from lgkd.runner.options import Options
 from lgkd.runner.resolve import ResolvedConfig, Role, resolve
+from lgkd.runner.time_budget import check_equal
 from lgkd.runs.compare.layout import check_series, read_seeds
+from lgkd.runs.equal_length import Equal
 from lgkd.runs.folder import check_free, read_run
 
 if TYPE_CHECKING:
     from lgkd.runner.run import Run
-    from lgkd.runner.sweep import Watch
+    from lgkd.runner.sweep import SweepSpec, Watch
 
 
 @o.with_options(recipe="teacher", without=("cached", "approximate"))
@@ -91,6 +93,15 @@ def distill(
         typer.Option("--with-baseline", help="Also train unguided, and show the difference."),
         o.Before("precision"),
     ] = False,
+    equal: Annotated[
+        str,
+        typer.Option(
+            "--equal",
+            metavar="steps|minutes",
+            help="With --time and --with-baseline: what the unguided student has in common with the guided one.",
+        ),
+        o.Before("precision"),
+    ] = "steps",
     report: o.Report = False,
     nproc: o.Nproc = None,
     dry_run: o.DryRun = False,
@@ -102,12 +113,14 @@ def distill(
 
     With --seeds 0,1,2 --with-baseline: three seeds, guided and unguided, in one folder,
     and the gain with its 95% interval. The same command resumes it and keeps finished runs.
+    With --time, both have the guided student's steps; with --equal minutes, each those that fit.
 
     Example: lgkd distill --student pvtv2 --teacher resnet56
     """
     o.bring_in(use)
     teachers = teacher or ["resnet56"]
     several = _seeds(seeds, options["seed"], always=with_baseline)
+    check_equal(equal, options["time"], with_baseline=with_baseline)
     if isinstance(cached := options["cached"], list) and len(cached) == 1:
         options["cached"] = cached[0]
     trust(student, *teachers)
@@ -127,7 +140,8 @@ def distill(
         return
     share(nproc, context.obj)
     if several is not None:
-        _run_all(config, several, with_baseline=with_baseline, report=report, quiet=quiet, as_json=as_json)
+        spec = _sweep(config, several, with_baseline=with_baseline, equal=cast("Equal", equal))
+        _run_all(spec, report=report, quiet=quiet, as_json=as_json)
         return
     run = _run(config, title("distill", student), quiet=quiet or as_json)
     print_run(run, as_json=as_json)
@@ -169,7 +183,7 @@ def train(
         return
     share(nproc, context.obj)
     if several is not None:
-        _run_all(config, several, report=report, quiet=quiet, as_json=as_json)
+        _run_all(_sweep(config, several), report=report, quiet=quiet, as_json=as_json)
         return
     run = _run(config, title("train", student), quiet=quiet or as_json)
     print_run(run, as_json=as_json)
@@ -270,20 +284,19 @@ def _run(config: ResolvedConfig, shown: str, *, quiet: bool) -> "Run":
         return train_within_time(config.with_options(**callbacks_of(display)), since_start=bool(IN_MAIN))
 
 
-def _run_all(
-    config: ResolvedConfig,
-    seeds: Sequence[int],
-    *,
-    with_baseline: bool = False,
-    report: bool,
-    quiet: bool,
-    as_json: bool,
-) -> None:
-    """Train all seeds, each with a display, and print the comparison."""
-    from lgkd.runner.sweep import SweepSpec, train_all
+def _sweep(
+    config: ResolvedConfig, seeds: Sequence[int], *, with_baseline: bool = False, equal: Equal = "steps"
+) -> "SweepSpec":
+    from lgkd.runner.sweep import SweepSpec
 
-    spec = SweepSpec(config, tuple(seeds), with_baseline)
-    made = train_all(spec, watch=watch_each(quiet=quiet or as_json, track=config.options.get("track")))
+    return SweepSpec(config, tuple(seeds), with_baseline, equal)
+
+
+def _run_all(spec: "SweepSpec", *, report: bool, quiet: bool, as_json: bool) -> None:
+    """Train all seeds, each with a display, and print the comparison."""
+    from lgkd.runner.sweep import train_all
+
+    made = train_all(spec, watch=watch_each(quiet=quiet or as_json, track=spec.config.options.get("track")))
     print_series(made, as_json=as_json)
     if report:
         write_page(made.folder, made.folder / "report.html")
