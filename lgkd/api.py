@@ -28,6 +28,7 @@ from lgkd.runner.resume import resolve_saved
 from lgkd.runner.run import Run
 from lgkd.runner.runner import Runner
 from lgkd.runner.sweep import Series, SweepSpec, Watch, train_all
+from lgkd.runs.equal_length import Equal
 from lgkd.runs.folder import read_metrics, read_run, read_student
 from lgkd.runs.load_student import load_student
 from lgkd.training.evaluate import Scores
@@ -136,6 +137,7 @@ def distill_series(
     *,
     seeds: Sequence[int] = (0, 1, 2),
     with_baseline: bool = False,
+    equal: Equal = "steps",
     taps: Sequence[str] | None = None,
     student_options: Mapping[str, Any] | None = None,
     watch: Watch | None = None,
@@ -148,6 +150,8 @@ def distill_series(
         teacher, dataset, taps, student_options: as for `distill`.
         seeds: at least one, each once. Finished ones are kept when the call is repeated.
         with_baseline: also train the same student unguided with each seed: the same recipe otherwise.
+        equal: with a baseline and `time`: "steps" trains the unguided student for the steps of the guided one,
+            "minutes" for as many as fit in the same time.
         watch: makes a context manager with the callbacks of a run from its title; see `lgkd.runner.sweep.Watch`.
         options: as for `distill`; `out` is the folder of all runs, `max_time` counts for all together.
 
@@ -159,7 +163,7 @@ def distill_series(
     """
     options.setdefault("recipe", "locality-guidance")
     config = _resolve("student", student, dataset, options, student_options, teacher, taps, several=True)
-    return train_all(SweepSpec(config, tuple(seeds), with_baseline), watch=watch)
+    return train_all(SweepSpec(config, tuple(seeds), with_baseline, equal), watch=watch)
 
 
 def cache_teacher(

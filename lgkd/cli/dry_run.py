@@ -1,19 +1,21 @@
 """Print the result of `--dry-run`."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from lgkd._internal.text import counted
 from lgkd.cli.display import console, duration, line_of, say, show_json, show_pairs, show_table
+from lgkd.cli.long_training import faster_command, long_training, short_limit
 from lgkd.runner.resolve import ResolvedConfig
 from lgkd.runs.folder import is_finished
 
 if TYPE_CHECKING:
     from lgkd.config import Recipe
     from lgkd.runner.dry_run import DryRun
+    from lgkd.runner.dry_run.untrained_teachers import UntrainedTeacher
     from lgkd.runner.sweep import SweepRun
 
 REFUSED = 2
@@ -27,13 +29,24 @@ def show_dry_run(
     seeds: Sequence[int] | None = None,
     with_baseline: bool = False,
     processes: int | None = None,
+    arguments: Sequence[str] | None = None,
+    teachers: "Teachers | None" = None,
 ) -> None:
     """Estimate a training and print it; of several runs or processes one is measured.
+
+    Args:
+        config: of the training.
+        as_json: print JSON.
+        seeds, with_baseline: of several runs.
+        processes: that would train.
+        arguments: as typed, without the program's name.
+        teachers: those that are not trained yet; `config` has untrained ones in their place.
 
     Raises:
         typer.Exit: with the training's code, where a precondition fails.
     """
     from lgkd.runner.dry_run import estimate_training
+    from lgkd.runner.dry_run.untrained_teachers import named
 
     members: list[SweepRun] = []
     if seeds is not None:
@@ -45,12 +58,50 @@ def show_dry_run(
     if not as_json:
         say("timing a few steps; nothing is written")
     found = estimate_training(config, runs=members)
+    if teachers is not None:
+        found = named(found, teachers.names)
+    untrained = teachers.untrained if teachers is not None else ()
+    remarks = _about_time(config, found, runs, untrained, arguments)
+    found = replace(found, cautions=(*found.cautions, *remarks))
     if as_json:
-        show_json({**found.as_dict(), **runs.as_dict(found), "processes": processes or 1})
+        first = {"teachers_to_train": [one.as_dict() for one in untrained]} if untrained else {}
+        show_json({**found.as_dict(), **runs.as_dict(found), "processes": processes or 1, **first})
     else:
-        _show(found, runs, processes or 1)
+        _show(found, runs, processes or 1, untrained)
     if found.problems:
         raise typer.Exit(REFUSED)
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """Hold the teachers of a dry run, some of which are not trained yet.
+
+    Attributes:
+        names: of all.
+        untrained: estimates of the training of each that is not trained.
+    """
+
+    names: Sequence[str]
+    untrained: Sequence["UntrainedTeacher"]
+
+
+def _about_time(
+    config: ResolvedConfig,
+    found: "DryRun",
+    runs: "Runs",
+    untrained: Sequence["UntrainedTeacher"],
+    arguments: Sequence[str] | None,
+) -> list[str]:
+    """Remark on a training of hours, and on a `--max-time` far below the need."""
+    said = [short_limit(config.options.get("max_time"), runs.seconds_at_most(found))]
+    if config.options.get("time") is None:
+        what = "this training" if runs.number == 1 else "each of these trainings"
+        said.append(long_training(found.seconds["together"], faster_command(config, arguments), what=what))
+    said += [
+        long_training(one.estimate.seconds["together"], None, what=f"the training of the teacher {one.name}")
+        for one in untrained
+    ]
+    return [sentence for sentence in said if sentence is not None]
 
 
 @dataclass(frozen=True)
@@ -95,7 +146,7 @@ class Runs:
         )
 
 
-def _show(found: "DryRun", runs: Runs, processes: int) -> None:
+def _show(found: "DryRun", runs: Runs, processes: int, untrained: Sequence["UntrainedTeacher"]) -> None:
     plan, cost, seconds, images = found.plan, found.cost, found.seconds, found.outline
     by = f" guided by {' and '.join(found.teachers)}" if found.teachers else ""
     height, width = found.image_size
@@ -127,6 +178,7 @@ def _show(found: "DryRun", runs: Runs, processes: int) -> None:
             f"{found.disk_bytes['decoded'] / 2**20:,.0f} MiB for decoded images",
             "into": f"{found.folder}{' (resumes the run there)' if found.goes_on else ''}",
             **({"runs": runs.in_words(found)} if runs.number > 1 else {}),
+            **{f"first {one.name}": _first(one) for one in untrained},
             **({"processes": f"{processes}; the figures are of a single one"} if processes > 1 else {}),
         }
     )
@@ -148,6 +200,15 @@ def _show(found: "DryRun", runs: Runs, processes: int) -> None:
         )
     _sentences("would not start", found.problems, "bold red")
     _sentences("worth knowing", found.cautions, "bold")
+
+
+def _first(teacher: "UntrainedTeacher") -> str:
+    """Describe the training of a teacher that is not trained yet."""
+    estimate = teacher.estimate
+    return (
+        f"the teacher is not trained yet: about {duration(estimate.seconds['together'])} more "
+        f"({counted(estimate.plan.epochs, 'epoch')}, {estimate.steps:,} steps), by: {teacher.command}"
+    )
 
 
 def _recipe(recipe: "Recipe") -> str:

@@ -1,31 +1,36 @@
 """Implement `lgkd train-teacher`, `lgkd distill`, `lgkd train` and `lgkd resume`."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, Unpack, cast
 
 import typer
 
 from lgkd._internal.launch import IN_MAIN, is_first, share
 from lgkd.cli import completion
 from lgkd.cli import options as o
-from lgkd.cli.display import Display
-from lgkd.cli.dry_run import show_dry_run
+from lgkd.cli.display import Display, say
+from lgkd.cli.dry_run import Teachers, show_dry_run
+from lgkd.cli.long_training import LongTraining, faster_command
 from lgkd.cli.summary import print_next_step, print_run, print_series, write_page
 from lgkd.config.trackers import check_trackers
-from lgkd.errors import InputError
+from lgkd.errors import InputError, LgkdError, MissingTeacherError
 from lgkd.models.registry import canonical
 from lgkd.models.trust import trust
 from lgkd.runner.options import Options
 from lgkd.runner.resolve import ResolvedConfig, Role, resolve
+from lgkd.runner.time_budget import check_equal
 from lgkd.runs.compare.layout import check_series, read_seeds
+from lgkd.runs.equal_length import Equal
 from lgkd.runs.folder import check_free, read_run
+from lgkd.training.callbacks import Callback
 
 if TYPE_CHECKING:
     from lgkd.runner.run import Run
-    from lgkd.runner.sweep import Watch
+    from lgkd.runner.sweep import SweepSpec, Watch
 
 
 @o.with_options(recipe="teacher", without=("cached", "approximate"))
@@ -67,10 +72,10 @@ def train_teacher(
         dry_run=dry_run,
     )
     if dry_run:
-        show_dry_run(config, processes=nproc, as_json=as_json)
+        show_dry_run(config, processes=nproc, as_json=as_json, arguments=context.obj)
         return
     share(nproc, context.obj)
-    run = _run(config, title("teacher", teacher), quiet=quiet or as_json)
+    run = _run(config, title("teacher", teacher), quiet=quiet or as_json, arguments=context.obj)
     print_run(run, as_json=as_json)
     if not (quiet or as_json):
         print_next_step(run, dataset, options["data_dir"])
@@ -91,6 +96,15 @@ def distill(
         typer.Option("--with-baseline", help="Also train unguided, and show the difference."),
         o.Before("precision"),
     ] = False,
+    equal: Annotated[
+        str,
+        typer.Option(
+            "--equal",
+            metavar="steps|minutes",
+            help="With --time and --with-baseline: what the unguided student has in common with the guided one.",
+        ),
+        o.Before("precision"),
+    ] = "steps",
     report: o.Report = False,
     nproc: o.Nproc = None,
     dry_run: o.DryRun = False,
@@ -102,34 +116,48 @@ def distill(
 
     With --seeds 0,1,2 --with-baseline: three seeds, guided and unguided, in one folder,
     and the gain with its 95% interval. The same command resumes it and keeps finished runs.
+    With --time, both have the guided student's steps; with --equal minutes, each those that fit.
 
     Example: lgkd distill --student pvtv2 --teacher resnet56
     """
     o.bring_in(use)
     teachers = teacher or ["resnet56"]
     several = _seeds(seeds, options["seed"], always=with_baseline)
+    check_equal(equal, options["time"], with_baseline=with_baseline)
     if isinstance(cached := options["cached"], list) and len(cached) == 1:
         options["cached"] = cached[0]
     trust(student, *teachers)
-    config = _resolve(
-        "student",
-        student,
-        dataset,
-        options,
-        model_options=o.key_values(student_option, "--student-option"),
-        teachers=teachers,
-        taps=[name.strip() for name in taps.split(",")] if taps is not None else None,
-        several=several is not None,
-        dry_run=dry_run,
+    arguments: dict[str, Any] = {
+        "model_options": o.key_values(student_option, "--student-option"),
+        "taps": [name.strip() for name in taps.split(",")] if taps is not None else None,
+        "several": several is not None,
+    }
+    shown = partial(
+        show_dry_run,
+        seeds=several,
+        with_baseline=with_baseline,
+        processes=nproc,
+        as_json=as_json,
+        arguments=context.obj,
     )
+    try:
+        config = _resolve("student", student, dataset, options, teachers=teachers, dry_run=dry_run, **arguments)
+    except MissingTeacherError:
+        if dry_run:
+            # Its cost is shown although the training would be refused.
+            with suppress(LgkdError, typer.Exit):
+                untrained, others = _with_untrained(student, teachers, dataset, options, arguments)
+                shown(untrained, teachers=others)
+        raise
     if dry_run:
-        show_dry_run(config, seeds=several, with_baseline=with_baseline, processes=nproc, as_json=as_json)
+        shown(config)
         return
     share(nproc, context.obj)
     if several is not None:
-        _run_all(config, several, with_baseline=with_baseline, report=report, quiet=quiet, as_json=as_json)
+        spec = _sweep(config, several, with_baseline=with_baseline, equal=cast("Equal", equal))
+        _run_all(spec, report=report, quiet=quiet, as_json=as_json, arguments=context.obj)
         return
-    run = _run(config, title("distill", student), quiet=quiet or as_json)
+    run = _run(config, title("distill", student), quiet=quiet or as_json, arguments=context.obj)
     print_run(run, as_json=as_json)
     if report:
         write_page(run.folder)
@@ -165,13 +193,13 @@ def train(
         dry_run=dry_run,
     )
     if dry_run:
-        show_dry_run(config, seeds=several, processes=nproc, as_json=as_json)
+        show_dry_run(config, seeds=several, processes=nproc, as_json=as_json, arguments=context.obj)
         return
     share(nproc, context.obj)
     if several is not None:
-        _run_all(config, several, report=report, quiet=quiet, as_json=as_json)
+        _run_all(_sweep(config, several), report=report, quiet=quiet, as_json=as_json, arguments=context.obj)
         return
-    run = _run(config, title("train", student), quiet=quiet or as_json)
+    run = _run(config, title("train", student), quiet=quiet or as_json, arguments=context.obj)
     print_run(run, as_json=as_json)
     if report:
         write_page(run.folder)
@@ -262,28 +290,46 @@ def _resolve(
     return config
 
 
-def _run(config: ResolvedConfig, shown: str, *, quiet: bool) -> "Run":
+def _with_untrained(
+    student: str, teachers: Sequence[str], dataset: str, options: Options, arguments: Mapping[str, Any]
+) -> tuple[ResolvedConfig, Teachers]:
+    """Resolve a dry run with untrained teachers in the place of missing ones, and estimate their training."""
+    from lgkd.runner.dry_run.untrained_teachers import estimate_teachers, resolve_with
+
+    untrained, guides = estimate_teachers(teachers, dataset, options)
+    return resolve_with(guides, teachers, student, dataset, options, **arguments), Teachers(teachers, untrained)
+
+
+def _run(config: ResolvedConfig, shown: str, *, quiet: bool, arguments: Sequence[str] | None) -> "Run":
     """Train with a display."""
     with _aside(config.options.get("track")), Display(shown, quiet=quiet or not is_first()) as display:
         from lgkd.runner.fit_time import train_within_time
 
-        return train_within_time(config.with_options(**callbacks_of(display)), since_start=bool(IN_MAIN))
+        given = callbacks_of(display, *_timed(config, display.say, arguments))
+        return train_within_time(config.with_options(**given), since_start=bool(IN_MAIN))
 
 
-def _run_all(
-    config: ResolvedConfig,
-    seeds: Sequence[int],
-    *,
-    with_baseline: bool = False,
-    report: bool,
-    quiet: bool,
-    as_json: bool,
-) -> None:
+def _timed(config: ResolvedConfig, say: Callable[[str], None], arguments: Sequence[str] | None) -> list[Callback]:
+    """Make the callback that reports a long training; none where the user has given a time."""
+    if config.options.get("time") is not None:
+        return []
+    return [LongTraining(say, faster_command(config, arguments))]
+
+
+def _sweep(
+    config: ResolvedConfig, seeds: Sequence[int], *, with_baseline: bool = False, equal: Equal = "steps"
+) -> "SweepSpec":
+    from lgkd.runner.sweep import SweepSpec
+
+    return SweepSpec(config, tuple(seeds), with_baseline, equal)
+
+
+def _run_all(spec: "SweepSpec", *, report: bool, quiet: bool, as_json: bool, arguments: Sequence[str] | None) -> None:
     """Train all seeds, each with a display, and print the comparison."""
-    from lgkd.runner.sweep import SweepSpec, train_all
+    from lgkd.runner.sweep import train_all
 
-    spec = SweepSpec(config, tuple(seeds), with_baseline)
-    made = train_all(spec, watch=watch_each(quiet=quiet or as_json, track=config.options.get("track")))
+    timed = _timed(spec.config, say, arguments) if not (quiet or as_json) and is_first() else []
+    made = train_all(spec, watch=watch_each(*timed, quiet=quiet or as_json, track=spec.config.options.get("track")))
     print_series(made, as_json=as_json)
     if report:
         write_page(made.folder, made.folder / "report.html")
@@ -294,17 +340,22 @@ def _aside(track: Sequence[str] | None) -> AbstractContextManager[Any]:
     return redirect_stdout(sys.stderr) if track else nullcontext()
 
 
-def callbacks_of(display: Display) -> Options:
-    """Make the options that connect a display to a training."""
-    return {"watchers": (display,), "progress": display.decoded, "downloading": display.downloading, "say": display.say}
+def callbacks_of(display: Display, *more: Callback) -> Options:
+    """Make the options that connect a display, and perhaps more callbacks, to a training."""
+    return {
+        "watchers": (display, *more),
+        "progress": display.decoded,
+        "downloading": display.downloading,
+        "say": display.say,
+    }
 
 
-def watch_each(*, quiet: bool, track: Sequence[str] | None = None) -> "Watch":
-    """Make a display for each of several runs."""
+def watch_each(*more: Callback, quiet: bool, track: Sequence[str] | None = None) -> "Watch":
+    """Make a display for each of several runs; `more` are callbacks of all runs."""
 
     @contextmanager
     def look(title: str) -> Iterator[Any]:
         with _aside(track), Display(title, quiet=quiet or not is_first()) as display:
-            yield callbacks_of(display)
+            yield callbacks_of(display, *more)
 
     return look

@@ -1,13 +1,14 @@
 """Define recipes: training settings, independent of student, teacher and data set. Imports no torch."""
 
 from lgkd.config.base import Section
-from lgkd.config.overrides import Explained, apply_overrides, explain
+from lgkd.config.overrides import Explained, apply_length_rules, apply_overrides, explain
 from lgkd.config.schedules import AdaptiveStop, TermSchedule
 from lgkd.config.schema import (
     Ema,
     Evaluation,
     Expectation,
     Guidance,
+    LengthRule,
     Lookahead,
     Mix,
     Optimizer,
@@ -26,6 +27,7 @@ __all__ = [
     "Expectation",
     "Explained",
     "Guidance",
+    "LengthRule",
     "Lookahead",
     "Mix",
     "Optimizer",
@@ -38,6 +40,7 @@ __all__ = [
     "TermSection",
     "Top1",
     "View",
+    "apply_length_rules",
     "apply_overrides",
     "dump_recipe",
     "explain",

@@ -1,6 +1,7 @@
 """Override single values of a recipe by name, as `--set` does, and list the keys."""
 
 import re
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple
 
@@ -9,9 +10,10 @@ from pydantic_core import PydanticUndefined
 
 from lgkd._internal.text import safe_text
 from lgkd.config.introspect import fields_of, is_free, is_pair, list_entry, nearest_key, sections_of, type_text
+from lgkd.config.length_rules import merge_rules, settings
 from lgkd.config.problems import Path, Problem, shown
-from lgkd.config.schema import Recipe
-from lgkd.config.validate import problems_in, report
+from lgkd.config.schema import LengthRule, Recipe
+from lgkd.config.validate import problems_in, recipe_from, report, rule_problems
 from lgkd.config.yaml_io import Document, read_yaml
 from lgkd.errors import RecipeError
 
@@ -66,6 +68,7 @@ def apply_overrides(recipe: Recipe, assignments: list[str]) -> Recipe:
             problems.append(error.problem)
     try:
         result = Recipe.model_validate(values)
+        problems += rule_problems(result, Document(values))
     except ValidationError as error:
         problems += problems_in(error, Document(values))
     if problems:
@@ -73,20 +76,48 @@ def apply_overrides(recipe: Recipe, assignments: list[str]) -> Recipe:
     return result
 
 
+def apply_length_rules(recipe: Recipe, rules: Sequence[LengthRule], assignments: Sequence[str] = ()) -> Recipe:
+    """Return a recipe after some of its rules, without the rules.
+
+    Args:
+        recipe: with `assignments` applied.
+        rules: those of `by_length` that the training's length reaches, in their order.
+        assignments: as for `apply_overrides`; they take precedence over the rules.
+
+    Raises:
+        RecipeError: the assignments do not fit together with the rules.
+    """
+    plain = recipe_from(merge_rules(recipe, rules), "by_length")
+    kept = [one for one in assignments if one.partition("=")[0].strip().partition(".")[0] != "by_length"]
+    return apply_overrides(plain, kept) if rules else plain
+
+
 def explain(recipe: Recipe | type[Recipe] = Recipe) -> list[Explained]:
     """List every key in the order of the schema: of the schema itself, or with a recipe's values.
 
     If several kinds of section are allowed, the schema's rows are those of each kind in turn.
     """
-    values = None if isinstance(recipe, type) else recipe.model_dump(mode="json")
-    return list(_explained(Recipe, values, "", whole=values is None))
+    if isinstance(recipe, type):
+        return _explained(Recipe, None, "", whole=True)
+    rows = _explained(Recipe, recipe.model_dump(mode="json"), "", whole=False)
+    about = {row.path: row for row in _explained(Recipe, None, "", whole=True)}
+    for index, rule in enumerate(recipe.by_length or ()):
+        # The keys of a rule are those of a recipe.
+        where = f"by_length.{index}.set"
+        at = next(place for place, row in enumerate(rows) if row.path == where)
+        rows[at : at + 1] = [
+            Explained(f"{where}.{path}", about[path].type, text, about[path].description) if path in about
+            else Explained(f"{where}.{path}", "", text, "")
+            for path, text in settings(rule)
+        ]  # fmt: skip
+    return rows
 
 
 def _explained(annotation: Any, values: Any, prefix: str, *, whole: bool) -> list[Explained]:
     rows: list[Explained] = []
     for key, field in fields_of(annotation, values).items():
         path = prefix + key
-        value = None if whole or values is None else values[key]
+        value = None if whole or values is None else values.get(key)
         entry = list_entry(field.annotation)
         inner = bool(fields_of(field.annotation)) or entry is not None
         if whole:

@@ -7,9 +7,18 @@ come as text ("1e-3"), because many YAML readers return it that way.
 
 import math
 from datetime import date
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 
 from lgkd.config.base import Number, Section, Settings, as_tuple, wrong
 from lgkd.config.policy import read_policy
@@ -290,6 +299,18 @@ class Expectation(Section):
     """Day of the run, like 2025-01-31."""
 
 
+class LengthRule(Section):
+    """Change settings of a recipe for trainings of a certain length or longer."""
+
+    from_epochs: Number = Field(gt=0, le=1_000_000)
+    """Shortest training to which the rule applies, in passes over the training images."""
+    set: Annotated[dict[str, Any], Field(min_length=1, max_length=100)]
+    """Keys of the recipe with their values in such a training; keys that are not named keep their value."""
+
+
+Rules = tuple[LengthRule, ...]
+
+
 class Recipe(Section):
     """Configure a training; student, teacher and data set are chosen independently."""
 
@@ -333,6 +354,16 @@ class Recipe(Section):
     """Epochs between two evaluations; the last epoch is always evaluated."""
     guide: Guidance | None = None
     """Guidance by a teacher; null: no teacher."""
+    by_length: Annotated[Rules, BeforeValidator(as_tuple), Field(min_length=1, max_length=100)] | None = None
+    """Settings that depend on the training's length; every rule that it reaches applies, in this order; null: none."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out_no_rules(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A stored recipe holds the settings of one training, whose rules have been applied.
+        values: dict[str, Any] = write(self)
+        if self.by_length is None:
+            values.pop("by_length", None)
+        return values
 
     @property
     def test_interpolation(self) -> Interpolation:
@@ -361,3 +392,12 @@ class Recipe(Section):
         if guide is not None and info.data.get("trains") == "teacher":
             raise wrong("must be null in a recipe that trains a teacher")
         return guide
+
+    @field_validator("by_length")
+    @classmethod
+    def _bounds_ascend(cls, rules: tuple[LengthRule, ...] | None) -> tuple[LengthRule, ...] | None:
+        for index, (before, rule) in enumerate(pairwise(rules or ()), 1):
+            if rule.from_epochs <= before.from_epochs:
+                message = f"must be > {before.from_epochs:g}, the bound of the rule before; list the rules by length"
+                raise wrong(message, at=f"{index}.from_epochs", value=rule.from_epochs)
+        return rules

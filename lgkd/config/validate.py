@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from lgkd._internal.paths import recipe_names, recipes_folder
 from lgkd._internal.text import did_you_mean, safe_text
 from lgkd.config.introspect import known_keys, nearest_key
+from lgkd.config.length_rules import invalid_rules, misplaced_keys
 from lgkd.config.problems import Path, Problem, dotted, place_and_value, sentence, shown
 from lgkd.config.schema import Recipe
 from lgkd.config.yaml_io import MAX_BYTES, Document, read_yaml, write_yaml
@@ -108,13 +109,26 @@ def problems_in(error: ValidationError, document: Document) -> Iterator[Problem]
         yield Problem(message, path, line)
 
 
+def rule_problems(recipe: Recipe, document: Document) -> Iterator[Problem]:
+    """Yield the problems of the rules in `by_length`: each has to give a valid recipe."""
+    misplaced = list(misplaced_keys(recipe))
+    for problem in misplaced:
+        yield problem._replace(line=document.line_of(problem.path))
+    known = {problem.path for problem in misplaced}
+    for index, values, error in invalid_rules(recipe):
+        for problem in problems_in(error, Document(values)):
+            path: Path = ("by_length", index, "set", *problem.path)
+            if not any(path[: len(one)] == one for one in known):
+                yield problem._replace(path=path, line=document.line_of(path))
+
+
 def _checked(document: Document, origin: str) -> Recipe:
     try:
         recipe = Recipe.model_validate(document.values)
     except ValidationError as error:
         raise RecipeError(report(origin, [*document.problems, *problems_in(error, document)])) from None
-    if document.problems:
-        raise RecipeError(report(origin, document.problems))
+    if problems := [*document.problems, *rule_problems(recipe, document)]:
+        raise RecipeError(report(origin, problems))
     return recipe
 
 

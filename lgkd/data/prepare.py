@@ -14,6 +14,7 @@ from lgkd.data.greys import UNKNOWN, Greys
 from lgkd.data.load import load_dataset
 from lgkd.data.loader import Feed, PlainBatches
 from lgkd.data.names import Subset, dataset_key
+from lgkd.data.sampler import Order
 from lgkd.data.subsets import hold_out, subset
 from lgkd.data.transforms.augment import Augment, Plain
 from lgkd.data.transforms.mixup import Mixing
@@ -173,6 +174,26 @@ def make_feed(
             for size in (teacher_sizes if drawn_anew else ())
         ],
     )
+
+
+def count_steps(recipe: Recipe, images: int, extra: int = 0, extra_share: float = 0.0) -> int:
+    """Count the optimiser steps of an epoch, as the loader does.
+
+    Args:
+        recipe: of the training.
+        images: training images.
+        extra, extra_share: extra images, and their share of every batch.
+    """
+    order = Order(
+        images,
+        batch_size=recipe.batch_size,
+        seed=0,
+        drop_last=recipe.drop_last,
+        repeats=recipe.view.repeats,
+        extra=extra,
+        extra_share=extra_share,
+    )
+    return order.steps
 
 
 def make_test_batches(

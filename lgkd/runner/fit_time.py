@@ -2,14 +2,19 @@
 
 import math
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lgkd._internal.distributed import highest
 from lgkd._internal.hardware import process_start
 from lgkd._internal.text import counted
-from lgkd.config import apply_overrides, load_recipe
+from lgkd.config import LengthRule, apply_overrides, load_recipe
+from lgkd.config.length_rules import reached
 from lgkd.errors import InputError
 from lgkd.runner.cost import measure
+from lgkd.runner.length_settings import with_rules
 from lgkd.runner.options import Options
 from lgkd.runner.resolve import ResolvedConfig
 from lgkd.runner.run import Run
@@ -23,7 +28,8 @@ from lgkd.runner.time_budget import (
     training_seconds,
     warm_up,
 )
-from lgkd.runs.folder import RECIPE
+from lgkd.runs.equal_length import read_fitted
+from lgkd.runs.folder import RECIPE, read_run
 from lgkd.training.peak_memory import PeakMemory
 
 
@@ -56,10 +62,90 @@ def fit_time(config: ResolvedConfig, *, began: float | None = None) -> ResolvedC
         return config
     kept = _steps_of_run(config.folder)
     if kept is not None:
-        return _with_schedule(config, *kept)
+        return _with_schedule(config, *kept, read_fitted(read_run(config.folder)))
     seconds = parse_time(budget)
+    clock = _Clock(seconds, began)
+    timed = _time_steps(config, clock, ())
+    # Settings that follow the length change the time of a step, on which the length depends.
+    first = reached(config.recipe, timed.epochs(clock))
+    for number in range(len(first), 0, -1):
+        slower = _time_steps(config, clock, first[:number])
+        if len(reached(config.recipe, slower.epochs(clock))) >= number:
+            timed = slower
+            break
+    steps = timed.most_steps(clock)
+    if steps < LEAST_STEPS:
+        least = clock.before + training_seconds(LEAST_STEPS, *timed.cost)
+        raise InputError(
+            f"the time of {budget} is enough for {counted(steps, 'step')}, expected {LEAST_STEPS} or more; give "
+            f"{math.ceil(least)} seconds or more, or use a smaller model, data set or batch"
+        )
+    later = [rule.from_epochs for rule in config.recipe.by_length or ()][len(timed.rules) :]
+    if later:
+        steps = min(steps, math.ceil(later[0] * timed.steps_per_epoch) - 1)
+    warm = warm_up(config.recipe, steps, timed.steps_per_epoch)
+    chosen = _with_schedule(config, steps, warm, {"seconds": seconds, "timed": "own"})
+    say = config.options.get("say")
+    if say is not None and timed.first:
+        say(
+            f"{steps:,} steps ({steps / timed.steps_per_epoch:.3g} epochs) are chosen for a training of "
+            f"{seconds:,.0f} s: {1000 * timed.step:,.0f} ms a step, {timed.evaluation:,.1f} s an evaluation, "
+            f"{clock.before:,.0f} s before and after"
+        )
+    return chosen
+
+
+@dataclass
+class _Clock:
+    """Hold the time of a training, and what of it is needed before and after its steps.
+
+    Attributes:
+        seconds: of the whole training.
+        began: `time.monotonic()` from which they count; None: what has been measured before is not counted.
+        before: seconds up to now, to start up again, and to write the results.
+    """
+
+    seconds: float
+    began: float | None
+    before: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """Hold the measured steps of a training with some of its recipe's rules, alike in all processes.
+
+    Attributes:
+        rules: of the recipe, in force while the steps were timed.
+        step, evaluation: seconds of one.
+        steps_per_epoch, evaluate_every: of the plan.
+        first: whether this process speaks for all.
+    """
+
+    rules: tuple[LengthRule, ...]
+    step: float
+    evaluation: float
+    steps_per_epoch: int
+    evaluate_every: int
+    first: bool
+
+    @property
+    def cost(self) -> tuple[float, float, int, int]:
+        """Return the arguments of `training_seconds` after the number of steps."""
+        return self.step, self.evaluation, self.steps_per_epoch, self.evaluate_every
+
+    def most_steps(self, clock: _Clock) -> int:
+        """Return the most steps for which there is time."""
+        return steps_within(clock.seconds - clock.before, *self.cost)
+
+    def epochs(self, clock: _Clock) -> float:
+        """Return the epochs for which there is time."""
+        return self.most_steps(clock) / self.steps_per_epoch
+
+
+def _time_steps(config: ResolvedConfig, clock: _Clock, rules: Sequence[LengthRule]) -> _Timed:
+    """Time a few steps of a training and one batch of evaluation, with some rules of its recipe."""
     # Remarks on data and teachers are made when the training starts.
-    runner = Runner(_without_time(config, "say", "watchers"))
+    runner = Runner(_without_time(with_rules(config, rules), "say", "watchers"))
     started = time.monotonic()
     memory = PeakMemory(runner.session.device)
     prepared = runner.prepare()
@@ -76,30 +162,15 @@ def fit_time(config: ResolvedConfig, *, began: float | None = None) -> ResolvedC
             prepared.image_size,
             memory,
             # A machine's speed changes from second to second: a twentieth of the time is measured, up to half a minute.
-            longest=min(30.0, max(3.0, seconds / 20)),
+            longest=min(30.0, max(3.0, clock.seconds / 20)),
         )
     finally:
         prepared.close()
     tested = len(data.test) + (len(data.val) if data.val is not None else 0)
     # Processes have to choose alike: by the slowest of them.
-    before = start_up + (time.monotonic() - began if began is not None else 0.0) + SECONDS_AFTER
-    before, step, image = highest([before, cost.seconds_a_step, cost.seconds_an_image])
-    per_epoch, every = plan.steps_per_epoch, plan.evaluate_every
-    steps = steps_within(seconds - before, step, tested * image, per_epoch, every)
-    if steps < LEAST_STEPS:
-        least = before + training_seconds(LEAST_STEPS, step, tested * image, per_epoch, every)
-        raise InputError(
-            f"the time of {budget} is enough for {counted(steps, 'step')}, expected {LEAST_STEPS} or more; give "
-            f"{math.ceil(least)} seconds or more, or use a smaller model, data set or batch"
-        )
-    chosen = _with_schedule(config, steps, warm_up(config.recipe, steps, per_epoch))
-    say = config.options.get("say")
-    if say is not None and runner.session.first:
-        say(
-            f"{steps:,} steps ({steps / per_epoch:.3g} epochs) are chosen for a training of {seconds:,.0f} s: "
-            f"{1000 * step:,.0f} ms a step, {tested * image:,.1f} s an evaluation, {before:,.0f} s before and after"
-        )
-    return chosen
+    before = start_up + (time.monotonic() - clock.began if clock.began is not None else 0.0) + SECONDS_AFTER
+    clock.before, step, image = highest([before, cost.seconds_a_step, cost.seconds_an_image])
+    return _Timed(tuple(rules), step, tested * image, plan.steps_per_epoch, plan.evaluate_every, runner.session.first)
 
 
 def _steps_of_run(folder: Path) -> tuple[int, float] | None:
@@ -116,9 +187,12 @@ def _without_time(config: ResolvedConfig, *others: str) -> ResolvedConfig:
     return config.with_resolved(options=options)  # type: ignore[arg-type]
 
 
-def _with_schedule(config: ResolvedConfig, steps: int, warm_up_epochs: float) -> ResolvedConfig:
+def _with_schedule(
+    config: ResolvedConfig, steps: int, warm_up_epochs: float, fitted: Mapping[str, Any] | None
+) -> ResolvedConfig:
     """Set the length of a training, in its recipe and, for runs that are resolved anew, among its overrides."""
     overrides = length_overrides(steps, warm_up_epochs)
     plain = _without_time(config)
     options: Options = {**plain.options, "overrides": [*(config.options.get("overrides") or ()), *overrides]}
-    return plain.with_resolved(options=options, recipe=apply_overrides(config.recipe, overrides))
+    recipe = apply_overrides(config.recipe, overrides)
+    return replace(plain.with_resolved(options=options, recipe=recipe), fitted=fitted)

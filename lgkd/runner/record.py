@@ -195,6 +195,7 @@ def describe_training(
         "accumulate": plan.accumulate,
         "epochs": plan.epochs,
         "steps_per_epoch": plan.steps_per_epoch,
+        **({"time": dict(config.fitted)} if config.fitted is not None else {}),
     }
 
 

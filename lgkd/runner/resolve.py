@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from lgkd._internal.text import did_you_mean
 from lgkd.config import Recipe, apply_overrides, load_recipe
+from lgkd.config.length_rules import without_guide
 from lgkd.config.trackers import check_trackers
 from lgkd.data.image_folder import check_some_image
 from lgkd.data.locations import known_or_folder
@@ -53,6 +54,7 @@ class ResolvedConfig:
         store: destination of a trained teacher; None for a student.
         replace: whether a teacher in the store is replaced.
         call: `teachers` by name and all other arguments for `lgkd resume`; None where something has no name.
+        fitted: time to which the number of steps was fitted, as run.json stores it; None where it was not.
     """
 
     role: Role
@@ -68,6 +70,7 @@ class ResolvedConfig:
     store: Path | None
     replace: bool
     call: Mapping[str, Any] | None
+    fitted: Mapping[str, Any] | None = None
 
     @property
     def seed(self) -> int:
@@ -349,7 +352,7 @@ def resolve_recipe(
                           "locality-guidance, or train without a teacher by `lgkd train`")  # fmt: skip
     if not guided and recipe.guide is not None:
         # The recipe stored beside the weights must describe the training.
-        recipe = recipe.model_copy(update={"guide": None})
+        recipe = without_guide(recipe)
     return recipe
 
 

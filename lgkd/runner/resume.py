@@ -1,6 +1,7 @@
 """Read the call that started a run from its folder, to resume the run."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from lgkd.errors import InputError, TakenError
 from lgkd.models.trust import check_named_in
 from lgkd.runner.options import Options, are_saved_options
 from lgkd.runner.resolve import ResolvedConfig, resolve
+from lgkd.runs.equal_length import read_fitted
 from lgkd.runs.folder import RECIPE, RUN, describe, has_checkpoint, is_finished, read_run
 
 # Options that a run's folder may request of a resume: none that lead outside that folder.
@@ -78,7 +80,7 @@ def resolve_saved(folder: Path, options: Options) -> ResolvedConfig:
         **options,
         "track": resumed_trackers(call["options"].get("track", ()), options),
     }
-    return resolve(
+    config = resolve(
         "teacher" if info["kind"] == "teacher" else "student",
         info["student"]["name"],
         about["path"] or about["name"],
@@ -88,6 +90,7 @@ def resolve_saved(folder: Path, options: Options) -> ResolvedConfig:
         taps=call["taps"],
         replace=bool(call["replace"]),
     )
+    return replace(config, fitted=read_fitted(info))
 
 
 def resumed_trackers(before: Sequence[str], options: Options) -> list[Any]:

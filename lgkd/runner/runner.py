@@ -13,7 +13,7 @@ from torch import nn
 from lgkd._internal.distributed import join, wait
 from lgkd.data.checks.report import quick_check
 from lgkd.data.greys import BEFORE, Greys
-from lgkd.data.prepare import Data, make_feed, make_test_batches, prepare_data
+from lgkd.data.prepare import Data, count_steps, make_feed, make_test_batches, prepare_data
 from lgkd.distillation.guide import Guide
 from lgkd.distillation.teacher_cache.serving import Served, serve
 from lgkd.errors import InputError, TapError
@@ -32,6 +32,7 @@ from lgkd.runner.build import (
     make_student,
 )
 from lgkd.runner.execute import execute, finished_run
+from lgkd.runner.length_settings import settle_recipe
 from lgkd.runner.prepared import Prepared, Session
 from lgkd.runner.record import describe_call, describe_training
 from lgkd.runner.resolve import ResolvedConfig
@@ -143,9 +144,13 @@ class Runner:
         Raises:
             LgkdError: data, models, terms and caches do not fit together.
         """
+        if stand_in is None:
+            data = self.load_data(greys=greys)
+        else:
+            data = stand_in
+            self._settle_recipe(data, steps_per_epoch)
         config, session = self.config, self.session
         options = config.options
-        data = self.load_data(greys=greys) if stand_in is None else stand_in
         student, size, guides = self.build_models(data)
         try:
             if is_convolutional(student):
@@ -183,7 +188,10 @@ class Runner:
         return Prepared(recipe, data, student, tuple(guides), feed, plan, size, served, info)
 
     def load_data(self, *, greys: Greys | None = None) -> Data:
-        """Load the images, and check that the teachers know their classes; `greys` as for `prepare_data`."""
+        """Load the images, check that the teachers know their classes, and apply the recipe's rules for this length.
+
+        `greys` is as for `prepare_data`.
+        """
         config, session = self.config, self.session
         options = config.options
         teachers = self.teachers
@@ -214,7 +222,22 @@ class Runner:
         for teacher in teachers:
             check_teacher_classes(teacher, data)
             self._describe_teacher(teacher, data)
+        self._settle_recipe(data)
         return data
+
+    def _settle_recipe(self, data: Data, steps_per_epoch: int | None = None) -> None:
+        """Apply the recipe's rules for this length of training, which the number of images determines."""
+        recipe, extra = self.config.recipe, data.extra
+        if recipe.by_length is None:
+            return
+        if steps_per_epoch is None:
+            steps_per_epoch = count_steps(
+                recipe, len(data.train), *((len(extra.images), extra.share) if extra is not None else ())
+            )
+        self.config, sentence = settle_recipe(self.config, steps_per_epoch)
+        check_precision(self.config.recipe, self.session.device)
+        if sentence is not None:
+            self.session.say(sentence)
 
     def build_models(self, data: Data) -> tuple[nn.Module, tuple[int, int], list[Guide]]:
         """Build the untrained model, the (height, width) of its images, and a guide for each teacher."""

@@ -21,9 +21,11 @@ from lgkd.runner.fit_time import fit_time
 from lgkd.runner.options import Options
 from lgkd.runner.resolve import ResolvedConfig, resolve
 from lgkd.runner.runner import Runner
+from lgkd.runner.time_budget import check_equal
 from lgkd.runs.compare import Comparison, compare
 from lgkd.runs.compare.layout import COMPARISON, check_seeds, check_series, member
 from lgkd.runs.compare.tables import write_csv, write_picture
+from lgkd.runs.equal_length import Equal
 from lgkd.runs.folder import RECIPE, is_finished
 
 Watch = Callable[[str], AbstractContextManager[Options]]
@@ -65,17 +67,22 @@ class SweepSpec:
         config: resolved with `several`; its folder is that of all runs, and `max_time` counts for all together.
         seeds: at least one, each once.
         with_baseline: whether the same student is also trained unguided.
+        equal: quantity that the unguided student has in common with the guided one where the option `time` is given:
+            "steps", or "minutes": as many steps as fit in the same time, measured for itself.
 
     Raises:
-        InputError: invalid seeds, or a seed beside them.
+        InputError: invalid seeds, a seed beside them, or equal minutes without a time or a baseline.
     """
 
     config: ResolvedConfig
     seeds: tuple[int, ...]
     with_baseline: bool = False
+    equal: Equal = "steps"
 
     def __post_init__(self) -> None:
         check_seeds(self.seeds)
+        time, two = self.config.options.get("time"), self.with_baseline and bool(self.config.teachers)
+        check_equal(self.equal, time, with_baseline=two)
         if (seed := self.config.options.get("seed")) is not None:
             raise InputError(f"seed={seed} was given beside seeds={list(self.seeds)}; leave one of them out")
 
@@ -101,15 +108,21 @@ def train_all(spec: SweepSpec, *, watch: Watch | None = None) -> Series:
     """
     folder, runs = spec.config.folder, spec.runs
     check_series(folder)
-    first = runs[0]
-    fitted = fit_time(spec.config.with_options(seed=first.seed, out=first.folder))
-    # All runs have the same steps, measured once; their seeds and folders are their own.
-    spec = replace(spec, config=spec.config.with_resolved(options=_without(fitted, spec.config), recipe=fitted.recipe))
     options = spec.config.options
+    # All runs of an arm have the same steps, measured once; their seeds and folders are their own.
+    first = runs[0]
+    config = unguided = _fitted(fit_time(spec.config.with_options(seed=first.seed, out=first.folder)), spec.config)
+    if spec.equal == "minutes":
+        timed = fit_time(_config_of(spec.config, next(one for one in runs if not one.guided)))
+        own: Options = {**config.options, "overrides": timed.options["overrides"]}
+        unguided = replace(config, options=own, fitted=timed.fitted)
+    elif config.fitted is not None and config.teachers:
+        unguided = replace(config, fitted={**config.fitted, "timed": "guided"})
 
     def queued(one: SweepRun) -> QueuedRun:
         def train(callbacks: Options, began: float) -> float:
-            return Runner(_config_of(spec, one).with_options(**callbacks), began=began).run(keep=True).top1
+            arm = _config_of(config if one.guided else unguided, one)
+            return Runner(arm.with_options(**callbacks), began=began).run(keep=True).top1
 
         title = f"seed {one.seed} {'guided' if one.guided else 'unguided'}"
         return QueuedRun(one.folder.name, title, lambda: is_finished(one.folder), train)
@@ -177,19 +190,18 @@ def train_in_turn(
     wait()
 
 
-def _without(fitted: ResolvedConfig, config: ResolvedConfig) -> Options:
-    """Return the options of a fitted run without its seed and folder, which those of the sweep replace."""
+def _fitted(fitted: ResolvedConfig, config: ResolvedConfig) -> ResolvedConfig:
+    """Return a fitted run's configuration without its seed and folder, which those of the sweep replace."""
     own: Options = {**fitted.options}
     own.pop("seed", None)
     own.pop("out", None)
     if (out := config.options.get("out")) is not None:
         own["out"] = out
-    return own
+    return replace(config.with_resolved(options=own, recipe=fitted.recipe), fitted=fitted.fitted)
 
 
-def _config_of(spec: SweepSpec, run: SweepRun) -> ResolvedConfig:
+def _config_of(config: ResolvedConfig, run: SweepRun) -> ResolvedConfig:
     """Make the configuration of one run; that of a baseline is resolved again, since it has another recipe."""
-    config = spec.config
     if run.guided or not config.teachers:
         return config.with_options(seed=run.seed, out=run.folder)
     options: Options = {**config.options, "seed": run.seed, "out": run.folder}
@@ -199,7 +211,8 @@ def _config_of(spec: SweepSpec, run: SweepRun) -> ResolvedConfig:
         # A baseline sees the same fixed views as a guided run with a cache.
         fixed = load_recipe(guided / RECIPE).view.fixed
         options["overrides"] = [*(options.get("overrides") or ()), f"view.fixed={'null' if fixed is None else fixed}"]
-    return resolve(config.role, config.model, config.dataset, options, model_options=config.model_options)
+    resolved = resolve(config.role, config.model, config.dataset, options, model_options=config.model_options)
+    return replace(resolved, fitted=config.fitted)
 
 
 def check_time(began: float, max_time: float | None) -> None:

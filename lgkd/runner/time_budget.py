@@ -1,10 +1,12 @@
 """Count the steps that a training has time for. No torch."""
 
 import re
+from typing import get_args
 
 from lgkd.config import Recipe, apply_overrides
 from lgkd.errors import InputError
 from lgkd.runner.options import Options
+from lgkd.runs.equal_length import Equal
 
 LEAST_STEPS = 50
 """Fewest steps that are trained by time."""
@@ -44,6 +46,25 @@ def check_time(options: Options) -> None:
     if others:
         raise InputError(
             f"--time {options['time']} and {others[0]} both set the length of the training; leave one of them out"
+        )
+
+
+def check_equal(equal: str, time: str | float | None, *, with_baseline: bool) -> None:
+    """Refuse arms of equal minutes where there is no time, or one arm.
+
+    Raises:
+        InputError: the option that is missing, or an unknown word.
+    """
+    if equal not in get_args(Equal):
+        raise InputError(f"--equal is {equal!r}, expected steps or minutes")
+    if equal == "steps":
+        return
+    if not with_baseline:
+        raise InputError("--equal minutes is for two arms, and there is one; add --with-baseline, or leave --equal out")
+    if time is None:
+        raise InputError(
+            "--equal minutes gives each arm the steps that fit in one time, and there is none; add --time, like "
+            "--time 45m, or leave --equal out"
         )
 
 

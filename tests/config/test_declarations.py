@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from lgkd.config import AdaptiveStop, OwnTerm, Recipe, Section, TermSchedule, TermSection
+from lgkd.config import AdaptiveStop, LengthRule, OwnTerm, Recipe, Section, TermSchedule, TermSection
 from lgkd.config.declaration import check_values
 from lgkd.config.introspect import is_pair, list_entry, sections_of, variants
 from lgkd.config.schema import Ema, Evaluation, Expectation, Guidance, Lookahead, Mix, Optimizer, Schedule, Top1, View
@@ -79,6 +79,7 @@ APART: dict[type[Section], dict[str, str]] = {
         "view": "of the guide and the feed: true or false, and a list, in Python",
         "terms": "a guide is given terms, of which each section is compared",
     },
+    LengthRule: dict.fromkeys(("from_epochs", "set"), "of recipes alone: in Python the length is chosen with the rest"),
     TermSchedule: {"adaptive": "a section of its own"},
     Schedule: dict.fromkeys(("epochs", "steps"), "one of the two is given, tested with the schedule"),
     Recipe: {
@@ -89,7 +90,8 @@ APART: dict[type[Section], dict[str, str]] = {
         "batch_size": "of the feed",
         **dict.fromkeys(("about", "source", "expect", "trains"), "tells, sets nothing"),
         **dict.fromkeys(
-            ("view", "evaluation", "mix", "optimizer", "schedule", "ema", "lookahead", "guide"), "sections of their own"
+            ("view", "evaluation", "mix", "optimizer", "schedule", "ema", "lookahead", "guide", "by_length"),
+            "sections of their own",
         ),
     },
     **{TERM_SECTIONS[kind]: {**dict.fromkeys(TERM | {"weight"}, "of the term, compared below")} for kind in TERMS},

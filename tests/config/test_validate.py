@@ -320,7 +320,8 @@ def test_a_dumped_recipe_reads_back_equal_and_complete(values: dict[str, Any]) -
     text = dump_recipe(recipe)
     assert parse_recipe(text) == recipe
     assert dump_recipe(parse_recipe(text)) == text
-    assert set(yaml.safe_load(text)) == set(Recipe.model_fields)
+    # A recipe without rules is written as before there were any.
+    assert set(yaml.safe_load(text)) == set(Recipe.model_fields) - {"by_length"}
 
 
 scraps = choice(

@@ -1,17 +1,25 @@
 """Trainings of a given time: the number of steps against a simulated clock, the option, its refusals and its folder."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 import lgkd
+from lgkd.analysis.report.selection import choose
+from lgkd.analysis.report.sentences import summary
 from lgkd.cli import run
-from lgkd.config import load_recipe
+from lgkd.config import Recipe, apply_overrides, dump_recipe, load_recipe
 from lgkd.errors import InputError
 from lgkd.runner import fit_time as module
 from lgkd.runner.cost import Cost
+from lgkd.runner.fit_time import fit_time
+from lgkd.runner.length_settings import settle_recipe
+from lgkd.runner.resolve import resolve
 from lgkd.runner.time_budget import parse_time, steps_within, training_seconds
+from lgkd.runs.compare import compare
+from lgkd.runs.compare.summary import summary_lines
 
 TINY = {"patch_size": 4, "depth": 3, "embed_dim": 24, "num_heads": 2}
 SMALL = {"recipe": "supervised", "image_size": 8, "batch_size": 64, "student_options": TINY}
@@ -110,6 +118,167 @@ def test_both_arms_have_the_steps_that_were_measured_once(measured: list[int], t
     )  # fmt: skip
     schedules = {str(load_recipe(folder / "recipe.yaml").schedule) for folder in series.folders}
     assert len(series.folders) == 2 and len(schedules) == 1 and len(measured) == 1
+    times = {folder.name: json.loads((folder / "run.json").read_text())["time"] for folder in series.folders}
+    assert times["seed0-guided"] == {"seconds": 45, "timed": "own"}
+    assert times["seed0-unguided"] == {"seconds": 45, "timed": "guided"}
+    (difference,) = series.comparison.differences
+    assert difference.equal == "steps"
+    steps = load_recipe(series.folders[0] / "recipe.yaml").schedule.steps
+    assert f"Equal steps: A and B were trained for {steps} steps each." in summary_lines(series.comparison)
+
+
+RULES = """by_length:
+- from_epochs: 2
+  set: {view: {flip: 0.25}}
+- from_epochs: 4
+  set: {view: {flip: 0.75}, label_smoothing: 0.25}
+"""
+
+
+@pytest.fixture
+def ruled(tmp_path: Path) -> Path:
+    """A recipe whose settings follow the length."""
+    file = tmp_path / "ruled.yaml"
+    file.write_text(dump_recipe(apply_overrides(load_recipe("supervised"), ["label_smoothing=0.125"])) + RULES)
+    return file
+
+
+def steps_of(costs: dict[float, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a step take so many seconds by the flip of the recipe, and evaluations nothing."""
+
+    def measure(_student: object, _guides: object, recipe: Recipe, *_: object, longest: float) -> Cost:
+        return Cost(5, costs[recipe.view.flip], 0.0, 0, "", 1)
+
+    monkeypatch.setattr(module, "measure", measure)
+
+
+@pytest.mark.parametrize(
+    ("costs", "flip", "fewest", "most"),
+    [
+        # 18 steps an epoch: 43 s less the start are enough for some 56, 40 and 80 steps.
+        ({0.5: 0.75, 0.25: 0.75, 0.75: 1}, 0.25, 50, 57),
+        ({0.5: 0.5, 0.25: 0.5, 0.75: 0.5}, 0.75, 72, 86),
+        # At first 4 epochs fit, with the slower settings of that length 3: the last step before them.
+        ({0.5: 0.5, 0.25: 0.5, 0.75: 0.75}, 0.25, 71, 71),
+    ],
+)
+def test_the_steps_of_a_time_and_the_settings_that_follow_from_them_agree(
+    costs: dict[float, float], flip: float, fewest: int, most: int, ruled: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    steps_of(costs, monkeypatch)
+    small = {**SMALL, "recipe": ruled}
+    config = fit_time(resolve("student", "vit_96", "digits", {"time": 45, **options_of(small)}, model_options=TINY))
+    assert fewest <= config.recipe.schedule.steps <= most
+    settled, _ = settle_recipe(config, 18)
+    assert settled.recipe.view.flip == flip and settled.recipe.by_length is None
+
+
+def options_of(small: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in small.items() if name != "student_options"}
+
+
+def test_a_training_has_the_settings_of_its_length_and_stores_them_without_rules(ruled: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    small = {**SMALL, "recipe": ruled}
+    length = ["schedule.epochs=null", "schedule.steps=36", "schedule.warmup_epochs=0"]
+    made = lgkd.train("vit_96", "digits", overrides=length, out=tmp_path / "a", say=said.append, **small)
+    stored = load_recipe(tmp_path / "a" / "recipe.yaml")
+    assert (stored.view.flip, stored.label_smoothing, stored.by_length) == (0.25, 0.125, None)
+    assert "the recipe sets for a training of 2 epochs: view.flip=0.25 (from 2 epochs)" in said
+    plain = [*length, "label_smoothing=0.125", "view.flip=0.25"]
+    alike = lgkd.train("vit_96", "digits", overrides=plain, out=tmp_path / "b", **SMALL)
+    weights = [one.student.state_dict() for one in (made, alike)]
+    assert all(value.equal(weights[1][name]) for name, value in weights[0].items())
+
+
+def test_what_is_typed_wins_over_a_rule_and_is_not_reported_as_one(ruled: Path, tmp_path: Path, capsys) -> None:
+    said: list[str] = []
+    small = {**SMALL, "recipe": ruled, "epochs": 2}
+    lgkd.train("vit_96", "digits", overrides=["view.flip=0"], out=tmp_path / "a", say=said.append, **small)
+    assert load_recipe(tmp_path / "a" / "recipe.yaml").view.flip == 0
+    assert not any("the recipe sets" in sentence for sentence in said)
+    words = [
+        "train",
+        *WORDS,
+        "--recipe",
+        str(ruled),
+        "--epochs",
+        "2",
+        "--dry-run",
+        "--json",
+        "--out",
+        str(tmp_path / "b"),
+    ]
+    assert run(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["recipe"]["view"]["flip"] == 0.25 and "by_length" not in found["recipe"]
+    assert any(sentence.startswith("the recipe sets for a training of 2 epochs") for sentence in found["cautions"])
+
+
+def test_a_resumed_training_keeps_the_settings_of_its_length(ruled: Path, tmp_path: Path) -> None:
+    command = ["train", *WORDS, "--recipe", str(ruled), "--epochs", "2", "--out", str(tmp_path / "run")]
+    assert run([*command, "--max-time", "0.01"]) == 75
+    before = (tmp_path / "run" / "recipe.yaml").read_text()
+    assert run(command) == 0
+    assert (tmp_path / "run" / "recipe.yaml").read_text() == before
+    assert load_recipe(tmp_path / "run" / "recipe.yaml").view.flip == 0.25
+
+
+def test_the_arms_of_equal_minutes_have_the_steps_that_fit_and_comparisons_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[bool] = []
+
+    def measure(_student: object, guides: Sequence[object], *_: object, longest: float) -> Cost:
+        calls.append(bool(guides))
+        return Cost(5, 0.75 if guides else 0.5, 0.0, 0, "", 1)
+
+    monkeypatch.setattr(module, "measure", measure)
+    lgkd.train_teacher("resnet8", "digits", epochs=1, out=tmp_path / "teacher")
+    words = ["distill", "--teacher", "resnet8", "--seeds", "0,1", "--with-baseline", "--time", "45s", *WORDS]
+    assert run([*words, "--equal", "minutes", "--out", str(tmp_path / "m")]) == 0
+    printed = capsys.readouterr().out
+    assert calls == [True, False]
+    steps = {
+        name: {load_recipe(folder / "recipe.yaml").schedule.steps for folder in (tmp_path / "m").glob(f"*-{name}")}
+        for name in ("guided", "unguided")
+    }
+    (guided,), (unguided,) = steps["guided"], steps["unguided"]
+    # 43 s less the start, at 750 and 500 ms.
+    assert 50 <= guided <= 57 < 75 <= unguided <= 86
+    sentence = f"Equal minutes: A and B were each trained for the steps that fit in 45 s (A {unguided}, B {guided})."
+    assert sentence in " ".join(printed.split())
+    info = json.loads((tmp_path / "m" / "seed0-unguided" / "run.json").read_text())
+    assert info["time"] == {"seconds": 45, "timed": "own"}
+    found = compare(tmp_path / "m")
+    assert found.differences[0].equal == "minutes" and found.differences[0].paired
+    assert not any("schedule" in remark for remark in found.remarks)
+    chosen = choose([tmp_path / "m"])
+    assert chosen.baseline is not None and sentence in " ".join(summary(chosen))
+    # The same command keeps every run, and measures nothing again.
+    assert run([*words, "--equal", "minutes", "--out", str(tmp_path / "m")]) == 0
+    assert calls == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            ["--with-baseline"],
+            "--equal minutes gives each arm the steps that fit in one time, and there is none; add",
+        ),
+        (["--time", "5m"], "--equal minutes is for two arms, and there is one; add --with-baseline"),
+    ],
+)
+def test_equal_minutes_need_a_time_and_a_baseline(given: list[str], words: str, capsys) -> None:
+    assert run(["distill", "--teacher", "resnet8", *WORDS, "--equal", "minutes", *given]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_another_equality_is_refused(capsys) -> None:
+    assert run(["distill", "--teacher", "resnet8", *WORDS, "--equal", "hours"]) == 2
+    assert "--equal is 'hours', expected steps or minutes" in capsys.readouterr().err
 
 
 def test_too_short_a_time_is_refused_with_the_least(measured: list[int], tmp_path: Path) -> None:

@@ -90,7 +90,8 @@ def test_one_seed_is_never_called_a_result(tmp_path: Path, capsys: pytest.Captur
     guided = make_run(tmp_path / "guided", 0.7, guided=True)
     assert words_of(alone) == "One seed is not a result (A): train with --seeds 0,1,2 for a spread."
     assert words_of(alone, guided) == (
-        "B - A: +10.00 points with one seed, which gives no interval and is not a result."
+        "B - A: +10.00 points with one seed, which gives no interval and is not a result.\n"
+        "Equal steps: A and B were trained for 5 steps each."
     )
     more = make_seeds(tmp_path / "more", GUIDED, guided=True, first=1)
     assert "+5.75 points. One seed gives no interval, so this is not a result." in words_of(alone, more)

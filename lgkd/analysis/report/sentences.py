@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lgkd.analysis.report.selection import Chosen
-from lgkd.runs.compare.summary import gain_lines
+from lgkd.runs.compare.summary import equal_line, gain_lines
 from lgkd.runs.ended_terms import ended_terms
 from lgkd.runs.statistics import in_percent
 
@@ -106,6 +106,8 @@ def _gain(chosen: Chosen, *, single: bool) -> list[str]:
         " ".join(gains),
     ]
     remarks = [remark[0].upper() + remark[1:] + "." for remark in chosen.remarks]
+    if (equal := equal_line(difference)) is not None:
+        remarks.insert(0, equal)
     if remarks:
         letters = f"Here {chosen.ours.letter} is this run, {baseline.letter} the baseline."
         lines.append(" ".join([*remarks, letters]))

@@ -11,8 +11,7 @@ from torch import nn
 
 from lgkd._internal.hardware import free_space, memory
 from lgkd.config import Recipe, dump_recipe
-from lgkd.data.prepare import Data, prepare_data
-from lgkd.data.sampler import Order
+from lgkd.data.prepare import Data, count_steps, prepare_data
 from lgkd.data.synthetic import pictures
 from lgkd.distillation.guide import Guide
 from lgkd.errors import InputError
@@ -30,6 +29,7 @@ from lgkd.runner.dry_run.warnings import (
     about_teacher,
     best_unguided,
 )
+from lgkd.runner.length_settings import settle_recipe, with_rules
 from lgkd.runner.options import Options
 from lgkd.runner.resolve import ResolvedConfig
 from lgkd.runner.runner import Runner
@@ -154,8 +154,12 @@ def estimate_training(config: ResolvedConfig, *, runs: Sequence[SweepRun] = ()) 
     Raises:
         LgkdError: an error that would end the training before it starts, except those in `problems`.
     """
-    runner = Runner(config)
     options, problems = config.options, list[str]()
+    ruled = config
+    if options.get("time") is not None:
+        # The length is known after the steps have been timed, and the settings that follow it.
+        config = with_rules(config, ())
+    runner = Runner(config)
     teachers = runner.teachers
     found = outline(config.dataset, data_dir=options.get("data_dir"), offline=bool(options.get("offline")))
     counts = count(
@@ -166,12 +170,12 @@ def estimate_training(config: ResolvedConfig, *, runs: Sequence[SweepRun] = ()) 
         val_fraction=options.get("val_fraction"),
         extra=options.get("extra"),
     )
-    recipe = config.recipe
     used = PeakMemory(runner.session.device)
-    data = _stand_in(found, recipe)
+    data = _stand_in(found, config.recipe)
     with catch_warnings(record=True) as heard:
         simplefilter("always")
-        prepared = runner.prepare(data, steps_per_epoch=_steps(recipe, counts, options))
+        prepared = runner.prepare(data, steps_per_epoch=_steps(config.recipe, counts, options))
+    config, recipe = runner.config, prepared.recipe
     student, guides, plan, size = prepared.student, prepared.guides, prepared.plan, prepared.image_size
     try:
         for teacher in teachers if found.named else ():
@@ -197,16 +201,9 @@ def estimate_training(config: ResolvedConfig, *, runs: Sequence[SweepRun] = ()) 
         cost = measure(student, guides, recipe, data, prepared.feed, eager, size, used)
     finally:
         prepared.close()
-    if (budget := options.get("time")) is not None:
-        tested = found.test + counts.held_out
-        recipe = estimated_recipe(
-            recipe,
-            budget,
-            step=cost.seconds_a_step,
-            evaluation=tested * cost.seconds_an_image,
-            steps_per_epoch=plan.steps_per_epoch,
-        )
-        plan = replace(plan, schedule=recipe.schedule)
+    recipe, sentences = _fit_length(ruled, recipe, plan.steps_per_epoch, cost, found.test + counts.held_out)
+    cautions += sentences
+    plan = replace(plan, schedule=recipe.schedule, evaluate_every=recipe.evaluate_every)
     best = best_unguided(data.key, (Path("runs"), config.folder.parent)) if guides else None
     cautions += [sentence for teacher in teachers for sentence in about_teacher(teacher, found, best)]
     estimate = DryRun(
@@ -236,6 +233,35 @@ def estimate_training(config: ResolvedConfig, *, runs: Sequence[SweepRun] = ()) 
     return replace(estimate, cautions=tuple(dict.fromkeys(cautions)))
 
 
+def _fit_length(
+    config: ResolvedConfig, recipe: Recipe, steps_per_epoch: int, cost: Cost, tested: int
+) -> tuple[Recipe, list[str]]:
+    """Choose the length of a training by its option `time`, if there is one, and the settings that follow it.
+
+    Args:
+        config: as resolved, with the rules of its recipe.
+        recipe: of the timed steps.
+        steps_per_epoch: optimiser steps.
+        cost: measured.
+        tested: images of an evaluation.
+
+    Returns:
+        The recipe, and remarks on its rules.
+    """
+    budget = config.options.get("time")
+    if budget is None:
+        sentence = settle_recipe(config, steps_per_epoch)[1]
+        return recipe, [] if sentence is None else [sentence]
+    evaluation = tested * cost.seconds_an_image
+    chosen = estimated_recipe(
+        recipe, budget, step=cost.seconds_a_step, evaluation=evaluation, steps_per_epoch=steps_per_epoch
+    )
+    ruled = chosen.model_copy(update={"by_length": config.recipe.by_length})
+    settled, sentence = settle_recipe(config.with_resolved(options=config.options, recipe=ruled), steps_per_epoch)
+    untimed = "; the steps were timed without these settings, with which the training itself is timed again"
+    return settled.recipe, [] if sentence is None else [sentence + untimed]
+
+
 def _about_left_out(options: Options) -> list[str]:
     if not options.get("leave_out_near_copies"):
         return []
@@ -243,18 +269,11 @@ def _about_left_out(options: Options) -> list[str]:
 
 
 def _steps(recipe: Recipe, counts: Counts, options: Options) -> int:
-    """Count the steps of an epoch, as the loader does."""
+    """Count the steps of an epoch."""
     share = options.get("extra_share")
-    order = Order(
-        sum(counts.train),
-        batch_size=recipe.batch_size,
-        seed=0,
-        drop_last=recipe.drop_last,
-        repeats=recipe.view.repeats,
-        extra=counts.extra,
-        extra_share=(_EXTRA_SHARE if share is None else share) if counts.extra else 0.0,
+    return count_steps(
+        recipe, sum(counts.train), counts.extra, (_EXTRA_SHARE if share is None else share) if counts.extra else 0.0
     )
-    return order.steps
 
 
 def _stand_in(found: Outline, recipe: Recipe) -> Data:

@@ -7,6 +7,7 @@ from typing import Any
 from lgkd.errors import InputError
 from lgkd.runs.compare.groups import Group, without_guide
 from lgkd.runs.ended_terms import ended_terms
+from lgkd.runs.equal_length import equal_minutes, follows_from_length
 
 # If one of these differs, the accuracies are of different things.
 _MEASURED_ON = ("dataset.fingerprint", "dataset.classes", "dataset.test_images")
@@ -64,6 +65,10 @@ def ended_on_the_way(groups: Sequence[Group]) -> Iterator[str]:
 def remarks_on_pair(reference: Group, group: Group) -> Iterator[str]:
     """Yield a sentence on settings in which two groups differ besides their guides, students and data."""
     one, other = (without_guide(part.runs[0].identity) for part in (reference, group))
+    if equal_minutes(reference.runs[0].info, group.runs[0].info) is not None:
+        # Their numbers of steps are reported as such.
+        parts = (one, other)
+        one, other = ({key: part[key] for key in part if not follows_from_length(key)} for part in parts)
     apart = [
         key
         for key in dict.fromkeys([*one, *other])

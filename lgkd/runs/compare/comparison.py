@@ -10,6 +10,7 @@ from lgkd.errors import InputError
 from lgkd.runs.compare.comparability import check_comparable, ended_on_the_way, remarks_on, remarks_on_pair
 from lgkd.runs.compare.find import find_runs
 from lgkd.runs.compare.groups import Group, group_runs
+from lgkd.runs.equal_length import Equal, count_steps, equal_minutes
 from lgkd.runs.statistics import Interval, paired_interval, unpaired_interval
 
 
@@ -43,6 +44,26 @@ class Difference:
             return []
         pairs = zip(self.reference.runs, self.group.runs, strict=True)
         return [(after.seed, after.top1 - before.top1) for before, after in pairs]
+
+    @property
+    def equal(self) -> Equal | None:
+        """Return what a guided training and its baseline have in common: "steps", "minutes", or neither.
+
+        Both have equal minutes if the steps of each were fitted to one time, as run.json stores it.
+        """
+        if self.reference.guided or not self.group.guided or None in self.steps:
+            return None
+        if equal_minutes(self.reference.runs[0].info, self.group.runs[0].info) is not None:
+            return "minutes"
+        return "steps" if len(set(self.steps)) == 1 else None
+
+    @property
+    def steps(self) -> tuple[int | None, int | None]:
+        """Return the optimiser steps of the reference and of the group; None where they are not known."""
+        first, second = (
+            count_steps(group.runs[0].info, group.runs[0].identity) for group in (self.reference, self.group)
+        )
+        return first, second
 
 
 @dataclass(frozen=True)
@@ -159,6 +180,8 @@ def _about_difference(difference: Difference) -> dict[str, Any]:
         "group": difference.group.letter,
         "against": difference.reference.letter,
         "paired_by_seed": difference.paired,
+        "equal": difference.equal,
+        "steps": dict(zip((difference.reference.letter, difference.group.letter), difference.steps, strict=True)),
         **_about_interval(difference.interval),
         "includes_zero": difference.interval.includes_zero,
         "is_a_result": difference.interval.low is not None,

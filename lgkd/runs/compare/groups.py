@@ -10,6 +10,7 @@ from typing import Any
 
 from lgkd.errors import InputError
 from lgkd.runs.compare.find import Finished
+from lgkd.runs.equal_length import equal_minutes, without_length
 from lgkd.runs.statistics import Interval, Summary, mean_interval, summarise
 
 # Settings of a guide; two runs that differ only in these are a guided student and its baseline.
@@ -69,9 +70,13 @@ class Group:
         return summarise([one[0] for one in found if one is not None]) if all(found) else None
 
     def is_baseline_of(self, other: "Group") -> bool:
-        """Return whether `other` differs from this one only by its guide."""
-        mine, theirs = (without_guide(group.runs[0].identity) for group in (self, other))
-        return not self.guided and other.guided and mine == theirs
+        """Return whether `other` differs from this one only by its guide; with equal minutes, also by its length."""
+        if self.guided or not other.guided:
+            return False
+        runs = (self.runs[0], other.runs[0])
+        equal = equal_minutes(*(run.info for run in runs)) is not None
+        mine, theirs = (without_length(run.info, run.identity) if equal else run.identity for run in runs)
+        return without_guide(mine) == without_guide(theirs)
 
 
 def group_runs(runs: Sequence[Finished]) -> list[Group]:

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+from lgkd._internal.text import counted
 from lgkd.runs.compare.comparison import Comparison, Difference
 from lgkd.runs.compare.groups import Group
+from lgkd.runs.equal_length import equal_minutes
 from lgkd.runs.statistics import Interval, in_percent
 
 
@@ -37,7 +39,24 @@ def difference_lines(difference: Difference) -> list[str]:
             f"Not paired, since the seeds differ ({_seeds_of(reference, group)}): effects that runs of one seed share "
             "do not cancel."
         )
+    if (equal := equal_line(difference)) is not None:
+        lines.append(equal)
     return lines
+
+
+def equal_line(difference: Difference) -> str | None:
+    """State whether a guided training and its baseline have equal steps or equal minutes; None where neither holds."""
+    reference, group = difference.reference, difference.group
+    first, second = (0 if steps is None else steps for steps in difference.steps)
+    if difference.equal == "steps":
+        return f"Equal steps: {reference.letter} and {group.letter} were trained for {counted(first, 'step')} each."
+    if difference.equal == "minutes":
+        seconds = equal_minutes(reference.runs[0].info, group.runs[0].info)
+        return (
+            f"Equal minutes: {reference.letter} and {group.letter} were each trained for the steps that fit in "
+            f"{seconds:g} s ({reference.letter} {first:,}, {group.letter} {second:,})."
+        )
+    return None
 
 
 def gain_lines(what: str, gain: Interval, by_seed: Sequence[float], *, unpaired: str = "") -> list[str]:
