@@ -8,7 +8,7 @@ teachers/ARM/seed0/DATASET/NAME/  a teacher with its card; the user's store is n
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lgkd
 from lgkd._internal.atomic_io import write_json
@@ -18,6 +18,8 @@ from lgkd.errors import InputError, TakenError
 from lgkd.experiments.select import Turn, dataset_of, kept_as, subset_of
 from lgkd.experiments.spec import Experiment
 from lgkd.models.registry import canonical
+from lgkd.runner.length_settings import settled
+from lgkd.runner.options import Options
 from lgkd.runner.resolve import resolve_recipe
 from lgkd.runs.folder import RECIPE, describe, is_finished, is_untouched, read_metrics, read_run
 from lgkd.runs.identity import differences, identity
@@ -111,7 +113,7 @@ def check_finished(out: Path, experiment: Experiment, turn: Turn) -> None:
     folder = run_of(out, turn)
     info = read_run(folder)
     found = dict(_decided(identity(info, load_recipe(folder / RECIPE))))
-    changes = list(differences(found, dict(_decided(_asked_for(experiment, turn)))))
+    changes = list(differences(found, dict(_decided(_asked_for(experiment, turn, info.get("steps_per_epoch") or 1)))))
     if changes:
         raise TakenError(
             f"{folder} holds a finished run ({describe(info)}) of other settings than {experiment.name} has here. "
@@ -138,7 +140,7 @@ def progress_of(out: Path, turns: Sequence[Turn]) -> dict[str, str]:
     return states
 
 
-def _asked_for(experiment: Experiment, turn: Turn) -> dict[str, Any]:
+def _asked_for(experiment: Experiment, turn: Turn, steps_per_epoch: int) -> dict[str, Any]:
     arm = turn.arm
     chosen = arm.chosen()
     named = ("epochs", "batch_size", "image_size", "precision", "overrides")
@@ -156,7 +158,7 @@ def _asked_for(experiment: Experiment, turn: Turn) -> dict[str, Any]:
             "dataset": {"name": dataset_of(experiment, arm), "subset": subset_of(arm)},
             "seed": turn.seed,
         },
-        recipe,
+        settled(recipe, cast(Options, chosen), steps_per_epoch),
     )
 
 

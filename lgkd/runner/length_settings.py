@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
-from lgkd.config import LengthRule, apply_length_rules
+from lgkd.config import LengthRule, Recipe, apply_length_rules
 from lgkd.config.length_rules import in_words, reached
+from lgkd.runner.options import Options
 from lgkd.runner.resolve import ResolvedConfig
 
 
 def settle_recipe(config: ResolvedConfig, steps_per_epoch: int) -> tuple[ResolvedConfig, str | None]:
-    """Replace the rules of a recipe by the settings that they give for its length.
+    """Replace the rules of a configuration's recipe by the settings that they give for its length.
 
     Args:
         config: resolved, with the training's length in its recipe.
@@ -20,27 +21,36 @@ def settle_recipe(config: ResolvedConfig, steps_per_epoch: int) -> tuple[Resolve
     Raises:
         RecipeError: options of the user do not fit together with the rules.
     """
-    if config.recipe.by_length is None:
-        return config, None
-    epochs = config.recipe.schedule.length(steps_per_epoch)
-    rules = reached(config.recipe, epochs)
-    return with_rules(config, rules), in_words(rules, epochs, [_key(one) for one in _assignments(config)])
+    recipe = config.recipe
+    epochs = recipe.schedule.length(steps_per_epoch)
+    rules = reached(recipe, epochs)
+    keys = [_key(one) for one in _assignments(recipe, config.options)]
+    return with_rules(config, rules), in_words(rules, epochs, keys)
 
 
 def with_rules(config: ResolvedConfig, rules: Sequence[LengthRule]) -> ResolvedConfig:
     """Apply some rules of a recipe and remove all; what the user has set takes precedence."""
-    recipe = apply_length_rules(config.recipe, rules, _assignments(config))
-    return config.with_resolved(options=config.options, recipe=recipe)
+    return config.with_resolved(options=config.options, recipe=_ruled(config.recipe, rules, config.options))
 
 
-def _assignments(config: ResolvedConfig) -> list[str]:
+def settled(recipe: Recipe, options: Options, steps_per_epoch: int) -> Recipe:
+    """Return a recipe without rules, for its length; `options` are those that were applied to it."""
+    return _ruled(recipe, reached(recipe, recipe.schedule.length(steps_per_epoch)), options)
+
+
+def _ruled(recipe: Recipe, rules: Sequence[LengthRule], options: Options) -> Recipe:
+    if recipe.by_length is None:
+        return recipe
+    return apply_length_rules(recipe, rules, _assignments(recipe, options))
+
+
+def _assignments(recipe: Recipe, options: Options) -> list[str]:
     """List the settings of the user that a rule could change, too."""
-    options = config.options
     typed = {"view.image_size": options.get("image_size"), "precision": options.get("precision")}
     given = [f"{key}={value}" for key, value in typed.items() if value is not None]
     given += options.get("overrides") or ()
     # A training without a teacher has the settings of no guide.
-    return [one for one in given if config.recipe.guide is not None or _key(one).partition(".")[0] != "guide"]
+    return [one for one in given if recipe.guide is not None or _key(one).partition(".")[0] != "guide"]
 
 
 def _key(assignment: str) -> str:

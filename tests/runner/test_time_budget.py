@@ -7,19 +7,22 @@ from pathlib import Path
 import pytest
 
 import lgkd
+from lgkd.analysis.report.command import command as report_command
 from lgkd.analysis.report.selection import choose
 from lgkd.analysis.report.sentences import summary
 from lgkd.cli import run
 from lgkd.config import Recipe, apply_overrides, dump_recipe, load_recipe
 from lgkd.errors import InputError
+from lgkd.runner import dry_run
 from lgkd.runner import fit_time as module
 from lgkd.runner.cost import Cost
 from lgkd.runner.fit_time import fit_time
-from lgkd.runner.length_settings import settle_recipe
+from lgkd.runner.length_settings import settle_recipe, settled
 from lgkd.runner.resolve import resolve
 from lgkd.runner.time_budget import parse_time, steps_within, training_seconds
 from lgkd.runs.compare import compare
 from lgkd.runs.compare.summary import summary_lines
+from lgkd.runs.equal_length import equal_minutes, read_fitted
 
 TINY = {"patch_size": 4, "depth": 3, "embed_dim": 24, "num_heads": 2}
 SMALL = {"recipe": "supervised", "image_size": 8, "batch_size": 64, "student_options": TINY}
@@ -107,7 +110,27 @@ def test_the_same_command_resumes_with_the_steps_of_the_folder(
     assert len(measured) == 1
     assert load_recipe(tmp_path / "run" / "recipe.yaml").schedule.steps == steps
     info = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert info["epochs"] == -(-steps // 18)
+    assert info["epochs"] == -(-steps // 18) and info["time"] == {"seconds": 45, "timed": "own"}
+
+
+@pytest.mark.parametrize("words", [["resume"], ["train", *WORDS, "--time", "5m", "--out"]])
+def test_a_resumed_run_keeps_the_time_that_its_steps_were_fitted_to(
+    words: list[str], measured: list[int], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    assert run(["train", *WORDS, "--time", "90s", "--out", str(folder), "--max-time", "0.01"]) == 75
+    assert run([*words, str(folder), "--quiet"]) == 0
+    info = json.loads((folder / "run.json").read_text())
+    assert info["status"] == "finished" and info["time"] == {"seconds": 90, "timed": "own"}
+
+
+@pytest.mark.parametrize("damaged", [None, 45, {"seconds": "45", "timed": "own"}, {"seconds": 45, "timed": "both"}])
+def test_a_damaged_time_of_a_run_is_not_used(damaged: object) -> None:
+    good = {"time": {"seconds": 45, "timed": "own"}}
+    assert read_fitted(good) == {"seconds": 45.0, "timed": "own"} and equal_minutes(good, good) == 45
+    assert read_fitted({"time": damaged}) is None and equal_minutes(good, {"time": damaged}) is None
+    assert equal_minutes(good, {"time": {"seconds": 45, "timed": "guided"}}) is None
+    assert equal_minutes(good, {"time": {"seconds": 46, "timed": "own"}}) is None
 
 
 def test_both_arms_have_the_steps_that_were_measured_once(measured: list[int], tmp_path: Path) -> None:
@@ -155,11 +178,11 @@ def steps_of(costs: dict[float, float], monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("costs", "flip", "fewest", "most"),
     [
-        # 18 steps an epoch: 43 s less the start are enough for some 56, 40 and 80 steps.
-        ({0.5: 0.75, 0.25: 0.75, 0.75: 1}, 0.25, 50, 57),
-        ({0.5: 0.5, 0.25: 0.5, 0.75: 0.5}, 0.75, 72, 86),
+        # 18 steps an epoch: 448 s less the start, of a minute at most, are enough for some 59, 44 and 89 steps.
+        ({0.5: 7.5, 0.25: 7.5, 0.75: 10}, 0.25, 50, 59),
+        ({0.5: 5, 0.25: 5, 0.75: 5}, 0.75, 72, 89),
         # At first 4 epochs fit, with the slower settings of that length 3: the last step before them.
-        ({0.5: 0.5, 0.25: 0.5, 0.75: 0.75}, 0.25, 71, 71),
+        ({0.5: 5, 0.25: 5, 0.75: 7.5}, 0.25, 71, 71),
     ],
 )
 def test_the_steps_of_a_time_and_the_settings_that_follow_from_them_agree(
@@ -168,7 +191,7 @@ def test_the_steps_of_a_time_and_the_settings_that_follow_from_them_agree(
 ) -> None:  # fmt: skip
     steps_of(costs, monkeypatch)
     small = {**SMALL, "recipe": ruled}
-    config = fit_time(resolve("student", "vit_96", "digits", {"time": 45, **options_of(small)}, model_options=TINY))
+    config = fit_time(resolve("student", "vit_96", "digits", {"time": 450, **options_of(small)}, model_options=TINY))
     assert fewest <= config.recipe.schedule.steps <= most
     settled, _ = settle_recipe(config, 18)
     assert settled.recipe.view.flip == flip and settled.recipe.by_length is None
@@ -186,6 +209,8 @@ def test_a_training_has_the_settings_of_its_length_and_stores_them_without_rules
     stored = load_recipe(tmp_path / "a" / "recipe.yaml")
     assert (stored.view.flip, stored.label_smoothing, stored.by_length) == (0.25, 0.125, None)
     assert "the recipe sets for a training of 2 epochs: view.flip=0.25 (from 2 epochs)" in said
+    resolved = resolve("student", "vit_96", "digits", {"overrides": length, **options_of(small)}, model_options=TINY)
+    assert settled(resolved.recipe, resolved.options, 18) == stored
     plain = [*length, "label_smoothing=0.125", "view.flip=0.25"]
     alike = lgkd.train("vit_96", "digits", overrides=plain, out=tmp_path / "b", **SMALL)
     weights = [one.student.state_dict() for one in (made, alike)]
@@ -216,6 +241,17 @@ def test_what_is_typed_wins_over_a_rule_and_is_not_reported_as_one(ruled: Path, 
     assert any(sentence.startswith("the recipe sets for a training of 2 epochs") for sentence in found["cautions"])
 
 
+def test_a_dry_run_of_a_time_shows_the_settings_of_its_length(
+    ruled: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(dry_run, "measure", lambda *_, **__: Cost(5, 0.5, 0.0, 0, "", 1))
+    assert run(["train", *WORDS, "--recipe", str(ruled), "--time", "45s", "--dry-run", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    # 43 s of 500 ms are 86 steps, 4.8 epochs.
+    assert found["steps"] == 86 and found["recipe"]["view"]["flip"] == 0.75 and "by_length" not in found["recipe"]
+    assert any("the steps were timed without these settings" in sentence for sentence in found["cautions"])
+
+
 def test_a_resumed_training_keeps_the_settings_of_its_length(ruled: Path, tmp_path: Path) -> None:
     command = ["train", *WORDS, "--recipe", str(ruled), "--epochs", "2", "--out", str(tmp_path / "run")]
     assert run([*command, "--max-time", "0.01"]) == 75
@@ -232,11 +268,11 @@ def test_the_arms_of_equal_minutes_have_the_steps_that_fit_and_comparisons_say_s
 
     def measure(_student: object, guides: Sequence[object], *_: object, longest: float) -> Cost:
         calls.append(bool(guides))
-        return Cost(5, 0.75 if guides else 0.5, 0.0, 0, "", 1)
+        return Cost(5, 6.0 if guides else 4.0, 0.0, 0, "", 1)
 
     monkeypatch.setattr(module, "measure", measure)
     lgkd.train_teacher("resnet8", "digits", epochs=1, out=tmp_path / "teacher")
-    words = ["distill", "--teacher", "resnet8", "--seeds", "0,1", "--with-baseline", "--time", "45s", *WORDS]
+    words = ["distill", "--teacher", "resnet8", "--seeds", "0,1", "--with-baseline", "--time", "400s", *WORDS]
     assert run([*words, "--equal", "minutes", "--out", str(tmp_path / "m")]) == 0
     printed = capsys.readouterr().out
     assert calls == [True, False]
@@ -245,17 +281,19 @@ def test_the_arms_of_equal_minutes_have_the_steps_that_fit_and_comparisons_say_s
         for name in ("guided", "unguided")
     }
     (guided,), (unguided,) = steps["guided"], steps["unguided"]
-    # 43 s less the start, at 750 and 500 ms.
-    assert 50 <= guided <= 57 < 75 <= unguided <= 86
-    sentence = f"Equal minutes: A and B were each trained for the steps that fit in 45 s (A {unguided}, B {guided})."
+    # 398 s less the start, of a minute at most, at 6 and 4 s.
+    assert 50 <= guided <= 66 < 75 <= unguided <= 99
+    sentence = f"Equal minutes: A and B were each trained for the steps that fit in 400 s (A {unguided}, B {guided})."
     assert sentence in " ".join(printed.split())
     info = json.loads((tmp_path / "m" / "seed0-unguided" / "run.json").read_text())
-    assert info["time"] == {"seconds": 45, "timed": "own"}
+    assert info["time"] == {"seconds": 400, "timed": "own"}
     found = compare(tmp_path / "m")
     assert found.differences[0].equal == "minutes" and found.differences[0].paired
     assert not any("schedule" in remark for remark in found.remarks)
     chosen = choose([tmp_path / "m"])
     assert chosen.baseline is not None and sentence in " ".join(summary(chosen))
+    # The stored recipe has the guided student's steps, which would be the baseline's, too.
+    assert "--with-baseline" not in str(report_command(chosen, out="again"))
     # The same command keeps every run, and measures nothing again.
     assert run([*words, "--equal", "minutes", "--out", str(tmp_path / "m")]) == 0
     assert calls == [True, False]

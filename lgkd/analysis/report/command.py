@@ -92,6 +92,8 @@ def _makes_baseline(chosen: Chosen) -> bool:
     ours, baseline = chosen.ours, chosen.baseline
     if baseline is None or not baseline.is_baseline_of(ours) or not (_is_series(chosen) or len(ours.runs) == 1):
         return False
+    if chosen.difference is not None and chosen.difference.equal == "minutes":
+        return False  # the stored recipe has the steps of one arm
     return [run.pair for run in baseline.runs] == [run.pair for run in ours.runs]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lgkd.data.names import Subset
 from lgkd.errors import MissingTeacherError
@@ -82,8 +82,8 @@ def estimate_teachers(
             continue
         architecture = name.partition("--")[0]
         if architecture not in estimates:
-            own: Options = {key: options[key] for key in _DATA if key in options}  # type: ignore[literal-required, misc]
-            config = resolve("teacher", architecture, dataset, {"recipe": TEACHER_RECIPE, **own})
+            own = {key: value for key, value in options.items() if key in _DATA}
+            config = resolve("teacher", architecture, dataset, cast(Options, {"recipe": TEACHER_RECIPE, **own}))
             estimates[architecture] = UntrainedTeacher(architecture, command, estimate_training(config))
         guides.append(_untrained(architecture, estimates[architecture].estimate))
     return list(estimates.values()), guides
