@@ -91,7 +91,7 @@ WITHOUT_TORCH = (
     "experiments/__init__", "experiments/catalogue/", "experiments/layout", "experiments/markdown",
     "experiments/results", "experiments/select", "experiments/spec", "models/__init__", "models/known_models",
     "models/model_info", "models/registry", "models/teacher_card", "runner/__init__",
-    "runner/find_teacher", "runner/options", "runner/resolve", "runs/__init__",
+    "runner/find_teacher", "runner/jobs", "runner/options", "runner/resolve", "runner/workers", "runs/__init__",
     "runs/compare/", "runs/folder", "runs/identity", "runs/plots", "runs/statistics",
 )  # fmt: skip
 HEAVY = {"torch", "torchvision", "timm", "numpy", "accelerate", "PIL", "sklearn", "matplotlib", "safetensors"}
