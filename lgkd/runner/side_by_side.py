@@ -133,7 +133,7 @@ class _SideBySide:
                 "OMP_NUM_THREADS=1 to train one after the other"
             )
         elif "error" in message:
-            error = as_error(message["error"])
+            error = as_error(message["error"], job.title)
         else:
             self._results[job.name] = message["result"]
         del self._running[worker]

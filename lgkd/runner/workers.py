@@ -111,16 +111,22 @@ class Worker:
         inbox.put((self, None))
 
 
-def as_error(message: Mapping[str, Any]) -> Exception:
-    """Restore the error that ended a call: of lgkd's class where it had one, else a RuntimeError or MemoryError."""
-    text = message["text"]
+def as_error(message: Mapping[str, Any], who: str) -> Exception:
+    """Restore the error that ended a call: of lgkd's class where it had one, else a RuntimeError or MemoryError.
+
+    Args:
+        message: its parts.
+        who: the call, for the error's message.
+    """
+    text = f"{who}: {message['text']}"
     kind = getattr(errors, message["kind"], None)
     if isinstance(kind, type) and issubclass(kind, LgkdError):
         # The constructors of some take other arguments than the message.
         error: Exception = kind.__new__(kind, text)
         error.exit_code = message["exit_code"]  # type: ignore[attr-defined]
         return error
-    error = MemoryError(text) if message["kind"] == "MemoryError" else RuntimeError(f"{message['kind']}: {text}")
+    lacks_memory = message["kind"] == "MemoryError"
+    error = MemoryError(text) if lacks_memory else RuntimeError(f"{who}: {message['kind']}: {message['text']}")
     error.add_note(message["trace"])
     return error
 

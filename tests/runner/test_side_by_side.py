@@ -107,7 +107,7 @@ def test_an_error_of_one_run_stops_the_others_which_save_first(tmp_path: Path) -
         Job("b", "run b", f"{HERE}:refuse", {"after": str(began)}),
         job("c", "copy_of", writes=str(tmp_path / "never"), adds="x"),
     ]
-    with pytest.raises(InputError, match=r"^the dog is a cat, expected a dog; choose another$"):
+    with pytest.raises(InputError, match=r"^run b: the dog is a cat, expected a dog; choose another$"):
         train_jobs(jobs, workers=2)
     assert saved.read_text() == f"[{int(signal.SIGINT)}]"
     assert not is_alive(int(began.read_text())) and not (tmp_path / "never").exists()
@@ -124,7 +124,7 @@ def test_a_process_that_is_killed_is_told_with_its_last_words() -> None:
 
 
 def test_an_error_that_nobody_foresaw_has_the_lines_of_the_worker() -> None:
-    with pytest.raises(RuntimeError, match="KeyError: 'colour'") as caught:
+    with pytest.raises(RuntimeError, match=r"^run [ab]: KeyError: 'colour'") as caught:
         train_jobs([job("a", "crash"), job("b", "crash")], workers=2)
     assert "in crash" in "".join(caught.value.__notes__)
 
@@ -138,8 +138,8 @@ def test_an_error_keeps_its_class_its_message_and_its_exit_code(error: Exception
 
     monkeypatch.setattr("tests.support.jobs.interrupt", fail)
     message = workers._answer({"function": f"{HERE}:interrupt", "arguments": {}}, print)
-    again = workers.as_error(json.loads(json.dumps(message))["error"])
-    assert type(again) is type(error) and str(again) == str(error)
+    again = workers.as_error(json.loads(json.dumps(message))["error"], "run a")
+    assert type(again) is type(error) and str(again) == f"run a: {error}"
     assert getattr(again, "exit_code", None) == getattr(error, "exit_code", None)
 
 
