@@ -83,6 +83,7 @@ ONLY_IN = {
 WITHOUT_TORCH = (
     "errors", "cli/", "config/", "_internal/atomic_io", "_internal/distributed", "_internal/hardware",
     "_internal/launch", "_internal/paths", "_internal/text", "benchmark/__init__", "benchmark/options",
+    "benchmark/target",
     "data/__init__", "data/catalogue", "data/image_folder", "data/locations", "data/names", "data/sources/archives",
     "data/sources/arrange", "data/sources/chaoyang", "data/sources/download", "data/sources/publisher_files",
     "data/sources/source", "data/sources/tiny_imagenet", "deploy/__init__", "deploy/options",
