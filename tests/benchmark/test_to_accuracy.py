@@ -132,18 +132,27 @@ def test_the_command_prints_every_training_and_writes_the_same_as_json(
 
 
 def test_a_table_has_the_clock_and_the_processor_with_and_without_the_teacher(
-    never: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     row = {
         "kind": "guided", "time": 60.0, "steps": 1234, "accuracy": 0.5125, "reached": True, "seconds": 59.6,
         "cpu_seconds": 65.0, "teacher_seconds": 30.0, "teacher_cpu_seconds": 40.0, "total_seconds": 89.6,
         "total_cpu_seconds": 105.0,
     }  # fmt: skip
-    target = {**never["target"], "accuracy": 0.5}
-    show_to_accuracy({**never, "rows": [row], "target": target, "reached": {"guided": row, "unguided": None}})
-    out = capsys.readouterr().out
-    assert "guided 1m00s   1,234  51.25%  1:00      1:30       1:05      1:45" in out
-    assert "guided: 51.25% in 1.5 minutes, of which 0.5 minutes the teacher's, 1.8 minutes of processor time." in out
+    machine = {"gpu": None, "processor": "P", "threads": 1, "cores": 2, "packages": {"torch": "2", "lgkd": "1"}}
+    document = {
+        "choices": {"student": "s", "teacher": "t", "dataset": "d", "recipe": "r"}, "machine": machine, "seeds": [3],
+        "images": {"train": 90, "held_out": 10}, "target": {"accuracy": 0.5, "longest": "1h"}, "protocol": "so",
+        "teacher": {"name": "t", "stored": False}, "rows": [row], "reached": {"guided": row, "unguided": None},
+    }  # fmt: skip
+    show_to_accuracy(document)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["s and t on d, recipe r, 90 images", "P, 1 of 2 threads, torch 2, lgkd 1, seed 3"]
+    assert lines[4].split() == ["guided", "1m00s", "1,234", "51.25%", "1:00", "1:30", "1:05", "1:45"]
+    assert lines[6:8] == [
+        "guided: 51.25% in 1.5 minutes, of which 0.5 minutes the teacher's, 1.8 minutes of processor time.",
+        "unguided: not reached in 1h, the longest training.",
+    ]
 
 
 @pytest.mark.parametrize(
