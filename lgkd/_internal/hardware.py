@@ -10,6 +10,7 @@ from typing import NamedTuple
 import psutil
 
 _CGROUP = Path("/sys/fs/cgroup")
+_CPUS = Path("/sys/devices/system/cpu")
 
 
 class Memory(NamedTuple):
@@ -27,6 +28,31 @@ def cores() -> int:
     if len(words) == 2 and all(word.isdecimal() for word in words) and int(words[1]):
         return max(1, min(bound, round(int(words[0]) / int(words[1]))))
     return max(1, bound)
+
+
+def physical_cores() -> int:
+    """Return the physical cores among those of `cores`: two threads of one core count once."""
+    if not hasattr(os, "sched_getaffinity"):
+        return max(1, min(cores(), psutil.cpu_count(logical=False) or cores()))
+    allowed = os.sched_getaffinity(0)
+    # Where Linux does not list the threads of a core, each counts as a core.
+    siblings = {cpu: _words(_CPUS / f"cpu{cpu}" / "topology" / "thread_siblings_list") or [str(cpu)] for cpu in allowed}
+    return max(1, min(cores(), len({words[0] for words in siblings.values()})))
+
+
+def side_by_side() -> int:
+    """Return the number of single-threaded processes to run at a time: the physical cores, or OMP_NUM_THREADS if less.
+
+    The variable limits the cores of a command, whether it divides them among threads or among processes.
+    """
+    limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(physical_cores(), int(limit)) if limit.isdecimal() and int(limit) else physical_cores()
+
+
+def processor_seconds() -> float:
+    """Return the processor time of this process, all its threads, and its children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def process_start() -> float:

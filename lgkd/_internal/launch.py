@@ -173,23 +173,23 @@ def _what_came(ends: Path, processes: int, stopped: int | None, failed: Mapping[
     codes = {rank: (failed or {}).get(rank) for rank in range(processes) if rank not in found}
     # Once one has ended, torchrun stops the others by this signal.
     causes = {rank: code for rank, code in codes.items() if code is not None and code != -signal.SIGTERM} or codes
-    how = [_ending(rank, code) for rank, code in causes.items()]
+    how = [describe_end(f"process {rank}", code) for rank, code in causes.items()]
     return Relayed(1, f"{'; '.join(how)}. Run the same command again to resume from the last checkpoint")
 
 
-def _ending(rank: int, code: int | None) -> str:
-    """Describe the end of a process that reported nothing, by its exit code."""
+def describe_end(who: str, code: int | None) -> str:
+    """Describe the end of a process that reported nothing, by its name and its exit code."""
     if code is None or code >= 0:
-        return f"process {rank} ended without a message{'' if code is None else f' (exit code {code})'}"
+        return f"{who} ended without a message{'' if code is None else f' (exit code {code})'}"
     try:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
     if name == "SIGKILL":
-        return f"process {rank} was killed ({name}), perhaps for lack of memory"
+        return f"{who} was killed ({name}), perhaps for lack of memory"
     if name == "SIGABRT":
-        return f"process {rank} was aborted ({name}) by a library such as gloo, NCCL or CUDA; the lines above say why"
-    return f"process {rank} was ended by {name}; the lines above may say why"
+        return f"{who} was aborted ({name}) by a library such as gloo, NCCL or CUDA; the lines above say why"
+    return f"{who} was ended by {name}; the lines above may say why"
 
 
 def begin() -> None:
@@ -198,11 +198,15 @@ def begin() -> None:
         return
     with suppress(OSError):
         (Path(folder) / f"{os.environ.get('RANK', '0')}.pid").write_text(str(os.getpid()))
+    end_with_starter(signal.SIGTERM)
+
+
+def end_with_starter(number: int) -> None:
+    """Have Linux send this process a signal when its starter is killed and cannot send one."""
     if sys.platform == "linux":
         import ctypes
 
-        # prctl(PR_SET_PDEATHSIG): a signal when the starter is killed and cannot send one.
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
+        ctypes.CDLL(None).prctl(1, number, 0, 0, 0)  # PR_SET_PDEATHSIG
 
 
 def end(code: int, message: str) -> int:

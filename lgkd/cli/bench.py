@@ -9,8 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from lgkd.benchmark.options import Choices, check_file, read_sweep
+from lgkd.benchmark.target import Target, as_share, check_trained
 from lgkd.cli import completion
 from lgkd.cli import options as o
+from lgkd.cli.bench_to_accuracy import show_to_accuracy
 from lgkd.cli.display import console, say, show_json, show_pairs, show_table
 from lgkd.errors import InputError
 
@@ -74,6 +76,32 @@ def bench(
     profile: Annotated[
         Path | None, typer.Option("--profile", metavar="FILE", help="Write the costliest operations to a text file.")
     ] = None,
+    to_accuracy: Annotated[
+        float | None,
+        typer.Option("--to-accuracy", metavar="TOP1", help="Time trainings to this held-out accuracy: 0.5, or 50."),
+    ] = None,
+    first_time: Annotated[
+        str, typer.Option("--first-time", metavar="TIME", help="With --to-accuracy, time of the first training.")
+    ] = "1m",
+    longest_time: Annotated[
+        str, typer.Option("--longest-time", metavar="TIME", help="With --to-accuracy, no training takes longer.")
+    ] = "1h",
+    teacher_recipe: Annotated[
+        str,
+        typer.Option(
+            "--teacher-recipe",
+            help="With --to-accuracy, recipe of the teacher's training.",
+            autocompletion=completion.recipes,
+        ),
+    ] = "teacher",
+    teacher_time: Annotated[
+        str | None,
+        typer.Option("--teacher-time", metavar="TIME", help="With --to-accuracy, instead of its recipe's length."),
+    ] = None,
+    stored_teacher: Annotated[
+        bool,
+        typer.Option("--stored-teacher", help="With --to-accuracy, train no teacher: take that of the store."),
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Also write the figures to a JSON file.")
     ] = None,
@@ -83,8 +111,9 @@ def bench(
 ) -> None:
     """Measure the speed and the cost of a training.
 
-    Needs neither a data set nor a trained teacher. docs/performance.md describes how
-    every figure is measured.
+    Needs neither a data set nor a trained teacher. With --to-accuracy, whole trainings of
+    doubled time are made on a data set, until student and guided student have an accuracy.
+    docs/performance.md describes how every figure is measured.
 
     Example: lgkd bench --student deit_tiny --teacher resnet56 --against plain
     """
@@ -107,6 +136,13 @@ def bench(
         seed=seed,
     )
     varied = read_sweep(sweep) if sweep is not None else None
+    target = None
+    if to_accuracy is not None:
+        if sweep is not None or against is not None or profile is not None:
+            raise InputError("--to-accuracy trains; leave out --sweep, --against and --profile, or run twice")
+        share = as_share(to_accuracy)
+        target = Target(share, first_time, longest_time, teacher_recipe, teacher_time, stored_teacher)
+        check_trained(choices, target)
     if varied is not None and (against is not None or profile is not None):
         raise InputError("--sweep measures lgkd alone; leave out --against and --profile, or run twice")
     if out is not None:
@@ -115,28 +151,39 @@ def bench(
         # The profiler's library would log to standard error.
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     words = context.obj or []
+    notify = (lambda _: None) if quiet or as_json else say
+    command = shlex.join(["lgkd", *words])
+    if target is not None:
+        from lgkd.benchmark.to_accuracy import bench_to_accuracy
+
+        document = bench_to_accuracy(choices, target, command=command, say=notify)
+        _write(document, out)
+        if as_json:
+            show_json(document)
+        else:
+            show_to_accuracy(document)
+        return
     from lgkd.benchmark import run
 
-    shared: dict[str, Any] = {
-        "steps": steps,
-        "repeats": repeats,
-        "command": shlex.join(["lgkd", *words]),
-        "say": (lambda _: None) if quiet or as_json else say,
-    }
+    shared: dict[str, Any] = {"steps": steps, "repeats": repeats, "command": command, "say": notify}
     if varied is not None:
         document = run.sweep(choices, *varied, **shared)
     else:
         document = run.bench(choices, against=against, profile=profile, **shared)
-    if out is not None:
-        from lgkd._internal.atomic_io import write_json
-
-        write_json(out, document)
+    _write(document, out)
     if as_json:
         show_json(document)
     elif varied is not None:
         _show_sweep(document)
     else:
         _show(document)
+
+
+def _write(document: Mapping[str, Any], out: Path | None) -> None:
+    if out is not None:
+        from lgkd._internal.atomic_io import write_json
+
+        write_json(out, document)
 
 
 def _show(document: Mapping[str, Any]) -> None:

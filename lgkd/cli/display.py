@@ -1,4 +1,4 @@
-"""Print tables, messages, and the progress of a training. The only module that imports rich."""
+"""Print tables, messages, and the progress of a training. Only this module and `board` import rich."""
 
 import io
 import json
@@ -106,22 +106,97 @@ def show_pairs(pairs: Mapping[str, Any]) -> None:
         out.print(line_of(f"{name:<{width}}  ", "dim"), line_of(value), sep="")
 
 
-class Display(Callback):
+def moves_cursor(out: Console) -> bool:
+    """Return whether lines can be redrawn."""
+    return out.is_terminal and not out.is_dumb_terminal
+
+
+def progress_text(now: Standing, options: ConsoleOptions) -> Text:
+    """Make the line of a training, as wide as the terminal is at this moment."""
+    line = line_of(live_line(now, options.max_width, ascii_only=options.ascii_only))
+    line.no_wrap = True
+    return line
+
+
+class Progress(Callback):
+    """Follow a training; subclasses show its progress.
+
+    Attributes:
+        now: the progress.
+    """
+
+    def __init__(self, title: str, *, quiet: bool = False) -> None:
+        self.now = Standing(one_line(title), 1, 1)
+        self._quiet = quiet
+        self._steps = 1
+        self._first: tuple[float, float] | None = None  # start time and epoch of this part of the training
+        self._seconds: list[float] = []
+
+    def on_start(self, epochs: int, steps_per_epoch: int) -> None:
+        self.now, self._steps = Standing(self.now.title, 1, epochs), steps_per_epoch
+        self._seconds, self._first = [], None
+
+    def on_step(self, epoch: int, step: int, parts: Mapping[str, float], images_per_second: float) -> None:
+        done = epoch + (step + 1) / self._steps
+        self._first = self._first or (time.monotonic(), done)
+        self._look(epoch + 1, done, parts, images_per_second)
+
+    def on_resume(self, rows: Sequence[EpochRow]) -> None:
+        """Take the time of an epoch from earlier epochs."""
+        for row in rows:
+            self._count(row)
+
+    def on_epoch(self, row: EpochRow) -> None:
+        self._count(row)
+
+    def memory(self) -> tuple[int | None, str]:
+        """Return bytes in use and their kind."""
+        return memory_in_use()
+
+    def _count(self, row: EpochRow) -> None:
+        self._seconds.append(row.seconds + row.evaluation_seconds)
+        top1 = row.scores.get("test_top1", self.now.top1)
+        self._look(row.epoch, row.epoch, row.train, row.images_per_second, top1)
+
+    def _look(
+        self, epoch: int, done: float, train: Mapping[str, float], rate: float, top1: float | None = None
+    ) -> None:
+        if self._quiet:
+            return
+        memory, where = self.memory()
+        self.now = replace(
+            self.now,
+            epoch=epoch,
+            done=done,
+            left=self._left(done),
+            top1=self.now.top1 if top1 is None else top1,
+            train=train,
+            images_per_second=rate,
+            memory=memory,
+            where=where,
+        )
+
+    def _left(self, done: float) -> float | None:
+        """Estimate seconds to the end from the mean time of an epoch, earlier parts of the training included."""
+        if self._seconds:
+            recent = self._seconds[-_EPOCHS_TO_GO_BY:]
+            return (self.now.epochs - done) * sum(recent) / len(recent)
+        if self._first is None or done <= self._first[1]:
+            return None
+        return (self.now.epochs - done) * (time.monotonic() - self._first[0]) / (done - self._first[1])
+
+
+class Display(Progress):
     """Show a training: one live line on a terminal, a plain line every few seconds elsewhere.
 
     Use as a context manager; it is a callback of the loop.
     """
 
     def __init__(self, title: str, *, quiet: bool = False) -> None:
-        self._title = one_line(title)
-        self._quiet = quiet
+        super().__init__(title, quiet=quiet)
         self._console = console(errors=True)
-        self._live = self._console.is_terminal and not self._console.is_dumb_terminal and not quiet
+        self._live = moves_cursor(self._console) and not quiet
         self._shown = Live(self, console=self._console, refresh_per_second=4) if self._live else None
-        self._now = Standing(self._title, 1, 1)
-        self._steps = 1
-        self._first: tuple[float, float] | None = None  # start time and epoch of this part of the training
-        self._seconds: list[float] = []
         self._spoke = float("-inf")
 
     def __enter__(self) -> "Display":
@@ -133,9 +208,7 @@ class Display(Callback):
 
     def __rich_console__(self, _console: RichConsole, options: ConsoleOptions) -> RenderResult:
         """Render the live line, as wide as the terminal is at this moment."""
-        line = line_of(live_line(self._now, options.max_width, ascii_only=options.ascii_only))
-        line.no_wrap = True
-        yield line
+        yield progress_text(self.now, options)
 
     def say(self, sentence: str) -> None:
         """Print a remark above the live line."""
@@ -171,62 +244,24 @@ class Display(Callback):
         self._console.print(line_of(line, "dim"))
 
     def on_start(self, epochs: int, steps_per_epoch: int) -> None:
-        self._now, self._steps = Standing(self._title, 1, epochs), steps_per_epoch
-        self._seconds, self._first, self._spoke = [], None, float("-inf")
+        super().on_start(epochs, steps_per_epoch)
+        self._spoke = float("-inf")
         if self._shown is not None:
             self._shown.start()
 
-    def on_step(self, epoch: int, step: int, parts: Mapping[str, float], images_per_second: float) -> None:
-        done = epoch + (step + 1) / self._steps
-        self._first = self._first or (time.monotonic(), done)
-        self._look(epoch + 1, done, parts, images_per_second)
-
     def on_resume(self, rows: Sequence[EpochRow]) -> None:
         """Print the state after earlier epochs in one line, and take the time of an epoch from them."""
-        for row in rows:
-            self._count(row)
+        super().on_resume(rows)
         if not (self._live or self._quiet):
-            self._console.print(line_of(f"so far: {plain_line(self._now)}", "dim"))
+            self._console.print(line_of(f"so far: {plain_line(self.now)}", "dim"))
 
     def on_epoch(self, row: EpochRow) -> None:
-        self._count(row)
-        last = row.epoch == self._now.epochs
+        super().on_epoch(row)
+        last = row.epoch == self.now.epochs
         if self._live or self._quiet or (time.monotonic() - self._spoke < _SECONDS_BETWEEN_LINES and not last):
             return
         self._spoke = time.monotonic()
-        self._console.print(line_of(plain_line(self._now)))
-
-    def _count(self, row: EpochRow) -> None:
-        self._seconds.append(row.seconds + row.evaluation_seconds)
-        top1 = row.scores.get("test_top1", self._now.top1)
-        self._look(row.epoch, row.epoch, row.train, row.images_per_second, top1)
-
-    def _look(
-        self, epoch: int, done: float, train: Mapping[str, float], rate: float, top1: float | None = None
-    ) -> None:
-        if self._quiet:
-            return
-        memory, where = memory_in_use()
-        self._now = replace(
-            self._now,
-            epoch=epoch,
-            done=done,
-            left=self._left(done),
-            top1=self._now.top1 if top1 is None else top1,
-            train=train,
-            images_per_second=rate,
-            memory=memory,
-            where=where,
-        )
-
-    def _left(self, done: float) -> float | None:
-        """Estimate seconds to the end from the mean time of an epoch, earlier parts of the training included."""
-        if self._seconds:
-            recent = self._seconds[-_EPOCHS_TO_GO_BY:]
-            return (self._now.epochs - done) * sum(recent) / len(recent)
-        if self._first is None or done <= self._first[1]:
-            return None
-        return (self._now.epochs - done) * (time.monotonic() - self._first[0]) / (done - self._first[1])
+        self._console.print(line_of(plain_line(self.now)))
 
 
 def memory_in_use() -> tuple[int, str]:

@@ -51,3 +51,30 @@ def test_the_start_of_a_process_is_before_its_first_line_and_after_its_parents()
     start, first = map(float, done.stdout.split())
     # The kernel counts starts in hundredths of a second.
     assert before - 0.05 <= start <= first + 0.05
+
+
+@LINUX
+def test_two_threads_of_one_core_count_once_and_omp_num_threads_limits(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Four threads of two cores, and a fifth of a core whose threads nobody lists.
+    for cpu, siblings in {0: "0,4", 4: "0,4", 1: "1,5", 5: "1,5"}.items():
+        place = tmp_path / f"cpu{cpu}" / "topology"
+        place.mkdir(parents=True)
+        (place / "thread_siblings_list").write_text(f"{siblings}\n")
+    monkeypatch.setattr(hardware, "_CPUS", tmp_path)
+    monkeypatch.setattr(hardware, "_CGROUP", tmp_path / "none")
+    allowed = {0, 1, 4, 5, 9}
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: allowed)
+    assert hardware.cores() == 5 and hardware.physical_cores() == 3
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert hardware.side_by_side() == 3
+    for text, number in {"2": 2, "1": 1, "8": 3, "2,1": 2, "0": 3, "many": 3, "": 3}.items():
+        monkeypatch.setenv("OMP_NUM_THREADS", text)
+        assert hardware.side_by_side() == number, text
+    allowed -= {1, 5, 9}
+    assert hardware.physical_cores() == 1, "bound to the two threads of one core"
+    allowed |= {1}
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "cpu.max").write_text("100000 100000\n")
+    assert hardware.physical_cores() == 1, "a container with the time of one core"

@@ -141,10 +141,10 @@ def test_the_first_epoch_guesses_the_time_left_from_its_steps(monkeypatch) -> No
     with Display("x", quiet=False) as display:
         display.on_start(2, 10)
         display.on_step(0, 1, TRAIN, 1.0)
-        assert display._now.left is None
+        assert display.now.left is None
         clock[0] += 8.0
         display.on_step(0, 5, TRAIN, 1.0)  # four tenths of an epoch in 8 seconds, 1.4 epochs to go
-        assert display._now.left == pytest.approx(28.0)
+        assert display.now.left == pytest.approx(28.0)
 
 
 def test_memory_is_that_of_the_process(monkeypatch) -> None:

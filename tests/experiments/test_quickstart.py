@@ -1,8 +1,12 @@
 """The quickstart: a fair comparison, told as it came out, in a folder of its own."""
 
 import json
+import os
+import shlex
 import shutil
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +17,16 @@ from safetensors.torch import load_file
 
 from lgkd import api
 from lgkd.cli import run as lgkd
-from lgkd.cli.quickstart import gain_lines
+from lgkd.cli.app import COMMANDS, load_command
+from lgkd.cli.quickstart import NEXT, gain_lines
 from lgkd.config import load_recipe
 from lgkd.data.load import load_dataset
-from lgkd.errors import InputError, TakenError
-from lgkd.experiments.quickstart import Outcome, Trial, Who, held_out_digits, quickstart, small_vit
+from lgkd.errors import InputError, Interrupted, TakenError
+from lgkd.experiments.quickstart import held_out_digits, quickstart, small_vit, titles
+from lgkd.experiments.quickstart_outcome import Outcome, Trial, Who
+from lgkd.runner.time_budget import parse_time
 from lgkd.runs.compare import compare
+from lgkd.training.callbacks import Callback, EpochRow
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -103,6 +111,63 @@ def test_a_guide_of_no_weight_changes_nothing_so_the_pair_is_fair(tmp_path: Path
     plain, guided = (load_file(trial.folder / "student.safetensors") for trial in found.trials[1:])
     assert plain.keys() == guided.keys() and all(torch.equal(plain[key], guided[key]) for key in plain)
     assert found.gain.mean == 0 and found.split == "held-out"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_side_by_side_stopped_and_resumed_the_results_are_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped: list[str] = []
+
+    @contextmanager
+    def watch(title: str) -> Iterator[Callback]:
+        yield Stopping(title, stopped)
+
+    choices: dict[str, Any] = {"seeds": [3], "epochs": 2}
+    in_turn = quickstart(tmp_path / "in turn", **choices)
+    monkeypatch.setattr("lgkd.experiments.quickstart.side_by_side", lambda: 2)
+    with pytest.raises(Interrupted, match="stopped by SIGINT and saved"):
+        quickstart(tmp_path / "beside", **choices, watch=watch)
+    assert stopped and not (tmp_path / "beside" / "results.json").exists()
+    beside = quickstart(tmp_path / "beside", **choices)
+    assert [trial.folder.name for trial in beside.trials] == [trial.folder.name for trial in in_turn.trials]
+    for one, other in zip(beside.trials, in_turn.trials, strict=True):
+        assert (one.who, one.seed, one.top1, one.curve) == (other.who, other.seed, other.top1, other.curve)
+        ours, theirs = (trial.folder / "student.safetensors" for trial in (one, other))
+        assert ours.read_bytes() == theirs.read_bytes()
+    left = {path.name for path in (tmp_path / "beside").iterdir()}
+    assert left == {"seed3-teacher", "seed3-unguided", "seed3-guided", "results.json", "quickstart.png"}
+    assert beside.labels == 200 and beside.steps == 12 and beside.cpu_seconds > 0
+
+
+class Stopping(Callback):
+    """Presses Ctrl-C after the first epoch of any training."""
+
+    def __init__(self, title: str, stopped: list[str]) -> None:
+        self.title, self.stopped = title, stopped
+
+    def on_epoch(self, row: EpochRow) -> None:
+        if not self.stopped:
+            self.stopped.append(self.title)
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_the_trainings_are_listed_seed_by_seed() -> None:
+    assert titles([4, 2])[:4] == ["seed 4 teacher", "seed 4 unguided", "seed 4 guided", "seed 2 teacher"]
+
+
+def test_what_it_proposes_has_options_that_exist_and_ends_within_the_hour() -> None:
+    assert max(map(len, NEXT.splitlines())) <= 80
+    lines = NEXT.replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line) for line in lines if line.startswith("  ")]
+    assert len(commands) == 4
+    times = []
+    for program, name, *words in commands:
+        assert program == "lgkd" and name in COMMANDS
+        known = {option for parameter in load_command(name).params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known
+        times.append(parse_time(words[words.index("--time") + 1]))
+    assert sum(times[:2]) <= 3600 and sum(times[2:]) <= 3600
 
 
 def test_threads_are_as_they_were() -> None:
