@@ -24,6 +24,7 @@ from lgkd.data.load import load_dataset
 from lgkd.errors import InputError, Interrupted, TakenError
 from lgkd.experiments.quickstart import held_out_digits, quickstart, small_vit, titles
 from lgkd.experiments.quickstart_outcome import Outcome, Trial, Who
+from lgkd.models.registry import find
 from lgkd.runner.time_budget import parse_time
 from lgkd.runs.compare import compare
 from lgkd.training.callbacks import Callback, EpochRow
@@ -167,6 +168,10 @@ def test_what_it_proposes_has_options_that_exist_and_ends_within_the_hour() -> N
         known = {option for parameter in load_command(name).params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= known
         times.append(parse_time(words[words.index("--time") + 1]))
+        trained = words[words.index("--student") + 1] if name == "distill" else words[0]
+        assert find(trained) and trained.startswith("vit" if name == "distill" else "fastnet")
+        recipe = load_recipe(words[words.index("--recipe") + 1])
+        assert recipe.trains == ("student" if name == "distill" else "teacher")
     assert sum(times[:2]) <= 3600 and sum(times[2:]) <= 3600
 
 
