@@ -1,4 +1,4 @@
-"""Declare the options shared by several commands; those of a training are made from `runner.options`."""
+"""Declare the options shared by several commands; those of a training are made from `config.options`."""
 
 import inspect
 from collections.abc import Callable, Collection
@@ -12,7 +12,8 @@ from lgkd.cli import completion
 from lgkd.config.registry import import_terms
 from lgkd.errors import InputError
 from lgkd.models.trust import trust
-from lgkd.runner.options import OPTIONS, Option
+from lgkd.config.options import Option
+from lgkd.runner.options import OPTIONS
 
 END = "the end"
 Command = TypeVar("Command", bound=Callable[..., None])

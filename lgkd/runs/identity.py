@@ -10,6 +10,7 @@ from typing import Any
 from lgkd._internal.atomic_io import json_sha256
 from lgkd._internal.locks import LOCK, LockedError, locked
 from lgkd.config import Recipe, load_recipe
+from lgkd.config.options import COMPARED
 from lgkd.errors import BusyError, InputError, TakenError
 from lgkd.runs.folder import (
     ENV,
@@ -22,20 +23,8 @@ from lgkd.runs.folder import (
     read_run,
 )
 
-# Fields that determine what a training computes. The location of the images and the start time do not.
-_COMPARED = (
-    "kind",
-    "student",
-    "teacher",
-    "more_teachers",
-    "pairs",
-    "cached",
-    "dataset",
-    "seed",
-    "precision",
-    "epochs",
-    "steps_per_epoch",
-)
+# Fields of run.json that determine what a training computes, besides those of options.
+_FIELDS = ("kind", "student", "teacher", "more_teachers", "pairs", "dataset", "steps_per_epoch")
 _PACKAGES = ("lgkd", "torch", "torchvision", "timm")
 # Fields that determine the weights and their shapes: a checkpoint with other values does not fit.
 _SHAPES = re.compile(
@@ -154,10 +143,9 @@ def identity(info: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     values = recipe.model_dump(mode="json", exclude={"about", "source", "expect"})
     # Without this setting test images are resized as with the same interpolation named explicitly.
     values["evaluation"]["interpolation"] = recipe.test_interpolation
-    plain = {key: info.get(key) for key in _COMPARED}
-    # Runs of earlier versions, without the choice, had none.
-    plain["deterministic"] = bool(info.get("deterministic"))
-    flat = dict(_flattened({**plain, "recipe": values}))
+    defaults = dict.fromkeys(_FIELDS) | COMPARED
+    fields = {key: info.get(key, default) for key, default in defaults.items()}
+    flat = dict(_flattened({**fields, "recipe": values}))
     return {key: value for key, value in flat.items() if key not in _ELSEWHERE}
 
 
