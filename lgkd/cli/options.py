@@ -9,10 +9,10 @@ from typing import Annotated, Any, TypeVar, get_args
 import typer
 
 from lgkd.cli import completion
+from lgkd.config.options import Option
 from lgkd.config.registry import import_terms
 from lgkd.errors import InputError
 from lgkd.models.trust import trust
-from lgkd.config.options import Option
 from lgkd.runner.options import OPTIONS
 
 END = "the end"

@@ -20,7 +20,7 @@ from lgkd.experiments.spec import Experiment
 from lgkd.models.registry import canonical
 from lgkd.runner.resolve import resolve_recipe
 from lgkd.runs.folder import RECIPE, describe, is_finished, is_untouched, read_metrics, read_run
-from lgkd.runs.identity import differences, identity
+from lgkd.runs.identity import differences, identity, lines_of
 
 ABOUT = "experiment.json"
 _FORMAT = 1
@@ -111,11 +111,11 @@ def check_finished(out: Path, experiment: Experiment, turn: Turn) -> None:
     folder = run_of(out, turn)
     info = read_run(folder)
     found = dict(_decided(identity(info, load_recipe(folder / RECIPE))))
-    changes = list(differences(found, dict(_decided(_asked_for(experiment, turn)))))
+    changes = differences(found, dict(_decided(_asked_for(experiment, turn))))
     if changes:
         raise TakenError(
             f"{folder} holds a finished run ({describe(info)}) of other settings than {experiment.name} has here. "
-            "Choose another --out to start again:\n  " + "\n  ".join(changes)
+            f"Choose another --out to start again:\n  {lines_of(changes)}"
         )
 
 
