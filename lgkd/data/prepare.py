@@ -12,7 +12,7 @@ from lgkd.data.dataset import DataSet, Images
 from lgkd.data.extra import Extra, fingerprint_with, load_extra
 from lgkd.data.greys import UNKNOWN, Greys
 from lgkd.data.load import load_dataset
-from lgkd.data.loader import Feed, PlainBatches
+from lgkd.data.loader import EvalLoader, TrainLoader
 from lgkd.data.names import Subset, dataset_key
 from lgkd.data.subsets import hold_out, subset
 from lgkd.data.transforms.augment import Augment, Plain
@@ -138,7 +138,7 @@ def make_mixing(recipe: Recipe, data: Data, *, seed: int) -> Mixing:
     return Mixing(recipe.mix, classes=len(data.classes), smoothing=recipe.label_smoothing, seed=seed)
 
 
-def make_feed(
+def make_train_loader(
     recipe: Recipe,
     data: Data,
     *,
@@ -148,14 +148,14 @@ def make_feed(
     rank: int = 0,
     processes: int = 1,
     teacher_sizes: Sequence[tuple[int, int]] = (),
-) -> Feed:
+) -> TrainLoader:
     """Make the loader of training batches; of several processes each has its share.
 
     Where the recipe shows teachers the stored images, each batch has a view for each teacher, (height, width) of
     `teacher_sizes`; one of the student's size sees the student's images.
     """
     drawn_anew = recipe.guide is not None and recipe.guide.view == "original"
-    return Feed(
+    return TrainLoader(
         data.train,
         make_augment(recipe, data, image_size=image_size, seed=seed),
         make_mixing(recipe, data, seed=seed),
@@ -185,9 +185,9 @@ def make_test_batches(
     device: str,
     rank: int = 0,
     processes: int = 1,
-) -> PlainBatches:
+) -> EvalLoader:
     """Load a split for evaluation (or this process's share) in large batches, which are cheap without gradients."""
     pixels = image_size[0] * image_size[1]
     batch_size = max(16, min(512, 512 * 64 * 64 // pixels))
     plain = Plain(image_size, mean=mean, std=std, interpolation=interpolation)  # type: ignore[arg-type]
-    return PlainBatches(images, plain, batch_size=batch_size, device=device, rank=rank, processes=processes)
+    return EvalLoader(images, plain, batch_size=batch_size, device=device, rank=rank, processes=processes)

@@ -71,7 +71,7 @@ def fit_time(config: ResolvedConfig, *, began: float | None = None) -> ResolvedC
             prepared.guides,
             prepared.recipe,
             data,
-            prepared.feed,
+            prepared.loader,
             plan,
             prepared.image_size,
             memory,

@@ -14,7 +14,7 @@ from lgkd.data.dataset import DataSet, Images
 from lgkd.data.extra import fingerprint_with
 from lgkd.data.greys import read_greys
 from lgkd.data.labelled import load_labelled
-from lgkd.data.loader import PlainBatches
+from lgkd.data.loader import EvalLoader
 from lgkd.data.locations import known_or_folder
 from lgkd.data.prepare import Channels, Data, make_test_batches, prepare_data
 from lgkd.errors import InputError, LgkdError
@@ -70,7 +70,7 @@ class Opened:
         """Return mean and standard deviation of the student's images."""
         return tuple(self.about["mean"]), tuple(self.about["std"])
 
-    def batches(self, images: Images | None = None) -> PlainBatches:
+    def batches(self, images: Images | None = None) -> EvalLoader:
         """Return the student's input batches, each image once, with labels; the test split if none are given."""
         mean, std = self.normalisation
         return make_test_batches(

@@ -35,7 +35,7 @@ _ELSEWHERE = {"dataset.path", "dataset.data_dir", "dataset.extra.path"}
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def lock_run(folder: Path) -> Iterator[None]:
     """Lock a run's folder against other processes; the system releases the lock when this process ends.
 
     Raises:
@@ -50,7 +50,7 @@ def hold(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def go_on(
+def check_resumable(
     folder: Path,
     info: Mapping[str, Any],
     recipe: Recipe,
@@ -101,7 +101,7 @@ def go_on(
     return {**info, **kept, "resumed": old.get("resumed", 0) + 1}
 
 
-def check_same(
+def check_finished_run(
     folder: Path,
     info: Mapping[str, Any],
     recipe: Recipe,
@@ -115,7 +115,7 @@ def check_same(
         folder: holds a finished run.
         info, recipe: of the requested training.
         say: called with each package version that differs.
-        unknown: as for `go_on`.
+        unknown: as for `check_resumable`.
 
     Raises:
         TakenError: something differs; the message names every field with both values.

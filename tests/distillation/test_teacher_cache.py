@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lgkd.config import Mix, Optimizer, View
 from lgkd.data.dataset import Images
-from lgkd.data.loader import Feed
+from lgkd.data.loader import TrainLoader
 from lgkd.data.transforms.augment import Augment, Plain
 from lgkd.data.transforms.mixup import Mixing, cut_boxes
 from lgkd.distillation.features import Features
@@ -62,8 +62,8 @@ def augment(**changes) -> Augment:
     return Augment(View(**settings), 8, mean=MEAN, std=STD, seed=3)
 
 
-def make_feed(images: Images, drawn: Augment, mixing: Mixing = PLAIN) -> Feed:
-    return Feed(images, drawn, mixing, batch_size=8, seed=3)
+def make_loader(images: Images, drawn: Augment, mixing: Mixing = PLAIN) -> TrainLoader:
+    return TrainLoader(images, drawn, mixing, batch_size=8, seed=3)
 
 
 def write(folder: Path, guide: Guide, images: Images, draw, *, mode: str = "views", storage: str = "fp32", **more):
@@ -111,7 +111,7 @@ def test_a_training_from_a_cache_is_the_training_with_the_teacher_on_the_same_vi
         ("online", online, None),
         ("cached", served, looked_up(cache, served.guide, images, drawn)),
     ):
-        rows[name] = fit(task, make_feed(images, drawn), plan, lookup=lookup)
+        rows[name] = fit(task, make_loader(images, drawn), plan, lookup=lookup)
         steps.append([parameter.detach() for parameter in task.parameters()])
     assert watched.runs == 0
     for ours, theirs in zip(*steps, strict=True):
@@ -131,14 +131,14 @@ def test_fixed_views_come_again_and_differ_from_each_other() -> None:
         assert torch.equal(seen[epoch], seen[epoch + VIEWS])
         assert torch.equal(seen[epoch], always(images.pixels, images.sizes, index, epoch))
     assert not torch.equal(seen[0], seen[1])
-    first, second = (next(iter(make_feed(images, drawn).epoch(epoch))).index for epoch in (0, VIEWS))
+    first, second = (next(iter(make_loader(images, drawn).epoch(epoch))).index for epoch in (0, VIEWS))
     assert not torch.equal(first, second)
 
 
 def test_half_precision_is_as_far_off_as_its_digits_are_few(tmp_path: Path) -> None:
     images, drawn, task = make_images(), augment(), make_task()
     cache = write(tmp_path / "cache", task.guide, images, drawn, storage="fp16")
-    (errors,) = measure(looked_up(cache, task.guide, images, drawn), [task.guide], make_feed(images, drawn))
+    (errors,) = measure(looked_up(cache, task.guide, images, drawn), [task.guide], make_loader(images, drawn))
     assert list(errors) == ["map1", "map2", "map3", "logits"]
     # A number is rounded by at most 2^-11 of itself, by about 0.58 of that on average over a binade.
     assert all(5e-5 < error < 2**-11 for error in errors.values())
@@ -216,10 +216,10 @@ def test_replayed_flips_are_what_a_pixelwise_teacher_says_of_flipped_images(tmp_
     images, guide = make_images(), pixelwise_guide()
     cache = write(tmp_path / "cache", guide, images, whole_images, mode="replay")
     drawn = augment(crop="none", rand_augment=None, erase=0.0, fixed=None)
-    (errors,) = measure(looked_up(cache, guide, images, drawn), [guide], make_feed(images, drawn))
+    (errors,) = measure(looked_up(cache, guide, images, drawn), [guide], make_loader(images, drawn))
     assert errors["map1"] < 1e-5
     unmoved = looked_up(cache, guide, images, augment(crop="none", flip=0.0, rand_augment=None, erase=0.0))
-    (errors,) = measure(unmoved, [guide], make_feed(images, drawn))
+    (errors,) = measure(unmoved, [guide], make_loader(images, drawn))
     assert errors["map1"] > 0.1
 
 
@@ -227,7 +227,7 @@ def test_replayed_crops_differ_from_the_cropped_images_by_rounding_to_whole_leve
     images, guide = make_images(), pixelwise_guide()
     cache = write(tmp_path / "cache", guide, images, whole_images, mode="replay")
     drawn = augment(interpolation="bilinear", rand_augment=None, erase=0.0, fixed=None)
-    (errors,) = measure(looked_up(cache, guide, images, drawn), [guide], make_feed(images, drawn))
+    (errors,) = measure(looked_up(cache, guide, images, drawn), [guide], make_loader(images, drawn))
     assert errors["map1"] < 5 / 255
 
 
@@ -235,10 +235,10 @@ def test_what_replay_cannot_follow_is_measured(tmp_path: Path) -> None:
     images, task = make_images(), make_task()
     cache = write(tmp_path / "cache", task.guide, images, whole_images, mode="replay")
     drawn = augment(fixed=None)
-    lookup, feed = looked_up(cache, task.guide, images, drawn), make_feed(images, drawn)
-    (errors,) = measure(lookup, [task.guide], feed)
+    lookup, loader = looked_up(cache, task.guide, images, drawn), make_loader(images, drawn)
+    (errors,) = measure(lookup, [task.guide], loader)
     wrong, whole = 0.0, 0.0
-    for batch in feed.epoch(0):
+    for batch in loader.epoch(0):
         assert batch.index is not None
         (ours,), theirs = lookup(batch.index, 0), task.guide.teach(batch.images)
         assert ours is not None
@@ -255,10 +255,10 @@ def test_cutmix_pastes_maps_and_mixup_mixes_them_as_the_images_were(tmp_path: Pa
     images, guide, drawn = make_images(), pixelwise_guide(), augment()
     cache = write(tmp_path / "cache", guide, images, drawn)
     mixing = Mixing(Mix(mixup=0.8, cutmix=1.0), classes=3, seed=3)
-    lookup, feed = looked_up(cache, guide, images, drawn, mixing), make_feed(images, drawn, mixing)
-    (errors,) = measure(lookup, [guide], feed)
+    lookup, loader = looked_up(cache, guide, images, drawn, mixing), make_loader(images, drawn, mixing)
+    (errors,) = measure(lookup, [guide], loader)
     assert errors["map1"] < 1e-5
-    (unmixed,) = measure(looked_up(cache, guide, images, drawn), [guide], feed)
+    (unmixed,) = measure(looked_up(cache, guide, images, drawn), [guide], loader)
     assert unmixed["map1"] > 0.1
 
 

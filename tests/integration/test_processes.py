@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from lgkd._internal import launch, locks
-from lgkd._internal.distributed import EXPECTED, add_up, agree, gather, join, place
+from lgkd._internal.distributed import EXPECTED, agree, all_reduce_sum, gather, join, place
 from lgkd._internal.safetensors_io import load_weights
 from lgkd.cli import run
-from lgkd.data.loader import PlainBatches
+from lgkd.data.loader import EvalLoader
 from lgkd.data.transforms.augment import Plain
 from lgkd.distillation.tasks import Batch, Step
 from lgkd.errors import InputError, Interrupted, NonFiniteError
 from lgkd.runs.folder import read_metrics
-from lgkd.runs.identity import hold
+from lgkd.runs.identity import lock_run
 from lgkd.training import train_step as engine_module
 from lgkd.training.checkpoint import load_newest, save_best, save_checkpoint
 from lgkd.training.checkpointer import Checkpointer
@@ -33,7 +33,7 @@ from tests import CHECKOUT
 from tests.support import processes as worker
 from tests.support.forking import torch_environment
 from tests.support.small import DISTILL, World, environment, one_thread
-from tests.support.training import make_feed, make_images, make_plan, make_task, train
+from tests.support.training import make_images, make_loader, make_plan, make_task, train
 
 SCRIPT = CHECKOUT / "tests" / "support" / "processes.py"
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -49,8 +49,8 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("processes", [2, 3, 8])
 def test_the_shares_of_a_batch_put_together_are_the_batch_mixed_images_included(processes: int) -> None:
-    whole = list(make_feed(make_images()).epoch(1))
-    shares = [list(make_feed(make_images(), rank=rank, processes=processes).epoch(1)) for rank in range(processes)]
+    whole = list(make_loader(make_images()).epoch(1))
+    shares = [list(make_loader(make_images(), rank=rank, processes=processes).epoch(1)) for rank in range(processes)]
     for step, batch in enumerate(whole):
         parts = [share[step] for share in shares]
         assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
@@ -63,22 +63,22 @@ def test_the_shares_of_a_batch_put_together_are_the_batch_mixed_images_included(
 def test_evaluation_shows_every_image_once_to_one_of_the_processes(processes: int) -> None:
     images = make_images(101)
     plain = Plain(8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    shares = [PlainBatches(images, plain, batch_size=16, rank=rank, processes=processes) for rank in range(processes)]
+    shares = [EvalLoader(images, plain, batch_size=16, rank=rank, processes=processes) for rank in range(processes)]
     assert sum(len(share) for share in shares) == 101
     seen = torch.cat([batch for share in shares for batch, _ in share])
-    assert torch.equal(seen, torch.cat([batch for batch, _ in PlainBatches(images, plain, batch_size=101)]))
+    assert torch.equal(seen, torch.cat([batch for batch, _ in EvalLoader(images, plain, batch_size=101)]))
 
 
 def test_scores_of_shares_added_up_are_those_of_the_whole() -> None:
     images = make_images(101)
     plain = Plain(8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     model = make_task().student
-    expected = score(model, PlainBatches(images, plain, batch_size=16))
+    expected = score(model, EvalLoader(images, plain, batch_size=16))
     vectors: list[torch.Tensor] = []
     for rank in range(3):
-        share = PlainBatches(images, plain, batch_size=16, rank=rank, processes=3)
-        score(model, share, add_up=lambda vector: vectors.append(vector) or vector)
-    found = score(model, share, add_up=lambda _: torch.stack(vectors).sum(0))
+        share = EvalLoader(images, plain, batch_size=16, rank=rank, processes=3)
+        score(model, share, all_reduce_sum=lambda vector: vectors.append(vector) or vector)
+    found = score(model, share, all_reduce_sum=lambda _: torch.stack(vectors).sum(0))
     assert found.images == 101
     assert (found.top1, found.top5, found.per_class) == (expected.top1, expected.top5, expected.per_class)
     assert found.loss == pytest.approx(expected.loss, rel=1e-6)
@@ -87,9 +87,9 @@ def test_scores_of_shares_added_up_are_those_of_the_whole() -> None:
 
 def test_a_batch_or_a_split_that_is_too_small_to_be_shared_is_refused() -> None:
     with pytest.raises(InputError, match=r"a batch \(images: 8\) cannot be shared by 9 processes"):
-        make_feed(make_images(), processes=9)
+        make_loader(make_images(), processes=9)
     with pytest.raises(InputError, match="a split of 2 images cannot be shared by 3 processes"):
-        PlainBatches(make_images(2), Plain(8, mean=(0, 0, 0), std=(1, 1, 1)), batch_size=4, processes=3)
+        EvalLoader(make_images(2), Plain(8, mean=(0, 0, 0), std=(1, 1, 1)), batch_size=4, processes=3)
 
 
 # -------------------------------------------------------------------------------------- who is who
@@ -120,7 +120,7 @@ def test_a_process_alone_agrees_with_itself(monkeypatch: pytest.MonkeyPatch) -> 
     assert agree("so") == "so"
     assert agree(None) is None
     assert gather(3) == [3]
-    assert add_up(torch.tensor([1.0])).item() == 1.0
+    assert all_reduce_sum(torch.tensor([1.0])).item() == 1.0
 
 
 def test_an_interruption_keeps_its_signal_on_the_way_to_other_processes() -> None:
@@ -252,7 +252,7 @@ def test_a_file_system_that_locks_no_folders_is_no_reason_to_refuse_a_run(tmp_pa
 
     monkeypatch.setattr("fcntl.flock", flock)
     locks._warn_of_refusal.cache_clear()
-    with pytest.warns(UserWarning, match="this file system has no locks"), hold(tmp_path):
+    with pytest.warns(UserWarning, match="this file system has no locks"), lock_run(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -342,7 +342,7 @@ def test_out_of_memory_in_one_of_several_ends_the_run_for_a_step_is_made_by_all(
     engine = engine_module.Engine(make_task(), make_plan(accumulate=1), names=lambda _: [])
     monkeypatch.setattr(engine, "processes", 2)
     monkeypatch.setattr(engine, "_gradients", cramped)
-    batch = next(make_feed(make_images()).epoch(0))
+    batch = next(make_loader(make_images()).epoch(0))
     with pytest.raises(InputError, match="a process ran out of memory; with several of them one cannot repeat"):
         engine.step(batch, 0, 0, RunningMean())
     assert engine.accumulate == 1

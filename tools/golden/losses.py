@@ -18,7 +18,7 @@ from torch import nn
 from lgkd.config import Mix, Optimizer, Schedule, View
 from lgkd.data.constants import IMAGENET_MEAN, IMAGENET_STD
 from lgkd.data.load import load_dataset
-from lgkd.data.loader import Feed
+from lgkd.data.loader import TrainLoader
 from lgkd.data.subsets import subset
 from lgkd.data.transforms.augment import Augment
 from lgkd.data.transforms.mixup import Mixing
@@ -72,14 +72,14 @@ def losses(student: str, term: str, *, double: bool = False) -> list[float]:
     augment = Augment(
         View(rand_augment="rand-m9-mstd0.5-inc1", erase=0.25), size, mean=IMAGENET_MEAN, std=IMAGENET_STD, seed=0
     )
-    feed = Feed(images, augment, Mixing(Mix(mixup=0.8, cutmix=1.0), classes=10, seed=0), batch_size=10, seed=0)
+    loader = TrainLoader(images, augment, Mixing(Mix(mixup=0.8, cutmix=1.0), classes=10, seed=0), batch_size=10, seed=0)
     plan = Plan(
         optimizer=Optimizer("adamw", lr=5e-4, weight_decay=0.05),
         schedule=Schedule(STEPS, warmup_epochs=5),
         steps_per_epoch=1,
         seed=0,
     )
-    return [row.train["loss"] for row in fit(Guided(model, guide), feed, plan)]
+    return [row.train["loss"] for row in fit(Guided(model, guide), loader, plan)]
 
 
 def main(*, double: bool) -> None:

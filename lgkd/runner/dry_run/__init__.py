@@ -12,7 +12,7 @@ from torch import nn
 from lgkd._internal.hardware import free_space, memory
 from lgkd.config import Recipe, dump_recipe
 from lgkd.data.prepare import Data, prepare_data
-from lgkd.data.sampler import Order
+from lgkd.data.sampler import Sampler
 from lgkd.data.synthetic import pictures
 from lgkd.distillation.guide import Guide
 from lgkd.errors import InputError
@@ -194,7 +194,7 @@ def estimate_training(config: ResolvedConfig, *, runs: Sequence[SweepRun] = ()) 
             parameters["projections"] = sum(_count(guide) for guide in guides)
         # Compiling takes minutes; an eager step bounds the time from above.
         eager = replace(plan, compile=False, cuda_graphs=False)
-        cost = measure(student, guides, recipe, data, prepared.feed, eager, size, used)
+        cost = measure(student, guides, recipe, data, prepared.loader, eager, size, used)
     finally:
         prepared.close()
     if (budget := options.get("time")) is not None:
@@ -245,7 +245,7 @@ def _about_left_out(options: Options) -> list[str]:
 def _steps(recipe: Recipe, counts: Counts, options: Options) -> int:
     """Count the steps of an epoch, as the loader does."""
     share = options.get("extra_share")
-    order = Order(
+    order = Sampler(
         sum(counts.train),
         batch_size=recipe.batch_size,
         seed=0,
