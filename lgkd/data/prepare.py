@@ -14,13 +14,14 @@ from lgkd.data.greys import UNKNOWN, Greys
 from lgkd.data.load import load_dataset
 from lgkd.data.loader import EvalLoader, TrainLoader
 from lgkd.data.names import Subset, dataset_key
-from lgkd.data.subsets import hold_out, subset
+from lgkd.data.subsets import hold_out, select_subset
 from lgkd.data.transforms.augment import Augment, Plain
 from lgkd.data.transforms.mixup import Mixing
 
 Channels = tuple[float, float, float]
 
 _EXTRA_SHARE = 0.5
+_ALL_IMAGES = Subset()
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,8 @@ def prepare_data(
     *,
     normalize: str,
     data_dir: str | Path | None = None,
-    fraction: float | None = None,
-    images_per_class: int | None = None,
-    subset_seed: int = 0,
+    subset: Subset = _ALL_IMAGES,
     val_fraction: float | None = None,
-    leave_out_near_copies: bool = False,
     extra: str | Path | None = None,
     extra_share: float | None = None,
     offline: bool = False,
@@ -96,19 +94,18 @@ def prepare_data(
     if look is not None:
         look(dataset)
     train, notes, left_out = dataset.train, dataset.notes, None
-    if leave_out_near_copies:
+    if subset.without_near_copies:
         train, left, said = without_near_copies(dataset)
         left_out, notes = len(left.of_test) + len(left.of_train), (*notes, said)
-    chosen = subset(train, fraction=fraction, per_class=images_per_class, seed=subset_seed, classes=dataset.classes)
+    chosen = select_subset(train, subset, classes=dataset.classes)
     val = None
     if val_fraction is not None:
-        chosen, val = hold_out(chosen, val_fraction, subset_seed, classes=dataset.classes)
+        chosen, val = hold_out(chosen, val_fraction, subset.seed, classes=dataset.classes)
         notes = (*notes, *held_out_remarks(chosen, val))
     more = None
     if extra is not None:
         share = _EXTRA_SHARE if extra_share is None else extra_share
         more = load_extra(extra, dataset, share=share, progress=progress)
-    words = Subset(fraction, images_per_class, subset_seed, leave_out_near_copies).text
     mean, std = dataset.statistics() if normalize == "dataset" else (IMAGENET_MEAN, IMAGENET_STD)
     return Data(
         key=dataset_key(dataset.name if isinstance(source, DataSet) else source),
@@ -117,7 +114,7 @@ def prepare_data(
         train=chosen,
         test=dataset.test,
         val=val,
-        subset=words,
+        subset=subset.text,
         fingerprint=dataset.fingerprint if more is None else fingerprint_with(dataset.fingerprint, more.fingerprint),
         mean=mean,
         std=std,

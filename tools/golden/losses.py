@@ -19,7 +19,8 @@ from lgkd.config import Mix, Optimizer, Schedule, View
 from lgkd.data.constants import IMAGENET_MEAN, IMAGENET_STD
 from lgkd.data.load import load_dataset
 from lgkd.data.loader import TrainLoader
-from lgkd.data.subsets import subset
+from lgkd.data.names import Subset
+from lgkd.data.subsets import select_subset
 from lgkd.data.transforms.augment import Augment
 from lgkd.data.transforms.mixup import Mixing
 from lgkd.distillation.guide import Guide, Term
@@ -68,7 +69,7 @@ def losses(student: str, term: str, *, double: bool = False) -> list[float]:
         for module in (model, teacher.model):
             module.double().register_forward_pre_hook(lambda _, args: tuple(images.double() for images in args))
         guide.double()
-    images = subset(load_dataset("digits").train, per_class=1)
+    images = select_subset(load_dataset("digits").train, Subset(per_class=1))
     augment = Augment(
         View(rand_augment="rand-m9-mstd0.5-inc1", erase=0.25), size, mean=IMAGENET_MEAN, std=IMAGENET_STD, seed=0
     )

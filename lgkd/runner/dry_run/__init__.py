@@ -158,14 +158,7 @@ def estimate_training(config: ResolvedConfig, *, runs: Sequence[SweepRun] = ()) 
     options, problems = config.options, list[str]()
     teachers = runner.teachers
     found = outline(config.dataset, data_dir=options.get("data_dir"), offline=bool(options.get("offline")))
-    counts = count(
-        found,
-        fraction=options.get("fraction"),
-        images_per_class=options.get("images_per_class"),
-        subset_seed=options.get("subset_seed") or 0,
-        val_fraction=options.get("val_fraction"),
-        extra=options.get("extra"),
-    )
+    counts = count(found, config.subset, val_fraction=options.get("val_fraction"), extra=options.get("extra"))
     recipe = config.recipe
     used = PeakMemory(runner.session.device)
     data = _stand_in(found, recipe)
