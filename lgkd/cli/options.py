@@ -87,6 +87,14 @@ def _parameter(name: str, option: Option, default: Any) -> inspect.Parameter:
 Dataset = Annotated[
     str, typer.Option("--dataset", help="A named data set or a folder of images.", autocompletion=completion.datasets)
 ]
+TestImages = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        help="Images to evaluate on, such as a folder of CLASS folders; by default its own test split.",
+        autocompletion=completion.datasets,
+    ),
+]
 Student = Annotated[
     str,
     typer.Option(
