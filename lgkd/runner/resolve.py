@@ -357,11 +357,11 @@ def resolve_recipe(
 
 def _as_typed(problems: Sequence[Problem], given: Mapping[str, object], overrides: Sequence[str]) -> str:
     """Format the mistakes with the names of the typed options; a single one on one line."""
-    keys = {"", *(override.partition("=")[0].strip() for override in overrides)}
+    typed = [f"{override.partition('=')[0].strip()}." for override in overrides]
     lines = []
     for problem in in_order(problems):
         key = dotted(problem.path)
-        if key in keys:
+        if not key or any(one.startswith(f"{key}.") for one in typed):
             lines.append(f"--set {problem}")
         else:
             lines.append(f"{_TYPED_AS[key]} {problem.message}" if key in given else str(problem))
