@@ -37,6 +37,11 @@ FROM_TIMM = (
     ("`patch_size` and other arguments", "`--student-option patch_size=4`", "passed to the constructor"),
     ("`drop_path_rate`, `--drop-path`", "`drop_path`", "0.1 in `locality-guidance`"),
     ("`--opt`, `--lr`, `--weight-decay`", "`optimizer.name`, `.lr`, `.weight_decay`", "not scaled with the batch"),
+    (
+        "`--sched`, `--warmup-epochs`, `--min-lr`",
+        "`schedule.decay`, `.warmup_epochs`, `.min_lr`",
+        "`cosine` as in timm, or `linear`",
+    ),
     ("`--clip-grad`", "`clip_norm`", "norm of the whole gradient; timm's default mode"),
     ("`--grad-accum-steps`", "`accumulate`", "splits `batch_size`; timm multiplies it"),
     ("`--model-ema-decay`", "`ema.decay`", "with `ema: null` there is no average"),

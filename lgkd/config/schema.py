@@ -63,7 +63,7 @@ class View(Settings):
     image_size: int | None = Field(default=None, ge=8, le=4096)
     """Side of the square images the model sees, in pixels; null: the model's own default."""
     crop: Literal["random-resized", "pad", "none"] = "random-resized"
-    """random-resized: a random part, resized; pad: resized, padded, a random window; none: resized."""
+    """random-resized: a random part, resized; pad: a random window of the padded image, resized; none: resized."""
     scale: Annotated[
         tuple[Annotated[Number, Field(gt=0, le=1)], Annotated[Number, Field(gt=0, le=1)]],
         BeforeValidator(_pair),
@@ -77,7 +77,7 @@ class View(Settings):
     ] = (0.75, 1.3333333333)
     """Smallest and largest width/height of a random-resized crop."""
     padding: Number = Field(default=0.125, ge=0, le=1)
-    """Padding on each side before a pad crop, as a share of the image size."""
+    """Padding on each side before a pad crop, as a share of that side of the image."""
     interpolation: Interpolation = "bicubic"
     """Interpolation of training images, and of test images unless `evaluation.interpolation` is set."""
     flip: Number = Field(default=0.5, ge=0, le=1)
@@ -96,6 +96,8 @@ class View(Settings):
     """Number of fixed views of each image, shown in turn, one per epoch; null: new views in every epoch."""
     alternate_flip: bool = False
     """Draw the flip in the first epoch only, and alternate it from epoch to epoch."""
+    padding_mode: Literal["constant", "reflect"] = "constant"
+    """Padding of a pad crop: constant, black; reflect, mirrored at the edge pixels, as in torchvision and np.pad."""
 
 
 class Evaluation(Section):
@@ -150,7 +152,7 @@ class Optimizer(Settings):
 
 
 class Schedule(Settings):
-    """Configure the training length and the learning rate: linear warm-up, then half a cosine."""
+    """Configure the training length and the learning rate: linear warm-up, then half a cosine or a straight line."""
 
     epochs: int | None = Field(default=None, ge=1, le=1_000_000)
     """Passes over the training images; null if `steps` is given."""
@@ -159,11 +161,13 @@ class Schedule(Settings):
     warmup_factor: Number = Field(default=1e-3, ge=0, le=1)
     """The warm-up starts at this factor times the peak learning rate."""
     min_lr: Number = Field(default=0.0, ge=0, le=100)
-    """Learning rate at the end of the cosine."""
+    """Learning rate at the end of the training."""
     stepped: Literal["epoch", "step"] = "epoch"
     """Update interval of the learning rate: every epoch or every optimiser step."""
     steps: int | None = Field(default=None, ge=1, le=1_000_000_000)
     """Optimiser steps of the training, instead of `epochs`; its last epoch may be partial."""
+    decay: Literal["cosine", "linear"] = "cosine"
+    """cosine: half a cosine counted from the first epoch; linear: a straight line from the end of the warm-up."""
 
     @field_validator("warmup_epochs")
     @classmethod
@@ -192,13 +196,18 @@ class Schedule(Settings):
     def rate(self, lr: float, step: int, steps_per_epoch: int) -> float:
         """Return the learning rate of a step, counted from 0, by its peak `lr`; a stateless function.
 
-        The cosine starts at the first epoch, so the warm-up replaces its beginning (as in timm).
+        The cosine starts at the first epoch, so the warm-up replaces its beginning (as in timm). The line starts at
+        the peak, at the end of the warm-up (as in Jordan's airbench, https://arxiv.org/abs/2404.00498). Both reach
+        `min_lr` at the end of the training, one update after the last.
         """
         epoch = step // steps_per_epoch if self.stepped == "epoch" else step / steps_per_epoch
         if epoch < self.warmup_epochs:
             start = self.warmup_factor * lr
             return start + (lr - start) * epoch / self.warmup_epochs
-        return self.min_lr + (lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * epoch / self.length(steps_per_epoch)))
+        length = self.length(steps_per_epoch)
+        if self.decay == "linear":
+            return self.min_lr + (lr - self.min_lr) * (length - epoch) / (length - self.warmup_epochs)
+        return self.min_lr + (lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * epoch / length))
 
 
 class Ema(Settings):

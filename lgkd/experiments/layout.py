@@ -15,7 +15,7 @@ from lgkd._internal.atomic_io import write_json
 from lgkd._internal.git import git_state
 from lgkd.config import load_recipe
 from lgkd.errors import InputError, TakenError
-from lgkd.experiments.select import Turn, kept_as, subset_of
+from lgkd.experiments.select import Turn, dataset_of, kept_as, subset_of
 from lgkd.experiments.spec import Experiment
 from lgkd.models.registry import canonical
 from lgkd.runner.resolve import resolve_recipe
@@ -40,7 +40,7 @@ def run_of(out: Path, turn: Turn) -> Path:
 
 def kept_in(out: Path, experiment: Experiment, turn: Turn) -> Path:
     """Return the folder of the teacher that a run trains."""
-    return out / "teachers" / turn.arm.key / f"seed{turn.seed}" / experiment.dataset / kept_as(turn.arm)
+    return out / "teachers" / turn.arm.key / f"seed{turn.seed}" / dataset_of(experiment, turn.arm) / kept_as(turn.arm)
 
 
 def check_out(out: Path, experiment: Experiment) -> None:
@@ -153,7 +153,7 @@ def _asked_for(experiment: Experiment, turn: Turn) -> dict[str, Any]:
         {
             "kind": kind,
             "student": {"name": canonical(arm.model), "options": dict(arm.options)},
-            "dataset": {"name": experiment.dataset, "subset": subset_of(arm)},
+            "dataset": {"name": dataset_of(experiment, arm), "subset": subset_of(arm)},
             "seed": turn.seed,
         },
         recipe,

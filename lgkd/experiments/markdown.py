@@ -97,7 +97,7 @@ def _measured(row: Row) -> Sequence[str]:
         mean_and_spread(row.best),
         f"{gain_words(row.gain)} over {row.arm.against}" if row.gain is not None else "",
         row.teacher or "",
-        took(row.seconds),
+        _times(row),
         row.devices,
         ", ".join(row.commits),
     )
@@ -132,6 +132,13 @@ def took(seconds: float | None) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _times(row: Row) -> str:
+    """Format a run's duration, and its processor time on a CPU, which other work on the machine changes less."""
+    spent = row.processor_seconds
+    on_gpu = any(run.info["device"] != "cpu" for run in row.runs)
+    return took(row.seconds) if spent is None or on_gpu else f"{took(row.seconds)}, {took(spent)} of processor time"
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

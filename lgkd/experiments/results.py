@@ -9,7 +9,7 @@ from typing import Any
 
 from lgkd.errors import InputError
 from lgkd.experiments.layout import ABOUT, finished, read_about, run_of
-from lgkd.experiments.select import Turn
+from lgkd.experiments.select import Turn, dataset_of
 from lgkd.experiments.spec import Arm, Experiment
 from lgkd.runs.compare.find import Finished, find_runs
 from lgkd.runs.folder import ENV, read_metrics
@@ -77,6 +77,12 @@ class Row:
         return summarise([one["training_seconds"] + one.get("evaluation_seconds", 0) for one in results]).mean
 
     @property
+    def processor_seconds(self) -> float | None:
+        """Return the mean processor time of a run, training and evaluation; None if any run lacks it."""
+        known = [run.info["results"].get("processor_seconds") for run in self.runs]
+        return summarise(known).mean if known and None not in known else None
+
+    @property
     def teacher(self) -> str | None:
         """Return the teacher, with its accuracy where its card has it."""
         teachers = {_teacher(run.info.get("teacher")) for run in self.runs} - {None}
@@ -112,6 +118,7 @@ class Row:
                 },
                 "teacher": self.teacher,
                 "seconds": self.seconds,
+                "processor_seconds": self.processor_seconds,
                 "device": self.devices,
                 "commits": list(self.commits),
                 "runs": [{"folder": str(run.folder), "seed": run.seed, "top1": run.top1} for run in self.runs],
@@ -153,7 +160,8 @@ def look_at(experiment: Experiment, out: Path) -> Outcome:
     """
     commits = read_about(out)["commits"] if (out / ABOUT).is_file() else {}
     runs = {arm.key: _finished_runs(out, arm) for arm in experiment.arms}
-    _check_images([run for of_arm in runs.values() for run in of_arm])
+    for name in {dataset_of(experiment, arm) for arm in experiment.arms}:
+        _check_images([run for arm in experiment.arms if dataset_of(experiment, arm) == name for run in runs[arm.key]])
     rows = []
     for arm in experiment.arms:
         mine = runs[arm.key]

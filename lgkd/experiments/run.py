@@ -8,7 +8,7 @@ from lgkd.errors import InputError, MissingTeacherError
 from lgkd.experiments.layout import check_finished, check_out, finished, kept_in, note_commit, run_of
 from lgkd.experiments.markdown import check_results, write_results
 from lgkd.experiments.results import Outcome, look_at
-from lgkd.experiments.select import Turn, choose_arms, turns_of
+from lgkd.experiments.select import Turn, choose_arms, images_of, turns_of
 from lgkd.experiments.spec import Borrowed, Experiment
 from lgkd.models.teacher import Teacher
 from lgkd.models.teacher_card import TeacherCard, put_back, read_card
@@ -57,7 +57,8 @@ def reproduce(
     check_out(out, experiment)
     if results is not None:
         check_results(results, experiment)
-    check_dataset(experiment.dataset, given.get("data_dir"))
+    for arm in chosen:
+        check_dataset(images_of(experiment, arm, given.get("data_dir")), given.get("data_dir"))
     borrowed = _look_for_borrowed(experiment, out, turns)
 
     def queued(turn: Turn) -> QueuedRun:
@@ -92,7 +93,14 @@ def _train(
     asked: Options = {**options, **arm.chosen(), "seed": turn.seed, "out": run_of(out, turn)}  # type: ignore[typeddict-item]
     store = kept_in(out, experiment, turn) if arm.role == "teacher" else None
     config = resolve(
-        arm.role, arm.model, experiment.dataset, asked, model_options=arm.options, teachers=guides, store=store
+        arm.role,
+        arm.model,
+        images_of(experiment, arm, options.get("data_dir")),
+        asked,
+        model_options=arm.options,
+        teachers=guides,
+        taps=arm.taps,
+        store=store,
     )
     run = Runner(config, began=began).run(keep=True)
     wait()  # the first process still has to store a teacher that the others will open

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from lgkd._internal.text import did_you_mean
+from lgkd.data.catalogue import CATALOGUE
 from lgkd.data.names import Subset
-from lgkd.errors import InputError
+from lgkd.errors import InputError, MissingError
 from lgkd.experiments.catalogue import EXPERIMENTS
 from lgkd.experiments.spec import Arm, Experiment
 from lgkd.runner.find_teacher import teacher_name
@@ -68,6 +70,30 @@ def turns_of(experiment: Experiment, arms: Sequence[Arm], seeds: Sequence[int] |
     chosen = check_seeds(seeds if seeds is not None else experiment.seeds)
     shared = [Turn(arm, seed) for arm in arms if arm.seeds is not None for seed in arm.seeds]
     return shared + [Turn(arm, seed) for seed in chosen for arm in arms if arm.seeds is None]
+
+
+def dataset_of(experiment: Experiment, arm: Arm) -> str:
+    """Return the name of the data set of an arm."""
+    return arm.dataset or experiment.dataset
+
+
+def images_of(experiment: Experiment, arm: Arm, data_dir: str | Path | None) -> str | Path:
+    """Return the data set of an arm: a name of the catalogue, or a folder below `data_dir`.
+
+    Raises:
+        MissingError: there is no such folder.
+    """
+    name = dataset_of(experiment, arm)
+    if name in CATALOGUE:
+        return name
+    folder = Path(data_dir).expanduser() / name if data_dir is not None else None
+    if folder is None or not folder.is_dir():
+        found = f"there is no folder {folder}" if folder is not None else "no --data-dir is given"
+        raise MissingError(
+            f"{experiment.name} needs the images of {name}, and {found}; expected a folder with {name}/train/CLASS/* "
+            f"and {name}/test/CLASS/*, as --data-dir"
+        )
+    return folder
 
 
 def subset_of(arm: Arm) -> str | None:

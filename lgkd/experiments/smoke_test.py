@@ -13,8 +13,9 @@ from torch import nn
 from lgkd._internal.rng import seed_of
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.data.dataset import DataSet
+from lgkd.data.load import find_tree
 from lgkd.errors import InputError, Paused
-from lgkd.experiments.select import choose_arms, kept_as
+from lgkd.experiments.select import choose_arms, dataset_of, images_of, kept_as
 from lgkd.experiments.spec import Arm, Experiment
 from lgkd.models.factory import create_teacher, default_image_size
 from lgkd.models.teacher import Teacher
@@ -87,16 +88,18 @@ def _one_step(
 ) -> None:
     trust(arm.model)
     asked: Any = {**options, **arm.chosen(), "batch_size": batch_size, "seed": 0, "out": folder, "max_time": 0.0}
-    guides = [_untrained(experiment, arm.teacher, dataset)] if arm.teacher is not None else []
-    store = folder.parent / "kept" / arm.key / experiment.dataset / kept_as(arm) if arm.role == "teacher" else None
+    source = dataset or images_of(experiment, arm, options.get("data_dir"))
+    guides = [_untrained(experiment, arm.teacher, _classes(source))] if arm.teacher is not None else []
+    kept = folder.parent / "kept" / arm.key / dataset_of(experiment, arm) / kept_as(arm)
     config = resolve(
         arm.role,
         arm.model,
-        dataset or experiment.dataset,
+        source,
         asked,
         model_options=arm.options,
         teachers=guides,
-        store=store,
+        taps=arm.taps,
+        store=kept if arm.role == "teacher" else None,
     )
     try:
         Runner(config).run()
@@ -105,13 +108,19 @@ def _one_step(
     raise InputError(f"the arm {arm.key} of {experiment.name} has fewer steps than were asked for; use a smaller batch")
 
 
-def _untrained(experiment: Experiment, key: str, dataset: DataSet | None) -> Teacher:
+def _classes(source: DataSet | str | Path) -> int:
+    """Count the classes of a data set."""
+    if isinstance(source, DataSet):
+        return len(source.classes)
+    return CATALOGUE[source].classes if isinstance(source, str) else len(find_tree(source)[1].classes)
+
+
+def _untrained(experiment: Experiment, key: str, classes: int) -> Teacher:
     """Build an untrained teacher of the right shape."""
     known = {arm.key: arm for arm in experiment.arms}
     arm = known.get(key)
     name = arm.model if arm is not None else key
     size = (arm.image_size if arm is not None else None) or default_image_size(name)
-    classes = len(dataset.classes) if dataset is not None else CATALOGUE[experiment.dataset].classes
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed_of(0, "untrained teacher"))
         model = create_teacher(name, num_classes=classes, image_size=size)

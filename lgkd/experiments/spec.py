@@ -57,6 +57,8 @@ class Arm:
             unguided student and for a teacher.
         against: the key of the arm that it is compared with, seed by seed.
         options: passed to the constructor of the model.
+        dataset: instead of the experiment's.
+        taps: layers of the student; its default ones if None.
         overrides: "a.b=value" each, changes of the recipe.
         epochs, batch_size, image_size, precision: instead of the recipe's.
         fraction, images_per_class: subset of the training images.
@@ -73,6 +75,8 @@ class Arm:
     teacher: str | None = None
     against: str | None = None
     options: Mapping[str, Plain] = field(default_factory=lambda: MappingProxyType({}))
+    dataset: str | None = None
+    taps: tuple[str, ...] | None = None
     overrides: tuple[str, ...] = ()
     epochs: int | None = None
     batch_size: int | None = None
@@ -116,7 +120,7 @@ class Experiment:
         title: for listings, at most 36 characters.
         question: purpose, in a sentence.
         scale: hardware that it needs.
-        dataset: a named one.
+        dataset: a named one, or the name of a folder of images below --data-dir.
         part: of its training images, in words.
         seeds: of every arm that has none of its own.
         budget: expected duration, in words, and its basis.

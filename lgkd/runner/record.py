@@ -63,8 +63,15 @@ def results(
         "best_epoch_on_the_test_split": {"epoch": int(peak["epoch"]), "test_top1": peak["test_top1"]},
         "training_seconds": round(sum(row["seconds"] for row in rows), 1),
         "evaluation_seconds": round(sum(row["evaluation_seconds"] for row in rows), 1),
+        **_processor_time(rows),
         **({"ended_terms": _ended_terms(guides, int(rows[-1]["epoch"]))} if guides else {}),
     }
+
+
+def _processor_time(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Sum the processor time of all epochs; empty if an older version trained some."""
+    known = [row["processor_seconds"] for row in rows if "processor_seconds" in row]
+    return {"processor_seconds": round(sum(known), 1)} if len(known) == len(rows) else {}
 
 
 def _ended_terms(guides: Sequence[Guide], epochs: int) -> list[dict[str, Any]]:

@@ -57,6 +57,8 @@ class EpochRow:
         images_per_second: over all processes, in training.
         memory_mb: peak memory of the first process so far, or allocated on its GPU, in 10^6 bytes; None in epochs
             trained by older versions.
+        processor_seconds: processor time of training and evaluation, over all processes and their threads; None in
+            epochs trained by older versions.
     """
 
     epoch: int
@@ -67,6 +69,7 @@ class EpochRow:
     evaluation_seconds: float = 0.0
     images_per_second: float = 0.0
     memory_mb: float | None = None
+    processor_seconds: float | None = None
 
     def flatten(self) -> dict[str, float]:
         """Return the columns of metrics.csv: `loss` is the weighted sum, `loss_NAME` its unweighted parts."""
@@ -82,6 +85,7 @@ class EpochRow:
             "evaluation_seconds": round(self.evaluation_seconds, 3),
             "images_per_second": round(self.images_per_second, 1),
             **({} if self.memory_mb is None else {"memory_mb": round(self.memory_mb, 1)}),
+            **({} if self.processor_seconds is None else {"processor_seconds": round(self.processor_seconds, 3)}),
         }
 
     def state_dict(self) -> dict[str, Any]:

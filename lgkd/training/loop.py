@@ -134,12 +134,14 @@ class _Training:
         engine.task.train()
         began = looked = time.perf_counter()
         before, images_before = progress.seconds, self.meters.images
+        clock = _ProcessorClock(progress)
         for batch in self.loader.epoch(epoch, progress.step):
             engine.step(batch, epoch, progress.step, self.meters)
             progress.step += 1
             progress.accumulate = engine.accumulate
             now = time.perf_counter()
             progress.seconds = before + now - began
+            clock.read()
             if self.callbacks and now - looked > _SECONDS_BETWEEN_LOOKS:
                 looked = now
                 rate = (self.meters.images - images_before) * engine.processes / (now - began)
@@ -155,6 +157,7 @@ class _Training:
                 raise reason
         engine.guard.settle()
         progress.seconds = before + time.perf_counter() - began
+        clock.read()
 
     def _finish_epoch(self, epoch: int) -> None:
         progress, plan = self.progress, self.plan
@@ -162,25 +165,29 @@ class _Training:
         if not all(abs(value) < float("inf") for value in train.values()):
             raise NonFiniteError(f"non-finite values in epoch {epoch + 1}: {train}; try a lower optimizer.lr")
         scores: dict[str, float] = {}
-        began = time.perf_counter()
+        began, clock = time.perf_counter(), _ProcessorClock(progress)
         if self.evaluate is not None and ((epoch + 1) % plan.evaluate_every == 0 or epoch + 1 == plan.epochs):
             scores = self.evaluate(self.engine.eval_model)
         images = int(all_reduce_sum(torch.tensor(self.meters.images)))
         train |= {f"weight_{name}": weight for name, weight in self.engine.task.current_weights().items()}
         for message in self.engine.task.on_epoch_end(epoch + 1, train):
             self.say(message)
+        evaluation_seconds = time.perf_counter() - began
+        clock.read()
         row = EpochRow(
             epoch=epoch + 1,
             lr=plan.rate(epoch * plan.steps_per_epoch + plan.steps_of(epoch) - 1),
             train=train,
             scores=scores,
             seconds=progress.seconds,
-            evaluation_seconds=time.perf_counter() - began,
+            evaluation_seconds=evaluation_seconds,
             images_per_second=images / max(progress.seconds, 1e-9),
             memory_mb=highest_memory(self.engine.device) / 1e6,
+            processor_seconds=_over_processes(progress.processor_seconds),
         )
         progress.rows.append(row)
         progress.epoch, progress.step, progress.seconds = epoch + 1, 0, 0.0
+        progress.processor_seconds = 0.0
         self.meters.load_state_dict({}, 0, self.engine.device)
         if self.checkpointer is not None and self.checkpointer.is_best(row, progress):
             self.checkpointer.save_best(self.engine, progress)
@@ -197,3 +204,23 @@ class _Training:
         self.engine.guard.settle()
         if self.checkpointer is not None:
             self.checkpointer.save(self.engine, self.progress, self.meters)
+
+
+class _ProcessorClock:
+    """Add the processor time of this process to the current epoch's, from its creation on."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._before, self._began = progress, progress.processor_seconds, time.process_time()
+
+    def read(self) -> None:
+        """Update the epoch's time."""
+        if self._before is not None:
+            self._progress.processor_seconds = self._before + time.process_time() - self._began
+
+
+def _over_processes(seconds: float | None) -> float | None:
+    """Return the sum over all processes; None if one of them does not know its own."""
+    known = all_reduce_sum(
+        torch.tensor([0.0 if seconds is None else seconds, float(seconds is None)], dtype=torch.float64)
+    )
+    return None if known[1] else float(known[0])

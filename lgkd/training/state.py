@@ -25,6 +25,7 @@ class Progress:
         rows: the finished epochs.
         images: of the current epoch so far, over all processes; as the checkpoint had it.
         best: epoch and score of the best epoch on held-out images.
+        processor_seconds: of this process in the current epoch so far; None if an older version began the epoch.
     """
 
     epoch: int = 0
@@ -34,6 +35,7 @@ class Progress:
     rows: list[EpochRow] = field(default_factory=list)
     images: int = 0
     best: dict[str, float] | None = None
+    processor_seconds: float | None = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the progress in JSON values, for a checkpoint."""
@@ -61,6 +63,7 @@ _PROPER: dict[str, Callable[[Any], bool]] = {
     "progress.images": is_count,
     "progress.best": lambda value: value is None or _is_best(value),
     "progress.courses": lambda value: isinstance(value, list) and all(isinstance(course, dict) for course in value),
+    "progress.processor_seconds": lambda value: value is None or (is_number(value) and value >= 0),
     "threads": is_count,
     "processes": is_count,
 }
@@ -74,6 +77,7 @@ def read_progress(state: Mapping[str, Any], file: Path) -> Progress:
     """
     inner = state.get("progress")
     found = {f"progress.{key}": value for key, value in (inner if isinstance(inner, dict) else {}).items()}
+    found.setdefault("progress.processor_seconds", None)
     flat = found | {key: state[key] for key in ("threads", "processes") if key in state}
     wrong = [key for key, proper in _PROPER.items() if key not in flat or not proper(flat[key])]
     # Such a key may be any text: it is printed safely, and shortened.
@@ -87,7 +91,7 @@ def read_progress(state: Mapping[str, Any], file: Path) -> Progress:
             "run's folder away to start again"
         )
     rows = [EpochRow.from_state_dict(row) for row in flat["progress.rows"]]
-    return Progress(**{column.name: state["progress"][column.name] for column in fields(Progress)} | {"rows": rows})
+    return Progress(**{column.name: flat[f"progress.{column.name}"] for column in fields(Progress)} | {"rows": rows})
 
 
 def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -54,10 +54,12 @@ def test_caches_of_several_teachers_must_be_alike(tmp_path: Path) -> None:
         choose(load_recipe("locality-guidance"), *folders)
 
 
-def test_what_a_cache_cannot_follow_is_named_with_the_way_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("padding_mode", ["constant", "reflect"])
+def test_what_a_cache_cannot_follow_is_named_with_the_way_out(tmp_path: Path, padding_mode: str) -> None:
     folder = made(tmp_path / "cache", mode="replay")
     recipe = load_recipe("locality-guidance")
-    view = recipe.view.model_copy(update={"rand_augment": None, "erase": 0.0, "color_jitter": 0.0, "crop": "pad"})
+    changes = {"rand_augment": None, "erase": 0.0, "color_jitter": 0.0, "crop": "pad", "padding_mode": padding_mode}
+    view = recipe.view.model_copy(update=changes)
     with pytest.raises(InputError) as caught:
         choose(recipe.model_copy(update={"view": view}), folder)
     assert str(caught.value) == (

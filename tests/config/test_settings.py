@@ -43,7 +43,8 @@ MADE: list[tuple[Settings, Settings, dict[str, Any], str]] = [
         Schedule(30, 2, 1e-3, 1e-5, "step"),
         Schedule(30, warmup_epochs=2, warmup_factor=1e-3, min_lr=1e-5, stepped="step"),
         {"epochs": 40},
-        "Schedule(epochs=30, warmup_epochs=2.0, warmup_factor=0.001, min_lr=1e-05, stepped='step', steps=None)",
+        "Schedule(epochs=30, warmup_epochs=2.0, warmup_factor=0.001, min_lr=1e-05, stepped='step', steps=None, "
+        "decay='cosine')",
     ),
     (Lookahead(3), Lookahead(every=3), {"decay": 0.5}, "Lookahead(every=3, decay=0.95)"),
     (Ema(0.5, False), Ema(decay=0.5, warmup=False), {"decay": 0.25}, "Ema(decay=0.5, warmup=False)"),
@@ -59,7 +60,7 @@ MADE: list[tuple[Settings, Settings, dict[str, Any], str]] = [
         {"flip": 0.0},
         "View(image_size=32, crop='pad', scale=(0.08, 1.0), ratio=(0.75, 1.3333333333), padding=0.125, "
         "interpolation='bicubic', flip=0.5, rand_augment=None, color_jitter=0.0, erase=0.0, repeats=1, "
-        "normalize='imagenet', fixed=None, alternate_flip=False)",
+        "normalize='imagenet', fixed=None, alternate_flip=False, padding_mode='constant')",
     ),
 ]
 each = pytest.mark.parametrize(("one", "same", "change", "printed"), MADE, ids=[type(row[0]).__name__ for row in MADE])
@@ -164,9 +165,11 @@ def test_a_recipe_that_an_older_version_wrote_is_written_again_to_the_byte(file:
     later = (
         "evaluation:\n  interpolation: null\n",
         "  alternate_flip: false\n",
+        "  padding_mode: constant\n",
         "  bias_lr_scale: 1.0\n",
         "lookahead: null\n",
         "  steps: null\n",
+        "  decay: cosine\n",
     )
     dumped = dump_recipe(parse_recipe(text))
     for key in later:

@@ -3,6 +3,7 @@
 import threading
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,7 +15,7 @@ from lgkd.data.dataset import Images
 from lgkd.data.loader import EvalLoader, TrainLoader
 from lgkd.data.prefetch import ahead
 from lgkd.data.sampler import Sampler
-from lgkd.data.transforms.augment import Augment
+from lgkd.data.transforms.augment import Augment, Plain
 from lgkd.data.transforms.mixup import Mixing
 from lgkd.errors import InputError
 from tests.support.training import make_images as small_images
@@ -90,6 +91,31 @@ def test_extra_images_lie_evenly_among_the_real_ones():
     for keys in sampler.epoch(0):
         for share in keys.tensor_split(3):
             assert int((sampler.places(share) >= 300).sum()) == 2
+
+
+def test_reflected_padding_is_that_of_numpy_for_students_teachers_and_extra_images():
+    images, more = make_images(20), make_images(9, 17, seed=1)
+    images.sizes[::3] = torch.tensor([7, 12])
+    view = View(crop="pad", padding=0.9, padding_mode="reflect", flip=0.0)
+    student, teacher = (Augment(view, size, **STATISTICS, seed=5) for size in (10, (23, 14)))
+    mixing = Mixing(Mix(), classes=4, smoothing=0.0, seed=5)
+    settings = {"extra": more, "extra_share": 0.25, "views": [teacher, None]}
+    loader = TrainLoader(images, student, mixing, batch_size=8, seed=5, **settings)
+    outside, seen = 0, 0
+    sampler = Sampler(20, batch_size=8, seed=5, extra=9, extra_share=0.25)
+    for keys, batch in zip(sampler.epoch(0), loader.epoch(0), strict=True):
+        assert batch.views[1] is None
+        for place, key in enumerate(keys):
+            store, at = (images, batch.index[place]) if batch.index[place] < 20 else (more, batch.index[place] - 20)
+            height, width = store.sizes[at].tolist()
+            ((top, left, _, _),) = student.crops(store.sizes[at][None], key[None], 0)[0].tolist()
+            padded = np.pad(store.pixels[at, :, :height, :width], ((0, 0), (99, 99), (99, 99)), mode="reflect")
+            window = torch.from_numpy(padded[None, :, 99 + top :, 99 + left :][:, :, :height, :width].copy())
+            for shown, made in ((batch.images, student), (batch.views[0], teacher)):
+                plain = Plain(made.image_size, **STATISTICS)
+                assert torch.equal(shown[place], plain(window, torch.tensor([[height, width]]))[0])
+            outside, seen = outside + bool(top or left), seen + 1
+    assert seen == 24 and outside > 20
 
 
 def test_repeated_images_come_so_often_in_their_batch_and_the_epoch_keeps_its_steps():
@@ -232,6 +258,7 @@ class Counting(TorchDispatchMode):
 
 @pytest.mark.parametrize("view", [
     View(rand_augment="rand-m9-n6-mstd0.5-inc1-p0.9", erase=0.5), View(crop="pad", color_jitter=0.4, erase=1.0),
+    View(crop="pad", padding_mode="reflect", color_jitter=0.4, erase=1.0),
 ])  # fmt: skip
 def test_nothing_in_the_feed_waits_for_the_device(view):
     loader = make_loader(make_images(60), view=view, repeats=2, extra=make_images(9, 17, seed=1), extra_share=0.25)

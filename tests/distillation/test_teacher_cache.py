@@ -88,6 +88,17 @@ def test_fixed_views_come_again_and_differ_from_each_other() -> None:
     assert not torch.equal(first, second)
 
 
+def test_a_cache_of_padded_crops_serves_their_padding_mode_and_no_other(tmp_path: Path) -> None:
+    images, guide = make_images(), make_task().guide
+    changes = {"crop": "pad", "padding": 0.5, "rand_augment": None, "erase": 0.0}
+    mirrored, black = (augment(padding_mode=mode, **changes) for mode in ("reflect", "constant"))
+    cache = write(tmp_path / "cache", guide, images, mirrored)
+    (errors,) = measure(looked_up(cache, guide, images, mirrored), [guide], make_loader(images, mirrored))
+    assert max(errors.values()) < 1e-5
+    (errors,) = measure(looked_up(cache, guide, images, mirrored), [guide], make_loader(images, black))
+    assert min(errors.values()) > 0.01
+
+
 def test_half_precision_is_as_far_off_as_its_digits_are_few(tmp_path: Path) -> None:
     images, drawn, task = make_images(), augment(), make_task()
     cache = write(tmp_path / "cache", task.guide, images, drawn, storage="fp16")

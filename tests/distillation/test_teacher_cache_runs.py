@@ -109,6 +109,7 @@ def test_replay_refuses_what_it_cannot_follow_unless_told_and_says_how_far_off_i
 REFUSED = [
     (["--seed", "1"], "seed: the cache has 0, this training 1"),
     (["--set", "view.flip=0.25"], "view.flip: the cache has 0.5, this training 0.25"),
+    (["--set", "view.padding_mode=reflect"], 'view.padding_mode: the cache has null, this training "reflect"'),
     (["--images-per-class", "4"], "part of the training images: the cache has null"),
     (["--val-fraction", "0.25"], "training images: the cache has 24, this training 18"),
     (["--image-size", "32"], "image size: the cache has [16, 16], this training [32, 32]"),

@@ -73,6 +73,7 @@ def test_the_names_in_the_table_for_users_of_timm_are_there() -> None:
     """Keys are set in a recipe, options are those of `lgkd distill`, models are timm's."""
     values = {"optimizer.name": "lion", "view.rand_augment": "rand-m9-mstd0.5-inc1", "view.interpolation": "bilinear"}
     pairs = {"view.scale": "[0.5, 1]", "view.ratio": "[0.5, 2]", "view.image_size": "32", "accumulate": "2"}
+    values |= {"schedule.decay": "linear", "schedule.min_lr": "1e-5"}
     options = {name for one in load_command("distill").params for name in one.opts}
     seen = []
     for row in cells("from timm").values():

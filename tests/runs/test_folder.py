@@ -116,7 +116,7 @@ def test_metrics_have_a_row_an_epoch_and_a_column_for_every_part(world: World) -
     assert list(rows[0]) == [
         "epoch", "lr", "loss", "train_accuracy", "loss_classification", "loss_guidance_linear", "test_top1",
         "test_top5", "test_loss", "test_ece", "test_balanced_accuracy", "seconds",
-        "evaluation_seconds", "images_per_second", "memory_mb",
+        "evaluation_seconds", "images_per_second", "memory_mb", "processor_seconds",
     ]  # fmt: skip
     for row in rows:
         # The recipe's weight of the guidance is 2.5, as in the paper's code.

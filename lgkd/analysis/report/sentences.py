@@ -136,6 +136,7 @@ def cost(info: Mapping[str, Any], rows: Sequence[Mapping[str, float]], folder: P
     found = [
         ("training", duration(results["training_seconds"])),
         ("evaluation on the way", duration(results.get("evaluation_seconds", 0.0))),
+        *([("processor time", duration(results["processor_seconds"]))] if "processor_seconds" in results else []),
         ("images a second in training", f"{sum(speeds) / len(speeds):,.0f}" if speeds else "not recorded"),
         ("epochs, steps", f"{info['epochs']}, {info['epochs'] * info['steps_per_epoch']:,}"),
         ("parameters of the student", f"{info['student']['parameters']:,}"),

@@ -78,10 +78,11 @@ class Augment:
 
     Args:
         view: how images are drawn. "random-resized" draws a box of a random area and shape, "pad" moves the image over
-            black, "none" takes the whole image; each is then resized. `color_jitter` changes brightness, contrast and
-            saturation by factors within 1 +- its value, in a random order; as in timm it is off where `rand_augment`
-            is on. With `fixed` epoch e draws as epoch e modulo `fixed`. `image_size`, `normalize` and `repeats` are
-            not read here: the size and the normalisation are given, the loader repeats.
+            black or its own reflection (`padding_mode`), "none" takes the whole image; each is then resized.
+            `color_jitter` changes brightness, contrast and saturation by factors within 1 +- its value, in a random
+            order; as in timm it is off where `rand_augment` is on. With `fixed` epoch e draws as epoch e modulo
+            `fixed`. `image_size`, `normalize` and `repeats` are not read here: the size and the normalisation are
+            given, the loader repeats.
         image_size: side, or (height, width), of the result.
         mean, std: normalisation of the result, for levels in [0, 1]; the mean is also the colour that
             RandAugment's moves uncover.
@@ -140,7 +141,9 @@ class Augment:
         """Draw and write the augmented images into `result`."""
         view = self.view
         boxes, mirrored = self._crops(valid, host_index, epoch)
-        images = resized_crop.resample(pixels, boxes, self.image_size, view.interpolation, mirrored, valid)
+        images = resized_crop.resample(
+            pixels, boxes, self.image_size, view.interpolation, mirrored, valid, reflect=view.padding_mode == "reflect"
+        )
         for layer in self._layers(host_index, epoch):
             apply_layer(images, layer, self._fill, view.interpolation)
         self._normalise(images, result)

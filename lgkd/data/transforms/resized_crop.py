@@ -121,6 +121,8 @@ def taps_of(
     device: torch.device,
     mirrored: NDArray[np.bool_] | None = None,
     valid: NDArray[np.int64] | None = None,
+    *,
+    reflect: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Compute which of `extent` stored pixels make up the `out` pixels of an interval, with their weights.
 
@@ -128,6 +130,7 @@ def taps_of(
         start, length: (B,) the interval, in stored pixels.
         mirrored: (B,) whose output runs backwards.
         valid: (B,) number of stored pixels that are the image's; by default all. Others count as zero.
+        reflect: fill the interval outside the image by reflection instead of zeros.
 
     Returns:
         The stored pixels' numbers, int64 (B, taps, out), and their weights, float32 of that shape.
@@ -157,13 +160,27 @@ def taps_of(
     column = tap.long().add_(begin)
     limit = np.full_like(length, extent) if valid is None else valid
     if start.min() < 0 or (start + length > limit).any():
-        weight *= (column >= 0) & (column < sent(limit, device)[:, None, None])
+        count = sent(limit, device)[:, None, None]
+        if reflect:
+            column = _reflected(column, count)
+        else:
+            weight *= (column >= 0) & (column < count)
     return column.clamp_(0, extent - 1), weight
+
+
+def _reflected(column: Tensor, count: Tensor) -> Tensor:
+    """Map any whole numbers into 0 ... count - 1 by reflections at both ends, as `np.pad(mode="reflect")`.
+
+    The end pixels are not repeated; a padding longer than the image is reflected repeatedly.
+    """
+    last = count - 1
+    return last - (column.remainder((2 * last).clamp(min=1)) - last).abs()
 
 
 def interpolation_matrix(column: Tensor, weight: Tensor, extent: int) -> Tensor:
     """Compute the taps as matrices that take `extent` pixels to `out` pixels: float32 (B, extent, out)."""
-    # Taps that share a column after the clamp have no weight, so that nothing depends on their order.
+    # Taps share a column with weights only where the image is reflected; sums of multiples of 2^-15 are exact, so
+    # that nothing depends on their order.
     matrix = torch.zeros(len(column), extent, column.shape[2], device=column.device)
     return matrix.scatter_add_(1, column, weight)
 
@@ -175,6 +192,8 @@ def resample(
     interpolation: Interpolation,
     mirrored: NDArray[np.bool_] | None = None,
     valid: NDArray[np.int64] | None = None,
+    *,
+    reflect: bool = False,
 ) -> Tensor:
     """Cut each image's box and resize it to `size`.
 
@@ -185,6 +204,7 @@ def resample(
         mirrored: (B,) True for images mirrored left to right.
         valid: (B, 2) heights and widths of the images, in the upper left of the stored canvas; by default all of
             it. The part of a box beyond them is black.
+        reflect: fill that part by reflection of the image instead.
 
     Returns:
         uint8 (B, C, height, width), a new tensor.
@@ -194,8 +214,8 @@ def resample(
     limits = np.tile([rows, columns], (count, 1)) if valid is None else valid
     top, left, high, wide = boxes.T
     device = pixels.device
-    down = taps_of(top, high, rows, height, interpolation, device, None, limits[:, 0])
-    across = taps_of(left, wide, columns, width, interpolation, device, mirrored, limits[:, 1])
+    down = taps_of(top, high, rows, height, interpolation, device, None, limits[:, 0], reflect=reflect)
+    across = taps_of(left, wide, columns, width, interpolation, device, mirrored, limits[:, 1], reflect=reflect)
     result = pixels.new_empty(count, channels, height, width)
     parts = list(portions(count, channels * max(rows, height) * max(columns, width), device))
     if device.type == "cpu" and len(parts) == count:

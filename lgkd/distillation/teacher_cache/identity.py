@@ -32,6 +32,20 @@ IdentityOf = Callable[[Mode, int], Identity]
 
 _OF_THE_STUDENT = ("resized", "antialias")
 _NOT_DRAWN = {"image_size", "normalize", "fixed"}
+_ALWAYS_STORED = {
+    "crop",
+    "scale",
+    "ratio",
+    "padding",
+    "interpolation",
+    "flip",
+    "rand_augment",
+    "color_jitter",
+    "erase",
+    "repeats",
+}
+"""Keys of `view` that the first caches stored. A key added later is stored only if it differs from its default, so
+that caches of earlier versions stay valid."""
 
 
 def identity_of(
@@ -59,9 +73,9 @@ def identity_of(
     }
     if mode == "replay":
         return {**identity, "view.interpolation": recipe.view.interpolation}
-    drawn = recipe.view.model_dump(mode="json", exclude=_NOT_DRAWN)
-    if not recipe.view.alternate_flip:
-        del drawn["alternate_flip"]  # unknown to caches of earlier versions
+    view = recipe.view
+    stored = _ALWAYS_STORED | view.model_dump(exclude=_NOT_DRAWN, exclude_defaults=True).keys()
+    drawn = view.model_dump(mode="json", include=stored)
     return {**identity, "seed": seed, **{f"view.{key}": value for key, value in drawn.items()}}
 
 

@@ -204,4 +204,44 @@ _PLUS = Experiment(
     ),
 )
 
-TWO_CORES = (_METHODS, _PVT, _CURVE, _PLUS)
+_DEFAULT_TAPS = _tuned(
+    replace(_GUIDED, taps=("blocks.0", "blocks.3", "blocks.5")),
+    "taps-0-3-5",
+    "blocks 0, 3, 5: the last one is guided",
+    *_MUON,
+    against=None,
+)
+_TAPS = Experiment(
+    name="cifar100-taps",
+    title="5,000 images: free last blocks",
+    question="Does a plain ViT of six blocks learn more if the last guided block is not its last one?",
+    scale="2 cores",
+    dataset="cifar100",
+    part="10 %, 50 images of each class",
+    seeds=(0, 1, 2),
+    budget="about 45 minutes on one thread: a teacher of 7 minutes and 9 students of 4 minutes each",
+    arms=(
+        _TEACHER,
+        _DEFAULT_TAPS,
+        replace(
+            _DEFAULT_TAPS,
+            key="taps-0-2-4",
+            label="blocks 0, 2, 4: one free block",
+            taps=("blocks.0", "blocks.2", "blocks.4"),
+            against=_DEFAULT_TAPS.key,
+        ),
+        replace(
+            _DEFAULT_TAPS,
+            key="taps-0-2-3",
+            label="blocks 0, 2, 3: two free blocks",
+            taps=("blocks.0", "blocks.2", "blocks.3"),
+            against=_DEFAULT_TAPS.key,
+        ),
+    ),
+    notes=(
+        "Student, teacher and steps are those of cifar100-10pct-plus, with Muon at 1e-2. The published runs that "
+        "suggest it guide block 11 of 12, 13 and 14 blocks (300 architectures of Auto-Prox).",
+    ),
+)
+
+TWO_CORES = (_METHODS, _PVT, _CURVE, _PLUS, _TAPS)

@@ -3,7 +3,7 @@
 Letters in shapes: B batch, K classes, H W image size.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,18 +11,20 @@ from torch import Tensor, nn
 from lgkd.errors import ModelError
 from lgkd.models.cnn.resnet import check_classes
 
-_FILTERS = 27
-"""Directions of a patch of 3 x 3 pixels in 3 colours."""
+_PATCH = 27
+"""Values of a patch of 3 x 3 pixels in 3 colours."""
+_DIRECTIONS = 16
+"""Principal directions of a patch that the stem keeps; with their negatives 32 filters."""
 
 
 class FastNet(nn.Module):
     """Classify small images by whitening filters, three groups of two convolutions and a head: (B,3,H,W) -> (B,K).
 
-    The stem's 54 filters of 3x3 pixels are the principal directions of the training images' patches and their
+    The stem's 32 filters of 3x3 pixels are the first 16 principal directions of the training images' patches and their
     negatives, scaled to unit variance; they are fixed, their biases are learned. A group is convolution, max pooling,
     BatchNorm, GELU, convolution, BatchNorm, GELU. Convolutions start as the identity on their first inputs. BatchNorm
-    learns shifts only. `stem`, `group1`, `group2`, `group3` output maps (B,54,H,W), (B,w,H/2,W/2), (B,2w,H/4,W/4) and
-    (B,4w,H/8,W/8); the first three guide.
+    learns shifts only. `stem`, `group1`, `group2`, `group3` output maps of 32 channels at (H,W), and of `widths`
+    channels at (H/2,W/2), (H/4,W/4) and (H/8,W/8); the first three guide.
 
     Source: the network of Keller Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, arXiv 2404.00498. Changed
     here for guidance: filters of 3x3 with padding instead of 2x2 without, padding in the pools' inputs, so that maps
@@ -30,26 +32,29 @@ class FastNet(nn.Module):
 
     Args:
         num_classes: K, at least 1.
-        width: w, channels of the first group; the others have two and four times as many.
+        widths: channels of the three groups.
 
     Raises:
-        ModelError: a width or a number of classes below 1.
+        ModelError: not three widths of at least 1, or a number of classes below 1.
     """
 
     lgkd_taps = ("stem", "group1", "group2")
     lgkd_classifier = "fc"
 
-    def __init__(self, num_classes: int, width: int = 64) -> None:
+    def __init__(self, num_classes: int, widths: Sequence[int] = (64, 256, 256)) -> None:
         super().__init__()
         check_classes(num_classes)
-        if width < 1:
-            raise ModelError(f"the width of a FastNet is {width}, expected a whole number of at least 1")
+        if len(widths) != 3 or min(widths) < 1:
+            raise ModelError(
+                f"the widths of a FastNet are {', '.join(map(str, widths))}, expected three whole numbers of at least 1"
+            )
+        first, second, third = widths
         self.stem = WhiteningStem()
-        self.group1 = _group(2 * _FILTERS, width)
-        self.group2 = _group(width, 2 * width)
-        self.group3 = _group(2 * width, 4 * width)
+        self.group1 = _group(2 * _DIRECTIONS, first)
+        self.group2 = _group(first, second)
+        self.group3 = _group(second, third)
         self.pool = nn.AdaptiveMaxPool2d(1)
-        self.fc = nn.Linear(4 * width, num_classes, bias=False)
+        self.fc = nn.Linear(third, num_classes, bias=False)
         # Its inputs are maxima over many values; scaled as in the source, so that the first losses are near log K.
         self.scale = 1 / 9
 
@@ -64,7 +69,7 @@ class FastNet(nn.Module):
 
 
 class WhiteningStem(nn.Module):
-    """Whiten patches of 3x3 pixels by fixed filters, add learned biases, apply GELU: (B,3,H,W) -> (B,54,H,W).
+    """Whiten patches of 3x3 pixels by fixed filters, add learned biases, apply GELU: (B,3,H,W) -> (B,32,H,W).
 
     Until `whiten` is called or weights are loaded, the filters are those of images in which pixels resemble their
     neighbours, whose patches have the covariance 0.9^distance between places and 0.8 between colours.
@@ -72,7 +77,7 @@ class WhiteningStem(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 2 * _FILTERS, 3, padding=1)
+        self.conv = nn.Conv2d(3, 2 * _DIRECTIONS, 3, padding=1)
         self.conv.weight.requires_grad_(False)
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
         self.activation = nn.GELU()
@@ -95,7 +100,7 @@ class WhiteningStem(nn.Module):
         shape = tuple(images_B3HW.shape)
         if len(shape) != 4 or shape[1] != 3 or min(shape[2:]) < 3 or not shape[0]:
             raise ModelError(f"images of shape {shape} hold no patch of 3 x 3 pixels; expected (B,3,H,W)")
-        moments = torch.zeros(_FILTERS, _FILTERS, dtype=torch.float64)
+        moments = torch.zeros(_PATCH, _PATCH, dtype=torch.float64)
         count = 0
         for patches_PN in _patches(images_B3HW):
             moments += (patches_PN @ patches_PN.T).cpu()
@@ -105,10 +110,10 @@ class WhiteningStem(nn.Module):
     @torch.no_grad()
     def _set(self, moments: Tensor, eps: float = 5e-4) -> None:
         values, vectors = torch.linalg.eigh(moments.double())
-        filters = (vectors / (values.clamp_min(0) + eps).sqrt()).T.flip(0)
+        filters = (vectors / (values.clamp_min(0) + eps).sqrt()).T.flip(0)[:_DIRECTIONS]
         # The sign of a direction is arbitrary, and processors would choose different ones.
         largest = filters.gather(1, filters.abs().argmax(dim=1, keepdim=True))
-        filters = (filters * largest.sign()).view(_FILTERS, 3, 3, 3)
+        filters = (filters * largest.sign()).view(_DIRECTIONS, 3, 3, 3)
         self.conv.weight.copy_(torch.cat([filters, -filters]))
 
 

@@ -41,7 +41,13 @@ def augment(view: View, size: int | tuple[int, int] = 32, seed: int = 0) -> Augm
 
 
 @pytest.mark.parametrize(
-    "view", [STRONG, View(crop="pad", color_jitter=0.4, erase=1.0), View(interpolation="bilinear")]
+    "view",
+    [
+        STRONG,
+        View(crop="pad", color_jitter=0.4, erase=1.0),
+        View(crop="pad", padding=0.5, padding_mode="reflect"),
+        View(interpolation="bilinear"),
+    ],
 )
 @pytest.mark.parametrize("size", [32, 48, (20, 12)])
 def test_a_sample_becomes_the_same_alone_in_a_batch_and_in_another_order(view, size):
@@ -205,6 +211,37 @@ def test_the_pad_crop_cuts_windows_out_of_the_zero_padded_image():
     assert len(set(found.int().argmax(1).tolist())) > 15
 
 
+@pytest.mark.parametrize("padding", [0.0, 0.125, 31 / 32, 1.0])
+def test_the_padding_mode_fills_the_same_windows_by_reflection(padding):
+    pixels, sizes, index = stored(30, 32, 20)
+    sizes[::3], sizes[1::3] = torch.tensor([17, 20]), torch.tensor([1, 9])
+    black, mirrored = (
+        augment(View(crop="pad", padding=padding, flip=0.3, padding_mode=mode), (32, 20))
+        for mode in ("constant", "reflect")
+    )
+    boxes, flips = mirrored.crops(sizes, index, 2)
+    assert (boxes == black.crops(sizes, index, 2)[0]).all() and (boxes[:, :2] != 0).any() == (padding > 0)
+    assert 0 < flips.sum() < 30
+    for mode, make in (("constant", black), ("reflect", mirrored)):
+        out = make(pixels, sizes, index, 2)
+        for place, (top, left, height, width) in enumerate(boxes):
+            image = pixels[place, :, : sizes[place, 0], : sizes[place, 1]].numpy()
+            padded = np.pad(image, ((0, 0), (32, 32), (20, 20)), mode=mode)
+            window = padded[:, 32 + top : 32 + top + height, 20 + left : 20 + left + width].copy()
+            expected = Plain((32, 20), mean=MEAN, std=STD)(torch.from_numpy(window)[None], sizes[[place]])[0]
+            assert torch.equal(out[place], expected.flip(-1) if flips[place] else expected)
+
+
+def test_padding_is_black_unless_a_mode_is_named():
+    pixels, sizes, index = stored(40)
+    black = augment(View(crop="pad"))(pixels, sizes, index, 0)
+    assert torch.equal(black, augment(View(crop="pad", padding_mode="constant"))(pixels, sizes, index, 0))
+    assert not torch.equal(black, augment(View(crop="pad", padding_mode="reflect"))(pixels, sizes, index, 0))
+    for crop in ("none", "random-resized"):
+        one, other = (augment(View(crop=crop, padding_mode=mode)) for mode in ("constant", "reflect"))
+        assert torch.equal(one(pixels, sizes, index, 0), other(pixels, sizes, index, 0))
+
+
 def test_crops_stay_within_each_images_own_valid_area():
     pixels = torch.full((50, 3, 40, 40), 255, dtype=torch.uint8)
     sizes = torch.tensor([[17, 40], [40, 9], [3, 3], [1, 1], [40, 40]] * 10)
@@ -214,6 +251,8 @@ def test_crops_stay_within_each_images_own_valid_area():
         assert torch.equal(
             levels(augment(view)(pixels, sizes, torch.arange(50), 0)).round().unique(), torch.tensor([60.0])
         )
+    reflected = augment(View(crop="pad", padding_mode="reflect"))(pixels, sizes, torch.arange(50), 0)
+    assert torch.equal(levels(reflected).round().unique(), torch.tensor([60.0]))
     padded = levels(augment(View(crop="pad"))(pixels, sizes, torch.arange(50), 0)).round()
     assert padded.max() <= 80  # bicubic overshoot at the black border's corners, and nothing of the 255 beyond
 
@@ -350,6 +389,7 @@ def test_one_layer_of_the_strong_policy_equals_its_operations_through_timm():
         ({"erase": float("nan")}, "erase must be a finite number (got nan)"),
         ({"color_jitter": -1}, "color_jitter must be >= 0 (got -1)"),
         ({"padding": 2}, "padding must be <= 1 (got 2)"),
+        ({"padding_mode": "edge"}, "padding_mode must be 'constant' or 'reflect' (got 'edge')"),
         ({"crop": "centre"}, "crop must be 'random-resized', 'pad' or 'none' (got 'centre')"),
         ({"interpolation": "nearest"}, "interpolation must be 'bicubic' or 'bilinear' (got 'nearest')"),
         ({"rand_augment": "rand-x1"}, "cannot read 'x1'"),

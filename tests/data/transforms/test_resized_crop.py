@@ -10,6 +10,7 @@ from scipy import stats
 from timm.data import auto_augment
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torch import Tensor
+from torchvision.transforms import RandomCrop
 
 from lgkd.data.transforms import affine, resized_crop
 
@@ -103,14 +104,73 @@ def test_boxes_that_reach_outside_read_black_there():
         assert gaps(larger[place : place + 1], [expected]).max() <= 2
 
 
+class At(RandomCrop):
+    """torchvision's random crop at given shifts."""
+
+    def __init__(self, reach: int, size: tuple[int, int], at: tuple[int, int]) -> None:
+        super().__init__(size, padding=reach, padding_mode="reflect")
+        self.get_params = lambda img, output_size: (*at, *output_size)  # type: ignore[method-assign]
+
+
+@pytest.fixture(params=["in a batch", "one by one"])
+def way(request, monkeypatch):
+    """Both ways of resampling on a CPU: products over a batch, and bands of one large image after the other."""
+    monkeypatch.setattr("lgkd.data.transforms.device._PORTION_CPU", 2**24 if request.param == "in a batch" else 1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(6, 6), (5, 9), (9, 4), (2, 3)])
+def test_reflected_windows_are_those_of_torchvision_at_every_shift(way, height, width):
+    reach = min(height, width) - 1  # as far as torchvision pads a tensor
+    shifts = [(top, left) for top in range(2 * reach + 1) for left in range(2 * reach + 1)]
+    pixels = noise(len(shifts), height, width)
+    boxes = np.array([[top - reach, left - reach, height, width] for top, left in shifts])
+    found = resized_crop.resample(pixels, boxes, (height, width), "bicubic", reflect=True)
+    for place, shift in enumerate(shifts):
+        assert torch.equal(found[place], At(reach, (height, width), shift)(pixels[place]))
+
+
+@pytest.mark.parametrize("size", [(70, 90), (33, 64), (100, 17)])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_reflected_windows_are_resized_as_windows_that_numpy_padded(way, size, interpolation):
+    rng, count = np.random.default_rng(3), 12
+    pixels, mirrored = noise(count, 70, 90), rng.random(count) < 0.5
+    valid = np.array([[70, 90], [41, 90], [70, 1], [1, 60], [2, 2], [69, 33]] * 2)
+    start = np.rint(rng.uniform(-1, 1, (count, 2)) * valid).astype(np.int64)
+    start[0], start[6] = (-70, 90), (69, -89)
+    boxes = np.concatenate([start, valid], axis=1)
+    found = resized_crop.resample(pixels, boxes, size, interpolation, mirrored, valid, reflect=True)
+    for place, (top, left, height, width) in enumerate(boxes):
+        image = pixels[place, :, :height, :width].numpy()
+        padded = np.pad(image, ((0, 0), (height, height), (width, width)), mode="reflect")
+        window = padded[:, height + top : 2 * height + top, width + left : 2 * width + left].copy()
+        whole = resized_crop.whole_boxes(valid[[place]])
+        expected = resized_crop.resample(torch.from_numpy(window)[None], whole, size, interpolation)
+        assert torch.equal(found[[place]], expected.flip(-1) if mirrored[place] else expected)
+
+
+def test_weights_of_reflected_pixels_sum_to_one_exactly():
+    start, length = np.array([-20, 13, 33]), np.array([33, 33, 33])
+    for out in (5, 33, 64):
+        taps = resized_crop.taps_of(start, length, 33, out, "bicubic", torch.device("cpu"), reflect=True)
+        matrix = resized_crop.interpolation_matrix(*taps, 33)
+        assert torch.equal(matrix.sum(1), torch.ones(3, out))
+        assert matrix.abs().sum(1).max() * 255 * 2**15 < 2**24
+
+
 def test_stored_pixels_beyond_the_valid_area_are_never_read():
     pixels = noise(1, 12, 12)
     cleared = pixels.clone()
     cleared[:, :, 9:], cleared[:, :, :, 7:] = 0, 0
+    valid = np.array([[9, 7]])
     for top, left in ((2, 1), (-1, 3), (3, -2)):
         boxes = np.array([[top, left, 9, 7]])
-        cut = resized_crop.resample(pixels, boxes, (9, 7), "bicubic", valid=np.array([[9, 7]]))
+        cut = resized_crop.resample(pixels, boxes, (9, 7), "bicubic", valid=valid)
         assert torch.equal(cut, resized_crop.resample(cleared, boxes, (9, 7), "bicubic"))
+        one, other = (
+            resized_crop.resample(each, boxes, (9, 7), "bicubic", valid=valid, reflect=True)
+            for each in (pixels, cleared)
+        )
+        assert torch.equal(one, other) and not torch.equal(one, cut)
 
 
 def test_resampling_does_not_depend_on_the_batch():
