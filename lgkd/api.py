@@ -21,7 +21,7 @@ from lgkd.models.trust import trust
 from lgkd.runner.build import load_trained_teacher
 from lgkd.runner.cache_teacher import Cached, CacheSpec, cache_features
 from lgkd.runner.fit_time import train_within_time
-from lgkd.runner.loaded_run import evaluate_run
+from lgkd.runner.loaded_run import evaluate as evaluate
 from lgkd.runner.options import Options
 from lgkd.runner.resolve import ResolvedConfig, Role, resolve
 from lgkd.runner.resume import resolve_saved
@@ -31,7 +31,6 @@ from lgkd.runner.sweep import Series, SweepSpec, Watch, train_all
 from lgkd.runs.equal_length import Equal
 from lgkd.runs.folder import read_metrics, read_run, read_student
 from lgkd.runs.load_student import load_student
-from lgkd.training.evaluate import Scores
 from lgkd.training.precision import choose_device
 
 
@@ -258,36 +257,6 @@ def load_run(folder: str | Path, *, model: nn.Module | None = None) -> Run:
     place = Path(folder)
     info = read_run(place)
     return Run(load_student(place, model=model), read_metrics(place), place, info)
-
-
-def evaluate(
-    run: str | Path | Run,
-    *,
-    dataset: str | Path | DataSet | None = None,
-    data_dir: str | Path | None = None,
-    device: str | None = None,
-    model: nn.Module | None = None,
-    say: Callable[[str], None] | None = None,
-) -> Scores:
-    """Evaluate a trained student: accuracy, calibration, agreement with its teacher.
-
-    Args:
-        run: a run or its folder.
-        dataset: the images to evaluate on; by default the test split of the data set it was trained on. Of a folder all
-            labelled images: of its `test` split where it has one, else every image, except where it is the data set
-            that the run was trained on, of which the held-out images are scored. It may have some of the student's
-            classes; labels go by their names. Of a named or loaded data set the test split.
-        data_dir: folder of a named data set.
-        device: "cpu", "cuda" or "cuda:N".
-        model: as for `load_student`.
-        say: called with messages: first the evaluated images, then other remarks for the user.
-
-    Raises:
-        InputError: there is no finished run, or the data set has classes that the student does not know.
-        DataError: the folder has such classes, or is not a folder of classes.
-        MissingError: its data set is not where it was.
-    """
-    return evaluate_run(run, dataset=dataset, data_dir=data_dir, device=device, model=model, say=say)
 
 
 def predict(

@@ -1,4 +1,4 @@
-"""The feed against timm's own pipeline: what a short training comes to, how fast both are, and whether cost stays flat.
+"""The loader against timm's own pipeline: accuracy of a short training, speed of both, and whether cost stays flat.
 
 Not a test: nothing is asserted, and figures are of the machine and the day.
 
@@ -26,7 +26,7 @@ from lgkd._internal.rng import epoch_order
 from lgkd.config import Mix, View
 from lgkd.data.dataset import Images
 from lgkd.data.load import load_dataset
-from lgkd.data.loader import Feed, PlainBatches
+from lgkd.data.loader import EvalLoader, TrainLoader
 from lgkd.data.transforms.augment import Augment, Plain
 from lgkd.data.transforms.mixup import Mixing
 from lgkd.models.cnn.resnet import CifarResNet
@@ -74,10 +74,12 @@ def through_timm(images: Images, size: int, seed: int) -> Callable[[int], Batche
 
 
 def through_lgkd(images: Images, size: int, seed: int) -> Callable[[int], Batches]:
-    feed = Feed(images, ours(size, seed, SCALE), Mixing(Mix(), classes=CLASSES, seed=seed), batch_size=BATCH, seed=seed)
+    loader = TrainLoader(
+        images, ours(size, seed, SCALE), Mixing(Mix(), classes=CLASSES, seed=seed), batch_size=BATCH, seed=seed
+    )
 
     def epoch(number: int) -> Batches:
-        for batch in feed.epoch(number):
+        for batch in loader.epoch(number):
             yield batch.images, batch.targets
 
     return epoch
@@ -99,7 +101,7 @@ def trained(epochs: Callable[[int], Batches], test: Images, size: int, seed: int
     model.eval()
     right = 0
     with torch.no_grad():
-        for batch, labels in PlainBatches(test, Plain(size, mean=MEAN, std=STD), batch_size=250):
+        for batch, labels in EvalLoader(test, Plain(size, mean=MEAN, std=STD), batch_size=250):
             right += int((model(batch).argmax(1) == labels).sum())
     return 100 * right / len(test)
 
@@ -161,10 +163,12 @@ def flat(batch: int = 128, steps: int = 100) -> None:
             begin = time.thread_time()
             epoch_order(0, 0, count)
             ordering = time.thread_time() - begin
-            feed = Feed(images, ours(32, 0), Mixing(Mix(mixup=0.8), classes=10, seed=0), batch_size=batch, seed=0)
+            loader = TrainLoader(
+                images, ours(32, 0), Mixing(Mix(mixup=0.8), classes=10, seed=0), batch_size=batch, seed=0
+            )
             done, spent, early = 0, 0.0, 0.0
             for epoch in range(steps):
-                batches = feed.epoch(epoch)
+                batches = loader.epoch(epoch)
                 next(batches)
                 while done < steps:
                     begin = time.thread_time()

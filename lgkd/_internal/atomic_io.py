@@ -13,7 +13,7 @@ from lgkd._internal.leftovers import lock, remove_leftover
 _PASSING = re.compile(r"\.(.+)\.\d+\.[0-9a-f]{8}\.tmp", re.DOTALL)
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes) -> None:
     """Write under another name, flush to the disk, rename: a reader sees the old file or the new one.
 
     Temporary files of killed processes for the same file are removed.
@@ -57,7 +57,7 @@ def _begin(path: Path) -> tuple[int, Path]:
 
 
 def is_leftover_of(name: str, file: str) -> bool:
-    """Return true if `name` is that of a temporary file from which `write_whole` makes `file`."""
+    """Return true if `name` is that of a temporary file from which `write_atomic` makes `file`."""
     found = _PASSING.fullmatch(name)
     return found is not None and found[1] == file
 
@@ -68,7 +68,7 @@ def write_json(path: Path, value: Any) -> None:
         data = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # the name of a folder may be bytes that are not text
         data = json.dumps(value, indent=2, allow_nan=False).encode()
-    write_whole(path, data + b"\n")
+    write_atomic(path, data + b"\n")
 
 
 def flush_folder(folder: Path) -> None:

@@ -161,7 +161,7 @@ def gather(value: T) -> list[T]:
     return found
 
 
-def add_up(values: "Tensor") -> "Tensor":
+def all_reduce_sum(values: "Tensor") -> "Tensor":
     """Sum a tensor over processes; called by all, with the same shape."""
     if not together():
         return values

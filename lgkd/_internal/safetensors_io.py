@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from lgkd._internal.atomic_io import write_whole
+from lgkd._internal.atomic_io import write_atomic
 from lgkd._internal.out_of_memory import raise_if_out_of_memory
 from lgkd._internal.text import safe_text
 from lgkd.errors import InputError
@@ -25,7 +25,7 @@ def save_weights(tensors: Mapping[str, Tensor], path: Path) -> str:
     # Copies, because safetensors refuses tensors that share memory (tied weights).
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     data = save(plain)
-    write_whole(path, data)
+    write_atomic(path, data)
     return hashlib.sha256(data).hexdigest()
 
 

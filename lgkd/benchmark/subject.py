@@ -10,7 +10,7 @@ from lgkd.benchmark.options import Choices
 from lgkd.benchmark.synthetic import made_dataset, made_teacher
 from lgkd.benchmark.timer import Part, timed
 from lgkd.data.batch import Batch
-from lgkd.data.prepare import Data, make_feed, make_test_batches, prepare_data
+from lgkd.data.prepare import Data, make_test_batches, make_train_loader, prepare_data
 from lgkd.distillation.guide import Guide
 from lgkd.models.factory import default_image_size, pair
 from lgkd.runner.batches import Batches
@@ -61,7 +61,7 @@ class Subject:
         choices: what is measured.
 
     Attributes:
-        feed, engine, guide: of the training; no guide without a teacher.
+        loader, engine, guide: of the training; no guide without a teacher.
         batch_size: images a step.
         compiled: whether the training is one that `compile()` is to be called for.
         model: the trained model, inside the engine's task.
@@ -76,7 +76,7 @@ class Subject:
             keep_freed_memory()
         data = load_data(choices)
         self.model, self.guide, self.image_size = load_pair(choices, data)
-        self.feed = make_feed(
+        self.loader = make_train_loader(
             recipe,
             data,
             image_size=self.image_size,
@@ -84,10 +84,10 @@ class Subject:
             device=self.device,
             teacher_sizes=[self.guide.teacher.image_size] if self.guide is not None else [],
         )
-        self.batch_size = self.feed.batch_size
+        self.batch_size = self.loader.batch_size
         self.plan = make_plan(
             recipe,
-            steps_per_epoch=self.feed.steps_per_epoch,
+            steps_per_epoch=self.loader.steps_per_epoch,
             seed=choices.seed,
             device=self.device,
             channels_last=is_convolutional(self.model),
@@ -100,11 +100,11 @@ class Subject:
         self.engine = Engine(
             make_task(self.model, [self.guide] if self.guide is not None else [], recipe),
             self.plan,
-            names=self.feed.names,
+            names=self.loader.names,
         )
         self.engine.task.train()
         self._data, self._recipe = data, recipe
-        self._batches = Batches(self.feed)
+        self._batches = Batches(self.loader)
         self._meters = RunningMean()
         self._unguided: Engine | None = None
         self._fixed: Iterator[Batch] | None = None
@@ -181,7 +181,7 @@ class Subject:
             )
             if self.plan.channels_last:
                 model.to(memory_format=torch.channels_last)
-            self._unguided = Engine(make_task(model, [], self._recipe), self.plan, names=self.feed.names)
+            self._unguided = Engine(make_task(model, [], self._recipe), self.plan, names=self.loader.names)
             self._unguided.task.train()
             if self.compiled:
                 compile_task(self._unguided.task, cuda_graphs=self.choices.cuda_graphs)

@@ -4,12 +4,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console as RichConsole
-from rich.console import ConsoleOptions, RenderResult
-from rich.live import Live
-
-from lgkd.cli.display import Progress, console, line_of, moves_cursor, progress_text
-from lgkd.cli.progress_line import plain_line
+from lgkd.cli.display import LiveLines, Progress, console, line_of, moves_cursor, progress_text
+from lgkd.cli.progress_line import Standing, plain_line
 from lgkd.training.callbacks import EpochRow
 
 _SECONDS_BETWEEN_LINES = 30.0
@@ -31,7 +27,7 @@ class Board:
         self._live = moves_cursor(self._console) and not quiet
         width = max(map(len, titles), default=0)
         self._rows = {title: _Row(self, f"{title:<{width}}", quiet=quiet) for title in titles}
-        self._shown = Live(self, console=self._console, refresh_per_second=4) if self._live else None
+        self._shown = LiveLines(self._running, self._console) if self._live else None
 
     def __enter__(self) -> "Board":
         if self._shown is not None:
@@ -50,11 +46,9 @@ class Board:
         row.finished = True
         self._print_finished()
 
-    def __rich_console__(self, _console: RichConsole, options: ConsoleOptions) -> RenderResult:
-        """Render the lines of the trainings that have begun and are not printed yet."""
-        for row in list(self._rows.values()):
-            if row.begun:
-                yield progress_text(row.now, options)
+    def _running(self) -> list[Standing]:
+        """Return the progress of the trainings that have begun and are not printed yet."""
+        return [row.now for row in list(self._rows.values()) if row.begun]
 
     def look(self, row: "_Row") -> None:
         """Print a line of a training that takes long, where no live line shows it."""

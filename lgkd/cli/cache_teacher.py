@@ -8,10 +8,8 @@ import typer
 
 from lgkd.cli import options as o
 from lgkd.cli.display import Display, console, show_json
-from lgkd.cli.train import callbacks_of
-from lgkd.models.trust import trust
+from lgkd.cli.train import callbacks_of, resolve_command
 from lgkd.runner.options import Options
-from lgkd.runner.resolve import resolve
 
 _OPTIONS = (
     "data_dir", "fraction", "images_per_class", "subset_seed", "image_size", "recipe", "overrides", "seed",
@@ -48,16 +46,7 @@ def cache_teacher(
     Example: lgkd cache-teacher --student pvtv2 --teacher resnet56 --views 10
     """
     teachers = teacher or ["resnet56"]
-    trust(student, *teachers)
-    config = resolve(
-        "student",
-        student,
-        dataset,
-        options,
-        model_options=o.key_values(student_option, "--student-option"),
-        teachers=teachers,
-        taps=[name.strip() for name in taps.split(",")] if taps is not None else None,
-    )
+    config = resolve_command("student", student, dataset, options, student_option, teachers, taps, writes=False)
     with Display("cache", quiet=quiet or as_json) as display:
         from lgkd.runner.cache_teacher import CacheSpec, cache_features
         from lgkd.runner.runner import Runner

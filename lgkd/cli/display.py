@@ -5,7 +5,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -116,6 +116,32 @@ def progress_text(now: Standing, options: ConsoleOptions) -> Text:
     line = line_of(live_line(now, options.max_width, ascii_only=options.ascii_only))
     line.no_wrap = True
     return line
+
+
+class LiveLines:
+    """Keep a line for each running training at the bottom of a terminal.
+
+    Args:
+        running: returns the progress of those to show, each time they are shown.
+        out: the terminal.
+    """
+
+    def __init__(self, running: Callable[[], Iterable[Standing]], out: Console) -> None:
+        self._running = running
+        self._live = Live(self, console=out, refresh_per_second=4)
+
+    def start(self) -> None:
+        """Show the lines, four times a second."""
+        self._live.start()
+
+    def stop(self) -> None:
+        """Show them a last time."""
+        self._live.stop()
+
+    def __rich_console__(self, _console: RichConsole, options: ConsoleOptions) -> RenderResult:
+        """Render the lines at the terminal's present width."""
+        for now in self._running():
+            yield progress_text(now, options)
 
 
 class Progress(Callback):

@@ -24,14 +24,7 @@ _NAMED = 5
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.", autocompletion=completion.runs)],
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            "--dataset",
-            help="Images to evaluate on, such as a folder of CLASS folders; by default its own test split.",
-            autocompletion=completion.datasets,
-        ),
-    ] = None,
+    dataset: o.TestImages = None,
     data_dir: o.DataDir = None,
     device: o.Device = None,
     use: o.Use = None,

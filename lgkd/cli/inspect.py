@@ -26,10 +26,7 @@ def inspect(
         str | None, typer.Option("--images", metavar="A,B,C", help="Indices in the test split, to show maps of.")
     ] = None,
     most: Annotated[int, typer.Option("--most", help="Number of test images to measure on.")] = 512,
-    dataset: Annotated[
-        str | None,
-        typer.Option("--dataset", help="Images to use instead of its test split, such as a folder of CLASS folders."),
-    ] = None,
+    dataset: o.TestImages = None,
     data_dir: o.DataDir = None,
     device: o.Device = None,
     use: o.Use = None,

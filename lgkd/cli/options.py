@@ -1,4 +1,4 @@
-"""Declare the options shared by several commands; those of a training are made from `runner.options`."""
+"""Declare the options shared by several commands; those of a training are made from `config.options`."""
 
 import inspect
 from collections.abc import Callable, Collection
@@ -9,10 +9,11 @@ from typing import Annotated, Any, TypeVar, get_args
 import typer
 
 from lgkd.cli import completion
+from lgkd.config.options import Option
 from lgkd.config.registry import import_terms
 from lgkd.errors import InputError
 from lgkd.models.trust import trust
-from lgkd.runner.options import OPTIONS, Option
+from lgkd.runner.options import OPTIONS
 
 END = "the end"
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -85,6 +86,14 @@ def _parameter(name: str, option: Option, default: Any) -> inspect.Parameter:
 
 Dataset = Annotated[
     str, typer.Option("--dataset", help="A named data set or a folder of images.", autocompletion=completion.datasets)
+]
+TestImages = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        help="Images to evaluate on, such as a folder of CLASS folders; by default its own test split.",
+        autocompletion=completion.datasets,
+    ),
 ]
 Student = Annotated[
     str,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lgkd._internal.atomic_io import write_whole
+from lgkd._internal.atomic_io import write_atomic
 from lgkd._internal.csv_tables import table
 from lgkd.cli import completion
 from lgkd.cli import options as o
@@ -60,7 +60,7 @@ def predict(
 
     found = api.predict(source, files, top_k=top_k, device=device, progress=display.predicted)
     if csv_file is not None:
-        write_whole(csv_file, _as_csv(found))
+        write_atomic(csv_file, _as_csv(found))
     if as_json:
         show_json([_as_dict(one) for one in found])
     elif csv_file is None:

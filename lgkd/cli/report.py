@@ -25,10 +25,7 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="The HTML file; by default report.html in the run.")
     ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option("--dataset", help="Images to use instead of its test split, such as a folder of CLASS folders."),
-    ] = None,
+    dataset: o.TestImages = None,
     data_dir: o.DataDir = None,
     device: o.Device = None,
     use: o.Use = None,

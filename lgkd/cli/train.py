@@ -61,16 +61,7 @@ def train_teacher(
 
     Example: lgkd train-teacher resnet56 cifar100
     """
-    trust(teacher)
-    config = _resolve(
-        "teacher",
-        teacher,
-        dataset,
-        options,
-        model_options=o.key_values(teacher_option, "--teacher-option"),
-        replace=replace,
-        dry_run=dry_run,
-    )
+    config = resolve_command("teacher", teacher, dataset, options, teacher_option, replace=replace, writes=not dry_run)
     if dry_run:
         show_dry_run(config, processes=nproc, as_json=as_json, arguments=context.obj)
         return
@@ -126,12 +117,6 @@ def distill(
     check_equal(equal, options["time"], with_baseline=with_baseline)
     if isinstance(cached := options["cached"], list) and len(cached) == 1:
         options["cached"] = cached[0]
-    trust(student, *teachers)
-    arguments: dict[str, Any] = {
-        "model_options": o.key_values(student_option, "--student-option"),
-        "taps": [name.strip() for name in taps.split(",")] if taps is not None else None,
-        "several": several is not None,
-    }
     shown = partial(
         show_dry_run,
         seeds=several,
@@ -141,11 +126,19 @@ def distill(
         arguments=context.obj,
     )
     try:
-        config = _resolve("student", student, dataset, options, teachers=teachers, dry_run=dry_run, **arguments)
+        config = resolve_command(
+            "student", student, dataset, options, student_option, teachers, taps,
+            several=several is not None, writes=not dry_run,
+        )  # fmt: skip
     except MissingTeacherError:
         if dry_run:
             # Its cost is shown although the training would be refused.
             with suppress(LgkdError, typer.Exit):
+                arguments = {
+                    "model_options": o.key_values(student_option, "--student-option"),
+                    "taps": _names(taps),
+                    "several": several is not None,
+                }
                 untrained, others = _with_untrained(student, teachers, dataset, options, arguments)
                 shown(untrained, teachers=others)
         raise
@@ -182,15 +175,8 @@ def train(
     Example: lgkd train --student pvtv2
     """
     several = _seeds(seeds, options["seed"])
-    trust(student)
-    config = _resolve(
-        "student",
-        student,
-        dataset,
-        options,
-        model_options=o.key_values(student_option, "--student-option"),
-        several=several is not None,
-        dry_run=dry_run,
+    config = resolve_command(
+        "student", student, dataset, options, student_option, several=several is not None, writes=not dry_run
     )
     if dry_run:
         show_dry_run(config, seeds=several, processes=nproc, as_json=as_json, arguments=context.obj)
@@ -256,20 +242,27 @@ def _seeds(seeds: str | None, seed: int, *, always: bool = False) -> list[int] |
     return read_seeds(seeds)
 
 
-def _resolve(
+def resolve_command(
     role: Role,
     model: str,
     dataset: str,
     options: Options,
-    *,
-    model_options: Mapping[str, Any],
+    model_options: list[str] | None,
     teachers: Sequence[str] = (),
-    taps: Sequence[str] | None = None,
+    taps: str | None = None,
+    *,
     replace: bool = False,
     several: bool = False,
-    dry_run: bool = False,
+    writes: bool = True,
 ) -> ResolvedConfig:
-    """Refuse impossible choices before torch is imported; several runs take the seed from elsewhere."""
+    """Refuse impossible choices before torch is imported; arguments are as typed.
+
+    Args:
+        role, model, dataset, options, model_options, teachers, taps, replace: as for `resolve`.
+        several: seeds are trained in one folder, instead of the one of the options.
+        writes: the folder of one run has to be free.
+    """
+    trust(model, *teachers)
     if several:
         del options["seed"]
     config = resolve(
@@ -277,17 +270,21 @@ def _resolve(
         model,
         dataset,
         options,
-        model_options=model_options,
+        model_options=o.key_values(model_options, f"--{role}-option"),
         teachers=teachers,
-        taps=taps,
+        taps=_names(taps),
         replace=replace,
         several=several,
     )
     if several:
         check_series(config.folder)
-    elif not dry_run:
+    elif writes:
         check_free(config.folder)
     return config
+
+
+def _names(taps: str | None) -> list[str] | None:
+    return [name.strip() for name in taps.split(",")] if taps is not None else None
 
 
 def _with_untrained(

@@ -51,6 +51,14 @@ def apply_overrides(recipe: Recipe, assignments: list[str]) -> Recipe:
     Raises:
         RecipeError: lists all errors, each with its path and value.
     """
+    result = try_overrides(recipe, assignments)
+    if isinstance(result, list):
+        raise RecipeError(report("--set", result))
+    return result
+
+
+def try_overrides(recipe: Recipe, assignments: list[str]) -> Recipe | list[Problem]:
+    """Return the recipe that `apply_overrides` makes, or all problems of the assignments."""
     values = recipe.model_dump(mode="json")
     problems: list[Problem] = []
     for assignment in assignments:
@@ -71,9 +79,7 @@ def apply_overrides(recipe: Recipe, assignments: list[str]) -> Recipe:
         problems += rule_problems(result, Document(values))
     except ValidationError as error:
         problems += problems_in(error, Document(values))
-    if problems:
-        raise RecipeError(report("--set", problems))
-    return result
+    return problems or result
 
 
 def apply_length_rules(recipe: Recipe, rules: Sequence[LengthRule], assignments: Sequence[str] = ()) -> Recipe:

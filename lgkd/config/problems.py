@@ -1,6 +1,6 @@
 """Describe errors in settings: locations, values and the sentences of messages."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
@@ -38,6 +38,14 @@ class Problem(NamedTuple):
     message: str
     path: Path = ()
     line: int | None = None
+
+    def __str__(self) -> str:
+        return f"{dotted(self.path)}: {self.message}" if self.path else self.message
+
+
+def in_order(problems: Iterable[Problem]) -> list[Problem]:
+    """Sort by line, then by key."""
+    return sorted(problems, key=lambda problem: (problem.line or 0, dotted(problem.path)))
 
 
 def dotted(path: Path) -> str:

@@ -10,7 +10,7 @@ from lgkd._internal.paths import recipe_names, recipes_folder
 from lgkd._internal.text import did_you_mean, safe_text
 from lgkd.config.introspect import known_keys, nearest_key
 from lgkd.config.length_rules import invalid_rules, misplaced_keys
-from lgkd.config.problems import Path, Problem, dotted, place_and_value, sentence, shown
+from lgkd.config.problems import Path, Problem, in_order, place_and_value, sentence, shown
 from lgkd.config.schema import Recipe
 from lgkd.config.yaml_io import MAX_BYTES, Document, read_yaml, write_yaml
 from lgkd.errors import RecipeError
@@ -72,14 +72,12 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def report(origin: str, problems: list[Problem]) -> str:
     """Format the message of a RecipeError: a headline, and a line for every error in order of location."""
-    ordered = sorted(problems, key=lambda problem: (problem.line or 0, dotted(problem.path)))
-    lines = [f"{origin}: {len(ordered)} problem{'s' if len(ordered) != 1 else ''}"]
-    for problem in ordered[:_SHOWN_PROBLEMS]:
+    lines = [f"{origin}: {len(problems)} problem{'s' if len(problems) != 1 else ''}"]
+    for problem in in_order(problems)[:_SHOWN_PROBLEMS]:
         place = f"{origin}:{problem.line}  " if problem.line else ""
-        where = f"{dotted(problem.path)}: " if problem.path else ""
-        lines.append(f"  {place}{where}{problem.message}")
-    if len(ordered) > _SHOWN_PROBLEMS:
-        lines.append(f"  ... and {len(ordered) - _SHOWN_PROBLEMS} more")
+        lines.append(f"  {place}{problem}")
+    if len(problems) > _SHOWN_PROBLEMS:
+        lines.append(f"  ... and {len(problems) - _SHOWN_PROBLEMS} more")
     return "\n".join(lines)
 
 

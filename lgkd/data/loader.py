@@ -14,7 +14,7 @@ from torch import Tensor
 from lgkd.data.batch import Batch
 from lgkd.data.dataset import Images
 from lgkd.data.prefetch import ahead
-from lgkd.data.sampler import Order
+from lgkd.data.sampler import Sampler
 from lgkd.data.transforms.augment import Augment, Plain
 from lgkd.data.transforms.device import sent
 from lgkd.data.transforms.mixup import Mixing
@@ -50,7 +50,7 @@ class _Read:
             tensor.record_stream(stream)
 
 
-class Feed:
+class TrainLoader:
     """Load training batches of one split.
 
     A split that has no room on the GPU stays where it is; a thread then reads the images of the next
@@ -66,7 +66,7 @@ class Feed:
         device: of the batches. A split that fits is moved there once.
         rank, processes: the share of this process: every global batch is cut into
             `processes` runs of nearly equal length, in order.
-        repeats: number of times that an image is in its batch, with other draws each time; see `Order`.
+        repeats: number of times that an image is in its batch, with other draws each time; see `Sampler`.
         extra: more images of the same classes, which make up a share of every batch.
         extra_share: that share, between 0 and 1.
         views: for each teacher that sees the stored image drawn again, in its own size, its augmentation (with the seed
@@ -92,7 +92,7 @@ class Feed:
         views: Sequence[Augment | None] = (),
         read_ahead: bool | None = None,
     ) -> None:
-        self._order = Order(
+        self._sampler = Sampler(
             len(images),
             batch_size=batch_size,
             seed=seed,
@@ -101,7 +101,7 @@ class Feed:
             extra=len(extra) if extra is not None else 0,
             extra_share=extra_share,
         )
-        self.batch_size, self.steps_per_epoch = self._order.batch_size, self._order.steps
+        self.batch_size, self.steps_per_epoch = self._sampler.batch_size, self._sampler.steps
         parts = [images] if extra is None else [images, extra]
         self._stores = [_Store(part, device) for part in parts]
         self._names = [part.names for part in parts]
@@ -112,7 +112,7 @@ class Feed:
         streams = any(store.streams for store in self._stores)
         self._read_ahead = streams if read_ahead is None else read_ahead
         self._stream = torch.cuda.Stream(device) if streams else None  # type: ignore[no-untyped-call]
-        if processes > (smallest := min(self._order.last, self.batch_size)):
+        if processes > (smallest := min(self._sampler.last, self.batch_size)):
             part = "the last batch of an epoch" if smallest < self.batch_size else "a batch"
             raise InputError(
                 f"{part} (images: {smallest}) cannot be shared by {processes} processes; use fewer, or another "
@@ -140,7 +140,7 @@ class Feed:
                 (images, labels), *others = [next(pieces) for pieces in shown]
                 rest = iter(view for view, _ in others)
                 views = tuple(next(rest) if view is not None else None for view in self._views)
-                yield Batch(images, labels, views, index=self._order.places(keys))
+                yield Batch(images, labels, views, index=self._sampler.places(keys))
 
     def _groups(
         self, epoch: int, start: int
@@ -150,7 +150,7 @@ class Feed:
         height, width = self._augment.image_size
         share_of_batch = -(-self.batch_size // self._processes)
         at_once = max(1, _PIXELS_AT_ONCE // (share_of_batch * height * width))
-        steps = self._order.epoch(epoch, start)
+        steps = self._sampler.epoch(epoch, start)
         while group := [*islice(steps, at_once)]:
             shares = [torch.arange(len(whole)).tensor_split(self._processes)[self._rank] for whole in group]
             with torch.cuda.stream(self._stream) if self._stream is not None else nullcontext():
@@ -165,7 +165,7 @@ class Feed:
 
     def _read(self, keys: Tensor) -> _Read:
         """Read the stored images of these keys."""
-        places = self._order.places(keys)
+        places = self._sampler.places(keys)
         if len(self._stores) == 1:
             pixels, sizes, labels = self._stores[0].read(places)
             return _Read(((pixels, sizes, keys),), labels, keys, None)
@@ -209,7 +209,7 @@ class Feed:
         return [self._names[0][place] if place < first else self._names[1][place - first] for place in index.tolist()]
 
 
-class PlainBatches:
+class EvalLoader:
     """Load a split in its stored order, resized and normalised, for evaluation; every image once.
 
     Args:

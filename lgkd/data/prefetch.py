@@ -19,7 +19,7 @@ def ahead(items: Iterator[Item]) -> Iterator[Item]:
         Any error of `items`, when its turn comes. Closed early, the generator waits for the item that is being
         made, and leaves no thread behind.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="lgkd-feed") as thread:
+    with ThreadPoolExecutor(1, thread_name_prefix="lgkd-loader") as thread:
         coming = thread.submit(next, items, _END)
         while (item := coming.result()) is not _END:
             coming = thread.submit(next, items, _END)

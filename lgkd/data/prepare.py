@@ -12,16 +12,17 @@ from lgkd.data.dataset import DataSet, Images
 from lgkd.data.extra import Extra, fingerprint_with, load_extra
 from lgkd.data.greys import UNKNOWN, Greys
 from lgkd.data.load import load_dataset
-from lgkd.data.loader import Feed, PlainBatches
+from lgkd.data.loader import EvalLoader, TrainLoader
 from lgkd.data.names import Subset, dataset_key
-from lgkd.data.sampler import Order
-from lgkd.data.subsets import hold_out, subset
+from lgkd.data.sampler import Sampler
+from lgkd.data.subsets import hold_out, select_subset
 from lgkd.data.transforms.augment import Augment, Plain
 from lgkd.data.transforms.mixup import Mixing
 
 Channels = tuple[float, float, float]
 
 _EXTRA_SHARE = 0.5
+_ALL_IMAGES = Subset()
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,8 @@ def prepare_data(
     *,
     normalize: str,
     data_dir: str | Path | None = None,
-    fraction: float | None = None,
-    images_per_class: int | None = None,
-    subset_seed: int = 0,
+    subset: Subset = _ALL_IMAGES,
     val_fraction: float | None = None,
-    leave_out_near_copies: bool = False,
     extra: str | Path | None = None,
     extra_share: float | None = None,
     offline: bool = False,
@@ -97,19 +95,18 @@ def prepare_data(
     if look is not None:
         look(dataset)
     train, notes, left_out = dataset.train, dataset.notes, None
-    if leave_out_near_copies:
+    if subset.without_near_copies:
         train, left, said = without_near_copies(dataset)
         left_out, notes = len(left.of_test) + len(left.of_train), (*notes, said)
-    chosen = subset(train, fraction=fraction, per_class=images_per_class, seed=subset_seed, classes=dataset.classes)
+    chosen = select_subset(train, subset, classes=dataset.classes)
     val = None
     if val_fraction is not None:
-        chosen, val = hold_out(chosen, val_fraction, subset_seed, classes=dataset.classes)
+        chosen, val = hold_out(chosen, val_fraction, subset.seed, classes=dataset.classes)
         notes = (*notes, *held_out_remarks(chosen, val))
     more = None
     if extra is not None:
         share = _EXTRA_SHARE if extra_share is None else extra_share
         more = load_extra(extra, dataset, share=share, progress=progress)
-    words = Subset(fraction, images_per_class, subset_seed, leave_out_near_copies).text
     mean, std = dataset.statistics() if normalize == "dataset" else (IMAGENET_MEAN, IMAGENET_STD)
     return Data(
         key=dataset_key(dataset.name if isinstance(source, DataSet) else source),
@@ -118,7 +115,7 @@ def prepare_data(
         train=chosen,
         test=dataset.test,
         val=val,
-        subset=words,
+        subset=subset.text,
         fingerprint=dataset.fingerprint if more is None else fingerprint_with(dataset.fingerprint, more.fingerprint),
         mean=mean,
         std=std,
@@ -139,7 +136,7 @@ def make_mixing(recipe: Recipe, data: Data, *, seed: int) -> Mixing:
     return Mixing(recipe.mix, classes=len(data.classes), smoothing=recipe.label_smoothing, seed=seed)
 
 
-def make_feed(
+def make_train_loader(
     recipe: Recipe,
     data: Data,
     *,
@@ -149,14 +146,14 @@ def make_feed(
     rank: int = 0,
     processes: int = 1,
     teacher_sizes: Sequence[tuple[int, int]] = (),
-) -> Feed:
+) -> TrainLoader:
     """Make the loader of training batches; of several processes each has its share.
 
     Where the recipe shows teachers the stored images, each batch has a view for each teacher, (height, width) of
     `teacher_sizes`; one of the student's size sees the student's images.
     """
     drawn_anew = recipe.guide is not None and recipe.guide.view == "original"
-    return Feed(
+    return TrainLoader(
         data.train,
         make_augment(recipe, data, image_size=image_size, seed=seed),
         make_mixing(recipe, data, seed=seed),
@@ -184,7 +181,7 @@ def count_steps(recipe: Recipe, images: int, extra: int = 0, extra_share: float 
         images: training images.
         extra, extra_share: extra images, and their share of every batch.
     """
-    order = Order(
+    order = Sampler(
         images,
         batch_size=recipe.batch_size,
         seed=0,
@@ -206,9 +203,9 @@ def make_test_batches(
     device: str,
     rank: int = 0,
     processes: int = 1,
-) -> PlainBatches:
+) -> EvalLoader:
     """Load a split for evaluation (or this process's share) in large batches, which are cheap without gradients."""
     pixels = image_size[0] * image_size[1]
     batch_size = max(16, min(512, 512 * 64 * 64 // pixels))
     plain = Plain(image_size, mean=mean, std=std, interpolation=interpolation)  # type: ignore[arg-type]
-    return PlainBatches(images, plain, batch_size=batch_size, device=device, rank=rank, processes=processes)
+    return EvalLoader(images, plain, batch_size=batch_size, device=device, rank=rank, processes=processes)

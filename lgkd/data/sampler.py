@@ -15,7 +15,7 @@ from lgkd._internal.rng import epoch_order, permutation, seed_of
 from lgkd.errors import InputError
 
 
-class Order:
+class Sampler:
     """Draw the keys of every global batch.
 
     An epoch is one pass over the real images, whose order is drawn again for each epoch. Where an image is repeated,

@@ -8,38 +8,25 @@ from torch import Tensor
 
 from lgkd._internal.rng import permutation, seed_of
 from lgkd.data.dataset import Images
+from lgkd.data.names import Subset
 from lgkd.errors import DataError, InputError
 
 
-def subset(
-    images: Images,
-    *,
-    fraction: float | None = None,
-    per_class: int | None = None,
-    seed: int = 0,
-    classes: Sequence[str] = (),
-) -> Images:
-    """Choose a part of `images` that keeps the balance of the classes, in the order of `images`.
+def select_subset(images: Images, subset: Subset, *, classes: Sequence[str] = ()) -> Images:
+    """Select a part of `images` that keeps the balance of the classes, in the order of `images`.
 
     With the same seed, the larger of two subsets contains the smaller one, so a learning curve adds images
     and exchanges none.
 
     Args:
-        images: to choose from.
-        fraction: share of every class, in (0, 1]; rounded to the nearest count and at least one image.
-        per_class: images of every class. Give this or `fraction`; with neither, all images are kept.
-        seed: selects one of the many subsets.
+        images: to select from, without the near copies that are left out.
+        subset: a fraction of a class is rounded to the nearest count and at least one image.
         classes: their names, for messages.
 
     Raises:
-        InputError: both are given, one is out of range, or a class holds fewer images than asked for.
+        InputError: a class holds fewer images than asked for.
     """
-    if fraction is not None and per_class is not None:
-        raise InputError(f"fraction {fraction} and {per_class} images per class were both given: choose one")
-    if fraction is not None and not 0 < fraction <= 1:
-        raise InputError(f"the fraction is {fraction}, expected a number above 0 and at most 1")
-    if per_class is not None and per_class < 1:
-        raise InputError(f"{per_class} images per class were asked for, expected at least 1")
+    fraction, per_class = subset.fraction, subset.per_class
     if per_class is None and (fraction is None or fraction == 1):
         return images
     chosen = []
@@ -50,7 +37,7 @@ def subset(
                 f"{len(members)}: ask for fewer, or for a fraction"
             )
         count = per_class if per_class is not None else max(1, _nearest(fraction, len(members)))
-        chosen.append(_shuffled(members, seed_of(seed, "subset", label))[:count])
+        chosen.append(_shuffled(members, seed_of(subset.seed, "subset", label))[:count])
     return images.take(torch.cat(chosen).sort().values)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lgkd._internal.atomic_io import write_json, write_whole
+from lgkd._internal.atomic_io import write_atomic, write_json
 from lgkd._internal.manifest import write_manifest
 from lgkd.data.sources.arrange import whole
 from lgkd.deploy import formats
@@ -85,11 +85,11 @@ def export_run(
     about = _about(made, copies, call)
     with whole(folder, "choose another --out") as scratch:
         for file, copy in copies.items():
-            write_whole(scratch / file, copy.data)
+            write_atomic(scratch / file, copy.data)
         write_json(scratch / STUDENT, subject.about)
         write_json(scratch / EXPORT, about)
         card = model_card(subject, about, environment_of(run))
-        write_whole(scratch / CARD, card.encode())
+        write_atomic(scratch / CARD, card.encode())
         # Not the card, which people edit.
         write_manifest(scratch, (STUDENT, EXPORT, *copies))
     return made

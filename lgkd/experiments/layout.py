@@ -22,7 +22,7 @@ from lgkd.runner.length_settings import settled
 from lgkd.runner.options import Options
 from lgkd.runner.resolve import resolve_recipe
 from lgkd.runs.folder import RECIPE, describe, is_finished, is_untouched, read_metrics, read_run
-from lgkd.runs.identity import differences, identity
+from lgkd.runs.identity import differences, identity, lines_of
 
 ABOUT = "experiment.json"
 _FORMAT = 1
@@ -113,11 +113,11 @@ def check_finished(out: Path, experiment: Experiment, turn: Turn) -> None:
     folder = run_of(out, turn)
     info = read_run(folder)
     found = dict(_decided(identity(info, load_recipe(folder / RECIPE))))
-    changes = list(differences(found, dict(_decided(_asked_for(experiment, turn, info.get("steps_per_epoch") or 1)))))
+    changes = differences(found, dict(_decided(_asked_for(experiment, turn, info.get("steps_per_epoch") or 1))))
     if changes:
         raise TakenError(
             f"{folder} holds a finished run ({describe(info)}) of other settings than {experiment.name} has here. "
-            "Choose another --out to start again:\n  " + "\n  ".join(changes)
+            f"Choose another --out to start again:\n  {lines_of(changes)}"
         )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from lgkd._internal.atomic_io import write_whole
+from lgkd._internal.atomic_io import write_atomic
 from lgkd.data.catalogue import CATALOGUE, bundled
 from lgkd.errors import InputError
 from lgkd.experiments.results import Outcome, Row
@@ -36,7 +36,7 @@ def write_results(file: Path, outcome: Outcome) -> None:
     """
     content = _read(file)
     before, after = _apart(content, outcome.experiment, file)
-    write_whole(file, before + section(outcome).encode() + after)
+    write_atomic(file, before + section(outcome).encode() + after)
 
 
 def section(outcome: Outcome) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from lgkd._internal.atomic_io import write_json
 from lgkd.errors import BusyError, TakenError
 from lgkd.runs.folder import RUN, claim, is_untouched, make_folder
-from lgkd.runs.identity import hold
+from lgkd.runs.identity import lock_run
 
 BEGUN = "quickstart.json"
 
@@ -47,7 +47,7 @@ def _take(out: Path | None, choices: Mapping[str, Any]) -> tuple[Path, ExitStack
             try:
                 # Checked again once it is locked: another process may have started there meanwhile.
                 if _is_open(folder, choices):
-                    held.enter_context(hold(make_folder(folder)))
+                    held.enter_context(lock_run(make_folder(folder)))
                     if _is_open(folder, choices):
                         return folder, held.pop_all()
             except BusyError:

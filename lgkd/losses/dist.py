@@ -53,15 +53,7 @@ class DIST(nn.Module):
         return self.gamma > 0
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG002
-        """Compute the loss, a scalar.
-
-        Args:
-            student_logits, teacher_logits: (B,K).
-            targets: not read.
-
-        Raises:
-            InputError: the logits do not both have the same shape (B,K).
-        """
+        """Compute the loss, a scalar; arguments and errors as for `KD`."""
         student, teacher = logits_of("DIST", student_logits, teacher_logits)
         student = F.log_softmax(student / self.temperature, dim=1)
         teacher = F.log_softmax(teacher / self.temperature, dim=1)

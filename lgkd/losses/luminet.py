@@ -42,15 +42,7 @@ class LumiNet(nn.Module):
         self.temperature = temperature
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG002
-        """Compute the loss, a scalar.
-
-        Args:
-            student_logits, teacher_logits: (B,K).
-            targets: not read.
-
-        Raises:
-            InputError: the logits do not both have the same shape (B,K).
-        """
+        """Compute the loss, a scalar; arguments and errors as for `KD`."""
         student, teacher = logits_of("LumiNet", student_logits, teacher_logits)
         student_log = F.log_softmax(_by_class(student) / self.temperature, dim=1)
         teacher_log = F.log_softmax(_by_class(teacher) / self.temperature, dim=1)

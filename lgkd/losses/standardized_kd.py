@@ -29,12 +29,33 @@ def standardized(logits_BK: Tensor, eps: float = 1e-7) -> Tensor:
     return scaled.masked_fill(flat_B1, 0)
 
 
+class _Standardized(nn.Module):
+    """Apply a loss to standardised logits."""
+
+    reads: ClassVar[str] = "logits"
+    across_batch: ClassVar[bool] = False
+
+    def __init__(self, inner: KD | DKD, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.inner = inner
+
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:
+        """Compute the loss, a scalar; arguments and errors as for `KD` or `DKD`."""
+        student, teacher = logits_of(type(self).__name__, student_logits, teacher_logits)
+        loss: Tensor = self.inner(standardized(student, self.eps), standardized(teacher, self.eps), targets)
+        return loss
+
+    def extra_repr(self) -> str:
+        return f"eps={self.eps:g}"
+
+
 @register_loss(
     "standardized-kd",
     weight=9.0,
     weight_help="Multiplies the divergence, which includes the factor temperature^2.",
 )
-class StandardizedKD(nn.Module):
+class StandardizedKD(_Standardized):
     """Apply `KD` to standardised logits, the mean over the batch.
 
         loss = T^2 / B * sum over b of KL(softmax(z(teacher_b) / T) || softmax(z(student_b) / T)),
@@ -52,22 +73,8 @@ class StandardizedKD(nn.Module):
             zero.
     """
 
-    reads: ClassVar[str] = "logits"
-    across_batch: ClassVar[bool] = False
-
     def __init__(self, temperature: Temperature = 2.0, eps: Small = 1e-7) -> None:
-        super().__init__()
-        self.eps = eps
-        self.inner = KD(temperature)
-
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:
-        """Compute the loss, a scalar; arguments and errors as for `KD`."""
-        student, teacher = logits_of("StandardizedKD", student_logits, teacher_logits)
-        loss: Tensor = self.inner(standardized(student, self.eps), standardized(teacher, self.eps), targets)
-        return loss
-
-    def extra_repr(self) -> str:
-        return f"eps={self.eps:g}"
+        super().__init__(KD(temperature), eps)
 
 
 @register_loss(
@@ -75,7 +82,7 @@ class StandardizedKD(nn.Module):
     weight=9.0,
     weight_help="Multiplies both parts, which include the factor temperature^2.",
 )
-class StandardizedDKD(nn.Module):
+class StandardizedDKD(_Standardized):
     """Apply `DKD` to standardised logits; see `StandardizedKD`.
 
     Source: as there. The authors' code, at weight 9, has effectively alpha 9, beta 81, T = 4: weight 9 with
@@ -89,21 +96,7 @@ class StandardizedDKD(nn.Module):
             zero.
     """
 
-    reads: ClassVar[str] = "logits"
-    across_batch: ClassVar[bool] = False
-
     def __init__(
         self, alpha: Factor = 1.0, beta: Factor = 9.0, temperature: Temperature = 4.0, eps: Small = 1e-7
     ) -> None:
-        super().__init__()
-        self.eps = eps
-        self.inner = DKD(alpha, beta, temperature)
-
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:
-        """Compute the loss, a scalar; arguments and errors as for `DKD`."""
-        student, teacher = logits_of("StandardizedDKD", student_logits, teacher_logits)
-        loss: Tensor = self.inner(standardized(student, self.eps), standardized(teacher, self.eps), targets)
-        return loss
-
-    def extra_repr(self) -> str:
-        return f"eps={self.eps:g}"
+        super().__init__(DKD(alpha, beta, temperature), eps)

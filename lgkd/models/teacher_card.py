@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lgkd._internal.atomic_io import sha256_of, write_whole
+from lgkd._internal.atomic_io import sha256_of, write_atomic
 from lgkd._internal.locks import locked_folder
 from lgkd._internal.manifest import compare, read_manifest
 from lgkd._internal.paths import home, teachers_folder
@@ -283,7 +283,7 @@ def save_card(card: TeacherCard, folder: Path) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / CARD
-    write_whole(target, card.model_dump_json(indent=2).encode() + b"\n")
+    write_atomic(target, card.model_dump_json(indent=2).encode() + b"\n")
     return target
 
 

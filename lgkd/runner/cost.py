@@ -12,7 +12,7 @@ from torch import nn
 
 from lgkd._internal.distributed import highest
 from lgkd.config import Recipe
-from lgkd.data.loader import Feed
+from lgkd.data.loader import TrainLoader
 from lgkd.data.prepare import Data, make_test_batches
 from lgkd.distillation.guide import Guide
 from lgkd.runner.batches import Batches
@@ -55,19 +55,19 @@ class Cost:
 
 
 def measure(
-    student: nn.Module, guides: Sequence[Guide], recipe: Recipe, data: Data, feed: Feed, plan: Plan,
+    student: nn.Module, guides: Sequence[Guide], recipe: Recipe, data: Data, loader: TrainLoader, plan: Plan,
     image_size: tuple[int, int], memory: PeakMemory, *, longest: float = _SECONDS,
 ) -> Cost:  # fmt: skip
     """Time some steps and one batch of evaluation.
 
     Args:
-        student, guides, recipe, data, feed, plan, image_size: of the training; `data` are generated images.
+        student, guides, recipe, data, loader, plan, image_size: of the training; `data` are generated images.
         memory: a meter started before the models were built.
         longest: seconds for steps; with the default at most ten are made.
     """
     state = torch.get_rng_state()
-    engine = Engine(make_task(student, guides, recipe), plan, names=feed.names)
-    batches = Batches(feed)
+    engine = Engine(make_task(student, guides, recipe), plan, names=loader.names)
+    batches = Batches(loader)
     meters = RunningMean()
 
     def step() -> float:

@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import nn
 
-from lgkd._internal.atomic_io import write_json, write_whole
-from lgkd._internal.distributed import add_up
+from lgkd._internal.atomic_io import write_atomic, write_json
+from lgkd._internal.distributed import all_reduce_sum
 from lgkd._internal.locks import remove_stale_lock
 from lgkd._internal.manifest import MANIFEST, remove_manifest
 from lgkd._internal.safetensors_io import fill, load_weights, save_weights
 from lgkd.config import dump_recipe
-from lgkd.data.loader import PlainBatches
+from lgkd.data.loader import EvalLoader
 from lgkd.data.prepare import Data, make_test_batches
 from lgkd.models.teacher_card import Accuracy
 from lgkd.runner.build import make_task
@@ -61,7 +61,7 @@ def execute(config: ResolvedConfig, session: Session, prepared: Prepared) -> Run
             # Writing run.json before all other files identifies the folder as a run's.
             remove_manifest(folder)
             write_run(folder, info)
-            write_whole(folder / RECIPE, dump_recipe(prepared.recipe).encode())
+            write_atomic(folder / RECIPE, dump_recipe(prepared.recipe).encode())
             write_json(folder / ENV, about_here)
 
     # Until its checkpoint is found to fit, a folder stays unchanged.
@@ -86,7 +86,7 @@ def execute(config: ResolvedConfig, session: Session, prepared: Prepared) -> Run
     with StopCondition(config.options.get("max_time"), session.began) as stop:
         fit(
             make_task(student, prepared.guides, prepared.recipe),
-            prepared.feed,
+            prepared.loader,
             plan,
             evaluate=lambda model: _scores(model, batches, plan),
             callbacks=(logger, *session.watchers),
@@ -142,7 +142,7 @@ def finished_run(folder: Path, info: dict[str, Any], student: nn.Module) -> Run:
     return Run(student.eval(), read_metrics(folder), folder, info)
 
 
-def _test_batches(session: Session, prepared: Prepared) -> dict[str, PlainBatches]:
+def _test_batches(session: Session, prepared: Prepared) -> dict[str, EvalLoader]:
     """Make the batches of the evaluated splits: test and, where images are held out, validation."""
     data = prepared.data
     splits = {"test": data.test} if data.val is None else {"val": data.val, "test": data.test}
@@ -161,13 +161,13 @@ def _test_batches(session: Session, prepared: Prepared) -> dict[str, PlainBatche
     }
 
 
-def _scores(model: nn.Module, batches: Mapping[str, PlainBatches], plan: Plan) -> dict[str, float]:
+def _scores(model: nn.Module, batches: Mapping[str, EvalLoader], plan: Plan) -> dict[str, float]:
     """Return every split's scores, as `test_top1` and so on."""
     return {
         f"{split}_{name}": value
         for split, images in batches.items()
         for name, value in score(
-            model, images, precision=plan.precision, channels_last=plan.channels_last, add_up=add_up
+            model, images, precision=plan.precision, channels_last=plan.channels_last, all_reduce_sum=all_reduce_sum
         )
         .flat()
         .items()

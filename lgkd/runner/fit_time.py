@@ -157,7 +157,7 @@ def _time_steps(config: ResolvedConfig, clock: _Clock, rules: Sequence[LengthRul
             prepared.guides,
             prepared.recipe,
             data,
-            prepared.feed,
+            prepared.loader,
             plan,
             prepared.image_size,
             memory,

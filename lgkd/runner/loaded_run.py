@@ -14,7 +14,7 @@ from lgkd.data.dataset import DataSet, Images
 from lgkd.data.extra import fingerprint_with
 from lgkd.data.greys import read_greys
 from lgkd.data.labelled import load_labelled
-from lgkd.data.loader import PlainBatches
+from lgkd.data.loader import EvalLoader
 from lgkd.data.locations import known_or_folder
 from lgkd.data.prepare import Channels, Data, make_test_batches, prepare_data
 from lgkd.errors import InputError, LgkdError
@@ -70,7 +70,7 @@ class Opened:
         """Return mean and standard deviation of the student's images."""
         return tuple(self.about["mean"]), tuple(self.about["std"])
 
-    def batches(self, images: Images | None = None) -> PlainBatches:
+    def batches(self, images: Images | None = None) -> EvalLoader:
         """Return the student's input batches, each image once, with labels; the test split if none are given."""
         mean, std = self.normalisation
         return make_test_batches(
@@ -159,7 +159,7 @@ def _by_name(data: Data, known: Sequence[str]) -> Data:
     return replace(data, classes=tuple(known), test=replace(data.test, labels=places[data.test.labels]))
 
 
-def evaluate_run(
+def evaluate(
     run: str | Path | Run,
     *,
     dataset: str | Path | DataSet | None = None,
@@ -168,10 +168,24 @@ def evaluate_run(
     model: nn.Module | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Scores:
-    """Evaluate a trained student, as `lgkd.evaluate`.
+    """Evaluate a trained student: accuracy, calibration, agreement with its teacher.
+
+    Args:
+        run: a run or its folder.
+        dataset: the images to evaluate on; by default the test split of the data set it was trained on. Of a folder all
+            labelled images: of its `test` split where it has one, else every image, except where it is the data set
+            that the run was trained on, of which the held-out images are scored. It may have some of the student's
+            classes; labels go by their names. Of a named or loaded data set the test split.
+        data_dir: folder of a named data set.
+        device: "cpu", "cuda" or "cuda:N".
+        model: as for `load_student`.
+        say: called with messages: first the evaluated images, then other remarks for the user.
 
     Raises:
-        InputError, DataError, MissingError: as `open_run`; or the student's loss is not finite.
+        InputError: there is no finished run, its loss is not finite, or the data set has classes that the student does
+            not know.
+        DataError: the folder has such classes, or is not a folder of classes.
+        MissingError: its data set is not where it was.
     """
     opened = open_run(run, dataset=dataset, data_dir=data_dir, device=device, model=model)
     for sentence in (opened.scored, *opened.data.notes):

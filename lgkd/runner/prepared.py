@@ -8,7 +8,7 @@ from torch import nn
 
 from lgkd._internal.distributed import Place
 from lgkd.config import Recipe
-from lgkd.data.loader import Feed
+from lgkd.data.loader import TrainLoader
 from lgkd.data.prepare import Data
 from lgkd.distillation.guide import Guide
 from lgkd.distillation.tasks import Lookup
@@ -47,7 +47,7 @@ class Prepared:
 
     Attributes:
         recipe: complete; with a cache, its number of views.
-        data, student, guides, feed, plan: of the training; there are no guides for a teacher or a baseline.
+        data, student, guides, loader, plan: of the training; there are no guides for a teacher or a baseline.
         image_size: (height, width) of the student's images, in pixels.
         served: caches that are read instead of running the teachers.
         lookup: finds the teachers' outputs of samples in the caches.
@@ -58,7 +58,7 @@ class Prepared:
     data: Data
     student: nn.Module
     guides: tuple[Guide, ...]
-    feed: Feed
+    loader: TrainLoader
     plan: Plan
     image_size: tuple[int, int]
     served: Served | None

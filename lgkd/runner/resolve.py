@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from lgkd._internal.text import did_you_mean
-from lgkd.config import Recipe, apply_overrides, load_recipe
+from lgkd.config import Recipe, load_recipe
 from lgkd.config.length_rules import without_guide
+from lgkd.config.overrides import try_overrides
+from lgkd.config.problems import Problem, dotted, in_order
 from lgkd.config.trackers import check_trackers
 from lgkd.data.image_folder import check_some_image
 from lgkd.data.locations import known_or_folder
@@ -339,11 +341,11 @@ def resolve_recipe(
         chosen.append(f"schedule.warmup_epochs={round(share * max(epochs, 0), 4)}")
     elif epochs is not None:
         chosen.append("schedule.steps=null")
-    try:
-        # One call, so that all mistakes are reported at once.
-        recipe = apply_overrides(recipe, [*chosen, *overrides])
-    except RecipeError as error:
-        raise RecipeError(_as_typed(str(error), given, overrides)) from None
+    # One call, so that all mistakes are reported at once.
+    changed = try_overrides(recipe, [*chosen, *overrides])
+    if isinstance(changed, list):
+        raise RecipeError(_as_typed(changed, given, overrides))
+    recipe = changed
     if recipe.trains != trains:
         raise RecipeError(f"the recipe {name} trains a {recipe.trains}, expected one for a {trains}; "
                           "`lgkd recipes` lists what each is for")  # fmt: skip
@@ -356,16 +358,14 @@ def resolve_recipe(
     return recipe
 
 
-def _as_typed(message: str, given: Mapping[str, object], overrides: Sequence[str]) -> str:
+def _as_typed(problems: Sequence[Problem], given: Mapping[str, object], overrides: Sequence[str]) -> str:
     """Format the mistakes with the names of the typed options; a single one on one line."""
-    keys = {override.partition("=")[0].strip() for override in overrides}
+    typed = [f"{override.partition('=')[0].strip()}." for override in overrides]
     lines = []
-    for line in message.splitlines()[1:]:
-        path, colon, rest = line.strip().partition(": ")
-        if colon and path in given and path not in keys:
-            lines.append(f"{_TYPED_AS[path]} {rest}")
-        elif colon and path not in keys:
-            lines.append(line.strip())
+    for problem in in_order(problems):
+        key = dotted(problem.path)
+        if not key or any(one.startswith(f"{key}.") for one in typed):
+            lines.append(f"--set {problem}")
         else:
-            lines.append(f"--set {line.strip()}")
+            lines.append(f"{_TYPED_AS[key]} {problem.message}" if key in given else str(problem))
     return lines[0] if len(lines) == 1 else f"{len(lines)} problems with the options\n  " + "\n  ".join(lines)

@@ -13,7 +13,7 @@ from torch import nn
 from lgkd._internal.distributed import join, wait
 from lgkd.data.checks.report import quick_check
 from lgkd.data.greys import BEFORE, Greys
-from lgkd.data.prepare import Data, count_steps, make_feed, make_test_batches, prepare_data
+from lgkd.data.prepare import Data, count_steps, make_test_batches, make_train_loader, prepare_data
 from lgkd.distillation.guide import Guide
 from lgkd.distillation.teacher_cache.serving import Served, serve
 from lgkd.errors import InputError, TapError
@@ -39,7 +39,7 @@ from lgkd.runner.resolve import ResolvedConfig
 from lgkd.runner.run import Run
 from lgkd.runner.teacher_store import poor_teacher
 from lgkd.runs.folder import check_free, claim, is_finished, make_folder, read_run
-from lgkd.runs.identity import check_same, go_on, hold
+from lgkd.runs.identity import check_finished_run, check_resumable, lock_run
 from lgkd.training.determinism import exactly, remark
 from lgkd.training.precision import choose_device
 
@@ -108,21 +108,21 @@ class Runner:
         prepared = self.prepare(greys=None if fresh else _greys_of_run(folder))
         try:
             if kept:
-                info = check_same(folder, prepared.info, prepared.recipe, say=session.say)
+                info = check_finished_run(folder, prepared.info, prepared.recipe, say=session.say)
                 return finished_run(folder, info, prepared.student)
             if prepared.served is not None:
-                lookup, errors = prepared.served.begin(prepared.feed, session.device, say=session.say)
+                lookup, errors = prepared.served.begin(prepared.loader, session.device, say=session.say)
                 prepared = replace(prepared, lookup=lookup, info=prepared.info | {"cached_errors": errors})
             if config.store is not None and session.first:
                 make_folder(config.store.parent)
             with (
-                hold(make_folder(folder) if fresh else folder) if session.first else nullcontext(),
+                lock_run(make_folder(folder) if fresh else folder) if session.first else nullcontext(),
                 exactly(session.device, deterministic=prepared.info["deterministic"]),
             ):
                 if fresh and session.first:
                     claim(folder)  # once it is locked: another may have started there since
                 if not fresh and session.first:
-                    info = go_on(
+                    info = check_resumable(
                         folder, prepared.info, prepared.recipe, force=bool(options.get("force")), say=session.say
                     )
                     prepared = replace(prepared, info=info)
@@ -157,7 +157,7 @@ class Runner:
                 student.to(memory_format=torch.channels_last)
             served = self._serve(guides, data, size) if stand_in is None else None
             recipe = config.recipe if served is None else served.recipe
-            feed = make_feed(
+            loader = make_train_loader(
                 recipe,
                 data,
                 image_size=size,
@@ -169,7 +169,7 @@ class Runner:
             )
             plan = make_plan(
                 recipe,
-                steps_per_epoch=feed.steps_per_epoch if steps_per_epoch is None else steps_per_epoch,
+                steps_per_epoch=loader.steps_per_epoch if steps_per_epoch is None else steps_per_epoch,
                 seed=config.seed,
                 device=session.device,
                 channels_last=is_convolutional(student),
@@ -185,7 +185,7 @@ class Runner:
             for guide in guides:
                 guide.remove()
             raise
-        return Prepared(recipe, data, student, tuple(guides), feed, plan, size, served, info)
+        return Prepared(recipe, data, student, tuple(guides), loader, plan, size, served, info)
 
     def load_data(self, *, greys: Greys | None = None) -> Data:
         """Load the images, check that the teachers know their classes, and apply the recipe's rules for this length.
@@ -201,11 +201,8 @@ class Runner:
             config.dataset,
             normalize=config.recipe.view.normalize,
             data_dir=options.get("data_dir"),
-            fraction=options.get("fraction"),
-            images_per_class=options.get("images_per_class"),
-            subset_seed=options.get("subset_seed") or 0,
+            subset=config.subset,
             val_fraction=options.get("val_fraction"),
-            leave_out_near_copies=bool(options.get("leave_out_near_copies")),
             extra=options.get("extra"),
             extra_share=options.get("extra_share"),
             offline=bool(options.get("offline")),

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any
 
-from lgkd._internal.atomic_io import is_leftover_of, write_json, write_whole
+from lgkd._internal.atomic_io import is_leftover_of, write_atomic, write_json
 from lgkd._internal.csv_tables import original, table
 from lgkd._internal.git import git_state
 from lgkd._internal.locks import LOCK
@@ -310,7 +310,7 @@ def write_run(folder: Path, run: Mapping[str, Any]) -> None:
 def write_metrics(folder: Path, rows: Sequence[Mapping[str, float | int]]) -> None:
     """Write metrics.csv atomically: one row per epoch, a column for every quantity measured in any epoch."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    write_whole(folder / METRICS, table(columns, rows))
+    write_atomic(folder / METRICS, table(columns, rows))
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:

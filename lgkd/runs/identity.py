@@ -2,14 +2,15 @@
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lgkd._internal.atomic_io import json_sha256
 from lgkd._internal.locks import LOCK, LockedError, locked
 from lgkd.config import Recipe, load_recipe
+from lgkd.config.options import COMPARED
 from lgkd.errors import BusyError, InputError, TakenError
 from lgkd.runs.folder import (
     ENV,
@@ -22,20 +23,8 @@ from lgkd.runs.folder import (
     read_run,
 )
 
-# Fields that determine what a training computes. The location of the images and the start time do not.
-_COMPARED = (
-    "kind",
-    "student",
-    "teacher",
-    "more_teachers",
-    "pairs",
-    "cached",
-    "dataset",
-    "seed",
-    "precision",
-    "epochs",
-    "steps_per_epoch",
-)
+# Fields of run.json that determine what a training computes, besides those of options.
+_FIELDS = ("kind", "student", "teacher", "more_teachers", "pairs", "dataset", "steps_per_epoch")
 _PACKAGES = ("lgkd", "torch", "torchvision", "timm")
 # Fields that determine the weights and their shapes: a checkpoint with other values does not fit.
 _SHAPES = re.compile(
@@ -46,7 +35,7 @@ _ELSEWHERE = {"dataset.path", "dataset.data_dir", "dataset.extra.path"}
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def lock_run(folder: Path) -> Iterator[None]:
     """Lock a run's folder against other processes; the system releases the lock when this process ends.
 
     Raises:
@@ -61,7 +50,7 @@ def hold(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def go_on(
+def check_resumable(
     folder: Path,
     info: Mapping[str, Any],
     recipe: Recipe,
@@ -96,14 +85,14 @@ def go_on(
             raise
         return {**info}
     now = _identity(info, recipe, {name: package_version(name) for name in _PACKAGES})
-    changes = list(differences(_known(before, unknown), _known(now, unknown)))
+    changes = differences(_known(before, unknown), _known(now, unknown))
     if changes and not force:
         advice = "Choose another --out to start a new run (its checkpoint does not fit, so --force would not help)"
-        if not any(_SHAPES.fullmatch(change.partition(": ")[0]) for change in changes):
+        if not any(_SHAPES.fullmatch(change.field) for change in changes):
             advice = "Use --force to resume it anyway, or another --out to start a new run"
         raise TakenError(
             f"{folder} holds an unfinished run ({describe(old)}) that differs from this one; nothing was touched. "
-            f"{advice}:\n  " + "\n  ".join(changes)
+            f"{advice}:\n  {lines_of(changes)}"
         )
     for change in changes:
         say(f"resuming although it differs: {change}")
@@ -112,7 +101,7 @@ def go_on(
     return {**info, **kept, "resumed": old.get("resumed", 0) + 1}
 
 
-def check_same(
+def check_finished_run(
     folder: Path,
     info: Mapping[str, Any],
     recipe: Recipe,
@@ -126,18 +115,18 @@ def check_same(
         folder: holds a finished run.
         info, recipe: of the requested training.
         say: called with each package version that differs.
-        unknown: as for `go_on`.
+        unknown: as for `check_resumable`.
 
     Raises:
         TakenError: something differs; the message names every field with both values.
     """
     old = read_run(folder)
     before, now = identity(old, load_recipe(folder / RECIPE)), identity(info, recipe)
-    changes = list(differences(_known(before, unknown), _known(now, unknown)))
+    changes = differences(_known(before, unknown), _known(now, unknown))
     if changes:
         raise TakenError(
             f"{folder} holds a finished run ({describe(old)}) that differs from this one; nothing was touched. "
-            "Choose another --out to start a new run:\n  " + "\n  ".join(changes)
+            f"Choose another --out to start a new run:\n  {lines_of(changes)}"
         )
     for change in differences(_versions_of(folder), {name: package_version(name) for name in _PACKAGES}):
         say(f"{folder.name} is finished and was made with other packages: {change}")
@@ -154,10 +143,9 @@ def identity(info: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     values = recipe.model_dump(mode="json", exclude={"about", "source", "expect"})
     # Without this setting test images are resized as with the same interpolation named explicitly.
     values["evaluation"]["interpolation"] = recipe.test_interpolation
-    plain = {key: info.get(key) for key in _COMPARED}
-    # Runs of earlier versions, without the choice, had none.
-    plain["deterministic"] = bool(info.get("deterministic"))
-    flat = dict(_flattened({**plain, "recipe": values}))
+    defaults = dict.fromkeys(_FIELDS) | COMPARED
+    fields = {key: info.get(key, default) for key, default in defaults.items()}
+    flat = dict(_flattened({**fields, "recipe": values}))
     return {key: value for key, value in flat.items() if key not in _ELSEWHERE}
 
 
@@ -193,12 +181,12 @@ def check_checkpoint(
     if found.get("digest") == wanted["digest"] == json_sha256(settings):
         return
     # A setting unknown to the checkpoint came with a later version, whose default is the earlier behaviour.
-    changes = list(differences(settings, {key: value for key, value in wanted["settings"].items() if key in settings}))
+    changes = differences(settings, {key: value for key, value in wanted["settings"].items() if key in settings})
     if changes and not force:
         raise TakenError(
             f"{folder} was made by another training than {RUN} and {RECIPE} beside it describe; it was not "
             "touched. Take these files, or the checkpoint, from a copy, or use --force to resume from it "
-            "anyway:\n  " + "\n  ".join(changes)
+            f"anyway:\n  {lines_of(changes)}"
         )
     for change in changes:
         say(f"resuming although the checkpoint differs: {change}")
@@ -241,8 +229,23 @@ def _flattened(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, list(value) if isinstance(value, tuple) else value
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    """Yield every key whose values differ, with both."""
-    for key in [*old, *(key for key in new if key not in old)]:
-        if old.get(key) != new.get(key):
-            yield f"{key}: was {json.dumps(old.get(key))}, now {json.dumps(new.get(key))}"
+class Difference(NamedTuple):
+    """Describe a setting, by its dotted key, that differs between a stored run and the requested training."""
+
+    field: str
+    stored: Any
+    wanted: Any
+
+    def __str__(self) -> str:
+        return f"{self.field}: was {json.dumps(self.stored)}, now {json.dumps(self.wanted)}"
+
+
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[Difference]:
+    """Return every key whose values differ, with both."""
+    pairs = [Difference(key, stored.get(key), wanted.get(key)) for key in {**stored, **wanted}]
+    return [pair for pair in pairs if pair.stored != pair.wanted]
+
+
+def lines_of(changes: Iterable[Difference]) -> str:
+    """Format differences for the end of a message, one a line."""
+    return "\n  ".join(map(str, changes))

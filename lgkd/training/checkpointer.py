@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lgkd._internal.distributed import add_up, wait
+from lgkd._internal.distributed import all_reduce_sum, wait
 from lgkd._internal.out_of_memory import raise_if_out_of_memory
 from lgkd.errors import InputError, NonFiniteError
 from lgkd.training.callbacks import EpochRow
@@ -72,8 +72,8 @@ class Checkpointer:
                 f"a weight is not finite after epoch {progress.epoch + 1}, step {progress.step}; it was not saved, the "
                 "last checkpoint is good. Try a lower optimizer.lr or --precision fp32"
             )
-        sums = meters.state_dict(add_up)
-        images = int(add_up(torch.tensor(meters.images)))
+        sums = meters.state_dict(all_reduce_sum)
+        images = int(all_reduce_sum(torch.tensor(meters.images)))
         if engine.rank == 0:
             scaler = engine.accelerator.scaler
             state = {

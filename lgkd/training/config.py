@@ -15,7 +15,7 @@ class Plan:
     Attributes:
         optimizer, schedule, ema, lookahead: those of a recipe; the learning rate is not scaled by the batch size.
         steps_per_epoch: optimiser steps.
-        accumulate: micro-batches per step; the effective batch is that of the feed.
+        accumulate: micro-batches per step; the effective batch is that of the loader.
         precision: "fp32", "bf16" or "fp16"; already decided.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
         channels_last: use the channels-last memory format, for CNNs.

@@ -68,7 +68,7 @@ def score(
     precision: str = "fp32",
     channels_last: bool = False,
     other: Callable[[Tensor], Tensor] | None = None,
-    add_up: Callable[[Tensor], Tensor] | None = None,
+    all_reduce_sum: Callable[[Tensor], Tensor] | None = None,
 ) -> Scores:
     """Evaluate a classifier on (images, class numbers), in eval mode; modules keep their mode.
 
@@ -78,7 +78,7 @@ def score(
         precision: "fp32", "bf16" or "fp16".
         channels_last: use the channels-last memory format.
         other: a second classifier of the same images, for the agreement.
-        add_up: sums a vector over processes, if each of them has a share of the images.
+        all_reduce_sum: sums a vector over processes, if each of them has a share of the images.
 
     Raises:
         DataError: there are no images.
@@ -89,8 +89,8 @@ def score(
             sums[name] = sums[name] + value if name in sums else value
     if not sums:
         raise DataError("there are no images to score; expected at least one batch")
-    if add_up is not None:
-        sums = _added_up(sums, add_up)
+    if all_reduce_sum is not None:
+        sums = _reduced(sums, all_reduce_sum)
     return _scores({name: value.cpu() for name, value in sums.items()}, with_other=other is not None)
 
 
@@ -191,9 +191,9 @@ def _counts(logits_BK: Tensor, labels_B: Tensor, theirs: Tensor | None) -> dict[
     return counts
 
 
-def _added_up(sums: dict[str, Tensor], add_up: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+def _reduced(sums: dict[str, Tensor], all_reduce_sum: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
     """Reduce the sums over processes in one message; double precision represents every count exactly."""
-    whole = add_up(torch.cat([value.double().flatten() for value in sums.values()]))
+    whole = all_reduce_sum(torch.cat([value.double().flatten() for value in sums.values()]))
     parts = torch.split(whole, [value.numel() for value in sums.values()])
     return {name: part.view_as(sums[name]) for name, part in zip(sums, parts, strict=True)}
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from lgkd._internal.distributed import add_up
+from lgkd._internal.distributed import all_reduce_sum
 from lgkd.distillation.tasks import Batch, Lookup
 from lgkd.errors import NonFiniteError
 from lgkd.training.agreement import Agreement
@@ -25,8 +25,8 @@ from lgkd.training.train_step import Engine
 _SECONDS_BETWEEN_LOOKS = 0.5
 
 
-class Feed(Protocol):
-    """Yield batches by epoch, as `lgkd.data.loader.Feed` does."""
+class Loader(Protocol):
+    """Yield batches by epoch, as `lgkd.data.loader.TrainLoader` does."""
 
     steps_per_epoch: int
 
@@ -44,7 +44,7 @@ Evaluate = Callable[[nn.Module], dict[str, float]]
 
 def fit(
     task: nn.Module,
-    feed: Feed,
+    loader: Loader,
     plan: Plan,
     *,
     evaluate: Evaluate | None = None,
@@ -60,7 +60,7 @@ def fit(
     Args:
         task: a `Task`, or a module with a `student` and `forward(batch) -> Step`; trained in place. With an EMA in
             the plan the student's weights are the averaged ones in the end.
-        feed: yields one `Batch` a step, with its `index`.
+        loader: yields one `Batch` a step, with its `index`.
         evaluate: called with the student (with an EMA: with the averaged one) after every
             `plan.evaluate_every` epochs and after the last one.
         callbacks: receive every epoch and, a few times a second, steps; after a resume first the earlier epochs.
@@ -80,11 +80,11 @@ def fit(
     random_state = torch.get_rng_state()
     if plan.device == "cpu":
         keep_freed_memory()
-    engine = Engine(task, plan, names=feed.names, lookup=lookup)
+    engine = Engine(task, plan, names=loader.names, lookup=lookup)
     try:
         everyone = callbacks if tracking is None else (*callbacks, tracking)
         training = _Training(
-            engine, feed, evaluate, everyone, checkpointer, stop or StopCondition(), say or (lambda _: None)
+            engine, loader, evaluate, everyone, checkpointer, stop or StopCondition(), say or (lambda _: None)
         )
         training.restore()  # first: if that is refused, nothing is written for trackers either
         with tracking or nullcontext():
@@ -100,14 +100,14 @@ class _Training:
     def __init__(
         self,
         engine: Engine,
-        feed: Feed,
+        loader: Loader,
         evaluate: Evaluate | None,
         callbacks: tuple[Callback, ...],
         checkpointer: Checkpointer | None,
         stop: StopCondition,
         say: Callable[[str], None],
     ) -> None:
-        self.engine, self.plan, self.feed = engine, engine.plan, feed
+        self.engine, self.plan, self.loader = engine, engine.plan, loader
         self.evaluate, self.callbacks, self.checkpointer = evaluate, callbacks, checkpointer
         self.agreement = Agreement(stop, checkpointer)
         self.say = say
@@ -135,7 +135,7 @@ class _Training:
         began = looked = time.perf_counter()
         before, images_before = progress.seconds, self.meters.images
         clock = _ProcessorClock(progress)
-        for batch in self.feed.epoch(epoch, progress.step):
+        for batch in self.loader.epoch(epoch, progress.step):
             engine.step(batch, epoch, progress.step, self.meters)
             progress.step += 1
             progress.accumulate = engine.accumulate
@@ -161,14 +161,14 @@ class _Training:
 
     def _finish_epoch(self, epoch: int) -> None:
         progress, plan = self.progress, self.plan
-        train = self.meters.read(add_up)
+        train = self.meters.read(all_reduce_sum)
         if not all(abs(value) < float("inf") for value in train.values()):
             raise NonFiniteError(f"non-finite values in epoch {epoch + 1}: {train}; try a lower optimizer.lr")
         scores: dict[str, float] = {}
         began, clock = time.perf_counter(), _ProcessorClock(progress)
         if self.evaluate is not None and ((epoch + 1) % plan.evaluate_every == 0 or epoch + 1 == plan.epochs):
             scores = self.evaluate(self.engine.eval_model)
-        images = int(add_up(torch.tensor(self.meters.images)))
+        images = int(all_reduce_sum(torch.tensor(self.meters.images)))
         train |= {f"weight_{name}": weight for name, weight in self.engine.task.current_weights().items()}
         for message in self.engine.task.on_epoch_end(epoch + 1, train):
             self.say(message)
@@ -220,5 +220,7 @@ class _ProcessorClock:
 
 def _over_processes(seconds: float | None) -> float | None:
     """Return the sum over all processes; None if one of them does not know its own."""
-    known = add_up(torch.tensor([0.0 if seconds is None else seconds, float(seconds is None)], dtype=torch.float64))
+    known = all_reduce_sum(
+        torch.tensor([0.0 if seconds is None else seconds, float(seconds is None)], dtype=torch.float64)
+    )
     return None if known[1] else float(known[0])

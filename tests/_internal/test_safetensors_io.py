@@ -12,27 +12,27 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lgkd._internal import atomic_io
-from lgkd._internal.atomic_io import sha256_of, write_json, write_whole
+from lgkd._internal.atomic_io import sha256_of, write_atomic, write_json
 from lgkd._internal.safetensors_io import fill, load_weights, save_weights
 from lgkd.errors import InputError
 
 
 def test_a_file_is_written_whole_and_nothing_else_stays(tmp_path: Path) -> None:
-    write_whole(tmp_path / "a", b"one")
-    write_whole(tmp_path / "a", b"two")
+    write_atomic(tmp_path / "a", b"one")
+    write_atomic(tmp_path / "a", b"two")
     assert (tmp_path / "a").read_bytes() == b"two"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_whole(tmp_path / "a", b"old")
+    write_atomic(tmp_path / "a", b"old")
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(atomic_io.os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        write_whole(tmp_path / "a", b"new")
+        write_atomic(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
@@ -42,7 +42,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
 def test_the_umask_says_who_may_read(tmp_path: Path, umask: int, mode: int) -> None:
     before = os.umask(umask)
     try:
-        write_whole(tmp_path / "a", b"")
+        write_atomic(tmp_path / "a", b"")
     finally:
         os.umask(before)
     assert (tmp_path / "a").stat().st_mode & 0o777 == mode

@@ -91,8 +91,8 @@ def test_real_images_take_the_place_of_made_ones(tmp_path) -> None:
     subject = Subject(replace(UNGUIDED, dataset=str(pictures)))
     try:
         assert subject.draw().images.shape == (4, 3, 32, 32)
-        assert subject.feed.names(torch.tensor([0]))[0].startswith("train/checks/")
-        assert subject.feed.steps_per_epoch == 24 // 4
+        assert subject.loader.names(torch.tensor([0]))[0].startswith("train/checks/")
+        assert subject.loader.steps_per_epoch == 24 // 4
         places = [place for _ in range(6) for place in subject.draw().index.tolist()]
         assert len(places) == 24  # on into the second epoch
         assert {part.name: part.images for part in subject.parts()}["evaluation"] == 12

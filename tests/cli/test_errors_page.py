@@ -12,7 +12,7 @@ import pytest
 
 from lgkd import errors
 from lgkd.cli import run
-from lgkd.runs.identity import hold
+from lgkd.runs.identity import lock_run
 from tests import CHECKOUT
 from tests.support.manifests import reseal
 from tests.support.small import World
@@ -64,7 +64,7 @@ def circumstances(command: str, patch: pytest.MonkeyPatch) -> Iterator[None]:
     """What must be the case for a command to end as it does on the page."""
     if command.endswith("--out held"):
         Path("held").mkdir()
-        with hold(Path("held")):
+        with lock_run(Path("held")):
             yield
         return
     if command.endswith("--out stopped"):

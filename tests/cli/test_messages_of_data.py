@@ -17,7 +17,7 @@ from lgkd.data import decode
 from lgkd.data.image_folder import read_tree
 from lgkd.data.load import load_dataset
 from lgkd.data.locations import known_or_folder
-from lgkd.data.sampler import Order
+from lgkd.data.sampler import Sampler
 from lgkd.data.sources import download, publisher_files
 from lgkd.data.sources.archives import opened_zip, read_tar
 from lgkd.data.sources.arrange import arrange
@@ -242,7 +242,7 @@ def test_settings_of_a_view_out_of_range_are_told_with_the_range() -> None:
     with pytest.raises(InputError, match="mean has 1 numbers; expected 3, for red, green and blue"):
         Augment(View(), 8, mean=(0.5,), std=STD, seed=0)
     with pytest.raises(InputError, match="repeats is 0; expected a whole number of at least 1"):
-        Order(4, batch_size=2, seed=0, repeats=0)
+        Sampler(4, batch_size=2, seed=0, repeats=0)
     with pytest.raises(InputError, match="classes is 0; expected a whole number of at least 1"):
         Mixing(Mix(), classes=0, seed=0)
 

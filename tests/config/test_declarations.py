@@ -76,7 +76,7 @@ APART: dict[type[Section], dict[str, str]] = {
     Evaluation: {"interpolation": "null says: as in training"},
     Guidance: {
         "teacher_bn": "of the teacher, compared below",
-        "view": "of the guide and the feed: true or false, and a list, in Python",
+        "view": "of the guide and the loader: true or false, and a list, in Python",
         "terms": "a guide is given terms, of which each section is compared",
     },
     LengthRule: dict.fromkeys(("from_epochs", "set"), "of recipes alone: in Python the length is chosen with the rest"),
@@ -86,8 +86,8 @@ APART: dict[type[Section], dict[str, str]] = {
         "precision": "auto is decided before a plan is made",
         "label_smoothing": "of the mixing, compared below",
         "drop_path": "an option of models",
-        "drop_last": "of the feed",
-        "batch_size": "of the feed",
+        "drop_last": "of the loader",
+        "batch_size": "of the loader",
         **dict.fromkeys(("about", "source", "expect", "trains"), "tells, sets nothing"),
         **dict.fromkeys(
             ("view", "evaluation", "mix", "optimizer", "schedule", "ema", "lookahead", "guide", "by_length"),

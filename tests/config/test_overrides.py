@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from lgkd.config import Recipe, apply_overrides, dump_recipe, explain, load_recipe, parse_recipe
 from lgkd.errors import RecipeError
+from lgkd.runner.resolve import resolve_recipe
 
 GUIDED = load_recipe("locality-guidance")
 PLAIN = load_recipe("supervised")
@@ -182,3 +183,16 @@ def test_every_listed_path_of_a_recipe_can_be_set_to_its_listed_value() -> None:
     for row in explain(GUIDED):
         if row.default and row.path != "about":
             assert apply_overrides(GUIDED, [f"{row.path}={row.default}"]) == GUIDED, row
+
+
+def test_a_problem_is_told_with_the_option_that_was_typed() -> None:
+    overrides = ["optimizer.lr: 3", "ema.decay=2", "ema.foo.bar=1"]
+    with pytest.raises(RecipeError) as caught:
+        resolve_recipe(PLAIN, trains="student", guided=False, epochs=0, overrides=overrides)
+    assert str(caught.value) == (
+        "4 problems with the options\n"
+        "  --set 'optimizer.lr: 3' has no '='; write NAME=VALUE, like optimizer.lr=3e-4\n"
+        "  --set ema.decay: must be < 1 (got 2)\n"
+        "  --set ema.foo: unknown key (got 1); known: decay, warmup\n"
+        "  --epochs must be >= 1 (got 0)"
+    )

@@ -60,6 +60,8 @@ def test_a_subset_is_checked_where_it_is_made() -> None:
     for words, message in [
         ({"fraction": 0.5, "per_class": 3}, "--fraction 0.5 and --images-per-class 3 were both given"),
         ({"fraction": 0.0}, "--fraction is 0, expected a number above 0 and at most 1"),
+        ({"fraction": 1.5}, "--fraction is 1.5, expected a number above 0 and at most 1"),
+        ({"fraction": float("nan")}, "--fraction is nan, expected a number above 0 and at most 1"),
         ({"per_class": 0}, "--images-per-class is 0, expected at least 1"),
         ({"seed": -1}, "--subset-seed is -1, expected 0 or more"),
     ]:

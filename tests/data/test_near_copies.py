@@ -10,6 +10,7 @@ from PIL import Image
 import lgkd
 from lgkd.data.checks.leave_out import without_near_copies
 from lgkd.data.load import load_dataset
+from lgkd.data.names import Subset
 from lgkd.data.perceptual_hash import trace_of
 from lgkd.data.prepare import prepare_data
 from lgkd.errors import DataError
@@ -42,7 +43,7 @@ def test_an_image_saved_again_at_lower_quality_is_listed_and_not_refused(photos:
 
 
 def test_they_are_left_out_where_that_is_asked_for_and_the_test_split_stays(photos: Path) -> None:
-    data = prepare_data(photos, normalize="imagenet", leave_out_near_copies=True)
+    data = prepare_data(photos, normalize="imagenet", subset=Subset(without_near_copies=True))
     assert "train/a/0.png" not in data.train.names and "train/b/smaller.jpg" not in data.train.names
     assert (len(data.train), len(data.test), data.left_out, data.subset) == (7, 5, 2, "without near copies")
     assert any(

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lgkd.data.dataset import Images
-from lgkd.data.subsets import hold_out, subset
+from lgkd.data.names import Subset
+from lgkd.data.subsets import hold_out, select_subset
 from lgkd.errors import DataError, InputError
 
 
@@ -32,7 +33,7 @@ def counts_of(part: Images) -> list[int]:
 
 def test_a_fraction_keeps_the_balance_and_the_order() -> None:
     whole = images(40, 20, 10)
-    half = subset(whole, fraction=0.5)
+    half = select_subset(whole, Subset(fraction=0.5))
     assert counts_of(half) == [20, 10, 5]
     assert places(half) == sorted(places(half))
     assert [whole.names[place] for place in places(half)] == list(half.names)
@@ -40,45 +41,45 @@ def test_a_fraction_keeps_the_balance_and_the_order() -> None:
 
 
 def test_images_per_class_are_exact() -> None:
-    assert counts_of(subset(images(40, 20, 10), per_class=7)) == [7, 7, 7]
+    assert counts_of(select_subset(images(40, 20, 10), Subset(per_class=7))) == [7, 7, 7]
 
 
 def test_a_tiny_fraction_keeps_one_image_of_each_class() -> None:
-    assert counts_of(subset(images(40, 20, 10), fraction=0.001)) == [1, 1, 1]
+    assert counts_of(select_subset(images(40, 20, 10), Subset(fraction=0.001))) == [1, 1, 1]
 
 
 def test_neither_choice_and_the_whole_fraction_keep_everything() -> None:
     whole = images(3, 4)
-    assert subset(whole) is whole
-    assert subset(whole, fraction=1.0) is whole
+    assert select_subset(whole, Subset()) is whole
+    assert select_subset(whole, Subset(fraction=1.0)) is whole
 
 
 @settings(max_examples=40, deadline=None)
 @given(a=st.floats(0.01, 1), b=st.floats(0.01, 1), seed=st.integers(0, 2**40))
 def test_a_larger_fraction_contains_the_smaller(a: float, b: float, seed: int) -> None:
     whole = images(33, 17, 5)
-    small, large = (set(places(subset(whole, fraction=f, seed=seed))) for f in sorted((a, b)))
+    small, large = (set(places(select_subset(whole, Subset(fraction=f, seed=seed)))) for f in sorted((a, b)))
     assert small <= large
 
 
 def test_more_images_per_class_contain_fewer() -> None:
     whole = images(30, 12)
-    chosen = [set(places(subset(whole, per_class=count, seed=5))) for count in range(1, 13)]
+    chosen = [set(places(select_subset(whole, Subset(per_class=count, seed=5)))) for count in range(1, 13)]
     assert all(few < more for few, more in pairwise(chosen))
 
 
 def test_the_seed_alone_decides() -> None:
     whole = images(60, 60)
     torch.manual_seed(0)
-    first = places(subset(whole, per_class=10, seed=1))
+    first = places(select_subset(whole, Subset(per_class=10, seed=1)))
     torch.manual_seed(1)
-    assert places(subset(whole, per_class=10, seed=1)) == first
-    assert places(subset(whole, per_class=10, seed=2)) != first
+    assert places(select_subset(whole, Subset(per_class=10, seed=1))) == first
+    assert places(select_subset(whole, Subset(per_class=10, seed=2))) != first
 
 
 def test_classes_are_drawn_independently_of_each_other() -> None:
     whole = images(20, 20)
-    chosen = subset(whole, per_class=10)
+    chosen = select_subset(whole, Subset(per_class=10))
     ranks = [[(whole.labels == label).nonzero()[:, 0].tolist().index(place)
               for place, own in zip(places(chosen), chosen.labels.tolist(), strict=True) if own == label]
              for label in (0, 1)]  # fmt: skip
@@ -89,26 +90,17 @@ def test_every_image_is_as_likely_as_any_other() -> None:
     whole = images(10, 10)
     hits = torch.zeros(20)
     for seed in range(400):
-        hits[places(subset(whole, per_class=3, seed=seed))] += 1
+        hits[places(select_subset(whole, Subset(per_class=3, seed=seed)))] += 1
     assert (hits - 120).abs().max() < 4.5 * (400 * 0.3 * 0.7) ** 0.5
 
 
 def test_messages_name_the_number_and_the_class() -> None:
-    whole = images(8, 3)
-    cases = [
-        ({"fraction": 0.5, "per_class": 2}, "fraction 0.5 and 2 images per class were both given: "
-                                             "choose one"),
-        ({"fraction": 0.0}, "the fraction is 0.0, expected a number above 0 and at most 1"),
-        ({"fraction": 1.5}, "the fraction is 1.5, expected a number above 0 and at most 1"),
-        ({"fraction": float("nan")}, "the fraction is nan, expected a number above 0 and at most 1"),
-        ({"per_class": 0}, "0 images per class were asked for, expected at least 1"),
-        ({"per_class": 4}, "4 images per class were asked for, but class 1 (with 'train/1/1.png') holds 3: "
-                           "ask for fewer, or for a fraction"),
-    ]  # fmt: skip
-    for options, text in cases:
-        with pytest.raises(InputError) as caught:
-            subset(whole, **options)  # type: ignore[arg-type]
-        assert str(caught.value) == text
+    with pytest.raises(InputError) as caught:
+        select_subset(images(8, 3), Subset(per_class=4))
+    assert str(caught.value) == (
+        "4 images per class were asked for, but class 1 (with 'train/1/1.png') holds 3: "
+        "ask for fewer, or for a fraction"
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -141,4 +133,4 @@ def test_holding_out_needs_two_images_of_a_class_and_a_real_fraction() -> None:
 
 def test_a_split_without_images_says_so() -> None:
     with pytest.raises(DataError, match="there are no images to choose from"):
-        subset(images(3, 3).take(torch.empty(0, dtype=torch.int64)), per_class=1)
+        select_subset(images(3, 3).take(torch.empty(0, dtype=torch.int64)), Subset(per_class=1))

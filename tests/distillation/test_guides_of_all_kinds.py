@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import lgkd
 from lgkd.config import AdaptiveStop, Mix, Recipe, TermSchedule, View, load_recipe, parse_recipe
 from lgkd.data.dataset import Images
-from lgkd.data.loader import Feed
+from lgkd.data.loader import TrainLoader
 from lgkd.data.transforms.augment import Augment
 from lgkd.data.transforms.mixup import Mixing
 from lgkd.distillation.guide import Guide, Term
@@ -267,9 +267,9 @@ def test_a_teacher_can_be_shown_the_stored_image_by_the_same_crop_flip_and_mixtu
     view = View(scale=(0.5, 1.0), flip=0.5)
     large, small = (Augment(view, side, mean=(0.5,) * 3, std=(0.25,) * 3, seed=2) for side in (64, 16))
     for mixing in (Mixing(Mix(), classes=5, seed=2), Mixing(Mix(mixup=0.8, cutmix=1.0), classes=5, seed=2)):
-        feed = Feed(colourful(), large, mixing, batch_size=6, seed=2, views=[small, None])
-        plain = Feed(colourful(), large, mixing, batch_size=6, seed=2)
-        for batch, expected in zip(feed.epoch(1), plain.epoch(1), strict=True):
+        loader = TrainLoader(colourful(), large, mixing, batch_size=6, seed=2, views=[small, None])
+        plain = TrainLoader(colourful(), large, mixing, batch_size=6, seed=2)
+        for batch, expected in zip(loader.epoch(1), plain.epoch(1), strict=True):
             own, (theirs, none) = batch.images, batch.views
             assert torch.equal(own, expected.images) and torch.equal(batch.targets, expected.targets) and none is None
             assert torch.equal(batch.index, expected.index) and expected.views == ()

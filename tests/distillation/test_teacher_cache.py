@@ -1,8 +1,5 @@
 """Cached guidance: what a teacher said once is what it would say again, or the difference is said."""
 
-import json
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,74 +7,30 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from lgkd.config import Mix, Optimizer, View
-from lgkd.data.dataset import Images
-from lgkd.data.loader import Feed
-from lgkd.data.transforms.augment import Augment, Plain
+from lgkd.config import Mix, Optimizer
 from lgkd.data.transforms.mixup import Mixing, cut_boxes
 from lgkd.distillation.features import Features
-from lgkd.distillation.guide import Guide, Term
-from lgkd.distillation.tasks import Batch, Guided
-from lgkd.distillation.teacher_cache.lookup import CachedFeatures, measure
+from lgkd.distillation.guide import Guide
+from lgkd.distillation.tasks import Batch
+from lgkd.distillation.teacher_cache.lookup import measure
 from lgkd.distillation.teacher_cache.replay import mix, replay
-from lgkd.distillation.teacher_cache.storage import Layout, Writer, difference, open_cache
-from lgkd.distillation.teacher_cache.writer import check_size, write_cache
-from lgkd.errors import BusyError, InputError, MissingError, NonFiniteError, Remark
-from lgkd.losses import MapLoss
-from lgkd.losses.kd import KD
-from lgkd.models.cnn.resnet import CifarResNet
-from lgkd.models.teacher import Teacher
+from lgkd.distillation.teacher_cache.storage import Layout, Writer, difference
+from lgkd.distillation.teacher_cache.writer import check_size
+from lgkd.errors import BusyError, InputError, NonFiniteError
 from lgkd.training.loop import fit
-from tests.support.training import TinyViT, make_images, make_plan
-
-MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-VIEWS = 2
-PLAIN = Mixing(Mix(), classes=3, seed=3)
-
-
-def make_guide(student: nn.Module) -> Guide:
-    torch.manual_seed(6)
-    teacher = Teacher(CifarResNet(8, 3), image_size=8)
-    return Guide(
-        student,
-        teacher,
-        image_size=8,
-        terms=[Term(MapLoss("linear"), weight=2.5), Term(KD(), weight=0.5)],
-        taps=["blocks.0", "blocks.1", "blocks.2"],
-        mean=MEAN,
-        std=STD,
-    )
-
-
-def make_task() -> Guided:
-    torch.manual_seed(1)
-    student = TinyViT()
-    return Guided(student, make_guide(student))
-
-
-def augment(**changes) -> Augment:
-    settings = {"rand_augment": "rand-m9-mstd0.5-inc1", "erase": 0.25, "fixed": VIEWS} | changes
-    return Augment(View(**settings), 8, mean=MEAN, std=STD, seed=3)
-
-
-def make_feed(images: Images, drawn: Augment, mixing: Mixing = PLAIN) -> Feed:
-    return Feed(images, drawn, mixing, batch_size=8, seed=3)
-
-
-def write(folder: Path, guide: Guide, images: Images, draw, *, mode: str = "views", storage: str = "fp32", **more):
-    layout = Layout(guide.teaches, 1 if mode == "replay" else VIEWS, len(images), storage)  # type: ignore[arg-type]
-    settings = {"identity": {"mode": mode}, "about": {}, "device": "cpu", "batch_size": 16} | more
-    return open_cache(write_cache(folder, guide, images, draw, layout=layout, **settings))
-
-
-def whole_images(pixels: Tensor, sizes: Tensor, index: Tensor, view: int) -> Tensor:
-    return Plain(8, mean=MEAN, std=STD)(pixels, sizes)
-
-
-def looked_up(cache, guide: Guide, images: Images, drawn: Augment, mixing: Mixing = PLAIN) -> CachedFeatures:
-    return CachedFeatures([cache], [guide], drawn, mixing, sizes=images.sizes, device="cpu")
+from tests.support.teacher_cache import (
+    VIEWS,
+    augment,
+    looked_up,
+    make_loader,
+    make_task,
+    pixelwise_guide,
+    whole_images,
+    write,
+)
+from tests.support.training import make_images, make_plan
 
 
 class Watched:
@@ -111,7 +64,7 @@ def test_a_training_from_a_cache_is_the_training_with_the_teacher_on_the_same_vi
         ("online", online, None),
         ("cached", served, looked_up(cache, served.guide, images, drawn)),
     ):
-        rows[name] = fit(task, make_feed(images, drawn), plan, lookup=lookup)
+        rows[name] = fit(task, make_loader(images, drawn), plan, lookup=lookup)
         steps.append([parameter.detach() for parameter in task.parameters()])
     assert watched.runs == 0
     for ours, theirs in zip(*steps, strict=True):
@@ -131,7 +84,7 @@ def test_fixed_views_come_again_and_differ_from_each_other() -> None:
         assert torch.equal(seen[epoch], seen[epoch + VIEWS])
         assert torch.equal(seen[epoch], always(images.pixels, images.sizes, index, epoch))
     assert not torch.equal(seen[0], seen[1])
-    first, second = (next(iter(make_feed(images, drawn).epoch(epoch))).index for epoch in (0, VIEWS))
+    first, second = (next(iter(make_loader(images, drawn).epoch(epoch))).index for epoch in (0, VIEWS))
     assert not torch.equal(first, second)
 
 
@@ -140,16 +93,16 @@ def test_a_cache_of_padded_crops_serves_their_padding_mode_and_no_other(tmp_path
     changes = {"crop": "pad", "padding": 0.5, "rand_augment": None, "erase": 0.0}
     mirrored, black = (augment(padding_mode=mode, **changes) for mode in ("reflect", "constant"))
     cache = write(tmp_path / "cache", guide, images, mirrored)
-    (errors,) = measure(looked_up(cache, guide, images, mirrored), [guide], make_feed(images, mirrored))
+    (errors,) = measure(looked_up(cache, guide, images, mirrored), [guide], make_loader(images, mirrored))
     assert max(errors.values()) < 1e-5
-    (errors,) = measure(looked_up(cache, guide, images, mirrored), [guide], make_feed(images, black))
+    (errors,) = measure(looked_up(cache, guide, images, mirrored), [guide], make_loader(images, black))
     assert min(errors.values()) > 0.01
 
 
 def test_half_precision_is_as_far_off_as_its_digits_are_few(tmp_path: Path) -> None:
     images, drawn, task = make_images(), augment(), make_task()
     cache = write(tmp_path / "cache", task.guide, images, drawn, storage="fp16")
-    (errors,) = measure(looked_up(cache, task.guide, images, drawn), [task.guide], make_feed(images, drawn))
+    (errors,) = measure(looked_up(cache, task.guide, images, drawn), [task.guide], make_loader(images, drawn))
     assert list(errors) == ["map1", "map2", "map3", "logits"]
     # A number is rounded by at most 2^-11 of itself, by about 0.58 of that on average over a binade.
     assert all(5e-5 < error < 2**-11 for error in errors.values())
@@ -203,34 +156,14 @@ def test_a_box_on_the_grid_is_a_crop_and_a_resize(mirrored: bool) -> None:
     torch.testing.assert_close(found[1], maps[1, :, 4:5, 7:8].expand(-1, 8, 8), rtol=0, atol=1e-5)
 
 
-class Pixelwise(nn.Module):
-    """A teacher that looks at single pixels, so that it knows no difference between moving images and moving maps."""
-
-    lgkd_taps = ("mix",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mix, self.head = nn.Conv2d(3, 4, 1), nn.Linear(4, 3)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.mix(images).mean(dim=(2, 3)))
-
-
-def pixelwise_guide() -> Guide:
-    torch.manual_seed(2)
-    teacher = Teacher(Pixelwise(), image_size=8, mean=MEAN, std=STD)
-    terms = [Term(MapLoss("linear"))]
-    return Guide(TinyViT(), teacher, image_size=8, terms=terms, taps=["blocks.0"], mean=MEAN, std=STD)
-
-
 def test_replayed_flips_are_what_a_pixelwise_teacher_says_of_flipped_images(tmp_path: Path) -> None:
     images, guide = make_images(), pixelwise_guide()
     cache = write(tmp_path / "cache", guide, images, whole_images, mode="replay")
     drawn = augment(crop="none", rand_augment=None, erase=0.0, fixed=None)
-    (errors,) = measure(looked_up(cache, guide, images, drawn), [guide], make_feed(images, drawn))
+    (errors,) = measure(looked_up(cache, guide, images, drawn), [guide], make_loader(images, drawn))
     assert errors["map1"] < 1e-5
     unmoved = looked_up(cache, guide, images, augment(crop="none", flip=0.0, rand_augment=None, erase=0.0))
-    (errors,) = measure(unmoved, [guide], make_feed(images, drawn))
+    (errors,) = measure(unmoved, [guide], make_loader(images, drawn))
     assert errors["map1"] > 0.1
 
 
@@ -238,7 +171,7 @@ def test_replayed_crops_differ_from_the_cropped_images_by_rounding_to_whole_leve
     images, guide = make_images(), pixelwise_guide()
     cache = write(tmp_path / "cache", guide, images, whole_images, mode="replay")
     drawn = augment(interpolation="bilinear", rand_augment=None, erase=0.0, fixed=None)
-    (errors,) = measure(looked_up(cache, guide, images, drawn), [guide], make_feed(images, drawn))
+    (errors,) = measure(looked_up(cache, guide, images, drawn), [guide], make_loader(images, drawn))
     assert errors["map1"] < 5 / 255
 
 
@@ -246,10 +179,10 @@ def test_what_replay_cannot_follow_is_measured(tmp_path: Path) -> None:
     images, task = make_images(), make_task()
     cache = write(tmp_path / "cache", task.guide, images, whole_images, mode="replay")
     drawn = augment(fixed=None)
-    lookup, feed = looked_up(cache, task.guide, images, drawn), make_feed(images, drawn)
-    (errors,) = measure(lookup, [task.guide], feed)
+    lookup, loader = looked_up(cache, task.guide, images, drawn), make_loader(images, drawn)
+    (errors,) = measure(lookup, [task.guide], loader)
     wrong, whole = 0.0, 0.0
-    for batch in feed.epoch(0):
+    for batch in loader.epoch(0):
         assert batch.index is not None
         (ours,), theirs = lookup(batch.index, 0), task.guide.teach(batch.images)
         assert ours is not None
@@ -266,10 +199,10 @@ def test_cutmix_pastes_maps_and_mixup_mixes_them_as_the_images_were(tmp_path: Pa
     images, guide, drawn = make_images(), pixelwise_guide(), augment()
     cache = write(tmp_path / "cache", guide, images, drawn)
     mixing = Mixing(Mix(mixup=0.8, cutmix=1.0), classes=3, seed=3)
-    lookup, feed = looked_up(cache, guide, images, drawn, mixing), make_feed(images, drawn, mixing)
-    (errors,) = measure(lookup, [guide], feed)
+    lookup, loader = looked_up(cache, guide, images, drawn, mixing), make_loader(images, drawn, mixing)
+    (errors,) = measure(lookup, [guide], loader)
     assert errors["map1"] < 1e-5
-    (unmixed,) = measure(looked_up(cache, guide, images, drawn), [guide], feed)
+    (unmixed,) = measure(looked_up(cache, guide, images, drawn), [guide], loader)
     assert unmixed["map1"] > 0.1
 
 
@@ -329,51 +262,6 @@ def test_a_stopped_cache_of_something_else_is_begun_anew(tmp_path: Path) -> None
     other.close()
 
 
-def damaged(folder: Path, how: str) -> Path:
-    """A copy of a cache that was damaged in one way."""
-    place = folder.with_name(how)
-    shutil.copytree(folder, place)
-    index = json.loads((place / "index.json").read_text())
-    if how == "cut":
-        os.truncate(place / "map2.npy", (place / "map2.npy").stat().st_size - 1)
-    elif how == "gone":
-        (place / "logits.npy").unlink()
-    elif how == "changed":
-        (place / "index.json").write_text(json.dumps(index | {"views": 3}))
-    elif how == "no JSON":
-        (place / "index.json").write_text("{")
-    elif how == "no index":
-        (place / "index.json").unlink()
-    elif how == "no header":
-        file = place / "map1.npy"
-        file.write_bytes(b"\0" * file.stat().st_size)
-    return place
-
-
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [
-        ("cut", "map2.npy has"),
-        ("gone", "logits.npy has 0 bytes"),
-        ("changed", "index.json is corrupt; remove the folder"),
-        ("no JSON", "index.json is corrupt; remove the folder"),
-        ("no index", "has no index.json; expected a cache"),
-        ("no header", "map1.npy cannot be read"),
-    ],
-)
-def test_a_damaged_cache_is_refused_in_one_line(tmp_path: Path, how: str, message: str) -> None:
-    images, drawn, task = make_images(12), augment(), make_task()
-    write(tmp_path / "cache", task.guide, images, drawn)
-    with pytest.raises(InputError) as caught:
-        open_cache(damaged(tmp_path / "cache", how))
-    assert message in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_a_cache_that_is_not_there_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(MissingError, match="there is no folder"):
-        open_cache(tmp_path / "cache")
-
-
 def test_the_first_difference_is_named_with_both_values() -> None:
     assert difference({"seed": 1, "data": "x"}, {"seed": 1, "data": "x"}) is None
     assert difference({"seed": 1}, {"seed": 2}) == "seed: the cache has 1, this training 2"
@@ -416,49 +304,3 @@ def test_what_fp16_cannot_hold_is_not_written(
     with pytest.raises(error, match=message):
         write(tmp_path / "cache", guide, images, whole_images, mode="replay", storage="fp16")
     assert not (tmp_path / "cache").exists()
-
-
-def flip(file: Path, place: int) -> None:
-    data = bytearray(file.read_bytes())
-    data[place] ^= 1 << 6
-    file.write_bytes(data)
-
-
-def test_a_flipped_bit_of_any_view_is_told_when_it_is_read(tmp_path: Path) -> None:
-    """Twenty in the second view, at which no training looks before its second epoch."""
-    images, drawn, task = make_images(12), augment(), make_task()
-    cache = write(tmp_path / "cache", task.guide, images, drawn)
-    file = tmp_path / "cache" / "map1.npy"
-    size, half = file.stat().st_size, cache.arrays["map1"].nbytes // 2
-    for number in range(20):
-        place = size - 1 - number * (half // 20)
-        flip(file, place)
-        with pytest.raises(InputError, match=r"map1.npy: block 0 .* has SHA-256 \w{64}, expected \w{64}; it is dam"):
-            open_cache(tmp_path / "cache").read("map1", 1, np.arange(12))
-        flip(file, place)
-    assert np.array_equal(open_cache(tmp_path / "cache").read("map1", 1, np.arange(12)), cache.arrays["map1"][1])
-
-
-def test_a_stopped_cache_whose_rows_were_changed_is_begun_anew(tmp_path: Path) -> None:
-    images, drawn, task = make_images(), augment(), make_task()
-    whole = write(tmp_path / "whole", task.guide, images, drawn)
-
-    def stops(done: int, total: int) -> None:
-        if done > 50:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write(tmp_path / "cache", task.guide, images, drawn, progress=stops)
-    flip(tmp_path / ".cache.part" / "map1.npy", 1000)
-    seen: list[int] = []
-    cache = write(tmp_path / "cache", task.guide, images, drawn, progress=lambda done, _: seen.append(done))
-    assert seen[0] <= 16
-    assert all(np.array_equal(array, cache.arrays[name]) for name, array in whole.arrays.items())
-
-
-def test_a_cache_of_an_older_version_is_read_with_one_line(tmp_path: Path) -> None:
-    write(tmp_path / "cache", make_task().guide, make_images(12), augment())
-    (tmp_path / "cache" / "MANIFEST.json").unlink()
-    with pytest.warns(Remark, match="cache could not be verified: there is no MANIFEST.json"):
-        cache = open_cache(tmp_path / "cache")
-    assert np.array_equal(cache.read("map1", 1, np.arange(12)), cache.arrays["map1"][1])

@@ -1,27 +1,23 @@
 """Several processes train one model as one process would, end as one would, and leave one folder."""
 
 import json
-import os
-import pickle
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from lgkd._internal import launch, locks
-from lgkd._internal.distributed import EXPECTED, add_up, agree, gather, join, place
+from lgkd._internal.distributed import EXPECTED, agree, all_reduce_sum, gather, join, place
 from lgkd._internal.safetensors_io import load_weights
 from lgkd.cli import run
-from lgkd.data.loader import PlainBatches
+from lgkd.data.loader import EvalLoader
 from lgkd.data.transforms.augment import Plain
 from lgkd.distillation.tasks import Batch, Step
-from lgkd.errors import InputError, Interrupted, NonFiniteError
+from lgkd.errors import InputError, NonFiniteError
 from lgkd.runs.folder import read_metrics
-from lgkd.runs.identity import hold
+from lgkd.runs.identity import lock_run
 from lgkd.training import train_step as engine_module
 from lgkd.training.checkpoint import load_newest, save_best, save_checkpoint
 from lgkd.training.checkpointer import Checkpointer
@@ -32,8 +28,9 @@ from lgkd.training.precision import choose_device
 from tests import CHECKOUT
 from tests.support import processes as worker
 from tests.support.forking import torch_environment
-from tests.support.small import DISTILL, World, environment, one_thread
-from tests.support.training import make_feed, make_images, make_plan, make_task, train
+from tests.support.launching import guided, lgkd
+from tests.support.small import World, one_thread
+from tests.support.training import make_images, make_loader, make_plan, make_task, train
 
 SCRIPT = CHECKOUT / "tests" / "support" / "processes.py"
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -49,8 +46,8 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("processes", [2, 3, 8])
 def test_the_shares_of_a_batch_put_together_are_the_batch_mixed_images_included(processes: int) -> None:
-    whole = list(make_feed(make_images()).epoch(1))
-    shares = [list(make_feed(make_images(), rank=rank, processes=processes).epoch(1)) for rank in range(processes)]
+    whole = list(make_loader(make_images()).epoch(1))
+    shares = [list(make_loader(make_images(), rank=rank, processes=processes).epoch(1)) for rank in range(processes)]
     for step, batch in enumerate(whole):
         parts = [share[step] for share in shares]
         assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
@@ -63,22 +60,22 @@ def test_the_shares_of_a_batch_put_together_are_the_batch_mixed_images_included(
 def test_evaluation_shows_every_image_once_to_one_of_the_processes(processes: int) -> None:
     images = make_images(101)
     plain = Plain(8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    shares = [PlainBatches(images, plain, batch_size=16, rank=rank, processes=processes) for rank in range(processes)]
+    shares = [EvalLoader(images, plain, batch_size=16, rank=rank, processes=processes) for rank in range(processes)]
     assert sum(len(share) for share in shares) == 101
     seen = torch.cat([batch for share in shares for batch, _ in share])
-    assert torch.equal(seen, torch.cat([batch for batch, _ in PlainBatches(images, plain, batch_size=101)]))
+    assert torch.equal(seen, torch.cat([batch for batch, _ in EvalLoader(images, plain, batch_size=101)]))
 
 
 def test_scores_of_shares_added_up_are_those_of_the_whole() -> None:
     images = make_images(101)
     plain = Plain(8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     model = make_task().student
-    expected = score(model, PlainBatches(images, plain, batch_size=16))
+    expected = score(model, EvalLoader(images, plain, batch_size=16))
     vectors: list[torch.Tensor] = []
     for rank in range(3):
-        share = PlainBatches(images, plain, batch_size=16, rank=rank, processes=3)
-        score(model, share, add_up=lambda vector: vectors.append(vector) or vector)
-    found = score(model, share, add_up=lambda _: torch.stack(vectors).sum(0))
+        share = EvalLoader(images, plain, batch_size=16, rank=rank, processes=3)
+        score(model, share, all_reduce_sum=lambda vector: vectors.append(vector) or vector)
+    found = score(model, share, all_reduce_sum=lambda _: torch.stack(vectors).sum(0))
     assert found.images == 101
     assert (found.top1, found.top5, found.per_class) == (expected.top1, expected.top5, expected.per_class)
     assert found.loss == pytest.approx(expected.loss, rel=1e-6)
@@ -87,9 +84,9 @@ def test_scores_of_shares_added_up_are_those_of_the_whole() -> None:
 
 def test_a_batch_or_a_split_that_is_too_small_to_be_shared_is_refused() -> None:
     with pytest.raises(InputError, match=r"a batch \(images: 8\) cannot be shared by 9 processes"):
-        make_feed(make_images(), processes=9)
+        make_loader(make_images(), processes=9)
     with pytest.raises(InputError, match="a split of 2 images cannot be shared by 3 processes"):
-        PlainBatches(make_images(2), Plain(8, mean=(0, 0, 0), std=(1, 1, 1)), batch_size=4, processes=3)
+        EvalLoader(make_images(2), Plain(8, mean=(0, 0, 0), std=(1, 1, 1)), batch_size=4, processes=3)
 
 
 # -------------------------------------------------------------------------------------- who is who
@@ -120,12 +117,7 @@ def test_a_process_alone_agrees_with_itself(monkeypatch: pytest.MonkeyPatch) -> 
     assert agree("so") == "so"
     assert agree(None) is None
     assert gather(3) == [3]
-    assert add_up(torch.tensor([1.0])).item() == 1.0
-
-
-def test_an_interruption_keeps_its_signal_on_the_way_to_other_processes() -> None:
-    there = pickle.loads(pickle.dumps(Interrupted("stopped by SIGTERM", 15)))
-    assert (str(there), there.exit_code) == ("stopped by SIGTERM", 143)
+    assert all_reduce_sum(torch.tensor([1.0])).item() == 1.0
 
 
 # ----------------------------------------------------------------------------------------- starting
@@ -148,101 +140,6 @@ def test_a_number_of_processes_that_cannot_be_is_refused(monkeypatch: pytest.Mon
         launch.share(3, [])
 
 
-def test_how_the_processes_ended_is_what_the_command_ends_with(tmp_path: Path) -> None:
-    (tmp_path / "0.end").write_text("0\n")
-    lost = launch._what_came(tmp_path, 2, None)
-    assert lost.code == 1
-    assert str(lost) == (
-        "process 1 ended without a message. Run the same command again to resume from the last checkpoint"
-    )
-    (tmp_path / "1.end").write_text("3\nno GPU here")
-    assert (launch._what_came(tmp_path, 2, None).code, launch._what_came(tmp_path, 2, None).message) == (
-        3,
-        "process 1: no GPU here",
-    )
-    (tmp_path / "0.end").write_text("75\npaused")
-    assert (launch._what_came(tmp_path, 2, None).code, launch._what_came(tmp_path, 2, None).message) == (75, None)
-    for file in tmp_path.iterdir():
-        file.unlink()
-    assert launch._what_came(tmp_path, 2, 15).code == 143
-
-
-@pytest.mark.parametrize(
-    ("codes", "said"),
-    [
-        ({1: -9}, "process 1 was killed (SIGKILL), perhaps for lack of memory. "),
-        (
-            {1: -6},
-            "process 1 was aborted (SIGABRT) by a library such as gloo, NCCL or CUDA; the lines above say why. ",
-        ),
-        ({1: -11}, "process 1 was ended by SIGSEGV; the lines above may say why. "),
-        ({1: 70}, "process 1 ended without a message (exit code 70). "),
-        ({1: -6, 2: -15}, "process 1 was aborted (SIGABRT) by a library"),
-        ({1: -15, 2: -15}, "process 1 was ended by SIGTERM; the lines above may say why; process 2 was"),
-        ({1: -200}, "process 1 was ended by signal 200; "),
-    ],
-)
-def test_a_process_that_said_nothing_is_described_by_its_exit_code(
-    tmp_path: Path, codes: dict[int, int], said: str
-) -> None:
-    (tmp_path / "0.end").write_text(f"1\n{launch.LOST}")
-    found = launch._what_came(tmp_path, 3 if 2 in codes else 2, None, codes)
-    assert found.code == 1
-    assert str(found).startswith(said)
-    assert ("memory" in str(found)) == (codes == {1: -9})
-    assert str(found).endswith(". Run the same command again to resume from the last checkpoint")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("number", "said"), [(6, "was aborted (SIGABRT) by a library"), (9, "was killed (SIGKILL)")])
-def test_the_signal_that_ended_a_real_process_is_named(tmp_path: Path, number: int, said: str) -> None:
-    (tmp_path / "lgkd").mkdir()
-    (tmp_path / "lgkd" / "__init__.py").touch()
-    (tmp_path / "lgkd" / "__main__.py").write_text(
-        f"import os, time\nos.kill(os.getpid(), {number}) if os.environ['RANK'] == '1' else time.sleep(60)\n"
-    )
-    code = "from lgkd._internal.launch import _run; print(_run(2, []))"
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(CHECKOUT)!r}); {code}"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.stdout.startswith(f"process 1 {said}"), done.stderr
-
-
-def test_the_process_that_struck_is_named_and_not_only_those_it_left_alone(tmp_path: Path, monkeypatch) -> None:
-    (tmp_path / "0.end").write_text(f"1\n{launch.LOST}")
-    (tmp_path / "1.end").write_text("2\nno memory")
-    found = launch._what_came(tmp_path, 2, None)
-    assert (found.code, found.message) == (2, "process 1: no memory")
-    (tmp_path / "1.end").write_text("1\nunexpected ValueError")
-    assert launch._what_came(tmp_path, 2, None).message == "process 1: unexpected ValueError"
-    (tmp_path / "1.end").write_text(f"1\n{launch.LOST}")
-    assert launch._what_came(tmp_path, 2, None).message == launch.LOST
-    (tmp_path / "1.end").unlink()
-    assert "process 1 ended without a message" in str(launch._what_came(tmp_path, 2, None))
-    twice = launch._what_came(tmp_path, 2, 15)
-    assert twice.code == 143
-    assert "stopped by SIGTERM before the step was done; run the same command again" in str(twice)
-    assert launch.speaks(1, launch.LOST), "without a starter nobody else would"
-    monkeypatch.setenv(launch.ENDS, str(tmp_path))
-    assert not launch.speaks(1, launch.LOST)
-    assert launch.speaks(1, "unexpected ValueError")
-
-
-def test_a_process_writes_down_how_it_ended_and_the_first_one_speaks(tmp_path: Path, monkeypatch) -> None:
-    assert launch.end(75, "paused") == 75
-    monkeypatch.setenv(launch.ENDS, str(tmp_path))
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert launch.end(75, "paused") == 0, "torchrun would end the others"
-    assert launch.end(2, "bad") == 2
-    assert (tmp_path / "1.end").read_text() == "2\nbad"
-    assert not launch.speaks(2)
-    monkeypatch.delenv(launch.ENDS)
-    assert launch.speaks(2)
-    assert not launch.speaks(75), "all say the same"
-
-
 # -------------------------------------------------------------- found while looking for such faults
 
 
@@ -252,7 +149,7 @@ def test_a_file_system_that_locks_no_folders_is_no_reason_to_refuse_a_run(tmp_pa
 
     monkeypatch.setattr("fcntl.flock", flock)
     locks._warn_of_refusal.cache_clear()
-    with pytest.warns(UserWarning, match="this file system has no locks"), hold(tmp_path):
+    with pytest.warns(UserWarning, match="this file system has no locks"), lock_run(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -342,7 +239,7 @@ def test_out_of_memory_in_one_of_several_ends_the_run_for_a_step_is_made_by_all(
     engine = engine_module.Engine(make_task(), make_plan(accumulate=1), names=lambda _: [])
     monkeypatch.setattr(engine, "processes", 2)
     monkeypatch.setattr(engine, "_gradients", cramped)
-    batch = next(make_feed(make_images()).epoch(0))
+    batch = next(make_loader(make_images()).epoch(0))
     with pytest.raises(InputError, match="a process ran out of memory; with several of them one cannot repeat"):
         engine.step(batch, 0, 0, RunningMean())
     assert engine.accumulate == 1
@@ -405,22 +302,6 @@ def test_two_processes_end_where_one_does(one_and_two: dict, way: tuple[str, ...
         assert scores == pytest.approx(their_scores, rel=1e-5)
 
 
-def lgkd(world: World, tmp_path: Path, *words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "lgkd", *words],
-        cwd=tmp_path,
-        env=torch_environment() | environment(world.home),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def guided(world: World, *more: str) -> list[str]:
-    still = ["--student-option", "drop_path_rate=0.0", "--precision", "fp32", "--set", "clip_norm=1.0"]
-    return [*DISTILL, "--dataset", str(world.pictures), "--out", "mine", *still, *more]
-
-
 @pytest.mark.slow
 def test_a_run_of_two_processes_pauses_goes_on_and_leaves_one_folder(world: World, tmp_path: Path, monkeypatch) -> None:
     paused = lgkd(world, tmp_path, *guided(world, "--nproc", "2", "--max-time", "0"))
@@ -454,30 +335,6 @@ def test_bad_input_is_told_once_with_its_own_exit_code(world: World, tmp_path: P
     assert done.returncode == 2, error
     assert error.count("lgkd: ") == 1, error
     assert "2 student taps" in error
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal here")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 75)])
-def test_a_signal_reaches_all_processes_and_leaves_none(world: World, tmp_path: Path, number: int, code: int) -> None:
-    process = lgkd(world, tmp_path, *guided(world, "--nproc", "2", "--epochs", "5000"))
-    deadline = time.monotonic() + 200
-    while not (tmp_path / "mine/metrics.csv").exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.1)
-    children = [int(word) for word in offspring(process.pid)]
-    assert len(children) >= 2
-    process.send_signal(number)
-    _, error = process.communicate(timeout=90)
-    assert process.returncode == code, error
-    assert "and saved; run the same command again to resume" in error
-    assert list((tmp_path / "mine/checkpoint").glob("step-*"))
-    time.sleep(0.5)
-    assert not [child for child in children if Path(f"/proc/{child}").exists()]
-
-
-def offspring(process: int) -> list[str]:
-    """The process ids of a process's children."""
-    return Path(f"/proc/{process}/task/{process}/children").read_text().split()
 
 
 def test_nproc_is_refused_before_torch_is_there(world: World, tmp_path: Path, capsys, monkeypatch) -> None:

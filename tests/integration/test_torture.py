@@ -20,7 +20,7 @@ import torch
 import lgkd.cli
 import lgkd.runner.record
 import lgkd.runner.runner
-from lgkd._internal.atomic_io import write_json, write_whole
+from lgkd._internal.atomic_io import write_atomic, write_json
 from lgkd._internal.locks import LOCK
 from lgkd.cli import run
 from lgkd.data.image_folder import read_tree
@@ -323,7 +323,7 @@ def test_a_disk_that_is_full_when_a_file_is_written_leaves_the_old_one_and_is_to
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", no_room)
         with pytest.raises(OSError, match=r"No space left on device: '.*metrics\.csv'"):
-            write_whole(file, b"new")
+            write_atomic(file, b"new")
     assert file.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [file]
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgkd.config import Recipe, recipe_from
-from lgkd.data.prepare import Data, make_feed, prepare_data
+from lgkd.data.prepare import Data, make_train_loader, prepare_data
 from lgkd.distillation.tasks import Batch, Guided
 from lgkd.losses import TERMS
 from lgkd.models.cnn.resnet import CifarResNet
@@ -51,8 +51,8 @@ def digits() -> Digits:
     data = prepare_data("digits", normalize="dataset")
     torch.manual_seed(0)
     model = CifarResNet(8, 10)
-    feed = make_feed(make_recipe({"kind": "locality"}), data, image_size=(8, 8), seed=0, device="cpu")
-    epochs = (feed.epoch(epoch) for epoch in range(STEPS))
+    loader = make_train_loader(make_recipe({"kind": "locality"}), data, image_size=(8, 8), seed=0, device="cpu")
+    epochs = (loader.epoch(epoch) for epoch in range(STEPS))
     batches = [*islice(chain.from_iterable(epochs), STEPS)]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     for batch in batches:

@@ -46,10 +46,10 @@ def before_training(monkeypatch: pytest.MonkeyPatch, call: Any) -> dict[str, Any
     """What the loop is given at the beginning: weights, and the batches of the first epoch."""
     seen: dict[str, Any] = {}
 
-    def look(task: nn.Module, feed: Any, plan: Any, **_: Any) -> None:
+    def look(task: nn.Module, loader: Any, plan: Any, **_: Any) -> None:
         seen["weights"] = {name: value.clone() for name, value in task.student.state_dict().items()}
         seen["task"], seen["plan"] = task, plan
-        seen["batches"] = list(feed.epoch(0))
+        seen["batches"] = list(loader.epoch(0))
         raise Stop
 
     with monkeypatch.context() as patch:

@@ -12,6 +12,7 @@ from torch import nn
 
 from lgkd.cli import run
 from lgkd.data.catalogue import PUBLISHED
+from lgkd.data.names import Subset
 from lgkd.data.prepare import prepare_data
 from lgkd.distillation.guide import Guide, PairShape, Term
 from lgkd.errors import MissingError
@@ -295,12 +296,13 @@ def test_a_cnns_stages_are_local_and_a_transformers_blocks_are_not() -> None:
 
 
 @pytest.mark.parametrize("chosen", [
-    {}, {"fraction": 0.3}, {"images_per_class": 7}, {"val_fraction": 0.2}, {"fraction": 0.5, "val_fraction": 0.1},
+    {}, {"fraction": 0.3}, {"per_class": 7}, {"val_fraction": 0.2}, {"fraction": 0.5, "val_fraction": 0.1},
 ])  # fmt: skip
 def test_images_are_counted_as_the_training_chooses_them(chosen: dict, world: World) -> None:
-    everything = {"fraction": None, "images_per_class": None, "subset_seed": 3, "val_fraction": None, "extra": None}
-    counts = count(outline("digits", data_dir=None, offline=True), **everything | chosen)
-    data = prepare_data("digits", normalize="imagenet", subset_seed=3, **chosen)
+    held_out = chosen.get("val_fraction")
+    subset = Subset(chosen.get("fraction"), chosen.get("per_class"), seed=3)
+    counts = count(outline("digits", data_dir=None, offline=True), subset, val_fraction=held_out)
+    data = prepare_data("digits", normalize="imagenet", subset=subset, val_fraction=held_out)
     assert list(counts.train) == torch.bincount(data.train.labels).tolist()
     assert counts.held_out == (len(data.val) if data.val is not None else 0)
 

@@ -107,6 +107,6 @@ def test_a_run_is_the_same_training_whether_the_key_is_left_out_or_says_the_same
     named = apply_overrides(recipe, ["view.interpolation=bilinear", "evaluation.interpolation=bilinear"])
     other = apply_overrides(recipe, ["view.interpolation=bilinear", "evaluation.interpolation=bicubic"])
     assert identity(info, left_out) == identity(info, named)
-    assert list(differences(identity(info, named), identity(info, other))) == [
+    assert list(map(str, differences(identity(info, named), identity(info, other)))) == [
         'recipe.evaluation.interpolation: was "bilinear", now "bicubic"'
     ]

@@ -141,3 +141,15 @@ def test_what_an_option_decides_on_is_compared_when_a_run_is_resumed() -> None:
             above = {".".join(key.split(".")[:count]) for count in range(1, key.count(".") + 2)}
             below = any(one.startswith(f"{key}.") for one in compared)
             assert below or above & set(compared), name
+
+
+def test_the_fields_that_are_compared_are_those_of_earlier_versions() -> None:
+    info = json.loads((FINISHED / "run.json").read_text(encoding="utf-8"))
+    del info["cached"]
+    info.pop("deterministic", None)
+    compared = identity(info, load_recipe(FINISHED / "recipe.yaml"))
+    assert {key.partition(".")[0] for key in compared} == {
+        "kind", "student", "teacher", "more_teachers", "pairs", "cached", "dataset", "seed", "precision", "epochs",
+        "steps_per_epoch", "deterministic", "recipe",
+    }  # fmt: skip
+    assert compared["cached"] is None and compared["deterministic"] is False

@@ -14,7 +14,7 @@ from lgkd.experiments.catalogue import EXPERIMENTS
 from lgkd.experiments.quickstart import quickstart
 from lgkd.experiments.quickstart_folder import BEGUN, begun
 from lgkd.runs.folder import check_free, read_run, write_run
-from lgkd.runs.identity import hold
+from lgkd.runs.identity import lock_run
 from tests.support.beginnings import COMMANDS, Place
 from tests.support.forking import Nursery
 from tests.support.reproducing import TINY
@@ -144,7 +144,7 @@ def test_a_quickstart_without_a_place_takes_up_the_one_that_was_stopped_and_leav
             assert beside == Path("quickstart-2")
     assert not (again / BEGUN).exists()
     (again / "results.json").write_text("{}")
-    with hold(tmp_path / "quickstart-2"), begun(None, choices) as third:
+    with lock_run(tmp_path / "quickstart-2"), begun(None, choices) as third:
         assert third == Path("quickstart-3")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lgkd._internal.atomic_io import write_whole
+from lgkd._internal.atomic_io import write_atomic
 from lgkd.config import dump_recipe, load_recipe
 from lgkd.runs.folder import RECIPE, write_metrics, write_run
 
@@ -59,7 +59,7 @@ def make_run(folder: Path, *curve: float, seed: int = 0, guided: bool = False, *
     folder.mkdir(parents=True)
     write_run(folder, info | changes)
     write_metrics(folder, rows)
-    write_whole(folder / RECIPE, dump_recipe(recipe).encode())
+    write_atomic(folder / RECIPE, dump_recipe(recipe).encode())
     return folder
 
 

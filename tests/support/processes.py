@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lgkd._internal.distributed import add_up, join
+from lgkd._internal.distributed import all_reduce_sum, join
 from lgkd.config import Ema, Mix, Optimizer, Schedule, View
 from lgkd.data.dataset import Images
-from lgkd.data.loader import Feed, PlainBatches
+from lgkd.data.loader import EvalLoader, TrainLoader
 from lgkd.data.transforms.augment import Augment, Plain
 from lgkd.data.transforms.mixup import Mixing
 from lgkd.distillation.guide import Guide, Term
@@ -74,13 +74,13 @@ def main(out: Path, optimizer: str, **chosen: str) -> None:
     images, test = make_bright(59), make_bright(101)
     augment = Augment(View(rand_augment="rand-m9-mstd0.5-inc1", erase=0.25), 8, mean=MEAN, std=STD, seed=3)
     mixing = Mixing(Mix(mixup=0.8, cutmix=1.0), classes=3, smoothing=0.1, seed=3)
-    feed = Feed(images, augment, mixing, batch_size=settings["batch"], seed=3, drop_last=False, **share)
-    batches = PlainBatches(test, Plain(8, mean=MEAN, std=STD), batch_size=16, **share)
-    epochs = -(-settings["steps"] // feed.steps_per_epoch)
+    loader = TrainLoader(images, augment, mixing, batch_size=settings["batch"], seed=3, drop_last=False, **share)
+    batches = EvalLoader(test, Plain(8, mean=MEAN, std=STD), batch_size=16, **share)
+    epochs = -(-settings["steps"] // loader.steps_per_epoch)
     plan = Plan(
         optimizer=OPTIMIZERS[optimizer],
         schedule=Schedule(epochs, warmup_epochs=1),
-        steps_per_epoch=feed.steps_per_epoch,
+        steps_per_epoch=loader.steps_per_epoch,
         seed=3,
         accumulate=settings["accumulate"],
         clip_norm=1.0,
@@ -89,18 +89,18 @@ def main(out: Path, optimizer: str, **chosen: str) -> None:
     counts = []
 
     def evaluate(model: nn.Module) -> dict[str, float]:
-        found = score(model, batches, add_up=add_up)
+        found = score(model, batches, all_reduce_sum=all_reduce_sum)
         counts.append((found.images, round(found.top1 * 101), round(found.top5 * 101), found.per_class))
         return {"loss": found.loss}
 
     task = Guided(student, guide)
-    rows = fit(task, feed, plan, evaluate=evaluate)
+    rows = fit(task, loader, plan, evaluate=evaluate)
     torch.save(
         {
             "weights": dict(task.state_dict()),
             "counts": counts,
             "rows": [(row.train, row.scores) for row in rows],
-            "steps": epochs * feed.steps_per_epoch,
+            "steps": epochs * loader.steps_per_epoch,
         },
         out / f"{who.rank}.pt",
     )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lgkd._internal.distributed import Place, join
 from lgkd.config import Mix, Optimizer, Schedule, TermSchedule, View
-from lgkd.data.loader import Feed
+from lgkd.data.loader import TrainLoader
 from lgkd.data.transforms.augment import Augment
 from lgkd.data.transforms.mixup import Mixing
 from lgkd.distillation.guide import Guide, Term
@@ -183,12 +183,12 @@ def train_guided(root: Path, who: Place, student: str, stop_after: int) -> dict[
     task, steps = make_guided(student), Steps()
     mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
     augment, mixing = Augment(View(), 8, mean=mean, std=std, seed=3), Mixing(Mix(), classes=3, smoothing=0.1, seed=3)
-    feed = Feed(make_images(), augment, mixing, batch_size=8, seed=3, rank=who.rank, processes=who.count)
+    loader = TrainLoader(make_images(), augment, mixing, batch_size=8, seed=3, rank=who.rank, processes=who.count)
     plan = make_plan(schedule=Schedule(3), accumulate=1)
     checkpointer = Checkpointer(root, every_seconds=1e9)
     rows, paused = [], False
     try:
-        rows = fit(task, feed, plan, checkpointer=checkpointer, stop=StopAfter(stop_after, steps), lookup=steps)
+        rows = fit(task, loader, plan, checkpointer=checkpointer, stop=StopAfter(stop_after, steps), lookup=steps)
     except Paused:
         paused = True
     return {

@@ -10,7 +10,7 @@ from torch import nn
 
 from lgkd.config import Ema, Mix, Optimizer, Schedule, View
 from lgkd.data.dataset import Images
-from lgkd.data.loader import Feed
+from lgkd.data.loader import TrainLoader
 from lgkd.data.transforms.augment import Augment
 from lgkd.data.transforms.mixup import Mixing
 from lgkd.distillation.guide import Guide, Term
@@ -69,11 +69,11 @@ def make_task() -> Guided:
     return Guided(student, guide)
 
 
-def make_feed(images: Images, **share) -> Feed:
+def make_loader(images: Images, **share) -> TrainLoader:
     mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
     augment = Augment(View(rand_augment="rand-m9-mstd0.5-inc1", erase=0.25), 8, mean=mean, std=std, seed=3)
     mixing = Mixing(Mix(mixup=0.8, cutmix=1.0), classes=3, smoothing=0.1, seed=3)
-    return Feed(images, augment, mixing, batch_size=8, seed=3, **share)
+    return TrainLoader(images, augment, mixing, batch_size=8, seed=3, **share)
 
 
 def make_plan(**changes) -> Plan:
@@ -110,7 +110,7 @@ def train(
 
     rows = fit(
         task,
-        make_feed(make_images()),
+        make_loader(make_images()),
         make_plan(**changes),
         evaluate=evaluate,
         checkpointer=checkpointer,

@@ -22,7 +22,7 @@ SGD = Optimizer("sgd", lr=0.1, weight_decay=5e-4)
 
 
 class Images:
-    """A feed of a few fixed batches, the same in every epoch."""
+    """A loader of a few fixed batches, the same in every epoch."""
 
     def __init__(self, batches: int = 3, size: int = 8, count: int = 6, classes: int = 3) -> None:
         draw = torch.Generator().manual_seed(0)
@@ -111,8 +111,8 @@ def test_biases_vectors_and_tokens_do_not_decay():
 
 @pytest.mark.parametrize("plan", [ADAMW, SGD], ids=["adamw", "sgd"])
 def test_the_loop_equals_a_plain_loop_written_out(plan):
-    student, twin, feed = make_student(), make_student(), Images()
-    fit(Supervised(student), feed, make_plan(epochs=2, optimizer=plan))
+    student, twin, loader = make_student(), make_student(), Images()
+    fit(Supervised(student), loader, make_plan(epochs=2, optimizer=plan))
     groups = [
         {"params": [p for p in twin.parameters() if p.ndim > 1], "weight_decay": plan.weight_decay},
         {"params": [p for p in twin.parameters() if p.ndim <= 1], "weight_decay": 0.0},
@@ -124,7 +124,7 @@ def test_the_loop_equals_a_plain_loop_written_out(plan):
     for epoch in range(2):
         for group in optimizer.param_groups:
             group["lr"] = plan.lr * 0.5 * (1 + math.cos(math.pi * epoch / 2))
-        for images, targets in feed.batches:
+        for images, targets in loader.batches:
             optimizer.zero_grad()
             nn.functional.cross_entropy(twin(images), targets).backward()
             optimizer.step()
@@ -133,24 +133,24 @@ def test_the_loop_equals_a_plain_loop_written_out(plan):
 
 
 def test_accumulated_micro_batches_give_the_whole_batchs_gradient_even_when_they_are_unequal():
-    whole, pieces, feed = make_student(), make_student(), Images(count=5)
-    fit(Supervised(whole), feed, make_plan(optimizer=SGD))
-    fit(Supervised(pieces), feed, make_plan(optimizer=SGD, accumulate=2))
+    whole, pieces, loader = make_student(), make_student(), Images(count=5)
+    fit(Supervised(whole), loader, make_plan(optimizer=SGD))
+    fit(Supervised(pieces), loader, make_plan(optimizer=SGD, accumulate=2))
     for one, other in zip(whole.parameters(), pieces.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_a_clipped_step_of_plain_sgd_is_no_longer_than_the_rate_times_the_norm():
-    student, feed = make_student(), Images(batches=1)
+    student, loader = make_student(), Images(batches=1)
     before = torch.cat([p.detach().flatten().clone() for p in student.parameters()])
     plain = Optimizer("sgd", lr=1.0, weight_decay=0.0, momentum=0.0, nesterov=False)
-    fit(Supervised(student), feed, make_plan(epochs=1, steps_per_epoch=1, optimizer=plain, clip_norm=0.01))
+    fit(Supervised(student), loader, make_plan(epochs=1, steps_per_epoch=1, optimizer=plain, clip_norm=0.01))
     after = torch.cat([p.detach().flatten() for p in student.parameters()])
     assert (after - before).norm().item() == pytest.approx(0.01, rel=1e-3)
 
 
 def test_the_averaged_weights_are_evaluated_and_kept():
-    feed, seen = Images(), []
+    loader, seen = Images(), []
     student, plain = make_student(), make_student()
     path: list[torch.Tensor] = []
 
@@ -161,11 +161,11 @@ def test_the_averaged_weights_are_evaluated_and_kept():
 
     fit(
         Spy(student),
-        feed,
+        loader,
         make_plan(epochs=2, ema=Ema(0.5, warmup=False)),
         evaluate=lambda model: seen.append(model[1].weight.detach().clone()) or {},
     )
-    fit(Supervised(plain), feed, make_plan(epochs=2))
+    fit(Supervised(plain), loader, make_plan(epochs=2))
     path.append(plain[1].weight.detach())
     # timm's average begins as a copy: the weights after the first two steps.
     average = path[2]
@@ -185,11 +185,11 @@ def test_dropout_depends_on_the_step_and_not_on_what_was_drawn_before():
 
 
 def test_training_leaves_the_callers_random_state_alone():
-    student, feed = make_student(dropout=0.5), Images()
+    student, loader = make_student(dropout=0.5), Images()
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    fit(Supervised(student), feed, make_plan())
+    fit(Supervised(student), loader, make_plan())
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -201,16 +201,16 @@ def test_a_trained_task_is_a_plain_module_again():
 
 
 def test_rows_hold_the_mean_loss_its_parts_and_the_accuracy():
-    feed, recorder = Images(), Recorder()
+    loader, recorder = Images(), Recorder()
     student = make_student()
     rows = fit(
         Supervised(student),
-        feed,
+        loader,
         make_plan(epochs=1, optimizer=Optimizer("sgd", lr=1e-30, weight_decay=0.0)),
         evaluate=lambda model: {"top1": 0.25},
         callbacks=(recorder,),
     )
-    images, targets = (torch.cat(parts) for parts in zip(*feed.batches, strict=True))
+    images, targets = (torch.cat(parts) for parts in zip(*loader.batches, strict=True))
     logits = student(images)
     assert recorder.started == (1, 3)
     assert rows == recorder.rows
@@ -230,10 +230,10 @@ def test_evaluation_comes_when_it_is_due_and_after_the_last_epoch():
 
 
 def test_a_loss_that_is_no_number_ends_the_training_and_names_the_part():
-    feed = Images()
-    feed.batches[1][0][0, 0, 0, 0] = float("nan")
+    loader = Images()
+    loader.batches[1][0][0, 0, 0, 0] = float("nan")
     with pytest.raises(NonFiniteError, match=r"epoch 1, step 2: classification not finite; samples image6\. .*lr"):
-        fit(Supervised(make_student()), feed, make_plan())
+        fit(Supervised(make_student()), loader, make_plan())
 
 
 def test_two_trainings_of_different_precision_follow_each_other_in_one_process():

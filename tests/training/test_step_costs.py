@@ -21,7 +21,7 @@ from lgkd.models.teacher import Teacher
 from lgkd.training.compile import choose_compile, compile_task
 from lgkd.training.metrics import RunningMean
 from lgkd.training.train_step import Engine
-from tests.support.training import TinyViT, make_feed, make_images, make_plan
+from tests.support.training import TinyViT, make_images, make_loader, make_plan
 
 # Each of these has to know numbers on the host, so on a GPU it waits for everything that was queued before it.
 WAITING = {"_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal", "unique_dim", "_unique2"}
@@ -50,8 +50,8 @@ def scheduled(**schedule: Any) -> Guided:
 
 def steps(engine: Engine, epochs: int = 1) -> Iterator[tuple[int, int]]:
     """Run an engine over the small world's images; gives (epoch, step) after every step."""
-    feed, meters = make_feed(make_images()), RunningMean()
-    drawn = [list(feed.epoch(epoch)) for epoch in range(epochs)]  # the feed has tests of its own
+    loader, meters = make_loader(make_images()), RunningMean()
+    drawn = [list(loader.epoch(epoch)) for epoch in range(epochs)]  # the loader has tests of its own
     engine.task.train()
     for epoch, batches in enumerate(drawn):
         for place, batch in enumerate(batches):
@@ -77,12 +77,12 @@ def test_no_step_waits_for_the_device(optimizer: str) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_no_step_waits_for_a_gpu() -> None:
     engine = Engine(scheduled(warmup=2), make_plan(device="cuda", accumulate=1), names=lambda index: [])
-    feed, meters = make_feed(make_images(), device="cuda"), RunningMean()
+    loader, meters = make_loader(make_images(), device="cuda"), RunningMean()
     engine.task.train()
     for epoch in range(2):
         torch.cuda.set_sync_debug_mode("error" if epoch else "default")
         try:
-            for place, batch in enumerate(feed.epoch(epoch)):
+            for place, batch in enumerate(loader.epoch(epoch)):
                 engine.step(batch, epoch, place, meters)
         finally:
             torch.cuda.set_sync_debug_mode("default")
@@ -205,10 +205,10 @@ def test_a_recorded_training_learns_what_an_eager_one_learns(accumulate: int) ->
     for graphs in (False, True):
         plan = make_plan(device="cuda", accumulate=accumulate, compile=graphs, cuda_graphs=graphs)
         engine = Engine(scheduled(warmup=1), plan, names=lambda index: [])
-        feed, meters = make_feed(make_images(), device="cuda"), RunningMean()
+        loader, meters = make_loader(make_images(), device="cuda"), RunningMean()
         engine.task.train()
         for epoch in range(4):
-            for place, batch in enumerate(feed.epoch(epoch)):
+            for place, batch in enumerate(loader.epoch(epoch)):
                 engine.step(batch, epoch, place, meters)
         engine.guard.settle()
         results.append(({name: value.cpu() for name, value in engine.task.state_dict().items()}, meters.read()))

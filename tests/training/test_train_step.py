@@ -27,7 +27,7 @@ from lgkd.training.loop import fit
 from lgkd.training.metrics import RunningMean
 from lgkd.training.signals import StopCondition
 from lgkd.training.train_step import Engine
-from tests.support.training import EPOCHS, STEPS, TinyViT, make_feed, make_images, make_plan, make_task, train
+from tests.support.training import EPOCHS, STEPS, TinyViT, make_images, make_loader, make_plan, make_task, train
 
 
 class Listener:
@@ -53,7 +53,7 @@ def an_engine(task: Any = None, **changes: Any) -> Engine:
 
 
 def one_batch() -> Batch:
-    return next(iter(make_feed(make_images()).epoch(0)))
+    return next(iter(make_loader(make_images()).epoch(0)))
 
 
 # What is told, and how it ends
@@ -110,7 +110,7 @@ def scored(root: Path, scores: list[float], select_on: str = "val", **changes: A
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
         return {"val": left.pop(0)}
 
-    fit(make_task(), make_feed(make_images()), make_plan(**changes), evaluate=evaluate, checkpointer=checkpointer)
+    fit(make_task(), make_loader(make_images()), make_plan(**changes), evaluate=evaluate, checkpointer=checkpointer)
     return checkpointer, seen
 
 

@@ -18,8 +18,9 @@ from torch import nn
 from lgkd.config import Mix, Optimizer, Schedule, View
 from lgkd.data.constants import IMAGENET_MEAN, IMAGENET_STD
 from lgkd.data.load import load_dataset
-from lgkd.data.loader import Feed
-from lgkd.data.subsets import subset
+from lgkd.data.loader import TrainLoader
+from lgkd.data.names import Subset
+from lgkd.data.subsets import select_subset
 from lgkd.data.transforms.augment import Augment
 from lgkd.data.transforms.mixup import Mixing
 from lgkd.distillation.guide import Guide, Term
@@ -68,18 +69,18 @@ def losses(student: str, term: str, *, double: bool = False) -> list[float]:
         for module in (model, teacher.model):
             module.double().register_forward_pre_hook(lambda _, args: tuple(images.double() for images in args))
         guide.double()
-    images = subset(load_dataset("digits").train, per_class=1)
+    images = select_subset(load_dataset("digits").train, Subset(per_class=1))
     augment = Augment(
         View(rand_augment="rand-m9-mstd0.5-inc1", erase=0.25), size, mean=IMAGENET_MEAN, std=IMAGENET_STD, seed=0
     )
-    feed = Feed(images, augment, Mixing(Mix(mixup=0.8, cutmix=1.0), classes=10, seed=0), batch_size=10, seed=0)
+    loader = TrainLoader(images, augment, Mixing(Mix(mixup=0.8, cutmix=1.0), classes=10, seed=0), batch_size=10, seed=0)
     plan = Plan(
         optimizer=Optimizer("adamw", lr=5e-4, weight_decay=0.05),
         schedule=Schedule(STEPS, warmup_epochs=5),
         steps_per_epoch=1,
         seed=0,
     )
-    return [row.train["loss"] for row in fit(Guided(model, guide), feed, plan)]
+    return [row.train["loss"] for row in fit(Guided(model, guide), loader, plan)]
 
 
 def main(*, double: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lgkd._internal.atomic_io import write_whole
+from lgkd._internal.atomic_io import write_atomic
 from lgkd._internal.csv_tables import table
 from lgkd.analysis.inspect.attention_capture import read
 from lgkd.analysis.inspect.attention_distance import between_patches
@@ -184,4 +184,4 @@ def _listed(layers: Sequence[str]) -> str:
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a table atomically."""
-    write_whole(path, table(list(rows[0]), rows))
+    write_atomic(path, table(list(rows[0]), rows))

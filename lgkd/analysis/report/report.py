@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lgkd._internal.atomic_io import write_whole
+from lgkd._internal.atomic_io import write_atomic
 from lgkd.analysis.report.context import Known
 from lgkd.analysis.report.page import GENERATOR, write_page
 from lgkd.analysis.report.selection import choose
@@ -85,7 +85,7 @@ def write_report(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
             figure.savefig(folder / f"{name}.png")
-    write_whole(file, page.encode())
+    write_atomic(file, page.encode())
     return file
 
 

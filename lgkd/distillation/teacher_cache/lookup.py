@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lgkd.data.loader import Feed
+from lgkd.data.loader import TrainLoader
 from lgkd.data.transforms.augment import Augment
 from lgkd.data.transforms.device import sent
 from lgkd.data.transforms.mixup import Mixing
@@ -75,7 +75,7 @@ class CachedFeatures:
 
 
 @torch.no_grad()
-def measure(lookup: CachedFeatures, guides: Sequence[Guide], feed: Feed) -> list[dict[str, float]]:
+def measure(lookup: CachedFeatures, guides: Sequence[Guide], loader: TrainLoader) -> list[dict[str, float]]:
     """Measure the error of cached features against the teacher's features of the student's images.
 
     Over the first images of the first epoch, at most some hundreds; each process measures its own share.
@@ -85,7 +85,7 @@ def measure(lookup: CachedFeatures, guides: Sequence[Guide], feed: Feed) -> list
     """
     wrong: list[dict[str, float]] = [{} for _ in guides]
     whole: list[dict[str, float]] = [{} for _ in guides]
-    for images, index in _first(feed):
+    for images, index in _first(loader):
         for place, (guide, cached) in enumerate(zip(guides, lookup(index, 0), strict=True)):
             assert cached is not None
             online = guide.teach(images)
@@ -99,9 +99,9 @@ def measure(lookup: CachedFeatures, guides: Sequence[Guide], feed: Feed) -> list
     ]
 
 
-def _first(feed: Feed) -> Iterator[tuple[Tensor, Tensor]]:
+def _first(loader: TrainLoader) -> Iterator[tuple[Tensor, Tensor]]:
     seen = 0
-    for batch in feed.epoch(0):
+    for batch in loader.epoch(0):
         assert batch.index is not None and not any(view is not None for view in batch.views)  # refused earlier
         yield batch.images, batch.index
         seen += len(batch.index)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lgkd.config import Recipe
-from lgkd.data.loader import Feed
+from lgkd.data.loader import TrainLoader
 from lgkd.data.prepare import Data, make_augment, make_mixing
 from lgkd.distillation.guide import Guide
 from lgkd.distillation.teacher_cache.identity import check_cacheable, choose_caches, identity_of, not_honoured
@@ -56,7 +56,7 @@ class Served:
         ]
 
     def begin(
-        self, feed: Feed, device: str, *, say: Callable[[str], None]
+        self, loader: TrainLoader, device: str, *, say: Callable[[str], None]
     ) -> tuple[CachedFeatures, list[dict[str, float]]]:
         """Create the lookup and measure its error against the teachers; see `measure`.
 
@@ -73,7 +73,7 @@ class Served:
         )
         for guide in self.guides:
             guide.to(device)
-        errors = measure(lookup, self.guides, feed)
+        errors = measure(lookup, self.guides, loader)
         for cache, found in zip(self.caches, errors, strict=True):
             exact = cache.identity["mode"] == "views" and not not_honoured("views", self.recipe, self.guides)
             worst = max(found.values())

@@ -162,14 +162,7 @@ def estimate_training(config: ResolvedConfig, *, runs: Sequence[SweepRun] = ()) 
     runner = Runner(config)
     teachers = runner.teachers
     found = outline(config.dataset, data_dir=options.get("data_dir"), offline=bool(options.get("offline")))
-    counts = count(
-        found,
-        fraction=options.get("fraction"),
-        images_per_class=options.get("images_per_class"),
-        subset_seed=options.get("subset_seed") or 0,
-        val_fraction=options.get("val_fraction"),
-        extra=options.get("extra"),
-    )
+    counts = count(found, config.subset, val_fraction=options.get("val_fraction"), extra=options.get("extra"))
     used = PeakMemory(runner.session.device)
     data = _stand_in(found, config.recipe)
     with catch_warnings(record=True) as heard:
@@ -198,7 +191,7 @@ def estimate_training(config: ResolvedConfig, *, runs: Sequence[SweepRun] = ()) 
             parameters["projections"] = sum(_count(guide) for guide in guides)
         # Compiling takes minutes; an eager step bounds the time from above.
         eager = replace(plan, compile=False, cuda_graphs=False)
-        cost = measure(student, guides, recipe, data, prepared.feed, eager, size, used)
+        cost = measure(student, guides, recipe, data, prepared.loader, eager, size, used)
     finally:
         prepared.close()
     recipe, sentences = _fit_length(ruled, recipe, plan.steps_per_epoch, cost, found.test + counts.held_out)

@@ -15,8 +15,9 @@ from lgkd.data.greys import Scale
 from lgkd.data.image_folder import read_classes
 from lgkd.data.load import both_splits, find_tree, load_dataset
 from lgkd.data.locations import absent, files_here, tree_folder
+from lgkd.data.names import Subset
 from lgkd.data.sources.download import is_offline
-from lgkd.data.subsets import hold_out, subset
+from lgkd.data.subsets import hold_out, select_subset
 
 _LOOKED_AT = 32
 """Number of files whose size is read; the others are assumed to be similar."""
@@ -130,29 +131,17 @@ class Counts:
 
 
 def count(
-    found: Outline,
-    *,
-    fraction: float | None,
-    images_per_class: int | None,
-    subset_seed: int,
-    val_fraction: float | None,
-    extra: str | Path | None,
+    found: Outline, subset: Subset, *, val_fraction: float | None = None, extra: str | Path | None = None
 ) -> Counts:
     """Select the subset to train on as a training would, from labels alone.
 
     Raises:
         InputError: the subset is impossible.
     """
-    chosen = subset(
-        stubs(found.train, found.classes),
-        fraction=fraction,
-        per_class=images_per_class,
-        seed=subset_seed,
-        classes=found.classes,
-    )
+    chosen = select_subset(stubs(found.train, found.classes), subset, classes=found.classes)
     held = 0
     if val_fraction is not None:
-        chosen, val = hold_out(chosen, val_fraction, subset_seed, classes=found.classes)
+        chosen, val = hold_out(chosen, val_fraction, subset.seed, classes=found.classes)
         held = len(val)
     more = 0
     if extra is not None and found.named:

@@ -12,7 +12,7 @@ from lgkd.runner.dry_run.dataset_outline import Counts, Outline
 from lgkd.runner.resolve import ResolvedConfig
 from lgkd.runner.sweep import SweepRun
 from lgkd.runs.folder import check_free, has_checkpoint, is_finished
-from lgkd.runs.identity import check_same, go_on
+from lgkd.runs.identity import check_finished_run, check_resumable
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,11 @@ def check_existing_runs(
         folder, (info, recipe) = member.folder, expected.as_member(member)
         try:
             if keep and is_finished(folder):
-                check_same(folder, info, recipe, say=cautions.append, unknown=expected.unknown)
+                check_finished_run(folder, info, recipe, say=cautions.append, unknown=expected.unknown)
             elif not check_free(folder):
-                go_on(folder, info, recipe, force=expected.force, say=cautions.append, unknown=expected.unknown)
+                check_resumable(
+                    folder, info, recipe, force=expected.force, say=cautions.append, unknown=expected.unknown
+                )
                 goes_on |= has_checkpoint(folder)
         except InputError as error:
             problems.append(str(error))

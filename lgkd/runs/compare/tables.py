@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lgkd._internal.atomic_io import write_whole
+from lgkd._internal.atomic_io import write_atomic
 from lgkd._internal.csv_tables import table
 from lgkd.runs.compare.comparison import Comparison
 from lgkd.runs.compare.groups import Group
@@ -24,7 +24,7 @@ def write_csv(comparison: Comparison, path: Path) -> None:
     The column `row` holds the kind of the row. `top1` is that of the last epoch: of a run, the mean of a group, or the
     difference of two groups' means.
     """
-    write_whole(path, table(_COLUMNS, _rows(comparison)))
+    write_atomic(path, table(_COLUMNS, _rows(comparison)))
 
 
 def _rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
