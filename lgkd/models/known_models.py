@@ -27,7 +27,9 @@ RESNETS = tuple(
 _SUITE = "as in the distillation suite of Tian et al., arXiv 1910.10699"
 
 
-def _own(name: str, title: str, parameters: int, source: str, made_by: str, **preset: int | tuple[int, ...]) -> ModelInfo:
+def _own(
+    name: str, title: str, parameters: int, source: str, made_by: str, **preset: int | tuple[int, ...]
+) -> ModelInfo:
     made_by = f"lgkd.models.cnn.{made_by}"
     return ModelInfo(name, "teacher", title, 32, parameters, source, made_by=made_by, preset=preset)
 
