@@ -28,7 +28,7 @@ TYPED = ["bench", "--student", STUDENT, "--dataset", "digits", "--recipe", "quic
 
 def fit_steps(config: ResolvedConfig, *, began: float | None = None) -> ResolvedConfig:
     """A training of as many steps as it has seconds: no test depends on how fast the machine is."""
-    return _with_schedule(config, int(parse_time(config.options.get("time") or 0)), 1.0)
+    return _with_schedule(config, int(parse_time(config.options.get("time") or 0)), 1.0, None)
 
 
 @pytest.fixture

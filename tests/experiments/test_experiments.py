@@ -62,7 +62,7 @@ def test_an_arm_and_the_one_it_is_compared_with_differ_in_nothing_but_what_is_as
 def test_students_of_two_cores_take_780_steps_of_64_and_all_their_teachers_the_same() -> None:
     small = [one for one in EXPERIMENTS.values() if one.scale == "2 cores"]
     found = {(arm.role, steps_of(one, arm), recipe_of(arm).batch_size) for one in small for arm in one.arms}
-    assert len(small) == 4 and found == {("student", 780, 64), ("teacher", 3120, 64)}
+    assert len(small) == 5 and found == {("student", 780, 64), ("teacher", 3120, 64)}
 
 
 def test_teachers_of_parts_of_the_images_saw_the_images_of_their_students() -> None:

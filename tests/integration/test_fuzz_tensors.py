@@ -154,7 +154,7 @@ def test_weights_of_any_bytes_are_tensors_or_refused_in_words(desk: Path, data: 
 # Checkpoints
 
 A_ROW = {"epoch": 1, "lr": 0.1, "train": {"loss": 1.0}, "scores": {"test_top1": 0.5}, "seconds": 1.0}
-A_ROW |= {"evaluation_seconds": 0.5, "images_per_second": 100.0, "memory_mb": 700.0}
+A_ROW |= {"evaluation_seconds": 0.5, "images_per_second": 100.0, "memory_mb": 700.0, "processor_seconds": 1.25}
 A_STATE = {
     "format": 1,
     "progress": {
@@ -166,6 +166,7 @@ A_STATE = {
         "images": 8,
         "best": {"epoch": 1, "score": 0.5},
         "courses": [{"locality": {"ended": None}}],
+        "processor_seconds": 0.25,
     },
     "scaler": None,
     "threads": 1,
