@@ -1,8 +1,10 @@
 """Name data sets and subsets in folders, cards and run.json."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.errors import InputError
@@ -50,6 +52,16 @@ class Subset:
             raise InputError(f"--images-per-class is {per_class}, expected at least 1")
         if self.seed < 0:
             raise InputError(f"--subset-seed is {self.seed}, expected 0 or more")
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> "Subset":
+        """Read the part that the options of a training choose; options that are not given are left at all images."""
+        return cls(
+            options.get("fraction"),
+            options.get("images_per_class"),
+            options.get("subset_seed") or 0,
+            bool(options.get("leave_out_near_copies")),
+        )
 
     @classmethod
     def parse(cls, text: str) -> "Subset | None":

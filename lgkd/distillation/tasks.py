@@ -3,6 +3,7 @@
 Letters in shapes: B batch, K classes, H W image size.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -43,7 +44,7 @@ class Step:
         return Step(self.loss.clone(), self.logits.clone(), {name: value.clone() for name, value in self.parts.items()})
 
 
-class Task(nn.Module):
+class Task(nn.Module, ABC):
     """Compute a step from a batch, and own all state required for it during training.
 
     A subclass defines `forward`. The other methods are called by the training loop and do nothing here, for a task
@@ -57,9 +58,9 @@ class Task(nn.Module):
         super().__init__()
         self.student = student
 
+    @abstractmethod
     def forward(self, batch: Batch) -> Step:
         """Compute the loss of a batch."""
-        raise NotImplementedError  # each kind of task defines its loss
 
     @property
     def terms(self) -> Mapping[str, nn.Module]:

@@ -3,12 +3,11 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from typing import Any
 
 from lgkd.errors import Remark
 from lgkd.runner.options import Options
-from lgkd.runner.workers import Send
+from lgkd.runner.workers import Send, function_of
 from lgkd.training.callbacks import Callback, EpochRow, resume_callback
 
 
@@ -81,10 +80,3 @@ def pass_on(callbacks: Options, event: str, arguments: Sequence[Any]) -> None:
                 watcher.on_epoch(EpochRow(**arguments[0]))
             else:
                 getattr(watcher, event)(*arguments)
-
-
-def function_of(name: str) -> Callable[[dict[str, Any], Options], Any]:
-    """Import the function of a job."""
-    module, _, attribute = name.partition(":")
-    function: Callable[[dict[str, Any], Options], Any] = getattr(import_module(module), attribute)
-    return function

@@ -159,12 +159,7 @@ def resolve(
     check_extra(options.get("extra"), options.get("extra_share"))
     check_cached(options.get("cached"), guided=bool(teachers), approximate=bool(options.get("approximate")))
     check_trackers(options.get("track") or ())
-    subset = Subset(
-        options.get("fraction"),
-        options.get("images_per_class"),
-        options.get("subset_seed") or 0,
-        bool(options.get("leave_out_near_copies")),
-    )
+    subset = Subset.from_options(options)
     found = [
         find_trained_teacher(teacher, source, subset=subset.text) if isinstance(teacher, str) else teacher
         for teacher in teachers

@@ -16,10 +16,10 @@ import torch
 
 from lgkd._internal.hardware import memory
 from lgkd.errors import Interrupted, LgkdError, Paused
-from lgkd.runner.jobs import Job, answer, function_of, pass_on
+from lgkd.runner.jobs import Job, answer, pass_on
 from lgkd.runner.options import Options
 from lgkd.runner.sweep import QueuedRun, Watch, no_callbacks, said_once, train_in_turn
-from lgkd.runner.workers import Message, Worker, as_error
+from lgkd.runner.workers import Message, Worker, as_error, function_of
 
 _TURN = 0.2
 _MEMORY_OF_A_WORKER = 1 << 30

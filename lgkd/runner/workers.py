@@ -131,6 +131,13 @@ def as_error(message: Mapping[str, Any], who: str) -> Exception:
     return error
 
 
+def function_of(name: str) -> Callable[..., Any]:
+    """Import a function `module:name`, which the code that starts the call has named."""
+    module, _, attribute = name.partition(":")
+    function: Callable[..., Any] = getattr(import_module(module), attribute)
+    return function
+
+
 def serve() -> None:
     """Serve calls until standard input ends: the worker's side."""
     # What libraries print must not come between the messages.
@@ -170,8 +177,7 @@ def _answer(call: Mapping[str, Any], send: Send) -> Message:
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: send("warn", str(message))
         try:
-            module, _, name = call["function"].partition(":")
-            return {"result": getattr(import_module(module), name)(call["arguments"], send)}
+            return {"result": function_of(call["function"])(call["arguments"], send)}
         except KeyboardInterrupt:
             error: BaseException = Interrupted("stopped before the training began", signal.SIGINT)
         except Exception as raised:

@@ -64,12 +64,7 @@ def estimate_teachers(
     Raises:
         LgkdError: a teacher could not be trained either.
     """
-    subset = Subset(
-        options.get("fraction"),
-        options.get("images_per_class"),
-        options.get("subset_seed") or 0,
-        bool(options.get("leave_out_near_copies")),
-    ).text
+    subset = Subset.from_options(options).text
     estimates: dict[str, UntrainedTeacher] = {}
     guides: list[Teacher] = []
     for name in teachers:
@@ -106,12 +101,7 @@ def resolve_with(
         guides, names: the teachers.
         student, dataset, options, model_options, taps, several: as for `resolve`.
     """
-    subset = Subset(
-        options.get("fraction"),
-        options.get("images_per_class"),
-        options.get("subset_seed") or 0,
-        bool(options.get("leave_out_near_copies")),
-    ).text
+    subset = Subset.from_options(options).text
     by = "+".join(
         guide.card.name if guide.card is not None else teacher_name(name.partition("--")[0], subset)
         for guide, name in zip(guides, names, strict=True)
