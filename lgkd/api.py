@@ -203,11 +203,12 @@ def cache_teacher(
     return cache_features(Runner(config), spec)
 
 
-def resume(folder: str | Path, **options: Unpack[Options]) -> Run:
+def resume(folder: str | Path, *, dataset: str | Path | None = None, **options: Unpack[Options]) -> Run:
     """Resume a stopped run from its last good checkpoint.
 
     Args:
         folder: of the run; run.json and recipe.yaml describe the training.
+        dataset: where its images are now, if they were moved; they have to be the same images.
         options: only `max_time`, `force`, `device`, `data_dir`, `watchers`, `progress`, `say` and `track` make
             sense here; trackers that wrote into the folder continue without being named.
 
@@ -216,7 +217,7 @@ def resume(folder: str | Path, **options: Unpack[Options]) -> Run:
         InputError: there is no run, or it was started from objects made in Python; repeat that call instead. Or the
             folder names untrusted code, see `lgkd.models.trust`.
     """
-    return Runner(resolve_saved(Path(folder), options)).run()
+    return Runner(resolve_saved(Path(folder), options, dataset)).run()
 
 
 def check(dataset: str | Path | DataSet, *, data_dir: str | Path | None = None, offline: bool = False) -> CheckReport:

@@ -194,6 +194,12 @@ def train(
 def resume(
     context: typer.Context,
     run: Annotated[Path, typer.Argument(help="The folder of a stopped run.", autocompletion=completion.runs)],
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--dataset", help="Where its images are now, if they were moved.", autocompletion=completion.datasets
+        ),
+    ] = None,
     use: o.Use = None,
     data_dir: o.DataDir = None,
     device: o.Device = None,
@@ -220,7 +226,7 @@ def resume(
         from lgkd import api
 
         chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        done = api.resume(run, **chosen, **callbacks_of(display))
+        done = api.resume(run, dataset=dataset, **chosen, **callbacks_of(display))
     print_run(done, as_json=as_json)
     if done.info["kind"] == "teacher" and not (quiet or as_json):
         about = done.info["dataset"]

@@ -75,6 +75,11 @@ class CommandOptions(TypedDict, total=False):
         "of every batch that comes from `extra`, between 0 and 1; 0.5 if not given. An epoch is one pass over the data "
         "set's own images.", float, "Share of every batch that they make up, 0 to 1; 0.5 if not given.",
         kept="command", compared="dataset.extra.share")]
+    init: Annotated[str | Path | None, Option(
+        "start from trained weights: the folder of a finished run, or a .safetensors file. A classifier of other "
+        "classes is drawn anew, positions and patch embeddings are resized; all else has to fit.", Path,
+        "Start from the weights of a finished run, or of a .safetensors file.", metavar="RUN|FILE", kept="command",
+        compared="init.sha256")]
     image_size: Annotated[int | None, Option(
         "side of the model's images, in pixels.", int, compared="student.image_size")]
     recipe: Annotated[str | Path | Recipe, Option(

@@ -41,6 +41,7 @@ class Data:
         notes: for the user.
         greys: scale of greys of more than 8 bits.
         left_out: number of training images left out as near copies; None: not requested.
+        own_fingerprint: of the data set without the extra images.
     """
 
     key: str
@@ -57,6 +58,7 @@ class Data:
     extra: Extra | None = None
     greys: Greys = UNKNOWN
     left_out: int | None = None
+    own_fingerprint: str = ""
 
 
 def prepare_data(
@@ -123,6 +125,7 @@ def prepare_data(
         extra=more,
         greys=dataset.greys,
         left_out=left_out,
+        own_fingerprint=dataset.fingerprint,
     )
 
 

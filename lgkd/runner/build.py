@@ -11,17 +11,19 @@ from lgkd._internal.manifest import MANIFEST, tell_unverified
 from lgkd._internal.rng import seed_of
 from lgkd._internal.safetensors_io import fill, load_weights
 from lgkd.config import Recipe, TermSchedule
+from lgkd.data.load import load_dataset
 from lgkd.data.prepare import Data
 from lgkd.distillation.guide import Guide, Term
 from lgkd.distillation.tasks import Guided, Supervised, Task
 from lgkd.distillation.terms import make_loss
-from lgkd.errors import InputError
+from lgkd.errors import InputError, MissingTeacherError
 from lgkd.models.default_taps import block_names
 from lgkd.models.factory import check_plausible, create_model, default_image_size
 from lgkd.models.teacher import Teacher
 from lgkd.models.teacher_card import CARD, WEIGHTS, TeacherCard, verify_weights
 from lgkd.models.trust import check_named_in
-from lgkd.runner.find_teacher import find_trained_teacher
+from lgkd.runner.find_teacher import find_trained_teacher, is_run, of_these_classes
+from lgkd.runs.load_student import load_student
 from lgkd.training.compile import choose_compile
 from lgkd.training.config import Plan
 from lgkd.training.precision import choose_precision
@@ -30,19 +32,34 @@ from lgkd.training.precision import choose_precision
 def load_trained_teacher(name: str, dataset: str | Path, *, subset: str | None = None) -> Teacher:
     """Load a trained teacher from the user's store, or of those shipped with lgkd; see `find_trained_teacher`.
 
+    One that is stored under another name is found by the images of the folder, which are decoded for that.
+
     Raises:
         MissingError: there is none; the message holds the command that trains it.
         InputError: its files are damaged or do not fit, or its card names untrusted code.
     """
-    return load_kept_teacher(*find_trained_teacher(name, dataset, subset=subset))
+    try:
+        return load_kept_teacher(*find_trained_teacher(name, dataset, subset=subset))
+    except MissingTeacherError:
+        candidates = of_these_classes(name, dataset, subset=subset)
+        fingerprint = load_dataset(dataset).fingerprint if candidates else ""
+        found = next((one for one in candidates if one[0].fingerprint == fingerprint), None)
+        if found is None:
+            raise
+    return load_kept_teacher(*found)
 
 
 def load_kept_teacher(card: TeacherCard, folder: Path) -> Teacher:
-    """Load a trained teacher from the folder of its card.
+    """Load a trained teacher from the folder of its card, or of the run whose student it is.
 
     Raises:
         InputError: its files are damaged or do not fit, or its card names untrusted code.
+        TapError: the run's student has no layers to guide by.
     """
+    if is_run(folder):
+        teacher = _as_teacher(load_student(folder), card)
+        teacher.run = folder
+        return teacher
     check_named_in(folder / CARD, card.architecture)
     if not (folder / MANIFEST).is_file():
         tell_unverified(folder)
@@ -54,9 +71,14 @@ def load_kept_teacher(card: TeacherCard, folder: Path) -> Teacher:
             card.architecture, num_classes=len(card.classes), image_size=card.image_size, options=card.options
         )
     fill(model, weights, str(folder / WEIGHTS))
+    return _as_teacher(model, card)
+
+
+def _as_teacher(model: nn.Module, card: TeacherCard) -> Teacher:
     if is_convolutional(model):
         model.to(memory_format=torch.channels_last)
-    return Teacher(model, image_size=card.image_size, mean=card.mean, std=card.std, taps=card.taps, card=card)
+    taps = card.taps or None
+    return Teacher(model, image_size=card.image_size, mean=card.mean, std=card.std, taps=taps, card=card)
 
 
 def check_teacher_classes(teacher: Teacher, data: Data) -> None:

@@ -1,14 +1,28 @@
 """Find trained teachers in the store, and the folder of one to be trained. No torch."""
 
 import json
+import os
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 
+from lgkd._internal.text import safe_text
+from lgkd.data.catalogue import CATALOGUE
+from lgkd.data.image_folder import read_tree
 from lgkd.data.names import Subset, dataset_key, folder_word
-from lgkd.errors import InputError, LgkdError, MissingTeacherError, TakenError
+from lgkd.errors import InputError, LgkdError, MissingError, MissingTeacherError, TakenError
 from lgkd.models.registry import canonical, find
-from lgkd.models.teacher_card import TeacherCard, find_card, put_back, read_card, teacher_folder
-from lgkd.runs.folder import STUDENT, is_finished
+from lgkd.models.teacher_card import (
+    CARD,
+    Accuracy,
+    TeacherCard,
+    find_card,
+    list_cards,
+    put_back,
+    read_card,
+    teacher_folder,
+)
+from lgkd.runs.folder import RUN, STUDENT, is_finished, read_run, read_student
 
 
 def teacher_name(architecture: str, subset: str | None) -> str:
@@ -17,20 +31,28 @@ def teacher_name(architecture: str, subset: str | None) -> str:
     return name if subset is None else f"{name}--{folder_word(subset)}"
 
 
-def find_trained_teacher(name: str, dataset: str | Path, *, subset: str | None = None) -> tuple[TeacherCard, Path]:
+def find_trained_teacher(
+    name: str, dataset: str | Path, *, subset: str | None = None, elsewhere: bool = False
+) -> tuple[TeacherCard, Path]:
     """Find the card and folder of a trained teacher.
 
     A teacher of the same subset takes precedence over one of all images.
 
     Args:
-        name: an architecture, or a teacher's name in the store.
+        name: an architecture, a teacher's name in the store, or the folder of a finished run.
         dataset: a named data set or a folder of images.
         subset: its `text`.
+        elsewhere: accept one that is stored under another data set's name and has the classes of this folder; whether
+            it was trained on the same images is known once they are decoded, see `of_these_images`.
 
     Raises:
         MissingTeacherError: there is none; it holds the command that trains it.
+        MissingError: there is no such folder.
+        InputError: the run in that folder is not finished, damaged, or cannot be a teacher.
         ModelError: the name is not possible for a teacher.
     """
+    if (run := _named_run(name)) is not None:
+        return card_of_run(run), run
     key = dataset_key(dataset)
     try:
         return find_card(teacher_name(name, subset), key)
@@ -41,6 +63,10 @@ def find_trained_teacher(name: str, dataset: str | Path, *, subset: str | None =
             return find_card(teacher_name(name, None), key)
         except MissingTeacherError:
             pass
+    if elsewhere and (found := of_these_classes(name, dataset, subset=subset)):
+        return found[0]
+    if (Path(name) / RUN).is_file():
+        return card_of_run(Path(name).resolve()), Path(name).resolve()
     architecture = name.partition("--")[0]
     find(architecture)
     part = Subset.parse(subset) if subset is not None else None
@@ -51,6 +77,93 @@ def find_trained_teacher(name: str, dataset: str | Path, *, subset: str | None =
         f"no teacher {name!r} is trained for {dataset} yet; make it with: {command}{known}",
         name=name, dataset=key, command=command, others=others,
     )  # fmt: skip
+
+
+def of_these_classes(name: str, dataset: str | Path, *, subset: str | None = None) -> list[tuple[TeacherCard, Path]]:
+    """List stored teachers of a name that have the classes of a folder of images, those of the same subset first."""
+    names = list(dict.fromkeys((teacher_name(name, subset), teacher_name(name, None))))
+    cards = [found for found in list_cards()[0] if found[0].name in names]
+    if not cards or (isinstance(dataset, str) and dataset in CATALOGUE) or not Path(dataset).expanduser().is_dir():
+        return []
+    classes = list(read_tree(Path(dataset).expanduser(), fault=lambda _: None).classes)
+    fitting = [found for found in cards if found[0].classes == classes]
+    return sorted(fitting, key=lambda found: names.index(found[0].name))
+
+
+def of_these_images(card: TeacherCard, fingerprints: Collection[str]) -> tuple[TeacherCard, Path] | None:
+    """Find a stored teacher with a card's name that was trained on the images of a fingerprint, under any name."""
+    stored = (found for found in list_cards()[0] if found[0].name == card.name)
+    return next((found for found in stored if found[0].fingerprint in fingerprints), None)
+
+
+def _named_run(name: str) -> Path | None:
+    """Return the folder that a path names; None for a name, which the store is searched for first."""
+    if os.sep not in name and not name.startswith((".", "~")):
+        return None
+    place = Path(name).expanduser()
+    if not place.is_dir():
+        raise MissingError(f"there is no folder {name}; expected a finished run's, or a teacher's name, as --teacher")
+    return place.resolve()
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether a teacher's folder is that of a run, and not of a store."""
+    return not (folder / CARD).is_file()
+
+
+def card_of_run(folder: Path) -> TeacherCard:
+    """Describe the student of a finished run as a teacher; its layers are chosen when it is loaded.
+
+    Raises:
+        InputError: the run is not finished or damaged, its student was made in Python, or its images are not square.
+    """
+    info, about = read_run(folder), read_student(folder)
+    if about["name"] is None:
+        raise InputError(
+            f"{folder} is the run of a {about.get('class')} made in Python; give distill() an lgkd.Teacher of the "
+            "module instead"
+        )
+    height, width = about["image_size"]
+    if height != width:
+        raise InputError(
+            f"{folder} was trained on images of {height} x {width} pixels, and a teacher's are square; give distill() "
+            "an lgkd.Teacher with that image_size"
+        )
+    try:
+        data, results = info["dataset"], info["results"]
+        return TeacherCard(
+            name=teacher_name(about["name"], data["subset"]),
+            architecture=about["name"],
+            dataset=data["name"],
+            fingerprint=data["fingerprint"],
+            classes=about["classes"],
+            images=data["train_images"],
+            subset=data["subset"],
+            image_size=height,
+            mean=about["mean"],
+            std=about["std"],
+            taps=[],
+            accuracy=Accuracy(
+                top1=results["test_top1"],
+                balanced_accuracy=results.get("test_balanced_accuracy"),
+                split="test",
+                epoch=results["epoch"],
+                epochs=info["epochs"],
+                selected_on=results.get("selected_on"),
+            ),
+            recipe=info["recipe"],
+            seed=info["seed"],
+            parameters=info["student"]["parameters"],
+            weights_sha256=about["weights_sha256"],
+            lgkd_version=info["lgkd"],
+            torch_version="",
+            created=info["started"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        reason = safe_text(" ".join(str(error).split()), 200)
+        raise InputError(
+            f"{folder / RUN} does not describe a finished run ({reason}); it is damaged, take it from a copy"
+        ) from None
 
 
 def free_place(

@@ -19,7 +19,9 @@ from lgkd.data.locations import known_or_folder
 from lgkd.data.prepare import Channels, Data, make_test_batches, prepare_data
 from lgkd.errors import InputError, LgkdError
 from lgkd.models.teacher import Teacher
-from lgkd.runner.build import is_convolutional, load_trained_teacher
+from lgkd.models.teacher_card import list_cards
+from lgkd.runner.build import is_convolutional, load_kept_teacher
+from lgkd.runner.find_teacher import find_trained_teacher
 from lgkd.runner.run import Run
 from lgkd.runs.folder import STUDENT, read_run, read_student
 from lgkd.runs.load_student import data_of, load_student
@@ -217,19 +219,19 @@ def check_finite(opened: Opened, loss: float) -> None:
 
 
 def teacher_at_hand(opened: Opened) -> Teacher | None:
-    """Return the teacher that guided a run, if it is still in the store."""
-    info = opened.info
-    if not info.get("teacher") or not info["teacher"].get("name"):
+    """Return the teacher that guided a run, if it is still in the store, or in the folder of its own run."""
+    about = opened.info.get("teacher") or {}
+    if not about.get("name"):
         return None
     try:
-        teacher = load_trained_teacher(
-            info["teacher"]["name"], info["dataset"]["name"], subset=info["teacher"].get("subset")
-        ).to(opened.device)
+        stored = [(card, folder) for card, folder in list_cards()[0] if card.weights_sha256 == about["sha256"]]
+        if not stored and about.get("run"):
+            stored = [find_trained_teacher(str(about["run"]), opened.info["dataset"]["name"])]
+        if not stored or stored[0][0].weights_sha256 != about["sha256"]:
+            return None
+        return load_kept_teacher(*stored[0]).to(opened.device)
     except LgkdError:
         return None
-    if teacher.card is None or teacher.card.weights_sha256 != info["teacher"]["sha256"]:
-        return None
-    return teacher
 
 
 def teacher_of(opened: Opened) -> Callable[[Tensor], Tensor] | None:

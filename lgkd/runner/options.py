@@ -44,8 +44,9 @@ def saved_options(options: Mapping[str, Any]) -> dict[str, Any]:
     saved = {name: options[name] for name, option in OPTIONS.items() if option.kept and name in options}
     if saved.get("cached") is None:
         saved.pop("approximate", None)
-    if saved.get("extra") is not None:
-        saved["extra"] = str(Path(saved["extra"]).expanduser().resolve())
+    for name, value in saved.items():
+        if OPTIONS[name].kind is Path and value is not None:
+            saved[name] = str(Path(value).expanduser().resolve())
     saved["track"] = [one for one in saved.get("track") or () if isinstance(one, str) and one in INSIDE] or None
     return {name: value for name, value in saved.items() if value is not None}
 

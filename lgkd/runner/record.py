@@ -137,6 +137,7 @@ def describe_teacher(teacher: Teacher) -> dict[str, Any]:
         "test_top1": card.accuracy.top1,
         "image_size": list(teacher.image_size),
         "batch_norm": teacher.batch_norm,
+        **({"run": str(teacher.run)} if teacher.run is not None else {}),
     }
 
 

@@ -18,7 +18,8 @@ from lgkd.data.names import Subset, dataset_key, folder_word
 from lgkd.errors import InputError, MissingError, RecipeError
 from lgkd.models.registry import canonical, find
 from lgkd.models.teacher_card import TeacherCard
-from lgkd.runner.find_teacher import find_trained_teacher, free_place
+from lgkd.runner.find_teacher import find_trained_teacher, free_place, is_run
+from lgkd.runner.initial_weights import InitialWeights, find_initial
 from lgkd.runner.options import OPTIONS, Options
 from lgkd.runner.time_budget import check_time
 
@@ -56,6 +57,7 @@ class ResolvedConfig:
         store: destination of a trained teacher; None for a student.
         replace: whether a teacher in the store is replaced.
         call: `teachers` by name and all other arguments for `lgkd resume`; None where something has no name.
+        initial: the trained weights that it starts from; None: from untrained ones.
         fitted: time to which the number of steps was fitted, as run.json stores it; None where it was not.
     """
 
@@ -72,6 +74,7 @@ class ResolvedConfig:
     store: Path | None
     replace: bool
     call: Mapping[str, Any] | None
+    initial: InitialWeights | None = None
     fitted: Mapping[str, Any] | None = None
 
     @property
@@ -159,10 +162,11 @@ def resolve(
     check_extra(options.get("extra"), options.get("extra_share"))
     check_cached(options.get("cached"), guided=bool(teachers), approximate=bool(options.get("approximate")))
     check_trackers(options.get("track") or ())
+    initial = find_initial(options.get("init"))
     subset = Subset.from_options(options)
     found = [
-        find_trained_teacher(teacher, source, subset=subset.text) if isinstance(teacher, str) else teacher
-        for teacher in teachers
+        find_trained_teacher(one, source, subset=subset.text, elsewhere=True) if isinstance(one, str) else one
+        for one in teachers
     ]
     folder = options.get("out") or run_folder(
         model if isinstance(model, str) else type(model).__name__,
@@ -172,6 +176,7 @@ def resolve(
         options["recipe"],
         None if several else seed,
         options.get("extra"),
+        initial.place if initial is not None else None,
     )
     if role == "teacher" and not elsewhere:
         if not isinstance(model, str):
@@ -179,7 +184,11 @@ def resolve(
         store = free_place(model, source, subset.text, replace=replace, run=Path(folder))
     call, named = None, isinstance(model, str) and isinstance(dataset, str | Path) and not elsewhere
     if named and all(isinstance(teacher, str) for teacher in teachers):
-        call = {"teachers": list(teachers), "taps": list(taps) if taps is not None else None, "replace": replace}
+        named_as = [
+            str(one[1]) if isinstance(one, tuple) and is_run(one[1]) else name
+            for name, one in zip(teachers, found, strict=True)
+        ]
+        call = {"teachers": named_as, "taps": list(taps) if taps is not None else None, "replace": replace}
     return ResolvedConfig(
         role=role,
         model=model,
@@ -194,6 +203,7 @@ def resolve(
         store=store,
         replace=replace or elsewhere,
         call=call,
+        initial=initial,
     )
 
 
@@ -274,6 +284,7 @@ def run_folder(
     recipe: str | Path | Recipe,
     seed: int | None,
     extra: str | Path | None = None,
+    start: Path | None = None,
 ) -> Path:
     """Return a run's default folder: runs/ in the working folder, named after the options.
 
@@ -285,12 +296,15 @@ def run_folder(
         recipe: its name is used.
         seed: of the run; None for the folder of several seeds.
         extra: the folder of extra images.
+        start: the folder or file of the initial weights.
     """
     parts = [folder_word(canonical(model)), dataset_key(dataset)]
     if subset is not None:
         parts.append(folder_word(subset))
     if extra is not None:
         parts.append(f"with-{dataset_key(Path(extra))}")
+    if start is not None:
+        parts.append(f"from-{folder_word(start.stem if start.is_file() else start.name)}")
     if by is not None:
         parts.append(f"by-{folder_word(by)}")
     parts.append(recipe_name(recipe))

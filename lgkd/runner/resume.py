@@ -8,10 +8,12 @@ from typing import Any
 from lgkd.config.trackers import is_here
 from lgkd.errors import InputError, TakenError
 from lgkd.models.trust import check_named_in
+from lgkd.runner.initial_weights import recorded_initial
 from lgkd.runner.options import Options, are_saved_options
 from lgkd.runner.resolve import ResolvedConfig, resolve
 from lgkd.runs.equal_length import read_fitted
 from lgkd.runs.folder import RECIPE, RUN, describe, has_checkpoint, is_finished, read_run
+from lgkd.runs.load_student import data_of
 
 # Options that a run's folder may request of a resume: none that lead outside that folder.
 _CALL: dict[str, Callable[[Any], bool]] = {
@@ -59,14 +61,16 @@ def saved_call(place: Path, info: Mapping[str, Any]) -> dict[str, Any]:
     return call
 
 
-def resolve_saved(folder: Path, options: Options) -> ResolvedConfig:
+def resolve_saved(folder: Path, options: Options, dataset: str | Path | None = None) -> ResolvedConfig:
     """Resolve the training of a stopped run from its folder.
 
     Args:
         folder: of the run; run.json and recipe.yaml describe the training.
         options: new values of some options, which take precedence.
+        dataset: where its images are now; by default where they were. Their fingerprint has to be that of the run.
 
     Raises:
+        MissingError: the images are no longer where they were, and `dataset` is not given.
         TakenError, InputError: as `saved_call`, and as for the training itself.
     """
     info = read_run(folder)
@@ -80,16 +84,21 @@ def resolve_saved(folder: Path, options: Options) -> ResolvedConfig:
         **options,
         "track": resumed_trackers(call["options"].get("track", ()), options),
     }
+    parent = call["options"].get("init")
+    if gone := parent is not None and has_checkpoint(folder) and not Path(parent).exists():
+        chosen["init"] = None  # the checkpoint has its weights
     config = resolve(
         "teacher" if info["kind"] == "teacher" else "student",
         info["student"]["name"],
-        about["path"] or about["name"],
+        data_of(info, folder) if dataset is None else dataset,
         chosen,
         model_options=call["model_options"],
         teachers=call["teachers"],
         taps=call["taps"],
         replace=bool(call["replace"]),
     )
+    if gone:
+        config = replace(config.with_options(init=parent), initial=recorded_initial(info.get("init"), folder / RUN))
     return replace(config, fitted=read_fitted(info))
 
 

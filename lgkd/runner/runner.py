@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lgkd._internal.distributed import join, wait
+from lgkd._internal.safetensors_io import load_weights
 from lgkd.data.checks.report import quick_check
 from lgkd.data.greys import BEFORE, Greys
 from lgkd.data.prepare import Data, count_steps, make_test_batches, make_train_loader, prepare_data
@@ -19,6 +20,7 @@ from lgkd.distillation.teacher_cache.serving import Served, serve
 from lgkd.errors import InputError, TapError
 from lgkd.models.default_taps import default_taps
 from lgkd.models.factory import check_model, check_training, default_image_size, pair
+from lgkd.models.initial_weights import start_from_weights
 from lgkd.models.patch_size import unseen_pixels
 from lgkd.models.registry import find
 from lgkd.models.teacher import Teacher
@@ -32,12 +34,13 @@ from lgkd.runner.build import (
     make_student,
 )
 from lgkd.runner.execute import execute, finished_run
+from lgkd.runner.initial_weights import InitialWeights
 from lgkd.runner.length_settings import settle_recipe
+from lgkd.runner.match_teachers import describe_teacher, match_teachers
 from lgkd.runner.prepared import Prepared, Session
 from lgkd.runner.record import describe_call, describe_training
 from lgkd.runner.resolve import ResolvedConfig
 from lgkd.runner.run import Run
-from lgkd.runner.teacher_store import poor_teacher
 from lgkd.runs.folder import check_free, claim, is_finished, make_folder, read_run
 from lgkd.runs.identity import check_finished_run, check_resumable, lock_run
 from lgkd.training.determinism import exactly, remark
@@ -66,6 +69,8 @@ class Runner:
         first = process.rank == 0
         watchers = tuple(options.get("watchers") or ()) if first else ()
         say = (options.get("say") if first else None) or (lambda _: None)
+        self.initial: dict[str, Any] | None = None
+        """Record of the initial weights for run.json; None where the training starts from untrained ones."""
         self.session = Session(process, device, began, watchers, say)
         check_precision(config.recipe, device)
 
@@ -180,6 +185,7 @@ class Runner:
                 **describe_training(config, session, data, student, guides, size, plan),
                 "call": describe_call(config, served),
                 "cached": served.about() if served is not None else None,
+                **({"init": self.initial} if self.initial is not None else {}),
             }
         except BaseException:
             for guide in guides:
@@ -194,7 +200,7 @@ class Runner:
         """
         config, session = self.config, self.session
         options = config.options
-        teachers = self.teachers
+        self.teachers  # noqa: B018 - a damaged one is reported before images are decoded
         if not session.first:
             wait()  # until the first has decoded the images for all
         data = prepare_data(
@@ -216,9 +222,13 @@ class Runner:
         exactness = remark(session.device, deterministic=bool(options.get("deterministic")))
         for note in [*data.notes, exactness] if exactness else data.notes:
             session.say(note)
-        for teacher in teachers:
+        matched = match_teachers(config, data, session.say)
+        if matched != config.teachers:
+            self.config = replace(config, teachers=matched)
+            del self.teachers
+        for teacher in self.teachers:
             check_teacher_classes(teacher, data)
-            self._describe_teacher(teacher, data)
+            describe_teacher(teacher, data, session.say)
         self._settle_recipe(data)
         return data
 
@@ -241,7 +251,10 @@ class Runner:
         config = self.config
         teachers = self.teachers
         student, size = self._make_model(data)
-        self._fit_images(student, size, data)
+        if config.initial is None:
+            self._fit_images(student, size, data)
+        else:
+            self._start_from(config.initial, student, data)
         if (unseen := unseen_pixels(student, size)) is not None:
             self.session.say(unseen)
         if config.role == "teacher":
@@ -267,6 +280,28 @@ class Runner:
         check_model(model, name, num_classes=classes, image_size=pair(size))
         check_training(model, name, image_size=pair(size))
         return model, pair(size)
+
+    def _start_from(self, initial: InitialWeights, model: nn.Module, data: Data) -> None:
+        """Load the initial weights, and report what had to be changed; the record goes into run.json."""
+        if initial.file is None:
+            self.initial = dict(initial.record or {})
+            return
+        adapted = start_from_weights(
+            model,
+            load_weights(initial.file, initial.sha256),
+            initial.origin,
+            same_classes=None if initial.classes is None else initial.classes == data.classes,
+            image_size=initial.image_size,
+        )
+        self.initial = {
+            "path": str(initial.place),
+            "sha256": initial.sha256,
+            "classifier": adapted.classifier,
+            "resized": list(adapted.resized),
+        }
+        changes = ["its classifier is drawn anew, for other classes"] if adapted.classifier == "new" else []
+        changes += [f"{name} is resized" for name in adapted.resized]
+        self.session.say(f"starts from {initial.file}{': ' if changes else ''}{'; '.join(changes)}")
 
     def _fit_images(self, model: nn.Module, size: tuple[int, int], data: Data) -> None:
         """Pass training images to a model whose initial weights depend on them (its method `lgkd_fit_images`)."""
@@ -300,27 +335,6 @@ class Runner:
             processes=self.session.process.count,
             approximate=bool(self.config.options.get("approximate")),
         )
-
-    def _describe_teacher(self, teacher: Teacher, data: Data) -> None:
-        card, say = teacher.card, self.session.say
-        if card is None:
-            return
-        say(
-            f"teacher {card.name}: {card.accuracy.top1:.1%} top-1 on {card.dataset} {card.accuracy.split}, "
-            f"trained on {card.images:,} images"
-        )
-        if (poor := poor_teacher(card, data.test.largest_class)) is not None:
-            say(poor)
-        if card.subset != data.subset:
-            say(
-                f"the teacher saw {card.subset or 'all training images'}, the student sees "
-                f"{data.subset or 'all of them'}: its guidance includes images that the student does not have"
-            )
-        elif card.fingerprint != data.fingerprint:
-            say(
-                f"the teacher was trained on other images than those of {data.source}, or on these in another order "
-                "(as an image folder and the publisher's archive do); the classes are the same"
-            )
 
 
 def _checked(teacher: Any) -> Teacher:

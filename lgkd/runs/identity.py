@@ -31,7 +31,10 @@ _SHAPES = re.compile(
     r"kind|student\.(name|parameters|options\..+)|dataset\.classes|"
     r"recipe\.guide\.terms\.\d+\.kind|pairs\.\d+\.(student|teacher)_map"
 )
-_ELSEWHERE = {"dataset.path", "dataset.data_dir", "dataset.extra.path"}
+_ELSEWHERE = re.compile(
+    r"dataset\.(path|data_dir|extra\.path)|init\.(path|resized)|teacher\.run|more_teachers\.\d+\.run"
+)
+"""Fields of run.json that may differ between runs of one training: places, and what follows from other fields."""
 
 
 @contextmanager
@@ -98,7 +101,10 @@ def check_resumable(
         say(f"resuming although it differs: {change}")
     # `lgkd resume` takes the complete recipe, so only the first command knows its origin.
     kept = {name: old.get(name) for name in ("started", "recipe", "overrides")}
-    return {**info, **kept, "resumed": old.get("resumed", 0) + 1}
+    data = dict(info["dataset"])
+    if data["fingerprint"] == old["dataset"].get("fingerprint"):
+        data["name"] = old["dataset"]["name"]  # by which its series is compared, wherever the images are now
+    return {**info, **kept, "dataset": data, "resumed": old.get("resumed", 0) + 1}
 
 
 def check_finished_run(
@@ -146,7 +152,7 @@ def identity(info: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     defaults = dict.fromkeys(_FIELDS) | COMPARED
     fields = {key: info.get(key, default) for key, default in defaults.items()}
     flat = dict(_flattened({**fields, "recipe": values}))
-    return {key: value for key, value in flat.items() if key not in _ELSEWHERE}
+    return {key: value for key, value in flat.items() if not _ELSEWHERE.fullmatch(key)}
 
 
 def checkpoint_identity(info: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
@@ -241,9 +247,11 @@ class Difference(NamedTuple):
 
 
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[Difference]:
-    """Return every key whose values differ, with both."""
+    """Return every key whose values differ, with both; the name of equal images, which may have moved, may differ."""
     pairs = [Difference(key, stored.get(key), wanted.get(key)) for key in {**stored, **wanted}]
-    return [pair for pair in pairs if pair.stored != pair.wanted]
+    prints = {values.get("dataset.fingerprint") for values in (stored, wanted)}
+    moved = len(prints) == 1 and prints != {None}
+    return [pair for pair in pairs if pair.stored != pair.wanted and not (moved and pair.field == "dataset.name")]
 
 
 def lines_of(changes: Iterable[Difference]) -> str:

@@ -150,6 +150,6 @@ def test_the_fields_that_are_compared_are_those_of_earlier_versions() -> None:
     compared = identity(info, load_recipe(FINISHED / "recipe.yaml"))
     assert {key.partition(".")[0] for key in compared} == {
         "kind", "student", "teacher", "more_teachers", "pairs", "cached", "dataset", "seed", "precision", "epochs",
-        "steps_per_epoch", "deterministic", "recipe",
+        "steps_per_epoch", "deterministic", "recipe", "init",
     }  # fmt: skip
     assert compared["cached"] is None and compared["deterministic"] is False

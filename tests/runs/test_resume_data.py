@@ -10,10 +10,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import lgkd
 from lgkd.cli import run
 from lgkd.data.greys import BEFORE
+from lgkd.errors import MissingError, TakenError
 from lgkd.runner import runner
-from tests.support.small import TRAIN, make_pictures, pause_after
+from tests.support.small import TRAIN, make_pictures, pause_after, snapshot
 
 
 @pytest.fixture
@@ -92,3 +94,34 @@ def test_a_run_of_an_older_version_goes_on_with_its_scale_of_deep_greys(
     assert run(command(pictures, "new")) == 0
     assert about("new")["greys"]["whole"] == [0, 4095]
     assert not same_weights("new", "whole")
+
+
+@pytest.mark.parametrize("again", ["resume", "the same command"])
+def test_a_run_goes_on_with_images_that_were_moved(store: Path, monkeypatch: pytest.MonkeyPatch, again: str) -> None:
+    make_pictures(Path("pictures"))
+    assert run(command(Path("pictures"), "whole")) == 0
+    with monkeypatch.context() as patch:
+        pause_after(patch, 2)
+        assert run(command(Path("pictures"), "parts")) == 75
+    Path("elsewhere").mkdir()
+    Path("pictures").rename("elsewhere/photos")
+    with pytest.raises(MissingError, match=r"was trained on is no longer at .*/pictures; name it with --dataset"):
+        lgkd.resume("parts")
+    moved = Path("elsewhere/photos")
+    words = ["resume", "parts", "--dataset", str(moved), "--quiet"] if again == "resume" else command(moved, "parts")
+    assert run(words) == 0
+    assert about("parts") == {**about("whole"), "path": str(moved.resolve())}
+    assert same_weights("parts", "whole")
+
+
+def test_a_run_does_not_go_on_with_other_images(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_pictures(Path("pictures"))
+    make_pictures(Path("others/pictures"), train=9)
+    with monkeypatch.context() as patch:
+        pause_after(patch, 2)
+        assert run(command(Path("pictures"), "parts")) == 75
+    before = snapshot(Path("parts"))
+    with pytest.raises(TakenError, match=r'dataset.fingerprint: was "\w+", now "\w+"'):
+        lgkd.resume("parts", dataset="others/pictures")
+    assert snapshot(Path("parts")) == before
+    assert lgkd.resume("parts", dataset="others/pictures", force=True).info["dataset"]["train_images"] == 27

@@ -45,7 +45,7 @@ def notes(chosen: Chosen) -> tuple[str, str]:
     folders = [Path(place).name for place in _folders(info)]
     if folders:
         needs.append(f"The working folder has to hold {' and '.join(folders)}, or links of that name.")
-    if info.get("teacher"):
+    if (info.get("teacher") or {"run": ""}).get("run") is None:
         needs.append("The teacher has to be in the store (lgkd teachers); run.json names it by its hash.")
     what = "the same student" if len(chosen.ours.runs) == 1 and not _makes_baseline(chosen) else "the same students"
     after = [f"On the same machine and versions it gives {what}."]
@@ -63,7 +63,7 @@ def _who(info: Mapping[str, Any], call: Mapping[str, Any]) -> list[str]:
         words = ["lgkd", "train-teacher", info["student"]["name"], dataset]
     else:
         words = ["lgkd", info["kind"], "--student", info["student"]["name"]]
-        words += [word for teacher in call.get("teachers") or () for word in ("--teacher", teacher)]
+        words += [word for name in call.get("teachers") or () for word in ("--teacher", Path(name).name)]
         words += ["--dataset", dataset]
     if about["data_dir"] is not None:
         words += ["--data-dir", Path(about["data_dir"]).name]
@@ -109,12 +109,22 @@ def _options(options: Mapping[str, Any]) -> list[str]:
             words += [flag] if value else [negative] if negative else []
             continue
         for one in value if option.repeated else [value]:
-            words += [flag, Path(one).name if option.metavar == "FOLDER" else str(one)]
+            is_place = option.kind is Path or option.metavar == "FOLDER"
+            words += [flag, Path(one).name if is_place else str(one)]
     return words
 
 
 def _folders(info: Mapping[str, Any]) -> Sequence[str]:
     """Return the folders that the command names."""
     about, options = info["dataset"], (info.get("call") or {}).get("options") or {}
-    places = (about["path"], about["data_dir"], options.get("extra"), *(options.get("cached") or ()))
+    teachers = (info.get("teacher"), *(info.get("more_teachers") or ()))
+    runs = [teacher.get("run") for teacher in teachers if teacher]
+    places = (
+        about["path"],
+        about["data_dir"],
+        options.get("extra"),
+        options.get("init"),
+        *(options.get("cached") or ()),
+        *runs,
+    )
     return [str(place) for place in places if place]

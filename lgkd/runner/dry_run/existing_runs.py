@@ -56,7 +56,7 @@ class ExpectedRun:
             unknown |= {"dataset.extra", "dataset.fingerprint"}
         if not found.named:
             # Subsets of a publisher's set are counted from the catalogue, as if its classes had equal size.
-            unknown |= {"dataset.train_images", "dataset.val_images", "steps_per_epoch"}
+            unknown |= {"dataset.train_images", "dataset.val_images", "steps_per_epoch", "init.classifier"}
         if options.get("leave_out_near_copies"):
             # Images have to be decoded to find them.
             unknown |= {"dataset.near_copies_left_out", "dataset.train_images", "dataset.val_images", "steps_per_epoch"}
