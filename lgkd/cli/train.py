@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from lgkd.runner.sweep import SweepSpec, Watch
 
 
-@o.with_options(recipe="teacher", without=("cached", "approximate"))
+@o.with_options(recipe="teacher", without=("teacher_weights", "cached", "approximate"))
 def train_teacher(
     context: typer.Context,
     teacher: Annotated[
@@ -156,7 +156,7 @@ def distill(
         write_page(run.folder)
 
 
-@o.with_options(recipe="supervised", without=("cached", "approximate"))
+@o.with_options(recipe="supervised", without=("teacher_weights", "cached", "approximate"))
 def train(
     context: typer.Context,
     student: o.Student,

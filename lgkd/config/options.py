@@ -47,6 +47,11 @@ class Option:
         """Return the help of the command line, a sentence."""
         return self.help if self.help is not None else self.about[0].upper() + self.about[1:]
 
+    @property
+    def is_place(self) -> bool:
+        """Return true if its values on the command line are files or folders."""
+        return self.kind is Path or any(word in (self.metavar or "") for word in ("FOLDER", "FILE"))
+
     def fits(self, value: Any) -> bool:
         """Check that a value of a run.json has the type that `saved_options` gives it."""
         if self.repeated:
@@ -118,6 +123,11 @@ class CommandOptions(TypedDict, total=False):
         "do not train on images that are nearly a test image or an earlier training image, as `lgkd check` finds them; "
         "the test split stays whole.", bool, "Do not train on near copies of test or other training images.",
         default=False, kept="command", compared="dataset.near_copies_left_out")]
+    teacher_weights: Annotated[str | Path | Sequence[str | Path] | None, Option(
+        'weights of a teacher timm:NAME that was trained on other images, which guides by its maps: "pretrained" for '
+        "timm's own, which are downloaded, or a .safetensors file; one for each such teacher.", str,
+        "Weights of a teacher timm:NAME, of other classes: pretrained, or a file.", repeated=True,
+        metavar="FILE|pretrained", kept="command")]
     cached: Annotated[str | Path | Sequence[str | Path] | None, Option(
         'read the outputs of the teachers from caches of `cache_teacher` and do not run them: "auto" for those in the '
         "store, or a folder for each teacher.", str, "Read the teacher from a cache; auto: from the store.",

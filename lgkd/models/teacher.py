@@ -4,7 +4,6 @@ Letters in shapes: B batch, K classes, H W image size.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, Self, get_args
 
 import torch
@@ -56,8 +55,8 @@ class Teacher(nn.Module):
         self.image_size = pair(image_size)
         self.taps = list(taps) if taps is not None else default_taps(model)
         self.card = card
-        self.run: Path | None = None
-        """Folder of the run whose student it is; None for one of the store or a module."""
+        self.source: dict[str, str] = {}
+        """Where it is from, for run.json: the folder "run" whose student it is, or timm's "name" and "weights"."""
         self.register_buffer("mean", _column(mean), persistent=False)
         self.register_buffer("std", _column(std), persistent=False)
         self.use_batch_norm(batch_norm)

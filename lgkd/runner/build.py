@@ -58,7 +58,7 @@ def load_kept_teacher(card: TeacherCard, folder: Path) -> Teacher:
     """
     if is_run(folder):
         teacher = _as_teacher(load_student(folder), card)
-        teacher.run = folder
+        teacher.source = {"run": str(folder)}
         return teacher
     check_named_in(folder / CARD, card.architecture)
     if not (folder / MANIFEST).is_file():
@@ -165,6 +165,8 @@ def make_guides(
                 Term(make_loss(term), term.weight, term.title + suffix, term.schedule or TermSchedule())
                 for term in ours
             ]
+            if "weights" in teacher.source:
+                _refuse_logits(teacher.source["name"], terms)
             guides.append(
                 Guide(
                     student,
@@ -178,6 +180,17 @@ def make_guides(
                 )
             )
     return guides
+
+
+def _refuse_logits(name: str, terms: Sequence[Term]) -> None:
+    """Refuse terms that compare the logits of a teacher of other classes."""
+    found = [str(term.name) for term in terms if getattr(term.loss, "reads", None) in ("logits", "distillation")]
+    if found:
+        raise InputError(
+            f"{name} has the classes that its weights were trained on, and {', '.join(found)} of the recipe compares "
+            "logits; use a recipe that compares maps, such as locality-guidance, or train a teacher on these images by "
+            "`lgkd train-teacher`"
+        )
 
 
 def make_plan(

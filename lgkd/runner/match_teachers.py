@@ -10,11 +10,12 @@ from lgkd.models.teacher_card import TeacherCard
 from lgkd.runner.find_teacher import find_trained_teacher, is_run, of_these_images
 from lgkd.runner.resolve import ResolvedConfig
 from lgkd.runner.teacher_store import poor_teacher
+from lgkd.runner.timm_teacher import TimmTeacher
+
+Found = Teacher | tuple[TeacherCard, Path] | TimmTeacher
 
 
-def match_teachers(
-    config: ResolvedConfig, data: Data, say: Callable[[str], None]
-) -> tuple[Teacher | tuple[TeacherCard, Path], ...]:
+def match_teachers(config: ResolvedConfig, data: Data, say: Callable[[str], None]) -> tuple[Found, ...]:
     """Choose, among stored teachers of a name, those that were trained on these very images.
 
     One of other images is accepted only under the name of this data set, and `describe_teacher` reports that.
@@ -31,8 +32,11 @@ def match_teachers(
 
 
 def _matched(
-    teacher: Teacher | tuple[TeacherCard, Path], config: ResolvedConfig, data: Data, say: Callable[[str], None]
-) -> Teacher | tuple[TeacherCard, Path]:
+    teacher: Found,
+    config: ResolvedConfig,
+    data: Data,
+    say: Callable[[str], None],
+) -> Found:
     if not isinstance(teacher, tuple) or is_run(teacher[1]):
         return teacher
     card, prints = teacher[0], _fingerprints(data)
@@ -48,8 +52,13 @@ def _matched(
 
 
 def describe_teacher(teacher: Teacher, data: Data, say: Callable[[str], None]) -> None:
-    """Report a teacher's accuracy, and how its training images differ from these; nothing without a card."""
+    """Report a teacher's accuracy and how its training images differ from these; nothing where neither is known."""
     card = teacher.card
+    if card is None and "weights" in teacher.source:
+        say(
+            "teacher {name}, {weights}: trained on other images and classes; its accuracy on these is unknown, it "
+            "guides by its maps".format(**teacher.source)
+        )
     if card is None:
         return
     say(

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 from lgkd.config.options import CommandOptions, Option, read_options
 from lgkd.config.trackers import INSIDE
+from lgkd.runner.timm_teacher import PRETRAINED
 from lgkd.training.callbacks import Callback
 
 
@@ -47,6 +48,10 @@ def saved_options(options: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in saved.items():
         if OPTIONS[name].kind is Path and value is not None:
             saved[name] = str(Path(value).expanduser().resolve())
+    if (weights := saved.get("teacher_weights")) is not None:
+        listed = [weights] if isinstance(weights, str | Path) else weights
+        places = [one if one == PRETRAINED else str(Path(one).expanduser().resolve()) for one in listed]
+        saved["teacher_weights"] = places or None
     saved["track"] = [one for one in saved.get("track") or () if isinstance(one, str) and one in INSIDE] or None
     return {name: value for name, value in saved.items() if value is not None}
 

@@ -128,7 +128,9 @@ def describe_teacher(teacher: Teacher) -> dict[str, Any]:
     """Describe the teacher for run.json; one without a card has a class and no name."""
     card = teacher.card
     if card is None:
-        return {"name": None, "class": type(teacher.model).__name__, "sha256": None, "batch_norm": teacher.batch_norm}
+        kind = type(teacher.model).__name__
+        plain = {"name": None, "class": kind, "sha256": None, "batch_norm": teacher.batch_norm}
+        return {**plain, **teacher.source, **({"image_size": list(teacher.image_size)} if teacher.source else {})}
     return {
         "name": card.architecture,
         "kept_as": card.name,
@@ -137,7 +139,7 @@ def describe_teacher(teacher: Teacher) -> dict[str, Any]:
         "test_top1": card.accuracy.top1,
         "image_size": list(teacher.image_size),
         "batch_norm": teacher.batch_norm,
-        **({"run": str(teacher.run)} if teacher.run is not None else {}),
+        **teacher.source,
     }
 
 

@@ -22,6 +22,7 @@ from lgkd.runner.find_teacher import find_trained_teacher, free_place, is_run
 from lgkd.runner.initial_weights import InitialWeights, find_initial
 from lgkd.runner.options import OPTIONS, Options
 from lgkd.runner.time_budget import check_time
+from lgkd.runner.timm_teacher import TimmTeacher, timm_teachers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,7 +69,7 @@ class ResolvedConfig:
     options: Options
     recipe: Recipe
     subset: Subset
-    teachers: "tuple[Teacher | tuple[TeacherCard, Path], ...]"
+    teachers: "tuple[Teacher | tuple[TeacherCard, Path] | TimmTeacher, ...]"
     taps: tuple[str, ...] | None
     folder: Path
     store: Path | None
@@ -164,9 +165,12 @@ def resolve(
     check_trackers(options.get("track") or ())
     initial = find_initial(options.get("init"))
     subset = Subset.from_options(options)
+    others = timm_teachers(teachers, options.get("teacher_weights"))
     found = [
-        find_trained_teacher(one, source, subset=subset.text, elsewhere=True) if isinstance(one, str) else one
-        for one in teachers
+        find_trained_teacher(one, source, subset=subset.text, elsewhere=True)
+        if isinstance(one, str) and place not in others
+        else others.get(place, one)
+        for place, one in enumerate(teachers)
     ]
     folder = options.get("out") or run_folder(
         model if isinstance(model, str) else type(model).__name__,
@@ -210,6 +214,8 @@ def resolve(
 def _teacher_name(teacher: Any) -> str:
     if isinstance(teacher, tuple):
         return str(teacher[0].name)
+    if isinstance(teacher, TimmTeacher):
+        return teacher.name
     card = getattr(teacher, "card", None)
     return card.name if card else type(getattr(teacher, "model", teacher)).__name__
 

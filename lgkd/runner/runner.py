@@ -15,6 +15,7 @@ from lgkd._internal.safetensors_io import load_weights
 from lgkd.data.checks.report import quick_check
 from lgkd.data.greys import BEFORE, Greys
 from lgkd.data.prepare import Data, count_steps, make_test_batches, make_train_loader, prepare_data
+from lgkd.data.sources.download import is_offline
 from lgkd.distillation.guide import Guide
 from lgkd.distillation.teacher_cache.serving import Served, serve
 from lgkd.errors import InputError, TapError
@@ -22,6 +23,7 @@ from lgkd.models.default_taps import default_taps
 from lgkd.models.factory import check_model, check_training, default_image_size, pair
 from lgkd.models.initial_weights import start_from_weights
 from lgkd.models.patch_size import unseen_pixels
+from lgkd.models.pretrained_teacher import load_pretrained_teacher
 from lgkd.models.registry import find
 from lgkd.models.teacher import Teacher
 from lgkd.runner.build import (
@@ -41,6 +43,7 @@ from lgkd.runner.prepared import Prepared, Session
 from lgkd.runner.record import describe_call, describe_training
 from lgkd.runner.resolve import ResolvedConfig
 from lgkd.runner.run import Run
+from lgkd.runner.timm_teacher import TimmTeacher
 from lgkd.runs.folder import check_free, claim, is_finished, make_folder, read_run
 from lgkd.runs.identity import check_finished_run, check_resumable, lock_run
 from lgkd.training.determinism import exactly, remark
@@ -56,12 +59,14 @@ class Runner:
     Args:
         config: from `resolve`.
         began: `time.monotonic()` from which `max_time` counts; now if not given.
+        dry: nothing is downloaded; teachers whose weights are not here are untrained.
 
     Raises:
         InputError: there is no such device, or it cannot compute in the recipe's number format.
     """
 
-    def __init__(self, config: ResolvedConfig, *, began: float | None = None) -> None:
+    def __init__(self, config: ResolvedConfig, *, began: float | None = None, dry: bool = False) -> None:
+        self._dry = dry
         self.config, options = config, config.options
         began = time.monotonic() if began is None else began
         process, device = join(choose_device(options.get("device")))
@@ -81,10 +86,14 @@ class Runner:
         Raises:
             InputError: one is not a teacher, or its files are damaged.
         """
-        return [
-            load_kept_teacher(*teacher) if isinstance(teacher, tuple) else _checked(teacher)
-            for teacher in self.config.teachers
-        ]
+        offline = is_offline(bool(self.config.options.get("offline")))
+
+        def load(teacher: Any) -> Teacher:
+            if isinstance(teacher, TimmTeacher):
+                return load_pretrained_teacher(teacher.name, teacher.file, offline=offline, stand_in=self._dry)
+            return load_kept_teacher(*teacher) if isinstance(teacher, tuple) else _checked(teacher)
+
+        return [load(teacher) for teacher in self.config.teachers]
 
     def run(self, *, keep: bool = False) -> Run:
         """Train, and write a finished folder (for a teacher: an entry in a store, too).

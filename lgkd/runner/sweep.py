@@ -206,6 +206,7 @@ def _config_of(config: ResolvedConfig, run: SweepRun) -> ResolvedConfig:
         return config.with_options(seed=run.seed, out=run.folder)
     options: Options = {**config.options, "seed": run.seed, "out": run.folder}
     options.pop("approximate", None)
+    options.pop("teacher_weights", None)
     guided = member(config.folder, run.seed, guided=True)
     if options.pop("cached", None) is not None and is_finished(guided):
         # A baseline sees the same fixed views as a guided run with a cache.

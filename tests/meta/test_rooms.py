@@ -70,6 +70,7 @@ ONLY_IN = {
     "yaml": {"config"},
     "timm": {"models", "training", "experiments", "benchmark"},
     "safetensors": {"_internal", "training"},
+    "huggingface_hub": {"models"},
     "filelock": {"_internal"},
     "psutil": {"_internal"},
     "jinja2": {"analysis"},

@@ -55,7 +55,7 @@ def test_it_guides_as_the_same_teacher_of_the_store_does(world: World) -> None:
 def test_a_folder_without_a_path_is_found_after_the_store(world: World) -> None:
     shutil.copytree(world.teacher_run, "mine")
     teacher = lgkd.load_teacher("mine", world.pictures)
-    assert teacher.run == Path("mine").resolve() and teacher.card is not None
+    assert teacher.source == {"run": str(Path("mine").resolve())} and teacher.card is not None
     kept = json.loads((world.home / "teachers/pictures/resnet8/card.json").read_text())
     ours = teacher.card.model_dump(mode="json")
     differing = {key for key in kept if kept[key] != ours[key]}
@@ -74,7 +74,7 @@ def test_a_stopped_student_goes_on_with_it(world: World, monkeypatch: pytest.Mon
     assert same("parts", world.guided_run)
     opened = open_run(Path("parts"))
     teacher = teacher_at_hand(opened)
-    assert teacher is not None and teacher.run == Path("mine").resolve()
+    assert teacher is not None and teacher.source == {"run": str(Path("mine").resolve())}
     shutil.rmtree("mine")
     assert teacher_at_hand(opened) is None
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from lgkd.analysis.report.selection import Chosen
 from lgkd.runner.options import OPTIONS
+from lgkd.runner.timm_teacher import PRETRAINED
 from lgkd.runs.folder import RECIPE
 
 _PARTS = ("fraction", "images_per_class", "val_fraction")
@@ -45,7 +46,8 @@ def notes(chosen: Chosen) -> tuple[str, str]:
     folders = [Path(place).name for place in _folders(info)]
     if folders:
         needs.append(f"The working folder has to hold {' and '.join(folders)}, or links of that name.")
-    if (info.get("teacher") or {"run": ""}).get("run") is None:
+    teacher = info.get("teacher")
+    if teacher and not teacher.get("run") and not teacher.get("weights"):
         needs.append("The teacher has to be in the store (lgkd teachers); run.json names it by its hash.")
     what = "the same student" if len(chosen.ours.runs) == 1 and not _makes_baseline(chosen) else "the same students"
     after = [f"On the same machine and versions it gives {what}."]
@@ -109,8 +111,7 @@ def _options(options: Mapping[str, Any]) -> list[str]:
             words += [flag] if value else [negative] if negative else []
             continue
         for one in value if option.repeated else [value]:
-            is_place = option.kind is Path or option.metavar == "FOLDER"
-            words += [flag, Path(one).name if is_place else str(one)]
+            words += [flag, Path(one).name if option.is_place else str(one)]
     return words
 
 
@@ -125,6 +126,7 @@ def _folders(info: Mapping[str, Any]) -> Sequence[str]:
         options.get("extra"),
         options.get("init"),
         *(options.get("cached") or ()),
+        *(one for one in options.get("teacher_weights") or () if one != PRETRAINED),
         *runs,
     )
     return [str(place) for place in places if place]

@@ -159,7 +159,7 @@ def estimate_training(config: ResolvedConfig, *, runs: Sequence[SweepRun] = ()) 
     if options.get("time") is not None:
         # The length is known after the steps have been timed, and the settings that follow it.
         config = with_rules(config, ())
-    runner = Runner(config)
+    runner = Runner(config, dry=True)
     teachers = runner.teachers
     found = outline(config.dataset, data_dir=options.get("data_dir"), offline=bool(options.get("offline")))
     counts = count(found, config.subset, val_fraction=options.get("val_fraction"), extra=options.get("extra"))

@@ -60,6 +60,9 @@ class ExpectedRun:
         if options.get("leave_out_near_copies"):
             # Images have to be decoded to find them.
             unknown |= {"dataset.near_copies_left_out", "dataset.train_images", "dataset.val_images", "steps_per_epoch"}
+        for key, one in (("teacher", info["teacher"]), *enumerate(info["more_teachers"])):
+            if one is not None and "weights" in one and one["sha256"] is None:  # it is not downloaded for a dry run
+                unknown.add("teacher.sha256" if key == "teacher" else f"more_teachers.{key}.sha256")
         if options.get("cached") is not None:
             unknown |= {"cached", "recipe.view.fixed"}
         recipe = config.recipe
