@@ -119,6 +119,11 @@ class CommandOptions(TypedDict, total=False):
         "on them; the test split selects nothing.", float,
         "Hold out this share and keep the epoch that does best on it.", kept="command",
         compared="dataset.val_images")]
+    stored_side: Annotated[str | int | None, Option(
+        "keep the decoded training images this small: pixels of the shorter side, or \"auto\" for those that the views "
+        "need. Larger images give slightly other results than when they are kept whole, and take less memory; test "
+        "images stay whole.", str, "Keep training images this small: auto, or pixels of the shorter side.",
+        metavar="auto|PIXELS", kept="command", compared="dataset.stored_side")]
     leave_out_near_copies: Annotated[bool, Option(
         "do not train on images that are nearly a test image or an earlier training image, as `lgkd check` finds them; "
         "the test split stays whole.", bool, "Do not train on near copies of test or other training images.",

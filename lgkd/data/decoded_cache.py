@@ -80,20 +80,21 @@ def published_key(name: str, sums: Iterable[str]) -> str:
     return f"{sha256(about.encode()).hexdigest()[:16]}-{content.hexdigest()[:40]}"
 
 
-def kept(key: str, count: int, make: Make) -> Stored:
+def kept(key: str, count: int, make: Make, *, at_once: bool = True) -> Stored:
     """Read an entry from the store, or make it by `make` and store it.
 
     Args:
         key: from `cache_key` or `published_key`.
         count: number of images.
         make: called once, if at all; its errors are passed on and leave nothing behind.
+        at_once: compare pixels up to a size with the manifest at once, which reads all; else block by block.
 
     Returns:
         Pixels are mapped from the file, copy on write: changing them changes no file.
     """
     folder = home() / "cache" / "images" / key
     try:
-        found = _load(folder, count)
+        found = _load(folder, count, at_once)
     except InputError as error:
         warnings.warn(f"the decoded images kept in {folder} are made again: {error}", Remark, stacklevel=2)
     else:
@@ -112,10 +113,10 @@ def kept(key: str, count: int, make: Make) -> Stored:
             _write(scratch, made)
             _publish(scratch, folder, count)
             _sweep(folder)
-        return _whole(folder, count) or made
+        return _whole(folder, count, at_once) or made
 
 
-def _load(folder: Path, count: int) -> Stored | None:
+def _load(folder: Path, count: int, at_once: bool = True) -> Stored | None:
     """Read the entry; None where there is none.
 
     Raises:
@@ -142,13 +143,15 @@ def _load(folder: Path, count: int) -> Stored | None:
             raise InputError(f"{folder / PIXELS} is not the array of pixels that its {INDEX} says; it is damaged")
         if manifest is None:
             tell_unverified(folder)
-        rows = _checked(folder, pixels, manifest) if manifest is not None else None
+        rows = _checked(folder, pixels, manifest, at_once) if manifest is not None else None
         return Stored(pixels, sizes, str(record["fingerprint"]), record.get("about"), rows)
     except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise InputError(f"{folder} cannot be read ({type(error).__name__})") from None
 
 
-def _checked(folder: Path, pixels: NDArray[np.uint8], manifest: Mapping[str, Entry]) -> CheckedRows | None:
+def _checked(
+    folder: Path, pixels: NDArray[np.uint8], manifest: Mapping[str, Entry], at_once: bool
+) -> CheckedRows | None:
     """Return the check of pixels that are read later; None where all were compared now."""
     for name in (SIZES, INDEX):
         compare(folder / name, manifest)
@@ -159,16 +162,16 @@ def _checked(folder: Path, pixels: NDArray[np.uint8], manifest: Mapping[str, Ent
         "it was put aside: run the same command again, which decodes the images again",
         damaged=lambda: (folder / INDEX).unlink(missing_ok=True),  # without it there is no entry
     )
-    if pixels.nbytes > _AT_ONCE:
+    if pixels.nbytes > _AT_ONCE or not at_once:
         return rows
     rows.check()
     return None
 
 
-def _whole(folder: Path, count: int) -> Stored | None:
+def _whole(folder: Path, count: int, at_once: bool = False) -> Stored | None:
     """Return the entry, or None where it is missing or damaged in any way."""
     try:
-        return _load(folder, count)
+        return _load(folder, count, at_once)
     except InputError:
         return None
 

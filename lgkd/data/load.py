@@ -32,6 +32,7 @@ def load_dataset(
     downloading: Downloading | None = None,
     offline: bool = False,
     greys: Greys | None = None,
+    at_once: bool = True,
 ) -> DataSet:
     """Load and decode the images of a named data set or of a folder.
 
@@ -54,6 +55,7 @@ def load_dataset(
         offline: open no connection; LGKD_OFFLINE=1 in the environment does the same.
         greys: scale of greys of more than 8 bits, as chosen by a student's training; by default it is chosen from the
             training images.
+        at_once: as for `lgkd.data.decoded_cache.kept`, of a folder's images.
 
     Raises:
         InputError: the name is neither in the catalogue nor a folder, or `max_side` is out of range.
@@ -72,7 +74,7 @@ def load_dataset(
         if decoded is not None:
             return decoded
     title, tree = find_tree(name, data_dir=data_dir)
-    return _decoded(title, tree, max_side, use_cache, progress, greys)
+    return _decoded(title, tree, max_side, use_cache, progress, greys, at_once=at_once)
 
 
 def find_tree(name: str | Path, *, data_dir: str | Path | None = None, fault: Fault = refuse) -> tuple[str, Tree]:
@@ -128,6 +130,8 @@ def _decoded(
     progress: Progress | None,
     greys: Greys | None,
     key: Callable[..., str] | None = None,
+    *,
+    at_once: bool = True,
 ) -> DataSet:
     train, test, notes = both_splits(tree)
     names = tuple(file.path for file in train + test)
@@ -144,7 +148,7 @@ def _decoded(
             return make(in_memory, given)
         more = () if given is None else (given.kept(),)
         entry = cache_key(tree.root, max_side, (train, test), *more) if key is None else key(*more)
-        return kept(entry, len(names), lambda allocate: make(allocate, given))
+        return kept(entry, len(names), lambda allocate: make(allocate, given), at_once=at_once)
 
     stored = read(None)
     about = stored.about or {}

@@ -120,3 +120,20 @@ class Subset:
 def folder_word(text: str) -> str:
     """Return `text` as a part of a folder's name."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip(".-")
+
+
+def parse_side(text: str | int) -> str | int:
+    """Check the option `stored_side`: "auto" or pixels.
+
+    Raises:
+        InputError: neither.
+    """
+    if text == "auto":
+        return "auto"
+    try:
+        side = int(text)
+    except ValueError:
+        side = 0
+    if side < 1:
+        raise InputError(f"--stored-side is {text!r}, expected auto, or pixels of the shorter side such as 160")
+    return side

@@ -1,7 +1,7 @@
 """Prepare a data set for a training: splits, augmentation, mixing and loaders from a recipe."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lgkd.config import Recipe
@@ -15,6 +15,7 @@ from lgkd.data.load import load_dataset
 from lgkd.data.loader import EvalLoader, TrainLoader
 from lgkd.data.names import Subset, dataset_key
 from lgkd.data.sampler import Sampler
+from lgkd.data.stored_side import reduce_images
 from lgkd.data.subsets import hold_out, select_subset
 from lgkd.data.transforms.augment import Augment, Plain
 from lgkd.data.transforms.mixup import Mixing
@@ -42,6 +43,7 @@ class Data:
         greys: scale of greys of more than 8 bits.
         left_out: number of training images left out as near copies; None: not requested.
         own_fingerprint: of the data set without the extra images.
+        stored_side: shorter side in pixels to which training images were reduced; None: they are as decoded.
     """
 
     key: str
@@ -59,6 +61,7 @@ class Data:
     greys: Greys = UNKNOWN
     left_out: int | None = None
     own_fingerprint: str = ""
+    stored_side: int | None = None
 
 
 def prepare_data(
@@ -75,10 +78,12 @@ def prepare_data(
     downloading: Callable[[str, int, int], None] | None = None,
     look: Callable[[DataSet], None] | None = None,
     greys: Greys | None = None,
+    reduce_to: int | None = None,
 ) -> Data:
     """Load a data set and choose the subset to train on; `look` is called with the whole of it.
 
-    With `greys`, those of a student, greys of more than 8 bits are scaled as in its training.
+    With `greys`, those of a student, greys of more than 8 bits are scaled as in its training. With `reduce_to`, images
+    to train on, held-out and extra ones are scaled down to that shorter side; test images are not.
     """
     if isinstance(source, DataSet):
         dataset, name = source, source.name
@@ -91,6 +96,7 @@ def prepare_data(
                 progress=progress,
                 downloading=downloading,
                 greys=greys,
+                at_once=reduce_to is None,
             ),
             str(source),
         )
@@ -109,16 +115,25 @@ def prepare_data(
     if extra is not None:
         share = _EXTRA_SHARE if extra_share is None else extra_share
         more = load_extra(extra, dataset, share=share, progress=progress)
+    key = dataset_key(dataset.name if isinstance(source, DataSet) else source)
+    fingerprint = dataset.fingerprint if more is None else fingerprint_with(dataset.fingerprint, more.fingerprint)
+    is_reduced = False
+    if reduce_to is not None:
+        parts = [chosen, val, more.images if more is not None else None]
+        smaller = [reduce_images(one, reduce_to, key=key, fingerprint=fingerprint) if one else one for one in parts]
+        is_reduced = any(new is not old for new, old in zip(smaller, parts, strict=True))
+        chosen, val = smaller[0] or chosen, smaller[1]
+        more = replace(more, images=smaller[2]) if more is not None and smaller[2] is not None else more
     mean, std = dataset.statistics() if normalize == "dataset" else (IMAGENET_MEAN, IMAGENET_STD)
     return Data(
-        key=dataset_key(dataset.name if isinstance(source, DataSet) else source),
+        key=key,
         source=name,
         classes=dataset.classes,
         train=chosen,
         test=dataset.test,
         val=val,
         subset=subset.text,
-        fingerprint=dataset.fingerprint if more is None else fingerprint_with(dataset.fingerprint, more.fingerprint),
+        fingerprint=fingerprint,
         mean=mean,
         std=std,
         notes=notes if more is None else (*notes, *more.notes),
@@ -126,6 +141,7 @@ def prepare_data(
         greys=dataset.greys,
         left_out=left_out,
         own_fingerprint=dataset.fingerprint,
+        stored_side=reduce_to if is_reduced else None,
     )
 
 

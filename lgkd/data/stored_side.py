@@ -15,27 +15,8 @@ from lgkd.config import View
 from lgkd.data.dataset import Images
 from lgkd.data.decode import Allocate
 from lgkd.data.decoded_cache import Stored, kept, published_key
-from lgkd.errors import InputError
 
-AUTO = "auto"
 _CHUNK = 64
-
-
-def parse_side(text: str | int) -> str | int:
-    """Check the option `stored_side`: "auto" or pixels.
-
-    Raises:
-        InputError: neither.
-    """
-    if isinstance(text, str) and text == AUTO:
-        return AUTO
-    try:
-        side = int(text)
-    except ValueError:
-        side = 0
-    if side < 1:
-        raise InputError(f"--stored-side is {text!r}, expected auto, or pixels of the shorter side such as 160")
-    return side
 
 
 def needed_side(view: View, image_sizes: Sequence[tuple[int, int]]) -> int:
@@ -52,7 +33,7 @@ def needed_side(view: View, image_sizes: Sequence[tuple[int, int]]) -> int:
     return math.ceil(longest / math.sqrt(view.scale[0])) if view.crop == "random-resized" else longest
 
 
-def reduce_images(images: Images, side: int, *, fingerprint: str) -> Images:
+def reduce_images(images: Images, side: int, *, key: str, fingerprint: str) -> Images:
     """Scale images down whose shorter side exceeds `side`, antialiased bicubic, aspect kept; keep them in the store.
 
     Smaller ones keep their pixels. The canvas is square where it was, or where sizes differ.
@@ -60,7 +41,7 @@ def reduce_images(images: Images, side: int, *, fingerprint: str) -> Images:
     Args:
         images: decoded.
         side: of the shorter side, in pixels.
-        fingerprint: of their data set, which with their names identifies the stored copy.
+        key, fingerprint: of their data set, which with their names identify the stored copy.
     """
     sizes = images.sizes.numpy().astype(np.int64)
     shorter = sizes.min(axis=1)
@@ -80,7 +61,7 @@ def reduce_images(images: Images, side: int, *, fingerprint: str) -> Images:
         return Stored(pixels, wanted.astype(np.int32), fingerprint)
 
     which = sha256("\0".join(images.names).encode("utf-8", "surrogateescape")).hexdigest()
-    stored = kept(published_key(f"reduced to {side}: {which}", [fingerprint]), len(images), make)
+    stored = kept(published_key(f"reduced to {side}: {key} {which}", [fingerprint]), len(images), make)
     return Images(
         torch.from_numpy(stored.pixels), torch.from_numpy(stored.sizes), images.labels, images.names, stored.rows
     )

@@ -70,7 +70,11 @@ def _from_hub(name: str, repository: str | None, *, offline: bool) -> Path:
         # Public files: no token of the user's is sent.
         return Path(hf_hub_download(repository, HUB_FILE, local_files_only=offline, token=False))
     except Exception as error:  # of the network, the server, the disk
-        where = "and lgkd is offline" if offline else f"and could not be downloaded ({first_line(error.__cause__ or error)})"
+        where = (
+            "and lgkd is offline"
+            if offline
+            else f"and could not be downloaded ({first_line(error.__cause__ or error)})"
+        )
         raise MissingError(
             f"timm's weights of {name} are not here, {where}: get https://huggingface.co/{repository} {HUB_FILE} and "
             "name that file with --teacher-weights"

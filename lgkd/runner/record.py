@@ -186,6 +186,7 @@ def describe_training(
             "near_copies_left_out": data.left_out,
             "extra": _describe_extra(data),
             **data.greys.kept(),
+            **({"stored_side": data.stored_side} if data.stored_side is not None else {}),
         },
         "recipe": recipe_name(options["recipe"]),
         "overrides": list(options.get("overrides") or ()),
@@ -202,12 +203,13 @@ def describe_training(
     }
 
 
-def describe_call(config: ResolvedConfig, served: Served | None) -> dict[str, Any] | None:
+def describe_call(config: ResolvedConfig, served: Served | None, data: Data) -> dict[str, Any] | None:
     """Make `call` of run.json, the options of `lgkd resume`; None where something has no name."""
     if config.call is None:
         return None
     cached = {} if served is None else {"cached": served.folders, "approximate": served.approximate}
-    options = saved_options({**config.options, **cached})
+    side = {} if data.stored_side is None else {"stored_side": str(data.stored_side)}
+    options = saved_options({**config.options, **cached, **side})
     return {"model_options": config.model_options, **config.call, "options": options}
 
 

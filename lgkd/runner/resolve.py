@@ -14,7 +14,7 @@ from lgkd.config.problems import Problem, dotted, in_order
 from lgkd.config.trackers import check_trackers
 from lgkd.data.image_folder import check_some_image
 from lgkd.data.locations import known_or_folder
-from lgkd.data.names import Subset, dataset_key, folder_word
+from lgkd.data.names import Subset, dataset_key, folder_word, parse_side
 from lgkd.errors import InputError, MissingError, RecipeError
 from lgkd.models.registry import canonical, find
 from lgkd.models.teacher_card import TeacherCard
@@ -162,6 +162,8 @@ def resolve(
     )
     check_extra(options.get("extra"), options.get("extra_share"))
     check_cached(options.get("cached"), guided=bool(teachers), approximate=bool(options.get("approximate")))
+    if (side := options.get("stored_side")) is not None:
+        parse_side(side)
     check_trackers(options.get("track") or ())
     initial = find_initial(options.get("init"))
     subset = Subset.from_options(options)

@@ -14,8 +14,10 @@ from lgkd._internal.distributed import join, wait
 from lgkd._internal.safetensors_io import load_weights
 from lgkd.data.checks.report import quick_check
 from lgkd.data.greys import BEFORE, Greys
+from lgkd.data.names import parse_side
 from lgkd.data.prepare import Data, count_steps, make_test_batches, make_train_loader, prepare_data
 from lgkd.data.sources.download import is_offline
+from lgkd.data.stored_side import needed_side
 from lgkd.distillation.guide import Guide
 from lgkd.distillation.teacher_cache.serving import Served, serve
 from lgkd.errors import InputError, TapError
@@ -192,7 +194,7 @@ class Runner:
             )
             info: dict[str, Any] = {
                 **describe_training(config, session, data, student, guides, size, plan),
-                "call": describe_call(config, served),
+                "call": describe_call(config, served, data),
                 "cached": served.about() if served is not None else None,
                 **({"init": self.initial} if self.initial is not None else {}),
             }
@@ -225,6 +227,7 @@ class Runner:
             downloading=options.get("downloading") if session.first else None,
             look=lambda dataset: quick_check(dataset, say=session.say),
             greys=greys,
+            reduce_to=self._stored_side(),
         )
         if session.first:
             wait()
@@ -240,6 +243,25 @@ class Runner:
             describe_teacher(teacher, data, session.say)
         self._settle_recipe(data)
         return data
+
+    def _stored_side(self) -> int | None:
+        """Return the shorter side to which training images are reduced; None where they stay whole."""
+        asked, recipe = self.config.options.get("stored_side"), self.config.recipe
+        if asked is None:
+            return None
+        side = parse_side(asked)
+        if isinstance(side, int):
+            return side
+        anew = recipe.guide is not None and recipe.guide.view == "original"
+        sizes = [teacher.image_size for teacher in self.teachers] if anew else []
+        return needed_side(recipe.view, [self._image_size(), *sizes])
+
+    def _image_size(self) -> tuple[int, int]:
+        """Return the (height, width) of the model's images."""
+        model, size = self.config.model, self.config.recipe.view.image_size
+        if isinstance(model, str):
+            return pair(size or default_image_size(model))
+        return pair(size or getattr(model, "image_size", None) or 224)
 
     def _settle_recipe(self, data: Data, steps_per_epoch: int | None = None) -> None:
         """Apply the recipe's rules for this length of training, which the number of images determines."""
@@ -275,20 +297,18 @@ class Runner:
 
     def _make_model(self, data: Data) -> tuple[nn.Module, tuple[int, int]]:
         model, options, recipe = self.config.model, self.config.model_options, self.config.recipe
-        classes = len(data.classes)
+        classes, size = len(data.classes), self._image_size()
         if isinstance(model, str):
-            size = recipe.view.image_size or default_image_size(model)
             made = make_student(model, recipe, classes=classes, seed=self.config.seed, options=options)
             if find(model) is None:
-                check_training(made, model, image_size=pair(size))
-            return made, pair(size)
+                check_training(made, model, image_size=size)
+            return made, size
         if options:
             raise InputError("options are passed to a constructor; the student is a module already, so leave them out")
-        size = recipe.view.image_size or getattr(model, "image_size", None) or 224
         name = type(model).__name__
-        check_model(model, name, num_classes=classes, image_size=pair(size))
-        check_training(model, name, image_size=pair(size))
-        return model, pair(size)
+        check_model(model, name, num_classes=classes, image_size=size)
+        check_training(model, name, image_size=size)
+        return model, size
 
     def _start_from(self, initial: InitialWeights, model: nn.Module, data: Data) -> None:
         """Load the initial weights, and report what had to be changed; the record goes into run.json."""

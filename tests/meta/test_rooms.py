@@ -51,6 +51,7 @@ PILLOW: dict[str, set[str]] = {
     "data/image_formats": {"features.check", "pillow_heif.register_heif_opener"},  # lists what can be opened
     "data/image_kinds": set(),  # looks at opened images
     "data/perceptual_hash": {"Image.fromarray"},  # scales decoded pixels
+    "data/stored_side": {"Image.fromarray"},  # likewise
 }
 
 # Modules at documented or persisted names that only re-export from another place.

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import huggingface_hub
 import pytest
@@ -169,7 +170,7 @@ class Hub(BaseHTTPRequestHandler):
     """Answers as Hugging Face's hub does for one file of any repository."""
 
     content = b""
-    asked: list[tuple[str, str, str | None]] = []
+    asked: ClassVar[list[tuple[str, str, str | None]]] = []
 
     def do_HEAD(self) -> None:
         self._answer(b"")

@@ -70,6 +70,7 @@ def identity_of(
         "image size": list(image_size),
         "mean": list(data.mean),
         "std": list(data.std),
+        **({"stored side": data.stored_side} if data.stored_side is not None else {}),
     }
     if mode == "replay":
         return {**identity, "view.interpolation": recipe.view.interpolation}

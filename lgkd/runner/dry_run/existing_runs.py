@@ -63,6 +63,8 @@ class ExpectedRun:
         for key, one in (("teacher", info["teacher"]), *enumerate(info["more_teachers"])):
             if one is not None and "weights" in one and one["sha256"] is None:  # it is not downloaded for a dry run
                 unknown.add("teacher.sha256" if key == "teacher" else f"more_teachers.{key}.sha256")
+        if options.get("stored_side") is not None:
+            unknown.add("dataset.stored_side")
         if options.get("cached") is not None:
             unknown |= {"cached", "recipe.view.fixed"}
         recipe = config.recipe
