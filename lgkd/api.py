@@ -24,7 +24,7 @@ from lgkd.runner.fit_time import train_within_time
 from lgkd.runner.loaded_run import evaluate as evaluate
 from lgkd.runner.options import Options
 from lgkd.runner.resolve import ResolvedConfig, Role, resolve
-from lgkd.runner.resume import resolve_saved
+from lgkd.runner.resume import resolve_extension, resolve_saved
 from lgkd.runner.run import Run
 from lgkd.runner.runner import Runner
 from lgkd.runner.sweep import Series, SweepSpec, Watch, train_all
@@ -203,12 +203,16 @@ def cache_teacher(
     return cache_features(Runner(config), spec)
 
 
-def resume(folder: str | Path, *, dataset: str | Path | None = None, **options: Unpack[Options]) -> Run:
-    """Resume a stopped run from its last good checkpoint.
+def resume(
+    folder: str | Path, *, dataset: str | Path | None = None, extend: int | None = None, **options: Unpack[Options]
+) -> Run:
+    """Resume a stopped run from its last good checkpoint, or train a finished one for more epochs.
 
     Args:
         folder: of the run; run.json and recipe.yaml describe the training.
         dataset: where its images are now, if they were moved; they have to be the same images.
+        extend: epochs to train a finished run for, in a new folder (`out`, by default its name with `_extended`): from
+            its last checkpoint, with the optimiser's state; the learning rate starts again, without warm-up.
         options: only `max_time`, `force`, `device`, `data_dir`, `watchers`, `progress`, `say` and `track` make
             sense here; trackers that wrote into the folder continue without being named.
 
@@ -217,6 +221,8 @@ def resume(folder: str | Path, *, dataset: str | Path | None = None, **options: 
         InputError: there is no run, or it was started from objects made in Python; repeat that call instead. Or the
             folder names untrusted code, see `lgkd.models.trust`.
     """
+    if extend is not None:
+        return Runner(resolve_extension(Path(folder), extend, options, dataset)).run()
     return Runner(resolve_saved(Path(folder), options, dataset)).run()
 
 

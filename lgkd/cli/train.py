@@ -200,6 +200,13 @@ def resume(
             "--dataset", help="Where its images are now, if they were moved.", autocompletion=completion.datasets
         ),
     ] = None,
+    extend: Annotated[
+        int | None,
+        typer.Option("--extend", metavar="EPOCHS", help="Train a finished run for more epochs, in a new folder."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="With --extend: the new folder; by default RUN_extended.")
+    ] = None,
     use: o.Use = None,
     data_dir: o.DataDir = None,
     device: o.Device = None,
@@ -210,7 +217,7 @@ def resume(
     quiet: o.Quiet = False,
     as_json: o.Json = False,
 ) -> None:
-    """Resume a stopped run from its last checkpoint.
+    """Resume a stopped run from its last checkpoint, or extend a finished one.
 
     Repeating the command that started the run does the same.
 
@@ -219,14 +226,23 @@ def resume(
     o.bring_in(use)
     info = read_run(run)
     share(nproc, context.obj)
-    given = {"data_dir": data_dir, "device": device, "max_time": max_time, "track": track, "force": force or None}
+    if out is not None and extend is None:
+        raise InputError(f"--out {out} is for --extend; a stopped run is resumed in its own folder")
+    given = {
+        "out": out,
+        "data_dir": data_dir,
+        "device": device,
+        "max_time": max_time,
+        "track": track,
+        "force": force or None,
+    }
     check_trackers(track or ())
     shown = title(str(info["kind"]), str(info["student"]["name"]))
     with _aside(track), Display(shown, quiet=quiet or as_json or not is_first()) as display:
         from lgkd import api
 
         chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        done = api.resume(run, dataset=dataset, **chosen, **callbacks_of(display))
+        done = api.resume(run, dataset=dataset, extend=extend, **chosen, **callbacks_of(display))
     print_run(done, as_json=as_json)
     if done.info["kind"] == "teacher" and not (quiet or as_json):
         about = done.info["dataset"]

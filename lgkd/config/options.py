@@ -85,6 +85,10 @@ class CommandOptions(TypedDict, total=False):
         "classes is drawn anew, positions and patch embeddings are resized; all else has to fit.", Path,
         "Start from the weights of a finished run, or of a .safetensors file.", metavar="RUN|FILE", kept="command",
         compared="init.sha256")]
+    with_optimizer: Annotated[bool, Option(
+        "with `init`, a run's folder: continue from its last checkpoint, with the optimiser's state, the average of "
+        "the weights and the random draws; the learning rate starts again.", bool,
+        "With --init RUN: continue from its last checkpoint, optimiser state included.", default=False, kept="command")]
     image_size: Annotated[int | None, Option(
         "side of the model's images, in pixels.", int, compared="student.image_size")]
     recipe: Annotated[str | Path | Recipe, Option(

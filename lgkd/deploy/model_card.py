@@ -100,6 +100,7 @@ def _training(info: Mapping[str, Any], weights_sha256: str) -> str:
     rows = {
         "kind": {"distill": "guided student", "train": "student without a teacher"}.get(info["kind"], info["kind"]),
         "teacher": "; ".join(map(_teacher, teachers)) or "none",
+        "started from": f"trained weights, SHA-256 {info['init'].get('sha256')}" if info.get("init") else None,
         "recipe": info["recipe"] + (f", with {', '.join(info['overrides'])}" if info.get("overrides") else ""),
         "epochs": info["epochs"],
         "seed": info["seed"],

@@ -202,6 +202,7 @@ def make_plan(
     channels_last: bool,
     compiled: bool | None = None,
     cuda_graphs: bool = False,
+    epochs_before: int = 0,
 ) -> Plan:
     """Build the training plan.
 
@@ -224,6 +225,7 @@ def make_plan(
         compile=choose_compile(compiled, device, images, cuda_graphs=cuda_graphs),
         cuda_graphs=cuda_graphs,
         device=device,
+        epochs_before=epochs_before,
     )
 
 

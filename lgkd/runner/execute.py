@@ -80,6 +80,7 @@ def execute(config: ResolvedConfig, session: Session, prepared: Prepared) -> Run
             **checkpoint_identity(info, prepared.recipe),
         },
         check=lambda place, theirs, ours: check_checkpoint(place, theirs, ours, force=force, say=session.say),
+        start_from=_continued(config),
         on_restored=begin if resumes else None,
         say=session.say,
     )
@@ -114,6 +115,14 @@ def execute(config: ResolvedConfig, session: Session, prepared: Prepared) -> Run
             session.say(remark)
         finish_run(folder, info)
     return Run(student, logger.rows, folder, info | {"status": "finished"})
+
+
+def _continued(config: ResolvedConfig) -> Path | None:
+    """Return the folder of the checkpoints that the training continues; None where it starts from weights alone."""
+    initial = config.initial
+    if initial is None or initial.epochs_before is None or initial.file is None:
+        return None
+    return initial.file.parent / CHECKPOINTS
 
 
 def _tracking(config: ResolvedConfig, session: Session, prepared: Prepared) -> Tracking | None:
@@ -228,7 +237,7 @@ def poor_student(name: str, accuracy: Accuracy, classes: int) -> str | None:
 def _keep_teacher(
     config: ResolvedConfig, session: Session, prepared: Prepared, store: Path, info: Mapping[str, Any]
 ) -> None:
-    data = prepared.data
+    data, init = prepared.data, info.get("init")
     card = keep_teacher(
         store,
         prepared.student,
@@ -243,7 +252,7 @@ def _keep_teacher(
             "mean": data.mean,
             "std": data.std,
             "accuracy": _accuracy(data, info),
-            "recipe": info["recipe"],
+            "recipe": info["recipe"] + (f", from weights of SHA-256 {init['sha256']}" if init else ""),
             "seed": info["seed"],
         },
         replace=config.replace,

@@ -7,7 +7,7 @@ from typing import Any
 
 from lgkd._internal.atomic_io import sha256_of
 from lgkd.errors import InputError, MissingError
-from lgkd.runs.folder import STUDENT, STUDENT_WEIGHTS, read_student
+from lgkd.runs.folder import STUDENT, STUDENT_WEIGHTS, has_checkpoint, read_run, read_student
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class InitialWeights:
         origin: the file and its model, for messages.
         classes: their names in the order of the logits; None where the file does not say.
         image_size: (height, width) of the images of their training, in pixels; None where the file does not say.
+        epochs_before: epochs of the checkpoint that is continued, those of its own parents included; None: only weights
+            are loaded.
         record: run.json's, of a resumed run whose parent is gone.
     """
 
@@ -30,19 +32,26 @@ class InitialWeights:
     origin: str = ""
     classes: tuple[str, ...] | None = None
     image_size: tuple[int, int] | None = None
+    epochs_before: int | None = None
     record: Mapping[str, Any] | None = None
 
 
-def find_initial(source: str | Path | None) -> InitialWeights | None:
+def find_initial(source: str | Path | None, *, with_optimizer: bool = False) -> InitialWeights | None:
     """Find the weights of a finished run's folder (or an export's), or of a .safetensors file.
 
     A file student.safetensors with its student.json beside it is read as its folder.
 
+    Args:
+        source: the folder or file; None: the training starts from untrained weights.
+        with_optimizer: whether the run's last checkpoint is continued.
+
     Raises:
         MissingError: there is no such file or folder.
-        InputError: an unfinished run, or a file of another kind.
+        InputError: an unfinished run, a file of another kind, or no checkpoint where it is continued.
     """
     if source is None:
+        if with_optimizer:
+            raise InputError("--with-optimizer continues from a checkpoint; name the run's folder with --init")
         return None
     place = Path(source).expanduser().resolve()
     if not place.exists():
@@ -61,7 +70,10 @@ def find_initial(source: str | Path | None) -> InitialWeights | None:
             f"{folder / STUDENT_WEIGHTS} ({model}{' with ' + options if options else ''})",
             tuple(about["classes"]),
             (about["image_size"][0], about["image_size"][1]),
+            epochs_before=_epochs_of(folder) if with_optimizer else None,
         )
+    if with_optimizer:
+        raise InputError(f"{source} is a file, and --with-optimizer continues from a checkpoint; name the run's folder")
     if place.suffix.lower() != ".safetensors":
         raise InputError(
             f"{source} is not a .safetensors file; --init expects one, or the folder of a finished run. Published "
@@ -75,6 +87,18 @@ def find_initial(source: str | Path | None) -> InitialWeights | None:
         ) from None
 
 
+def _epochs_of(folder: Path) -> int:
+    """Return the epochs that a run's weights have been trained for, those of the runs that it continues included."""
+    if not has_checkpoint(folder):
+        raise InputError(
+            f"{folder} holds no checkpoint to continue from; start from its weights, without --with-optimizer"
+        )
+    info = read_run(folder)
+    before = info.get("init")
+    epochs = [info.get("epochs"), before.get("epochs_before") if isinstance(before, Mapping) else 0]
+    return sum(one for one in epochs if isinstance(one, int))
+
+
 def recorded_initial(record: Any, origin: Path) -> InitialWeights:
     """Describe the initial weights of a run whose parent is gone, from `init` of its run.json.
 
@@ -83,4 +107,6 @@ def recorded_initial(record: Any, origin: Path) -> InitialWeights:
     """
     if not isinstance(record, Mapping) or not all(isinstance(record.get(key), str) for key in ("path", "sha256")):
         raise InputError(f"{origin} lacks a proper init; it is damaged or something else, take it from a copy")
-    return InitialWeights(Path(record["path"]), record["sha256"], None, record=record)
+    epochs = record.get("epochs_before")
+    before = epochs if isinstance(epochs, int) else None
+    return InitialWeights(Path(record["path"]), record["sha256"], None, epochs_before=before, record=record)

@@ -52,6 +52,8 @@ def saved_options(options: Mapping[str, Any]) -> dict[str, Any]:
         listed = [weights] if isinstance(weights, str | Path) else weights
         places = [one if one == PRETRAINED else str(Path(one).expanduser().resolve()) for one in listed]
         saved["teacher_weights"] = places or None
+    if saved.get("stored_side") is not None:
+        saved["stored_side"] = str(saved["stored_side"])
     saved["track"] = [one for one in saved.get("track") or () if isinstance(one, str) and one in INSIDE] or None
     return {name: value for name, value in saved.items() if value is not None}
 

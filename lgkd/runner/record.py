@@ -208,7 +208,7 @@ def describe_call(config: ResolvedConfig, served: Served | None, data: Data) -> 
     if config.call is None:
         return None
     cached = {} if served is None else {"cached": served.folders, "approximate": served.approximate}
-    side = {} if data.stored_side is None else {"stored_side": str(data.stored_side)}
+    side = {} if data.stored_side is None else {"stored_side": data.stored_side}
     options = saved_options({**config.options, **cached, **side})
     return {"model_options": config.model_options, **config.call, "options": options}
 

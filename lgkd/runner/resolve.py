@@ -165,7 +165,7 @@ def resolve(
     if (side := options.get("stored_side")) is not None:
         parse_side(side)
     check_trackers(options.get("track") or ())
-    initial = find_initial(options.get("init"))
+    initial = find_initial(options.get("init"), with_optimizer=bool(options.get("with_optimizer")))
     subset = Subset.from_options(options)
     others = timm_teachers(teachers, options.get("teacher_weights"))
     found = [

@@ -12,7 +12,7 @@ from lgkd.runner.initial_weights import recorded_initial
 from lgkd.runner.options import Options, are_saved_options
 from lgkd.runner.resolve import ResolvedConfig, resolve
 from lgkd.runs.equal_length import read_fitted
-from lgkd.runs.folder import RECIPE, RUN, describe, has_checkpoint, is_finished, read_run
+from lgkd.runs.folder import RECIPE, RUN, check_free, describe, has_checkpoint, is_finished, read_run
 from lgkd.runs.load_student import data_of
 
 # Options that a run's folder may request of a resume: none that lead outside that folder.
@@ -39,13 +39,18 @@ def saved_call(place: Path, info: Mapping[str, Any]) -> dict[str, Any]:
     """
     if is_finished(place):
         raise TakenError(
-            f"{place} is finished ({describe(info)}); there is nothing to resume; evaluate it by `lgkd evaluate`"
+            f"{place} is finished ({describe(info)}); there is nothing to resume; evaluate it by `lgkd evaluate`, or "
+            "train it for more epochs by --extend"
         )
     if not (place / RECIPE).is_file() and not has_checkpoint(place):
         raise InputError(
             f"{place} was stopped before its {RECIPE} was written, so there is nothing to resume; repeat the "
             "command that started it"
         )
+    return _checked_call(place, info)
+
+
+def _checked_call(place: Path, info: Mapping[str, Any]) -> dict[str, Any]:
     call = info.get("call")
     if not isinstance(call, dict):
         raise InputError(
@@ -86,7 +91,7 @@ def resolve_saved(folder: Path, options: Options, dataset: str | Path | None = N
     }
     parent = call["options"].get("init")
     if gone := parent is not None and has_checkpoint(folder) and not Path(parent).exists():
-        chosen["init"] = None  # the checkpoint has its weights
+        chosen["init"], chosen["with_optimizer"] = None, False  # the checkpoint has its weights
     config = resolve(
         "teacher" if info["kind"] == "teacher" else "student",
         info["student"]["name"],
@@ -98,8 +103,61 @@ def resolve_saved(folder: Path, options: Options, dataset: str | Path | None = N
         replace=bool(call["replace"]),
     )
     if gone:
-        config = replace(config.with_options(init=parent), initial=recorded_initial(info.get("init"), folder / RUN))
+        config = replace(
+            config.with_options(init=parent, with_optimizer=bool(call["options"].get("with_optimizer"))),
+            initial=recorded_initial(info.get("init"), folder / RUN),
+        )
     return replace(config, fitted=read_fitted(info))
+
+
+def resolve_extension(folder: Path, epochs: int, options: Options, dataset: str | Path | None = None) -> ResolvedConfig:
+    """Resolve more epochs of a finished run, as a new run that continues from its last checkpoint.
+
+    The recipe is that of the run, with `epochs` and without warm-up: the learning rate starts at its peak again, and
+    falls over the new epochs. Order, augmentation and dropout follow the epochs of the run.
+
+    Args:
+        folder: of the finished run, which is not changed.
+        epochs: more of them.
+        options: new values of some options, such as `out`, which take precedence.
+        dataset: as for `resolve_saved`.
+
+    Raises:
+        InputError: the run is not finished, is a teacher's, or was started from objects made in Python.
+        TakenError: the new folder is taken.
+    """
+    info = read_run(folder)
+    if not is_finished(folder):
+        raise InputError(f"{folder} is not finished; resume it by: lgkd resume {folder}")
+    if info["kind"] == "teacher":
+        raise InputError(
+            f"{folder} is a teacher's run, and the store has that teacher; give it more epochs by: lgkd train-teacher "
+            f"{info['student']['name']} ... --init {folder} --with-optimizer --replace"
+        )
+    call = _checked_call(folder, info)
+    chosen: Options = {
+        "data_dir": info["dataset"]["data_dir"],
+        "out": folder.with_name(f"{folder.name}_extended"),
+        **call["options"],
+        "init": folder,
+        "with_optimizer": True,
+        "recipe": folder / RECIPE,
+        "epochs": epochs,
+        "overrides": ["schedule.warmup_epochs=0"],
+        **options,
+        "track": resumed_trackers(call["options"].get("track", ()), options),
+    }
+    config = resolve(
+        "student",
+        info["student"]["name"],
+        data_of(info, folder) if dataset is None else dataset,
+        chosen,
+        model_options=call["model_options"],
+        teachers=call["teachers"],
+        taps=call["taps"],
+    )
+    check_free(config.folder)
+    return config
 
 
 def resumed_trackers(before: Sequence[str], options: Options) -> list[Any]:

@@ -191,6 +191,7 @@ class Runner:
                 channels_last=is_convolutional(student),
                 compiled=options.get("compile"),
                 cuda_graphs=bool(options.get("cuda_graphs")),
+                epochs_before=(config.initial.epochs_before or 0) if config.initial is not None else 0,
             )
             info: dict[str, Any] = {
                 **describe_training(config, session, data, student, guides, size, plan),
@@ -328,6 +329,13 @@ class Runner:
             "classifier": adapted.classifier,
             "resized": list(adapted.resized),
         }
+        if initial.epochs_before is not None and (adapted.classifier == "new" or adapted.resized):
+            raise InputError(
+                f"{initial.place} was trained on other classes or another image size, and its optimiser state does not "
+                "fit these; start from its weights alone, without --with-optimizer"
+            )
+        if initial.epochs_before is not None:
+            self.initial["epochs_before"] = initial.epochs_before
         changes = ["its classifier is drawn anew, for other classes"] if adapted.classifier == "new" else []
         changes += [f"{name} is resized" for name in adapted.resized]
         self.session.say(f"starts from {initial.file}{': ' if changes else ''}{'; '.join(changes)}")

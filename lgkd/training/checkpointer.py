@@ -12,7 +12,7 @@ from lgkd._internal.distributed import all_reduce_sum, wait
 from lgkd._internal.out_of_memory import raise_if_out_of_memory
 from lgkd.errors import InputError, NonFiniteError
 from lgkd.training.callbacks import EpochRow
-from lgkd.training.checkpoint import STATE, load_newest, read_checkpoint, save_best, save_checkpoint
+from lgkd.training.checkpoint import STATE, Checkpoint, load_newest, read_checkpoint, save_best, save_checkpoint
 from lgkd.training.metrics import RunningMean
 from lgkd.training.state import Progress, all_finite, read_progress
 
@@ -21,6 +21,17 @@ if TYPE_CHECKING:
 
 SECONDS_VARIABLE = "LGKD_SAVE_SECONDS"
 """Name of an environment variable that overrides the seconds between saves; for tests."""
+
+
+_UNFIT = (RuntimeError, KeyError, TypeError, ValueError, OverflowError)
+
+
+def _load(engine: "Engine", found: Checkpoint) -> None:
+    """Load the tensors and states of a checkpoint, except the progress."""
+    engine.load_state_dict(found.tensors)
+    if engine.accelerator.scaler is not None:
+        engine.accelerator.scaler.load_state_dict(found.state["scaler"])
+    engine.task.load_extra_state(found.state["progress"]["courses"])
 
 
 class Checkpointer:
@@ -33,6 +44,8 @@ class Checkpointer:
         check: called with a checkpoint's folder, the identity in it (None in those of earlier versions) and this
             training's; raises if the training must not be resumed from the checkpoint.
         select_on: the score that selects the best epoch, such as "val_top1"; None: no selection.
+        start_from: the folder of another training's checkpoints, whose last one this training continues where it has no
+            checkpoint of its own; None: it starts anew.
         on_restored: called when a checkpoint has been restored, or none was found, before the training writes anything.
         say: called with messages for the user.
     """
@@ -45,6 +58,7 @@ class Checkpointer:
         identity: dict[str, Any] | None = None,
         check: Callable[[Path, Any, dict[str, Any]], None] | None = None,
         select_on: str | None = None,
+        start_from: Path | None = None,
         on_restored: Callable[[], None] | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
@@ -53,6 +67,7 @@ class Checkpointer:
         self._identity = identity or {}
         self._check = check or (lambda _place, _theirs, _ours: None)
         self._select_on = select_on
+        self._start_from = start_from
         self._on_restored = on_restored or (lambda: None)
         self._say = say or (lambda _: None)
         self._saved = time.monotonic()
@@ -99,6 +114,8 @@ class Checkpointer:
         """
         found = load_newest(self.root)
         if found is None:
+            if self._start_from is not None:
+                self._continue(engine, self._start_from)
             self._on_restored()
             return None
         for problem in found.damaged:
@@ -117,11 +134,8 @@ class Checkpointer:
                 "training is resumed, but with different dropout and stochastic depth, if it has any"
             )
         try:
-            engine.load_state_dict(parts)
-            if engine.accelerator.scaler is not None:
-                engine.accelerator.scaler.load_state_dict(state["scaler"])
-            engine.task.load_extra_state(state["progress"]["courses"])
-        except (RuntimeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            _load(engine, found)
+        except _UNFIT as error:
             raise_if_out_of_memory(error)
             reason = " ".join(str(error).split())[:200]
             raise InputError(
@@ -134,6 +148,27 @@ class Checkpointer:
         self._on_restored()
         self._say(f"resuming from epoch {progress.epoch + 1}, step {progress.step}")
         return progress
+
+    def _continue(self, engine: "Engine", root: Path) -> None:
+        """Load weights, optimiser, average and scaler of another training's last checkpoint; its progress is left.
+
+        Raises:
+            InputError: there is no checkpoint, it is corrupt, or of another kind of training.
+        """
+        found = load_newest(root)
+        if found is None:
+            raise InputError(f"{root} holds no checkpoint; start from the weights alone, without --with-optimizer")
+        read_progress(found.state, found.folder / STATE)
+        try:
+            _load(engine, found)
+        except (*_UNFIT, InputError) as error:
+            raise_if_out_of_memory(error)
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{found.folder} is of another kind of training ({reason}); start from its weights alone, without "
+                "--with-optimizer"
+            ) from error
+        self._say(f"continues from {found.folder}, with its optimiser state")
 
     def is_best(self, row: EpochRow, progress: Progress) -> bool:
         """Return True if this epoch is the best so far on the held-out images, and record it in the progress."""

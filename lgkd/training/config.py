@@ -21,6 +21,8 @@ class Plan:
         channels_last: use the channels-last memory format, for CNNs.
         compile: compile all models and losses of the task as one graph.
         cuda_graphs: record and replay the compiled step; needs `compile` and a CUDA device.
+        epochs_before: of an earlier training that this one continues; order, augmentation, dropout and the warm-up of
+            the average follow them, the learning rate starts again.
     """
 
     optimizer: Optimizer
@@ -37,6 +39,7 @@ class Plan:
     compile: bool = False
     cuda_graphs: bool = False
     device: str = "cpu"
+    epochs_before: int = 0
 
     def __post_init__(self) -> None:
         if self.steps_per_epoch < 1:

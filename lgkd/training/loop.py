@@ -135,7 +135,7 @@ class _Training:
         began = looked = time.perf_counter()
         before, images_before = progress.seconds, self.meters.images
         clock = _ProcessorClock(progress)
-        for batch in self.loader.epoch(epoch, progress.step):
+        for batch in self.loader.epoch(self.plan.epochs_before + epoch, progress.step):
             engine.step(batch, epoch, progress.step, self.meters)
             progress.step += 1
             progress.accumulate = engine.accumulate

@@ -103,6 +103,7 @@ class Engine:
         If memory runs out, the micro-batch is halved, the effective batch stays, and the step is repeated.
         """
         number = epoch * self.plan.steps_per_epoch + place
+        since_first = number + self.plan.epochs_before * self.plan.steps_per_epoch
         rate = self.plan.rate(number)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
@@ -114,13 +115,13 @@ class Engine:
         if self.plan.channels_last:
             batch = replace(batch, images=batch.images.contiguous(memory_format=torch.channels_last))
         if self.lookup is not None:
-            batch = replace(batch, taught=self.lookup(index, epoch))
+            batch = replace(batch, taught=self.lookup(index, self.plan.epochs_before + epoch))
         if self.parallel is not None:
             with self._across():
                 self.parallel.ready(batch.split(min(self.accumulate, len(batch.images)))[0])
         while True:
             # Dropout and stochastic depth must not depend on how the run got here.
-            torch.manual_seed(seed_of(self.plan.seed, "step", number, self.rank))
+            torch.manual_seed(seed_of(self.plan.seed, "step", since_first, self.rank))
             try:
                 made = self._gradients(batch)
                 break
@@ -145,7 +146,7 @@ class Engine:
         if self.slow_weights is not None:
             self.slow_weights.after_step(number + 1)
         if self.ema is not None:
-            self.ema.update(self.task.student, step=number)
+            self.ema.update(self.task.student, step=since_first)
         for step, part in made:
             meters.add(step, part)
         self.guard.watch(bad, whole, index, epoch, place)

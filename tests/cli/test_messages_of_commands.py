@@ -157,7 +157,7 @@ def test_a_run_that_is_finished_is_not_gone_on_with(desk: Path, capsys: pytest.C
     assert run(["resume", "mine"]) == 2
     assert capsys.readouterr().err == (
         "lgkd: mine is finished (deit_tiny guided by resnet8 on pictures, seed 0); there is nothing to resume; "
-        "evaluate it by `lgkd evaluate`\n"
+        "evaluate it by `lgkd evaluate`, or train it for more epochs by --extend\n"
     )
 
 

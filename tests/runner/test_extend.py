@@ -13,7 +13,7 @@ from lgkd.cli import run
 from lgkd.errors import InputError, TakenError
 from lgkd.runs.folder import read_metrics
 from lgkd.training.checkpointer import Checkpointer
-from tests.support.small import DISTILL, QUICK, TINY_OPTIONS, TRAIN, World, pause_after, snapshot
+from tests.support.small import DISTILL, QUICK, TINY_OPTIONS, TRAIN, World, make_pictures, pause_after, snapshot
 
 RATE = 5e-4
 CONSTANT = [f"optimizer.lr={RATE}", f"schedule.min_lr={RATE}", "schedule.warmup_epochs=0", "view.alternate_flip=true"]
@@ -47,7 +47,6 @@ def test_two_and_two_epochs_are_four_at_a_constant_rate(world: World, words: lis
     assert run([*command, "--epochs", "4", "--out", "four"]) == 0
     assert run([*command, "--epochs", "2", "--out", "two"]) == 0
     before = snapshot(Path("two"))
-    assert run(["resume", "two", "--extend", "2", "--set", "x=1"]) == 2, "the recipe is that of the run"
     assert run(["resume", "two", "--extend", "2", "--quiet"]) == 0
     assert equal("two_extended", "four") and not equal("two", "four")
     assert snapshot(Path("two")) == before
@@ -75,7 +74,15 @@ def test_an_extension_can_be_stopped_and_extended_itself(world: World, monkeypat
 
 
 def test_the_rate_starts_at_the_recipes_peak_again_and_without_warm_up(world: World) -> None:
-    command = [*TRAIN, "--dataset", str(world.pictures), "--set", "schedule.warmup_epochs=1", "--set", "schedule.stepped=epoch"]
+    command = [
+        *TRAIN,
+        "--dataset",
+        str(world.pictures),
+        "--set",
+        "schedule.warmup_epochs=1",
+        "--set",
+        "schedule.stepped=epoch",
+    ]
     assert run([*command, "--out", "short"]) == 0
     made = lgkd.resume("short", extend=2)
     recipe = lgkd.load_recipe("short/recipe.yaml")
@@ -101,15 +108,22 @@ def test_what_cannot_be_extended_says_why(world: World, monkeypatch: pytest.Monk
     with pytest.raises(InputError, match="bare holds no checkpoint to continue from; start from its weights"):
         lgkd.resume("bare", extend=1)
     options = {"student_options": TINY_OPTIONS, "image_size": 16, "epochs": 1, "batch_size": 8, "out": "new"}
-    with pytest.raises(InputError, match="--with-optimizer continues from a checkpoint; name the run's folder with --init"):
+    with pytest.raises(
+        InputError, match="--with-optimizer continues from a checkpoint; name the run's folder with --init"
+    ):
         lgkd.train("deit_tiny", world.pictures, with_optimizer=True, **options)
     shutil.copy(world.unguided_run / "student.safetensors", "bare.safetensors")
-    with pytest.raises(InputError, match=r"bare.safetensors is a file, and --with-optimizer continues from a checkpoint"):
+    with pytest.raises(
+        InputError, match=r"bare.safetensors is a file, and --with-optimizer continues from a checkpoint"
+    ):
         lgkd.train("deit_tiny", world.pictures, init="bare.safetensors", with_optimizer=True, **options)
     with pytest.raises(InputError, match=r"is of another kind of training \(.*; start from its weights alone, without"):
         lgkd.distill(
             "deit_tiny", "resnet8", world.pictures, init=world.unguided_run, with_optimizer=True, **options
         )  # fmt: skip
+    renamed = make_pictures(Path("renamed"), ("a", "b", "c"), train=2, test=1)
+    with pytest.raises(InputError, match="was trained on other classes or another image size, and its optimiser state"):
+        lgkd.train("deit_tiny", renamed, init=world.unguided_run, with_optimizer=True, **options)
     with monkeypatch.context() as patch:
         pause_after(patch, 2)
         assert run([*TRAIN, "--dataset", str(world.pictures), "--out", "stopped"]) == 75

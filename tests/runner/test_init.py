@@ -109,6 +109,8 @@ def test_a_guided_student_a_teacher_and_all_seeds_start_from_it(
     assert not differing(weights("teacher"), weights(world.teacher_run)) & learned
     kept = lgkd.load_teacher("resnet8", world.pictures)
     assert torch.equal(kept.model.fc.weight, weights(world.teacher_run)["fc.weight"])
+    assert kept.card is not None
+    assert kept.card.recipe == f"teacher, from weights of SHA-256 {about('teacher')['init']['sha256']}"
 
 
 def test_weights_that_depend_on_the_images_are_not_fitted_again(world: World) -> None:
@@ -203,4 +205,8 @@ def test_a_dry_run_reads_them_and_a_report_names_the_folder(world: World, capsys
     capsys.readouterr()
     assert run([*command, "--out", "new", "--report"]) == 0
     page = Path("new/report.html").read_text()
+    assert f"It started from trained weights (unguided, SHA-256 {about('new')['init']['sha256']})." in page
+    made = lgkd.export("new", "exported", formats=["safetensors"])
+    card = (made.folder / "README.md").read_text()
+    assert f"| started from | trained weights, SHA-256 {about('new')['init']['sha256']} |" in card
     assert "--init unguided" in page and str(world.unguided_run) not in page.partition("lgkd train")[2][:300]

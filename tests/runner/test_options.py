@@ -18,7 +18,7 @@ from tests import GOLDEN
 
 FINISHED = GOLDEN / "run_6cf8da7" / "finished"
 COMMANDS: dict[str, Any] = {"distill": distill, "train": train, "train-teacher": train_teacher}
-# As the versions before the table wrote and accepted them in run.json.
+# As the versions before the table wrote and accepted them in run.json, and since.
 KEPT: dict[str, list[object]] = {
     "fraction": [0.5, 1],
     "val_fraction": [0.1],
@@ -34,6 +34,10 @@ KEPT: dict[str, list[object]] = {
     "cuda_graphs": [True],
     "approximate": [True],
     "leave_out_near_copies": [True],
+    "init": ["/runs/parent"],
+    "with_optimizer": [True],
+    "stored_side": ["auto", "160"],
+    "teacher_weights": [["pretrained", "/weights.safetensors"]],
     "cached": [["/cache"]],
     "track": [["tensorboard"]],
 }
@@ -104,11 +108,12 @@ def test_options_are_saved_as_json_with_absolute_paths_and_trackers_that_stay_in
     chosen: dict[str, Any] = {
         "recipe": "teacher", "fraction": None, "seed": 3, "subset_seed": 0, "extra": tmp_path / ".." / tmp_path.name,
         "deterministic": False, "approximate": False, "cached": None, "track": ["tensorboard", "wandb", object()],
-        "max_time": 3.0, "out": tmp_path, "say": print,
+        "max_time": 3.0, "out": tmp_path, "say": print, "init": "parent", "stored_side": 160, "teacher_weights": "w/x",
     }  # fmt: skip
     saved = saved_options(chosen)
     assert saved == {
         "seed": 3, "subset_seed": 0, "extra": str(tmp_path.resolve()), "deterministic": False, "track": ["tensorboard"],
+        "init": str(Path("parent").resolve()), "stored_side": "160", "teacher_weights": [str(Path("w/x").resolve())],
     }  # fmt: skip
     assert are_saved_options(json.loads(json.dumps(saved)))
 

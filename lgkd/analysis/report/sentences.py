@@ -36,7 +36,18 @@ def _build(info: Mapping[str, Any]) -> str:
     student = info["student"]
     options = [f"{key} {_value(value)}" for key, value in (student.get("options") or {}).items()]
     model = "teacher" if info["kind"] == "teacher" else "student"
-    return f"The {model} has {student['parameters']:,} parameters" + (f": {', '.join(options)}." if options else ".")
+    built = f"The {model} has {student['parameters']:,} parameters" + (f": {', '.join(options)}." if options else ".")
+    return built if (start := _start(info)) is None else f"{built} {start}"
+
+
+def _start(info: Mapping[str, Any]) -> str | None:
+    """Describe trained weights that the run started from; None where it started from untrained ones."""
+    init = info.get("init")
+    if not isinstance(init, Mapping):
+        return None
+    before = init.get("epochs_before")
+    more = f", with the optimiser's state after {before} epochs" if isinstance(before, int) else ""
+    return f"It started from trained weights ({Path(str(init.get('path'))).name}, SHA-256 {init.get('sha256')}){more}."
 
 
 def _value(value: Any) -> str:
