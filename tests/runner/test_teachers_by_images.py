@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 import lgkd
 from lgkd.cli import run
 from lgkd.errors import MissingTeacherError
-from tests.support.small import DISTILL, QUICK, TINY_OPTIONS, World, make_pictures
+from tests.support.small import DISTILL, QUICK, TINY_OPTIONS, World, make_pictures, pause_after
 
 SHORT = {"student_options": TINY_OPTIONS, "image_size": 16, "epochs": 1, "batch_size": 8}
 
@@ -79,3 +79,16 @@ def test_the_subset_of_a_teacher_and_its_images_are_both_remarked_on(world: Worl
     lgkd.distill("deit_tiny", "resnet8", "pictures", fraction=0.5, say=said.append, out="run", **SHORT)
     assert any("the teacher saw all training images" in one for one in said)
     assert any("trained on other images than those of pictures" in one for one in said)
+
+
+def test_a_stopped_guided_run_goes_on_where_its_images_were_moved(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(world.pictures, "pictures")
+    with monkeypatch.context() as patch:
+        pause_after(patch, 2)
+        assert run([*DISTILL, "--dataset", "pictures", "--out", "parts"]) == 75
+    Path("pictures").rename("photos")
+    assert run(["resume", "parts", "--dataset", "photos", "--quiet"]) == 0
+    ours, theirs = (load_file(Path(folder) / "student.safetensors") for folder in ("parts", world.guided_run))
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
