@@ -4,6 +4,7 @@ Letters in shapes: T prefix tokens, N = h w patch tokens, D width, P patch size,
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -77,12 +78,11 @@ def start_from_weights(
 
 def _classifiers(model: nn.Module) -> list[str]:
     """Return the layers that give logits."""
-    names = []
-    for find in (lambda: [classifier_name(model)], lambda: [*head_names(model)]):
-        try:
-            names += find()
-        except TapError:
-            continue
+    names = list[str]()
+    with suppress(TapError):
+        names.append(classifier_name(model))
+    with suppress(TapError):
+        names += head_names(model)
     asked = getattr(model, "get_classifier", None)
     given = asked() if callable(asked) else None
     modules = {module: name for name, module in model.named_modules()}
@@ -93,7 +93,8 @@ def _classifiers(model: nn.Module) -> list[str]:
 def _resized(model: nn.Module, name: str, found: Tensor, image_size: Sequence[int] | None) -> Tensor | None:
     """Resize a tensor to the model's grid or patch size; None where it is not of that kind."""
     owner, _, last = name.rpartition(".")
-    module, wanted = model.get_submodule(owner), model.state_dict()[name]
+    module = model.get_submodule(owner)
+    wanted: Tensor = model.state_dict()[name]
     if not found.is_floating_point():
         return None
     if last == "pos_embed":
@@ -101,7 +102,7 @@ def _resized(model: nn.Module, name: str, found: Tensor, image_size: Sequence[in
             return wanted.clone()
         return _resized_positions(module, found, wanted, image_size)
     if _is_patch_embedding(module, last, found, wanted):
-        from timm.layers import resample_patch_embed
+        from timm.layers.patch_embed import resample_patch_embed
 
         resized: Tensor = resample_patch_embed(found.float(), list(wanted.shape[2:]))
         return resized
@@ -131,7 +132,7 @@ def _resized_positions(
     before = _rows_and_columns(found.shape[1] - prefix, image_size) if prefix >= 0 else None
     if before is None:
         return None
-    from timm.layers import resample_abs_pos_embed
+    from timm.layers.pos_embed import resample_abs_pos_embed
 
     resized: Tensor = resample_abs_pos_embed(
         found.float(), list(grid), list(before), num_prefix_tokens=prefix, interpolation="bicubic", antialias=True

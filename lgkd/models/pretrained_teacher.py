@@ -3,6 +3,7 @@
 Only safetensors files are read, which hold no program.
 """
 
+import dataclasses
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,7 +42,12 @@ def load_pretrained_teacher(name: str, file: Path | None, *, offline: bool = Fal
     known = name.removeprefix("timm:")
     if not timm.is_model(known):
         raise ModelError(f"timm has no model {known!r}; {did_you_mean(known, timm.list_models())}")
-    facts: dict[str, Any] = timm.get_pretrained_cfg(known).to_dict()
+    config = timm.get_pretrained_cfg(known)
+    if config is None:
+        raise ModelError(
+            f"timm states no image size and no normalisation of {name}; make an lgkd.Teacher of it in Python, with both"
+        )
+    facts: dict[str, Any] = dataclasses.asdict(config)
     weights = "pretrained" if file is None else str(file)
     sha256 = tensors = None
     try:
@@ -89,7 +95,7 @@ def _built(
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if tensors is None:
-            return timm.create_model(known)  # type: ignore[no-any-return]
+            return timm.create_model(known)
         wild = sorted(key for key, value in tensors.items() if not torch.isfinite(value).all())
         if wild:
             raise ModelError(

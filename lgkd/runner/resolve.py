@@ -168,12 +168,14 @@ def resolve(
     initial = find_initial(options.get("init"), with_optimizer=bool(options.get("with_optimizer")))
     subset = Subset.from_options(options)
     others = timm_teachers(teachers, options.get("teacher_weights"))
-    found = [
-        find_trained_teacher(one, source, subset=subset.text, elsewhere=True)
-        if isinstance(one, str) and place not in others
-        else others.get(place, one)
-        for place, one in enumerate(teachers)
-    ]
+    found: list[Teacher | tuple[TeacherCard, Path] | TimmTeacher] = []
+    for number, one in enumerate(teachers):
+        if number in others:
+            found.append(others[number])
+        elif isinstance(one, str):
+            found.append(find_trained_teacher(one, source, subset=subset.text, elsewhere=True))
+        else:
+            found.append(one)
     folder = options.get("out") or run_folder(
         model if isinstance(model, str) else type(model).__name__,
         source,

@@ -158,6 +158,11 @@ def test_weights_that_cannot_be_are_refused(
     refused("pretrained", ModelError, "timm has no weights of timm:resnet50t; name a file of them", "timm:resnet50t")
     save_file({**weights, "fc.bias": weights["fc.bias"] / 0}, "wild.safetensors")
     refused("wild.safetensors", ModelError, r"holds numbers that are not finite \(fc.bias, 1 tensors in all\); take it")
+    with monkeypatch.context() as patch:
+        patch.setattr(timm, "get_pretrained_cfg", lambda _: None)
+        refused(
+            "wild.safetensors", ModelError, "timm states no image size and no normalisation of timm:test_resnet; make"
+        )
     monkeypatch.setattr("lgkd.models.pretrained_teacher.sha256_of", unreadable)
     refused("wild.safetensors", ModelError, r"wild.safetensors cannot be read \(Permission denied\); make it readable")
 
