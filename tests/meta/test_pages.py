@@ -47,7 +47,7 @@ def parsed(place: str, words: list[str], *, whole: bool = True) -> dict[str, Any
 
 
 def known_model(name: str) -> bool:
-    if ":" in name or name.isupper():
+    if ":" in name or name.isupper() or name.startswith("runs/"):  # a teacher may be the folder of a run
         return True
     try:
         return find(name) is not None
