@@ -107,9 +107,7 @@ def _train(
     return run.top1
 
 
-def _open(
-    experiment: Experiment, out: Path, key: str, seed: int, borrowed: tuple[TeacherCard, Path] | None
-) -> Teacher:
+def _open(experiment: Experiment, out: Path, key: str, seed: int, borrowed: tuple[TeacherCard, Path] | None) -> Teacher:
     """Load the trained teacher that an arm names: the one that all seeds share, or that of the student's seed."""
     if borrowed is not None and experiment.borrowed is not None and key == experiment.borrowed.name:
         return load_kept_teacher(*borrowed)
