@@ -4,9 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from lgkd.config import Recipe
 from lgkd.data.checks.leave_out import without_near_copies
 from lgkd.data.checks.report import held_out_remarks
+from lgkd.data.class_balance import ClassBalance, class_balance, class_shares
 from lgkd.data.constants import IMAGENET_MEAN, IMAGENET_STD
 from lgkd.data.dataset import DataSet, Images
 from lgkd.data.extra import Extra, fingerprint_with, load_extra
@@ -136,6 +139,18 @@ def make_mixing(recipe: Recipe, data: Data, *, seed: int) -> Mixing:
     return Mixing(recipe.mix, classes=len(data.classes), smoothing=recipe.label_smoothing, seed=seed)
 
 
+def make_class_balance(recipe: Recipe, data: Data) -> ClassBalance:
+    """Compute class weights and logit adjustment from the images that are trained on.
+
+    Raises:
+        InputError: a weight is for an unknown class.
+        DataError: a class has no images, and its weight or prior would be computed from their number.
+    """
+    extra = (data.extra.images.labels, data.extra.share) if data.extra is not None else ()
+    shares = class_shares(data.train.labels, len(data.classes), *extra)
+    return class_balance(recipe.class_weights, recipe.logit_adjustment, shares, data.classes)
+
+
 def make_train_loader(
     recipe: Recipe,
     data: Data,
@@ -146,11 +161,13 @@ def make_train_loader(
     rank: int = 0,
     processes: int = 1,
     teacher_sizes: Sequence[tuple[int, int]] = (),
+    class_weights: Tensor | None = None,
 ) -> TrainLoader:
     """Make the loader of training batches; of several processes each has its share.
 
     Where the recipe shows teachers the stored images, each batch has a view for each teacher, (height, width) of
-    `teacher_sizes`; one of the student's size sees the student's images.
+    `teacher_sizes`; one of the student's size sees the student's images. `class_weights`, float (K,), are those of the
+    classification loss.
     """
     drawn_anew = recipe.guide is not None and recipe.guide.view == "original"
     return TrainLoader(
@@ -170,6 +187,8 @@ def make_train_loader(
             make_augment(recipe, data, image_size=size, seed=seed) if size != image_size else None
             for size in (teacher_sizes if drawn_anew else ())
         ],
+        balanced=recipe.sampler == "balanced",
+        class_weights=class_weights,
     )
 
 

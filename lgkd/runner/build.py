@@ -11,7 +11,9 @@ from lgkd._internal.manifest import MANIFEST, tell_unverified
 from lgkd._internal.rng import seed_of
 from lgkd._internal.safetensors_io import fill, load_weights
 from lgkd.config import Recipe, TermSchedule
+from lgkd.data.class_balance import ClassBalance
 from lgkd.data.prepare import Data
+from lgkd.distillation.classification import ClassificationLoss
 from lgkd.distillation.guide import Guide, Term
 from lgkd.distillation.tasks import Guided, Supervised, Task
 from lgkd.distillation.terms import make_loss
@@ -25,6 +27,8 @@ from lgkd.runner.find_teacher import find_trained_teacher
 from lgkd.training.compile import choose_compile
 from lgkd.training.config import Plan
 from lgkd.training.precision import choose_precision
+
+_NO_BALANCE = ClassBalance()
 
 
 def load_trained_teacher(name: str, dataset: str | Path, *, subset: str | None = None) -> Teacher:
@@ -192,11 +196,13 @@ def make_plan(
     )
 
 
-def make_task(student: nn.Module, guides: Sequence[Guide], recipe: Recipe) -> Task:
-    """Build the dual task with guides, plain classification without."""
+def make_task(student: nn.Module, guides: Sequence[Guide], recipe: Recipe, balance: ClassBalance = _NO_BALANCE) -> Task:
+    """Build the dual task with guides, plain classification without; `balance` is that of the training's images."""
+    classification = ClassificationLoss(balance.weights, balance.adjustment)
     if not guides or recipe.guide is None:
-        return Supervised(student)
-    return Guided(student, *guides, classification_weight=recipe.guide.classification_weight)
+        return Supervised(student, classification)
+    weight = recipe.guide.classification_weight
+    return Guided(student, *guides, classification_weight=weight, classification=classification)
 
 
 def is_convolutional(model: nn.Module) -> bool:

@@ -12,8 +12,9 @@ from torch import nn
 
 from lgkd._internal.distributed import join, wait
 from lgkd.data.checks.report import quick_check
+from lgkd.data.class_balance import ClassBalance, about_twice_balanced, is_balanced
 from lgkd.data.greys import BEFORE, Greys
-from lgkd.data.prepare import Data, count_steps, make_test_batches, make_train_loader, prepare_data
+from lgkd.data.prepare import Data, count_steps, make_class_balance, make_test_batches, make_train_loader, prepare_data
 from lgkd.distillation.guide import Guide
 from lgkd.distillation.teacher_cache.serving import Served, serve
 from lgkd.errors import InputError, TapError
@@ -157,6 +158,7 @@ class Runner:
                 student.to(memory_format=torch.channels_last)
             served = self._serve(guides, data, size) if stand_in is None else None
             recipe = config.recipe if served is None else served.recipe
+            balance = make_class_balance(recipe, data) if stand_in is None else ClassBalance()
             loader = make_train_loader(
                 recipe,
                 data,
@@ -166,6 +168,7 @@ class Runner:
                 rank=session.process.rank,
                 processes=session.process.count,
                 teacher_sizes=[guide.teacher.image_size for guide in guides],
+                class_weights=balance.weights,
             )
             plan = make_plan(
                 recipe,
@@ -185,7 +188,7 @@ class Runner:
             for guide in guides:
                 guide.remove()
             raise
-        return Prepared(recipe, data, student, tuple(guides), loader, plan, size, served, info)
+        return Prepared(recipe, data, student, tuple(guides), loader, plan, size, served, info, balance)
 
     def load_data(self, *, greys: Greys | None = None) -> Data:
         """Load the images, check that the teachers know their classes, and apply the recipe's rules for this length.
@@ -208,14 +211,15 @@ class Runner:
             offline=bool(options.get("offline")),
             progress=options.get("progress") if session.first else None,
             downloading=options.get("downloading") if session.first else None,
-            look=lambda dataset: quick_check(dataset, say=session.say),
+            look=lambda dataset: quick_check(dataset, say=session.say, balanced=is_balanced(config.recipe)),
             greys=greys,
         )
         if session.first:
             wait()
         exactness = remark(session.device, deterministic=bool(options.get("deterministic")))
-        for note in [*data.notes, exactness] if exactness else data.notes:
-            session.say(note)
+        for note in (*data.notes, exactness, about_twice_balanced(config.recipe)):
+            if note is not None:
+                session.say(note)
         for teacher in teachers:
             check_teacher_classes(teacher, data)
             self._describe_teacher(teacher, data)

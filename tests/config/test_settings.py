@@ -168,6 +168,9 @@ def test_a_recipe_that_an_older_version_wrote_is_written_again_to_the_byte(file:
         "  padding_mode: constant\n",
         "  bias_lr_scale: 1.0\n",
         "lookahead: null\n",
+        "class_weights: none\n",
+        "logit_adjustment: 0.0\n",
+        "sampler: shuffled\n",
         "  steps: null\n",
         "  decay: cosine\n",
     )

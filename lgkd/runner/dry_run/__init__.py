@@ -11,6 +11,7 @@ from torch import nn
 
 from lgkd._internal.hardware import free_space, memory
 from lgkd.config import Recipe, dump_recipe
+from lgkd.data.class_balance import class_balance
 from lgkd.data.prepare import Data, count_steps, prepare_data
 from lgkd.data.synthetic import pictures
 from lgkd.distillation.guide import Guide
@@ -176,6 +177,9 @@ def estimate_training(config: ResolvedConfig, *, runs: Sequence[SweepRun] = ()) 
                 check_teacher_classes(teacher, data)
             except InputError as error:
                 problems.append(str(error))
+        if found.named:
+            shares = [number / sum(counts.train) for number in counts.train]
+            class_balance(recipe.class_weights, recipe.logit_adjustment, shares, found.classes)
         expected = ExpectedRun.of(config, found, counts, prepared.info)
         members = runs or [SweepRun(config.folder, config.seed, guided=bool(guides))]
         goes_on, refused, cautions = check_existing_runs(expected, members, keep=bool(runs))
