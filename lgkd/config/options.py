@@ -109,6 +109,12 @@ class CommandOptions(TypedDict, total=False):
         "on them; the test split selects nothing.", float,
         "Hold out this share and keep the epoch that does best on it.", kept="command",
         compared="dataset.val_images")]
+    groups: Annotated[str | None, Option(
+        "hold out whole groups of images (a patient, a smear, a slide): `level:N`, the folder at that level below the "
+        "class, `name:REGEX`, its first group in the file's name, or `csv:FILE`, a table of path,group. For "
+        "`val_fraction`, and the test split of a folder that has none.", str,
+        "Hold out whole groups: level:N (a folder below the class), name:REGEX or csv:FILE.", metavar="GROUPS",
+        kept="command", compared="dataset.groups")]
     leave_out_near_copies: Annotated[bool, Option(
         "do not train on images that are nearly a test image or an earlier training image, as `lgkd check` finds them; "
         "the test split stays whole.", bool, "Do not train on near copies of test or other training images.",

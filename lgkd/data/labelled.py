@@ -10,6 +10,7 @@ from lgkd._internal.text import safe_text
 from lgkd.data.dataset import DataSet, fingerprint_of
 from lgkd.data.decode import Progress
 from lgkd.data.greys import Greys
+from lgkd.data.groups import Groups
 from lgkd.data.image_folder import Tree, read_labelled
 from lgkd.data.load import both_splits, decode_to_score
 from lgkd.errors import DataError
@@ -38,6 +39,7 @@ def load_labelled(
     trained_on: Callable[[str], bool] = lambda _: False,
     progress: Progress | None = None,
     greys: Greys | None = None,
+    groups: Groups | None = None,
 ) -> Labelled:
     """Load all images of a folder whose class folders are named as (some of) a classifier's classes.
 
@@ -49,6 +51,7 @@ def load_labelled(
             held out from the training are scored, and not those that were trained on.
         progress: called with (done, total) images while they are decoded.
         greys: the scale of deep greys of the classifier's training images; None: their own.
+        groups: of which whole ones were held out from the training.
 
     Raises:
         DataError: there are no class folders, one is not known, or one holds no images.
@@ -56,18 +59,20 @@ def load_labelled(
     tree, split = read_labelled(folder, known)
     data = decode_to_score(folder.resolve().name, tree, progress=progress, greys=greys)
     present = len(torch.unique(data.test.labels))
-    if present == len(known) and (own := _as_trained_on(tree, data, held_out, trained_on)) is not None:
+    if present == len(known) and (own := _as_trained_on(tree, data, held_out, trained_on, groups)) is not None:
         scored = f"the {len(own.test):,} images of {_quoted(folder)} that were held out from the training of this run"
         return Labelled(own, scored)
     part = f", {present} of the {len(known)} classes" if present < len(known) else ""
     return Labelled(data, f"all {len(data.test):,} labelled images of {_quoted(folder / split)}{part}")
 
 
-def _as_trained_on(tree: Tree, data: DataSet, held_out: int, trained_on: Callable[[str], bool]) -> DataSet | None:
+def _as_trained_on(
+    tree: Tree, data: DataSet, held_out: int, trained_on: Callable[[str], bool], groups: Groups | None
+) -> DataSet | None:
     """Return the images that a training on these would have held out."""
     try:
-        train, test, _ = both_splits(Tree(tree.root, tree.classes, tree.test or (), None, ()))
-    except DataError:  # a class of one image: nothing was trained on this
+        train, test, _ = both_splits(Tree(tree.root, tree.classes, tree.test or (), None, ()), groups)
+    except DataError:  # a class of one image, or an image without a group: nothing was trained on this
         return None
     if len(test) != held_out:
         return None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from lgkd._internal.text import listed
 from lgkd.config import Recipe
 from lgkd.data.checks.leave_out import without_near_copies
 from lgkd.data.checks.report import held_out_remarks
@@ -14,6 +15,7 @@ from lgkd.data.constants import IMAGENET_MEAN, IMAGENET_STD
 from lgkd.data.dataset import DataSet, Images
 from lgkd.data.extra import Extra, fingerprint_with, load_extra
 from lgkd.data.greys import UNKNOWN, Greys
+from lgkd.data.groups import Groups
 from lgkd.data.load import load_dataset
 from lgkd.data.loader import EvalLoader, TrainLoader
 from lgkd.data.names import Subset, dataset_key
@@ -21,6 +23,7 @@ from lgkd.data.sampler import Sampler
 from lgkd.data.subsets import hold_out, select_subset
 from lgkd.data.transforms.augment import Augment, Plain
 from lgkd.data.transforms.mixup import Mixing
+from lgkd.errors import InputError
 
 Channels = tuple[float, float, float]
 
@@ -44,6 +47,8 @@ class Data:
         notes: for the user.
         greys: scale of greys of more than 8 bits.
         left_out: number of training images left out as near copies; None: not requested.
+        groups: of which whole ones were held out; None: images were.
+        flat: whether the test split was held out, too.
     """
 
     key: str
@@ -60,6 +65,8 @@ class Data:
     extra: Extra | None = None
     greys: Greys = UNKNOWN
     left_out: int | None = None
+    groups: Groups | None = None
+    flat: bool = False
 
 
 def prepare_data(
@@ -69,6 +76,7 @@ def prepare_data(
     data_dir: str | Path | None = None,
     subset: Subset = _ALL_IMAGES,
     val_fraction: float | None = None,
+    groups: Groups | None = None,
     extra: str | Path | None = None,
     extra_share: float | None = None,
     offline: bool = False,
@@ -79,7 +87,11 @@ def prepare_data(
 ) -> Data:
     """Load a data set and choose the subset to train on; `look` is called with the whole of it.
 
-    With `greys`, those of a student, greys of more than 8 bits are scaled as in its training.
+    With `greys`, those of a student, greys of more than 8 bits are scaled as in its training. With `groups` whole
+    groups are held out.
+
+    Raises:
+        InputError: `groups` are given, and nothing is held out.
     """
     if isinstance(source, DataSet):
         dataset, name = source, source.name
@@ -92,9 +104,11 @@ def prepare_data(
                 progress=progress,
                 downloading=downloading,
                 greys=greys,
+                groups=groups,
             ),
             str(source),
         )
+    check_groups(groups, name, divided=val_fraction is not None or dataset.flat)
     if look is not None:
         look(dataset)
     train, notes, left_out = dataset.train, dataset.notes, None
@@ -104,8 +118,8 @@ def prepare_data(
     chosen = select_subset(train, subset, classes=dataset.classes)
     val = None
     if val_fraction is not None:
-        chosen, val = hold_out(chosen, val_fraction, subset.seed, classes=dataset.classes)
-        notes = (*notes, *held_out_remarks(chosen, val))
+        chosen, val = hold_out(chosen, val_fraction, subset.seed, classes=dataset.classes, groups=groups)
+        notes = (*notes, *held_out_remarks(chosen, val), *_about_held_groups(chosen, val, dataset.classes, groups))
     more = None
     if extra is not None:
         share = _EXTRA_SHARE if extra_share is None else extra_share
@@ -126,7 +140,38 @@ def prepare_data(
         extra=more,
         greys=dataset.greys,
         left_out=left_out,
+        groups=groups,
+        flat=dataset.flat,
     )
+
+
+def check_groups(groups: Groups | None, source: str, *, divided: bool) -> None:
+    """Refuse groups where nothing is held out.
+
+    Raises:
+        InputError: there are groups, and `divided` is False.
+    """
+    if groups is not None and not divided:
+        raise InputError(
+            f"--groups {groups.name} has nothing to divide: the test split of {source} is given; add --val-fraction or "
+            "leave --groups out"
+        )
+
+
+def _about_held_groups(train: Images, held: Images, classes: Sequence[str], groups: Groups | None) -> list[str]:
+    """Write the note on held-out groups, which rarely have exactly the requested share of the images."""
+    if groups is None:
+        return []
+    rest, of = (
+        len(set(groups.of(part.names, [classes[label] for label in part.labels.tolist()]))) for part in (train, held)
+    )
+    lacking = [name for label, name in enumerate(classes) if not bool((held.labels == label).any())]
+    images = len(train) + len(held)
+    without = f"; none of them is of {listed(lacking)}" if lacking else ""
+    return [
+        f"held out to choose the epoch: {of} of {rest + of} groups ({groups.name}), {len(held):,} of {images:,} "
+        f"images{without}"
+    ]
 
 
 def make_augment(recipe: Recipe, data: Data, *, image_size: tuple[int, int], seed: int) -> Augment:

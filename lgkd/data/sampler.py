@@ -81,7 +81,8 @@ class Sampler:
         # Halves are rounded up, as for all counts of images.
         self._extra_last = math.floor(rest * self._extra_each / self._real + 0.5) if rest else self._extra_each
         self.last = (rest or self._real) + self._extra_last
-        self._classes = [] if labels is None else [(labels == label).nonzero().flatten() for label in labels.unique()]
+        present = [] if labels is None else torch.unique(labels).tolist()
+        self._classes = [(labels == label).nonzero().flatten() for label in present]
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
         """Return the keys of each step's global batch from step `start` on: int64 (batch_size,), on the host."""

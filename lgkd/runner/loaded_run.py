@@ -13,6 +13,7 @@ from lgkd._internal.text import safe_text
 from lgkd.data.dataset import DataSet, Images
 from lgkd.data.extra import fingerprint_with
 from lgkd.data.greys import read_greys
+from lgkd.data.groups import Groups
 from lgkd.data.labelled import load_labelled
 from lgkd.data.loader import EvalLoader
 from lgkd.data.locations import known_or_folder
@@ -112,12 +113,16 @@ def open_run(
     if dataset is None:
         dataset, data_dir = data_of(info, folder), data_dir or info["dataset"]["data_dir"]
     scored, greys = "", read_greys(about, folder / STUDENT)
+    groups = _test_groups(info)
     if by_name and not isinstance(dataset, DataSet) and (place := known_or_folder(dataset)) is not None:
         known = tuple(about["classes"])
         tested = info["dataset"].get("test_images", 0)
-        found = load_labelled(place, known, held_out=tested, trained_on=lambda seen: _is_of(info, seen), greys=greys)
+        found = load_labelled(place, known, held_out=tested, trained_on=lambda seen: _is_of(info, seen), greys=greys,
+                              groups=groups)  # fmt: skip
         dataset, scored = found.data, found.scored
-    data = prepare_data(dataset, normalize="imagenet", data_dir=data_dir, greys=greys)
+    data = prepare_data(
+        dataset, normalize="imagenet", data_dir=data_dir, greys=greys, groups=None if by_name else groups
+    )
     if by_name:
         data = _by_name(data, about["classes"])
     if list(data.classes) != about["classes"]:
@@ -130,6 +135,12 @@ def open_run(
     student = (run.student if isinstance(run, Run) else load_student(folder, model=model)).to(chosen)
     same_device = torch.device(chosen).type == torch.device(info["device"]).type
     return Opened(folder, info, about, student, data, chosen, info["precision"] if same_device else "fp32", scored)
+
+
+def _test_groups(info: Mapping[str, Any]) -> Groups | None:
+    """Return the groups of which a run's test split was held out; None where it has another one."""
+    about = info["dataset"].get("groups")
+    return Groups.of_run(about) if about and about.get("of_the_test_split") else None
 
 
 def _is_of(info: Mapping[str, Any], fingerprint: str) -> bool:

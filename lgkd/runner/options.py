@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 from lgkd.config.options import CommandOptions, Option, read_options
 from lgkd.config.trackers import INSIDE
+from lgkd.data.groups import Groups
 from lgkd.training.callbacks import Callback
 
 
@@ -46,6 +47,8 @@ def saved_options(options: Mapping[str, Any]) -> dict[str, Any]:
         saved.pop("approximate", None)
     if saved.get("extra") is not None:
         saved["extra"] = str(Path(saved["extra"]).expanduser().resolve())
+    if (groups := Groups.parse(saved.get("groups"))) is not None:
+        saved["groups"] = groups.text
     saved["track"] = [one for one in saved.get("track") or () if isinstance(one, str) and one in INSIDE] or None
     return {name: value for name, value in saved.items() if value is not None}
 

@@ -12,6 +12,7 @@ from lgkd.config.length_rules import without_guide
 from lgkd.config.overrides import try_overrides
 from lgkd.config.problems import Problem, dotted, in_order
 from lgkd.config.trackers import check_trackers
+from lgkd.data.groups import Groups
 from lgkd.data.image_folder import check_some_image
 from lgkd.data.locations import known_or_folder
 from lgkd.data.names import Subset, dataset_key, folder_word
@@ -50,6 +51,7 @@ class ResolvedConfig:
         options: see `Options`.
         recipe: complete, with every option applied.
         subset: of the training images.
+        groups: of which whole ones are held out; None: images are.
         teachers: of the guides; of a named one its card and folder.
         taps: layers of the student; None for its default ones.
         folder: of the run, or of all runs of a sweep.
@@ -66,6 +68,7 @@ class ResolvedConfig:
     options: Options
     recipe: Recipe
     subset: Subset
+    groups: Groups | None
     teachers: "tuple[Teacher | tuple[TeacherCard, Path], ...]"
     taps: tuple[str, ...] | None
     folder: Path
@@ -159,6 +162,7 @@ def resolve(
     check_extra(options.get("extra"), options.get("extra_share"))
     check_cached(options.get("cached"), guided=bool(teachers), approximate=bool(options.get("approximate")))
     check_trackers(options.get("track") or ())
+    groups = Groups.parse(options.get("groups"))
     subset = Subset.from_options(options)
     found = [
         find_trained_teacher(teacher, source, subset=subset.text) if isinstance(teacher, str) else teacher
@@ -188,6 +192,7 @@ def resolve(
         options=options,
         recipe=recipe,
         subset=subset,
+        groups=groups,
         teachers=tuple(found),
         taps=tuple(taps) if taps is not None else None,
         folder=Path(folder),

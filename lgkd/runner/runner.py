@@ -206,6 +206,7 @@ class Runner:
             data_dir=options.get("data_dir"),
             subset=config.subset,
             val_fraction=options.get("val_fraction"),
+            groups=config.groups,
             extra=options.get("extra"),
             extra_share=options.get("extra_share"),
             offline=bool(options.get("offline")),

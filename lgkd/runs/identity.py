@@ -31,7 +31,7 @@ _SHAPES = re.compile(
     r"kind|student\.(name|parameters|options\..+)|dataset\.classes|"
     r"recipe\.guide\.terms\.\d+\.kind|pairs\.\d+\.(student|teacher)_map"
 )
-_ELSEWHERE = {"dataset.path", "dataset.data_dir", "dataset.extra.path"}
+_ELSEWHERE = {"dataset.path", "dataset.data_dir", "dataset.extra.path", "dataset.groups.table"}
 
 
 @contextmanager

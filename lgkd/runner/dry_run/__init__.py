@@ -12,7 +12,7 @@ from torch import nn
 from lgkd._internal.hardware import free_space, memory
 from lgkd.config import Recipe, dump_recipe
 from lgkd.data.class_balance import class_balance
-from lgkd.data.prepare import Data, count_steps, prepare_data
+from lgkd.data.prepare import Data, check_groups, count_steps, prepare_data
 from lgkd.data.synthetic import pictures
 from lgkd.distillation.guide import Guide
 from lgkd.errors import InputError
@@ -162,8 +162,11 @@ def estimate_training(config: ResolvedConfig, *, runs: Sequence[SweepRun] = ()) 
         config = with_rules(config, ())
     runner = Runner(config)
     teachers = runner.teachers
-    found = outline(config.dataset, data_dir=options.get("data_dir"), offline=bool(options.get("offline")))
-    counts = count(found, config.subset, val_fraction=options.get("val_fraction"), extra=options.get("extra"))
+    found = outline(config.dataset, data_dir=options.get("data_dir"), offline=bool(options.get("offline")),
+                    groups=config.groups)  # fmt: skip
+    check_groups(config.groups, found.name, divided=options.get("val_fraction") is not None or found.flat)
+    counts = count(found, config.subset, val_fraction=options.get("val_fraction"), extra=options.get("extra"),
+                   groups=config.groups)  # fmt: skip
     used = PeakMemory(runner.session.device)
     data = _stand_in(found, config.recipe)
     with catch_warnings(record=True) as heard:

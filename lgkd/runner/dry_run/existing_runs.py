@@ -9,6 +9,7 @@ from lgkd.data.dataset import DataSet
 from lgkd.data.names import dataset_key
 from lgkd.errors import InputError
 from lgkd.runner.dry_run.dataset_outline import Counts, Outline
+from lgkd.runner.record import describe_groups
 from lgkd.runner.resolve import ResolvedConfig
 from lgkd.runner.sweep import SweepRun
 from lgkd.runs.folder import check_free, has_checkpoint, is_finished
@@ -50,6 +51,7 @@ class ExpectedRun:
             "test_images": found.test,
             "val_images": counts.held_out if options.get("val_fraction") is not None else None,
             "subset": config.subset.text,
+            "groups": describe_groups(config.groups, flat=found.flat),
         }
         unknown = set() if found.fingerprint is not None else {"dataset.fingerprint", "dataset.greys"}
         if extra is not None:
