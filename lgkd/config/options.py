@@ -115,6 +115,15 @@ class CommandOptions(TypedDict, total=False):
         "`val_fraction`, and the test split of a folder that has none.", str,
         "Hold out whole groups: level:N (a folder below the class), name:REGEX or csv:FILE.", metavar="GROUPS",
         kept="command", compared="dataset.groups")]
+    folds: Annotated[int | None, Option(
+        "cross-validation with so many folds, equal parts of every class drawn by `subset_seed`: each training has "
+        "one fold for its test split and the others to train on. Folds are of all images of a folder without a test "
+        "split, else of the training split. With `groups` no group is divided.", int,
+        "Cross-validation: train once for each of so many folds, tested on it.", kept="command",
+        compared="dataset.subset")]
+    fold: Annotated[int | None, Option(
+        "the fold to test on, 1 to `folds`.", int, "With --folds, train for this fold alone, 1 to the number of folds.",
+        kept="command", compared="dataset.subset")]
     leave_out_near_copies: Annotated[bool, Option(
         "do not train on images that are nearly a test image or an earlier training image, as `lgkd check` finds them; "
         "the test split stays whole.", bool, "Do not train on near copies of test or other training images.",

@@ -178,10 +178,10 @@ def both_splits(tree: Tree, groups: Groups | None = None) -> tuple[tuple[File, .
     if groups is not None:
         of = groups.of([file.path for file in tree.train], [tree.classes[file.label] for file in tree.train])
         places = held_out_groups(labels, of, _HELD_OUT, _SEED, tree.classes)
-        train, test = (tuple(tree.train[place] for place in part.tolist()) for part in places)
-        held = len({of[place] for place in places[1].tolist()})
+        train, test = (tuple(tree.train[at] for at in part.tolist()) for part in places)
+        number = len({of[at] for at in places[1].tolist()})
         share = f"{len(test) / len(tree.train):.0%}".replace("%", " %")
-        note = f"no test split found: {held} of {len(set(of))} groups held out, {share} of the images (seed {_SEED})"
+        note = f"no test split found: {number} of {len(set(of))} groups held out, {share} of the images (seed {_SEED})"
         return train, test, (note, *tree.notes)
     rest, held = held_out_places(
         labels,

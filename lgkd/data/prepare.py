@@ -14,6 +14,7 @@ from lgkd.data.class_balance import ClassBalance, class_balance, class_shares
 from lgkd.data.constants import IMAGENET_MEAN, IMAGENET_STD
 from lgkd.data.dataset import DataSet, Images
 from lgkd.data.extra import Extra, fingerprint_with, load_extra
+from lgkd.data.folds import fold_of
 from lgkd.data.greys import UNKNOWN, Greys
 from lgkd.data.groups import Groups
 from lgkd.data.load import load_dataset
@@ -42,7 +43,7 @@ class Data:
         val: held-out training images on which the best epoch is chosen; None: none are.
         subset: the chosen part of the training split, in words; None for all of it.
         extra: more training images, which make up a share of every batch; None: there are none.
-        fingerprint: of the whole data set and the extra images.
+        fingerprint: of the whole data set, of which one fold is tested on, and the extra images.
         mean, std: normalisation of the student's images.
         notes: for the user.
         greys: scale of greys of more than 8 bits.
@@ -104,11 +105,14 @@ def prepare_data(
                 progress=progress,
                 downloading=downloading,
                 greys=greys,
-                groups=groups,
+                groups=groups if subset.folds is None else None,
             ),
             str(source),
         )
-    check_groups(groups, name, divided=val_fraction is not None or dataset.flat)
+    check_groups(groups, name, divided=val_fraction is not None or dataset.flat or subset.folds is not None)
+    fingerprint = dataset.fingerprint
+    if subset.fold is not None:
+        dataset = fold_of(dataset, subset, groups)
     if look is not None:
         look(dataset)
     train, notes, left_out = dataset.train, dataset.notes, None
@@ -133,7 +137,7 @@ def prepare_data(
         test=dataset.test,
         val=val,
         subset=subset.text,
-        fingerprint=dataset.fingerprint if more is None else fingerprint_with(dataset.fingerprint, more.fingerprint),
+        fingerprint=fingerprint if more is None else fingerprint_with(fingerprint, more.fingerprint),
         mean=mean,
         std=std,
         notes=notes if more is None else (*notes, *more.notes),
@@ -154,7 +158,7 @@ def check_groups(groups: Groups | None, source: str, *, divided: bool) -> None:
     if groups is not None and not divided:
         raise InputError(
             f"--groups {groups.name} has nothing to divide: the test split of {source} is given; add --val-fraction or "
-            "leave --groups out"
+            "--folds, or leave --groups out"
         )
 
 

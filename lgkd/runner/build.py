@@ -12,6 +12,7 @@ from lgkd._internal.rng import seed_of
 from lgkd._internal.safetensors_io import fill, load_weights
 from lgkd.config import Recipe, TermSchedule
 from lgkd.data.class_balance import ClassBalance
+from lgkd.data.names import Subset
 from lgkd.data.prepare import Data
 from lgkd.distillation.classification import ClassificationLoss
 from lgkd.distillation.guide import Guide, Term
@@ -77,6 +78,25 @@ def check_teacher_classes(teacher: Teacher, data: Data) -> None:
         f"the teacher {teacher.card.name} was trained on {len(theirs)} classes of {teacher.card.dataset}, "
         f"{data.source} has {len(ours)}, and they differ ({only}); train one on this data set: "
         f"lgkd train-teacher {teacher.card.architecture} {data.source}"
+    )
+
+
+def check_teacher_fold(teacher: Teacher, data: Data) -> None:
+    """Refuse a teacher of other folds: it may have seen the images that the student is tested on.
+
+    Raises:
+        InputError: it was trained on another part of the images, or on other ones.
+    """
+    card, part = teacher.card, Subset.parse(data.subset or "")
+    if part is None or part.fold is None or card is None:
+        return
+    if card.subset == data.subset and card.fingerprint == data.fingerprint:
+        return
+    seen = card.subset or "all training images"
+    raise InputError(
+        f"the teacher {card.name} was trained on {seen}{'' if card.subset != data.subset else ' of other files'}, and "
+        f"the student is tested on {data.subset} of {data.source}, which it may have seen; train teachers without "
+        f"these images: lgkd train-teacher {card.architecture} {data.source} {part.command_options}"
     )
 
 

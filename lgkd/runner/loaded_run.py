@@ -17,6 +17,7 @@ from lgkd.data.groups import Groups
 from lgkd.data.labelled import load_labelled
 from lgkd.data.loader import EvalLoader
 from lgkd.data.locations import known_or_folder
+from lgkd.data.names import Subset
 from lgkd.data.prepare import Channels, Data, make_test_batches, prepare_data
 from lgkd.errors import InputError, LgkdError
 from lgkd.models.teacher import Teacher
@@ -113,16 +114,15 @@ def open_run(
     if dataset is None:
         dataset, data_dir = data_of(info, folder), data_dir or info["dataset"]["data_dir"]
     scored, greys = "", read_greys(about, folder / STUDENT)
-    groups = _test_groups(info)
+    fold, groups = _test_split(info)
     if by_name and not isinstance(dataset, DataSet) and (place := known_or_folder(dataset)) is not None:
         known = tuple(about["classes"])
         tested = info["dataset"].get("test_images", 0)
         found = load_labelled(place, known, held_out=tested, trained_on=lambda seen: _is_of(info, seen), greys=greys,
-                              groups=groups)  # fmt: skip
+                              part=fold, groups=groups)  # fmt: skip
         dataset, scored = found.data, found.scored
-    data = prepare_data(
-        dataset, normalize="imagenet", data_dir=data_dir, greys=greys, groups=None if by_name else groups
-    )
+    part, of = (Subset(), None) if by_name else (fold, groups)
+    data = prepare_data(dataset, normalize="imagenet", data_dir=data_dir, greys=greys, subset=part, groups=of)
     if by_name:
         data = _by_name(data, about["classes"])
     if list(data.classes) != about["classes"]:
@@ -137,10 +137,13 @@ def open_run(
     return Opened(folder, info, about, student, data, chosen, info["precision"] if same_device else "fp32", scored)
 
 
-def _test_groups(info: Mapping[str, Any]) -> Groups | None:
-    """Return the groups of which a run's test split was held out; None where it has another one."""
-    about = info["dataset"].get("groups")
-    return Groups.of_run(about) if about and about.get("of_the_test_split") else None
+def _test_split(info: Mapping[str, Any]) -> tuple[Subset, Groups | None]:
+    """Return the fold that a run was tested on, and the groups of which its test split was held out."""
+    about, text = info["dataset"].get("groups"), info["dataset"].get("subset")
+    part = Subset.parse(text) if isinstance(text, str) else None
+    fold = Subset(seed=part.seed, folds=part.folds, fold=part.fold) if part is not None and part.fold else Subset()
+    divided = about and (about.get("of_the_test_split") or (fold.fold and part is not None and part.groups))
+    return fold, Groups.of_run(about) if divided else None
 
 
 def _is_of(info: Mapping[str, Any], fingerprint: str) -> bool:

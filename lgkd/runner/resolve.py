@@ -15,7 +15,7 @@ from lgkd.config.trackers import check_trackers
 from lgkd.data.groups import Groups
 from lgkd.data.image_folder import check_some_image
 from lgkd.data.locations import known_or_folder
-from lgkd.data.names import Subset, dataset_key, folder_word
+from lgkd.data.names import Subset, dataset_key, folder_word, subset_word
 from lgkd.errors import InputError, MissingError, RecipeError
 from lgkd.models.registry import canonical, find
 from lgkd.models.teacher_card import TeacherCard
@@ -164,15 +164,25 @@ def resolve(
     check_trackers(options.get("track") or ())
     groups = Groups.parse(options.get("groups"))
     subset = Subset.from_options(options)
-    found = [
-        find_trained_teacher(teacher, source, subset=subset.text) if isinstance(teacher, str) else teacher
-        for teacher in teachers
+    folded = subset.folds is not None and subset.fold is None
+    if folded and not several:
+        raise InputError(
+            f"--folds {subset.folds} is several trainings; name the fold of this one, like fold=1, or train all by "
+            "train_series, distill_series or the command line"
+        )
+    # Of several folds the teachers of all are looked for, before the first is trained.
+    found, *_ = [
+        [
+            find_trained_teacher(teacher, source, subset=part.text) if isinstance(teacher, str) else teacher
+            for teacher in teachers
+        ]
+        for part in (subset.each_fold if folded else [subset])
     ]
     folder = options.get("out") or run_folder(
         model if isinstance(model, str) else type(model).__name__,
         source,
         subset.text,
-        "+".join(map(_teacher_name, found)) or None,
+        "+".join(_teacher_name(teacher, folded=folded) for teacher in found) or None,
         options["recipe"],
         None if several else seed,
         options.get("extra"),
@@ -180,7 +190,8 @@ def resolve(
     if role == "teacher" and not elsewhere:
         if not isinstance(model, str):
             raise InputError("a teacher is stored by name; give a name or package.module:factory, not a module")
-        store = free_place(model, source, subset.text, replace=replace, run=Path(folder))
+        # Each of several folds is stored under its own name; its place is looked up with its own options.
+        store = None if folded else free_place(model, source, subset.text, replace=replace, run=Path(folder))
     call, named = None, isinstance(model, str) and isinstance(dataset, str | Path) and not elsewhere
     if named and all(isinstance(teacher, str) for teacher in teachers):
         call = {"teachers": list(teachers), "taps": list(taps) if taps is not None else None, "replace": replace}
@@ -202,9 +213,10 @@ def resolve(
     )
 
 
-def _teacher_name(teacher: Any) -> str:
+def _teacher_name(teacher: Any, *, folded: bool = False) -> str:
     if isinstance(teacher, tuple):
-        return str(teacher[0].name)
+        # Each fold has its own, of this architecture.
+        return str(teacher[0].architecture if folded else teacher[0].name)
     card = getattr(teacher, "card", None)
     return card.name if card else type(getattr(teacher, "model", teacher)).__name__
 
@@ -293,7 +305,7 @@ def run_folder(
     """
     parts = [folder_word(canonical(model)), dataset_key(dataset)]
     if subset is not None:
-        parts.append(folder_word(subset))
+        parts.append(subset_word(subset))
     if extra is not None:
         parts.append(f"with-{dataset_key(Path(extra))}")
     if by is not None:

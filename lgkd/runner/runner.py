@@ -26,6 +26,7 @@ from lgkd.models.teacher import Teacher
 from lgkd.runner.build import (
     check_precision,
     check_teacher_classes,
+    check_teacher_fold,
     is_convolutional,
     load_kept_teacher,
     make_guides,
@@ -223,6 +224,7 @@ class Runner:
                 session.say(note)
         for teacher in teachers:
             check_teacher_classes(teacher, data)
+            check_teacher_fold(teacher, data)
             self._describe_teacher(teacher, data)
         self._settle_recipe(data)
         return data

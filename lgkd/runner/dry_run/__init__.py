@@ -163,10 +163,12 @@ def estimate_training(config: ResolvedConfig, *, runs: Sequence[SweepRun] = ()) 
     runner = Runner(config)
     teachers = runner.teachers
     found = outline(config.dataset, data_dir=options.get("data_dir"), offline=bool(options.get("offline")),
-                    groups=config.groups)  # fmt: skip
-    check_groups(config.groups, found.name, divided=options.get("val_fraction") is not None or found.flat)
+                    groups=config.groups if config.subset.folds is None else None)  # fmt: skip
+    check_groups(config.groups, found.name, divided=options.get("val_fraction") is not None or found.flat
+                 or config.subset.folds is not None)  # fmt: skip
     counts = count(found, config.subset, val_fraction=options.get("val_fraction"), extra=options.get("extra"),
                    groups=config.groups)  # fmt: skip
+    found = replace(found, test=counts.test, notes=(*found.notes[bool(config.subset.fold and found.flat) :],))
     used = PeakMemory(runner.session.device)
     data = _stand_in(found, config.recipe)
     with catch_warnings(record=True) as heard:

@@ -11,6 +11,7 @@ from torch import Tensor
 from lgkd.data.catalogue import CATALOGUE, DataSetInfo, bundled, published
 from lgkd.data.dataset import DataSet, Images
 from lgkd.data.decode import DEFAULT_SIDE, survey
+from lgkd.data.folds import fold_of
 from lgkd.data.greys import Scale
 from lgkd.data.groups import Groups
 from lgkd.data.image_folder import read_classes
@@ -40,6 +41,7 @@ class Outline:
         notes: remarks for the user.
         largest_class: share of the test images in the most frequent class; None where unknown.
         names: of the training images; empty where unknown.
+        held: labels, int64 (M,), and names of the test images, where they are known.
         flat: whether the test split is held out of one folder.
     """
 
@@ -54,6 +56,7 @@ class Outline:
     fingerprint: str | None = None
     largest_class: float | None = None
     names: tuple[str, ...] = ()
+    held: tuple[Tensor, tuple[str, ...]] | None = None
     flat: bool = False
 
     @property
@@ -79,7 +82,7 @@ def outline(
         return Outline(
             source.name, source.classes, True, source.train.labels, len(source.test), side, "in memory",
             fingerprint=source.fingerprint, largest_class=source.test.largest_class, names=source.train.names,
-            flat=source.flat,
+            held=(source.test.labels, source.test.names), flat=source.flat,
         )  # fmt: skip
     if info is not None and tree_folder(info, data_dir) is None and published(info):
         return _published(info, data_dir, offline=offline)
@@ -91,6 +94,7 @@ def outline(
     return Outline(
         name, tree.classes, True, labels, len(test), side, str(tree.root), (*notes, *broken), largest_class=largest,
         names=tuple(file.path for file in train), flat=tree.test is None,
+        held=(torch.tensor([file.label for file in test], dtype=torch.int64), tuple(file.path for file in test)),
     )  # fmt: skip
 
 
@@ -132,11 +136,13 @@ class Counts:
         train: of every class, in the order of the classes.
         held_out: to choose the epoch on.
         extra: additional images.
+        test: tested on.
     """
 
     train: tuple[int, ...]
     held_out: int
     extra: int
+    test: int
 
 
 def count(
@@ -152,7 +158,12 @@ def count(
     Raises:
         InputError: the subset is impossible.
     """
-    known = stubs(found.train, found.classes, found.names)
+    known, tested = stubs(found.train, found.classes, found.names), found.test
+    if subset.fold is not None:
+        held_out = stubs(*_held(found)) if found.flat else known.take(torch.empty(0, dtype=torch.int64))
+        whole = DataSet(found.name, found.classes, known, held_out, "", (), flat=found.flat)
+        folded = fold_of(whole, subset, groups if found.names else None)
+        known, tested = folded.train, len(folded.test)
     chosen = select_subset(known, subset, classes=found.classes)
     held = 0
     if val_fraction is not None:
@@ -163,7 +174,12 @@ def count(
     more = 0
     if extra is not None and found.named:
         more = len(read_classes(Path(extra).expanduser(), found.classes).train)
-    return Counts(tuple(torch.bincount(chosen.labels, minlength=len(found.classes)).tolist()), held, more)
+    return Counts(tuple(torch.bincount(chosen.labels, minlength=len(found.classes)).tolist()), held, more, tested)
+
+
+def _held(found: Outline) -> tuple[Tensor, Sequence[str], Sequence[str]]:
+    labels, names = found.held or (torch.zeros(0, dtype=torch.int64), ())
+    return labels, found.classes, names
 
 
 def stubs(labels: Tensor, classes: Sequence[str], names: Sequence[str] = ()) -> Images:

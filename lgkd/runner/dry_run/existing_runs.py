@@ -59,6 +59,11 @@ class ExpectedRun:
         if not found.named:
             # Subsets of a publisher's set are counted from the catalogue, as if its classes had equal size.
             unknown |= {"dataset.train_images", "dataset.val_images", "steps_per_epoch"}
+        if config.subset.fold is not None:
+            # Of the members of a cross-validation one is measured.
+            unknown |= {"dataset.subset", "dataset.train_images", "dataset.test_images", "dataset.val_images",
+                        "steps_per_epoch", "teacher.sha256", "teacher.subset", "teacher.kept_as",
+                        "teacher.test_top1"}  # fmt: skip
         if options.get("leave_out_near_copies"):
             # Images have to be decoded to find them.
             unknown |= {"dataset.near_copies_left_out", "dataset.train_images", "dataset.val_images", "steps_per_epoch"}
