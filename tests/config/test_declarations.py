@@ -90,6 +90,7 @@ APART: dict[type[Section], dict[str, str]] = {
         "sampler": "of the loader",
         **dict.fromkeys(("class_weights", "logit_adjustment"), "computed for the classes of a training"),
         "batch_size": "of the loader",
+        "evaluations": "in the epochs between two of a plan, compared in tests/runner/test_time_budget.py",
         **dict.fromkeys(("about", "source", "expect", "trains"), "tells, sets nothing"),
         **dict.fromkeys(
             ("view", "evaluation", "mix", "optimizer", "schedule", "ema", "lookahead", "guide", "by_length"),
