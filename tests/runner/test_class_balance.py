@@ -10,9 +10,11 @@ import torch
 import lgkd
 from lgkd._internal.safetensors_io import load_weights
 from lgkd.cli import run
-from lgkd.config import Recipe, load_recipe
+from lgkd.config import Recipe, dump_recipe, load_recipe
+from lgkd.config.overrides import apply_overrides
+from lgkd.config.validate import parse_recipe
 from lgkd.data.prepare import make_class_balance, prepare_data
-from lgkd.errors import InputError, Paused
+from lgkd.errors import InputError, Paused, RecipeError
 from lgkd.runs.folder import read_metrics
 from tests.support.costs import is_cost
 from tests.support.data import distinct, images, made
@@ -127,6 +129,22 @@ def test_settings_that_count_twice_get_a_remark(tmp_path: Path) -> None:
     )
     assert remark in heard(root, tmp_path / "two", "class_weights=balanced", "logit_adjustment=0.5")
     assert not any("one of them is enough" in one for one in heard(root, tmp_path / "one", "logit_adjustment=0.5"))
+
+
+@pytest.mark.parametrize("value", ["3", "null", "Balanced", "{cat: 0}", "{cat: -1}", "{cat: many}", "[1, 2]"])
+def test_weights_that_are_none_are_refused_in_one_problem(value: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        apply_overrides(load_recipe("supervised"), [f"class_weights={value}"])
+    head, line = str(caught.value).splitlines()
+    assert head == "--set: 1 problem"
+    assert line.startswith("  class_weights: must be none, balanced, or a section of positive numbers by class name")
+
+
+def test_a_class_is_weighted_by_its_own_key() -> None:
+    changed = apply_overrides(load_recipe("supervised"), ["class_weights.cat=2", "class_weights.1=5e-1"])
+    assert changed.class_weights == {"cat": 2.0, "1": 0.5}
+    assert parse_recipe(dump_recipe(changed)) == changed
+    assert apply_overrides(changed, ["class_weights=none"]).class_weights == "none"
 
 
 def recipe_with(**changes: object) -> Recipe:
