@@ -122,7 +122,8 @@ def train_series(
         seeds: at least one, each once. Finished ones are kept when the call is repeated.
         student_options: passed to the constructor.
         watch: makes a context manager with the callbacks of a run from its title; see `lgkd.runner.sweep.Watch`.
-        options: as for `train`; `out` is the folder of all runs, `max_time` counts for all together.
+        options: as for `train`; `out` is the folder of all runs, `max_time` counts for all together. With `folds` every
+            seed is trained once for each fold.
     """
     options.setdefault("recipe", "supervised")
     config = _resolve("student", student, dataset, options, student_options, several=True)
@@ -152,7 +153,8 @@ def distill_series(
         equal: with a baseline and `time`: "steps" trains the unguided student for the steps of the guided one,
             "minutes" for as many as fit in the same time.
         watch: makes a context manager with the callbacks of a run from its title; see `lgkd.runner.sweep.Watch`.
-        options: as for `distill`; `out` is the folder of all runs, `max_time` counts for all together.
+        options: as for `distill`; `out` is the folder of all runs, `max_time` counts for all together. With `folds`
+            every seed is trained once for each fold, with the fold's own teachers.
 
     Returns:
         The runs' folders, and their `comparison`: mean, spread, interval, and the gain, paired by seed.

@@ -138,6 +138,8 @@ def check_plain(choices: Choices) -> None:
         problem = "ema; add --set ema=null"
     elif recipe.accumulate > 1:
         problem = "accumulate; add --set accumulate=1"
+    elif recipe.class_weights != "none" or recipe.sampler != "shuffled" or recipe.logit_adjustment:
+        problem = "class_weights, sampler: balanced or logit_adjustment; leave them at their defaults"
     elif guide is not None and (guide.classification_weight != 1 or guide.view != "resized"):
         problem = "guide.classification_weight but 1 and no guide.view but resized; set them so"
     elif len(terms) > 1 or any(term.model_copy(update=_FREE) != _LOCALITY for term in terms):

@@ -10,7 +10,7 @@ from lgkd.benchmark.options import Choices
 from lgkd.benchmark.synthetic import made_dataset, made_teacher
 from lgkd.benchmark.timer import Part, timed
 from lgkd.data.batch import Batch
-from lgkd.data.prepare import Data, make_test_batches, make_train_loader, prepare_data
+from lgkd.data.prepare import Data, make_class_balance, make_test_batches, make_train_loader, prepare_data
 from lgkd.distillation.guide import Guide
 from lgkd.models.factory import default_image_size, pair
 from lgkd.runner.batches import Batches
@@ -76,6 +76,7 @@ class Subject:
             keep_freed_memory()
         data = load_data(choices)
         self.model, self.guide, self.image_size = load_pair(choices, data)
+        self._balance = make_class_balance(recipe, data)
         self.loader = make_train_loader(
             recipe,
             data,
@@ -83,6 +84,7 @@ class Subject:
             seed=choices.seed,
             device=self.device,
             teacher_sizes=[self.guide.teacher.image_size] if self.guide is not None else [],
+            class_weights=self._balance.weights,
         )
         self.batch_size = self.loader.batch_size
         self.plan = make_plan(
@@ -98,7 +100,7 @@ class Subject:
             choices.compile, self.device, int(self.plan.length * images), cuda_graphs=choices.cuda_graphs
         )
         self.engine = Engine(
-            make_task(self.model, [self.guide] if self.guide is not None else [], recipe),
+            make_task(self.model, [self.guide] if self.guide is not None else [], recipe, self._balance),
             self.plan,
             names=self.loader.names,
         )
@@ -181,7 +183,9 @@ class Subject:
             )
             if self.plan.channels_last:
                 model.to(memory_format=torch.channels_last)
-            self._unguided = Engine(make_task(model, [], self._recipe), self.plan, names=self.loader.names)
+            self._unguided = Engine(
+                make_task(model, [], self._recipe, self._balance), self.plan, names=self.loader.names
+            )
             self._unguided.task.train()
             if self.compiled:
                 compile_task(self._unguided.task, cuda_graphs=self.choices.cuda_graphs)

@@ -70,9 +70,11 @@ def show_comparison(comparison: "Comparison") -> None:
     out = console()
     about = comparison.groups[0].runs[0].info["dataset"]
     chosen = any(group.chosen is not None for group in comparison.groups)
+    units = comparison.groups[0].units
+    measured_on = "each fold's images" if units == "folds" else f"{about['test_images']:,} test images"
     show_table(
-        f"{about['name']}, {about['test_images']:,} test images: top-1 after the last epoch, in %",
-        ("", "run", "seeds", "mean", "sd", "95% interval", *(("held out",) if chosen else ()), "best"),
+        f"{about['name']}, {measured_on}: top-1 after the last epoch, in %",
+        ("", "run", units, "mean", "sd", "95% interval", *(("held out",) if chosen else ()), "best"),
         (
             (
                 group.letter,
@@ -109,15 +111,18 @@ def _show_seeds(comparison: "Comparison") -> None:
     paired = [one for one in comparison.differences if one.paired and one.group in groups and one.reference in groups]
     pairs = sorted({pair for group in groups for pair in values[group.letter]})
     rows = []
+    runs = [run for group in groups for run in group.runs]
+    several = len({run.seed for run in runs}) > 1
+    names = {run.pair: run.seed if run.fold is None else f"{run.fold}, seed {run.seed}" if several else run.fold
+             for run in runs}  # fmt: skip
     for pair in pairs:
         cells = [_percent(values[group.letter].get(pair)) for group in groups]
         gains = [values[one.group.letter][pair] - values[one.reference.letter][pair]
                  if pair in values[one.group.letter] else None for one in paired]  # fmt: skip
-        rows.append((pair[0], *cells, *("" if gain is None else in_percent(gain, signed=True) for gain in gains)))
+        rows.append((names[pair], *cells, *("" if gain is None else in_percent(gain, signed=True) for gain in gains)))
     heads = [f"{one.group.letter} - {one.reference.letter}" for one in paired]
-    show_table(
-        "", ("seed", *(group.letter for group in groups), *heads), rows, right=range(1 + len(groups) + len(heads))
-    )
+    titles = (groups[0].units[:-1], *(group.letter for group in groups), *heads)
+    show_table("", titles, rows, right=range(len(titles)))
     if len(comparison.groups) > _MOST_GROUPS:
         console().print(f"{len(comparison.groups) - _MOST_GROUPS} more groups: --csv and --json have every seed")
 

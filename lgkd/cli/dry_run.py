@@ -50,10 +50,10 @@ def show_dry_run(
 
     members: list[SweepRun] = []
     if seeds is not None:
-        from lgkd.runner.sweep import SweepSpec
+        from lgkd.runner.sweep import SweepSpec, config_of
 
         members = sorted(SweepSpec(config, tuple(seeds), with_baseline).runs, key=lambda one: not one.guided)
-        config = config.with_options(seed=members[0].seed, out=members[0].folder)
+        config = config_of(config, members[0])
     runs = Runs.of(members)
     if not as_json:
         say("timing a few steps; nothing is written")

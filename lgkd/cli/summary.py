@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from lgkd.runner.sweep import Series
 
 
+_PARTS = ("fraction", "images_per_class", "folds", "fold")
+"""Options that choose the images of a teacher, which its students repeat."""
+
+
 def print_series(series: "Series", *, as_json: bool) -> None:
     """Print the comparison of several runs, and their folder."""
     if not is_first():
@@ -46,7 +50,7 @@ def print_next_step(run: "Run", dataset: str, data_dir: str | Path | None) -> No
     info = run.info
     name, about, options = info["student"]["name"], info["dataset"], (info.get("call") or {}).get("options") or {}
     words = ["lgkd", "distill", "--student", "deit_tiny", "--teacher", name, "--dataset", dataset]
-    given = {"data_dir": data_dir, **{key: options.get(key) for key in ("fraction", "images_per_class")}}
+    given = {"data_dir": data_dir, **{key: options.get(key) for key in _PARTS}}
     if about["subset"]:
         given["subset_seed"] = options.get("subset_seed") or None
     for key, value in given.items():

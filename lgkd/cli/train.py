@@ -61,11 +61,18 @@ def train_teacher(
 
     Example: lgkd train-teacher resnet56 cifar100
     """
-    config = resolve_command("teacher", teacher, dataset, options, teacher_option, replace=replace, writes=not dry_run)
+    several = _seeds(None, options["seed"], always=_each_fold(options))
+    config = resolve_command(
+        "teacher", teacher, dataset, options, teacher_option,
+        replace=replace, several=several is not None, writes=not dry_run,
+    )  # fmt: skip
     if dry_run:
-        show_dry_run(config, processes=nproc, as_json=as_json, arguments=context.obj)
+        show_dry_run(config, seeds=several, processes=nproc, as_json=as_json, arguments=context.obj)
         return
     share(nproc, context.obj)
+    if several is not None:
+        _run_all(_sweep(config, several), report=False, quiet=quiet, as_json=as_json, arguments=context.obj)
+        return
     run = _run(config, title("teacher", teacher), quiet=quiet or as_json, arguments=context.obj)
     print_run(run, as_json=as_json)
     if not (quiet or as_json):
@@ -108,12 +115,13 @@ def distill(
     With --seeds 0,1,2 --with-baseline: three seeds, guided and unguided, in one folder,
     and the gain with its 95% interval. The same command resumes it and keeps finished runs.
     With --time, both have the guided student's steps; with --equal minutes, each those that fit.
+    With --folds 5: cross-validation, each fold with the teacher of `lgkd train-teacher --folds 5`.
 
     Example: lgkd distill --student pvtv2 --teacher resnet56
     """
     o.bring_in(use)
     teachers = teacher or ["resnet56"]
-    several = _seeds(seeds, options["seed"], always=with_baseline)
+    several = _seeds(seeds, options["seed"], always=with_baseline or _each_fold(options))
     check_equal(equal, options["time"], with_baseline=with_baseline)
     if isinstance(cached := options["cached"], list) and len(cached) == 1:
         options["cached"] = cached[0]
@@ -174,7 +182,7 @@ def train(
 
     Example: lgkd train --student pvtv2
     """
-    several = _seeds(seeds, options["seed"])
+    several = _seeds(seeds, options["seed"], always=_each_fold(options))
     config = resolve_command(
         "student", student, dataset, options, student_option, several=several is not None, writes=not dry_run
     )
@@ -264,6 +272,11 @@ def _seeds(seeds: str | None, seed: int, *, always: bool = False) -> list[int] |
     return read_seeds(seeds)
 
 
+def _each_fold(options: Options) -> bool:
+    """Return True if every fold of a cross-validation is trained, in one folder."""
+    return options["folds"] is not None and options["fold"] is None
+
+
 def resolve_command(
     role: Role,
     model: str,
@@ -315,7 +328,9 @@ def _with_untrained(
     """Resolve a dry run with untrained teachers in the place of missing ones, and estimate their training."""
     from lgkd.runner.dry_run.untrained_teachers import estimate_teachers, resolve_with
 
-    untrained, guides = estimate_teachers(teachers, dataset, options)
+    # Of a cross-validation the first fold is estimated.
+    one: Options = {**options, "fold": 1} if _each_fold(options) else options
+    untrained, guides = estimate_teachers(teachers, dataset, one)
     return resolve_with(guides, teachers, student, dataset, options, **arguments), Teachers(teachers, untrained)
 
 

@@ -103,9 +103,8 @@ def type_text(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> st
     """Describe the allowed values of a key: `number >= 0, <= 1 or null`."""
     arguments = get_args(annotation)
     if get_origin(annotation) in (Union, UnionType):
-        return " or ".join(
-            [type_text(argument, metadata) for argument in arguments if argument is not NoneType] + ["null"]
-        )
+        words = [type_text(argument, metadata) for argument in arguments if argument is not NoneType]
+        return " or ".join([*words, "null"] if NoneType in arguments else words)
     if get_origin(annotation) is Annotated:
         return type_text(arguments[0], [*metadata, *arguments[1:]])
     if get_origin(annotation) is Literal:
@@ -114,7 +113,7 @@ def type_text(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> st
         return "list of sections" if arguments[1] is Ellipsis else "two numbers"
     if get_origin(annotation) is dict or (isinstance(annotation, type) and issubclass(annotation, Section)):
         return "section"
-    words = {bool: "true or false", int: "whole number", float: "number", str: "text"}
+    names = {bool: "true or false", int: "whole number", float: "number", str: "text"}
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
     bounds = [
         f"{sign} {plain(getattr(entry, name))}"
@@ -122,4 +121,4 @@ def type_text(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> st
         for name, sign in signs.items()
         if hasattr(entry, name)
     ]
-    return f"{words[annotation]} {', '.join(bounds)}".rstrip()
+    return f"{names[annotation]} {', '.join(bounds)}".rstrip()

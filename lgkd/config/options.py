@@ -129,6 +129,21 @@ class CommandOptions(TypedDict, total=False):
         "need. Larger images give slightly other results than when they are kept whole, and take less memory; test "
         "images stay whole.", str, "Keep training images this small: auto, or pixels of the shorter side.",
         metavar="auto|PIXELS", kept="command", compared="dataset.stored_side")]
+    groups: Annotated[str | None, Option(
+        "hold out whole groups of images (a patient, a smear, a slide): `level:N`, the folder at that level below the "
+        "class, `name:REGEX`, its first group in the file's name, or `csv:FILE`, a table of path,group. For "
+        "`val_fraction`, and the test split of a folder that has none.", str,
+        "Hold out whole groups: level:N (a folder below the class), name:REGEX or csv:FILE.", metavar="GROUPS",
+        kept="command", compared="dataset.groups")]
+    folds: Annotated[int | None, Option(
+        "cross-validation with so many folds, equal parts of every class drawn by `subset_seed`: each training has "
+        "one fold for its test split and the others to train on. Folds are of all images of a folder without a test "
+        "split, else of the training split. With `groups` no group is divided.", int,
+        "Cross-validation: train once for each of so many folds, tested on it.", kept="command",
+        compared="dataset.subset")]
+    fold: Annotated[int | None, Option(
+        "the fold to test on, 1 to `folds`.", int, "With --folds, train for this fold alone, 1 to the number of folds.",
+        kept="command", compared="dataset.subset")]
     leave_out_near_copies: Annotated[bool, Option(
         "do not train on images that are nearly a test image or an earlier training image, as `lgkd check` finds them; "
         "the test split stays whole.", bool, "Do not train on near copies of test or other training images.",

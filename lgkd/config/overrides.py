@@ -162,6 +162,9 @@ def _set(values: dict[str, Any], parts: list[str], text: str) -> None:
         if inner is None and (list_entry(annotation) is not None or fields_of(annotation)):
             inner = {} if list_entry(annotation) is None else []
             here[key] = inner
+        elif is_free(annotation) and not isinstance(inner, dict):
+            # A key that is either a word or a section, such as class_weights.
+            inner = here[key] = {}
         here = inner
         key, annotation = _enter(annotation, here, part, path, got)
     path = (*path, key)

@@ -6,7 +6,6 @@ come as text ("1e-3"), because many YAML readers return it that way.
 """
 
 import math
-from datetime import date
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -21,48 +20,9 @@ from pydantic import (
 )
 
 from lgkd.config.base import Number, Section, Settings, as_tuple, wrong
-from lgkd.config.policy import read_policy
 from lgkd.config.terms import Term
+from lgkd.config.values import ClassWeights, Line, as_pair, ascending, iso_date, known_policy
 
-
-def _pair(value: Any) -> Any:
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        raise wrong("must be two numbers in brackets, like [0.1, 1.0]")
-    return tuple(value)
-
-
-def _one_line(text: str) -> str:
-    text = text.strip()
-    if not text or len(text) > 2000 or not text.isprintable():
-        raise wrong("must be one line of printable text, 1 to 2000 characters")
-    return text
-
-
-def _iso_date(text: str) -> str:
-    try:
-        return date.fromisoformat(text).isoformat()
-    except ValueError:
-        raise wrong("must be a date like 2025-01-31") from None
-
-
-def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
-    if pair[0] > pair[1]:
-        raise wrong("must be [smallest, largest]; the first is greater than the second")
-    return pair
-
-
-def _policy(text: str) -> str:
-    try:
-        read_policy(text)
-    except ValueError as error:
-        raise wrong(
-            "must be 'rand' and then any of -m (magnitude), -n (operations), -p (probability), -mstd, -mmax "
-            f"and -inc, each with a number, like 'rand-m9-mstd0.5-inc1'; {error}"
-        ) from None
-    return text
-
-
-Line = Annotated[str, AfterValidator(_one_line)]
 Interpolation = Literal["bicubic", "bilinear"]
 
 
@@ -75,14 +35,14 @@ class View(Settings):
     """random-resized: a random part, resized; pad: a random window of the padded image, resized; none: resized."""
     scale: Annotated[
         tuple[Annotated[Number, Field(gt=0, le=1)], Annotated[Number, Field(gt=0, le=1)]],
-        BeforeValidator(_pair),
-        AfterValidator(_ascending),
+        BeforeValidator(as_pair),
+        AfterValidator(ascending),
     ] = (0.08, 1.0)
     """Smallest and largest share of the image's area that a random-resized crop takes."""
     ratio: Annotated[
         tuple[Annotated[Number, Field(ge=0.01, le=100)], Annotated[Number, Field(ge=0.01, le=100)]],
-        BeforeValidator(_pair),
-        AfterValidator(_ascending),
+        BeforeValidator(as_pair),
+        AfterValidator(ascending),
     ] = (0.75, 1.3333333333)
     """Smallest and largest width/height of a random-resized crop."""
     padding: Number = Field(default=0.125, ge=0, le=1)
@@ -91,7 +51,7 @@ class View(Settings):
     """Interpolation of training images, and of test images unless `evaluation.interpolation` is set."""
     flip: Number = Field(default=0.5, ge=0, le=1)
     """Probability of a left-right flip; 0 where left and right mean something (digits, text)."""
-    rand_augment: Annotated[str, AfterValidator(_policy)] | None = None
+    rand_augment: Annotated[str, AfterValidator(known_policy)] | None = None
     """RandAugment in timm's notation, like rand-m9-mstd0.5-inc1; null: none."""
     color_jitter: Number = Field(default=0.0, ge=0, le=1)
     """Strength of random brightness, contrast and saturation; 0: none."""
@@ -140,7 +100,7 @@ class Optimizer(Settings):
     """Weight decay (coupled in sgd, else decoupled); biases, 1-D tensors and tokens take none."""
     betas: Annotated[
         tuple[Annotated[Number, Field(ge=0, lt=1)], Annotated[Number, Field(ge=0, lt=1)]],
-        BeforeValidator(_pair),
+        BeforeValidator(as_pair),
     ] = (0.9, 0.999)
     """Decay of the running mean and the running square; of lion's two means; sgd ignores it."""
     eps: Number = Field(default=1e-8, gt=0, le=1)
@@ -295,7 +255,7 @@ class Expectation(Section):
     """Epochs of the run."""
     command: Line
     """The command that repeats it."""
-    date: Annotated[str, AfterValidator(_iso_date)]
+    date: Annotated[str, AfterValidator(iso_date)]
     """Day of the run, like 2025-01-31."""
 
 
@@ -330,6 +290,10 @@ class Recipe(Section):
     """Mixup and cutmix."""
     label_smoothing: Number = Field(default=0.0, ge=0, lt=1)
     """Share of the target spread evenly over all classes."""
+    class_weights: ClassWeights = "none"
+    """Weights of the classes in the cross entropy: balanced: n / (K n_c); or by name, like {cat: 2}, the others 1."""
+    logit_adjustment: Number = Field(default=0.0, ge=0, le=100)
+    """tau of logit adjustment: tau log(n_c / n) is added to the logits in the cross entropy of training; 0: none."""
     drop_path: Number = Field(default=0.0, ge=0, lt=1)
     """Stochastic depth rate of the last block, growing linearly; for students that have it."""
     optimizer: Optimizer
@@ -342,6 +306,8 @@ class Recipe(Section):
     """Micro-batches per step; the batch size is divided by it."""
     drop_last: bool = True
     """Leave out the last, incomplete batch of an epoch."""
+    sampler: Literal["shuffled", "balanced"] = "shuffled"
+    """shuffled: an epoch shows every image once; balanced: every class equally often, in as many steps."""
     clip_norm: Number | None = Field(default=None, gt=0, le=1_000_000)
     """Largest norm of the gradient of one step; null: not clipped."""
     ema: Ema | None = None

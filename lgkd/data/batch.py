@@ -28,6 +28,8 @@ class Batch:
         taught: for each guide the features of its teacher for these images, if computed already; None, or none at
             all: the teacher is run.
         index: places of the samples in the data set, int64 (B,), on the host; None where unknown.
+        weight: mean class weight over the images of the whole batch of a step, of which this may be a share: a float
+            scalar; None: the mean over these images.
     """
 
     images: Tensor
@@ -35,6 +37,7 @@ class Batch:
     views: tuple[Tensor | None, ...] = ()
     taught: tuple[_Known | None, ...] = ()
     index: Tensor | None = None
+    weight: Tensor | None = None
 
     def split(self, pieces: int) -> list["Batch"]:
         """Split into nearly equal parts, in order."""
@@ -48,6 +51,7 @@ class Batch:
                 tuple(view[number] for view in views),
                 tuple(known[number] for known in taught),
                 index[number],
+                self.weight,
             )
             for number, (images, targets) in enumerate(
                 zip(self.images.tensor_split(pieces), self.targets.tensor_split(pieces), strict=True)

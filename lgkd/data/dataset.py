@@ -102,6 +102,8 @@ class DataSet:
     """Notes for the user, such as the origin of a missing test split."""
     greys: Greys = UNKNOWN
     """Scale of greys of more than 8 bits."""
+    flat: bool = False
+    """Whether the test split was held out of one folder, because it has none of its own."""
 
     def statistics(self) -> tuple[Triple, Triple]:
         """Compute mean and standard deviation of each channel (red, green, blue) of the train split.

@@ -9,9 +9,12 @@ import torch
 from lgkd._internal.text import safe_text
 from lgkd.data.dataset import DataSet, fingerprint_of
 from lgkd.data.decode import Progress
+from lgkd.data.folds import fold_of
 from lgkd.data.greys import Greys
+from lgkd.data.groups import Groups
 from lgkd.data.image_folder import Tree, read_labelled
 from lgkd.data.load import both_splits, decode_to_score
+from lgkd.data.names import Subset
 from lgkd.errors import DataError
 
 _SHOWN = 300
@@ -38,6 +41,8 @@ def load_labelled(
     trained_on: Callable[[str], bool] = lambda _: False,
     progress: Progress | None = None,
     greys: Greys | None = None,
+    part: Subset | None = None,
+    groups: Groups | None = None,
 ) -> Labelled:
     """Load all images of a folder whose class folders are named as (some of) a classifier's classes.
 
@@ -49,6 +54,8 @@ def load_labelled(
             held out from the training are scored, and not those that were trained on.
         progress: called with (done, total) images while they are decoded.
         greys: the scale of deep greys of the classifier's training images; None: their own.
+        part: with the fold that the classifier was tested on; None: it has a test split.
+        groups: of which whole ones were held out from the training.
 
     Raises:
         DataError: there are no class folders, one is not known, or one holds no images.
@@ -56,25 +63,38 @@ def load_labelled(
     tree, split = read_labelled(folder, known)
     data = decode_to_score(folder.resolve().name, tree, progress=progress, greys=greys)
     present = len(torch.unique(data.test.labels))
-    if present == len(known) and (own := _as_trained_on(tree, data, held_out, trained_on)) is not None:
+    if present == len(known) and (own := _as_trained_on(tree, data, held_out, trained_on, part, groups)) is not None:
         scored = f"the {len(own.test):,} images of {_quoted(folder)} that were held out from the training of this run"
         return Labelled(own, scored)
-    part = f", {present} of the {len(known)} classes" if present < len(known) else ""
-    return Labelled(data, f"all {len(data.test):,} labelled images of {_quoted(folder / split)}{part}")
+    of_all = f", {present} of the {len(known)} classes" if present < len(known) else ""
+    return Labelled(data, f"all {len(data.test):,} labelled images of {_quoted(folder / split)}{of_all}")
 
 
-def _as_trained_on(tree: Tree, data: DataSet, held_out: int, trained_on: Callable[[str], bool]) -> DataSet | None:
+def _as_trained_on(
+    tree: Tree,
+    data: DataSet,
+    held_out: int,
+    trained_on: Callable[[str], bool],
+    part: Subset | None,
+    groups: Groups | None,
+) -> DataSet | None:
     """Return the images that a training on these would have held out."""
+    folded = part is not None and part.fold is not None
     try:
-        train, test, _ = both_splits(Tree(tree.root, tree.classes, tree.test or (), None, ()))
-    except DataError:  # a class of one image: nothing was trained on this
+        train, test, _ = both_splits(
+            Tree(tree.root, tree.classes, tree.test or (), None, ()), None if folded else groups
+        )
+    except DataError:  # a class of one image, or an image without a group: nothing was trained on this
         return None
-    if len(test) != held_out:
+    if len(test) != held_out and not folded:
         return None
     places = {name: place for place, name in enumerate(data.test.names)}
-    rest, held = (data.test.take(torch.tensor([places[file.path] for file in part])) for part in (train, test))
-    if not trained_on(fingerprint_of(data.classes, rest, held)):
+    rest, held = (data.test.take(torch.tensor([places[file.path] for file in some])) for some in (train, test))
+    fingerprint = fingerprint_of(data.classes, rest, held)
+    if not trained_on(fingerprint):
         return None
+    if part is not None and folded:
+        held = fold_of(DataSet(data.name, data.classes, rest, held, fingerprint, (), flat=True), part, groups).test
     return replace(data, test=held)
 
 

@@ -11,11 +11,12 @@ from lgkd.data.dataset import DataSet, fingerprint_of
 from lgkd.data.decode import Allocate, Progress, decode, in_memory
 from lgkd.data.decoded_cache import Stored, cache_key, kept, published_key
 from lgkd.data.greys import Greys, Scale, read_greys
+from lgkd.data.groups import Groups
 from lgkd.data.image_folder import Fault, File, Tree, read_tree, refuse
 from lgkd.data.locations import Downloading, absent, known_or_folder, published_file, tree_folder
 from lgkd.data.sources.source import LoadRequest, source_of
 from lgkd.data.splits import cut_splits, guarded
-from lgkd.data.subsets import held_out_places
+from lgkd.data.subsets import held_out_groups, held_out_places
 from lgkd.errors import InputError
 
 _HELD_OUT = 0.2
@@ -33,6 +34,7 @@ def load_dataset(
     offline: bool = False,
     greys: Greys | None = None,
     at_once: bool = True,
+    groups: Groups | None = None,
 ) -> DataSet:
     """Load and decode the images of a named data set or of a folder.
 
@@ -56,6 +58,7 @@ def load_dataset(
         greys: scale of greys of more than 8 bits, as chosen by a student's training; by default it is chosen from the
             training images.
         at_once: as for `lgkd.data.decoded_cache.kept`, of a folder's images.
+        groups: hold out whole groups where there is no second split.
 
     Raises:
         InputError: the name is neither in the catalogue nor a folder, or `max_side` is out of range.
@@ -74,7 +77,7 @@ def load_dataset(
         if decoded is not None:
             return decoded
     title, tree = find_tree(name, data_dir=data_dir)
-    return _decoded(title, tree, max_side, use_cache, progress, greys, at_once=at_once)
+    return _decoded(title, tree, max_side, use_cache, progress, greys, groups=groups, at_once=at_once)
 
 
 def find_tree(name: str | Path, *, data_dir: str | Path | None = None, fault: Fault = refuse) -> tuple[str, Tree]:
@@ -130,10 +133,11 @@ def _decoded(
     progress: Progress | None,
     greys: Greys | None,
     key: Callable[..., str] | None = None,
+    groups: Groups | None = None,
     *,
     at_once: bool = True,
 ) -> DataSet:
-    train, test, notes = both_splits(tree)
+    train, test, notes = both_splits(tree, groups)
     names = tuple(file.path for file in train + test)
     labels = torch.tensor([file.label for file in train + test], dtype=torch.int64)
 
@@ -157,20 +161,32 @@ def _decoded(
         about = stored.about or {}
     parts = cut_splits(stored.pixels, stored.sizes, labels, names, len(train))
     used = greys if greys is not None else read_greys(about, tree.root)
-    return DataSet(
-        name, tree.classes, *guarded(parts, stored), stored.fingerprint, (*notes, *about.get("said", ())), used
-    )
+    said = (*notes, *about.get("said", ()))
+    splits = guarded(parts, stored)
+    return DataSet(name, tree.classes, *splits, stored.fingerprint, said, used, flat=tree.test is None)
 
 
-def both_splits(tree: Tree) -> tuple[tuple[File, ...], tuple[File, ...], tuple[str, ...]]:
+def both_splits(tree: Tree, groups: Groups | None = None) -> tuple[tuple[File, ...], tuple[File, ...], tuple[str, ...]]:
     """Return the training files, the test files, and notes; a part is held out where there is no test split.
 
+    Args:
+        tree: the listing.
+        groups: hold out whole groups.
+
     Raises:
-        DataError: a class has too few images to hold one out.
+        DataError: a class has too few images to hold one out, or the groups cannot be divided.
     """
     if tree.test is not None:
         return tree.train, tree.test, tree.notes
     labels = torch.tensor([file.label for file in tree.train], dtype=torch.int64)
+    if groups is not None:
+        of = groups.of([file.path for file in tree.train], [tree.classes[file.label] for file in tree.train])
+        places = held_out_groups(labels, of, _HELD_OUT, _SEED, tree.classes)
+        train, test = (tuple(tree.train[at] for at in part.tolist()) for part in places)
+        number = len({of[at] for at in places[1].tolist()})
+        share = f"{len(test) / len(tree.train):.0%}".replace("%", " %")
+        note = f"no test split found: {number} of {len(set(of))} groups held out, {share} of the images (seed {_SEED})"
+        return train, test, (note, *tree.notes)
     rest, held = held_out_places(
         labels,
         _HELD_OUT,

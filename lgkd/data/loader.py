@@ -71,6 +71,8 @@ class TrainLoader:
         extra_share: that share, between 0 and 1.
         views: for each teacher that sees the stored image drawn again, in its own size, its augmentation (with the seed
             and settings of `augment`); None for one that sees the student's image.
+        balanced: show every class equally often instead of every image once; see `Sampler`.
+        class_weights: float (K,), of the classification loss, for the mean over a batch that it is divided by.
         read_ahead: whether a thread reads the next batch; None: where images have to be copied to a GPU.
     """
 
@@ -90,6 +92,8 @@ class TrainLoader:
         extra: Images | None = None,
         extra_share: float = 0.0,
         views: Sequence[Augment | None] = (),
+        balanced: bool = False,
+        class_weights: Tensor | None = None,
         read_ahead: bool | None = None,
     ) -> None:
         self._sampler = Sampler(
@@ -100,11 +104,13 @@ class TrainLoader:
             repeats=repeats,
             extra=len(extra) if extra is not None else 0,
             extra_share=extra_share,
+            labels=images.labels if balanced else None,
         )
         self.batch_size, self.steps_per_epoch = self._sampler.batch_size, self._sampler.steps
         parts = [images] if extra is None else [images, extra]
         self._stores = [_Store(part, device) for part in parts]
         self._names = [part.names for part in parts]
+        self._weights = None if class_weights is None else class_weights[torch.cat([part.labels for part in parts])]
         self._augment, self._views = augment, tuple(views)
         self._mixing = mixing
         self._device = torch.device(device)
@@ -127,7 +133,7 @@ class TrainLoader:
             of the extra images.
         """
         groups = self._groups(epoch, start)
-        for lengths, own, partners, copied in ahead(groups) if self._read_ahead else groups:
+        for lengths, own, partners, copied, weights in ahead(groups) if self._read_ahead else groups:
             if copied is not None:
                 now = torch.cuda.current_stream(self._device)
                 now.wait_event(copied)
@@ -136,17 +142,18 @@ class TrainLoader:
                         read.used_on(now)
             shown = [self._shown(lengths, own, partners, epoch, self._augment)]
             shown += [self._shown(lengths, own, partners, epoch, view) for view in self._views if view is not None]
-            for keys in torch.split(own.keys, lengths):
+            for keys, weight in zip(torch.split(own.keys, lengths), weights, strict=True):
                 (images, labels), *others = [next(pieces) for pieces in shown]
                 rest = iter(view for view, _ in others)
                 views = tuple(next(rest) if view is not None else None for view in self._views)
-                yield Batch(images, labels, views, index=self._sampler.places(keys))
+                yield Batch(images, labels, views, index=self._sampler.places(keys), weight=weight)
 
     def _groups(
         self, epoch: int, start: int
-    ) -> Iterator[tuple[list[int], _Read, _Read | None, torch.cuda.Event | None]]:
+    ) -> Iterator[tuple[list[int], _Read, _Read | None, torch.cuda.Event | None, list[Tensor | None]]]:
         """Yield stored images of some steps: the number of images of each, the samples and, where those are in another
-        process's share, their partners; and the event to wait for, where they are copied on another stream."""
+        process's share, their partners; the event to wait for, where they are copied on another stream; and the mean
+        class weight of each whole batch."""
         height, width = self._augment.image_size
         share_of_batch = -(-self.batch_size // self._processes)
         at_once = max(1, _PIXELS_AT_ONCE // (share_of_batch * height * width))
@@ -161,7 +168,14 @@ class TrainLoader:
                     others = [whole[self._mixing.partners(whole, epoch)[share]] for whole, share in pairs]
                     partners = self._read(torch.cat(others))
             copied = self._stream.record_event() if self._stream is not None else None
-            yield [len(share) for share in shares], own, partners, copied
+            yield [len(share) for share in shares], own, partners, copied, [self._weight(whole) for whole in group]
+
+    def _weight(self, keys: Tensor) -> Tensor | None:
+        """Return the mean class weight of the samples of these keys, on the device; None where none is needed."""
+        if self._weights is None or self._mixing.active:
+            return None
+        mean = self._weights[self._sampler.places(keys)].double().mean()
+        return sent(mean.numpy().reshape(1), self._device, torch.float32)[0]
 
     def _read(self, keys: Tensor) -> _Read:
         """Read the stored images of these keys."""

@@ -1,19 +1,26 @@
 """Name data sets and subsets in folders, cards and run.json."""
 
 import re
+import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from lgkd.data.catalogue import CATALOGUE
+from lgkd.data.groups import Groups
 from lgkd.errors import InputError
 
 _WITHOUT = "without near copies"
 _TEXT = re.compile(
-    r"(?:(?:fraction (?P<fraction>[\d.e-]{1,20})|(?P<per_class>\d{1,18}) images per class), seed (?P<seed>\d{1,18}))?"
+    r"(?:(?:fraction (?P<fraction>[\d.e-]{1,20})|(?P<per_class>\d{1,18}) images per class)(?:, )?)?"
+    r"(?:(?:fold (?P<fold>\d{1,6}) of (?P<of>\d{1,6})|(?P<folds>\d{1,6}) folds))?"
+    r"(?:, seed (?P<seed>\d{1,18}))?"
     rf"(?:, )?(?P<without>{_WITHOUT})?"
+    r"(?:, grouped by (?P<groups>.{1,2000}))?"
 )
+_LEAST_FOLDS = 2
 
 
 def dataset_key(source: str | Path) -> str:
@@ -32,15 +39,21 @@ class Subset:
         per_class: number of images of every class.
         seed: selects the images.
         without_near_copies: whether near copies of test images or of earlier training images are left out.
+        folds: number of folds of a cross-validation, of which one is the test split; None: it has its own.
+        fold: which one is tested on, from 1; None: each in turn.
+        groups: name of the groups that are not divided by folds; None: images are the units.
 
     Raises:
-        InputError: `fraction` and `per_class` were both given, or one is out of range.
+        InputError: `fraction` and `per_class` were both given, a fold without folds, or one is out of range.
     """
 
     fraction: float | None = None
     per_class: int | None = None
     seed: int = 0
     without_near_copies: bool = False
+    folds: int | None = None
+    fold: int | None = None
+    groups: str | None = None
 
     def __post_init__(self) -> None:
         fraction, per_class = self.fraction, self.per_class
@@ -52,15 +65,25 @@ class Subset:
             raise InputError(f"--images-per-class is {per_class}, expected at least 1")
         if self.seed < 0:
             raise InputError(f"--subset-seed is {self.seed}, expected 0 or more")
+        if self.folds is not None and self.folds < _LEAST_FOLDS:
+            raise InputError(f"--folds is {self.folds}, expected at least {_LEAST_FOLDS}")
+        if self.fold is not None and self.folds is None:
+            raise InputError(f"--fold {self.fold} has no number of folds; add --folds, like --folds 5")
+        if self.fold is not None and not 1 <= self.fold <= (self.folds or 0):
+            raise InputError(f"--fold is {self.fold}, expected 1 to {self.folds}")
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "Subset":
         """Read the part that the options of a training choose; options that are not given are left at all images."""
+        folds, groups = options.get("folds"), Groups.parse(options.get("groups"))
         return cls(
             options.get("fraction"),
             options.get("images_per_class"),
             options.get("subset_seed") or 0,
             bool(options.get("leave_out_near_copies")),
+            folds,
+            options.get("fold"),
+            groups.name if groups is not None and folds is not None else None,
         )
 
     @classmethod
@@ -70,12 +93,16 @@ class Subset:
         if match is None:
             return None
         fraction, per_class, seed, without = match.group("fraction", "per_class", "seed", "without")
+        fold, of, folds, groups = match.group("fold", "of", "folds", "groups")
         try:
             found = cls(
                 float(fraction) if fraction else None,
                 int(per_class) if per_class else None,
                 int(seed or 0),
                 without is not None,
+                int(of or folds) if of or folds else None,
+                int(fold) if fold else None,
+                groups,
             )
         except (ValueError, InputError):
             return None
@@ -91,8 +118,20 @@ class Subset:
 
     @property
     def text_without_seed(self) -> str | None:
-        """Return `text` without the seed, equal for all seeds."""
-        return ", ".join(self._words(seed=False)) or None
+        """Return `text` without the seed and the number of the fold, equal for all seeds and folds."""
+        return ", ".join(replace(self, fold=None)._words(seed=False)) or None
+
+    @property
+    def each_fold(self) -> list["Subset"]:
+        """Return the subset of each fold."""
+        return [replace(self, fold=number) for number in range(1, (self.folds or 0) + 1)]
+
+    @property
+    def word(self) -> str:
+        """Return `text` as a part of a folder's name; groups are named by a hash. "" for all images."""
+        plain = replace(self, groups=None).text or ""
+        hashed = [] if self.groups is None else [f"groups-{sha256(self.groups.encode()).hexdigest()[:8]}"]
+        return folder_word(", ".join([plain, *hashed]))
 
     @property
     def command_options(self) -> str:
@@ -101,9 +140,19 @@ class Subset:
         if self._is_part:
             chosen = f"--fraction {self.fraction:g}" if self.fraction else f"--images-per-class {self.per_class}"
             words += [chosen, f"--subset-seed {self.seed}"] if self.seed else [chosen]
+        elif self.folds is not None and self.seed:
+            words.append(f"--subset-seed {self.seed}")
         if self.without_near_copies:
             words.append("--leave-out-near-copies")
+        if self.folds is not None:
+            words.append(f"--folds {self.folds}")
+        if self.groups is not None:
+            words.append(f"--groups {shlex.quote(self.groups.partition('@')[0] if self._is_table else self.groups)}")
         return " ".join(words)
+
+    @property
+    def _is_table(self) -> bool:
+        return self.groups is not None and self.groups.startswith("csv:")
 
     @property
     def _is_part(self) -> bool:
@@ -113,8 +162,17 @@ class Subset:
         words = []
         if self._is_part:
             words.append(f"fraction {self.fraction:g}" if self.fraction else f"{self.per_class} images per class")
-            words += [f"seed {self.seed}"] if seed else []
-        return [*words, _WITHOUT] if self.without_near_copies else words
+        if self.folds is not None:
+            words.append(f"{self.folds} folds" if self.fold is None else f"fold {self.fold} of {self.folds}")
+        words += [f"seed {self.seed}"] if seed and words else []
+        words += [_WITHOUT] if self.without_near_copies else []
+        return words if self.groups is None else [*words, f"grouped by {self.groups}"]
+
+
+def subset_word(text: str) -> str:
+    """Return the text of a subset as a part of a folder's name."""
+    subset = Subset.parse(text)
+    return folder_word(text) if subset is None else subset.word
 
 
 def folder_word(text: str) -> str:

@@ -4,13 +4,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import Tensor
+
+from lgkd._internal.text import listed
 from lgkd.config import Recipe
 from lgkd.data.checks.leave_out import without_near_copies
 from lgkd.data.checks.report import held_out_remarks
+from lgkd.data.class_balance import ClassBalance, class_balance, class_shares
 from lgkd.data.constants import IMAGENET_MEAN, IMAGENET_STD
 from lgkd.data.dataset import DataSet, Images
 from lgkd.data.extra import Extra, fingerprint_with, load_extra
+from lgkd.data.folds import fold_of
 from lgkd.data.greys import UNKNOWN, Greys
+from lgkd.data.groups import Groups
 from lgkd.data.load import load_dataset
 from lgkd.data.loader import EvalLoader, TrainLoader
 from lgkd.data.names import Subset, dataset_key
@@ -19,6 +25,7 @@ from lgkd.data.stored_side import reduce_images
 from lgkd.data.subsets import hold_out, select_subset
 from lgkd.data.transforms.augment import Augment, Plain
 from lgkd.data.transforms.mixup import Mixing
+from lgkd.errors import InputError
 
 Channels = tuple[float, float, float]
 
@@ -37,13 +44,15 @@ class Data:
         val: held-out training images on which the best epoch is chosen; None: none are.
         subset: the chosen part of the training split, in words; None for all of it.
         extra: more training images, which make up a share of every batch; None: there are none.
-        fingerprint: of the whole data set and the extra images.
+        fingerprint: of the whole data set, of which one fold is tested on, and the extra images.
         mean, std: normalisation of the student's images.
         notes: for the user.
         greys: scale of greys of more than 8 bits.
         left_out: number of training images left out as near copies; None: not requested.
         own_fingerprint: of the data set without the extra images.
         stored_side: shorter side in pixels to which training images were reduced; None: they are as decoded.
+        groups: of which whole ones were held out; None: images were.
+        flat: whether the test split was held out, too.
     """
 
     key: str
@@ -62,6 +71,8 @@ class Data:
     left_out: int | None = None
     own_fingerprint: str = ""
     stored_side: int | None = None
+    groups: Groups | None = None
+    flat: bool = False
 
 
 def prepare_data(
@@ -71,6 +82,7 @@ def prepare_data(
     data_dir: str | Path | None = None,
     subset: Subset = _ALL_IMAGES,
     val_fraction: float | None = None,
+    groups: Groups | None = None,
     extra: str | Path | None = None,
     extra_share: float | None = None,
     offline: bool = False,
@@ -83,7 +95,11 @@ def prepare_data(
     """Load a data set and choose the subset to train on; `look` is called with the whole of it.
 
     With `greys`, those of a student, greys of more than 8 bits are scaled as in its training. With `reduce_to`, images
-    to train on, held-out and extra ones are scaled down to that shorter side; test images are not.
+    to train on, held-out and extra ones are scaled down to that shorter side; test images are not. With `groups` whole
+    groups are held out.
+
+    Raises:
+        InputError: `groups` are given, and nothing is held out.
     """
     if isinstance(source, DataSet):
         dataset, name = source, source.name
@@ -97,9 +113,14 @@ def prepare_data(
                 downloading=downloading,
                 greys=greys,
                 at_once=reduce_to is None,
+                groups=groups if subset.folds is None else None,
             ),
             str(source),
         )
+    check_groups(groups, name, divided=val_fraction is not None or dataset.flat or subset.folds is not None)
+    own = dataset.fingerprint
+    if subset.fold is not None:
+        dataset = fold_of(dataset, subset, groups)
     if look is not None:
         look(dataset)
     train, notes, left_out = dataset.train, dataset.notes, None
@@ -109,14 +130,14 @@ def prepare_data(
     chosen = select_subset(train, subset, classes=dataset.classes)
     val = None
     if val_fraction is not None:
-        chosen, val = hold_out(chosen, val_fraction, subset.seed, classes=dataset.classes)
-        notes = (*notes, *held_out_remarks(chosen, val))
+        chosen, val = hold_out(chosen, val_fraction, subset.seed, classes=dataset.classes, groups=groups)
+        notes = (*notes, *held_out_remarks(chosen, val), *_about_held_groups(chosen, val, dataset.classes, groups))
     more = None
     if extra is not None:
         share = _EXTRA_SHARE if extra_share is None else extra_share
         more = load_extra(extra, dataset, share=share, progress=progress)
     key = dataset_key(dataset.name if isinstance(source, DataSet) else source)
-    fingerprint = dataset.fingerprint if more is None else fingerprint_with(dataset.fingerprint, more.fingerprint)
+    fingerprint = own if more is None else fingerprint_with(own, more.fingerprint)
     is_reduced = False
     if reduce_to is not None:
         parts = [chosen, val, more.images if more is not None else None]
@@ -140,9 +161,40 @@ def prepare_data(
         extra=more,
         greys=dataset.greys,
         left_out=left_out,
-        own_fingerprint=dataset.fingerprint,
+        own_fingerprint=own,
         stored_side=reduce_to if is_reduced else None,
+        groups=groups,
+        flat=dataset.flat,
     )
+
+
+def check_groups(groups: Groups | None, source: str, *, divided: bool) -> None:
+    """Refuse groups where nothing is held out.
+
+    Raises:
+        InputError: there are groups, and `divided` is False.
+    """
+    if groups is not None and not divided:
+        raise InputError(
+            f"--groups {groups.name} has nothing to divide: the test split of {source} is given; add --val-fraction or "
+            "--folds, or leave --groups out"
+        )
+
+
+def _about_held_groups(train: Images, held: Images, classes: Sequence[str], groups: Groups | None) -> list[str]:
+    """Write the note on held-out groups, which rarely have exactly the requested share of the images."""
+    if groups is None:
+        return []
+    rest, of = (
+        len(set(groups.of(part.names, [classes[label] for label in part.labels.tolist()]))) for part in (train, held)
+    )
+    lacking = [name for label, name in enumerate(classes) if not bool((held.labels == label).any())]
+    images = len(train) + len(held)
+    without = f"; none of them is of {listed(lacking)}" if lacking else ""
+    return [
+        f"held out to choose the epoch: {of} of {rest + of} groups ({groups.name}), {len(held):,} of {images:,} "
+        f"images{without}"
+    ]
 
 
 def make_augment(recipe: Recipe, data: Data, *, image_size: tuple[int, int], seed: int) -> Augment:
@@ -155,6 +207,18 @@ def make_mixing(recipe: Recipe, data: Data, *, seed: int) -> Mixing:
     return Mixing(recipe.mix, classes=len(data.classes), smoothing=recipe.label_smoothing, seed=seed)
 
 
+def make_class_balance(recipe: Recipe, data: Data) -> ClassBalance:
+    """Compute class weights and logit adjustment from the images that are trained on.
+
+    Raises:
+        InputError: a weight is for an unknown class.
+        DataError: a class has no images, and its weight or prior would be computed from their number.
+    """
+    extra = (data.extra.images.labels, data.extra.share) if data.extra is not None else ()
+    shares = class_shares(data.train.labels, len(data.classes), *extra)
+    return class_balance(recipe.class_weights, recipe.logit_adjustment, shares, data.classes)
+
+
 def make_train_loader(
     recipe: Recipe,
     data: Data,
@@ -165,11 +229,13 @@ def make_train_loader(
     rank: int = 0,
     processes: int = 1,
     teacher_sizes: Sequence[tuple[int, int]] = (),
+    class_weights: Tensor | None = None,
 ) -> TrainLoader:
     """Make the loader of training batches; of several processes each has its share.
 
     Where the recipe shows teachers the stored images, each batch has a view for each teacher, (height, width) of
-    `teacher_sizes`; one of the student's size sees the student's images.
+    `teacher_sizes`; one of the student's size sees the student's images. `class_weights`, float (K,), are those of the
+    classification loss.
     """
     drawn_anew = recipe.guide is not None and recipe.guide.view == "original"
     return TrainLoader(
@@ -189,6 +255,8 @@ def make_train_loader(
             make_augment(recipe, data, image_size=size, seed=seed) if size != image_size else None
             for size in (teacher_sizes if drawn_anew else ())
         ],
+        balanced=recipe.sampler == "balanced",
+        class_weights=class_weights,
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lgkd._internal.rng import epoch_order, permutation, seed_of
+from lgkd._internal.rng import epoch_order, permutation, seed_of, uniform
 from lgkd.errors import InputError
 
 
@@ -28,6 +28,11 @@ class Sampler:
     Extra images have their own order, which continues from epoch to epoch and is drawn again for each pass. They are
     spread evenly among the real ones, so that every process has its share.
 
+    With `labels` an epoch shows every class equally often, in as many steps. Of the s images that it shows, each of the
+    K classes has s // K, and the s % K that are left over go to the classes in turn, from epoch to epoch. The images of
+    a class follow each other in an order that is drawn again for each pass over the class, and continues from epoch to
+    epoch: a class is shown as a whole before any of its images is repeated. All images of an epoch are then shuffled.
+
     Args:
         count: number of real images.
         batch_size: images a step, real and extra; with too few real images for that the batch is smaller.
@@ -36,6 +41,7 @@ class Sampler:
         repeats: number of times that an image is in its batch.
         extra: number of extra images.
         extra_share: of every batch, rounded to whole images.
+        labels: class numbers of the real images, int64 (count,), for a balanced epoch; None: every image once.
 
     Attributes:
         total: number of places; key modulo `total` is the place.
@@ -57,6 +63,7 @@ class Sampler:
         repeats: int = 1,
         extra: int = 0,
         extra_share: float = 0.0,
+        labels: Tensor | None = None,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"a batch of {batch_size} images trains nothing; expected at least 1")
@@ -74,16 +81,20 @@ class Sampler:
         # Halves are rounded up, as for all counts of images.
         self._extra_last = math.floor(rest * self._extra_each / self._real + 0.5) if rest else self._extra_each
         self.last = (rest or self._real) + self._extra_last
+        present = [] if labels is None else torch.unique(labels).tolist()
+        self._classes = [(labels == label).nonzero().flatten() for label in present]
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Tensor]:
         """Return the keys of each step's global batch from step `start` on: int64 (batch_size,), on the host."""
-        shown = epoch_order(self._seed, epoch, self._count)
-        more = self._extra_keys(epoch)
         slots = min(self._count, self.steps * self._real)
+        shown = self._balanced(epoch, slots) if self._classes else epoch_order(self._seed, epoch, self._count)
+        more = self._extra_keys(epoch)
         for step in range(start, self.steps):
             slot = torch.arange(step * self._real, min((step + 1) * self._real, slots))
             again = slot % self._repeats
-            keys = shown[slot // self._repeats] + self.total * again
+            # The copies of an image have keys of their own, also where a balanced epoch shows it again.
+            image = shown[slot // self._repeats]
+            keys = image + self.total * (again + (self._repeats - 1) * (image // self.total))
             if self._repeats > 1:
                 # All images before any is repeated: processes that share the batch then see different copies.
                 keys = keys[torch.argsort(again, stable=True)]
@@ -95,6 +106,23 @@ class Sampler:
     def places(self, keys: Tensor) -> Tensor:
         """Return the places of the samples of these keys: int64, on the host."""
         return keys % self.total
+
+    def _balanced(self, epoch: int, slots: int) -> Tensor:
+        """Return the keys of the images of a balanced epoch, without copies: every class equally often."""
+        shown = -(-slots // self._repeats)
+        each, left = divmod(shown, len(self._classes))
+        keys = []
+        for number, places in enumerate(self._classes):
+            # Of the slots left over in all epochs, every K-th one is this class's.
+            before, after = (
+                each * ended + max(0, -(-(left * ended - number) // len(self._classes))) for ended in (epoch, epoch + 1)
+            )
+            first, end = before // len(places), -(-after // len(places))
+            index = torch.arange(first * len(places), end * len(places))
+            draws = uniform(seed_of(self._seed, "class order", number), index, 1).reshape(end - first, len(places))
+            walk = places[torch.argsort(draws, dim=1, stable=True)] + self.total * torch.arange(end - first)[:, None]
+            keys.append(walk.flatten()[before - first * len(places) : after - first * len(places)])
+        return torch.cat(keys)[epoch_order(self._seed, epoch, shown)]
 
     def _extra_keys(self, epoch: int) -> Tensor:
         """Return the extra images of an epoch, one after the other: a stretch of a walk that never ends."""

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from lgkd._internal.rng import permutation, seed_of
 from lgkd.data.dataset import Images
+from lgkd.data.grouped_split import split_by_groups
+from lgkd.data.groups import Groups
 from lgkd.data.names import Subset
 from lgkd.errors import DataError, InputError
 
@@ -41,7 +43,9 @@ def select_subset(images: Images, subset: Subset, *, classes: Sequence[str] = ()
     return images.take(torch.cat(chosen).sort().values)
 
 
-def hold_out(images: Images, fraction: float, seed: int = 0, *, classes: Sequence[str] = ()) -> tuple[Images, Images]:
+def hold_out(
+    images: Images, fraction: float, seed: int = 0, *, classes: Sequence[str] = (), groups: Groups | None = None
+) -> tuple[Images, Images]:
     """Split `images` in two: (the rest, the held-out part), each in the order of `images`.
 
     Args:
@@ -49,12 +53,18 @@ def hold_out(images: Images, fraction: float, seed: int = 0, *, classes: Sequenc
         fraction: share of every class to hold out, in (0, 1); rounded to the nearest count, but every class
             keeps at least one image on each side.
         seed: selects one of the many splits.
-        classes: their names, for messages.
+        classes: their names, for messages and groups.
+        groups: hold out whole groups, every class as nearly in that share as they allow; each keeps at least one image
+            in the rest.
 
     Raises:
         InputError: the fraction is out of range.
-        DataError: a class has fewer than two images.
+        DataError: a class has fewer than two images, or the groups cannot be divided.
     """
+    if groups is not None:
+        of = groups.of(images.names, [classes[label] for label in images.labels.tolist()])
+        rest, held = held_out_groups(images.labels, of, fraction, seed, classes)
+        return images.take(rest), images.take(held)
     rest, held = held_out_places(
         images.labels, fraction, seed, lambda label, members: _describe(images, label, members, classes)
     )
@@ -72,8 +82,7 @@ def held_out_places(
         seed: as in `hold_out`.
         describe: names a class for a message, from its label and the places of its images.
     """
-    if not 0 < fraction < 1:
-        raise InputError(f"the fraction to hold out is {fraction}, expected a number between 0 and 1")
+    _check_fraction(fraction)
     rest, held = [], []
     for label, members in _by_class(labels):
         if len(members) < 2:
@@ -83,6 +92,22 @@ def held_out_places(
         held.append(order[:count])
         rest.append(order[count:])
     return torch.cat(rest).sort().values, torch.cat(held).sort().values
+
+
+def held_out_groups(
+    labels: Tensor, groups: Sequence[str], fraction: float, seed: int, classes: Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """Return the places of `hold_out` with groups: int64 (rest,) and int64 (held out,), ascending."""
+    _check_fraction(fraction)
+    part = split_by_groups(
+        labels, groups, (1 - fraction, fraction), seed_of(seed, "hold out"), classes=classes, trained_on=0
+    )
+    return (part == 0).nonzero().flatten(), (part == 1).nonzero().flatten()
+
+
+def _check_fraction(fraction: float) -> None:
+    if not 0 < fraction < 1:
+        raise InputError(f"the fraction to hold out is {fraction}, expected a number between 0 and 1")
 
 
 def _by_class(labels: Tensor) -> list[tuple[int, Tensor]]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lgkd.data.decode import decode_readable
 from lgkd.data.greys import read_greys
+from lgkd.data.groups import Groups
 from lgkd.data.load import load_dataset
 from lgkd.deploy.inference.image_files import find_images
 from lgkd.deploy.inference.load import longest_side_of, plain_of
@@ -108,6 +109,7 @@ def real_images(
             offline=True,
             progress=progress,
             greys=greys,
+            groups=Groups.of_run(subject.info["dataset"].get("groups")),
         )
     except LgkdError as error:
         raise MissingError(

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgkd.config import Guidance
 from lgkd.config.declaration import check_values, default_of
 from lgkd.data.batch import Batch
+from lgkd.distillation.classification import ClassificationLoss
 from lgkd.distillation.features import Features
 from lgkd.distillation.guide import Guide
 from lgkd.errors import InputError
@@ -132,13 +132,21 @@ class Supervised(Task):
     """Learn the labels: mean cross entropy against class numbers or distributions.
 
     Used for teachers and for students without a guide.
+
+    Args:
+        student: the model that is trained, evaluated and saved.
+        classification: with class weights or logit adjustment; plain cross entropy if not given.
     """
+
+    def __init__(self, student: nn.Module, classification: ClassificationLoss | None = None) -> None:
+        super().__init__(student)
+        self.classification = classification or ClassificationLoss()
 
     def forward(self, batch: Batch) -> Step:
         logits = self.student(batch.images)
         if not isinstance(logits, Tensor):
             raise no_logits(type(self.student).__name__, logits, when=" while it trains")
-        loss = _cross_entropy(logits, batch.targets)
+        loss = self.classification(logits, batch)
         return Step(loss, logits, {"classification": loss.detach()})
 
 
@@ -234,9 +242,16 @@ class Guided(_GuidedTask):
         student: the model that the guides were created for.
         guides: one for each teacher; term names are unique.
         classification_weight: weight of the cross entropy; 0 or more.
+        classification: with class weights or logit adjustment; plain cross entropy if not given.
     """
 
-    def __init__(self, student: nn.Module, *guides: Guide, classification_weight: float = _WEIGHT) -> None:
+    def __init__(
+        self,
+        student: nn.Module,
+        *guides: Guide,
+        classification_weight: float = _WEIGHT,
+        classification: ClassificationLoss | None = None,
+    ) -> None:
         super().__init__(student)
         if not guides:
             raise InputError("a guided task needs at least one guide, got none; use Supervised(student)")
@@ -249,6 +264,7 @@ class Guided(_GuidedTask):
             raise InputError(f"terms of two guides are named {twice!r}; give each a different name")
         self.guides = nn.ModuleList(guides)  # type: ignore[assignment]
         self.classification_weight = classification_weight
+        self.classification = classification or ClassificationLoss()
 
     @property
     def guide(self) -> Guide:
@@ -258,7 +274,7 @@ class Guided(_GuidedTask):
     def forward(self, batch: Batch) -> Step:
         logits, seen = self._read(batch.images)
         classified = [features.classification for features in seen if features.classification is not None]
-        classification = _cross_entropy(classified[0] if classified else logits, batch.targets)
+        classification = self.classification(classified[0] if classified else logits, batch)
         loss = classification if self.classification_weight == 1 else self.classification_weight * classification
         parts = {"classification": classification}
         for number, (guide, features) in enumerate(zip(self.guides, seen, strict=True)):
@@ -295,10 +311,3 @@ class Guided(_GuidedTask):
 Lookup = Callable[[Tensor, int], tuple[Features | None, ...]]
 """Maps sample indices, int64 (B,), and an epoch counted from 0 to the features of each guide's teacher, as in
 `Batch.taught`."""
-
-
-def _cross_entropy(logits_BK: Tensor, targets: Tensor) -> Tensor:
-    """Compute the mean cross entropy, never in half precision."""
-    if logits_BK.dtype in (torch.float16, torch.bfloat16):
-        logits_BK = logits_BK.float()
-    return F.cross_entropy(logits_BK, targets)

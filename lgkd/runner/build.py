@@ -11,8 +11,11 @@ from lgkd._internal.manifest import MANIFEST, tell_unverified
 from lgkd._internal.rng import seed_of
 from lgkd._internal.safetensors_io import fill, load_weights
 from lgkd.config import Recipe, TermSchedule
+from lgkd.data.class_balance import ClassBalance
 from lgkd.data.load import load_dataset
+from lgkd.data.names import Subset
 from lgkd.data.prepare import Data
+from lgkd.distillation.classification import ClassificationLoss
 from lgkd.distillation.guide import Guide, Term
 from lgkd.distillation.tasks import Guided, Supervised, Task
 from lgkd.distillation.terms import make_loss
@@ -27,6 +30,8 @@ from lgkd.runs.load_student import load_student
 from lgkd.training.compile import choose_compile
 from lgkd.training.config import Plan
 from lgkd.training.precision import choose_precision
+
+_NO_BALANCE = ClassBalance()
 
 
 def load_trained_teacher(name: str, dataset: str | Path, *, subset: str | None = None) -> Teacher:
@@ -95,6 +100,25 @@ def check_teacher_classes(teacher: Teacher, data: Data) -> None:
         f"the teacher {teacher.card.name} was trained on {len(theirs)} classes of {teacher.card.dataset}, "
         f"{data.source} has {len(ours)}, and they differ ({only}); train one on this data set: "
         f"lgkd train-teacher {teacher.card.architecture} {data.source}"
+    )
+
+
+def check_teacher_fold(teacher: Teacher, data: Data) -> None:
+    """Refuse a teacher of other folds: it may have seen the images that the student is tested on.
+
+    Raises:
+        InputError: it was trained on another part of the images, or on other ones.
+    """
+    card, part = teacher.card, Subset.parse(data.subset or "")
+    if part is None or part.fold is None or card is None:
+        return
+    if card.subset == data.subset and card.fingerprint == data.fingerprint:
+        return
+    seen = card.subset or "all training images"
+    raise InputError(
+        f"the teacher {card.name} was trained on {seen}{'' if card.subset != data.subset else ' of other files'}, and "
+        f"the student is tested on {data.subset} of {data.source}, which it may have seen; train teachers without "
+        f"these images: lgkd train-teacher {card.architecture} {data.source} {part.command_options}"
     )
 
 
@@ -229,11 +253,13 @@ def make_plan(
     )
 
 
-def make_task(student: nn.Module, guides: Sequence[Guide], recipe: Recipe) -> Task:
-    """Build the dual task with guides, plain classification without."""
+def make_task(student: nn.Module, guides: Sequence[Guide], recipe: Recipe, balance: ClassBalance = _NO_BALANCE) -> Task:
+    """Build the dual task with guides, plain classification without; `balance` is that of the training's images."""
+    classification = ClassificationLoss(balance.weights, balance.adjustment)
     if not guides or recipe.guide is None:
-        return Supervised(student)
-    return Guided(student, *guides, classification_weight=recipe.guide.classification_weight)
+        return Supervised(student, classification)
+    weight = recipe.guide.classification_weight
+    return Guided(student, *guides, classification_weight=weight, classification=classification)
 
 
 def is_convolutional(model: nn.Module) -> bool:

@@ -86,7 +86,7 @@ def execute(config: ResolvedConfig, session: Session, prepared: Prepared) -> Run
     )
     with StopCondition(config.options.get("max_time"), session.began) as stop:
         fit(
-            make_task(student, prepared.guides, prepared.recipe),
+            make_task(student, prepared.guides, prepared.recipe, prepared.balance),
             prepared.loader,
             plan,
             evaluate=lambda model: _scores(model, batches, plan),

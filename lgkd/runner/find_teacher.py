@@ -9,7 +9,7 @@ from pathlib import Path
 from lgkd._internal.text import safe_text
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.data.image_folder import read_tree
-from lgkd.data.names import Subset, dataset_key, folder_word
+from lgkd.data.names import Subset, dataset_key, folder_word, subset_word
 from lgkd.errors import InputError, LgkdError, MissingError, MissingTeacherError, TakenError
 from lgkd.models.registry import canonical, find
 from lgkd.models.teacher_card import (
@@ -28,7 +28,7 @@ from lgkd.runs.folder import RUN, STUDENT, is_finished, read_run, read_student
 def teacher_name(architecture: str, subset: str | None) -> str:
     """Return the name of a trained teacher: its architecture, and the subset if it saw only a part."""
     name = folder_word(canonical(architecture))
-    return name if subset is None else f"{name}--{folder_word(subset)}"
+    return name if subset is None else f"{name}--{subset_word(subset)}"
 
 
 def find_trained_teacher(
@@ -36,7 +36,7 @@ def find_trained_teacher(
 ) -> tuple[TeacherCard, Path]:
     """Find the card and folder of a trained teacher.
 
-    A teacher of the same subset takes precedence over one of all images.
+    A teacher of the same subset takes precedence over one of all images; of a fold only its own counts.
 
     Args:
         name: an architecture, a teacher's name in the store, or the folder of a finished run.
@@ -58,7 +58,9 @@ def find_trained_teacher(
         return find_card(teacher_name(name, subset), key)
     except MissingTeacherError as error:
         others = error.others
-    if subset is not None:
+    part = Subset.parse(subset) if subset is not None else None
+    # A teacher of other images than those of the fold may have seen the ones that the student is tested on.
+    if subset is not None and (part is None or part.folds is None):
         try:
             return find_card(teacher_name(name, None), key)
         except MissingTeacherError:
@@ -69,12 +71,12 @@ def find_trained_teacher(
         return card_of_run(Path(name).resolve()), Path(name).resolve()
     architecture = name.partition("--")[0]
     find(architecture)
-    part = Subset.parse(subset) if subset is not None else None
     chosen = part.command_options if part is not None else ""
     command = " ".join(word for word in ("lgkd train-teacher", architecture, shlex.quote(str(dataset)), chosen) if word)
     known = f"; trained for {key}: {', '.join(others)}" if others else ""
+    of_it = f" without fold {part.fold} of {part.folds}" if part is not None and part.folds is not None else ""
     raise MissingTeacherError(
-        f"no teacher {name!r} is trained for {dataset} yet; make it with: {command}{known}",
+        f"no teacher {name!r} is trained for {dataset}{of_it} yet; make it with: {command}{known}",
         name=name, dataset=key, command=command, others=others,
     )  # fmt: skip
 

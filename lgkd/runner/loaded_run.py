@@ -13,9 +13,11 @@ from lgkd._internal.text import safe_text
 from lgkd.data.dataset import DataSet, Images
 from lgkd.data.extra import fingerprint_with
 from lgkd.data.greys import read_greys
+from lgkd.data.groups import Groups
 from lgkd.data.labelled import load_labelled
 from lgkd.data.loader import EvalLoader
 from lgkd.data.locations import known_or_folder
+from lgkd.data.names import Subset
 from lgkd.data.prepare import Channels, Data, make_test_batches, prepare_data
 from lgkd.errors import InputError, LgkdError
 from lgkd.models.teacher import Teacher
@@ -114,12 +116,15 @@ def open_run(
     if dataset is None:
         dataset, data_dir = data_of(info, folder), data_dir or info["dataset"]["data_dir"]
     scored, greys = "", read_greys(about, folder / STUDENT)
+    fold, groups = _test_split(info)
     if by_name and not isinstance(dataset, DataSet) and (place := known_or_folder(dataset)) is not None:
         known = tuple(about["classes"])
         tested = info["dataset"].get("test_images", 0)
-        found = load_labelled(place, known, held_out=tested, trained_on=lambda seen: _is_of(info, seen), greys=greys)
+        found = load_labelled(place, known, held_out=tested, trained_on=lambda seen: _is_of(info, seen), greys=greys,
+                              part=fold, groups=groups)  # fmt: skip
         dataset, scored = found.data, found.scored
-    data = prepare_data(dataset, normalize="imagenet", data_dir=data_dir, greys=greys)
+    part, of = (Subset(), None) if by_name else (fold, groups)
+    data = prepare_data(dataset, normalize="imagenet", data_dir=data_dir, greys=greys, subset=part, groups=of)
     if by_name:
         data = _by_name(data, about["classes"])
     if list(data.classes) != about["classes"]:
@@ -132,6 +137,15 @@ def open_run(
     student = (run.student if isinstance(run, Run) else load_student(folder, model=model)).to(chosen)
     same_device = torch.device(chosen).type == torch.device(info["device"]).type
     return Opened(folder, info, about, student, data, chosen, info["precision"] if same_device else "fp32", scored)
+
+
+def _test_split(info: Mapping[str, Any]) -> tuple[Subset, Groups | None]:
+    """Return the fold that a run was tested on, and the groups of which its test split was held out."""
+    about, text = info["dataset"].get("groups"), info["dataset"].get("subset")
+    part = Subset.parse(text) if isinstance(text, str) else None
+    fold = Subset(seed=part.seed, folds=part.folds, fold=part.fold) if part is not None and part.fold else Subset()
+    divided = about and (about.get("of_the_test_split") or (fold.fold and part is not None and part.groups))
+    return fold, Groups.of_run(about) if divided else None
 
 
 def _is_of(info: Mapping[str, Any], fingerprint: str) -> bool:

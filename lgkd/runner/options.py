@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 from lgkd.config.options import CommandOptions, Option, read_options
 from lgkd.config.trackers import INSIDE
+from lgkd.data.groups import Groups
 from lgkd.runner.timm_teacher import PRETRAINED
 from lgkd.training.callbacks import Callback
 
@@ -54,6 +55,8 @@ def saved_options(options: Mapping[str, Any]) -> dict[str, Any]:
         saved["teacher_weights"] = places or None
     if saved.get("stored_side") is not None:
         saved["stored_side"] = str(saved["stored_side"])
+    if (groups := Groups.parse(saved.get("groups"))) is not None:
+        saved["groups"] = groups.text
     saved["track"] = [one for one in saved.get("track") or () if isinstance(one, str) and one in INSIDE] or None
     return {name: value for name, value in saved.items() if value is not None}
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from lgkd._internal.distributed import Place
 from lgkd.config import Recipe
+from lgkd.data.class_balance import ClassBalance
 from lgkd.data.loader import TrainLoader
 from lgkd.data.prepare import Data
 from lgkd.distillation.guide import Guide
@@ -52,6 +53,7 @@ class Prepared:
         served: caches that are read instead of running the teachers.
         lookup: finds the teachers' outputs of samples in the caches.
         info: the content of run.json so far.
+        balance: class weights and logit adjustment of the classification loss.
     """
 
     recipe: Recipe
@@ -63,6 +65,7 @@ class Prepared:
     image_size: tuple[int, int]
     served: Served | None
     info: dict[str, Any]
+    balance: ClassBalance
     lookup: Lookup | None = None
 
     def close(self) -> None:

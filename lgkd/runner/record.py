@@ -10,6 +10,7 @@ from torch import nn
 from lgkd import __version__
 from lgkd.config import Recipe
 from lgkd.data.catalogue import CATALOGUE
+from lgkd.data.groups import Groups
 from lgkd.data.prepare import Data
 from lgkd.distillation.guide import Guide
 from lgkd.distillation.teacher_cache.serving import Served
@@ -184,6 +185,7 @@ def describe_training(
             "val_images": len(data.val) if data.val is not None else None,
             "subset": data.subset,
             "near_copies_left_out": data.left_out,
+            "groups": describe_groups(data.groups, flat=data.flat),
             "extra": _describe_extra(data),
             **data.greys.kept(),
             **({"stored_side": data.stored_side} if data.stored_side is not None else {}),
@@ -211,6 +213,13 @@ def describe_call(config: ResolvedConfig, served: Served | None, data: Data) -> 
     side = {} if data.stored_side is None else {"stored_side": data.stored_side}
     options = saved_options({**config.options, **cached, **side})
     return {"model_options": config.model_options, **config.call, "options": options}
+
+
+def describe_groups(groups: Groups | None, *, flat: bool) -> dict[str, Any] | None:
+    """Describe the groups of a run for run.json; `flat` as in `Data`."""
+    if groups is None:
+        return None
+    return {"by": groups.name, "table": groups.value if groups.kind == "csv" else None, "of_the_test_split": flat}
 
 
 def _describe_extra(data: Data) -> dict[str, Any] | None:

@@ -12,9 +12,10 @@ from lgkd.config.length_rules import without_guide
 from lgkd.config.overrides import try_overrides
 from lgkd.config.problems import Problem, dotted, in_order
 from lgkd.config.trackers import check_trackers
+from lgkd.data.groups import Groups
 from lgkd.data.image_folder import check_some_image
 from lgkd.data.locations import known_or_folder
-from lgkd.data.names import Subset, dataset_key, folder_word, parse_side
+from lgkd.data.names import Subset, dataset_key, folder_word, parse_side, subset_word
 from lgkd.errors import InputError, MissingError, RecipeError
 from lgkd.models.registry import canonical, find
 from lgkd.models.teacher_card import TeacherCard
@@ -52,6 +53,7 @@ class ResolvedConfig:
         options: see `Options`.
         recipe: complete, with every option applied.
         subset: of the training images.
+        groups: of which whole ones are held out; None: images are.
         teachers: of the guides; of a named one its card and folder.
         taps: layers of the student; None for its default ones.
         folder: of the run, or of all runs of a sweep.
@@ -69,6 +71,7 @@ class ResolvedConfig:
     options: Options
     recipe: Recipe
     subset: Subset
+    groups: Groups | None
     teachers: "tuple[Teacher | tuple[TeacherCard, Path] | TimmTeacher, ...]"
     taps: tuple[str, ...] | None
     folder: Path
@@ -166,21 +169,30 @@ def resolve(
         parse_side(side)
     check_trackers(options.get("track") or ())
     initial = find_initial(options.get("init"), with_optimizer=bool(options.get("with_optimizer")))
+    groups = Groups.parse(options.get("groups"))
     subset = Subset.from_options(options)
+    folded = subset.folds is not None and subset.fold is None
+    if folded and not several:
+        raise InputError(
+            f"--folds {subset.folds} is several trainings; name the fold of this one, like fold=1, or train all by "
+            "train_series, distill_series or the command line"
+        )
     others = timm_teachers(teachers, options.get("teacher_weights"))
-    found: list[Teacher | tuple[TeacherCard, Path] | TimmTeacher] = []
-    for number, one in enumerate(teachers):
-        if number in others:
-            found.append(others[number])
-        elif isinstance(one, str):
-            found.append(find_trained_teacher(one, source, subset=subset.text, elsewhere=True))
-        else:
-            found.append(one)
+    # Of several folds the teachers of all are looked for, before the first is trained.
+    found, *_ = [
+        [
+            others[number] if number in others
+            else find_trained_teacher(one, source, subset=part.text, elsewhere=True) if isinstance(one, str)
+            else one
+            for number, one in enumerate(teachers)
+        ]
+        for part in (subset.each_fold if folded else [subset])
+    ]  # fmt: skip
     folder = options.get("out") or run_folder(
         model if isinstance(model, str) else type(model).__name__,
         source,
         subset.text,
-        "+".join(map(_teacher_name, found)) or None,
+        "+".join(_teacher_name(teacher, folded=folded) for teacher in found) or None,
         options["recipe"],
         None if several else seed,
         options.get("extra"),
@@ -189,7 +201,8 @@ def resolve(
     if role == "teacher" and not elsewhere:
         if not isinstance(model, str):
             raise InputError("a teacher is stored by name; give a name or package.module:factory, not a module")
-        store = free_place(model, source, subset.text, replace=replace, run=Path(folder))
+        # Each of several folds is stored under its own name; its place is looked up with its own options.
+        store = None if folded else free_place(model, source, subset.text, replace=replace, run=Path(folder))
     call, named = None, isinstance(model, str) and isinstance(dataset, str | Path) and not elsewhere
     if named and all(isinstance(teacher, str) for teacher in teachers):
         named_as = [
@@ -205,6 +218,7 @@ def resolve(
         options=options,
         recipe=recipe,
         subset=subset,
+        groups=groups,
         teachers=tuple(found),
         taps=tuple(taps) if taps is not None else None,
         folder=Path(folder),
@@ -215,9 +229,10 @@ def resolve(
     )
 
 
-def _teacher_name(teacher: Any) -> str:
+def _teacher_name(teacher: Any, *, folded: bool = False) -> str:
     if isinstance(teacher, tuple):
-        return str(teacher[0].name)
+        # Each fold has its own, of this architecture.
+        return str(teacher[0].architecture if folded else teacher[0].name)
     if isinstance(teacher, TimmTeacher):
         return teacher.name
     card = getattr(teacher, "card", None)
@@ -310,7 +325,7 @@ def run_folder(
     """
     parts = [folder_word(canonical(model)), dataset_key(dataset)]
     if subset is not None:
-        parts.append(folder_word(subset))
+        parts.append(subset_word(subset))
     if extra is not None:
         parts.append(f"with-{dataset_key(Path(extra))}")
     if start is not None:

@@ -13,9 +13,10 @@ from torch import nn
 from lgkd._internal.distributed import join, wait
 from lgkd._internal.safetensors_io import load_weights
 from lgkd.data.checks.report import quick_check
+from lgkd.data.class_balance import ClassBalance, about_twice_balanced, is_balanced
 from lgkd.data.greys import BEFORE, Greys
 from lgkd.data.names import parse_side
-from lgkd.data.prepare import Data, count_steps, make_test_batches, make_train_loader, prepare_data
+from lgkd.data.prepare import Data, count_steps, make_class_balance, make_test_batches, make_train_loader, prepare_data
 from lgkd.data.sources.download import is_offline
 from lgkd.data.stored_side import needed_side
 from lgkd.distillation.guide import Guide
@@ -31,6 +32,7 @@ from lgkd.models.teacher import Teacher
 from lgkd.runner.build import (
     check_precision,
     check_teacher_classes,
+    check_teacher_fold,
     is_convolutional,
     load_kept_teacher,
     make_guides,
@@ -173,6 +175,7 @@ class Runner:
                 student.to(memory_format=torch.channels_last)
             served = self._serve(guides, data, size) if stand_in is None else None
             recipe = config.recipe if served is None else served.recipe
+            balance = make_class_balance(recipe, data) if stand_in is None else ClassBalance()
             loader = make_train_loader(
                 recipe,
                 data,
@@ -182,6 +185,7 @@ class Runner:
                 rank=session.process.rank,
                 processes=session.process.count,
                 teacher_sizes=[guide.teacher.image_size for guide in guides],
+                class_weights=balance.weights,
             )
             plan = make_plan(
                 recipe,
@@ -203,7 +207,7 @@ class Runner:
             for guide in guides:
                 guide.remove()
             raise
-        return Prepared(recipe, data, student, tuple(guides), loader, plan, size, served, info)
+        return Prepared(recipe, data, student, tuple(guides), loader, plan, size, served, info, balance)
 
     def load_data(self, *, greys: Greys | None = None) -> Data:
         """Load the images, check that the teachers know their classes, and apply the recipe's rules for this length.
@@ -221,26 +225,29 @@ class Runner:
             data_dir=options.get("data_dir"),
             subset=config.subset,
             val_fraction=options.get("val_fraction"),
+            groups=config.groups,
             extra=options.get("extra"),
             extra_share=options.get("extra_share"),
             offline=bool(options.get("offline")),
             progress=options.get("progress") if session.first else None,
             downloading=options.get("downloading") if session.first else None,
-            look=lambda dataset: quick_check(dataset, say=session.say),
+            look=lambda dataset: quick_check(dataset, say=session.say, balanced=is_balanced(config.recipe)),
             greys=greys,
             reduce_to=self._stored_side(),
         )
         if session.first:
             wait()
         exactness = remark(session.device, deterministic=bool(options.get("deterministic")))
-        for note in [*data.notes, exactness] if exactness else data.notes:
-            session.say(note)
+        for note in (*data.notes, exactness, about_twice_balanced(config.recipe)):
+            if note is not None:
+                session.say(note)
         matched = match_teachers(config, data, session.say)
         if matched != config.teachers:
             self.config = replace(config, teachers=matched)
             del self.teachers
         for teacher in self.teachers:
             check_teacher_classes(teacher, data)
+            check_teacher_fold(teacher, data)
             describe_teacher(teacher, data, session.say)
         self._settle_recipe(data)
         return data

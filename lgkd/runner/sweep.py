@@ -1,9 +1,11 @@
-"""Train several seeds, with or without a baseline: one folder with a run each, and their comparison.
+"""Train several seeds or folds, with or without a baseline: one folder with a run each, and their comparison.
 
-A run is unguided, or guided; for each seed the two start from the same weights and see the same images in the same
-order and augmentation. Finished runs are kept unchanged, so the same call resumes wherever it was stopped.
+A run is unguided, or guided, or that of a teacher; for each seed and fold the first two start from the same weights and
+see the same images in the same order and augmentation. Finished runs are kept unchanged, so the same call resumes
+wherever it was stopped.
 """
 
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +24,9 @@ from lgkd.runner.options import Options
 from lgkd.runner.resolve import ResolvedConfig, resolve
 from lgkd.runner.runner import Runner
 from lgkd.runner.time_budget import check_equal
+from lgkd.runner.timm_teacher import TimmTeacher
 from lgkd.runs.compare import Comparison, compare
-from lgkd.runs.compare.layout import COMPARISON, check_seeds, check_series, member
+from lgkd.runs.compare.layout import COMPARISON, Kind, check_seeds, check_series, member
 from lgkd.runs.compare.tables import write_csv, write_picture
 from lgkd.runs.equal_length import Equal
 from lgkd.runs.folder import RECIPE, is_finished
@@ -34,7 +37,7 @@ Watch = Callable[[str], AbstractContextManager[Options]]
 
 @dataclass(frozen=True)
 class Series:
-    """Hold several runs that differ in seed, and in whether they were guided.
+    """Hold several runs that differ in seed, in the fold that they are tested on, and in whether they were guided.
 
     Attributes:
         folder: holds a folder of each, and comparison.json, .csv and .png.
@@ -52,16 +55,24 @@ class Series:
 
 @dataclass(frozen=True)
 class SweepRun:
-    """Represent one run of a sweep: its folder, its seed, and whether a teacher guides it."""
+    """Represent one run of a sweep: its folder, its seed, whether a teacher guides it, and the fold it is tested on."""
 
     folder: Path
     seed: int
     guided: bool
+    fold: int | None = None
+
+    @property
+    def title(self) -> str:
+        """Return the title of its display, the name of its folder in words."""
+        return " ".join(re.sub(r"([a-z])(\d)", r"\1 \2", part) for part in self.folder.name.split("-"))
 
 
 @dataclass(frozen=True)
 class SweepSpec:
     """Describe a sweep: one configuration, several seeds, with or without the same student unguided.
+
+    With folds every seed is trained once for each fold.
 
     Attributes:
         config: resolved with `several`; its folder is that of all runs, and `max_time` counts for all together.
@@ -88,11 +99,23 @@ class SweepSpec:
 
     @property
     def runs(self) -> list[SweepRun]:
-        """List the runs in the order of training: seed by seed, guided before unguided."""
-        guided = bool(self.config.teachers)
-        kinds = [True] * guided + [False] * (self.with_baseline or not guided)
+        """List the runs in the order of training: seed by seed, fold by fold, guided before unguided."""
+        kinds: list[Kind] = ["guided"] if self.config.teachers else []
+        if self.with_baseline or not kinds:
+            kinds.append("teacher" if self.config.role == "teacher" else "unguided")
         folder = self.config.folder
-        return [SweepRun(member(folder, seed, guided=kind), seed, kind) for seed in self.seeds for kind in kinds]
+        return [
+            SweepRun(member(folder, seed, kind, fold), seed, kind == "guided", fold)
+            for seed in self.seeds
+            for fold in self.folds
+            for kind in kinds
+        ]
+
+    @property
+    def folds(self) -> list[int | None]:
+        """Return the folds to train for; a single None where the images are not divided, or one was named."""
+        subset = self.config.subset
+        return [None] if subset.fold is not None else [part.fold for part in subset.each_fold] or [None]
 
 
 def train_all(spec: SweepSpec, *, watch: Watch | None = None) -> Series:
@@ -111,9 +134,13 @@ def train_all(spec: SweepSpec, *, watch: Watch | None = None) -> Series:
     options = spec.config.options
     # All runs of an arm have the same steps, measured once; their seeds and folders are their own.
     first = runs[0]
-    config = unguided = _fitted(fit_time(spec.config.with_options(seed=first.seed, out=first.folder)), spec.config)
+    if first.fold is not None:
+        # A teacher that is in the store is refused before the first is trained.
+        for one in runs:
+            config_of(spec.config, one)
+    config = unguided = _fitted(fit_time(config_of(spec.config, first)), spec.config)
     if spec.equal == "minutes":
-        timed = fit_time(_config_of(spec.config, next(one for one in runs if not one.guided)))
+        timed = fit_time(config_of(spec.config, next(one for one in runs if not one.guided)))
         own: Options = {**config.options, "overrides": timed.options["overrides"]}
         unguided = replace(config, options=own, fitted=timed.fitted)
     elif config.fitted is not None and config.teachers:
@@ -121,11 +148,10 @@ def train_all(spec: SweepSpec, *, watch: Watch | None = None) -> Series:
 
     def queued(one: SweepRun) -> QueuedRun:
         def train(callbacks: Options, began: float) -> float:
-            arm = _config_of(config if one.guided else unguided, one)
+            arm = config_of(config if one.guided else unguided, one)
             return Runner(arm.with_options(**callbacks), began=began).run(keep=True).top1
 
-        title = f"seed {one.seed} {'guided' if one.guided else 'unguided'}"
-        return QueuedRun(one.folder.name, title, lambda: is_finished(one.folder), train)
+        return QueuedRun(one.folder.name, one.title, lambda: is_finished(one.folder), train)
 
     train_in_turn([queued(one) for one in runs], watch=watch, max_time=options.get("max_time"), say=options.get("say"))
     series = Series(folder, tuple(one.folder for one in runs))
@@ -195,19 +221,47 @@ def _fitted(fitted: ResolvedConfig, config: ResolvedConfig) -> ResolvedConfig:
     own: Options = {**fitted.options}
     own.pop("seed", None)
     own.pop("out", None)
+    if config.options.get("fold") is None:
+        own.pop("fold", None)
     if (out := config.options.get("out")) is not None:
         own["out"] = out
     return replace(config.with_resolved(options=own, recipe=fitted.recipe), fitted=fitted.fitted)
 
 
-def _config_of(config: ResolvedConfig, run: SweepRun) -> ResolvedConfig:
-    """Make the configuration of one run; that of a baseline is resolved again, since it has another recipe."""
-    if run.guided or not config.teachers:
+def config_of(config: ResolvedConfig, run: SweepRun) -> ResolvedConfig:
+    """Make the configuration of one run.
+
+    That of a baseline is resolved again, since it has another recipe, and that of a fold, which has its own teachers.
+    """
+    baseline = bool(config.teachers) and not run.guided
+    if not baseline and run.fold is None:
         return config.with_options(seed=run.seed, out=run.folder)
     options: Options = {**config.options, "seed": run.seed, "out": run.folder}
+    if run.fold is not None:
+        options["fold"] = run.fold
+    if not baseline:
+        resolved = resolve(
+            config.role,
+            config.model,
+            config.dataset,
+            options,
+            model_options=config.model_options,
+            teachers=[
+                teacher[0].architecture
+                if isinstance(teacher, tuple)
+                else teacher.name
+                if isinstance(teacher, TimmTeacher)
+                else teacher
+                for teacher in config.teachers
+            ],
+            taps=config.taps,
+            # The teacher of a finished run is in the store, and stays.
+            replace=config.replace or is_finished(run.folder),
+        )
+        return replace(resolved, fitted=config.fitted, replace=config.replace)
     options.pop("approximate", None)
     options.pop("teacher_weights", None)
-    guided = member(config.folder, run.seed, guided=True)
+    guided = member(config.folder, run.seed, "guided", run.fold)
     if options.pop("cached", None) is not None and is_finished(guided):
         # A baseline sees the same fixed views as a guided run with a cache.
         fixed = load_recipe(guided / RECIPE).view.fixed

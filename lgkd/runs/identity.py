@@ -32,7 +32,7 @@ _SHAPES = re.compile(
     r"recipe\.guide\.terms\.\d+\.kind|pairs\.\d+\.(student|teacher)_map"
 )
 _ELSEWHERE = re.compile(
-    r"dataset\.(path|data_dir|extra\.path)|init\.(path|resized)|(teacher|more_teachers\.\d+)\.(run|weights)"
+    r"dataset\.(path|data_dir|extra\.path|groups\.table)|init\.(path|resized)|(teacher|more_teachers\.\d+)\.(run|weights)"
 )
 """Fields of run.json that may differ between runs of one training: places, and what follows from other fields."""
 

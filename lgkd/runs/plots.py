@@ -111,6 +111,7 @@ def draw_comparison(
     what: str,
     signed: bool,
     title: str,
+    units: str = "seeds",
 ) -> None:
     """Plot groups of runs, as PNG: accuracy over the epochs, and differences with their intervals.
 
@@ -122,10 +123,11 @@ def draw_comparison(
         what: the quantity of the rows.
         signed: whether they are differences, so that 0 is marked.
         title: a text.
+        units: what runs of a group differ by, "seeds" or "folds".
     """
     figure, (left, right) = new_figure(2, width=6.4, height=4.2 + 0.25 * max(0, len(rows) - 5))
     for place, (label, epochs, seeds) in enumerate(curves):
-        _draw_mean(left, epochs, seeds, colour_of(place), label=_wrapped(f"{label} ({_seeds(len(seeds))})"))
+        _draw_mean(left, epochs, seeds, colour_of(place), label=_wrapped(f"{label} ({_counted(len(seeds), units)})"))
     left.set(xlabel="epoch", ylabel="top-1 accuracy on the test split")
     left.set_ylim(bottom=0)
     left.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -140,7 +142,7 @@ def draw_comparison(
             right.plot([row.low, row.high], [place, place], "|", color=row.colour, markersize=12, markeredgewidth=2.2)
         right.plot([row.mean], [place], "D", color=row.colour, markersize=8)
         sign = "+" if signed else ""
-        ends = "one seed" if row.low is None else f"{row.low:{sign}.2f} to {row.high:{sign}.2f}"
+        ends = _counted(1, units) if row.low is None else f"{row.low:{sign}.2f} to {row.high:{sign}.2f}"
         right.annotate(
             f"{row.mean:{sign}.2f} ({ends})",
             (row.mean, place),
@@ -154,7 +156,8 @@ def draw_comparison(
     right.set_ylim(len(rows) - 0.4, -0.7)
     right.margins(x=0.18)
     right.set_xlabel(what)
-    how = "thick: mean of the seeds, thin: each seed; diamond: mean, bar: its 95% t-interval, dots: each seed"
+    each = units.removesuffix("s")
+    how = f"thick: mean of the {units}, thin: each {each}; diamond: mean, bar: its 95% t-interval, dots: each {each}"
     figure.supxlabel(how, fontsize=8, color=GREY, x=0.98, ha="right")
     finish(figure, (left, right), path)
 
@@ -176,8 +179,8 @@ def _wrapped(text: str, width: int = 44) -> str:
     return "\n".join(wrap(plain, width)).replace("$", r"\$")
 
 
-def _seeds(count: int) -> str:
-    return "one seed" if count == 1 else f"{count} seeds"
+def _counted(count: int, units: str) -> str:
+    return f"one {units.removesuffix('s')}" if count == 1 else f"{count} {units}"
 
 
 def _mark_gap(axis: "Axes", step: float, low: float, high: float, *, late: bool) -> None:

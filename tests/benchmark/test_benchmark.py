@@ -344,6 +344,10 @@ PAIR = ["--student", "deit_tiny", "--teacher", "resnet8"]
         (["--teacher", "resnet8", "--against", "plain", "--set", "view.crop=pad"], "knows no crop pad"),
         (["--teacher", "resnet8", "--against", "plain", "--set", "accumulate=2"], "knows no accumulate"),
         (
+            ["--teacher", "resnet8", "--against", "plain", "--set", "sampler=balanced"],
+            "knows no class_weights, sampler",
+        ),
+        (
             [*PAIR, "--against", "plain", "--set", "guide.classification_weight=0.5"],
             "no guide.classification_weight but",
         ),

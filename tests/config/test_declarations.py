@@ -87,6 +87,8 @@ APART: dict[type[Section], dict[str, str]] = {
         "label_smoothing": "of the mixing, compared below",
         "drop_path": "an option of models",
         "drop_last": "of the loader",
+        "sampler": "of the loader",
+        **dict.fromkeys(("class_weights", "logit_adjustment"), "computed for the classes of a training"),
         "batch_size": "of the loader",
         "evaluations": "in the epochs between two of a plan, compared in tests/runner/test_time_budget.py",
         **dict.fromkeys(("about", "source", "expect", "trains"), "tells, sets nothing"),

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from lgkd.data.names import Subset
+from lgkd.data.names import Subset, subset_word
 from lgkd.errors import DamagedError, InputError, MissingError, MissingTeacherError
 from lgkd.runs.compare.find import _without_seed
 
@@ -19,6 +19,20 @@ WRITTEN: list[tuple[Subset, str, str, str]] = [
         "fraction 0.5, seed 12, without near copies",
         "fraction 0.5, without near copies",
         "--fraction 0.5 --subset-seed 12 --leave-out-near-copies",
+    ),
+    (Subset(folds=5, fold=2), "fold 2 of 5, seed 0", "5 folds", "--folds 5"),
+    (Subset(folds=5, seed=1), "5 folds, seed 1", "5 folds", "--subset-seed 1 --folds 5"),
+    (
+        Subset(0.5, None, 2, True, 10, 10, r"name:^(\d+), x"),
+        r"fraction 0.5, fold 10 of 10, seed 2, without near copies, grouped by name:^(\d+), x",
+        r"fraction 0.5, 10 folds, without near copies, grouped by name:^(\d+), x",
+        r"--fraction 0.5 --subset-seed 2 --leave-out-near-copies --folds 10 --groups 'name:^(\d+), x'",
+    ),
+    (
+        Subset(None, 7, folds=2, fold=1, groups="csv:a b.csv@0123abcd"),
+        "7 images per class, fold 1 of 2, seed 0, grouped by csv:a b.csv@0123abcd",
+        "7 images per class, 2 folds, grouped by csv:a b.csv@0123abcd",
+        "--images-per-class 7 --folds 2 --groups 'csv:a b.csv'",
     ),
 ]
 
@@ -49,6 +63,12 @@ def test_all_images_have_no_text(subset: Subset) -> None:
         "0 images per class, seed 0",
         ", without near copies",
         "the left half",
+        "fold 0 of 3, seed 0",
+        "fold 4 of 3, seed 0",
+        "fold 1 of 3",
+        "1 folds, seed 0",
+        "seed 3",
+        "grouped by name:(x)",
         "fraction 0.1, seed " + "9" * 5000,
     ],
 )
@@ -64,9 +84,33 @@ def test_a_subset_is_checked_where_it_is_made() -> None:
         ({"fraction": float("nan")}, "--fraction is nan, expected a number above 0 and at most 1"),
         ({"per_class": 0}, "--images-per-class is 0, expected at least 1"),
         ({"seed": -1}, "--subset-seed is -1, expected 0 or more"),
+        ({"folds": 1}, "--folds is 1, expected at least 2"),
+        ({"fold": 1}, "--fold 1 has no number of folds; add --folds, like --folds 5"),
+        ({"folds": 3, "fold": 4}, "--fold is 4, expected 1 to 3"),
+        ({"folds": 3, "fold": 0}, "--fold is 0, expected 1 to 3"),
     ]:
         with pytest.raises(InputError, match=message):
             Subset(**words)  # type: ignore[arg-type]
+
+
+def test_a_folder_is_named_by_the_subset_with_a_hash_of_its_groups() -> None:
+    one, other = (subset_word(f"fold 2 of 5, seed 0, grouped by name:{'x' * count}(.)") for count in (500, 501))
+    assert one.startswith("fold-2-of-5-seed-0-groups-") and len(one) == len("fold-2-of-5-seed-0-groups-") + 8
+    assert one != other
+    assert subset_word("fraction 0.1, seed 3") == "fraction-0.1-seed-3"
+    assert subset_word("mine, and others") == "mine-and-others"
+
+
+def test_runs_of_a_cross_validation_are_of_one_kind() -> None:
+    runs = [
+        {
+            "dataset.subset": f"fold {fold} of 2, seed 0", "dataset.train_images": fold, "dataset.test_images": -fold,
+            "steps_per_epoch": fold, "teacher.sha256": str(fold), "teacher.name": "resnet8", "epochs": 3,
+        }
+        for fold in (1, 2)
+    ]  # fmt: skip
+    assert _without_seed(runs[0]) == _without_seed(runs[1])
+    assert _without_seed(runs[0]) == {"dataset.subset": "2 folds", "teacher.name": "resnet8", "epochs": 3}
 
 
 def test_runs_that_differ_in_the_subsets_seed_are_of_one_kind_with_near_copies_left_out_or_not() -> None:

@@ -138,7 +138,7 @@ def test_the_command_of_the_report_gives_what_changes_the_run_and_names_folders_
 
 def test_what_an_option_decides_on_is_compared_when_a_run_is_resumed() -> None:
     info = json.loads((FINISHED / "run.json").read_text(encoding="utf-8"))
-    info["dataset"] |= {"extra": None, "near_copies_left_out": None, "stored_side": None}
+    info["dataset"] |= {"extra": None, "near_copies_left_out": None, "stored_side": None, "groups": None}
     compared = identity({"deterministic": True, **info}, load_recipe(FINISHED / "recipe.yaml"))
     for name, option in OPTIONS.items():
         key = option.compared

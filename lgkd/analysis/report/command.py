@@ -111,8 +111,13 @@ def _options(options: Mapping[str, Any]) -> list[str]:
             words += [flag] if value else [negative] if negative else []
             continue
         for one in value if option.repeated else [value]:
-            words += [flag, Path(one).name if option.is_place else str(one)]
+            words += [flag, Path(one).name if option.is_place else _without_folders(str(one))]
     return words
+
+
+def _without_folders(text: str) -> str:
+    """Return an option's text with the last name of a table's path alone."""
+    return f"csv:{Path(text).name}" if text.startswith("csv:") else text
 
 
 def _folders(info: Mapping[str, Any]) -> Sequence[str]:

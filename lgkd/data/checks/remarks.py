@@ -10,12 +10,13 @@ TINY_CLASS = 20
 """Classes with fewer training images are named by the check."""
 TINY_IN_TRAINING = 5
 """Classes with fewer training images are named before every training: lgkd is for small data sets."""
-LOPSIDED = 10
+LOPSIDED = 4
 """Ratio to the smallest class at which the largest one gets a remark."""
 TINY_SIDE = 4
 """Images with a shorter side, in pixels, are named."""
 
 _NAMED = 3
+_ADVICE = ", and --set class_weights=balanced or --set sampler=balanced trains on all classes alike"
 
 
 def tiny_classes(per_class: Mapping[str, int], fewest: int = TINY_CLASS) -> dict[str, int]:
@@ -93,8 +94,14 @@ def about_near_copies(near: NearCopies, tested: int) -> list[str]:
     return said
 
 
-def about_balance(per_class: Mapping[str, int], fewest: int = TINY_CLASS) -> list[str]:
-    """Write sentences on classes that are small, absolutely or relative to others."""
+def about_balance(per_class: Mapping[str, int], fewest: int = TINY_CLASS, *, advise: bool = True) -> list[str]:
+    """Write sentences on classes that are small, absolutely or relative to others.
+
+    Args:
+        per_class: training images of every class.
+        fewest: classes with fewer are named.
+        advise: name the keys of a recipe that would help.
+    """
     said = []
     if tiny := tiny_classes(per_class, fewest):
         named = listed([f"{name} ({count})" for name, count in tiny.items()])
@@ -106,6 +113,7 @@ def about_balance(per_class: Mapping[str, int], fewest: int = TINY_CLASS) -> lis
         said.append(
             f"the largest class has {ratio:,.0f} times the training images of the smallest "
             f"({many}: {per_class[many]:,}, {few}: {per_class[few]:,}): accuracy says little of the small ones"
+            + (_ADVICE if advise else "")
         )
     return said
 

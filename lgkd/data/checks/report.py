@@ -182,7 +182,7 @@ def check_dataset_images(
     return _of_tree(name, tree, problems, progress)
 
 
-def quick_check(dataset: DataSet, *, say: Callable[[str], None]) -> None:
+def quick_check(dataset: DataSet, *, say: Callable[[str], None], balanced: bool = False) -> None:
     """Return the remarks on decoded images to read before the first epoch; empty for clean data.
 
     Images are compared once for a fingerprint: the result is kept in the user's store.
@@ -190,10 +190,11 @@ def quick_check(dataset: DataSet, *, say: Callable[[str], None]) -> None:
     Args:
         dataset: decoded.
         say: called with one sentence a finding.
+        balanced: whether the recipe makes up for the sizes of the classes, so that no remark has to name its keys.
     """
     train = _split("train", dataset.classes, dataset.train.labels.tolist())
     copies = copies_of(dataset)
-    balance = about_balance(train.per_class, TINY_IN_TRAINING)
+    balance = about_balance(train.per_class, TINY_IN_TRAINING, advise=not balanced)
     for sentence in (*about_copies(copies, len(dataset.test)), *balance):
         say(sentence)
 

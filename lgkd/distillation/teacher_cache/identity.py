@@ -112,6 +112,11 @@ def check_cacheable(recipe: Recipe, data: Data) -> None:
             f"view.repeats is {recipe.view.repeats}, several views of an image per epoch; a cache has one "
             "per epoch, so set it to 1"
         )
+    if recipe.sampler == "balanced":
+        raise InputError(
+            "sampler is balanced, which shows images of small classes several times an epoch; a cache has one view of "
+            "each image per epoch, so set it to shuffled, or use class_weights or omit --cached"
+        )
     if data.extra is not None:
         raise InputError("a cache has features of the data set's own images only; omit --extra or --cached")
 

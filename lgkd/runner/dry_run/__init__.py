@@ -11,7 +11,8 @@ from torch import nn
 
 from lgkd._internal.hardware import free_space, memory
 from lgkd.config import Recipe, dump_recipe
-from lgkd.data.prepare import Data, count_steps, prepare_data
+from lgkd.data.class_balance import class_balance
+from lgkd.data.prepare import Data, check_groups, count_steps, prepare_data
 from lgkd.data.synthetic import pictures
 from lgkd.distillation.guide import Guide
 from lgkd.errors import InputError
@@ -161,8 +162,13 @@ def estimate_training(config: ResolvedConfig, *, runs: Sequence[SweepRun] = ()) 
         config = with_rules(config, ())
     runner = Runner(config, dry=True)
     teachers = runner.teachers
-    found = outline(config.dataset, data_dir=options.get("data_dir"), offline=bool(options.get("offline")))
-    counts = count(found, config.subset, val_fraction=options.get("val_fraction"), extra=options.get("extra"))
+    found = outline(config.dataset, data_dir=options.get("data_dir"), offline=bool(options.get("offline")),
+                    groups=config.groups if config.subset.folds is None else None)  # fmt: skip
+    check_groups(config.groups, found.name, divided=options.get("val_fraction") is not None or found.flat
+                 or config.subset.folds is not None)  # fmt: skip
+    counts = count(found, config.subset, val_fraction=options.get("val_fraction"), extra=options.get("extra"),
+                   groups=config.groups)  # fmt: skip
+    found = replace(found, test=counts.test, notes=(*found.notes[bool(config.subset.fold and found.flat) :],))
     used = PeakMemory(runner.session.device)
     data = _stand_in(found, config.recipe)
     with catch_warnings(record=True) as heard:
@@ -176,6 +182,9 @@ def estimate_training(config: ResolvedConfig, *, runs: Sequence[SweepRun] = ()) 
                 check_teacher_classes(teacher, data)
             except InputError as error:
                 problems.append(str(error))
+        if found.named:
+            shares = [number / sum(counts.train) for number in counts.train]
+            class_balance(recipe.class_weights, recipe.logit_adjustment, shares, found.classes)
         expected = ExpectedRun.of(config, found, counts, prepared.info)
         members = runs or [SweepRun(config.folder, config.seed, guided=bool(guides))]
         goes_on, refused, cautions = check_existing_runs(expected, members, keep=bool(runs))

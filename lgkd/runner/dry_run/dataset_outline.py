@@ -11,7 +11,9 @@ from torch import Tensor
 from lgkd.data.catalogue import CATALOGUE, DataSetInfo, bundled, published
 from lgkd.data.dataset import DataSet, Images
 from lgkd.data.decode import DEFAULT_SIDE, survey
+from lgkd.data.folds import fold_of
 from lgkd.data.greys import Scale
+from lgkd.data.groups import Groups
 from lgkd.data.image_folder import read_classes
 from lgkd.data.load import both_splits, find_tree, load_dataset
 from lgkd.data.locations import absent, files_here, tree_folder
@@ -38,6 +40,9 @@ class Outline:
         fingerprint: of images that are in memory already; None where they would have to be decoded.
         notes: remarks for the user.
         largest_class: share of the test images in the most frequent class; None where unknown.
+        names: of the training images; empty where unknown.
+        held: labels, int64 (M,), and names of the test images, where they are known.
+        flat: whether the test split is held out of one folder.
     """
 
     name: str
@@ -50,6 +55,9 @@ class Outline:
     notes: tuple[str, ...] = ()
     fingerprint: str | None = None
     largest_class: float | None = None
+    names: tuple[str, ...] = ()
+    held: tuple[Tensor, tuple[str, ...]] | None = None
+    flat: bool = False
 
     @property
     def decoded_bytes(self) -> int:
@@ -57,7 +65,9 @@ class Outline:
         return 3 * self.side[0] * self.side[1] * (len(self.train) + self.test)
 
 
-def outline(source: str | Path | DataSet, *, data_dir: str | Path | None, offline: bool) -> Outline:
+def outline(
+    source: str | Path | DataSet, *, data_dir: str | Path | None, offline: bool, groups: Groups | None = None
+) -> Outline:
     """Outline a data set without decoding it.
 
     Raises:
@@ -71,18 +81,21 @@ def outline(source: str | Path | DataSet, *, data_dir: str | Path | None, offlin
         side = (int(source.train.pixels.shape[2]), int(source.train.pixels.shape[3]))
         return Outline(
             source.name, source.classes, True, source.train.labels, len(source.test), side, "in memory",
-            fingerprint=source.fingerprint, largest_class=source.test.largest_class,
+            fingerprint=source.fingerprint, largest_class=source.test.largest_class, names=source.train.names,
+            held=(source.test.labels, source.test.names), flat=source.flat,
         )  # fmt: skip
     if info is not None and tree_folder(info, data_dir) is None and published(info):
         return _published(info, data_dir, offline=offline)
     name, tree = find_tree(source, data_dir=data_dir)
-    train, test, notes = both_splits(tree)
+    train, test, notes = both_splits(tree, groups)
     labels = torch.tensor([file.label for file in train], dtype=torch.int64)
     side, broken = _side_of(tree.root, [file.path for file in (*train, *test)])
     largest = max(Counter(file.label for file in test).values(), default=0) / max(len(test), 1)
     return Outline(
-        name, tree.classes, True, labels, len(test), side, str(tree.root), (*notes, *broken), largest_class=largest
-    )
+        name, tree.classes, True, labels, len(test), side, str(tree.root), (*notes, *broken), largest_class=largest,
+        names=tuple(file.path for file in train), flat=tree.test is None,
+        held=(torch.tensor([file.label for file in test], dtype=torch.int64), tuple(file.path for file in test)),
+    )  # fmt: skip
 
 
 def _published(info: DataSetInfo, data_dir: str | Path | None, *, offline: bool) -> Outline:
@@ -123,40 +136,60 @@ class Counts:
         train: of every class, in the order of the classes.
         held_out: to choose the epoch on.
         extra: additional images.
+        test: tested on.
     """
 
     train: tuple[int, ...]
     held_out: int
     extra: int
+    test: int
 
 
 def count(
-    found: Outline, subset: Subset, *, val_fraction: float | None = None, extra: str | Path | None = None
+    found: Outline,
+    subset: Subset,
+    *,
+    val_fraction: float | None = None,
+    extra: str | Path | None = None,
+    groups: Groups | None = None,
 ) -> Counts:
     """Select the subset to train on as a training would, from labels alone.
 
     Raises:
         InputError: the subset is impossible.
     """
-    chosen = select_subset(stubs(found.train, found.classes), subset, classes=found.classes)
+    known, tested = stubs(found.train, found.classes, found.names), found.test
+    if subset.fold is not None:
+        held_out = stubs(*_held(found)) if found.flat else known.take(torch.empty(0, dtype=torch.int64))
+        whole = DataSet(found.name, found.classes, known, held_out, "", (), flat=found.flat)
+        folded = fold_of(whole, subset, groups if found.names else None)
+        known, tested = folded.train, len(folded.test)
+    chosen = select_subset(known, subset, classes=found.classes)
     held = 0
     if val_fraction is not None:
-        chosen, val = hold_out(chosen, val_fraction, subset.seed, classes=found.classes)
+        chosen, val = hold_out(
+            chosen, val_fraction, subset.seed, classes=found.classes, groups=groups if found.names else None
+        )
         held = len(val)
     more = 0
     if extra is not None and found.named:
         more = len(read_classes(Path(extra).expanduser(), found.classes).train)
-    return Counts(tuple(torch.bincount(chosen.labels, minlength=len(found.classes)).tolist()), held, more)
+    return Counts(tuple(torch.bincount(chosen.labels, minlength=len(found.classes)).tolist()), held, more, tested)
 
 
-def stubs(labels: Tensor, classes: Sequence[str]) -> Images:
-    """Make images with labels only, int64 (N,)."""
+def _held(found: Outline) -> tuple[Tensor, Sequence[str], Sequence[str]]:
+    labels, names = found.held or (torch.zeros(0, dtype=torch.int64), ())
+    return labels, found.classes, names
+
+
+def stubs(labels: Tensor, classes: Sequence[str], names: Sequence[str] = ()) -> Images:
+    """Make images with labels, int64 (N,), and names only."""
     number = len(labels)
     return Images(
         torch.zeros(1, 3, 1, 1, dtype=torch.uint8).expand(number, -1, -1, -1),
         torch.ones(number, 2, dtype=torch.int32),
         labels,
-        tuple(classes[label] for label in labels.tolist()),
+        tuple(names or (classes[label] for label in labels.tolist())),
     )
 
 

@@ -9,6 +9,7 @@ from lgkd.data.dataset import DataSet
 from lgkd.data.names import dataset_key
 from lgkd.errors import InputError
 from lgkd.runner.dry_run.dataset_outline import Counts, Outline
+from lgkd.runner.record import describe_groups
 from lgkd.runner.resolve import ResolvedConfig
 from lgkd.runner.sweep import SweepRun
 from lgkd.runs.folder import check_free, has_checkpoint, is_finished
@@ -50,6 +51,7 @@ class ExpectedRun:
             "test_images": found.test,
             "val_images": counts.held_out if options.get("val_fraction") is not None else None,
             "subset": config.subset.text,
+            "groups": describe_groups(config.groups, flat=found.flat),
         }
         unknown = set() if found.fingerprint is not None else {"dataset.fingerprint", "dataset.greys"}
         if extra is not None:
@@ -57,6 +59,11 @@ class ExpectedRun:
         if not found.named:
             # Subsets of a publisher's set are counted from the catalogue, as if its classes had equal size.
             unknown |= {"dataset.train_images", "dataset.val_images", "steps_per_epoch", "init.classifier"}
+        if config.subset.fold is not None:
+            # Of the members of a cross-validation one is measured.
+            unknown |= {"dataset.subset", "dataset.train_images", "dataset.test_images", "dataset.val_images",
+                        "steps_per_epoch", "teacher.sha256", "teacher.subset", "teacher.kept_as",
+                        "teacher.test_top1"}  # fmt: skip
         if options.get("leave_out_near_copies"):
             # Images have to be decoded to find them.
             unknown |= {"dataset.near_copies_left_out", "dataset.train_images", "dataset.val_images", "steps_per_epoch"}

@@ -18,7 +18,7 @@ from lgkd.runner.resolve import ResolvedConfig, resolve, run_folder
 
 TEACHER_RECIPE = "teacher"
 """Recipe of `lgkd train-teacher`."""
-_DATA = ("data_dir", "fraction", "images_per_class", "subset_seed", "device", "offline")
+_DATA = ("data_dir", "fraction", "images_per_class", "subset_seed", "folds", "fold", "device", "offline")
 """Options of the distillation that its teacher's training has, too."""
 
 
@@ -78,6 +78,8 @@ def estimate_teachers(
         architecture = name.partition("--")[0]
         if architecture not in estimates:
             own = {key: value for key, value in options.items() if key in _DATA}
+            if options.get("folds") is not None:
+                own["groups"] = options.get("groups")  # no group is divided by the folds
             config = resolve("teacher", architecture, dataset, cast(Options, {"recipe": TEACHER_RECIPE, **own}))
             estimates[architecture] = UntrainedTeacher(architecture, command, estimate_training(config))
         guides.append(_untrained(architecture, estimates[architecture].estimate))

@@ -14,6 +14,10 @@ from lgkd.runs.folder import METRICS, RECIPE, RUN, read_metrics, read_run
 from lgkd.runs.identity import identity
 
 _NUMBER = int | float
+_OF_A_FOLD = re.compile(
+    r"dataset\.(train|test|val)_images|dataset\.near_copies_left_out|steps_per_epoch|"
+    r"(teacher|more_teachers\.\d+)\.(sha256|kept_as|subset|test_top1)"
+)
 _NEEDED: dict[str, Any] = {
     "epochs": int,
     "dataset": dict,
@@ -52,6 +56,12 @@ class Finished:
     def pair(self) -> tuple[int, str]:
         """Return seed and subset; runs equal in both share first weights, batches, augmentation and images."""
         return self.seed, self.info["dataset"].get("subset") or ""
+
+    @property
+    def fold(self) -> int | None:
+        """Return the fold that it is tested on; None without cross-validation."""
+        subset = Subset.parse(self.info["dataset"].get("subset") or "")
+        return None if subset is None else subset.fold
 
     @property
     def top1(self) -> float:
@@ -126,11 +136,14 @@ def _read(folder: Path, info: dict[str, Any]) -> Finished:
 
 
 def _without_seed(values: dict[str, Any]) -> dict[str, Any]:
-    """Remove the seed, the subset's seed, which may follow it, and a cache's key, which holds it."""
+    """Remove the seed, the subset's seed and fold, and what follows from these, such as a cache's key."""
     kept = {key: value for key, value in values.items() if key != "seed" and not re.match(r"cached\.\d+\.key$", key)}
     text = kept.get("dataset.subset")
     if isinstance(text, str) and (subset := Subset.parse(text)) is not None:
         kept["dataset.subset"] = subset.text_without_seed
+        if subset.fold is not None:
+            # Runs of a cross-validation differ in these by their folds.
+            kept = {key: value for key, value in kept.items() if not _OF_A_FOLD.fullmatch(key)}
     return kept
 
 

@@ -48,6 +48,11 @@ class Group:
         """Return the seeds of the runs, in order."""
         return [run.seed for run in self.runs]
 
+    @property
+    def units(self) -> str:
+        """Return what the runs differ by, in the plural: "seeds", or "folds" of a cross-validation."""
+        return "seeds" if self.runs[0].fold is None else "folds"
+
     @cached_property
     def top1(self) -> Interval:
         """Return mean top-1 accuracy after the last epoch, with its 95 % t-interval over seeds, clipped to 0 and 1."""

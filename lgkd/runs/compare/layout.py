@@ -1,8 +1,9 @@
-"""Lay out the folders of several seeds of one training."""
+"""Lay out the folders of several seeds or folds of one training."""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from lgkd.errors import InputError, TakenError
 from lgkd.runs.folder import RUN
@@ -10,7 +11,8 @@ from lgkd.runs.folder import RUN
 COMPARISON = "comparison"
 """Base name of the files of a sweep's comparison, with .json, .csv and .png."""
 
-_MEMBER = re.compile(r"seed\d+-(guided|unguided)")
+Kind = Literal["guided", "unguided", "teacher"]
+_MEMBER = re.compile(r"seed\d+(-fold\d+)?-(guided|unguided|teacher)")
 
 
 def read_seeds(text: str) -> list[int]:
@@ -41,9 +43,9 @@ def check_seeds(seeds: Sequence[int]) -> list[int]:
     return list(seeds)
 
 
-def member(folder: Path, seed: int, *, guided: bool) -> Path:
+def member(folder: Path, seed: int, kind: Kind, fold: int | None = None) -> Path:
     """Return the folder of one run of a sweep."""
-    return folder / f"seed{seed}-{'guided' if guided else 'unguided'}"
+    return folder / f"seed{seed}{'' if fold is None else f'-fold{fold}'}-{kind}"
 
 
 def check_series(folder: Path) -> None:

@@ -22,6 +22,11 @@ def summary_lines(comparison: Comparison) -> list[str]:
     single = [group.letter for group in comparison.groups if len(group.runs) == 1]
     if single and not comparison.differences:
         lines.append(f"One seed is not a result ({', '.join(single)}): train with --seeds 0,1,2 for a spread.")
+    if any(group.units == "folds" and len(group.runs) > 1 for group in comparison.groups):
+        lines.append(
+            "Folds share most of their training images, so that their results are not independent: the intervals are "
+            "narrower than those of other images would be."
+        )
     return lines
 
 
@@ -32,6 +37,7 @@ def difference_lines(difference: Difference) -> list[str]:
         f"{group.letter} - {reference.letter}",
         difference.interval,
         [gain for _, gain in difference.by_seed],
+        units=group.units,
         unpaired="" if difference.paired else _seeds_of(reference, group),
     )
     if not difference.paired:
@@ -59,13 +65,16 @@ def equal_line(difference: Difference) -> str | None:
     return None
 
 
-def gain_lines(what: str, gain: Interval, by_seed: Sequence[float], *, unpaired: str = "") -> list[str]:
+def gain_lines(
+    what: str, gain: Interval, by_seed: Sequence[float], *, units: str = "seeds", unpaired: str = ""
+) -> list[str]:
     """Describe a difference of accuracies in sentences.
 
     Args:
         what: the name of the difference, such as "gain of the guide".
         gain: the difference, -1 to 1.
         by_seed: that of each pair; empty where they are not paired.
+        units: what the pairs differ by, "seeds" or "folds".
         unpaired: the seeds of each group, where they are not paired.
     """
     points, seeds = in_percent(gain.mean, signed=True), len(by_seed) or gain.count
@@ -79,21 +88,23 @@ def gain_lines(what: str, gain: Interval, by_seed: Sequence[float], *, unpaired:
         lines = [f"{what}: {points} points, {interval} (Welch's), not paired."]
     else:
         each = ", ".join(in_percent(one, signed=True) for one in by_seed)
-        lines = [f"{what}: {points} points, {interval}, paired over {seeds} seeds ({each})."]
+        lines = [f"{what}: {points} points, {interval}, paired over {seeds} {units} ({each})."]
     if gain.low == gain.high:
-        lines.append("All seeds gave the same, so the interval has no width and says nothing about other seeds.")
+        lines.append(f"All {units} gave the same, so the interval has no width and says nothing about other {units}.")
     elif gain.includes_zero:
-        lines.append(f"The interval includes 0: {seeds} {_runs(unpaired)} cannot distinguish this gain from zero.")
+        lines.append(
+            f"The interval includes 0: {seeds} {_runs(units, unpaired)} cannot distinguish this gain from zero."
+        )
     else:
         lines.append(
             "The interval does not include 0. It assumes roughly normal differences, which "
-            f"{seeds} {_runs(unpaired)} cannot show."
+            f"{seeds} {_runs(units, unpaired)} cannot show."
         )
     return lines
 
 
-def _runs(unpaired: str) -> str:
-    return "runs" if unpaired else "seeds"
+def _runs(units: str, unpaired: str) -> str:
+    return "runs" if unpaired else units
 
 
 def _seeds_of(*groups: Group) -> str:

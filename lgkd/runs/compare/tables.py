@@ -14,7 +14,7 @@ from lgkd.runs.statistics import Interval, summarise
 _COLUMNS = (
     "row", "group", "against", "label", "seed", "seeds", "paired", "top1", "sd", "low", "high", "confidence",
     "chosen_on_held_out_top1", "best_on_test_top1", "best_on_test_epoch", "epochs", "dataset", "train_images",
-    "training_seconds", "folder",
+    "training_seconds", "folder", "fold",
 )  # fmt: skip
 
 
@@ -34,6 +34,7 @@ def _rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
                 **_facts(group),
                 "row": "run",
                 "seed": run.seed,
+                "fold": "" if run.fold is None else run.fold,
                 "top1": run.top1,
                 "chosen_on_held_out_top1": "" if run.chosen is None else run.chosen[0],
                 "best_on_test_top1": run.best[0],
@@ -103,13 +104,15 @@ def write_picture(comparison: Comparison, path: Path) -> None:
         ]
         what = "top-1 accuracy after the last epoch, in %"
     info = groups[0].runs[0].info
+    tested = "each fold" if groups[0].units == "folds" else f"{info['dataset']['test_images']:,} test images"
     draw_comparison(
         path,
         curves=[(f"{group.letter}  {group.label}", *_curves(group)) for group in groups],
+        units=groups[0].units,
         rows=rows,
         what=what,
         signed=bool(comparison.differences),
-        title=f"{info['dataset']['name']}: {info['dataset']['test_images']:,} test images",
+        title=f"{info['dataset']['name']}: {tested}",
     )
 
 

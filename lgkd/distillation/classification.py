@@ -1,0 +1,48 @@
+"""Compute the classification loss: cross entropy, with class weights and logit adjustment.
+
+Letters in shapes: B batch, K classes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lgkd.data.batch import Batch
+
+
+class ClassificationLoss(nn.Module):
+    """Compute the mean cross entropy against class numbers or distributions, never in half precision.
+
+    With `adjustment` a the logits z become z + a, in this loss alone (logit adjustment: Menon et al., 2021,
+    https://arxiv.org/abs/2007.07314). With `weights` w it is that of `torch.nn.CrossEntropyLoss(weight=w)`: against
+    class numbers the sum of w_y times the cross entropy, divided by the sum of w_y; against distributions every class's
+    part times its weight, divided by the number of images. The sum of w_y is that of the whole batch, over all
+    processes and micro-batches, where the loader has passed it (`Batch.weight`).
+
+    Args:
+        weights: float (K,), of the classes; None: unweighted.
+        adjustment: float (K,), added to the logits; None: nothing.
+    """
+
+    weights: Tensor | None
+    adjustment: Tensor | None
+
+    def __init__(self, weights: Tensor | None = None, adjustment: Tensor | None = None) -> None:
+        super().__init__()
+        # They come from recipe and data, so that a checkpoint has no need of them.
+        self.register_buffer("weights", weights, persistent=False)
+        self.register_buffer("adjustment", adjustment, persistent=False)
+
+    def forward(self, logits_BK: Tensor, batch: Batch) -> Tensor:
+        """Return the loss of a batch, a scalar."""
+        if logits_BK.dtype in (torch.float16, torch.bfloat16):
+            logits_BK = logits_BK.float()
+        if self.adjustment is not None:
+            logits_BK = logits_BK + self.adjustment.to(logits_BK.dtype)
+        if self.weights is None:
+            return F.cross_entropy(logits_BK, batch.targets)
+        weights = self.weights.to(logits_BK.dtype)
+        if batch.targets.ndim == 2 or batch.weight is None:
+            return F.cross_entropy(logits_BK, batch.targets, weight=weights)
+        total = F.cross_entropy(logits_BK, batch.targets, weight=weights, reduction="sum")
+        return total / (len(logits_BK) * batch.weight.to(logits_BK.dtype))
