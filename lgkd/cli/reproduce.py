@@ -212,22 +212,26 @@ def _show_started(started: list["Started"], title: str) -> None:
 
 def _show(outcome: Outcome) -> None:
     out, rows = console(), [row for row in outcome.rows if row.runs]
+    unequal = any(row.unequal for row in rows)
     show_table(
         f"{outcome.experiment.name}: top-1 on the test split, in %",
-        ("arm", "seeds", "last epoch", "best", "gain, 95% interval", "a run"),
+        ("arm", "seeds", "last epoch", *(("balanced",) if unequal else ()), "best", "gain, 95% interval", "a run"),
         (
             (
                 row.arm.key,
                 ",".join(map(str, row.seeds)),
                 mean_and_spread(row.top1),
+                *((mean_and_spread(row.balanced),) if unequal else ()),
                 f"{100 * row.best.mean:.2f}" if row.best is not None else "",
                 gain_words(row.gain),
                 took(row.seconds),
             )
             for row in outcome.rows
         ),
-        right=(2, 3, 5),
+        right=(2, 3, 4, 6) if unequal else (2, 3, 5),
     )
+    if unequal:
+        out.print("balanced: balanced accuracy after the last epoch, in which every class counts alike")
     out.print("± is the standard deviation over seeds; gains are paired by seed")
     out.print("best: of the best epoch on the test split, as papers print; selected on the data")
     out.print("it is measured on, so it is not an estimate")

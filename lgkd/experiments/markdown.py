@@ -76,8 +76,8 @@ def command(outcome: Outcome) -> str:
 
 
 def _measured_table(rows: Sequence[Row]) -> str:
-    """Build the table of arms; with a column of balanced accuracies where an arm measured them."""
-    if not any(row.balanced is not None for row in rows):
+    """Build the table of arms; with a column of balanced accuracies where the classes are of unequal size."""
+    if not any(row.balanced is not None and row.unequal for row in rows):
         return _table(_MEASURED, map(_measured, rows))
     place = _MEASURED.index("last epoch") + 1
 

@@ -52,9 +52,14 @@ class Row:
     @property
     def balanced(self) -> Summary | None:
         """Return balanced accuracy on the test split after the last epoch; None if any run lacks it."""
-        values = [run.rows[-1].get("test_balanced_accuracy") for run in self.runs]
+        values = [run.metric("balanced_accuracy") for run in self.runs]
         known = [value for value in values if value is not None]
         return summarise(known) if known and len(known) == len(values) else None
+
+    @property
+    def unequal(self) -> bool:
+        """Return true if the classes of the test split have unequal numbers of images."""
+        return any(run.unequal for run in self.runs)
 
     @property
     def by_seed(self) -> list[tuple[int, float]]:
