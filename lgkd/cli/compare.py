@@ -90,7 +90,8 @@ def show_comparison(comparison: "Comparison") -> None:
         right=range(2, 8),
     )
     if chosen:
-        by = " and ".join(dict.fromkeys(selected_by(group.runs[0].info["results"]) for group in comparison.groups))
+        held_out = [group.runs[0] for group in comparison.groups if group.chosen is not None]
+        by = " and ".join(dict.fromkeys(selected_by(run.info["results"]) for run in held_out))
         out.print(f"held out: of the epoch that is best on held-out images, by {by}")
     out.print("best: of the best epoch on the test split, as papers print; selected on the data")
     out.print("it is measured on, so it is not an estimate")

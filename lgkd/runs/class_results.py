@@ -16,9 +16,11 @@ METRICS: Final = MappingProxyType(
 BY_CLASS: Final = "test_by_class"
 """Key of a run's results: for each class, by name, its `lgkd.training.class_scores.ClassScores`."""
 
+APART: Final = 0.01
+"""Difference of balanced accuracy from accuracy above which it is shown where the numbers of images are not known."""
+
 _COUNTS, _SHARES = ("count", "predicted"), ("precision", "recall", "f1", "auroc")
 _NAMED = 5
-_APART = 0.01
 
 ClassResults = Mapping[str, Mapping[str, Any]]
 
@@ -50,7 +52,7 @@ def has_unequal_classes(results: Mapping[str, Any], scores: Mapping[str, Any] | 
         return are_unequal(one["count"] for one in by_class.values())
     row = results if scores is None else scores
     top1, balanced = row.get("test_top1"), row.get("test_balanced_accuracy")
-    return _is_number(top1) and _is_number(balanced) and abs(top1 - balanced) > _APART
+    return _is_number(top1) and _is_number(balanced) and abs(top1 - balanced) > APART
 
 
 def never_predicted(by_class: ClassResults) -> list[str]:

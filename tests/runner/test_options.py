@@ -36,6 +36,7 @@ KEPT: dict[str, list[object]] = {
     "leave_out_near_copies": [True],
     "cached": [["/cache"]],
     "track": [["tensorboard"]],
+    "select_by": ["macro_f1"],
 }
 
 
@@ -150,6 +151,6 @@ def test_the_fields_that_are_compared_are_those_of_earlier_versions() -> None:
     compared = identity(info, load_recipe(FINISHED / "recipe.yaml"))
     assert {key.partition(".")[0] for key in compared} == {
         "kind", "student", "teacher", "more_teachers", "pairs", "cached", "dataset", "seed", "precision", "epochs",
-        "steps_per_epoch", "deterministic", "recipe",
+        "steps_per_epoch", "deterministic", "recipe", "select_by",
     }  # fmt: skip
-    assert compared["cached"] is None and compared["deterministic"] is False
+    assert compared["cached"] is None and compared["deterministic"] is False and compared["select_by"] is None
