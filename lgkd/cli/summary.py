@@ -8,7 +8,7 @@ from lgkd._internal.launch import is_first
 from lgkd.cli.compare import show_comparison
 from lgkd.cli.display import console, duration, line_of, say, show_json
 from lgkd.errors import LgkdError
-from lgkd.runs.class_results import METRICS, has_unequal_classes, in_words, selected_by
+from lgkd.runs.class_results import class_metrics, has_unequal_classes, selected_by
 from lgkd.runs.ended_terms import ended_terms
 from lgkd.runs.statistics import in_percent
 
@@ -74,9 +74,7 @@ def print_run(run: "Run", *, as_json: bool) -> None:
         how = f"chosen on held-out images by {selected_by(results)}"
     alike = ""
     if has_unequal_classes(results):
-        known = {name: results.get(f"test_{name}") for name in METRICS}
-        shown = (f"{METRICS[name]} {in_words(name, value)}" for name, value in known.items() if value is not None)
-        alike = f"{', '.join(shown)}, "
+        alike = "".join(f"{name} {value}, " for name, value in class_metrics(results).items())
     out.print(
         f"test top-1 {in_percent(run.top1)}% after epoch {results['epoch']} ({how}), "
         f"{alike}calibration error {in_percent(results['test_ece'])}%, {duration(seconds)}"

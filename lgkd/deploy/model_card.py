@@ -10,9 +10,9 @@ from lgkd.deploy.options import FORMATS
 from lgkd.deploy.snippets import snippets
 from lgkd.deploy.subject import Subject
 from lgkd.runs.class_results import (
-    METRICS,
     about_never_predicted,
     by_class_of,
+    class_metrics,
     has_unequal_classes,
     in_words,
     selected_by,
@@ -87,6 +87,7 @@ def _accuracy(info: Mapping[str, Any]) -> str:
         f"{selected_by(results)}"
     )
     best = results["best_epoch_on_the_test_split"]
+    alike = class_metrics(results) if has_unequal_classes(results) else {}
     lines = [
         "## Accuracy\n",
         f"On the test split of {text(data['name'])} ({data['test_images']:,} images), after {chosen}, computed in "
@@ -94,7 +95,7 @@ def _accuracy(info: Mapping[str, Any]) -> str:
         "| | |\n|---|---|",
         f"| top-1 | {results['test_top1']:.2%} |",
         *([f"| top-5 | {results['test_top5']:.2%} |"] if shows_top5(data["classes"]) else []),
-        *(_alike(results) if has_unequal_classes(results) else []),
+        *(f"| {name} | {value} |" for name, value in alike.items()),
         f"| cross entropy | {results['test_loss']:.4f} |",
         f"| calibration error (15 bins) | {results['test_ece']:.2%} |",
         "",
@@ -104,12 +105,6 @@ def _accuracy(info: Mapping[str, Any]) -> str:
         *_by_class(results),
     ]
     return "\n".join(lines)
-
-
-def _alike(results: Mapping[str, Any]) -> list[str]:
-    """Write the rows of metrics in which every class counts alike."""
-    known = {words: (name, results.get(f"test_{name}")) for name, words in METRICS.items()}
-    return [f"| {words} | {in_words(name, value)} |" for words, (name, value) in known.items() if value is not None]
 
 
 def _by_class(results: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from lgkd._internal.metric_rules import SELECT_BY, are_unequal
 from lgkd._internal.text import counted, listed, safe_text
@@ -55,6 +55,12 @@ def has_unequal_classes(results: Mapping[str, Any], scores: Mapping[str, Any] | 
     return _is_number(top1) and _is_number(balanced) and abs(top1 - balanced) > APART
 
 
+def class_metrics(results: Mapping[str, Any]) -> dict[str, str]:
+    """Format the metrics of `METRICS` on the test split by their names, of those that a run's results have."""
+    found = {name: results.get(f"test_{name}") for name in METRICS}
+    return {METRICS[name]: in_words(name, value) for name, value in found.items() if _is_number(value)}
+
+
 def never_predicted(by_class: ClassResults) -> list[str]:
     """Return the names of classes that have images and are never predicted."""
     return [name for name, one in by_class.items() if one["count"] and not one["predicted"]]
@@ -86,9 +92,13 @@ def _is_proper(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and all(type(value.get(key)) is int and value[key] >= 0 for key in _COUNTS)
-        and all(value.get(key) is None or (_is_number(value[key]) and 0 <= value[key] <= 1) for key in _SHARES)
+        and all(key in value and _is_share(value[key]) for key in _SHARES)
     )
 
 
-def _is_number(value: Any) -> bool:
+def _is_share(value: Any) -> bool:
+    return value is None or (_is_number(value) and 0 <= value <= 1)
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
     return type(value) in (int, float)

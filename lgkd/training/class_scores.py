@@ -87,7 +87,6 @@ def auroc_by_class(probabilities_NK: Tensor, labels_N: Tensor) -> list[float | N
     images, classes = probabilities_NK.shape
     if bool(probabilities_NK.isnan().any()):
         return [float("nan")] * classes
-    ordered_KN = probabilities_NK.T.contiguous().sort(dim=1).values
     areas: list[float | None] = []
     for place in range(classes):
         own = probabilities_NK[labels_N == place, place].contiguous()
@@ -95,8 +94,9 @@ def auroc_by_class(probabilities_NK: Tensor, labels_N: Tensor) -> list[float | N
         if not inside or not outside:
             areas.append(None)
             continue
+        ordered = probabilities_NK[:, place].sort().values
         # Twice the number of images below each one of the class, a tie being half below. Those of the class itself are
         # below each other in half of the pairs, whatever their probabilities.
-        below = torch.searchsorted(ordered_KN[place], own) + torch.searchsorted(ordered_KN[place], own, right=True)
+        below = torch.searchsorted(ordered, own) + torch.searchsorted(ordered, own, right=True)
         areas.append((int(below.sum()) - inside**2) / (2 * inside * outside))
     return areas

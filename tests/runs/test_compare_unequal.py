@@ -110,7 +110,8 @@ def test_results_by_class_are_read_only_where_they_are_proper() -> None:
     assert has_unequal_classes(proper) and never_predicted(proper["test_by_class"]) == ["b"]
     assert not has_unequal_classes({"test_by_class": {"a": one(4), "b": one(4), "c": one(0)}})
     for odd in (None, [], {}, {"a": 1}, {"a": one(4) | {"count": -1}}, {"a": one(4) | {"recall": "0.5"}},
-                {"a": one(4) | {"f1": 2.0}}, {"a": one(4) | {"predicted": True}}):  # fmt: skip
+                {"a": one(4) | {"f1": 2.0}}, {"a": one(4) | {"predicted": True}},
+                {"a": {"count": 1, "predicted": 1}}):  # fmt: skip
         assert by_class_of({"test_by_class": odd}) is None
     old = {"test_top1": 0.7, "test_balanced_accuracy": 0.7 + 1e-12}
     assert not has_unequal_classes(old) and has_unequal_classes(old | {"test_balanced_accuracy": 0.6})

@@ -7,11 +7,10 @@ from typing import Any
 
 from lgkd.analysis.report.selection import Chosen
 from lgkd.runs.class_results import (
-    METRICS,
     about_never_predicted,
     by_class_of,
+    class_metrics,
     has_unequal_classes,
-    in_words,
     selected_by,
 )
 from lgkd.runs.compare.summary import balanced_line, equal_line, gain_lines
@@ -104,8 +103,7 @@ def _alike(results: Mapping[str, Any]) -> list[str]:
     """State the metrics in which every class counts alike, for classes of unequal size, and classes never predicted."""
     lines = []
     if has_unequal_classes(results):
-        known = {name: results.get(f"test_{name}") for name in METRICS}
-        shown = [f"{METRICS[name]} {in_words(name, value)}" for name, value in known.items() if value is not None]
+        shown = [f"{name} {value}" for name, value in class_metrics(results).items()]
         lines.append(
             "The classes have unequal numbers of test images, so that accuracy counts the large ones most. Where every "
             f"class counts alike: {', '.join(shown)}."
