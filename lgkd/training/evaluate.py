@@ -137,8 +137,11 @@ class Answers:
 
     def by_class(self, classes: int) -> tuple[ClassScores, ...]:
         """Compute the scores of each of so many classes."""
-        named = (self.labels, self.guesses, self.labels[self.right])
-        return class_scores(*(torch.bincount(part, minlength=classes).tolist() for part in named), self.auroc)
+        images, predicted, correct = (
+            torch.bincount(part, minlength=classes).tolist()
+            for part in (self.labels, self.guesses, self.labels[self.right])
+        )
+        return class_scores(images, predicted, correct, self.auroc)
 
 
 @torch.no_grad()
@@ -163,8 +166,8 @@ def answer(
         ranked.append(_probabilities(logits).cpu())
     if not parts:
         raise DataError("there are no images to score; expected at least one batch")
-    labels, *rest = (torch.cat(column) for column in zip(*parts, strict=True))
-    return Answers(labels, *rest, auroc=auroc_by_class(torch.cat(ranked), labels))
+    labels, guesses, confidences, chances = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Answers(labels, guesses, confidences, chances, auroc_by_class(torch.cat(ranked), labels))
 
 
 def _outputs(
@@ -234,8 +237,8 @@ def _reduced(sums: dict[str, Tensor], all_reduce_sum: Callable[[Tensor], Tensor]
 
 def _scores(sums: dict[str, Tensor], auroc: Sequence[float | None] | None, *, with_other: bool) -> Scores:
     images = int(sums["images"])
-    counts = ([int(count) for count in sums[f"class_{what}"].tolist()] for what in ("images", "predicted", "correct"))
-    by_class = class_scores(*counts, auroc)
+    seen, predicted, correct = (sums[f"class_{what}"].tolist() for what in ("images", "predicted", "correct"))
+    by_class = class_scores(seen, predicted, correct, auroc)
     per_class = tuple(one.recall for one in by_class)
     gap = (sums["bin_confidence"] - sums["bin_correct"]).abs().sum()
     return Scores(
