@@ -81,7 +81,7 @@ def evaluate(
             **({"top-5": f"{in_percent(scores.top5)}%"} if top5 else {}),
             "balanced accuracy": _balanced(scores, unseen),
             "macro F1": in_words("macro_f1", scores.macro_f1),
-            "AUROC, one-vs-rest": _area(scores),
+            "one-vs-rest AUROC": _area(scores),
             "cross entropy": f"{scores.loss:.4f}",
             "calibration error": f"{in_percent(scores.ece)}%",
             **_agreement(info, scores.agreement),

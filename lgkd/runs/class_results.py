@@ -9,7 +9,7 @@ from lgkd._internal.text import counted, listed, safe_text
 from lgkd.runs.statistics import in_percent
 
 METRICS: Final = MappingProxyType(
-    {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "auroc": "AUROC, one-vs-rest"}
+    {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "auroc": "one-vs-rest AUROC"}
 )
 """Metrics in which every class counts alike, by their columns in metrics.csv without "test_"."""
 

@@ -89,7 +89,7 @@ def test_unequal_classes_have_balanced_accuracy_and_many_classes_top_5(world: Wo
     results |= {"test_top1": 0.5, "test_balanced_accuracy": 0.25, "test_macro_f1": 0.2, "test_auroc": 0.625}
     subject.info["results"] = results
     card = model_card(subject, ABOUT, {})
-    assert "| balanced accuracy | 25.00% |\n| macro F1 | 20.00% |\n| AUROC, one-vs-rest | 0.6250 |" in card
+    assert "| balanced accuracy | 25.00% |\n| macro F1 | 20.00% |\n| one-vs-rest AUROC | 0.6250 |" in card
     assert "1 of 3 classes is never predicted: rows." in html(card) and "top-5" not in card
     subject.info["dataset"]["classes"] = 11
     assert f"| top-5 | {results['test_top5']:.2%} |" in model_card(subject, ABOUT, {})

@@ -94,7 +94,7 @@ def test_evaluate_tells_balanced_accuracy_and_the_classes_that_it_leaves_out(
     areas = [one["auroc"] for one in found["classes"].values()]
     assert list(found["classes"]) == list(CLASSES) and areas[1] is None
     assert found["auroc"] == pytest.approx((areas[0] + areas[2]) / 2)
-    assert f"AUROC, one-vs-rest {found['auroc']:.4f}, over 2 of 3 classes" in shown
+    assert f"one-vs-rest AUROC {found['auroc']:.4f}, over 2 of 3 classes" in shown
     assert f"macro F1 {found['macro_f1']:.2%}" in shown
     for name, one in found["classes"].items():
         assert one["count"] == (0 if name == CLASSES[1] else 4)
