@@ -11,7 +11,7 @@ from torch import nn
 from lgkd.data.checks.report import CheckReport, check_dataset_images
 from lgkd.data.dataset import DataSet
 from lgkd.deploy.export import Exported, export_run
-from lgkd.deploy.inference.image_files import find_images
+from lgkd.deploy.inference.image_files import find_images, true_classes
 from lgkd.deploy.inference.load import open_source
 from lgkd.deploy.inference.locate import find_source
 from lgkd.deploy.inference.predict import Prediction, predict_images
@@ -288,7 +288,8 @@ def predict(
         progress: called with (done, total) images.
 
     Returns:
-        One per file, in order; with the reason for a file that cannot be read.
+        One per file, in order; with the reason for a file that cannot be read, and with the true class of images in
+        a labelled folder: one whose sub-folders are all named as classes of the student.
 
     Raises:
         InputError: there is no student or no image, a file is damaged or not one of lgkd's, or it names untrusted
@@ -301,7 +302,8 @@ def predict(
         model = model or _untrained(source)
         source = source.folder
     opened = open_source(find_source(source), device=choose_device(device), model=model)
-    return predict_images(opened, files, top_k=top_k, progress=progress)
+    truths = true_classes(names, files, opened.classes, say=warnings.warn)
+    return predict_images(opened, files, top_k=top_k, truths=truths, progress=progress)
 
 
 def export(

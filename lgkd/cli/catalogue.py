@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from lgkd._internal.metric_rules import is_unequal
 from lgkd._internal.paths import recipe_names
 from lgkd._internal.text import did_you_mean
 from lgkd.cli import completion
@@ -15,7 +16,7 @@ from lgkd.config import dump_recipe, explain, load_recipe
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.errors import InputError
 from lgkd.models.registry import MODELS, ModelInfo, canonical, names
-from lgkd.models.teacher_card import list_cards
+from lgkd.models.teacher_card import Accuracy, list_cards
 from lgkd.runs.statistics import in_percent
 
 
@@ -70,6 +71,7 @@ def teachers(
                         "data set": f"{card.dataset} ({len(card.classes)} classes, {card.images:,} images)",
                         "top-1": f"{in_percent(card.accuracy.top1)}% on {card.accuracy.split}, epoch "
                         f"{card.accuracy.epoch} of {card.accuracy.epochs}",
+                        **_balanced(card.accuracy),
                         "images": f"{card.image_size} x {card.image_size} px",
                         "taps": ", ".join(card.taps),
                         "parameters": f"{card.parameters:,}",
@@ -101,6 +103,14 @@ def teachers(
         ((c.name, c.dataset, f"{in_percent(c.accuracy.top1)}%", f"{c.images:,}") for c, _ in cards),
         right=(2, 3),
     )
+
+
+def _balanced(accuracy: Accuracy) -> dict[str, str]:
+    """Return the row of the balanced accuracy; none where the classes have equal numbers of images."""
+    measured, classes, largest = accuracy.balanced_accuracy, accuracy.seen_classes, accuracy.largest_class
+    if measured is None or classes is None or largest is None or not is_unequal(largest, classes):
+        return {}
+    return {"balanced accuracy": f"{in_percent(measured)}%"}
 
 
 def datasets(

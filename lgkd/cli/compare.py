@@ -9,7 +9,8 @@ from lgkd.cli import completion
 from lgkd.cli import options as o
 from lgkd.cli.display import console, say, show_json, show_table
 from lgkd.errors import TakenError
-from lgkd.runs.statistics import in_percent
+from lgkd.runs.class_results import METRICS, in_words, selected_by
+from lgkd.runs.statistics import Summary, in_percent
 
 if TYPE_CHECKING:
     from lgkd.runs.compare import Comparison
@@ -91,9 +92,14 @@ def show_comparison(comparison: "Comparison") -> None:
         right=range(2, 8),
     )
     if chosen:
-        out.print("held out: of the epoch that is best on held-out images")
+        held_out = [group.runs[0] for group in comparison.groups if group.chosen is not None]
+        by = " and ".join(dict.fromkeys(selected_by(run.info["results"]) for run in held_out))
+        out.print(f"held out: of the epoch that is best on held-out images, by {by}")
     out.print("best: of the best epoch on the test split, as papers print; selected on the data")
     out.print("it is measured on, so it is not an estimate")
+    if any(group.unequal for group in comparison.groups):
+        out.print("")
+        _show_unequal(comparison)
     if any(len(group.runs) > 1 for group in comparison.groups):
         out.print("")
         _show_seeds(comparison)
@@ -102,6 +108,23 @@ def show_comparison(comparison: "Comparison") -> None:
         out.print(line)
     for remark in comparison.remarks:
         out.print(f"Beware: {remark}.")
+
+
+def _show_unequal(comparison: "Comparison") -> None:
+    """Print the metrics in which every class counts alike: means, with standard deviations over seeds."""
+
+    def cell(metric: str, found: Summary | None) -> str:
+        if found is None:
+            return "-"
+        spread = "" if found.sd is None else f" ± {in_words(metric, found.sd).removesuffix('%')}"
+        return in_words(metric, found.mean).removesuffix("%") + spread
+
+    show_table(
+        "classes of unequal size: metrics in which every class counts alike",
+        ("", "balanced accuracy", "macro F1", "AUROC"),
+        ((group.letter, *(cell(name, group.metric(name)) for name in METRICS)) for group in comparison.groups),
+        right=range(1, 4),
+    )
 
 
 def _show_seeds(comparison: "Comparison") -> None:

@@ -181,12 +181,12 @@ class Progress(Callback):
 
     def _count(self, row: EpochRow) -> None:
         self._seconds.append(row.seconds + row.evaluation_seconds)
-        top1 = row.scores.get("test_top1", self.now.top1)
-        self._look(row.epoch, row.epoch, row.train, row.images_per_second, top1)
+        if "test_top1" in row.scores and not self._quiet:
+            scores = row.scores
+            self.now = replace(self.now, top1=scores["test_top1"], balanced=scores.get("test_balanced_accuracy"))
+        self._look(row.epoch, row.epoch, row.train, row.images_per_second)
 
-    def _look(
-        self, epoch: int, done: float, train: Mapping[str, float], rate: float, top1: float | None = None
-    ) -> None:
+    def _look(self, epoch: int, done: float, train: Mapping[str, float], rate: float) -> None:
         if self._quiet:
             return
         memory, where = self.memory()
@@ -195,7 +195,6 @@ class Progress(Callback):
             epoch=epoch,
             done=done,
             left=self._left(done),
-            top1=self.now.top1 if top1 is None else top1,
             train=train,
             images_per_second=rate,
             memory=memory,

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lgkd._internal.metric_rules import shows_top5
 from lgkd.cli import completion
 from lgkd.cli import options as o
 from lgkd.cli.display import console, say, show_json, show_pairs, show_table
 from lgkd.errors import InputError, TapError
 from lgkd.models.registry import find
 from lgkd.runner.resolve import check_dataset
+from lgkd.runs.class_results import ClassResults, about_never_predicted, in_words, never_predicted
 from lgkd.runs.folder import read_run, read_student
 from lgkd.runs.statistics import in_percent
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 _TEACHER = "resnet56"
 _NAMED = 5
+_MOST_ROWS = 20
 
 
 def evaluate(
@@ -32,8 +35,9 @@ def evaluate(
 ) -> None:
     """Evaluate a trained student on the test split, or on a folder of labelled images.
 
-    Accuracy, calibration, agreement with its teacher, hardest and easiest classes. Of a given folder all images are
-    used (of its test split, if it has one); it may have some of the classes.
+    Accuracy, balanced accuracy, macro F1, AUROC, calibration, agreement with its teacher; precision, recall, F1 and
+    AUROC by class. Of a given folder all images are used (of its test split, if it has one); it may have some of the
+    classes.
 
     Example: lgkd evaluate runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
     """
@@ -50,33 +54,63 @@ def evaluate(
     for note in notes:
         say(note)
     unseen = [classes[place] for place in scores.unseen]
+    by_class = {name: one.as_dict() for name, one in zip(classes, scores.by_class, strict=True)}
+    top5 = shows_top5(len(classes))
     if as_json:
         show_json(
             {
                 "folder": str(run),
                 "scored": scored,
                 "images": scores.images,
-                **scores.flat(),
+                **{name: value for name, value in scores.flat().items() if name != "top5" or top5},
                 "largest_class": scores.largest_class,
                 "per_class": scores.per_class,
+                "classes": by_class,
                 "classes_without_images": unseen,
+                "never_predicted": never_predicted(by_class),
             }
         )
         return
+    never = about_never_predicted(by_class)
     known = sorted((value, name) for value, name in zip(scores.per_class, classes, strict=True) if value is not None)
     show_pairs(
         {
             "scored": scored,
             "test images": f"{scores.images:,}",
             "top-1": f"{in_percent(scores.top1)}%",
-            "top-5": f"{in_percent(scores.top5)}%",
+            **({"top-5": f"{in_percent(scores.top5)}%"} if top5 else {}),
             "balanced accuracy": _balanced(scores, unseen),
+            "macro F1": in_words("macro_f1", scores.macro_f1),
+            "one-vs-rest AUROC": _area(scores),
             "cross entropy": f"{scores.loss:.4f}",
             "calibration error": f"{in_percent(scores.ece)}%",
             **_agreement(info, scores.agreement),
             "hardest classes": ", ".join(f"{name} {value:.0%}" for value, name in known[:3]),
             "easiest classes": ", ".join(f"{name} {value:.0%}" for value, name in known[:-4:-1]),
+            **({} if never is None else {"remark": never}),
         }
+    )
+    if len(classes) <= _MOST_ROWS:
+        console().print("")
+        _show_classes(by_class)
+
+
+def _show_classes(by_class: ClassResults) -> None:
+    """Print the scores of every class."""
+    show_table(
+        "scores by class, in %; AUROC: against all other classes",
+        ("class", "images", "predicted", "precision", "recall", "F1", "AUROC"),
+        (
+            (
+                name,
+                f"{one['count']:,}",
+                f"{one['predicted']:,}",
+                *("-" if one[key] is None else in_percent(one[key]) for key in ("precision", "recall", "f1")),
+                "-" if one["auroc"] is None else in_words("auroc", one["auroc"]),
+            )
+            for name, one in by_class.items()
+        ),
+        right=range(1, 7),
     )
 
 
@@ -88,6 +122,13 @@ def _balanced(scores: "Scores", unseen: list[str]) -> str:
     shown = ", ".join(unseen[:_NAMED]) + (", ..." if len(unseen) > _NAMED else "")
     count = len(scores.per_class)
     return f"{value}, over {count - len(unseen)} of {count} classes; no images of {shown}"
+
+
+def _area(scores: "Scores") -> str:
+    """Format the mean area, and over how many classes it is one; for a class without images it is undefined."""
+    defined = sum(1 for one in scores.by_class if one.auroc is not None)
+    shown, count = in_words("auroc", scores.auroc), len(scores.by_class)
+    return shown if defined in (0, count) else f"{shown}, over {defined} of {count} classes"
 
 
 def _agreement(info: Mapping[str, Any], agreement: float | None) -> dict[str, str]:

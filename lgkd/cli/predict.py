@@ -1,5 +1,6 @@
 """Implement `lgkd predict`."""
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,12 +8,14 @@ import typer
 
 from lgkd._internal.atomic_io import write_atomic
 from lgkd._internal.csv_tables import table
+from lgkd._internal.text import counted
 from lgkd.cli import completion
 from lgkd.cli import options as o
 from lgkd.cli.display import Display, console, show_json, show_table
-from lgkd.deploy.inference.image_files import find_images
+from lgkd.deploy.inference.image_files import find_images, true_classes
 from lgkd.deploy.inference.locate import find_source
 from lgkd.errors import DataError, InputError, TakenError
+from lgkd.runs.statistics import in_percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,8 +46,9 @@ def predict(
 ) -> None:
     """Classify images with a trained student.
 
-    Images are resized and normalised as in evaluation. Images that cannot be read are
-    named and skipped; the command then ends with code 2.
+    Images are resized and normalised as in evaluation. A folder whose sub-folders are named as the student's classes is
+    labelled: the true class is listed, and the accuracy follows. Images that cannot be read are named and skipped; the
+    command then ends with code 2.
 
     Example: lgkd predict runs/mine photos/ 'more/*.jpg' --top-k 5 --json
     """
@@ -53,12 +57,16 @@ def predict(
     if csv_file is not None and csv_file.exists():
         raise TakenError(f"{csv_file} exists already; nothing was touched. Choose another --csv")
     o.bring_in(use)
-    find_source(source)
+    place = find_source(source)
     display = Display("predict", quiet=quiet or as_json)
     files = find_images(images, fault=display.say)
-    from lgkd import api
+    from lgkd.deploy.inference.load import open_source
+    from lgkd.deploy.inference.predict import predict_images
+    from lgkd.training.precision import choose_device
 
-    found = api.predict(source, files, top_k=top_k, device=device, progress=display.predicted)
+    opened = open_source(place, device=choose_device(device))
+    truths = true_classes(images, files, opened.classes, say=display.say)
+    found = predict_images(opened, files, top_k=top_k, truths=truths, progress=display.predicted)
     if csv_file is not None:
         write_atomic(csv_file, _as_csv(found))
     if as_json:
@@ -67,6 +75,9 @@ def predict(
         _show(found)
     else:
         console().print(f"{len(found):,} images in {csv_file}")
+    accuracy = _accuracy(found)
+    if accuracy is not None and not (as_json and quiet):
+        console(errors=as_json).print(accuracy)
     _tell_of_the_broken(found)
 
 
@@ -74,15 +85,46 @@ def _show(found: "Sequence[Prediction]") -> None:
     read = [one for one in found if one.error is None]
     if not read:
         return
-    several = any(len(one.classes) > 1 for one in read)
+    several, labelled = any(len(one.classes) > 1 for one in read), _is_labelled(found)
     show_table(
         "",
-        ("image", "class", "sure", *(("or",) if several else ())),
+        ("image", *(("truth",) if labelled else ()), "class", "sure", *(("or",) if several else ())),
         (
-            (one.image, one.classes[0], f"{one.confidences[0]:.1%}", *((_others(one),) if several else ()))
+            (
+                one.image,
+                *((one.truth or "",) if labelled else ()),
+                one.classes[0],
+                f"{one.confidences[0]:.1%}",
+                *((_others(one),) if several else ()),
+            )
             for one in read
         ),
-        right=(2,),
+        right=(3,) if labelled else (2,),
+    )
+
+
+def _is_labelled(found: "Sequence[Prediction]") -> bool:
+    return any(one.truth is not None for one in found)
+
+
+def _accuracy(found: "Sequence[Prediction]") -> str | None:
+    """Describe the accuracy on the images whose class is known; None where there are none."""
+    pairs = [(one.truth, one.classes[0]) for one in found if one.truth is not None and one.error is None]
+    if not pairs:
+        return None
+    from lgkd.training.class_scores import class_scores, macro
+
+    present = sorted({truth for truth, _ in pairs})
+    named = [
+        [truth for truth, _ in pairs],
+        [guess for _, guess in pairs],
+        [one for one, guess in pairs if one == guess],
+    ]
+    scores = class_scores(*([Counter(part)[name] for name in present] for part in named))
+    accuracy, balanced = len(named[2]) / len(pairs), macro([one.recall for one in scores]) or 0.0
+    return (
+        f"accuracy {in_percent(accuracy)}% of {counted(len(pairs), 'labelled image')}, balanced accuracy "
+        f"{in_percent(balanced)}% over {counted(len(present), 'class')}"
     )
 
 
@@ -91,10 +133,11 @@ def _others(one: "Prediction") -> str:
 
 
 def _as_dict(one: "Prediction") -> dict[str, object]:
+    known = {"image": str(one.image), **({} if one.truth is None else {"truth": one.truth})}
     if one.error is not None:
-        return {"image": str(one.image), "error": one.error}
+        return {**known, "error": one.error}
     return {
-        "image": str(one.image),
+        **known,
         "classes": [{"class": name, "confidence": share} for name, share in _pairs(one)],
     }
 
@@ -103,11 +146,13 @@ def _as_csv(found: "Sequence[Prediction]") -> bytes:
     """Format one row per image: its classes and confidences in turn, and why it could not be read."""
     most = max(len(one.classes) for one in found)
     heads = [f"{what}_{place}" for place in range(1, most + 1) for what in ("class", "confidence")]
+    truth = ["truth"] if _is_labelled(found) else []
     rows = []
     for one in found:
         cells = (cell for pair in _pairs(one) for cell in pair)
-        rows.append({"image": one.image, **dict(zip(heads, cells, strict=False)), "error": one.error or ""})
-    return table(["image", *heads, "error"], rows)
+        known = {"image": one.image, **dict.fromkeys(truth, one.truth or "")}
+        rows.append({**known, **dict(zip(heads, cells, strict=False)), "error": one.error or ""})
+    return table(["image", *truth, *heads, "error"], rows)
 
 
 def _pairs(one: "Prediction") -> list[tuple[str, float]]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from lgkd.runs.class_results import APART
 from lgkd.runs.statistics import in_percent
 
 _BAR = 16
@@ -21,6 +22,7 @@ class Standing:
         done: finished epochs, with the fraction of the current one.
         left: seconds to the end; None where unknown.
         top1: last measured accuracy on the test split, 0 to 1; None before.
+        balanced: last measured balanced accuracy there; None before.
         train: of the epoch so far: "loss", its parts by name, "accuracy".
         images_per_second: in training.
         memory: bytes in use; None where unknown.
@@ -33,6 +35,7 @@ class Standing:
     done: float = 0.0
     left: float | None = None
     top1: float | None = None
+    balanced: float | None = None
     train: Mapping[str, float] = field(default_factory=dict)
     images_per_second: float | None = None
     memory: int | None = None
@@ -45,6 +48,7 @@ class _Shown:
 
     title: int = 1000
     bar: bool = True
+    balanced: bool = True
     train_accuracy: bool = True
     short_names: bool = False
     parts: bool = True
@@ -65,6 +69,7 @@ _GIVES_WAY: tuple[Callable[[_Shown], _Shown], ...] = (
     lambda shown: replace(shown, parts=False),
     lambda shown: replace(shown, memory=False),
     lambda shown: replace(shown, losses=False),
+    lambda shown: replace(shown, balanced=False),
 )
 
 
@@ -110,6 +115,8 @@ def _news(now: Standing, shown: _Shown) -> str:
     parts = []
     if now.top1 is not None:
         parts.append(f"test {in_percent(now.top1, digits=1)}%")
+        if shown.balanced and now.balanced is not None and abs(now.balanced - now.top1) > APART:
+            parts.append(f"balanced {in_percent(now.balanced, digits=1)}%")
     if "accuracy" in now.train and (shown.train_accuracy or now.top1 is None):
         parts.append(f"train {in_percent(now.train['accuracy'], digits=1)}%")
     if shown.losses:

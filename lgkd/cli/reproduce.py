@@ -12,7 +12,7 @@ from lgkd.cli.display import Display, console, show_json, show_pairs, show_table
 from lgkd.cli.train import watch_each
 from lgkd.experiments.catalogue import EXPERIMENTS
 from lgkd.experiments.layout import check_out, default_folder, progress_of
-from lgkd.experiments.markdown import balanced_differs, check_results, gain_words, mean_and_spread, seeds_in_words, took
+from lgkd.experiments.markdown import check_results, gain_words, mean_and_spread, seeds_in_words, took
 from lgkd.experiments.results import Outcome, Row
 from lgkd.experiments.select import choose_arms, find_experiment, turns_of
 from lgkd.experiments.spec import Experiment
@@ -213,7 +213,7 @@ def _show_started(started: list["Started"], title: str) -> None:
 def _show(outcome: Outcome) -> None:
     out, rows = console(), [row for row in (*outcome.rows, *outcome.pools) if row.runs]
     # With unequal classes, a model that names the largest class alone has a high top-1.
-    balanced = any(balanced_differs(row) for row in rows)
+    balanced = any(row.shows_balanced for row in rows)
     measure = "balanced accuracy" if balanced else "top-1"
     show_table(
         f"{outcome.experiment.name}: {measure} on the test split, in %",

@@ -8,6 +8,7 @@ from lgkd._internal.launch import is_first
 from lgkd.cli.compare import show_comparison
 from lgkd.cli.display import console, duration, line_of, say, show_json
 from lgkd.errors import LgkdError
+from lgkd.runs.class_results import class_metrics, has_unequal_classes, selected_by
 from lgkd.runs.ended_terms import ended_terms
 from lgkd.runs.statistics import in_percent
 
@@ -72,10 +73,15 @@ def print_run(run: "Run", *, as_json: bool) -> None:
     best = results["best_epoch_on_the_test_split"]
     seconds = results["training_seconds"] + results["evaluation_seconds"]
     out = console()
-    how = "chosen on held-out images" if results["selected_on"] else "the last; nothing was selected"
+    how = "the last; nothing was selected"
+    if results["selected_on"]:
+        how = f"chosen on held-out images by {selected_by(results)}"
+    alike = ""
+    if has_unequal_classes(results):
+        alike = "".join(f"{name} {value}, " for name, value in class_metrics(results).items())
     out.print(
         f"test top-1 {in_percent(run.top1)}% after epoch {results['epoch']} ({how}), "
-        f"calibration error {in_percent(results['test_ece'])}%, {duration(seconds)}"
+        f"{alike}calibration error {in_percent(results['test_ece'])}%, {duration(seconds)}"
     )
     if best["epoch"] != results["epoch"]:
         out.print(

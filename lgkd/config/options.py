@@ -144,6 +144,11 @@ class CommandOptions(TypedDict, total=False):
     fold: Annotated[int | None, Option(
         "the fold to test on, 1 to `folds`.", int, "With --folds, train for this fold alone, 1 to the number of folds.",
         kept="command", compared="dataset.subset")]
+    select_by: Annotated[str | None, Option(
+        "with `val_fraction`, the metric on the held-out images that chooses the epoch: top1, balanced_accuracy or "
+        "macro_f1, in which every class counts alike; top1 if not given.", str,
+        "Metric that chooses the epoch with --val-fraction: top1, balanced_accuracy or macro_f1; top1 if not given.",
+        completion="selecting_metrics", kept="command", compared="select_by")]
     leave_out_near_copies: Annotated[bool, Option(
         "do not train on images that are nearly a test image or an earlier training image, as `lgkd check` finds them; "
         "the test split stays whole.", bool, "Do not train on near copies of test or other training images.",

@@ -5,9 +5,18 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from lgkd._internal.metric_rules import shows_top5
 from lgkd.deploy.options import FORMATS
 from lgkd.deploy.snippets import snippets
 from lgkd.deploy.subject import Subject
+from lgkd.runs.class_results import (
+    about_never_predicted,
+    by_class_of,
+    class_metrics,
+    has_unequal_classes,
+    in_words,
+    selected_by,
+)
 from lgkd.runs.folder import describe
 
 _MANY = 30
@@ -74,24 +83,50 @@ def _accuracy(info: Mapping[str, Any]) -> str:
     chosen = (
         f"the last epoch of {info['epochs']}; nothing was selected"
         if results["selected_on"] is None
-        else f"epoch {results['epoch']} of {info['epochs']}, the best on {data['val_images']:,} held-out images"
+        else f"epoch {results['epoch']} of {info['epochs']}, the best on {data['val_images']:,} held-out images by "
+        f"{selected_by(results)}"
     )
     best = results["best_epoch_on_the_test_split"]
+    alike = class_metrics(results) if has_unequal_classes(results) else {}
     lines = [
         "## Accuracy\n",
         f"On the test split of {text(data['name'])} ({data['test_images']:,} images), after {chosen}, computed in "
         f"{text(info['precision'])}:\n",
         "| | |\n|---|---|",
         f"| top-1 | {results['test_top1']:.2%} |",
-        f"| top-5 | {results['test_top5']:.2%} |",
+        *([f"| top-5 | {results['test_top5']:.2%} |"] if shows_top5(data["classes"]) else []),
+        *(f"| {name} | {value} |" for name, value in alike.items()),
         f"| cross entropy | {results['test_loss']:.4f} |",
         f"| calibration error (15 bins) | {results['test_ece']:.2%} |",
         "",
         f"This is one training with seed {info['seed']}: how much another seed would change it is not known from it "
         f"alone. The best epoch on the test split, which papers print and which is chosen by looking at the answer, "
         f"was epoch {best['epoch']} with {best['test_top1']:.2%}.\n",
+        *_by_class(results),
     ]
     return "\n".join(lines)
+
+
+def _by_class(results: Mapping[str, Any]) -> list[str]:
+    """Write the table of scores by class; none for many classes, or for a run of an earlier version."""
+    by_class = by_class_of(results)
+    if by_class is None or len(by_class) > _MANY:
+        return []
+    rows = [
+        f"| {text(name)} | {one['count']:,} | "
+        + " | ".join("" if one[key] is None else f"{one[key]:.2%}" for key in ("precision", "recall", "f1"))
+        + f" | {'' if one['auroc'] is None else in_words('auroc', one['auroc'])} |"
+        for name, one in by_class.items()
+    ]
+    remark = about_never_predicted(by_class)
+    return [
+        "By class, on the same images; AUROC is that of each class against all others:\n",
+        "| class | images | precision | recall | F1 | AUROC |",
+        "|---|---:|---:|---:|---:|---:|",
+        *rows,
+        "",
+        *([] if remark is None else [f"{text(remark)}.\n"]),
+    ]
 
 
 def _training(info: Mapping[str, Any], weights_sha256: str) -> str:

@@ -76,8 +76,8 @@ def command(outcome: Outcome) -> str:
 
 
 def _measured_table(rows: Sequence[Row]) -> str:
-    """Build the table of arms; with columns of balanced accuracies where those of an arm differ from its top-1."""
-    if not any(balanced_differs(row) for row in rows):
+    """Build the table of arms; with columns of balanced accuracies where classes are unequal."""
+    if not any(row.shows_balanced for row in rows):
         return _table(_MEASURED, map(_measured, rows))
     place, gain = _MEASURED.index("last epoch") + 1, _MEASURED.index("gain, paired by seed") + 1
 
@@ -88,12 +88,6 @@ def _measured_table(rows: Sequence[Row]) -> str:
         wider(_MEASURED, *_BALANCED),
         (wider(_measured(row), mean_and_spread(row.balanced), _gain(row, row.balanced_gain)) for row in rows),
     )
-
-
-def balanced_differs(row: Row) -> bool:
-    """Return True where the balanced accuracy of a row differs from its top-1, as with unequal classes."""
-    top1, balanced = row.top1, row.balanced
-    return top1 is not None and balanced is not None and abs(top1.mean - balanced.mean) > 1e-6
 
 
 def _measured(row: Row) -> Sequence[str]:

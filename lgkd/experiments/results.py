@@ -52,9 +52,14 @@ class Row:
     @property
     def balanced(self) -> Summary | None:
         """Return balanced accuracy on the test split after the last epoch; None if any run lacks it."""
-        values = [_balanced(run) for run in self.runs]
+        values = [run.metric("balanced_accuracy") for run in self.runs]
         known = [value for value in values if value is not None]
         return summarise(known) if known and len(known) == len(values) else None
+
+    @property
+    def shows_balanced(self) -> bool:
+        """Return true if balanced accuracy is shown: the test images of the classes are unequal in number."""
+        return self.balanced is not None and any(run.unequal for run in self.runs)
 
     @property
     def by_seed(self) -> list[tuple[int, float]]:
@@ -70,7 +75,7 @@ class Row:
     @property
     def balanced_gain(self) -> Interval | None:
         """Return the gain in balanced accuracy over the reference, as `gain`; None without measured pairs."""
-        pairs = [(_balanced(run), _balanced(other)) for run, other in self._pairs()]
+        pairs = [(run.metric("balanced_accuracy"), other.metric("balanced_accuracy")) for run, other in self._pairs()]
         gains = [mine - theirs for mine, theirs in pairs if mine is not None and theirs is not None]
         return paired_interval([0.0] * len(gains), gains) if gains else None
 
@@ -240,10 +245,6 @@ def _check_images(runs: Sequence[Finished]) -> None:
             f"{one} and {other} were measured on different images, so their accuracies cannot be compared; use another "
             "--out for other images"
         )
-
-
-def _balanced(run: Finished) -> float | None:
-    return run.rows[-1].get("test_balanced_accuracy")
 
 
 def _teacher(about: Any) -> str | None:

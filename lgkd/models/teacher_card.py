@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from lgkd._internal.atomic_io import sha256_of, write_atomic
 from lgkd._internal.locks import locked_folder
 from lgkd._internal.manifest import compare, read_manifest
+from lgkd._internal.metric_rules import is_unequal
 from lgkd._internal.paths import home, teachers_folder
 from lgkd._internal.text import safe_text
 from lgkd.errors import DamagedError, InputError, MissingTeacherError
@@ -106,7 +107,7 @@ class Accuracy(_Part):
         largest = self.largest_class or largest_class or chance
         if balanced is not None:
             guess = 1 / (self.seen_classes or classes)
-            if _hardly_above(balanced, guess) and largest > 1.1 * chance:
+            if _hardly_above(balanced, guess) and is_unequal(largest, classes):
                 return (
                     f"little better than always naming the largest class ({largest:.1%}): its balanced accuracy is "
                     f"{balanced:.1%}, that of a guess {guess:.1%}"
@@ -114,7 +115,7 @@ class Accuracy(_Part):
             return f"little better than chance ({chance:.1%})" if _hardly_above(min(top1, balanced), chance) else None
         if not _hardly_above(top1, largest):
             return None
-        if largest > 1.1 * chance:
+        if is_unequal(largest, classes):
             return f"little better than always naming the largest class ({largest:.1%})"
         return f"little better than chance ({chance:.1%})"
 

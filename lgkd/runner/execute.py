@@ -7,9 +7,10 @@ from typing import Any
 from torch import nn
 
 from lgkd._internal.atomic_io import write_atomic, write_json
-from lgkd._internal.distributed import all_reduce_sum
+from lgkd._internal.distributed import all_reduce_sum, gather
 from lgkd._internal.locks import remove_stale_lock
 from lgkd._internal.manifest import MANIFEST, remove_manifest
+from lgkd._internal.metric_rules import shows_top5
 from lgkd._internal.safetensors_io import fill, load_weights, save_weights
 from lgkd.config import dump_recipe
 from lgkd.data.loader import EvalLoader
@@ -21,6 +22,7 @@ from lgkd.runner.record import CsvLogger, describe_run, results
 from lgkd.runner.resolve import ResolvedConfig
 from lgkd.runner.run import Run
 from lgkd.runner.teacher_store import keep_teacher, poor_teacher
+from lgkd.runs.class_results import BY_CLASS, about_never_predicted, has_unequal_classes
 from lgkd.runs.folder import (
     CHECKPOINTS,
     ENV,
@@ -41,8 +43,9 @@ from lgkd.runs.identity import check_checkpoint, checkpoint_identity
 from lgkd.runs.plots import draw_curves
 from lgkd.training.callbacks import EpochRow
 from lgkd.training.checkpointer import Checkpointer
+from lgkd.training.class_scores import ClassScores
 from lgkd.training.config import Plan
-from lgkd.training.evaluate import score
+from lgkd.training.evaluate import Scores, score
 from lgkd.training.loop import fit
 from lgkd.training.signals import StopCondition
 from lgkd.training.tracking import Tracking
@@ -68,12 +71,13 @@ def execute(config: ResolvedConfig, session: Session, prepared: Prepared) -> Run
     resumes = has_checkpoint(folder)
     if not resumes:
         begin()
-    batches = _test_batches(session, prepared)
+    evaluation = _Evaluation(_test_batches(session, prepared), plan)
+    select_by = config.options.get("select_by") or "top1"
     logger = CsvLogger(folder, writes=first)
     teachers = [info["teacher"], *info["more_teachers"]] if info["teacher"] else []
     checkpointer = Checkpointer(
         folder / CHECKPOINTS,
-        select_on="val_top1" if data.val is not None else None,
+        select_on=f"val_{select_by}" if data.val is not None else None,
         identity={
             "data": data.fingerprint,
             "teachers": [teacher["sha256"] for teacher in teachers],
@@ -89,7 +93,7 @@ def execute(config: ResolvedConfig, session: Session, prepared: Prepared) -> Run
             make_task(student, prepared.guides, prepared.recipe, prepared.balance),
             prepared.loader,
             plan,
-            evaluate=lambda model: _scores(model, batches, plan),
+            evaluate=evaluation,
             callbacks=(logger, *session.watchers),
             checkpointer=checkpointer,
             stop=stop,
@@ -101,18 +105,26 @@ def execute(config: ResolvedConfig, session: Session, prepared: Prepared) -> Run
     if data.val is not None:
         weights, best = checkpointer.load_best()
         student.load_state_dict(weights)
+    selected = best is not None and best["epoch"] != logger.rows[-1]["epoch"]
+    by_class = dict(zip(data.classes, evaluation.by_class(student, again=selected), strict=True))
     student.eval().to("cpu")
-    info = info | {"finished": now(), "results": results(logger.rows, best, prepared.guides)}
+    outcome = results(logger.rows, best, prepared.guides, select_by=select_by, by_class=by_class)
+    info = info | {"finished": now(), "results": outcome}
     if first:
         about = _describe_student(config, prepared)
         about["weights_sha256"] = save_weights(student.state_dict(), folder / STUDENT_WEIGHTS)
         write_json(folder / STUDENT, about)
-        draw_curves(logger.rows, folder / "curves.png", describe(info))
+        unequal = has_unequal_classes(outcome)
+        draw_curves(logger.rows, folder / "curves.png", describe(info), balanced=unequal)
         # A teacher that could not be stored is not finished: the same command stores it, without training again.
         if config.store is not None:
-            _keep_teacher(config, session, prepared, config.store, info)
-        elif (remark := poor_student(config.model_name, _accuracy(data, info), len(data.classes))) is not None:
-            session.say(remark)
+            poor = _keep_teacher(config, prepared, config.store, info)
+        else:
+            poor = poor_student(config.model_name, _accuracy(data, info), len(data.classes))
+        never = about_never_predicted(outcome[BY_CLASS])
+        for sentence in (poor, None if never is None else f"{config.model_name} on test: {never}"):
+            if sentence is not None:
+                session.say(sentence)
         finish_run(folder, info)
     return Run(student, logger.rows, folder, info | {"status": "finished"})
 
@@ -131,7 +143,12 @@ def _tracking(config: ResolvedConfig, session: Session, prepared: Prepared) -> T
     if not track:
         return None
     about = describe_run(prepared.info, prepared.recipe)
-    return Tracking(config.folder, track, about=about, values=EpochRow.flatten, say=session.say)
+    hidden = () if shows_top5(len(prepared.data.classes)) else ("test_top5", "val_top5")
+
+    def values(row: EpochRow) -> dict[str, float]:
+        return {name: value for name, value in row.flatten().items() if name not in hidden}
+
+    return Tracking(config.folder, track, about=about, values=values, say=session.say)
 
 
 def finished_run(folder: Path, info: dict[str, Any], student: nn.Module) -> Run:
@@ -170,17 +187,40 @@ def _test_batches(session: Session, prepared: Prepared) -> dict[str, EvalLoader]
     }
 
 
-def _scores(model: nn.Module, batches: Mapping[str, EvalLoader], plan: Plan) -> dict[str, float]:
-    """Return every split's scores, as `test_top1` and so on."""
-    return {
-        f"{split}_{name}": value
-        for split, images in batches.items()
-        for name, value in score(
-            model, images, precision=plan.precision, channels_last=plan.channels_last, all_reduce_sum=all_reduce_sum
+class _Evaluation:
+    """Evaluate a model on every split, for a row of metrics.csv, and keep the scores by class of the last time."""
+
+    def __init__(self, batches: Mapping[str, EvalLoader], plan: Plan) -> None:
+        self._batches, self._plan = batches, plan
+        self._by_class: tuple[ClassScores, ...] | None = None
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        """Return the scores of every split, as `test_top1` and so on."""
+        scores = {split: self._score(model, images) for split, images in self._batches.items()}
+        self._by_class = scores["test"].by_class
+        return {f"{split}_{name}": value for split, one in scores.items() for name, value in one.flat().items()}
+
+    def by_class(self, model: nn.Module, *, again: bool) -> tuple[ClassScores, ...]:
+        """Return the scores by class on the test split.
+
+        Args:
+            model: the trained one.
+            again: evaluate it although another model was evaluated last; a training that was resumed after its last
+                epoch has evaluated none.
+        """
+        if again or self._by_class is None:
+            self._by_class = self._score(model.to(self._plan.device), self._batches["test"]).by_class
+        return self._by_class
+
+    def _score(self, model: nn.Module, images: EvalLoader) -> Scores:
+        return score(
+            model,
+            images,
+            precision=self._plan.precision,
+            channels_last=self._plan.channels_last,
+            all_reduce_sum=all_reduce_sum,
+            gather=gather,
         )
-        .flat()
-        .items()
-    }
 
 
 def _describe_student(config: ResolvedConfig, prepared: Prepared) -> dict[str, Any]:
@@ -234,9 +274,8 @@ def poor_student(name: str, accuracy: Accuracy, classes: int) -> str | None:
     )
 
 
-def _keep_teacher(
-    config: ResolvedConfig, session: Session, prepared: Prepared, store: Path, info: Mapping[str, Any]
-) -> None:
+def _keep_teacher(config: ResolvedConfig, prepared: Prepared, store: Path, info: Mapping[str, Any]) -> str | None:
+    """Put a teacher into the store; return a remark on one that has learned little."""
     data, init = prepared.data, info.get("init")
     card = keep_teacher(
         store,
@@ -258,5 +297,4 @@ def _keep_teacher(
         replace=config.replace,
         folder=config.folder,
     )
-    if (remark := poor_teacher(card)) is not None:
-        session.say(remark)
+    return poor_teacher(card)

@@ -18,8 +18,10 @@ from lgkd.models.teacher import Teacher
 from lgkd.runner.options import saved_options
 from lgkd.runner.prepared import Session
 from lgkd.runner.resolve import ResolvedConfig, recipe_name
+from lgkd.runs.class_results import BY_CLASS
 from lgkd.runs.folder import now, write_metrics
 from lgkd.training.callbacks import Callback, EpochRow
+from lgkd.training.class_scores import ClassScores
 from lgkd.training.config import Plan
 
 
@@ -44,7 +46,12 @@ class CsvLogger(Callback):
 
 
 def results(
-    rows: Sequence[Mapping[str, float]], best: Mapping[str, float] | None = None, guides: Sequence[Guide] = ()
+    rows: Sequence[Mapping[str, float]],
+    best: Mapping[str, float] | None = None,
+    guides: Sequence[Guide] = (),
+    *,
+    select_by: str | None = None,
+    by_class: Mapping[str, ClassScores] | None = None,
 ) -> dict[str, Any]:
     """Summarise the results of a run on the test split.
 
@@ -52,6 +59,8 @@ def results(
         rows: of metrics.csv.
         best: the epoch that is best on held-out images, where there were any; otherwise the last one counts.
         guides: of the training, which know the terms that have ended.
+        select_by: the metric on held-out images that selected the epoch; top-1 accuracy if not given.
+        by_class: scores of every class on the test split after the epoch that counts.
 
     The best epoch on the test split is common in papers; it is stored beside the result, with that label.
     """
@@ -61,11 +70,13 @@ def results(
         **{key: value for key, value in chosen.items() if key.startswith(("test_", "val_"))},
         "epoch": int(chosen["epoch"]),
         "selected_on": None if best is None else "val",
+        **({} if best is None else {"selected_by": select_by or "top1"}),
         "best_epoch_on_the_test_split": {"epoch": int(peak["epoch"]), "test_top1": peak["test_top1"]},
         "training_seconds": round(sum(row["seconds"] for row in rows), 1),
         "evaluation_seconds": round(sum(row["evaluation_seconds"] for row in rows), 1),
         **_processor_time(rows),
         **({"ended_terms": _ended_terms(guides, int(rows[-1]["epoch"]))} if guides else {}),
+        **({} if by_class is None else {BY_CLASS: {name: one.as_dict() for name, one in by_class.items()}}),
     }
 
 
@@ -195,6 +206,7 @@ def describe_training(
         "seed": config.seed,
         "device": session.device,
         "deterministic": bool(options.get("deterministic")),
+        "select_by": _select_by(options.get("select_by")),
         "processes": session.process.count,
         "precision": plan.precision,
         "compiled": plan.compile,
@@ -203,6 +215,11 @@ def describe_training(
         "steps_per_epoch": plan.steps_per_epoch,
         **({"time": dict(config.fitted)} if config.fitted is not None else {}),
     }
+
+
+def _select_by(metric: str | None) -> str | None:
+    """Return the metric that selects the epoch; None for the default, also where it is named."""
+    return None if metric == "top1" else metric
 
 
 def describe_call(config: ResolvedConfig, served: Served | None, data: Data) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
+from lgkd._internal.metric_rules import SELECT_BY
 from lgkd._internal.text import did_you_mean
 from lgkd.config import Recipe, load_recipe
 from lgkd.config.length_rules import without_guide
@@ -163,6 +164,7 @@ def resolve(
         precision=options.get("precision"),
         overrides=options.get("overrides") or (),
     )
+    check_selection(options.get("select_by"), options.get("val_fraction"))
     check_extra(options.get("extra"), options.get("extra_share"))
     check_cached(options.get("cached"), guided=bool(teachers), approximate=bool(options.get("approximate")))
     if (side := options.get("stored_side")) is not None:
@@ -260,6 +262,23 @@ def check_dataset(source: str | Path, data_dir: str | Path | None = None) -> Non
     known_or_folder(source)
     if data_dir is not None and not Path(data_dir).expanduser().is_dir():
         raise MissingError(f"there is no folder {data_dir}; expected one that holds {source}, as --data-dir")
+
+
+def check_selection(select_by: str | None, val_fraction: float | None) -> None:
+    """Check the metric that selects the epoch.
+
+    Raises:
+        InputError: it is unknown, or no images are held out to select on.
+    """
+    if select_by is None:
+        return
+    if select_by not in SELECT_BY:
+        raise InputError(f"--select-by is {select_by!r}, expected one of {', '.join(SELECT_BY)}")
+    if val_fraction is None:
+        raise InputError(
+            f"--select-by {select_by} selects an epoch, and without held-out images the last one counts; hold out some "
+            "with --val-fraction"
+        )
 
 
 def check_extra(extra: str | Path | None, share: float | None) -> None:

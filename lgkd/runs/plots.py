@@ -39,12 +39,21 @@ class Measured:
     colour: str
 
 
-def draw_curves(rows: Rows, path: Path, title: str) -> None:
-    """Plot accuracy and the parts of the loss over the epochs of one run, as PNG."""
+def draw_curves(rows: Rows, path: Path, title: str, *, balanced: bool = False) -> None:
+    """Plot accuracy and the parts of the loss over the epochs of one run, as PNG.
+
+    Args:
+        rows: of metrics.csv.
+        path: of the PNG.
+        title: a text.
+        balanced: also plot balanced accuracy, as for classes of unequal size.
+    """
     figure, (left, right) = new_figure(2)
     _line(left, rows, "train_accuracy", "training batches (augmented)", GREY)
     _line(left, rows, "test_top1", "test split", BLUE)
-    left.set(xlabel="epoch", ylabel="top-1 accuracy", title=_wrapped(title, 52))
+    if balanced:
+        _line(left, rows, "test_balanced_accuracy", "test split, balanced accuracy", ORANGE)
+    left.set(xlabel="epoch", ylabel="accuracy" if balanced else "top-1 accuracy", title=_wrapped(title, 52))
     left.set_ylim(bottom=0)
     parts = [key for key in (rows[0] if rows else {}) if key.startswith("loss_")]
     for key, colour in zip(parts, cycle((BLUE, ORANGE, GREEN, GREY)), strict=False):

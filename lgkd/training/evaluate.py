@@ -1,11 +1,11 @@
-"""Evaluate a classifier on a split: accuracy, calibration, agreement.
+"""Evaluate a classifier on a split: accuracy, scores by class, calibration, agreement.
 
 Letters in shapes: B batch, K classes, N images.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lgkd.errors import DataError
 from lgkd.models.sdpa import quick_attention
+from lgkd.training.class_scores import ClassScores, auroc_by_class, class_scores, macro
 
 BINS = 15
 """Number of equal-width bins of confidence, for the calibration error."""
@@ -34,6 +35,10 @@ class Scores:
         balanced_accuracy: mean of the top1 of the classes that have images, as scikit-learn's balanced_accuracy_score:
             always predicting the largest class scores no more than a guess.
         largest_class: share of images of the most frequent class: the accuracy of always predicting it.
+        macro_f1: mean F1 of the classes that have images or predictions, as scikit-learn's f1_score(average="macro").
+        auroc: mean area under the ROC curve of each class against all others, over the classes for which it is defined,
+            as scikit-learn's roc_auc_score(multi_class="ovr"); None where it is defined for none, or was not computed.
+        by_class: scores of every class, in class order.
     """
 
     top1: float
@@ -45,6 +50,9 @@ class Scores:
     agreement: float | None = None
     balanced_accuracy: float | None = None
     largest_class: float | None = None
+    macro_f1: float | None = None
+    auroc: float | None = None
+    by_class: tuple[ClassScores, ...] = ()
 
     @property
     def unseen(self) -> list[int]:
@@ -53,9 +61,10 @@ class Scores:
 
     def flat(self) -> dict[str, float]:
         """Return the scalar scores, for a log."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
             key: float(value)
-            for key, value in asdict(self).items()
+            for key, value in values.items()
             if isinstance(value, int | float) and key not in ("images", "largest_class")
         }
 
@@ -69,6 +78,7 @@ def score(
     channels_last: bool = False,
     other: Callable[[Tensor], Tensor] | None = None,
     all_reduce_sum: Callable[[Tensor], Tensor] | None = None,
+    gather: Callable[[Tensor], list[Tensor]] | None = None,
 ) -> Scores:
     """Evaluate a classifier on (images, class numbers), in eval mode; modules keep their mode.
 
@@ -79,19 +89,27 @@ def score(
         channels_last: use the channels-last memory format.
         other: a second classifier of the same images, for the agreement.
         all_reduce_sum: sums a vector over processes, if each of them has a share of the images.
+        gather: in that case, returns a tensor of each process; without it the AUROC, which needs all images together,
+            is not computed.
 
     Raises:
         DataError: there are no images.
     """
     sums: dict[str, Tensor] = {}
+    ranked: list[tuple[Tensor, Tensor]] = []
     for logits, labels, theirs in _outputs(model, batches, precision, channels_last, other):
         for name, value in _counts(logits, labels, theirs).items():
             sums[name] = sums[name] + value if name in sums else value
+        ranked.append((_probabilities(logits), labels))
     if not sums:
         raise DataError("there are no images to score; expected at least one batch")
+    auroc = None
+    if all_reduce_sum is None or gather is not None:
+        columns = (torch.cat(column) for column in zip(*ranked, strict=True))
+        auroc = auroc_by_class(*(column if gather is None else torch.cat(gather(column.cpu())) for column in columns))
     if all_reduce_sum is not None:
         sums = _reduced(sums, all_reduce_sum)
-    return _scores({name: value.cpu() for name, value in sums.items()}, with_other=other is not None)
+    return _scores({name: value.cpu() for name, value in sums.items()}, auroc, with_other=other is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,17 +121,27 @@ class Answers:
         guesses: the predicted classes, int64 (N,).
         confidences: their probabilities, float32 (N,).
         chances: the probabilities of the true classes, float32 (N,).
+        auroc: area under the ROC curve of each class, as in `Scores.by_class`; None: not computed.
     """
 
     labels: Tensor
     guesses: Tensor
     confidences: Tensor
     chances: Tensor
+    auroc: Sequence[float | None] | None = None
 
     @property
     def right(self) -> Tensor:
         """Return the mask of correct predictions, bool (N,)."""
         return self.guesses == self.labels
+
+    def by_class(self, classes: int) -> tuple[ClassScores, ...]:
+        """Compute the scores of each of so many classes."""
+        images, predicted, correct = (
+            torch.bincount(part, minlength=classes).tolist()
+            for part in (self.labels, self.guesses, self.labels[self.right])
+        )
+        return class_scores(images, predicted, correct, self.auroc)
 
 
 @torch.no_grad()
@@ -130,13 +158,16 @@ def answer(
         DataError: there are no images.
     """
     parts: list[tuple[Tensor, ...]] = []
+    ranked: list[Tensor] = []
     for logits, labels, _ in _outputs(model, batches, precision, channels_last, None):
         chances = logits.softmax(dim=1)
         confidence, guess = chances.max(dim=1)
         parts.append((labels.cpu(), guess.cpu(), confidence.cpu(), chances.gather(1, labels[:, None])[:, 0].cpu()))
+        ranked.append(_probabilities(logits).cpu())
     if not parts:
         raise DataError("there are no images to score; expected at least one batch")
-    return Answers(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    labels, guesses, confidences, chances = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Answers(labels, guesses, confidences, chances, auroc_by_class(torch.cat(ranked), labels))
 
 
 def _outputs(
@@ -168,6 +199,11 @@ def _outputs(
             module.training = training
 
 
+def _probabilities(logits_BK: Tensor) -> Tensor:
+    """Compute probabilities to rank images by; in double precision, as confident ones are ties in single precision."""
+    return logits_BK.double().softmax(dim=1)
+
+
 def _counts(logits_BK: Tensor, labels_B: Tensor, theirs: Tensor | None) -> dict[str, Tensor]:
     """Compute the sums that accumulate over batches, on the device."""
     classes = logits_BK.shape[1]
@@ -182,6 +218,7 @@ def _counts(logits_BK: Tensor, labels_B: Tensor, theirs: Tensor | None) -> dict[
         "top5": (five == labels_B[:, None]).any(dim=1).sum(),
         "class_images": torch.bincount(labels_B, minlength=classes),
         "class_correct": torch.bincount(labels_B, weights=correct.double(), minlength=classes),
+        "class_predicted": torch.bincount(guess, minlength=classes),
         "bin_images": torch.bincount(bins, minlength=BINS),
         "bin_confidence": torch.bincount(bins, weights=confidence.double(), minlength=BINS),
         "bin_correct": torch.bincount(bins, weights=correct.double(), minlength=BINS),
@@ -198,24 +235,25 @@ def _reduced(sums: dict[str, Tensor], all_reduce_sum: Callable[[Tensor], Tensor]
     return {name: part.view_as(sums[name]) for name, part in zip(sums, parts, strict=True)}
 
 
-def _scores(sums: dict[str, Tensor], *, with_other: bool) -> Scores:
+def _scores(sums: dict[str, Tensor], auroc: Sequence[float | None] | None, *, with_other: bool) -> Scores:
     images = int(sums["images"])
-    per_class = [
-        float(right / seen) if seen else None
-        for right, seen in zip(sums["class_correct"].tolist(), sums["class_images"].tolist(), strict=True)
-    ]
-    seen = [value for value in per_class if value is not None]
+    seen, predicted, correct = (sums[f"class_{what}"].tolist() for what in ("images", "predicted", "correct"))
+    by_class = class_scores(seen, predicted, correct, auroc)
+    per_class = tuple(one.recall for one in by_class)
     gap = (sums["bin_confidence"] - sums["bin_correct"]).abs().sum()
     return Scores(
         top1=float(sums["class_correct"].sum()) / images,
         top5=float(sums["top5"]) / images,
         loss=float(sums["loss"]) / images,
         ece=float(gap) / images,
-        per_class=tuple(per_class),
+        per_class=per_class,
         images=images,
         agreement=float(sums["agreement"]) / images if with_other else None,
-        balanced_accuracy=sum(seen) / len(seen),
+        balanced_accuracy=macro(per_class),
         largest_class=float(sums["class_images"].max()) / images,
+        macro_f1=macro([one.f1 for one in by_class]),
+        auroc=macro([one.auroc for one in by_class]),
+        by_class=by_class,
     )
 
 

@@ -9,7 +9,6 @@ from torch import nn
 
 from lgkd.analysis.report.metrics import (
     Confused,
-    accuracy_by_class,
     calibration_error,
     confusion,
     curve_of,
@@ -49,7 +48,7 @@ def test_answers_image_by_image_add_up_to_the_scores() -> None:
     assert float(said.right.double().mean()) == pytest.approx(scores.top1)
     assert -float(said.chances.double().log().mean()) == pytest.approx(scores.loss, rel=1e-5)
     assert calibration_error(reliability(said)) == pytest.approx(scores.ece, abs=1e-7)
-    assert accuracy_by_class(said, 5) == pytest.approx(list(scores.per_class))
+    assert [one.recall for one in said.by_class(5)] == pytest.approx(list(scores.per_class))
 
 
 def test_answering_leaves_training_flags_as_they_were() -> None:
@@ -71,7 +70,7 @@ def test_the_most_confused_pairs_are_those_counted_by_hand() -> None:
 
 
 def test_a_class_without_images_has_no_accuracy() -> None:
-    assert accuracy_by_class(answers([0, 0, 2], [0, 1, 2]), 4) == [0.5, None, 1.0, None]
+    assert [one.recall for one in answers([0, 0, 2], [0, 1, 2]).by_class(4)] == [0.5, None, 1.0, None]
 
 
 def test_calibration_is_worked_out_by_hand() -> None:

@@ -56,6 +56,7 @@ def test_names_of_everything_are_completed_where_they_are_asked_for(world: World
     assert completed(world, "train", "--recipe", "super") == ["supervised"]
     assert completed(world, "train-teacher", "vgg") == [name for name in names("teacher") if name.startswith("vgg")]
     assert completed(world, "train", "--precision", "b") == ["bf16"]
+    assert completed(world, "train", "--select-by", "b") == ["balanced_accuracy"]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish", "powershell"])

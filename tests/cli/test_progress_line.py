@@ -62,6 +62,19 @@ def test_a_plain_line_has_it_all(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+def test_balanced_accuracy_is_shown_where_it_is_another_number() -> None:
+    unequal = replace(NOW, balanced=0.125)
+    assert "test 25.0% balanced 12.5% train 50.0%" in plain_line(unequal)
+    assert plain_line(replace(NOW, balanced=0.25 + 1e-9)) == plain_line(NOW)
+    assert "test 25.0% balanced 12.5%" in live_line(unequal, 80) and len(live_line(unequal, 80)) <= 80
+    assert "balanced" not in live_line(unequal, 40)
+    with terminal() as screen, Display("x") as display:
+        display.on_start(3, 10)
+        display.on_epoch(row(1, test_top1=0.5, test_balanced_accuracy=0.25))
+        display.on_epoch(row(2))
+    assert "test 50.0% balanced 25.0%" in [line for line in shown_on(screen) if line.strip()][-1]
+
+
 def test_moving_weights_are_no_parts_of_the_loss() -> None:
     assert plain_line(replace(NOW, train=TRAIN | {"weight_linear": 2.5})) == plain_line(NOW)
 

@@ -54,7 +54,15 @@ def test_the_card_says_of_the_run_what_its_folder_says(world: World, card: str) 
         "This is one training with seed 0",
     ):
         assert value in shown, value
-    assert shown.count("<h2>") == 6 and shown.count("<table>") == 4
+    assert shown.count("<h2>") == 6 and shown.count("<table>") == 5
+    # Three classes of four images each.
+    assert "top-5" not in shown and "balanced accuracy" not in shown
+    for name, one in info["results"]["test_by_class"].items():
+        cells = f"<td>{name}</td>\n" + "".join(
+            f'<td style="text-align:right">{cell}</td>\n'
+            for cell in ("4", *(f"{one[key]:.2%}" for key in ("precision", "recall", "f1")), f"{one['auroc']:.4f}")
+        )
+        assert cells in shown
     assert "timm.create_model('deit_tiny_patch16_224', num_classes=3, patch_size=4)" in card
     assert "torch.export.load" not in card  # of a format that was not written
 
@@ -65,8 +73,34 @@ def test_what_was_chosen_on_held_out_images_is_said(world: World) -> None:
     info["results"].update(selected_on="val", epoch=1)
     info["dataset"].update(val_images=8)
     subject.info.update(info)
-    assert "after epoch 1 of 2, the best on 8 held-out images" in model_card(subject, ABOUT, {})
+    assert "after epoch 1 of 2, the best on 8 held-out images by top-1 accuracy" in model_card(subject, ABOUT, {})
+    subject.info["results"]["selected_by"] = "macro_f1"
+    assert "the best on 8 held-out images by macro F1" in model_card(subject, ABOUT, {})
     assert "| teacher | none |" in model_card(subject, ABOUT, {})
+
+
+def test_unequal_classes_have_balanced_accuracy_and_many_classes_top_5(world: World) -> None:
+    subject = read_subject(world.unguided_run, None)
+    results = copy.deepcopy(subject.info["results"])
+    by_class = results["test_by_class"]
+    for name, predicted in (("checks", 9), ("columns", 3), ("rows", 0)):
+        by_class[name]["predicted"] = predicted
+    by_class["checks"]["count"] = 9
+    results |= {"test_top1": 0.5, "test_balanced_accuracy": 0.25, "test_macro_f1": 0.2, "test_auroc": 0.625}
+    subject.info["results"] = results
+    card = model_card(subject, ABOUT, {})
+    assert "| balanced accuracy | 25.00% |\n| macro F1 | 20.00% |\n| one-vs-rest AUROC | 0.6250 |" in card
+    assert "1 of 3 classes is never predicted: rows." in html(card) and "top-5" not in card
+    subject.info["dataset"]["classes"] = 11
+    assert f"| top-5 | {results['test_top5']:.2%} |" in model_card(subject, ABOUT, {})
+    # A run of an earlier version, and one that was changed by hand.
+    for odd in (None, {"checks": 3}, {"checks": {**by_class["checks"], "recall": "x"}}):
+        results["test_by_class"] = odd
+        card = model_card(subject, ABOUT, {})
+        assert "By class" not in card and "| balanced accuracy | 25.00% |" in card
+        subject.info["results"] = results | {"test_top1": 0.25}
+        assert "| balanced accuracy |" not in model_card(subject, ABOUT, {})
+        subject.info["results"] = results
 
 
 EVIL = ("<script>alert(1)</script>", "a|b | c", "`x` ```", "[click](http://x)", "![](http://x)", "a\nb\x1b[2J\u202e",
@@ -81,6 +115,8 @@ def test_what_strangers_call_things_is_shown_as_text(world: World) -> None:
     subject.info["recipe"] = EVIL[0]
     subject.info["overrides"] = list(EVIL)
     subject.info["teacher"]["name"] = EVIL[2]
+    by_class = subject.info["results"]["test_by_class"]
+    subject.info["results"]["test_by_class"] = dict(zip(EVIL[:3], by_class.values(), strict=True))
     evil = copy.deepcopy(ABOUT)
     evil["compared_on"]["of"] = EVIL[0]
     evil["timm"]["arguments"][EVIL[2]] = EVIL[2]

@@ -303,6 +303,65 @@ def test_json_and_csv_hold_what_python_gets(world: World, here: Path, capsys: py
     assert capsys.readouterr().out == "4 images in other.csv\n"
 
 
+def test_a_labelled_folder_has_a_column_of_true_classes_and_an_accuracy(
+    world: World, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree("photos/columns")
+    Path("photos/rows/2.png").unlink()
+    Path("photos/rows/deeper").mkdir()
+    shutil.move("photos/rows/3.png", "photos/rows/deeper/3.png")
+    found = lgkd.predict(world.unguided_run, "photos")
+    assert [one.truth for one in found] == [one.image.parts[1] for one in found] and len(found) == 8
+    read = [one for one in found if one.error is None]
+    right = {name: [one.classes[0] == name for one in read if one.truth == name] for name in ("checks", "rows")}
+    assert [len(part) for part in right.values()] == [4, 3]
+    accuracy = sum(map(sum, right.values())) / 7
+    balanced = (sum(right["checks"]) / 4 + sum(right["rows"]) / 3) / 2
+    line = f"accuracy {accuracy:.2%} of 7 labelled images, balanced accuracy {balanced:.2%} over 2 classes\n"
+    words = ["predict", str(world.unguided_run), "photos"]
+    assert run([*words, "--quiet"]) == 2
+    out = capsys.readouterr().out
+    assert out.endswith(line) and out.splitlines()[0].split() == ["image", "truth", "class", "sure", "or"]
+    assert out.splitlines()[1].split()[1] == "checks"
+    assert run([*words, "--json", "--csv", "mine.csv"]) == 2
+    shown = capsys.readouterr()
+    assert [one["truth"] for one in json.loads(shown.out)] == [one.truth for one in found] and line in shown.err
+    assert run([*words, "--json", "--quiet"]) == 2
+    assert "accuracy" not in capsys.readouterr().err
+    with Path("mine.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["truth"] for row in rows] == [one.truth for one in found] and list(rows[0])[:3] == [
+        "image", "truth", "class_1",
+    ]  # fmt: skip
+
+
+def test_folders_that_are_not_labelled_are_classified_as_before(
+    world: World, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder of one class, single files, and a tree of which one folder is no class."""
+    Path("photos/rows/broken.jpg").unlink()
+    words = ["predict", str(world.unguided_run), "--csv"]
+    assert run([*words, "one.csv", "photos/rows", "photos/checks/0.png"]) == 0
+    assert capsys.readouterr().out == "5 images in one.csv\n"
+    Path("photos/rows").rename("photos/spots")
+    assert run([*words, "two.csv", "photos"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "12 images in two.csv\n"
+    line = "photos is not taken as labelled: the student has no class spots; rename or move that folder"
+    assert line in " ".join(shown.err.split())
+    for name in ("one.csv", "two.csv"):
+        assert "truth" not in Path(name).read_text().splitlines()[0]
+    with pytest.warns(UserWarning, match="the student has no class spots"):
+        assert all(one.truth is None for one in lgkd.predict(world.unguided_run, "photos"))
+    # Beside class folders, images directly in the folder have no true class.
+    Path("photos/spots").rename("photos/rows")
+    shutil.move("photos/rows/0.png", "photos/loose.png")
+    truths = {
+        one.image.as_posix(): one.truth for one in lgkd.predict(world.unguided_run, ["photos", "photos/loose.png"])
+    }
+    assert truths["photos/loose.png"] is None and truths["photos/rows/1.png"] == "rows" and len(truths) == 12
+
+
 def test_bad_choices_are_told_before_anything_is_done(
     world: World, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

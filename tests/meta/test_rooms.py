@@ -84,8 +84,8 @@ ONLY_IN = {
 # they are imported may wait for a heavy library.
 WITHOUT_TORCH = (
     "errors", "cli/", "config/", "_internal/atomic_io", "_internal/distributed", "_internal/hardware",
-    "_internal/launch", "_internal/paths", "_internal/text", "benchmark/__init__", "benchmark/options",
-    "benchmark/target",
+    "_internal/launch", "_internal/metric_rules", "_internal/paths", "_internal/text", "benchmark/__init__",
+    "benchmark/options", "benchmark/target",
     "data/__init__", "data/catalogue", "data/image_folder", "data/locations", "data/names", "data/sources/archives",
     "data/sources/arrange", "data/sources/chaoyang", "data/sources/download", "data/sources/publisher_files",
     "data/sources/source", "data/sources/tiny_imagenet", "deploy/__init__", "deploy/options",
@@ -95,7 +95,7 @@ WITHOUT_TORCH = (
     "experiments/results", "experiments/select", "experiments/spec", "models/__init__", "models/known_models",
     "models/model_info", "models/registry", "models/teacher_card", "runner/__init__",
     "runner/find_teacher", "runner/jobs", "runner/options", "runner/resolve", "runner/workers", "runs/__init__",
-    "runs/compare/", "runs/folder", "runs/identity", "runs/plots", "runs/statistics",
+    "runs/class_results", "runs/compare/", "runs/folder", "runs/identity", "runs/plots", "runs/statistics",
 )  # fmt: skip
 HEAVY = {"torch", "torchvision", "timm", "numpy", "accelerate", "PIL", "sklearn", "matplotlib", "safetensors"}
 

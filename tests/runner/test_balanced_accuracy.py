@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -89,6 +90,53 @@ def test_evaluate_tells_balanced_accuracy_and_the_classes_that_it_leaves_out(
     shown = " ".join(capsys.readouterr().out.split())
     share = f"balanced accuracy {found['balanced_accuracy']:.2%}, over 2 of 3 classes; no images of {CLASSES[1]}"
     assert share in shown
+    assert "top5" not in found and "top-5" not in shown, "of three classes"
+    areas = [one["auroc"] for one in found["classes"].values()]
+    assert list(found["classes"]) == list(CLASSES) and areas[1] is None
+    assert found["auroc"] == pytest.approx((areas[0] + areas[2]) / 2)
+    assert f"one-vs-rest AUROC {found['auroc']:.4f}, over 2 of 3 classes" in shown
+    assert f"macro F1 {found['macro_f1']:.2%}" in shown
+    for name, one in found["classes"].items():
+        assert one["count"] == (0 if name == CLASSES[1] else 4)
+        cells = ["-" if one[key] is None else f"{100 * one[key]:.2f}" for key in ("precision", "recall", "f1")]
+        area = "-" if one["auroc"] is None else f"{one['auroc']:.4f}"
+        assert " ".join([name, str(one["count"]), str(one["predicted"]), *cells, area]) in shown
+
+
+def test_classes_that_are_never_predicted_are_named_by_training_evaluation_and_report(
+    unequal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+    lgkd.train(STUBBORN, unequal, out=tmp_path / "run", say=said.append, **QUICK)
+    line = f"2 of 3 classes are never predicted: {CLASSES[1]}, {CLASSES[2]}"
+    assert f"{STUBBORN} on test: {line}" in said
+    words = [str(tmp_path / "run"), "--use", "tests.support.stubborn"]
+    assert run(["evaluate", *words]) == 0
+    assert line in " ".join(capsys.readouterr().out.split())
+    assert run(["evaluate", *words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["never_predicted"] == list(CLASSES[1:])
+    assert found["classes"][CLASSES[0]]["precision"] == pytest.approx(4 / 6)
+    assert found["classes"][CLASSES[1]]["precision"] == found["classes"][CLASSES[1]]["f1"] == 0
+    assert run(["report", *words, "--out", str(tmp_path / "report.html")]) == 0
+    page = " ".join(re.sub(r"<[^>]*>", " ", (tmp_path / "report.html").read_text(encoding="utf-8")).split())
+    assert page.count(f"{line}.") == 2, "in the summary and class by class"
+    assert "class counts alike: balanced accuracy 33.33%, macro F1 26.67%" in page
+    assert "balanced accuracy 33.33%" in page and "among the first five" not in page
+    heads = "class test images predicted accuracy (recall) precision F1 AUROC"
+    area = found["classes"][CLASSES[0]]["auroc"]
+    assert heads in page and f"{CLASSES[0]} 4 6 100.00% 66.67% 80.00% {area:.4f}" in page
+    capsys.readouterr()
+    assert run(["compare", str(tmp_path / "run")]) == 0
+    assert re.search(r"^A +33\.33 +26\.67 +0\.\d{4}$", capsys.readouterr().out, re.M)
+
+
+def test_a_teacher_of_unequal_classes_is_listed_with_its_balanced_accuracy(
+    unequal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lgkd.train_teacher(STUBBORN, unequal, out=tmp_path / "run", **QUICK)
+    assert run(["teachers", NAME]) == 0
+    assert "balanced accuracy 33.33%" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_rows_of_reproduce_hold_it_and_runs_of_an_older_lgkd_have_none(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ KEPT: dict[str, list[object]] = {
     "teacher_weights": [["pretrained", "/weights.safetensors"]],
     "cached": [["/cache"]],
     "track": [["tensorboard"]],
+    "select_by": ["macro_f1"],
 }
 
 
@@ -155,6 +156,6 @@ def test_the_fields_that_are_compared_are_those_of_earlier_versions() -> None:
     compared = identity(info, load_recipe(FINISHED / "recipe.yaml"))
     assert {key.partition(".")[0] for key in compared} == {
         "kind", "student", "teacher", "more_teachers", "pairs", "cached", "dataset", "seed", "precision", "epochs",
-        "steps_per_epoch", "deterministic", "recipe", "init",
+        "steps_per_epoch", "deterministic", "recipe", "init", "select_by",
     }  # fmt: skip
-    assert compared["cached"] is None and compared["deterministic"] is False
+    assert compared["cached"] is None and compared["deterministic"] is False and compared["select_by"] is None

@@ -125,7 +125,9 @@ def test_an_epoch_chosen_on_held_out_images_has_a_column_of_its_own(tmp_path: Pa
     (group,) = compare(held).groups
     assert group.top1.mean == 0.5 and group.chosen is not None and group.chosen.mean == 0.7
     assert lgkd(["compare", str(held)]) == 0
-    assert re.search(r"^A +deit_tiny unguided +1 +50.00 +- +no result +70.00 +70.00$", capsys.readouterr().out, re.M)
+    shown = capsys.readouterr().out
+    assert re.search(r"^A +deit_tiny unguided +1 +50.00 +- +no result +70.00 +70.00$", shown, re.M)
+    assert "held out: of the epoch that is best on held-out images, by top-1 accuracy\n" in shown
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_metrics_have_a_row_an_epoch_and_a_column_for_every_part(world: World) -
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert list(rows[0]) == [
         "epoch", "lr", "loss", "train_accuracy", "loss_classification", "loss_guidance_linear", "test_top1",
-        "test_top5", "test_loss", "test_ece", "test_balanced_accuracy", "seconds",
+        "test_top5", "test_loss", "test_ece", "test_balanced_accuracy", "test_macro_f1", "test_auroc", "seconds",
         "evaluation_seconds", "images_per_second", "memory_mb", "processor_seconds",
     ]  # fmt: skip
     for row in rows:

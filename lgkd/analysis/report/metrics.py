@@ -77,13 +77,6 @@ def most_confused(matrix_KK: Tensor, most: int) -> list[Confused]:
     return [Confused(true, guess, count, count / totals[true]) for true, guess, count in found if count]
 
 
-def accuracy_by_class(answers: Answers, classes: int) -> list[float | None]:
-    """Compute the share of each class's images that are predicted correctly; None for a class without images."""
-    seen = torch.bincount(answers.labels, minlength=classes).tolist()
-    right = torch.bincount(answers.labels[answers.right], minlength=classes).tolist()
-    return [good / count if count else None for good, count in zip(right, seen, strict=True)]
-
-
 def reliability(answers: Answers) -> list[Bin]:
     """Return equally wide bins of confidence, as the calibration error of `lgkd.training.evaluate` has them."""
     place = (answers.confidences * BINS).nan_to_num().long().clamp(max=BINS - 1)

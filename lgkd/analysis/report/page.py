@@ -6,6 +6,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from lgkd import __version__
+from lgkd._internal.metric_rules import shows_top5
 from lgkd.analysis.report import predictions, sentences
 from lgkd.analysis.report.command import command, notes
 from lgkd.analysis.report.context import Keep, Known, Shown
@@ -44,6 +45,9 @@ def _summary(known: Known) -> list[Markup]:
     chosen, results = known.chosen, known.chosen.main.info["results"]
     single = len(chosen.ours.runs) == 1
     key = [(f"test accuracy{'' if single else ', mean of seeds'}", f"{in_percent(chosen.ours.top1.mean)}%")]
+    balanced = chosen.ours.metric("balanced_accuracy") if chosen.ours.unequal else None
+    if balanced is not None:
+        key.append((f"balanced accuracy{'' if single else ', mean of seeds'}", f"{in_percent(balanced.mean)}%"))
     difference = chosen.difference
     if difference is not None:
         gain = difference.interval
@@ -51,7 +55,10 @@ def _summary(known: Known) -> list[Markup]:
         if gain.low is not None and gain.high is not None:
             low, high = (in_percent(end, signed=True) for end in (gain.low, gain.high))
             key.append(("95% interval of the gain", f"{low} to {high}"))
-    if len(known.classes) > 5:
+        alike = difference.interval_of("balanced_accuracy") if difference.unequal else None
+        if alike is not None:
+            key.append(("gain in balanced accuracy, points", in_percent(alike.mean, signed=True)))
+    if shows_top5(len(known.classes)):
         key.append((f"among the first five, seed {chosen.main.seed}", f"{in_percent(results['test_top5'])}%"))
     key.append((f"calibration error, seed {chosen.main.seed}", f"{in_percent(results['test_ece'])}%"))
     return [blocks.paragraphs(sentences.summary(chosen)), blocks.tiles(key)]

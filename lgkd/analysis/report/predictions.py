@@ -6,7 +6,6 @@ from lgkd.analysis.report.context import Keep, Known, Shown
 from lgkd.analysis.report.figures import draw_classes, draw_confusion, draw_reliability
 from lgkd.analysis.report.html import blocks
 from lgkd.analysis.report.metrics import (
-    accuracy_by_class,
     calibration_error,
     confusion,
     most_confused,
@@ -15,19 +14,22 @@ from lgkd.analysis.report.metrics import (
 )
 from lgkd.analysis.report.thumbnails import embedded
 from lgkd.data.dataset import Images
+from lgkd.runs.class_results import about_never_predicted
 from lgkd.runs.statistics import in_percent
 from lgkd.training.evaluate import Answers
 
 _MOST_BARS, _FEW_BARS = 30, 12
 _MOST_PAIRS, _MOST_EXAMPLES = 15, 12
+_MOST_ROWS = 20
 
 
 def classes(known: Known, ours: Answers, keep: Keep) -> list[Markup]:
-    """Build the accuracy of each class, or its gain over the baseline."""
+    """Build the accuracy of each class, or its gain over the baseline, and the table of all scores by class."""
     names, count = known.classes, len(known.classes)
-    accuracies = accuracy_by_class(ours, count)
+    scores = ours.by_class(count)
+    accuracies = [one.recall for one in scores]
     other = known.baseline_answers
-    theirs = accuracy_by_class(other, count) if other is not None else None
+    theirs = [one.recall for one in other.by_class(count)] if other is not None else None
     values = {
         place: value if theirs is None else value - (theirs[place] or 0.0)
         for place, value in enumerate(accuracies)
@@ -43,11 +45,12 @@ def classes(known: Known, ours: Answers, keep: Keep) -> list[Markup]:
     unit = "%" if theirs is None else " points"
     written = {place: in_percent(value, signed=theirs is not None) for place, value in values.items()}
     text = ", ".join(f"{names[place]} {written[place]}{unit}" for place in (*order[:3], *order[-3:]))
-    columns = ["class", "test images", "accuracy", *([] if theirs is None else ["baseline", "gain, points"])]
-    seen = confusion(ours, count).sum(dim=1).tolist()
+    gains = [] if theirs is None else ["accuracy of the baseline", "gain, points"]
+    columns = ["class", "test images", "predicted", "accuracy (recall)", "precision", "F1", "AUROC", *gains]
     rows = [
-        [names[place], f"{seen[place]:,}", f"{in_percent(accuracies[place] or 0.0)}%",
-         *([] if theirs is None else [f"{in_percent(theirs[place] or 0.0)}%", written[place]])]
+        [names[place], f"{scores[place].count:,}", f"{scores[place].predicted:,}",
+         *map(_share, (scores[place].recall, scores[place].precision, scores[place].f1)), _area(scores[place].auroc),
+         *([] if theirs is None else [_share(theirs[place]), written[place]])]
         for place in order
     ]  # fmt: skip
     shares = [values[place] * (1 if theirs is None else 100) for place in shown]
@@ -58,7 +61,20 @@ def classes(known: Known, ours: Answers, keep: Keep) -> list[Markup]:
         f"Highest and lowest: {text}.",
         f"{what}.{some}{pair}",
     )
-    return [picture.html(keep), blocks.folded("All classes as a table", blocks.table(what, columns, rows))]
+    table = blocks.table("Scores by class; AUROC is that of each class against all others", columns, rows)
+    # A few classes are read as a table; many are looked up.
+    shown_table = table if count <= _MOST_ROWS else blocks.folded("All classes as a table", table)
+    remark = about_never_predicted({name: one.as_dict() for name, one in zip(names, scores, strict=True)})
+    remarks = [] if remark is None else [blocks.paragraphs([f"{remark}."])]
+    return [*remarks, picture.html(keep), shown_table]
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{in_percent(value)}%"
+
+
+def _area(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def confusions(known: Known, ours: Answers, keep: Keep) -> list[Markup]:

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from lgkd.analysis.report.selection import Chosen
-from lgkd.runs.compare.summary import equal_line, gain_lines
+from lgkd.runs.class_results import (
+    about_never_predicted,
+    by_class_of,
+    class_metrics,
+    has_unequal_classes,
+    selected_by,
+)
+from lgkd.runs.compare.summary import balanced_line, equal_line, gain_lines
 from lgkd.runs.ended_terms import ended_terms
 from lgkd.runs.statistics import in_percent
 
@@ -83,6 +90,7 @@ def summary(chosen: Chosen) -> list[str]:
         *_teachers(info),
         f"With seed {chosen.main.seed} it classifies {in_percent(results['test_top1'])}% of {data['test_images']:,} "
         f"test images correctly {_when(results)}.",
+        *_alike(results),
     ]
     best = results["best_epoch_on_the_test_split"]
     if best["epoch"] != results["epoch"]:
@@ -102,6 +110,20 @@ def summary(chosen: Chosen) -> list[str]:
     return lines + _gain(chosen, single=count == 1)
 
 
+def _alike(results: Mapping[str, Any]) -> list[str]:
+    """State the metrics in which every class counts alike, for classes of unequal size, and classes never predicted."""
+    lines = []
+    if has_unequal_classes(results):
+        shown = [f"{name} {value}" for name, value in class_metrics(results).items()]
+        lines.append(
+            "The classes have unequal numbers of test images, so that accuracy counts the large ones most. Where every "
+            f"class counts alike: {', '.join(shown)}."
+        )
+    by_class = by_class_of(results)
+    never = None if by_class is None else about_never_predicted(by_class)
+    return [*lines, f"{never}."] if never is not None else lines
+
+
 def _gain(chosen: Chosen, *, single: bool) -> list[str]:
     difference, baseline = chosen.difference, chosen.baseline
     if difference is None or baseline is None:
@@ -115,6 +137,7 @@ def _gain(chosen: Chosen, *, single: bool) -> list[str]:
     lines = [
         f"The baseline is {who(baseline.runs[0].info)}: {in_percent(baseline.top1.mean)}% ({many}).",
         " ".join(gains),
+        *filter(None, [balanced_line(difference)]),
     ]
     remarks = [remark[0].upper() + remark[1:] + "." for remark in chosen.remarks]
     if (equal := equal_line(difference)) is not None:
@@ -127,7 +150,7 @@ def _gain(chosen: Chosen, *, single: bool) -> list[str]:
 
 def _when(results: Mapping[str, Any]) -> str:
     if results.get("selected_on"):
-        return f"after epoch {results['epoch']}, which did best on held-out training images"
+        return f"after epoch {results['epoch']}, which did best on held-out training images by {selected_by(results)}"
     return f"after the last epoch, {results['epoch']}; nothing was selected"
 
 

@@ -1,9 +1,10 @@
 """List image files by names of files, folders and patterns. No torch in here."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from glob import glob, has_magic
 from pathlib import Path
 
+from lgkd._internal.text import listed, safe_text
 from lgkd.data.image_folder import images_below
 from lgkd.data.image_formats import read_endings
 from lgkd.errors import InputError
@@ -37,6 +38,35 @@ def find_images(
     if not found:
         raise InputError("no images were named; name files, folders or patterns such as 'photos/*.jpg'")
     return list(found)
+
+
+def true_classes(
+    names: Iterable[str | Path], files: Sequence[Path], classes: Collection[str], *, say: Callable[[str], None]
+) -> list[str | None]:
+    """Find the true class of each image of labelled folders: FOLDER/CLASS/*, at any depth below CLASS.
+
+    A folder is labelled if every sub-folder of it that holds images is named as one of the classes.
+
+    Args:
+        names: of files and folders, or patterns, as for `find_images`.
+        files: what `find_images` found for them.
+        classes: those of the student.
+        say: called with a sentence on a folder of which only some sub-folders are named so.
+
+    Returns:
+        For each file its class; None outside labelled folders, and directly in one.
+    """
+    truths: dict[Path, str] = {}
+    for folder in (place for name in names for place in _places(name) if place.is_dir()):
+        parts = {file: file.relative_to(folder).parts for file in files if file.is_relative_to(folder)}
+        labels = {file: part[0] for file, part in parts.items() if len(part) > 1}
+        others = sorted(set(labels.values()) - set(classes))
+        if not others:
+            truths |= labels
+        elif len(others) < len(set(labels.values())):
+            shown = listed([safe_text(name) for name in others])
+            say(f"{folder} is not taken as labelled: the student has no class {shown}; rename or move that folder")
+    return [truths.get(file) for file in files]
 
 
 def _places(name: str | Path) -> list[Path]:

@@ -4,7 +4,7 @@ Letters in shapes: B batch, K classes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -28,18 +28,33 @@ class Prediction:
         classes: the most likely ones, most likely first; empty where the image cannot be read.
         confidences: softmax of the logits for each of `classes`, 0 to 1.
         error: reason why the image cannot be read; None where it can.
+        truth: its true class, by its folder in a labelled one; None where that is not known.
     """
 
     image: Path
     classes: tuple[str, ...] = ()
     confidences: tuple[float, ...] = ()
     error: str | None = None
+    # Known by the folder and not by the student: its answers to a file are equal however the file was named.
+    truth: str | None = field(default=None, compare=False)
 
 
 def predict_images(
-    source: Source, images: Sequence[Path], *, top_k: int, progress: Callable[[int, int], None] | None = None
+    source: Source,
+    images: Sequence[Path],
+    *,
+    top_k: int,
+    truths: Sequence[str | None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Prediction]:
     """Predict the class of every image, in order; unreadable images are reported and do not stop the others.
+
+    Args:
+        source: the student.
+        images: files.
+        top_k: classes per image.
+        truths: the true class of each image, as of `true_classes`; by default they are not known.
+        progress: called with (done, total) images.
 
     Raises:
         InputError: `top_k` is below 1, or the student cannot take the images.
@@ -47,16 +62,18 @@ def predict_images(
     if top_k < 1:
         raise InputError(f"top_k is {top_k}, expected at least 1 class an image")
     most = min(top_k, len(source.classes))
+    labels = iter(truths if truths is not None else [None] * len(images))
     predictions: list[Prediction] = []
     for paths, logits, broken in read_logits(source, images):
         confidences, places = logits.double().softmax(dim=1).topk(most, dim=1)
         rows = iter(zip(confidences.tolist(), places.tolist(), strict=True))
-        for number, path in enumerate(paths):
+        for number, (path, truth) in enumerate(zip(paths, labels, strict=False)):
             if number in broken:
-                predictions.append(Prediction(path, error=broken[number]))
+                predictions.append(Prediction(path, error=broken[number], truth=truth))
                 continue
             some, which = next(rows)
-            predictions.append(Prediction(path, tuple(source.classes[place] for place in which), tuple(some)))
+            named = tuple(source.classes[place] for place in which)
+            predictions.append(Prediction(path, named, tuple(some), truth=truth))
         if progress is not None:
             progress(len(predictions), len(images))
     return predictions

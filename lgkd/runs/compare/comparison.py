@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lgkd.errors import InputError
+from lgkd.runs.class_results import METRICS
 from lgkd.runs.compare.comparability import check_comparable, ended_on_the_way, remarks_on, remarks_on_pair
 from lgkd.runs.compare.find import find_runs
 from lgkd.runs.compare.groups import Group, group_runs
@@ -34,8 +35,20 @@ class Difference:
     @cached_property
     def interval(self) -> Interval:
         """Return `group` minus `reference`, -1 to 1, with its 95 % t-interval: paired, or Welch's."""
-        how = paired_interval if self.paired else unpaired_interval
-        return how([run.top1 for run in self.reference.runs], [run.top1 for run in self.group.runs])
+        return self._interval([run.top1 for run in self.reference.runs], [run.top1 for run in self.group.runs])
+
+    def interval_of(self, metric: str) -> Interval | None:
+        """Return the difference of another metric, as `interval`; None where a run did not measure it.
+
+        Args:
+            metric: such as "balanced_accuracy"; see `lgkd.runs.class_results.METRICS`.
+        """
+        before, after = ([run.metric(metric) for run in group.runs] for group in (self.reference, self.group))
+        known = [[value for value in values if value is not None] for values in (before, after)]
+        return None if None in (*before, *after) else self._interval(*known)
+
+    def _interval(self, before: Sequence[float], after: Sequence[float]) -> Interval:
+        return (paired_interval if self.paired else unpaired_interval)(before, after)
 
     @property
     def by_seed(self) -> list[tuple[int, float]]:
@@ -44,6 +57,11 @@ class Difference:
             return []
         pairs = zip(self.reference.runs, self.group.runs, strict=True)
         return [(after.seed, after.top1 - before.top1) for before, after in pairs]
+
+    @property
+    def unequal(self) -> bool:
+        """Return true if the classes of the test split have unequal numbers of images."""
+        return self.reference.unequal or self.group.unequal
 
     @property
     def equal(self) -> Equal | None:
@@ -156,6 +174,11 @@ def _about_group(group: Group) -> dict[str, Any]:
         "seeds": group.seeds,
         "is_a_result": len(group.runs) > 1,
         "top1": {**_about_interval(group.top1), "sd": group.sd},
+        "unequal_classes": group.unequal,
+        **{
+            name: None if (found := group.metric(name)) is None else {"mean": found.mean, "sd": found.sd}
+            for name in METRICS
+        },
         "chosen_on_held_out_images": None if group.chosen is None else group.chosen.mean,
         "best_epoch_on_the_test_split": {"mean": group.best.mean, "sd": group.best.sd},
         "dataset": info["dataset"]["name"],
@@ -166,6 +189,7 @@ def _about_group(group: Group) -> dict[str, Any]:
                 "folder": str(run.folder),
                 "seed": run.seed,
                 "top1": run.top1,
+                **{name: run.metric(name) for name in METRICS},
                 "chosen_on_held_out_images": None if run.chosen is None else run.chosen[0],
                 "best_epoch_on_the_test_split": {"top1": run.best[0], "epoch": run.best[1]},
                 "training_seconds": run.info["results"]["training_seconds"],
@@ -185,5 +209,9 @@ def _about_difference(difference: Difference) -> dict[str, Any]:
         **_about_interval(difference.interval),
         "includes_zero": difference.interval.includes_zero,
         "is_a_result": difference.interval.low is not None,
+        **{
+            name: None if (found := difference.interval_of(name)) is None else _about_interval(found)
+            for name in METRICS
+        },
         "by_seed": [{"seed": seed, "difference": value} for seed, value in difference.by_seed],
     }

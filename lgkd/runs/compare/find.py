@@ -10,6 +10,7 @@ from lgkd._internal.manifest import MANIFEST, tell_unverified
 from lgkd.config import load_recipe
 from lgkd.data.names import Subset
 from lgkd.errors import InputError
+from lgkd.runs.class_results import has_unequal_classes
 from lgkd.runs.folder import METRICS, RECIPE, RUN, read_metrics, read_run
 from lgkd.runs.identity import identity
 
@@ -67,6 +68,15 @@ class Finished:
     def top1(self) -> float:
         """Return top-1 accuracy on the test split after the last epoch, 0 to 1."""
         return self.rows[-1]["test_top1"]
+
+    def metric(self, name: str) -> float | None:
+        """Return a metric of the test split after the last epoch, such as "balanced_accuracy"; None if not measured."""
+        return self.rows[-1].get(f"test_{name}")
+
+    @property
+    def unequal(self) -> bool:
+        """Return true if the classes of the test split have unequal numbers of images."""
+        return has_unequal_classes(self.info["results"], self.rows[-1])
 
     @property
     def best(self) -> tuple[float, int]:

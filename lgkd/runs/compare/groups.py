@@ -63,6 +63,21 @@ class Group:
         """Return the standard deviation of that accuracy over the seeds; None for a single one."""
         return summarise([run.top1 for run in self.runs]).sd
 
+    def metric(self, name: str) -> Summary | None:
+        """Summarise a metric of the test split after the last epoch; None where a run did not measure it.
+
+        Args:
+            name: such as "balanced_accuracy"; see `lgkd.runs.class_results.METRICS`.
+        """
+        values = [run.metric(name) for run in self.runs]
+        known = [value for value in values if value is not None]
+        return summarise(known) if len(known) == len(values) else None
+
+    @property
+    def unequal(self) -> bool:
+        """Return true if the classes of the test split have unequal numbers of images."""
+        return any(run.unequal for run in self.runs)
+
     @property
     def best(self) -> Summary:
         """Summarise the best epochs on the test split: common in papers, but selected on the data it is measured on."""

@@ -45,9 +45,26 @@ def difference_lines(difference: Difference) -> list[str]:
             f"Not paired, since the seeds differ ({_seeds_of(reference, group)}): effects that runs of one seed share "
             "do not cancel."
         )
+    if (balanced := balanced_line(difference)) is not None:
+        lines.append(balanced)
     if (equal := equal_line(difference)) is not None:
         lines.append(equal)
     return lines
+
+
+def balanced_line(difference: Difference) -> str | None:
+    """Describe the difference in balanced accuracy, in which every class counts alike; None for equal classes."""
+    gain = difference.interval_of("balanced_accuracy") if difference.unequal else None
+    if gain is None:
+        return None
+    what = (
+        f"The classes are of unequal size. In balanced accuracy the difference is {in_percent(gain.mean, signed=True)}"
+    )
+    if gain.low is None or gain.high is None:
+        return f"{what} points, with one seed."
+    low, high = (in_percent(end, signed=True) for end in (gain.low, gain.high))
+    zero = "includes 0" if gain.includes_zero else "does not include 0"
+    return f"{what} points, {gain.confidence:.0%} t-interval {low} to {high}, which {zero}."
 
 
 def equal_line(difference: Difference) -> str | None:

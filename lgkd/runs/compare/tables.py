@@ -1,20 +1,21 @@
 """Write a comparison as a CSV table and as a plot."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lgkd._internal.atomic_io import write_atomic
 from lgkd._internal.csv_tables import table
+from lgkd.runs.class_results import METRICS
 from lgkd.runs.compare.comparison import Comparison
 from lgkd.runs.compare.groups import Group
 from lgkd.runs.plots import Measured, colour_of, draw_comparison
-from lgkd.runs.statistics import Interval, summarise
+from lgkd.runs.statistics import Interval, Summary, summarise
 
 _COLUMNS = (
     "row", "group", "against", "label", "seed", "seeds", "paired", "top1", "sd", "low", "high", "confidence",
     "chosen_on_held_out_top1", "best_on_test_top1", "best_on_test_epoch", "epochs", "dataset", "train_images",
-    "training_seconds", "folder", "fold",
+    "training_seconds", "folder", "fold", *METRICS,
 )  # fmt: skip
 
 
@@ -22,7 +23,7 @@ def write_csv(comparison: Comparison, path: Path) -> None:
     """Write a row for every run, group and difference; accuracies from 0 to 1, differences from -1 to 1.
 
     The column `row` holds the kind of the row. `top1` is that of the last epoch: of a run, the mean of a group, or the
-    difference of two groups' means.
+    difference of two groups' means; so are those of the metrics in which every class counts alike.
     """
     write_atomic(path, table(_COLUMNS, _rows(comparison)))
 
@@ -41,6 +42,7 @@ def _rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
                 "best_on_test_epoch": run.best[1],
                 "training_seconds": run.info["results"]["training_seconds"],
                 "folder": str(run.folder),
+                **_filled({name: run.metric(name) for name in METRICS}),
             }
     for group in comparison.groups:
         yield {
@@ -52,6 +54,7 @@ def _rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
             "chosen_on_held_out_top1": "" if group.chosen is None else group.chosen.mean,
             "best_on_test_top1": group.best.mean,
             "training_seconds": summarise([run.info["results"]["training_seconds"] for run in group.runs]).mean,
+            **_filled({name: group.metric(name) for name in METRICS}),
         }
     for difference in comparison.differences:
         yield {
@@ -62,7 +65,14 @@ def _rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
             "label": f"{difference.group.label} - {difference.reference.label}",
             "seeds": " ".join(str(seed) for seed, _ in difference.by_seed),
             "paired": "yes" if difference.paired else "no",
+            **_filled({name: difference.interval_of(name) for name in METRICS}),
         }
+
+
+def _filled(values: Mapping[str, float | Summary | Interval | None]) -> dict[str, Any]:
+    """Return the cells of metrics, which are empty where a run did not measure them."""
+    means = {name: value.mean if isinstance(value, Summary | Interval) else value for name, value in values.items()}
+    return {name: "" if mean is None else mean for name, mean in means.items()}
 
 
 def _facts(group: Group) -> dict[str, Any]:
