@@ -197,6 +197,26 @@ def test_what_a_recording_will_write_over_is_copied() -> None:
         assert torch.equal(own, copy) and own.data_ptr() != copy.data_ptr()
 
 
+def without_dropout(task: Guided) -> Guided:
+    """Inductor draws dropout's masks from another stream than eager torch: trainings with it are not comparable."""
+    for module in task.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
+    return task
+
+
+def test_without_dropout_a_step_draws_nothing() -> None:
+    batch = next(iter(make_loader(make_images()).epoch(0)))
+    losses = []
+    for task in (scheduled(), without_dropout(scheduled())):
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            losses.append(task.train()(batch).loss.item())
+    assert losses[0] != losses[1] and losses[2] == losses[3]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -204,7 +224,7 @@ def test_a_recorded_training_learns_what_an_eager_one_learns(accumulate: int) ->
     results = []
     for graphs in (False, True):
         plan = make_plan(device="cuda", accumulate=accumulate, compile=graphs, cuda_graphs=graphs)
-        engine = Engine(scheduled(warmup=1), plan, names=lambda index: [])
+        engine = Engine(without_dropout(scheduled(warmup=1)), plan, names=lambda index: [])
         loader, meters = make_loader(make_images(), device="cuda"), RunningMean()
         engine.task.train()
         for epoch in range(4):
