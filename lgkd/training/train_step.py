@@ -18,7 +18,7 @@ from lgkd._internal.rng import seed_generators, seed_of
 from lgkd.distillation.tasks import Batch, Lookup, Step, as_task
 from lgkd.errors import InputError
 from lgkd.models.sdpa import quick_attention
-from lgkd.training.compile import compile_task
+from lgkd.training.compile import CompiledSizes, compile_task
 from lgkd.training.config import Plan
 from lgkd.training.data_parallel import ParallelTask, is_known, is_static
 from lgkd.training.determinism import fastest_convolutions
@@ -73,6 +73,7 @@ class Engine:
         self._until_closed.enter_context(quick_attention(task.student, self.device, plan.precision))
         self._until_closed.enter_context(fastest_convolutions(self.device))
         self.raw_optimizer = make_optimizer(task, plan.optimizer)
+        self.compiled = CompiledSizes() if plan.compile else None
         if plan.compile:
             compile_task(task, cuda_graphs=plan.cuda_graphs)
         task.on_train_start(plan.length, warmup=plan.schedule.warmup_epochs)
@@ -177,10 +178,12 @@ class Engine:
         made = []
         whole, pieces = self._sizes(batch.images)
         run: Callable[[Batch], Step] = self.task if self.parallel is None else self.parallel
+        if self.compiled is not None:
+            self.compiled.begin(len(batch.images), pieces, self.task.active_terms)
         with self._across() as together:
             for number, part in enumerate(batch.split(pieces), 1):
                 with self._averaging(number == pieces):
-                    with self.accelerator.autocast():
+                    with self.accelerator.autocast(), self._compiled(part):
                         step = run(part)
                     if together is not None:
                         together.check_backward(step.loss)
@@ -191,6 +194,9 @@ class Engine:
                 if self.plan.cuda_graphs and number == 1 < pieces:
                     self._own_gradients()
         return made
+
+    def _compiled(self, part: Batch) -> AbstractContextManager[object]:
+        return self.compiled.run(len(part.images)) if self.compiled is not None else nullcontext()
 
     def _own_gradients(self) -> None:
         """Copy the first micro-batch's gradients out of the memory of its CUDA graph, which the next one overwrites.

@@ -75,9 +75,7 @@ def test_a_process_that_has_used_cublas_before_is_told_what_to_set() -> None:
         "CuBLAS and you have CUDA >= 10.2. To enable deterministic behavior in this case, you must set an environment "
         "variable before running your PyTorch application: CUBLAS_WORKSPACE_CONFIG=:4096:8"
     )
-    wanted = (
-        r"cuBLAS was used in this process before, .*; set CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment"
-    )
+    wanted = r"cuBLAS was used in this process before, .*; set CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment"
     with pytest.raises(InputError, match=wanted), exactly("cuda", deterministic=True):
         raise RuntimeError(torch_says)
 
