@@ -10,7 +10,7 @@ from lgkd._internal.rng import preserved_generators, seed_generators, seeded
 from lgkd.config import load_recipe
 from lgkd.runner.build import make_student
 from lgkd.training import loop
-from tests.support.training import train
+from tests.support.training import make_task, train
 
 
 class Cuda:
@@ -69,15 +69,17 @@ def test_a_model_is_drawn_on_the_cpu_and_no_device_is_reseeded(cuda: Cuda) -> No
         drawn = torch.rand(3)
     assert torch.equal(drawn, torch.rand(3, generator=torch.Generator().manual_seed(5)))
     for drop_path in (0.0, 0.1):
-        recipe = load_recipe("baseline").model_copy(update={"drop_path": drop_path})
+        recipe = load_recipe("supervised").model_copy(update={"drop_path": drop_path})
         students = [make_student("resnet8", recipe, classes=3, seed=1, options={}) for _ in range(2)]
         assert all(torch.equal(*pair) for pair in zip(*(one.parameters() for one in students), strict=True))
     assert cuda.states == [10, 11] and torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_training_leaves_every_generator_as_it_was(cuda: Cuda) -> None:
+    task = make_task()
+    cuda.states = [10, 11]
     before = torch.get_rng_state()
-    train(None)
+    train(None, task=task)
     assert cuda.states == [10, 11] and torch.equal(torch.get_rng_state(), before)
 
 
@@ -86,7 +88,9 @@ def test_a_training_on_a_gpu_preserves_its_generator(monkeypatch: pytest.MonkeyP
         seed_generators(5, torch.device("cuda"))
         raise ZeroDivisionError
 
+    task = make_task()
+    cuda.states = [10, 11]
     monkeypatch.setattr(loop, "Engine", engine)
     with pytest.raises(ZeroDivisionError):
-        train(None, device="cuda")
+        train(None, task=task, device="cuda")
     assert cuda.states == [10, 11]
