@@ -85,6 +85,12 @@ class BusyError(LgkdError):
     exit_code = 5
 
 
+class OutOfMemoryError(LgkdError):
+    """Report a stage of a training that needs more memory than there is, and cannot be made smaller (exit code 1)."""
+
+    exit_code = 1
+
+
 class Paused(LgkdError):
     """Raised when the time limit was reached and the run saved; repeat the command to resume it (exit code 75)."""
 

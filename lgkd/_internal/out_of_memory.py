@@ -4,11 +4,12 @@ import errno
 import re
 from collections.abc import Iterator
 
-# torch on a CPU, the C++ library, numpy and BLAS, CUDA's libraries; the loader of shared libraries gives no reason
-# where an address-space limit stops it, and another one where a disk forbids executing its files.
+# torch on a CPU, the C++ library, numpy and BLAS; CUDA, cuBLAS (whose handle needs memory) and cuDNN; the loader of
+# shared libraries gives no reason where an address-space limit stops it, and another one where a disk forbids
+# executing its files.
 _SAYS = re.compile(
     r"can't allocate memory|std::bad_alloc|Cannot allocate memory|[Uu]nable to allocate|Failed to allocate memory|"
-    r"out of memory|_ALLOC_FAILED|"
+    r"out of memory|_ALLOC_FAILED|_ALLOCATION_FAILED|CUBLAS_STATUS_NOT_INITIALIZED when calling .?cublasCreate|"
     r"can't start new thread|failed to map segment from shared object(?!: Operation not permitted)"
 )
 _KINDS = (MemoryError.__name__, "OutOfMemoryError")

@@ -6,6 +6,8 @@ SplitMix64 finaliser (Steele, Lea & Flood, 2014) applied to a counter; they are 
 with NumPy's unsigned integers, whose overflow is defined, and are the same on every device.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 
 import numpy as np
@@ -22,6 +24,37 @@ def seed_of(*parts: int | str) -> int:
     """Compute a 63-bit seed that depends on every part, in order, and on nothing else."""
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the generators that a step on a device draws from: the CPU's and the device's.
+
+    `torch.manual_seed` would seed those of all devices, and of CUDA even before it is used.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw on the CPU from a seed inside; the generators of all devices are as before afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        seed_generators(seed, torch.device("cpu"))
+        yield
+
+
+@contextmanager
+def preserved_generators(device: torch.device | str) -> Iterator[None]:
+    """Restore the random states of the CPU and of a device on exit."""
+    device = torch.device(device)
+    if device.type == "cpu":
+        with torch.random.fork_rng(devices=[]):
+            yield
+        return
+    index = device.index if device.index is not None else torch.get_device_module(device).current_device()
+    with torch.random.fork_rng(devices=[index], device_type=device.type):
+        yield
 
 
 def _mixed(counter: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from lgkd._internal.out_of_memory import lack_of_memory
 from lgkd.training.timing import synchronise
 
 _SIZES = (1024, 2048, 4096, 8192)
@@ -101,6 +102,8 @@ def measure_peak(device: str, precision: str, sizes: tuple[int, ...] = _SIZES) -
                 seconds = time.perf_counter() - began
                 longest = max(longest, seconds)
                 best = max(best, Peak(2 * size**3 / seconds, size), key=lambda peak: peak.flops)
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if lack_of_memory(error) is None:
+                raise
             break
     return best

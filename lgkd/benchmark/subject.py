@@ -1,11 +1,13 @@
 """Build the live objects of one bench, and run one step of each of their parts."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from itertools import cycle, islice
 
 import torch
 from torch import nn
 
+from lgkd._internal.rng import preserved_generators
 from lgkd.benchmark.options import Choices
 from lgkd.benchmark.synthetic import made_dataset, made_teacher
 from lgkd.benchmark.timer import Part, timed
@@ -71,7 +73,8 @@ class Subject:
         recipe = choices.resolved
         self.choices, self.device = choices, choose_device(choices.device)
         check_precision(recipe, self.device)
-        self._random_state = torch.get_rng_state()
+        self._generators = ExitStack()
+        self._generators.enter_context(preserved_generators(self.device))
         if self.device == "cpu":
             keep_freed_memory()
         data = load_data(choices)
@@ -162,7 +165,7 @@ class Subject:
                 engine.close()
         if self.guide is not None:
             self.guide.remove()
-        torch.set_rng_state(self._random_state)
+        self._generators.close()
 
     def _step(self, engine: Engine, batch: Batch) -> None:
         # Always the first step of a training: its rate is the warm-up's, so that nothing diverges.

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lgkd._internal.rng import seed_of
+from lgkd._internal.rng import seed_of, seeded
 from lgkd.benchmark.options import CLASSES, Choices
 from lgkd.data.dataset import DataSet, Images
 from lgkd.data.prepare import Data, make_test_batches
@@ -71,8 +71,7 @@ def made_teacher(name: str, data: Data, seed: int) -> Teacher:
 def teaching_model(name: str, data: Data, seed: int) -> nn.Module:
     """Build the module in it, with the images' BatchNorm statistics, so that its maps are of a usual size."""
     size = default_image_size(name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(seed, "made teacher"))
+    with seeded(seed_of(seed, "made teacher")):
         model = create_model(name, num_classes=len(data.classes), image_size=size)
     _calibrate(model, data, size)
     return model

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lgkd._internal.rng import seed_of
+from lgkd._internal.rng import seed_of, seeded
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.data.dataset import DataSet
 from lgkd.data.load import find_tree
@@ -121,8 +121,7 @@ def _untrained(experiment: Experiment, key: str, classes: int) -> Teacher:
     arm = known.get(key)
     name = arm.model if arm is not None else key
     size = (arm.image_size if arm is not None else None) or default_image_size(name)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed_of(0, "untrained teacher"))
+    with seeded(seed_of(0, "untrained teacher")), torch.no_grad():
         model = create_teacher(name, num_classes=classes, image_size=size)
         # With its initial statistics, a deep one's maps are of the order of millions.
         for module in model.modules():

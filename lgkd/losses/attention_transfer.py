@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgkd.losses.base import at_least_single
+from lgkd.losses.base import at_least_single, averaged
 from lgkd.losses.registry import Bounds, register_loss
 
 
@@ -72,5 +72,5 @@ def _powers(map_BChw: Tensor, p: float) -> Tensor:
 
 def _at_coarser_grid(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     grid = min(first.shape[-2], second.shape[-2]), min(first.shape[-1], second.shape[-1])
-    pooled = [one if one.shape[-2:] == grid else F.adaptive_avg_pool2d(one, grid) for one in (first, second)]
+    pooled = [one if one.shape[-2:] == grid else averaged(one, grid) for one in (first, second)]
     return pooled[0], pooled[1]

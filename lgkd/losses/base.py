@@ -1,6 +1,7 @@
 """Check the inputs of losses, and set their precision of computation."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lgkd.errors import InputError
@@ -14,6 +15,29 @@ def at_least_single(tensor: Tensor) -> Tensor:
 def without_autocast(like: Tensor) -> torch.autocast:
     """Disable autocast on the device of `like`, so that products keep the precision of their factors."""
     return torch.autocast(like.device.type, enabled=False)
+
+
+def averaged(map_BChw: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Average a map down to a coarser grid, by adaptive average pooling: (B,C,*grid).
+
+    The backward pass of torch's pooling is not deterministic on CUDA, and refused where deterministic algorithms are
+    required. There it is computed as two matrix products, which have deterministic ones.
+    """
+    if not torch.are_deterministic_algorithms_enabled():
+        return F.adaptive_avg_pool2d(map_BChw, grid)
+    down, across = (_averaging(map_BChw, axis, cells) for axis, cells in zip((-2, -1), grid, strict=True))
+    with without_autocast(map_BChw):
+        return down @ map_BChw @ across.T
+
+
+def _averaging(like: Tensor, axis: int, cells: int) -> Tensor:
+    """Return the matrix that averages an axis of `like` to `cells` cells, (cells, length); windows as torch's."""
+    length = like.shape[axis]
+    cell = torch.arange(cells, device=like.device)[:, None]
+    place = torch.arange(length, device=like.device)
+    # From floor(i length / cells) to ceil((i + 1) length / cells): neighbouring windows may overlap.
+    inside = ((place >= cell * length // cells) & (place * cells < (cell + 1) * length)).to(like.dtype)
+    return inside / inside.sum(dim=1, keepdim=True)
 
 
 def logits_of(loss: str, student_BK: Tensor, teacher_BK: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgkd.losses.base import at_least_single, refuse_unbuilt
+from lgkd.losses.base import at_least_single, averaged, refuse_unbuilt
 from lgkd.losses.map_loss import MapShape, refuse_second_build
 from lgkd.losses.registry import register_loss
 
@@ -87,5 +87,5 @@ def _on_grid(map_BChw: Tensor, like: Tensor) -> Tensor:
     if (height, width) == (new_height, new_width):
         return map_BChw
     if height >= new_height and width >= new_width:
-        return F.adaptive_avg_pool2d(map_BChw, (new_height, new_width))
+        return averaged(map_BChw, (new_height, new_width))
     return F.interpolate(map_BChw, size=(new_height, new_width), mode="bilinear", align_corners=False)

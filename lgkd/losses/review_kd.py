@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgkd.losses.base import at_least_single, refuse_unbuilt
+from lgkd.losses.base import at_least_single, averaged, refuse_unbuilt
 from lgkd.losses.map_loss import MapShape, refuse_second_build
 from lgkd.losses.registry import register_loss
 
@@ -109,6 +109,6 @@ def context_loss(student_BChw: Tensor, teacher_BChw: Tensor) -> Tensor:
         if size < min(student_BChw.shape[-2:]):
             weight /= 2
             weights += weight
-            pooled = F.adaptive_avg_pool2d(student_BChw, size), F.adaptive_avg_pool2d(teacher_BChw, size)
+            pooled = [averaged(map_BChw, (size, size)) for map_BChw in (student_BChw, teacher_BChw)]
             loss = loss + weight * F.mse_loss(*pooled)
     return loss / weights

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lgkd._internal.manifest import MANIFEST, tell_unverified
-from lgkd._internal.rng import seed_of
+from lgkd._internal.rng import seed_of, seeded
 from lgkd._internal.safetensors_io import fill, load_weights
 from lgkd.config import Recipe, TermSchedule
 from lgkd.data.class_balance import ClassBalance
@@ -135,19 +135,19 @@ def check_precision(recipe: Recipe, device: str) -> None:
 def make_student(name: str, recipe: Recipe, *, classes: int, seed: int, options: Mapping[str, Any]) -> nn.Module:
     """Build an untrained student; the same seed gives the same weights, guided or not."""
     size = recipe.view.image_size or default_image_size(name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(seed, "student"))
-        if recipe.drop_path and "drop_path_rate" not in options:
-            try:
+    own = seed_of(seed, "student")
+    if recipe.drop_path and "drop_path_rate" not in options:
+        try:
+            with seeded(own):
                 return create_model(
                     name,
                     num_classes=classes,
                     image_size=size,
                     options={**options, "drop_path_rate": recipe.drop_path},
                 )
-            except InputError:
-                # Not every architecture has stochastic depth; any other error recurs without it.
-                torch.manual_seed(seed_of(seed, "student"))
+        except InputError:
+            pass  # not every architecture has stochastic depth; any other error recurs without it
+    with seeded(own):
         return create_model(name, num_classes=classes, image_size=size, options=options)
 
 
@@ -183,8 +183,7 @@ def make_guides(
         if not ours:
             raise InputError(f"no term of the recipe is for teacher {number}; leave that teacher out, or add a term")
         suffix = f"-{number}" if len(teachers) > 1 else ""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(seed, "guide", *([number] if number > 1 else [])))
+        with seeded(seed_of(seed, "guide", *([number] if number > 1 else []))):
             terms = [
                 Term(make_loss(term), term.weight, term.title + suffix, term.schedule or TermSchedule())
                 for term in ours

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
-import torch
 from torch import nn
 
 from lgkd._internal.distributed import highest
+from lgkd._internal.rng import preserved_generators
 from lgkd.config import Recipe
 from lgkd.data.loader import TrainLoader
 from lgkd.data.prepare import Data, make_test_batches
@@ -67,47 +67,46 @@ def measure(
         memory: a meter started before the models were built.
         longest: seconds for steps; with the default at most ten are made.
     """
-    state = torch.get_rng_state()
-    engine = Engine(make_task(student, guides, recipe), plan, names=loader.names)
-    batches = Batches(loader)
-    meters = RunningMean()
+    with preserved_generators(plan.device):
+        engine = Engine(make_task(student, guides, recipe), plan, names=loader.names)
+        batches = Batches(loader)
+        meters = RunningMean()
 
-    def step() -> float:
-        began = time.perf_counter()
-        batch = next(batches)
-        # Always the first step of a training: its learning rate is the warm-up's, so nothing diverges.
-        engine.step(batch, 0, 0, meters)
-        synchronise(plan.device)
-        return time.perf_counter() - began
-
-    try:
-        engine.task.train()
-        compiling = step() if plan.compile else 0.0
-        first = step()
-        times: list[float] = []
-        while _is_one_more(first, times, longest):
-            times.append(step())
-        peak = memory.read()
-        plain = make_test_batches(
-            data.test,
-            image_size=image_size,
-            mean=data.mean,
-            std=data.std,
-            interpolation=recipe.test_interpolation,
-            device=plan.device,
-        )
-        some = [(images[:_MOST_TESTED], targets[:_MOST_TESTED]) for images, targets in islice(plain, 1)]
-        few = [(images[:1], targets[:1]) for images, targets in some]
-        for shown in (few, some):  # the first call takes longer than the next ones
+        def step() -> float:
             began = time.perf_counter()
-            score(engine.eval_model, shown, precision=plan.precision, channels_last=plan.channels_last)
-            each = (time.perf_counter() - began) / len(shown[0][0])
-        pace = statistics.median(times or [first])
-        return Cost(len(times), pace, each, peak, memory.kind, engine.accumulate, compiling)
-    finally:
-        batches.close()
-        engine.close()
-        torch.set_rng_state(state)
+            batch = next(batches)
+            # Always the first step of a training: its learning rate is the warm-up's, so nothing diverges.
+            engine.step(batch, 0, 0, meters)
+            synchronise(plan.device)
+            return time.perf_counter() - began
+
+        try:
+            engine.task.train()
+            compiling = step() if plan.compile else 0.0
+            first = step()
+            times: list[float] = []
+            while _is_one_more(first, times, longest):
+                times.append(step())
+            peak = memory.read()
+            plain = make_test_batches(
+                data.test,
+                image_size=image_size,
+                mean=data.mean,
+                std=data.std,
+                interpolation=recipe.test_interpolation,
+                device=plan.device,
+            )
+            some = [(images[:_MOST_TESTED], targets[:_MOST_TESTED]) for images, targets in islice(plain, 1)]
+            few = [(images[:1], targets[:1]) for images, targets in some]
+            for shown in (few, some):  # the first call takes longer than the next ones
+                began = time.perf_counter()
+                score(engine.eval_model, shown, precision=plan.precision, channels_last=plan.channels_last)
+                each = (time.perf_counter() - began) / len(shown[0][0])
+            pace = statistics.median(times or [first])
+            return Cost(len(times), pace, each, peak, memory.kind, engine.accumulate, compiling)
+        finally:
+            batches.close()
+            engine.close()
 
 
 def _is_one_more(first: float, times: Sequence[float], longest: float) -> bool:

@@ -50,7 +50,8 @@ from lgkd.runner.run import Run
 from lgkd.runner.timm_teacher import TimmTeacher
 from lgkd.runs.folder import check_free, claim, is_finished, make_folder, read_run
 from lgkd.runs.identity import check_finished_run, check_resumable, lock_run
-from lgkd.training.determinism import exactly, remark
+from lgkd.training import determinism, precision
+from lgkd.training.determinism import exactly
 from lgkd.training.precision import choose_device
 
 _FITTED = 5000
@@ -123,31 +124,30 @@ class Runner:
         options, folder = config.options, config.folder
         kept = keep and is_finished(folder)
         fresh = not kept and check_free(folder)
-        prepared = self.prepare(greys=None if fresh else _greys_of_run(folder))
-        try:
-            if kept:
-                info = check_finished_run(folder, prepared.info, prepared.recipe, say=session.say)
-                return finished_run(folder, info, prepared.student)
-            if prepared.served is not None:
-                lookup, errors = prepared.served.begin(prepared.loader, session.device, say=session.say)
-                prepared = replace(prepared, lookup=lookup, info=prepared.info | {"cached_errors": errors})
-            if config.store is not None and session.first:
-                make_folder(config.store.parent)
-            with (
-                lock_run(make_folder(folder) if fresh else folder) if session.first else nullcontext(),
-                exactly(session.device, deterministic=prepared.info["deterministic"]),
-            ):
-                if fresh and session.first:
-                    claim(folder)  # once it is locked: another may have started there since
-                if not fresh and session.first:
-                    info = check_resumable(
-                        folder, prepared.info, prepared.recipe, force=bool(options.get("force")), say=session.say
-                    )
-                    prepared = replace(prepared, info=info)
-                wait()  # the first may have found the folder taken
-                return execute(config, session, prepared)
-        finally:
-            prepared.close()
+        # Caches and guides multiply, too: the settings of cuBLAS are read at the first product of a process.
+        with exactly(session.device, deterministic=bool(options.get("deterministic"))):
+            prepared = self.prepare(greys=None if fresh else _greys_of_run(folder))
+            try:
+                if kept:
+                    info = check_finished_run(folder, prepared.info, prepared.recipe, say=session.say)
+                    return finished_run(folder, info, prepared.student)
+                if prepared.served is not None:
+                    lookup, errors = prepared.served.begin(prepared.loader, session.device, say=session.say)
+                    prepared = replace(prepared, lookup=lookup, info=prepared.info | {"cached_errors": errors})
+                if config.store is not None and session.first:
+                    make_folder(config.store.parent)
+                with lock_run(make_folder(folder) if fresh else folder) if session.first else nullcontext():
+                    if fresh and session.first:
+                        claim(folder)  # once it is locked: another may have started there since
+                    if not fresh and session.first:
+                        info = check_resumable(
+                            folder, prepared.info, prepared.recipe, force=bool(options.get("force")), say=session.say
+                        )
+                        prepared = replace(prepared, info=info)
+                    wait()  # the first may have found the folder taken
+                    return execute(config, session, prepared)
+            finally:
+                prepared.close()
 
     def prepare(
         self, stand_in: Data | None = None, *, steps_per_epoch: int | None = None, greys: Greys | None = None
@@ -197,6 +197,8 @@ class Runner:
                 cuda_graphs=bool(options.get("cuda_graphs")),
                 epochs_before=(config.initial.epochs_before or 0) if config.initial is not None else 0,
             )
+            if (slow := precision.remark(recipe.precision, session.device)) is not None:
+                session.say(slow)
             info: dict[str, Any] = {
                 **describe_training(config, session, data, student, guides, size, plan),
                 "call": describe_call(config, served, data),
@@ -237,7 +239,7 @@ class Runner:
         )
         if session.first:
             wait()
-        exactness = remark(session.device, deterministic=bool(options.get("deterministic")))
+        exactness = determinism.remark(session.device, deterministic=bool(options.get("deterministic")))
         for note in (*data.notes, exactness, about_twice_balanced(config.recipe)):
             if note is not None:
                 session.say(note)

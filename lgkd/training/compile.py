@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
@@ -51,3 +52,36 @@ def compile_task(task: nn.Module, *, cuda_graphs: bool) -> None:
         task.compile(dynamic=False, mode="reduce-overhead")
     else:
         task.compile(dynamic=False)
+
+
+class CompiledSizes:
+    """Bound the graphs of a compiled training: only the micro-batches of a full batch run compiled, others eagerly.
+
+    Compiling takes a minute or two, and a graph is for one size. Without a bound the short last batch of an epoch would
+    take one more for every set of terms. So a training takes one graph, and one more when a term has ended; twice as
+    many if `accumulate` does not divide the batch. A step that ran out of memory adds those of the smaller pieces.
+    Evaluation is not compiled.
+
+    Attributes:
+        graphs: taken so far, as (images, active terms).
+    """
+
+    def __init__(self) -> None:
+        self.graphs: set[tuple[int, tuple[str, ...]]] = set()
+        self._largest = 0
+        self._sizes: set[int] = set()
+        self._active: tuple[str, ...] = ()
+
+    def begin(self, images: int, pieces: int, active: tuple[str, ...]) -> None:
+        """Note a step: the images of the batch, its micro-batches, and the terms that are computed."""
+        self._active = active
+        if images >= self._largest:
+            self._largest = images
+            self._sizes = {images // pieces, -(-images // pieces)}
+
+    def run(self, images: int) -> AbstractContextManager[object]:
+        """Return the context in which a micro-batch runs."""
+        if images not in self._sizes:
+            return torch.compiler.set_stance("force_eager")
+        self.graphs.add((images, self._active))
+        return nullcontext()

@@ -25,6 +25,25 @@ def remark(device: str, *, deterministic: bool) -> str | None:
 
 
 @contextmanager
+def fastest_convolutions(device: torch.device) -> Iterator[None]:
+    """Let cuDNN measure and choose the fastest convolution of each shape inside the context.
+
+    A training has few shapes: full batches, the last one of an epoch, those of the evaluation. Without effect on
+    a CPU, and where deterministic algorithms are required, as by `exactly` or by the user: the choice may differ
+    between runs.
+    """
+    cudnn = torch.backends.cudnn
+    if device.type != "cuda" or cudnn.deterministic or torch.are_deterministic_algorithms_enabled():
+        yield
+        return
+    before, cudnn.benchmark = cudnn.benchmark, True
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
+
+
+@contextmanager
 def exactly(device: str, *, deterministic: bool) -> Iterator[None]:
     """Use deterministic algorithms of torch inside the context; restore the settings on exit.
 
@@ -35,7 +54,8 @@ def exactly(device: str, *, deterministic: bool) -> Iterator[None]:
         deterministic: False: do nothing.
 
     Raises:
-        InputError: an operation of the run has no deterministic algorithm; the message names it.
+        InputError: an operation of the run has no deterministic algorithm (the message names it), or the process
+            used cuBLAS before, so that its setting comes too late.
     """
     if not deterministic or torch.device(device).type != "cuda":
         yield
@@ -52,6 +72,11 @@ def exactly(device: str, *, deterministic: bool) -> Iterator[None]:
     except RuntimeError as error:
         if "deterministic" not in str(error):
             raise
+        if WORKSPACE in str(error):
+            raise InputError(
+                f"--deterministic: cuBLAS was used in this process before, without {WORKSPACE}; set "
+                f"{WORKSPACE}={_FIXED_WORKSPACE} in the environment before Python starts"
+            ) from error
         what = " ".join(str(error).split()).partition(",")[0]
         raise InputError(f"--deterministic: {what}; leave it out, or change what needs that operation") from error
     finally:

@@ -216,16 +216,25 @@ def _counts(logits_BK: Tensor, labels_B: Tensor, theirs: Tensor | None) -> dict[
         "images": torch.ones_like(labels_B).sum(),
         "loss": F.cross_entropy(logits_BK, labels_B, reduction="sum").double(),
         "top5": (five == labels_B[:, None]).any(dim=1).sum(),
-        "class_images": torch.bincount(labels_B, minlength=classes),
-        "class_correct": torch.bincount(labels_B, weights=correct.double(), minlength=classes),
-        "class_predicted": torch.bincount(guess, minlength=classes),
-        "bin_images": torch.bincount(bins, minlength=BINS),
-        "bin_confidence": torch.bincount(bins, weights=confidence.double(), minlength=BINS),
-        "bin_correct": torch.bincount(bins, weights=correct.double(), minlength=BINS),
+        "class_images": _by_group(labels_B, classes, torch.ones_like(labels_B)),
+        "class_correct": _by_group(labels_B, classes, correct),
+        "class_predicted": _by_group(guess, classes, torch.ones_like(guess)),
+        "bin_images": _by_group(bins, BINS, torch.ones_like(bins)),
+        "bin_confidence": _by_group(bins, BINS, confidence.double()),
+        "bin_correct": _by_group(bins, BINS, correct),
     }
     if theirs is not None:
         counts["agreement"] = (theirs.argmax(dim=1) == guess).sum()
     return counts
+
+
+def _by_group(groups_B: Tensor, count: int, values_B: Tensor) -> Tensor:
+    """Sum values by group: (count,).
+
+    `torch.bincount` does the same, but waits for a GPU, and has no deterministic form with weights there.
+    """
+    members = groups_B[:, None] == torch.arange(count, device=groups_B.device)
+    return torch.where(members, values_B[:, None], 0).sum(dim=0)
 
 
 def _reduced(sums: dict[str, Tensor], all_reduce_sum: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:

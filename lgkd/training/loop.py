@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from lgkd._internal.distributed import all_reduce_sum
+from lgkd._internal.rng import preserved_generators
 from lgkd.distillation.tasks import Batch, Lookup
 from lgkd.errors import NonFiniteError
 from lgkd.training.agreement import Agreement
 from lgkd.training.callbacks import Callback, EpochRow, resume_callback
 from lgkd.training.checkpointer import Checkpointer
 from lgkd.training.config import Plan
-from lgkd.training.memory import highest_memory, keep_freed_memory
+from lgkd.training.memory import highest_memory, keep_freed_memory, no_remedy_for_memory
 from lgkd.training.metrics import RunningMean
 from lgkd.training.signals import StopCondition
 from lgkd.training.state import Progress
@@ -23,6 +24,7 @@ from lgkd.training.tracking import Tracking
 from lgkd.training.train_step import Engine
 
 _SECONDS_BETWEEN_LOOKS = 0.5
+_MODELS_NEED = "use a smaller model, no ema, or a larger device, and see whether another process uses it"
 
 
 class Loader(Protocol):
@@ -77,21 +79,21 @@ def fit(
         NonFiniteError: a loss, gradient or weight is not finite; the message names part and samples.
         Paused, Interrupted: requested by `stop`; the training is saved.
     """
-    random_state = torch.get_rng_state()
     if plan.device == "cpu":
         keep_freed_memory()
-    engine = Engine(task, plan, names=loader.names, lookup=lookup)
-    try:
-        everyone = callbacks if tracking is None else (*callbacks, tracking)
-        training = _Training(
-            engine, loader, evaluate, everyone, checkpointer, stop or StopCondition(), say or (lambda _: None)
-        )
-        training.restore()  # first: if that is refused, nothing is written for trackers either
-        with tracking or nullcontext():
-            return training.run()
-    finally:
-        engine.close()
-        torch.set_rng_state(random_state)
+    with preserved_generators(plan.device):
+        with no_remedy_for_memory(f"when the models were moved to {plan.device}", _MODELS_NEED):
+            engine = Engine(task, plan, names=loader.names, lookup=lookup)
+        try:
+            everyone = callbacks if tracking is None else (*callbacks, tracking)
+            training = _Training(
+                engine, loader, evaluate, everyone, checkpointer, stop or StopCondition(), say or (lambda _: None)
+            )
+            training.restore()  # first: if that is refused, nothing is written for trackers either
+            with tracking or nullcontext():
+                return training.run()
+        finally:
+            engine.close()
 
 
 class _Training:
@@ -135,7 +137,7 @@ class _Training:
         began = looked = time.perf_counter()
         before, images_before = progress.seconds, self.meters.images
         clock = _ProcessorClock(progress)
-        for batch in self.loader.epoch(self.plan.epochs_before + epoch, progress.step):
+        for batch in self._batches(epoch):
             engine.step(batch, epoch, progress.step, self.meters)
             progress.step += 1
             progress.accumulate = engine.accumulate
@@ -159,6 +161,10 @@ class _Training:
         progress.seconds = before + time.perf_counter() - began
         clock.read()
 
+    def _batches(self, epoch: int) -> Iterator[Batch]:
+        with no_remedy_for_memory("while a batch was read and augmented", "use a smaller --batch-size"):
+            yield from self.loader.epoch(self.plan.epochs_before + epoch, self.progress.step)
+
     def _finish_epoch(self, epoch: int) -> None:
         progress, plan = self.progress, self.plan
         train = self.meters.read(all_reduce_sum)
@@ -167,7 +173,8 @@ class _Training:
         scores: dict[str, float] = {}
         began, clock = time.perf_counter(), _ProcessorClock(progress)
         if self.evaluate is not None and ((epoch + 1) % plan.evaluate_every == 0 or epoch + 1 == plan.epochs):
-            scores = self.evaluate(self.engine.eval_model)
+            with no_remedy_for_memory("in the evaluation", "use smaller images, a smaller model or a larger device"):
+                scores = self.evaluate(self.engine.eval_model)
         images = int(all_reduce_sum(torch.tensor(self.meters.images)))
         train |= {f"weight_{name}": weight for name, weight in self.engine.task.current_weights().items()}
         for message in self.engine.task.on_epoch_end(epoch + 1, train):

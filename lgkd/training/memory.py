@@ -2,10 +2,14 @@
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from lgkd._internal.hardware import resident
+from lgkd._internal.out_of_memory import lack_of_memory
+from lgkd.errors import OutOfMemoryError
 
 # From <malloc.h> of the GNU C library.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
@@ -34,6 +38,25 @@ def keep_freed_memory() -> bool:
     )
     taken = [bool(mallopt(option, value)) for option, value in settings]
     return all(taken)
+
+
+@contextmanager
+def no_remedy_for_memory(stage: str, advice: str) -> Iterator[None]:
+    """Explain an out-of-memory error of a stage that cannot be repeated in smaller parts.
+
+    Args:
+        stage: when it happened, for the message.
+        advice: what to change.
+
+    Raises:
+        OutOfMemoryError: memory ran out.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if (found := lack_of_memory(error)) is None:
+            raise
+        raise OutOfMemoryError(f"memory ran out {stage} ({found}); {advice}") from error
 
 
 def highest_memory(device: torch.device | str) -> int:

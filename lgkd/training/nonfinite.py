@@ -101,8 +101,3 @@ def masked_step(optimizer: Any, bad: Tensor) -> None:
         optimizer.step()
     finally:
         del raw.found_inf, raw.grad_scale
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Return True if the device, or on a CPU the system, ran out of memory."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)

@@ -98,14 +98,29 @@ def make_optimizer(module: nn.Module, settings: Optimizer) -> torch.optim.Optimi
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
     if settings.name == "sgd":
-        return torch.optim.SGD(
+        made = torch.optim.SGD(
             groups,
             lr=settings.lr,
             momentum=settings.momentum,
             nesterov=settings.nesterov and settings.momentum > 0,
             fused=True,
         )
+        if settings.momentum > 0:
+            made.register_step_pre_hook(_start_momentum)
+        return made
     return _timms(module, groups, settings)
+
+
+def _start_momentum(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Start momentum at zero, before a step.
+
+    torch's fused SGD allocates it uninitialised and writes it in its first step. If that is skipped (`found_inf`, the
+    usual first step of fp16), the next one would read what was in memory.
+    """
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if weight.grad is not None and "momentum_buffer" not in optimizer.state[weight]:
+                optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
 
 
 def _timms(module: nn.Module, groups: list[dict[str, Any]], settings: Optimizer) -> torch.optim.Optimizer:

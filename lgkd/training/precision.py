@@ -26,6 +26,8 @@ def choose_device(name: str | None = None) -> str:
         raise InputError(
             f"device {name!r} is not here ({torch.cuda.device_count()} CUDA devices found); use --device cpu"
         )
+    if device.type == "mps":
+        raise InputError("device 'mps' is not supported: lgkd trains on the CPU of a Mac; use --device cpu")
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"device {name!r} is not supported; expected cpu, cuda or cuda:N")
     # "cpu:0" is the CPU as well.
@@ -39,6 +41,21 @@ def choose_precision(wanted: str, device: str) -> Precision:
     if wanted not in ("fp32", "bf16", "fp16"):
         raise InputError(f"precision is {wanted!r}; {did_you_mean(wanted, ['auto', 'fp32', 'bf16', 'fp16'])}")
     return wanted  # type: ignore[return-value]
+
+
+def remark(wanted: str, device: str) -> str | None:
+    """Return a message for the user on a GPU without bfloat16 hardware (before Ampere, as a T4), or None."""
+    if torch.device(device).type != "cuda" or wanted not in ("auto", "bf16") or has_native_bf16(device):
+        return None
+    fp16 = "--precision fp16 is faster" if has_tensor_cores(device) else "--precision fp16 saves memory"
+    if wanted == "auto":
+        return f"this GPU has no bfloat16 hardware, so the training computes in fp32; {fp16}"
+    return f"this GPU has no bfloat16 hardware and emulates it, slower than fp32; {fp16}"
+
+
+def has_tensor_cores(device: str) -> bool:
+    """Return True if a CUDA device multiplies float16 matrices in special hardware (Volta and later)."""
+    return torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def has_native_bf16(device: str) -> bool:

@@ -13,20 +13,28 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from lgkd._internal.distributed import gather, join
-from lgkd._internal.rng import seed_of
+from lgkd._internal.out_of_memory import lack_of_memory
+from lgkd._internal.rng import seed_generators, seed_of
 from lgkd.distillation.tasks import Batch, Lookup, Step, as_task
 from lgkd.errors import InputError
 from lgkd.models.sdpa import quick_attention
-from lgkd.training.compile import compile_task
+from lgkd.training.compile import CompiledSizes, compile_task
 from lgkd.training.config import Plan
 from lgkd.training.data_parallel import ParallelTask, is_known, is_static
+from lgkd.training.determinism import fastest_convolutions
 from lgkd.training.distributed_step import DistributedStep, looks_across, own_group, same_start
 from lgkd.training.exchange_order import ExchangeOrder
 from lgkd.training.lookahead import SlowWeights
+from lgkd.training.memory import no_remedy_for_memory
 from lgkd.training.metrics import RunningMean
-from lgkd.training.nonfinite import NonFiniteGuard, is_out_of_memory, masked_step
+from lgkd.training.nonfinite import NonFiniteGuard, masked_step
 from lgkd.training.optim import make_optimizer
 from lgkd.training.state import optimizer_tensors, restore_optimizer
+
+_UPDATE_NEEDS = (
+    "weights, gradients, the optimiser's moments and the average are in memory together, whatever the batch size; use "
+    "a smaller model, an optimiser with fewer moments (sgd), no ema, or a larger device"
+)
 
 
 class Engine:
@@ -63,7 +71,9 @@ class Engine:
         task.to(self.device)
         self._until_closed = ExitStack()
         self._until_closed.enter_context(quick_attention(task.student, self.device, plan.precision))
+        self._until_closed.enter_context(fastest_convolutions(self.device))
         self.raw_optimizer = make_optimizer(task, plan.optimizer)
+        self.compiled = CompiledSizes() if plan.compile else None
         if plan.compile:
             compile_task(task, cuda_graphs=plan.cuda_graphs)
         task.on_train_start(plan.length, warmup=plan.schedule.warmup_epochs)
@@ -119,16 +129,27 @@ class Engine:
         if self.parallel is not None:
             with self._across():
                 self.parallel.ready(batch.split(min(self.accumulate, len(batch.images)))[0])
+        made = self._gradients_that_fit(batch, since_first)
+        with no_remedy_for_memory("while the weights were updated", _UPDATE_NEEDS):
+            bad, whole = self._update(batch, made, number)
+        for step, part in made:
+            meters.add(step, part)
+        self.guard.watch(bad, whole, index, epoch, place)
+
+    def _gradients_that_fit(self, batch: Batch, since_first: int) -> list[tuple[Step, Batch]]:
+        """Compute the gradients, in smaller micro-batches if memory runs out."""
         while True:
             # Dropout and stochastic depth must not depend on how the run got here.
-            torch.manual_seed(seed_of(self.plan.seed, "step", since_first, self.rank))
+            seed_generators(seed_of(self.plan.seed, "step", since_first, self.rank), self.device)
             try:
-                made = self._gradients(batch)
-                break
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
+                return self._gradients(batch)
+            except (RuntimeError, MemoryError) as error:
+                if lack_of_memory(error) is None:
                     raise
                 self._halve(len(batch.images), error)
+
+    def _update(self, batch: Batch, made: list[tuple[Step, Batch]], number: int) -> tuple[Tensor, Step]:
+        """Update weights and average from the gradients; return the verdict of the guard, and the step as a whole."""
         norm = self._clip()
         whole = Step(
             torch.stack([step.loss.detach() * (len(part.images) / len(batch.images)) for step, part in made]).sum(),
@@ -146,10 +167,8 @@ class Engine:
         if self.slow_weights is not None:
             self.slow_weights.after_step(number + 1)
         if self.ema is not None:
-            self.ema.update(self.task.student, step=since_first)
-        for step, part in made:
-            meters.add(step, part)
-        self.guard.watch(bad, whole, index, epoch, place)
+            self.ema.update(self.task.student, step=number + self.plan.epochs_before * self.plan.steps_per_epoch)
+        return bad, whole
 
     def _gradients(self, batch: Batch) -> list[tuple[Step, Batch]]:
         """Run forward and backward in `accumulate` micro-batches, each weighted by its images.
@@ -160,10 +179,12 @@ class Engine:
         made = []
         whole, pieces = self._sizes(batch.images)
         run: Callable[[Batch], Step] = self.task if self.parallel is None else self.parallel
+        if self.compiled is not None:
+            self.compiled.begin(len(batch.images), pieces, self.task.active_terms)
         with self._across() as together:
             for number, part in enumerate(batch.split(pieces), 1):
                 with self._averaging(number == pieces):
-                    with self.accelerator.autocast():
+                    with self.accelerator.autocast(), self._compiled(part):
                         step = run(part)
                     if together is not None:
                         together.check_backward(step.loss)
@@ -171,7 +192,21 @@ class Engine:
                 kept = Step(step.loss.detach(), step.logits.detach(), step.parts)
                 # The next micro-batch's CUDA graph overwrites the results of this one.
                 made.append((kept.copy() if self.plan.cuda_graphs else kept, part))
+                if self.plan.cuda_graphs and number == 1 < pieces:
+                    self._own_gradients()
         return made
+
+    def _compiled(self, part: Batch) -> AbstractContextManager[object]:
+        return self.compiled.run(len(part.images)) if self.compiled is not None else nullcontext()
+
+    def _own_gradients(self) -> None:
+        """Copy the first micro-batch's gradients out of the memory of its CUDA graph, which the next one overwrites.
+
+        The gradients of the next ones are added to the copies.
+        """
+        for weight in self.task.parameters():
+            if weight.grad is not None:
+                weight.grad = weight.grad.clone()
 
     def _across(self) -> AbstractContextManager[DistributedStep | None]:
         """Return the context that synchronises the shares of a batch, if the step depends on the whole batch."""
@@ -190,7 +225,7 @@ class Engine:
         dist.all_reduce(shares)
         return int(shares.sum()), min(self.accumulate, int(shares.min()))
 
-    def _halve(self, images: int, error: RuntimeError) -> None:
+    def _halve(self, images: int, error: Exception) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -111,6 +111,17 @@ def test_auto_is_explained_as_the_training_chooses_it(monkeypatch) -> None:
         told = compute.precision_on("cpu").found
         assert f"auto selects {chosen}: " in told
         assert why in told
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert compute.precision_on("cuda").found.endswith("emulating it is slower; --precision fp16 is faster")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
+    assert compute.precision_on("cuda").found.endswith("emulating it is slower")
+
+
+def test_a_macs_gpu_is_told_not_to_be_used(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    one = found("GPU", compute.look_at_devices())
+    assert (one.state, one.found) == ("ok", "this Mac's GPU is not used: lgkd trains on its CPU")
 
 
 def test_a_torch_that_computes_wrongly_is_found(monkeypatch) -> None:

@@ -113,7 +113,7 @@ def test_the_page_names_every_family_with_its_code() -> None:
     for name, kind in vars(errors).items():
         if isinstance(kind, type) and issubclass(kind, errors.LgkdError) and kind is not errors.LgkdError:
             code = "130" if kind is errors.Interrupted else str(kind.exit_code)
-            (row,) = (row for cell, row in rows.items() if f"[{code}" in cell)
+            (row,) = (row for cell, row in rows.items() if re.search(rf"\[{code}\b", cell))
             assert f"`{name}`" in row, name
     assert errors.Interrupted("stopped", signal.SIGINT).exit_code == 130
     assert errors.Interrupted("stopped", signal.SIGTERM).exit_code == 143

@@ -112,7 +112,7 @@ def test_numbers_that_train_nothing_are_refused() -> None:
 
 
 def test_devices_and_precisions_are_told_with_those_that_are_known() -> None:
-    with pytest.raises(InputError, match="device 'mps' is not supported; expected cpu, cuda or cuda:N"):
+    with pytest.raises(InputError, match="device 'mps' is not supported: lgkd trains on the CPU of a Mac; use --dev"):
         choose_device("mps")
     with pytest.raises(InputError, match="precision is 'fp8'; did you mean 'fp32' or 'fp16'"):
         choose_precision("fp8", "cpu")

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
@@ -63,6 +65,30 @@ def test_a_run_from_a_cache_is_the_run_with_the_teacher_and_says_so(world: World
     for ours, theirs in zip(*rows, strict=True):
         for name in ("loss", "loss_classification", "loss_guidance_linear", "test_top1"):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
+
+
+def test_a_cache_is_compared_with_its_teacher_under_the_runs_determinism(
+    world: World, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That multiplies: cuBLAS takes its settings at the first product of a process."""
+    inside: list[bool] = []
+
+    @contextmanager
+    def watched(device: str, *, deterministic: bool) -> Iterator[None]:
+        inside.append(deterministic)
+        try:
+            yield
+        finally:
+            inside.clear()
+
+    def measured(*_: object) -> None:
+        raise InputError(f"compared under {inside}")
+
+    monkeypatch.setattr("lgkd.runner.runner.exactly", watched)
+    monkeypatch.setattr("lgkd.distillation.teacher_cache.serving.measure", measured)
+    for words, found in ((["--deterministic"], [True]), ([], [False])):
+        assert distill(world, "mine", "--cached", "auto", *words) == 2
+        assert f"compared under {found}" in capsys.readouterr().err
 
 
 def test_a_run_from_a_cache_that_was_stopped_goes_on_to_the_same_weights(world: World, place: Path) -> None:

@@ -4,7 +4,9 @@ import json
 import os
 import random
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ from PIL import Image
 from lgkd.cli import run
 from lgkd.data import decode as decode_module
 from lgkd.errors import InputError
-from lgkd.training.determinism import WORKSPACE, exactly, remark
+from lgkd.training.determinism import WORKSPACE, exactly, fastest_convolutions, remark
+from lgkd.training.train_step import Engine
 from tests.support.small import DISTILL, World, pause_after
+from tests.support.training import make_plan, make_task
 
 cudnn = torch.backends.cudnn
 
@@ -61,6 +65,50 @@ def test_an_operation_without_a_deterministic_algorithm_is_named() -> None:
         raise RuntimeError(torch_says)
     with pytest.raises(RuntimeError, match="another"), exactly("cuda", deterministic=True):
         raise RuntimeError("another fault")
+
+
+def test_a_process_that_has_used_cublas_before_is_told_what_to_set() -> None:
+    # As torch says it at the next product.
+    torch_says = (
+        "Deterministic behavior was enabled with either `torch.use_deterministic_algorithms(True)` or "
+        "`at::Context::setDeterministicAlgorithms(true)`, but this operation is not deterministic because it uses "
+        "CuBLAS and you have CUDA >= 10.2. To enable deterministic behavior in this case, you must set an environment "
+        "variable before running your PyTorch application: CUBLAS_WORKSPACE_CONFIG=:4096:8"
+    )
+    wanted = r"cuBLAS was used in this process before, .*; set CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment"
+    with pytest.raises(InputError, match=wanted), exactly("cuda", deterministic=True):
+        raise RuntimeError(torch_says)
+
+
+def test_cudnn_searches_the_fastest_convolution_unless_determinism_is_wanted(monkeypatch) -> None:
+    monkeypatch.setattr(cudnn, "benchmark", False)
+    gpu = torch.device("cuda", 0)
+    with fastest_convolutions(gpu):
+        assert cudnn.benchmark is True
+    assert cudnn.benchmark is False
+    with fastest_convolutions(torch.device("cpu")):
+        assert cudnn.benchmark is False
+    with exactly("cuda", deterministic=True), fastest_convolutions(gpu):
+        assert (cudnn.benchmark, cudnn.deterministic) == (False, True)
+    monkeypatch.setattr(cudnn, "deterministic", True)  # the user's own choice
+    with fastest_convolutions(gpu):
+        assert cudnn.benchmark is False
+
+
+def test_an_engine_searches_until_it_is_closed(monkeypatch) -> None:
+    entered: list[str] = []
+
+    @contextmanager
+    def watched(device: torch.device) -> Iterator[None]:
+        entered.append(device.type)
+        yield
+        entered.append("left")
+
+    monkeypatch.setattr("lgkd.training.train_step.fastest_convolutions", watched)
+    engine = Engine(make_task(), make_plan(), names=lambda index: [])
+    assert entered == ["cpu"]
+    engine.close()
+    assert entered == ["cpu", "left"]
 
 
 def test_only_on_cuda_and_without_it_the_user_is_told() -> None:

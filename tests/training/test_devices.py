@@ -17,7 +17,7 @@ from lgkd.errors import InputError, Interrupted, Paused
 from lgkd.training import memory, signals
 from lgkd.training.compile import choose_compile, compile_task
 from lgkd.training.memory import highest_memory, keep_freed_memory
-from lgkd.training.precision import choose_device, choose_precision, has_native_bf16
+from lgkd.training.precision import choose_device, choose_precision, has_native_bf16, remark
 from lgkd.training.signals import StopCondition
 from lgkd.training.train_step import Engine
 from tests.support.training import make_plan, make_task
@@ -89,6 +89,27 @@ def test_half_precision_is_chosen_where_the_hardware_has_it(monkeypatch: pytest.
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda found=second: found, raising=False)
         assert has_native_bf16("cpu") is (first or second)
     assert choose_precision("fp16", "cuda") == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "capability", "said"),
+    [
+        ("auto", "cuda", (7, 5), "no bfloat16 hardware, so the training computes in fp32; --precision fp16 is faster"),
+        ("auto", "cuda:1", (6, 1), "no bfloat16 hardware, so the training computes in fp32; --precision fp16 saves"),
+        ("bf16", "cuda", (7, 5), "no bfloat16 hardware and emulates it, slower than fp32; --precision fp16 is faster"),
+        ("fp16", "cuda", (7, 5), None),
+        ("fp32", "cuda", (7, 5), None),
+        ("auto", "cuda", (8, 0), None),
+        ("bf16", "cuda", (9, 0), None),
+        ("auto", "cpu", (7, 5), None),
+    ],
+)
+def test_a_gpu_without_bfloat16_is_told_of_fp16(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, device: str, capability: tuple[int, int], said: str | None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    found = remark(wanted, device)
+    assert found is None if said is None else said in str(found)
 
 
 def test_memory_is_kept_where_the_c_library_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:

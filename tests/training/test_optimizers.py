@@ -1,5 +1,7 @@
 """Optimisers by name: timm's equal timm's own, Muon takes what it is made for, and all of them resume to the bit."""
 
+from collections.abc import Iterator
+
 import pytest
 import timm
 import timm.optim
@@ -11,7 +13,7 @@ from lgkd.distillation.tasks import Supervised
 from lgkd.errors import InputError
 from lgkd.models.factory import create_model
 from lgkd.training.nonfinite import masked_step
-from lgkd.training.optim import hidden_matrices, make_optimizer
+from lgkd.training.optim import hidden_matrices, make_optimizer, parameter_groups
 from lgkd.training.state import optimizer_tensors, restore_optimizer
 
 TIMMS = ("muon", "lion", "nadamw")
@@ -180,3 +182,64 @@ def test_a_change_of_the_rate_reaches_every_weight(name: str) -> None:
         moved[rate] = {key: (value.detach() - before[key]).norm() for key, value in model.named_parameters()}
     for key, much in moved[1e-3].items():
         assert float(much / moved[1e-4][key]) == pytest.approx(10, rel=0.02), key
+
+
+@pytest.fixture
+def unwritten_is_nan() -> Iterator[None]:
+    """Memory that is allocated and not written holds NaN, instead of whatever was there."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def sgd(nesterov: bool) -> Optimizer:
+    return Optimizer("sgd", lr=0.1, weight_decay=0.01, momentum=0.9, nesterov=nesterov)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_momentum_starts_at_zero_though_the_first_step_is_skipped(unwritten_is_nan: None, nesterov: bool) -> None:
+    """As fp16 begins: the first scale is too large, its gradients overflow, and the scaler skips the update."""
+    plain, scaled = network(), network()
+    expected, found = make_optimizer(plain, sgd(nesterov)), make_optimizer(scaled, sgd(nesterov))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    seen = []
+    for step in range(6):
+        draw = torch.Generator().manual_seed(step)
+        found.zero_grad()
+        loss = scaled(torch.randn(16, 8, generator=draw)).square().mean()
+        scaler.scale(4 * loss if step == 0 else loss / 16).backward()
+        before = scaler.get_scale()
+        scaler.step(found)
+        scaler.update(None if step == 0 else 2.0**10)
+        seen.append(scaler.get_scale() < before and step == 0)
+        if step:
+            expected.zero_grad()
+            (plain(torch.randn(16, 8, generator=torch.Generator().manual_seed(step))).square().mean() / 16).backward()
+            expected.step()
+    assert seen[0], "the first step must have overflowed"
+    for ours, theirs in zip(scaled.parameters(), plain.parameters(), strict=True):
+        assert ours.isfinite().all()
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_zeroed_momentum_changes_no_bit_of_torchs_sgd(nesterov: bool) -> None:
+    ours, theirs = network(), network()
+    groups = parameter_groups(theirs, 0.01)
+    torchs = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=nesterov, fused=True)
+    descend(ours, make_optimizer(ours, sgd(nesterov)), range(5))
+    descend(theirs, torchs, range(5))
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+def test_a_weight_whose_gradient_comes_later_has_momentum_then() -> None:
+    """Torch's fused SGD alone refuses that: a list of buffers with a hole."""
+    model = network()
+    optimizer = make_optimizer(model, sgd(False))
+    model[2].requires_grad_(False)
+    descend(model, optimizer, range(2))
+    model[2].requires_grad_(True)
+    before = model[2].weight.clone()
+    descend(model, optimizer, range(2, 4))
+    assert not torch.equal(model[2].weight, before) and model[2].weight.isfinite().all()

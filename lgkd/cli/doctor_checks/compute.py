@@ -10,7 +10,7 @@ import torch
 from lgkd._internal.hardware import cores
 from lgkd.cli.doctor_checks.finding import Finding, size
 from lgkd.runs.folder import environment
-from lgkd.training.precision import choose_device, choose_precision
+from lgkd.training.precision import choose_device, choose_precision, has_tensor_cores
 
 _TOO_FAR = 1e-3
 """Largest accepted relative error of a product of two small matrices, against double precision."""
@@ -33,7 +33,9 @@ def _look_at_gpus() -> Iterator[Finding]:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count == 0:
         has_driver = shutil.which("nvidia-smi") is not None or Path("/dev/nvidiactl").exists()
-        if not has_driver:
+        if torch.backends.mps.is_available():
+            yield Finding("GPU", "ok", "this Mac's GPU is not used: lgkd trains on its CPU")
+        elif not has_driver:
             yield Finding("GPU", "ok", "none; small images and small students also train on a CPU")
         elif torch.version.cuda is None:
             yield Finding(
@@ -63,6 +65,8 @@ def precision_on(device: str) -> Finding:
         why = f"this {kind} multiplies bfloat16 in hardware, which is faster and as accurate here"
     else:
         why = f"this {kind} has no bfloat16 in hardware, and emulating it is slower"
+        if kind == "GPU" and has_tensor_cores(device):
+            why += "; --precision fp16 is faster"
     return Finding(f"precision, {kind}", "ok", f"auto selects {chosen}: {why}")
 
 

@@ -87,15 +87,13 @@ def contrast(images: Tensor, factor: Tensor) -> Tensor:
 
 def autocontrast(images: Tensor, _: Tensor) -> Tensor:
     """Stretch each channel to the whole range."""
-    # Pillow works in doubles and cuts; in float32 a tenth of the tables would be off by a level. Apple's
-    # devices have no doubles and take that.
-    exact = torch.float32 if images.device.type == "mps" else torch.float64
+    # Pillow works in doubles and cuts; in float32 a tenth of the tables would be off by a level.
     flat = images.flatten(2)
-    low = flat.amin(2, keepdim=True).to(exact)
-    high = flat.amax(2, keepdim=True).to(exact)
+    low = flat.amin(2, keepdim=True).double()
+    high = flat.amax(2, keepdim=True).double()
     # Not 255.0 / tensor: torch multiplies by the reciprocal there, with another result.
     scale = torch.full_like(low, 255.0) / (high - low)
-    levels = _levels(images).to(exact)
+    levels = _levels(images).double()
     stretched = levels * scale + -low * scale
     # A flat channel divides by zero; it keeps its levels.
     return torch.where(high > low, stretched, levels).clamp_(0.0, 255.0).to(torch.uint8)
