@@ -19,7 +19,7 @@ from lgkd.distillation.teacher_cache.serving import Served, serve
 from lgkd.errors import InputError, TapError
 from lgkd.models.default_taps import default_taps
 from lgkd.models.factory import check_model, check_training, default_image_size, pair
-from lgkd.models.patch_size import unseen_pixels
+from lgkd.models.patch_size import coarse_patches, unseen_pixels
 from lgkd.models.registry import find
 from lgkd.models.teacher import Teacher
 from lgkd.runner.build import (
@@ -244,6 +244,8 @@ class Runner:
         self._fit_images(student, size, data)
         if (unseen := unseen_pixels(student, size)) is not None:
             self.session.say(unseen)
+        if (coarse := coarse_of(config, student, size)) is not None:
+            self.session.say(coarse)
         if config.role == "teacher":
             _check_tapped(student)
         guides = make_guides(
@@ -321,6 +323,12 @@ class Runner:
                 f"the teacher was trained on other images than those of {data.source}, or on these in another order "
                 "(as an image folder and the publisher's archive do); the classes are the same"
             )
+
+
+def coarse_of(config: ResolvedConfig, student: nn.Module, size: tuple[int, int]) -> str | None:
+    """Describe coarse patches of a named student whose patch size the user has not chosen; None where they fit."""
+    named = config.role == "student" and isinstance(config.model, str) and find(config.model) is not None
+    return coarse_patches(student, size) if named and "patch_size" not in config.model_options else None
 
 
 def _checked(teacher: Any) -> Teacher:
