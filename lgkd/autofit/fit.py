@@ -275,7 +275,7 @@ class _Fit:
         after = reserve(seconds, images, runs=1 + self.request.baseline, seconds_an_image=an_image)
         # Where a killed process has not stored its time, at least the teacher's training has passed.
         passed = max(self.spent, results["training_seconds"] + results["evaluation_seconds"])
-        return max(0.0, seconds - passed - after)
+        return float(max(0.0, seconds - passed - after))
 
     def _write_report(self) -> None:
         options = self.request.options

@@ -148,7 +148,7 @@ class Request:
             "image_size": plan.image_size,
             "batch_size": plan.batch_size,
             "overrides": [*plan.overrides, *(self.options.get("overrides") or ())],
-            **({"time": seconds} if seconds is not None else {}),  # type: ignore[typeddict-item]
+            **({"time": seconds} if seconds is not None else {}),
         }
 
     def as_dict(self) -> dict[str, Any]:

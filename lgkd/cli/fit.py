@@ -68,13 +68,13 @@ def fit(
     as_json: o.Json = False,
     **options: Unpack[Options],
 ) -> None:
-    """Fit a folder of images within a time: choose, train, report and export into one folder.
+    """Fit a folder of images within a time.
 
     Says in a few lines what it chooses and why, trains a small CNN and the Vision Transformer
-    that it guides, and ends with the accuracies and the next commands. --time is for
-    everything, 1h if neither it nor --epochs is given. --dry-run shows plan and time. The same
-    command resumes it. --recipe, --image-size and --set are the student's; docs/choosing.md
-    has the rules.
+    that it guides, writes report, exports and model card into one folder, and ends with the
+    accuracies and the next commands. --time is for everything, 1h if neither it nor --epochs
+    is given. --dry-run shows plan and time. The same command resumes it. --recipe,
+    --image-size and --set are the student's; docs/choosing.md has the rules.
 
     Example: lgkd fit photos/ --time 1h --baseline
     """

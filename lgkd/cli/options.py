@@ -199,7 +199,9 @@ def key_values(pairs: list[str] | None, option: str) -> dict[str, Any]:
     return values
 
 
-def takes_dataset(default: str | None = None, *, required: bool = False, about: str | None = None) -> Any:
+def takes_dataset(
+    default: str | None = None, *, required: bool = False, about: str | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Let a command take its `dataset` as an argument or as `--dataset`; outermost of its decorators.
 
     Args:

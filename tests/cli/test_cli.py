@@ -97,6 +97,8 @@ def test_the_version_is_told(capsys) -> None:
 
 def test_students_and_data_sets_are_all_listed(here: Path, capsys) -> None:
     text = said(capsys, "students")
+    assert re.search(r"^vit_128 .*  32 to 96 px; minutes to an hour on a CPU$", text, re.M)
+    assert re.search(r"^deit_tiny .*  224 px, smaller with patch_size; hours on a GPU$", text, re.M)
     assert [line.split()[0] for line in text.splitlines()[2:-1]] == names("student")
     assert {one["name"] for one in json.loads(said(capsys, "students", "--json"))} == set(names("student"))
     text = said(capsys, "datasets")
