@@ -222,7 +222,9 @@ class _Fit:
             if left <= 0:
                 raise Paused(f"paused after {limit:g} seconds; run the same command again to resume")
             config = config.with_options(max_time=left, out=folder)
-        train_all(SweepSpec(config, self.request.seeds, self.request.baseline), watch=self.watch)
+        request = self.request
+        spec = SweepSpec(config, request.seeds, request.baseline, baseline_overrides=request.baseline_overrides)
+        train_all(spec, watch=self.watch)
 
     def _student_config(self, teachers: tuple[Teacher, ...], seconds: float | None = None) -> ResolvedConfig:
         """Resolve the students' trainings; with `seconds` one training of that time, for its number of steps."""
@@ -278,9 +280,11 @@ class _Fit:
         return float(max(0.0, seconds - passed - after))
 
     def _write_report(self) -> None:
-        options = self.request.options
+        options, request = self.request.options, self.request
+        folder = self.state.folder / STUDENTS
         write_report(
-            self.state.folder / STUDENTS,
+            [member(folder, seed, guided=True) for seed in request.seeds],
+            [member(folder, seed, guided=False) for seed in request.seeds] if request.baseline else (),
             out=self.state.folder / REPORT,
             data_dir=options.get("data_dir"),
             device=options.get("device"),

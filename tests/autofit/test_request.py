@@ -78,6 +78,13 @@ def test_the_request_holds_what_is_compared_and_nothing_else(tmp_path: Path) -> 
     assert others[5].as_dict()["student"] == "pvt_v2_b0", "an alias is the same student"
 
 
+def test_the_unguided_student_has_its_own_rate_unless_one_is_given() -> None:
+    assert Request("digits", {}).baseline_overrides == ("optimizer.lr=3e-3",)
+    assert Request("digits", {"overrides": ["view.erase=0.1"]}).baseline_overrides == ("optimizer.lr=3e-3",)
+    assert Request("digits", {"overrides": ["optimizer.lr = 2e-3"]}).baseline_overrides == ()
+    assert Request("digits", {"recipe": "guidance-plus"}).baseline_overrides == ()
+
+
 def test_the_default_folder_is_named_after_data_set_and_subset() -> None:
     assert Request("digits", {}).folder == Path("runs/fit_digits")
     assert Request("digits", {"images_per_class": 5}).folder == Path("runs/fit_digits_5-images-per-class-seed-0")
