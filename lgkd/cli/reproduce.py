@@ -12,7 +12,7 @@ from lgkd.cli.display import Display, console, show_json, show_pairs, show_table
 from lgkd.cli.train import watch_each
 from lgkd.experiments.catalogue import EXPERIMENTS
 from lgkd.experiments.layout import check_out, default_folder, progress_of
-from lgkd.experiments.markdown import check_results, gain_words, mean_and_spread, took
+from lgkd.experiments.markdown import balanced_differs, check_results, gain_words, mean_and_spread, seeds_in_words, took
 from lgkd.experiments.results import Outcome, Row
 from lgkd.experiments.select import choose_arms, find_experiment, turns_of
 from lgkd.experiments.spec import Experiment
@@ -211,20 +211,23 @@ def _show_started(started: list["Started"], title: str) -> None:
 
 
 def _show(outcome: Outcome) -> None:
-    out, rows = console(), [row for row in outcome.rows if row.runs]
+    out, rows = console(), [row for row in (*outcome.rows, *outcome.pools) if row.runs]
+    # With unequal classes, a model that names the largest class alone has a high top-1.
+    balanced = any(balanced_differs(row) for row in rows)
+    measure = "balanced accuracy" if balanced else "top-1"
     show_table(
-        f"{outcome.experiment.name}: top-1 on the test split, in %",
+        f"{outcome.experiment.name}: {measure} on the test split, in %",
         ("arm", "seeds", "last epoch", "best", "gain, 95% interval", "a run"),
         (
             (
                 row.arm.key,
-                ",".join(map(str, row.seeds)),
-                mean_and_spread(row.top1),
-                f"{100 * row.best.mean:.2f}" if row.best is not None else "",
-                gain_words(row.gain),
+                seeds_in_words(row).replace(", ", ","),
+                mean_and_spread(row.balanced if balanced else row.top1),
+                "" if row.best is None or balanced else f"{100 * row.best.mean:.2f}",
+                gain_words(row.balanced_gain if balanced else row.gain),
                 took(row.seconds),
             )
-            for row in outcome.rows
+            for row in (*outcome.rows, *outcome.pools)
         ),
         right=(2, 3, 5),
     )
@@ -232,7 +235,7 @@ def _show(outcome: Outcome) -> None:
     out.print("best: of the best epoch on the test split, as papers print; selected on the data")
     out.print("it is measured on, so it is not an estimate")
     for row in rows:
-        gain = row.gain
+        gain = row.balanced_gain if balanced else row.gain
         if gain is not None and gain.low is None:
             out.print(f"{row.arm.key}: one seed gives no interval and is not a result")
         elif gain is not None and gain.includes_zero:

@@ -352,6 +352,8 @@ class Recipe(Section):
     """Number format of the forward pass; auto: bf16 where the device has it natively, else fp32."""
     evaluate_every: int = Field(default=1, ge=1, le=1_000_000)
     """Epochs between two evaluations; the last epoch is always evaluated."""
+    evaluations: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Most evaluations of a training; a long one has more epochs between two than evaluate_every; null: no limit."""
     guide: Guidance | None = None
     """Guidance by a teacher; null: no teacher."""
     by_length: Annotated[Rules, BeforeValidator(as_tuple), Field(min_length=1, max_length=100)] | None = None
@@ -364,6 +366,10 @@ class Recipe(Section):
         if self.by_length is None:
             values.pop("by_length", None)
         return values
+
+    def evaluation_interval(self, epochs: int) -> int:
+        """Return the epochs between two evaluations of a training of so many epochs."""
+        return max(self.evaluate_every, -(-epochs // self.evaluations) if self.evaluations is not None else 1)
 
     @property
     def test_interpolation(self) -> Interpolation:

@@ -15,7 +15,7 @@ _MEASURED = (
     "arm", "seeds", "last epoch", "best epoch on test", "gain, paired by seed", "teacher", "a run took", "device",
     "commit",
 )  # fmt: skip
-_BALANCED = "balanced, last epoch"
+_BALANCED = ("balanced, last epoch", "gain in balanced accuracy")
 _QUOTED = ("arm", "quoted top-1", "of what", "source")
 
 
@@ -43,7 +43,7 @@ def section(outcome: Outcome) -> str:
     """Return the section with its marks: the experiment, its measurements, and separately the quoted figures."""
     experiment = outcome.experiment
     begin, end = _marks(experiment)
-    measured = _measured_table(outcome.rows)
+    measured = _measured_table([*outcome.rows, *outcome.pools])
     quoted = [
         (row.arm.label, f"{one.top1:.2f}", one.what, one.source) for row in outcome.rows for one in row.arm.quoted
     ]
@@ -76,15 +76,24 @@ def command(outcome: Outcome) -> str:
 
 
 def _measured_table(rows: Sequence[Row]) -> str:
-    """Build the table of arms; with a column of balanced accuracies where an arm measured them."""
-    if not any(row.balanced is not None for row in rows):
+    """Build the table of arms; with columns of balanced accuracies where those of an arm differ from its top-1."""
+    if not any(balanced_differs(row) for row in rows):
         return _table(_MEASURED, map(_measured, rows))
-    place = _MEASURED.index("last epoch") + 1
+    place, gain = _MEASURED.index("last epoch") + 1, _MEASURED.index("gain, paired by seed") + 1
 
-    def wider(cells: Sequence[str], cell: str) -> list[str]:
-        return [*cells[:place], cell, *cells[place:]]
+    def wider(cells: Sequence[str], accuracy: str, difference: str) -> list[str]:
+        return [*cells[:place], accuracy, *cells[place:gain], difference, *cells[gain:]]
 
-    return _table(wider(_MEASURED, _BALANCED), (wider(_measured(row), mean_and_spread(row.balanced)) for row in rows))
+    return _table(
+        wider(_MEASURED, *_BALANCED),
+        (wider(_measured(row), mean_and_spread(row.balanced), _gain(row, row.balanced_gain)) for row in rows),
+    )
+
+
+def balanced_differs(row: Row) -> bool:
+    """Return True where the balanced accuracy of a row differs from its top-1, as with unequal classes."""
+    top1, balanced = row.top1, row.balanced
+    return top1 is not None and balanced is not None and abs(top1.mean - balanced.mean) > 1e-6
 
 
 def _measured(row: Row) -> Sequence[str]:
@@ -92,15 +101,25 @@ def _measured(row: Row) -> Sequence[str]:
         return (row.arm.label, *[""] * (len(_MEASURED) - 1))
     return (
         row.arm.label,
-        ", ".join(map(str, row.seeds)),
+        seeds_in_words(row),
         mean_and_spread(row.top1),
         mean_and_spread(row.best),
-        f"{gain_words(row.gain)} over {row.arm.against}" if row.gain is not None else "",
+        _gain(row, row.gain),
         row.teacher or "",
         _times(row),
         row.devices,
         ", ".join(row.commits),
     )
+
+
+def seeds_in_words(row: Row) -> str:
+    """Format the seeds of an arm, or the number of runs of a pool, in which each seed comes several times."""
+    seeds = row.seeds
+    return f"{len(seeds)} runs" if len(set(seeds)) < len(seeds) else ", ".join(map(str, seeds))
+
+
+def _gain(row: Row, gain: Interval | None) -> str:
+    return f"{gain_words(gain)} over {row.arm.against}" if gain is not None else ""
 
 
 def mean_and_spread(summary: Summary | None) -> str:

@@ -1,8 +1,8 @@
 """Collect an experiment's results so far: for every arm its finished runs and its gain. No torch."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -52,21 +52,32 @@ class Row:
     @property
     def balanced(self) -> Summary | None:
         """Return balanced accuracy on the test split after the last epoch; None if any run lacks it."""
-        values = [run.rows[-1].get("test_balanced_accuracy") for run in self.runs]
+        values = [_balanced(run) for run in self.runs]
         known = [value for value in values if value is not None]
         return summarise(known) if known and len(known) == len(values) else None
 
     @property
     def by_seed(self) -> list[tuple[int, float]]:
-        """Return the gain over the reference for each seed that both have."""
-        theirs = {run.seed: run.top1 for run in self.reference}
-        return [(run.seed, run.top1 - theirs[run.seed]) for run in self.runs if run.seed in theirs]
+        """Return the gain over the reference for each data set and seed that both have."""
+        return [(run.seed, run.top1 - other.top1) for run, other in self._pairs()]
 
     @cached_property
     def gain(self) -> Interval | None:
         """Return the gain over the reference, paired by seed, with its 95 % t-interval; None without pairs."""
         gains = [gain for _, gain in self.by_seed]
         return paired_interval([0.0] * len(gains), gains) if gains else None
+
+    @property
+    def balanced_gain(self) -> Interval | None:
+        """Return the gain in balanced accuracy over the reference, as `gain`; None without measured pairs."""
+        pairs = [(_balanced(run), _balanced(other)) for run, other in self._pairs()]
+        gains = [mine - theirs for mine, theirs in pairs if mine is not None and theirs is not None]
+        return paired_interval([0.0] * len(gains), gains) if gains else None
+
+    def _pairs(self) -> list[tuple[Finished, Finished]]:
+        theirs = {(run.info["dataset"].get("name"), run.seed): run for run in self.reference}
+        keys = [((run.info["dataset"].get("name"), run.seed), run) for run in self.runs]
+        return [(run, theirs[key]) for key, run in keys if key in theirs]
 
     @property
     def seconds(self) -> float | None:
@@ -96,6 +107,7 @@ class Row:
     def as_dict(self) -> dict[str, Any]:
         """Return all measurements in plain numbers and words, and the quoted figures separately."""
         top1, best, gain, balanced = self.top1, self.best, self.gain, self.balanced
+        balanced_gain = self.balanced_gain
         return {
             "arm": self.arm.key,
             "label": self.arm.label,
@@ -114,6 +126,9 @@ class Row:
                     "low": gain.low,
                     "high": gain.high,
                     "confidence": gain.confidence,
+                    "balanced_accuracy": None
+                    if balanced_gain is None
+                    else {"mean": balanced_gain.mean, "low": balanced_gain.low, "high": balanced_gain.high},
                     "by_seed": [{"seed": seed, "difference": value} for seed, value in self.by_seed],
                 },
                 "teacher": self.teacher,
@@ -135,11 +150,13 @@ class Outcome:
         experiment: its definition.
         folder: its folder.
         rows: one an arm, in its order.
+        pools: one for all arms of a pool that has finished runs of two arms or more.
     """
 
     experiment: Experiment
     folder: Path
     rows: tuple[Row, ...]
+    pools: tuple[Row, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the content of `lgkd reproduce NAME --json`; accuracies from 0 to 1."""
@@ -149,6 +166,7 @@ class Outcome:
             "folder": str(self.folder),
             "measured": "top-1 accuracy on the test split",
             "arms": [row.as_dict() for row in self.rows],
+            "pools": [row.as_dict() for row in self.pools],
         }
 
 
@@ -175,7 +193,22 @@ def look_at(experiment: Experiment, out: Path) -> Outcome:
                 _on_the_way(out, arm) if arm.early else {},
             )
         )
-    return Outcome(experiment, out, tuple(rows))
+    return Outcome(experiment, out, tuple(rows), tuple(_pools(rows)))
+
+
+def _pools(rows: Sequence[Row]) -> Iterator[Row]:
+    """Yield a row of the runs of all arms of each pool."""
+    labels = {row.arm.key: row.arm.pool for row in rows}
+    for pool in dict.fromkeys(row.arm.pool for row in rows if row.arm.pool is not None):
+        mine = [row for row in rows if row.arm.pool == pool and row.runs]
+        if len(mine) > 1:
+            against = labels.get(mine[0].arm.against or "")
+            yield Row(
+                replace(mine[0].arm, key=pool, label=pool, against=against, quoted=(), early=None),
+                tuple(run for row in mine for run in row.runs),
+                tuple(run for row in mine for run in row.reference),
+                tuple(dict.fromkeys(commit for row in mine for commit in row.commits)),
+            )
 
 
 def _seeds_of(out: Path, arm: Arm) -> list[int]:
@@ -207,6 +240,10 @@ def _check_images(runs: Sequence[Finished]) -> None:
             f"{one} and {other} were measured on different images, so their accuracies cannot be compared; use another "
             "--out for other images"
         )
+
+
+def _balanced(run: Finished) -> float | None:
+    return run.rows[-1].get("test_balanced_accuracy")
 
 
 def _teacher(about: Any) -> str | None:

@@ -56,6 +56,7 @@ class Arm:
         teacher: the key of the arm that trains the teacher, or the name of the experiment's borrowed one; None for an
             unguided student and for a teacher.
         against: the key of the arm that it is compared with, seed by seed.
+        pool: a label; the runs of all arms that have it are averaged in one more row.
         options: passed to the constructor of the model.
         dataset: instead of the experiment's.
         taps: layers of the student; its default ones if None.
@@ -74,6 +75,7 @@ class Arm:
     role: Literal["student", "teacher"] = "student"
     teacher: str | None = None
     against: str | None = None
+    pool: str | None = None
     options: Mapping[str, Plain] = field(default_factory=lambda: MappingProxyType({}))
     dataset: str | None = None
     taps: tuple[str, ...] | None = None

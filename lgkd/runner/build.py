@@ -184,7 +184,7 @@ def make_plan(
         clip_norm=recipe.clip_norm,
         ema=recipe.ema,
         lookahead=recipe.lookahead,
-        evaluate_every=recipe.evaluate_every,
+        evaluate_every=recipe.evaluation_interval(-(-recipe.schedule.count(steps_per_epoch) // steps_per_epoch)),
         channels_last=channels_last,
         compile=choose_compile(compiled, device, images, cuda_graphs=cuda_graphs),
         cuda_graphs=cuda_graphs,

@@ -118,7 +118,8 @@ class _Timed:
     Attributes:
         rules: of the recipe, in force while the steps were timed.
         step, evaluation: seconds of one.
-        steps_per_epoch, evaluate_every: of the plan.
+        steps_per_epoch: of the plan.
+        evaluate_every, evaluations: of the recipe.
         first: whether this process speaks for all.
     """
 
@@ -127,12 +128,13 @@ class _Timed:
     evaluation: float
     steps_per_epoch: int
     evaluate_every: int
+    evaluations: int | None
     first: bool
 
     @property
-    def cost(self) -> tuple[float, float, int, int]:
+    def cost(self) -> tuple[float, float, int, int, int | None]:
         """Return the arguments of `training_seconds` after the number of steps."""
-        return self.step, self.evaluation, self.steps_per_epoch, self.evaluate_every
+        return self.step, self.evaluation, self.steps_per_epoch, self.evaluate_every, self.evaluations
 
     def most_steps(self, clock: _Clock) -> int:
         """Return the most steps for which there is time."""
@@ -171,7 +173,8 @@ def _time_steps(config: ResolvedConfig, clock: _Clock, rules: Sequence[LengthRul
     # Processes have to choose alike: by the slowest of them.
     before = start_up + (time.monotonic() - clock.began if clock.began is not None else 0.0) + SECONDS_AFTER
     clock.before, step, image = highest([before, cost.seconds_a_step, cost.seconds_an_image])
-    return _Timed(tuple(rules), step, tested * image, plan.steps_per_epoch, plan.evaluate_every, runner.session.first)
+    every, most = prepared.recipe.evaluate_every, prepared.recipe.evaluations
+    return _Timed(tuple(rules), step, tested * image, plan.steps_per_epoch, every, most, runner.session.first)
 
 
 def _steps_of_run(folder: Path) -> tuple[int, float] | None:

@@ -68,7 +68,9 @@ def check_equal(equal: str, time: str | float | None, *, with_baseline: bool) ->
         )
 
 
-def steps_within(seconds: float, step: float, evaluation: float, steps_per_epoch: int, evaluate_every: int) -> int:
+def steps_within(
+    seconds: float, step: float, evaluation: float, steps_per_epoch: int, evaluate_every: int, most: int | None = None
+) -> int:
     """Return the most steps that, with their evaluations, take no longer than a time; 0 where none do.
 
     Args:
@@ -76,16 +78,23 @@ def steps_within(seconds: float, step: float, evaluation: float, steps_per_epoch
         step, evaluation: seconds of one.
         steps_per_epoch: optimiser steps.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
+        most: evaluations, of a recipe that limits them; None: no limit.
     """
     rounds = max(0, int(seconds / (step * steps_per_epoch * evaluate_every + evaluation)))
     # A last round that is not whole ends with an evaluation, too.
     rest = seconds - rounds * (step * steps_per_epoch * evaluate_every + evaluation) - evaluation
-    return rounds * steps_per_epoch * evaluate_every + max(0, int(rest / step))
+    steps = rounds * steps_per_epoch * evaluate_every + max(0, int(rest / step))
+    if most is None or steps <= most * steps_per_epoch * evaluate_every:
+        return steps
+    return max(most * steps_per_epoch * evaluate_every, int((seconds - most * evaluation) / step))
 
 
-def training_seconds(steps: int, step: float, evaluation: float, steps_per_epoch: int, evaluate_every: int) -> float:
-    """Return the seconds of so many steps and their evaluations; arguments as for `steps_within`."""
-    return steps * step + -(-steps // (steps_per_epoch * evaluate_every)) * evaluation
+def training_seconds(
+    steps: int, step: float, evaluation: float, steps_per_epoch: int, evaluate_every: int, most: int | None = None
+) -> float:
+    """Return the seconds of so many steps and at most their evaluations; arguments as for `steps_within`."""
+    evaluations = -(-steps // (steps_per_epoch * evaluate_every))
+    return steps * step + min(evaluations, most or evaluations) * evaluation
 
 
 def estimated_recipe(
@@ -100,7 +109,8 @@ def estimated_recipe(
         steps_per_epoch: optimiser steps.
     """
     seconds = parse_time(budget) - SECONDS_AFTER
-    steps = max(1, steps_within(seconds, step, evaluation, steps_per_epoch, recipe.evaluate_every))
+    every, most = recipe.evaluate_every, recipe.evaluations
+    steps = max(1, steps_within(seconds, step, evaluation, steps_per_epoch, every, most))
     return apply_overrides(recipe, length_overrides(steps, warm_up(recipe, steps, steps_per_epoch)))
 
 

@@ -88,6 +88,7 @@ APART: dict[type[Section], dict[str, str]] = {
         "drop_path": "an option of models",
         "drop_last": "of the loader",
         "batch_size": "of the loader",
+        "evaluations": "in the epochs between two of a plan, compared in tests/runner/test_time_budget.py",
         **dict.fromkeys(("about", "source", "expect", "trains"), "tells, sets nothing"),
         **dict.fromkeys(
             ("view", "evaluation", "mix", "optimizer", "schedule", "ema", "lookahead", "guide", "by_length"),

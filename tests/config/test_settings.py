@@ -170,6 +170,7 @@ def test_a_recipe_that_an_older_version_wrote_is_written_again_to_the_byte(file:
         "lookahead: null\n",
         "  steps: null\n",
         "  decay: cosine\n",
+        "evaluations: null\n",
     )
     dumped = dump_recipe(parse_recipe(text))
     for key in later:

@@ -1,6 +1,7 @@
 """Trainings of a given time: the number of steps against a simulated clock, the option, its refusals and its folder."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,6 +55,28 @@ def test_the_steps_are_the_most_that_fit(seconds: float, every: int, evaluation:
         )
 
 
+@pytest.mark.parametrize("most", [1, 4])
+@pytest.mark.parametrize("evaluation", [0.0, 0.7, 30.0])
+@pytest.mark.parametrize("seconds", [100.0, 1000.0, 20_000.0])
+def test_limited_evaluations_leave_more_time_for_steps(seconds: float, evaluation: float, most: int) -> None:
+    def limited(steps: int) -> float:
+        return simulated(steps, 0.1, evaluation, 25, max(2, math.ceil(math.ceil(steps / 25) / most)))
+
+    found = steps_within(seconds, 0.1, evaluation, 25, 2, most)
+    assert limited(found) <= seconds + 1e-6
+    assert training_seconds(found, 0.1, evaluation, 25, 2, most) >= limited(found) - 1e-6
+    # The interval is a whole number of epochs: fewer evaluations than the limit may be left.
+    assert found >= steps_within(seconds, 0.1, evaluation, 25, 2)
+    assert training_seconds(found + 1, 0.1, evaluation, 25, 2, most) > seconds - 1e-6
+
+
+def test_the_interval_of_evaluations_follows_the_length() -> None:
+    recipe = load_recipe("fast")
+    assert (recipe.evaluate_every, recipe.evaluations) == (1, 4)
+    assert [recipe.evaluation_interval(epochs) for epochs in (1, 4, 5, 8, 9, 1000)] == [1, 1, 2, 2, 3, 250]
+    assert load_recipe("teacher").evaluation_interval(300) == 1
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90s", 90), ("90", 90), ("45m", 2700), ("2h", 7200), ("1h30m", 5400), (7.5, 7.5), (3, 3)]
 )
@@ -69,13 +92,16 @@ def test_other_times_are_refused(text: str | float) -> None:
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Steps of 500 ms and evaluations of 1 ms an image, whatever they take here; the list grows with each measuring."""
+    """Steps of 5 s and evaluations of 10 ms an image, whatever they take here; the list grows with each measuring.
+
+    Beside them a start is short, on a busy machine too.
+    """
     calls: list[int] = []
 
     def measure(*_: object, longest: float) -> Cost:
         assert 3 <= longest <= 30
         calls.append(1)
-        return Cost(5, 0.5, 0.001, 0, "", 1)
+        return Cost(5, 5.0, 0.01, 0, "", 1)
 
     monkeypatch.setattr(module, "measure", measure)
     return calls
@@ -83,10 +109,10 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_a_run_by_time_is_the_run_of_its_steps_to_the_bit(measured: list[int], tmp_path: Path) -> None:
     said: list[str] = []
-    timed = lgkd.train("vit_96", "digits", time="45s", out=tmp_path / "timed", say=said.append, **SMALL)
+    timed = lgkd.train("vit_96", "digits", time="450s", out=tmp_path / "timed", say=said.append, **SMALL)
     schedule = load_recipe(tmp_path / "timed" / "recipe.yaml").schedule
-    # 18 steps of 500 ms and 599 images of 1 ms are 9.6 s an epoch: at most 4.4 of them in 43 s.
-    assert schedule.epochs is None and 50 <= schedule.steps <= 80
+    # 18 steps of 5 s and 599 images of 10 ms are 96 s an epoch: at most 4.6 of them in 448 s.
+    assert schedule.epochs is None and 50 <= schedule.steps <= 83
     assert any(line.startswith(f"{schedule.steps} steps (") for line in said)
     warm = load_recipe("supervised").schedule
     assert schedule.warmup_epochs == pytest.approx(warm.warmup_epochs / warm.epochs * schedule.steps / 18, abs=1e-3)
@@ -103,14 +129,14 @@ def test_a_run_by_time_is_the_run_of_its_steps_to_the_bit(measured: list[int], t
 def test_the_same_command_resumes_with_the_steps_of_the_folder(
     measured: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["train", *WORDS, "--time", "45s", "--out", str(tmp_path / "run")]
+    command = ["train", *WORDS, "--time", "450s", "--out", str(tmp_path / "run")]
     assert run([*command, "--max-time", "0.01"]) == 75
     steps = load_recipe(tmp_path / "run" / "recipe.yaml").schedule.steps
     assert run(command) == 0
     assert len(measured) == 1
     assert load_recipe(tmp_path / "run" / "recipe.yaml").schedule.steps == steps
     info = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert info["epochs"] == -(-steps // 18) and info["time"] == {"seconds": 45, "timed": "own"}
+    assert info["epochs"] == -(-steps // 18) and info["time"] == {"seconds": 450, "timed": "own"}
 
 
 @pytest.mark.parametrize("words", [["resume"], ["train", *WORDS, "--time", "5m", "--out"]])
@@ -118,32 +144,32 @@ def test_a_resumed_run_keeps_the_time_that_its_steps_were_fitted_to(
     words: list[str], measured: list[int], tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    assert run(["train", *WORDS, "--time", "90s", "--out", str(folder), "--max-time", "0.01"]) == 75
+    assert run(["train", *WORDS, "--time", "900s", "--out", str(folder), "--max-time", "0.01"]) == 75
     assert run([*words, str(folder), "--quiet"]) == 0
     info = json.loads((folder / "run.json").read_text())
-    assert info["status"] == "finished" and info["time"] == {"seconds": 90, "timed": "own"}
+    assert info["status"] == "finished" and info["time"] == {"seconds": 900, "timed": "own"}
 
 
-@pytest.mark.parametrize("damaged", [None, 45, {"seconds": "45", "timed": "own"}, {"seconds": 45, "timed": "both"}])
+@pytest.mark.parametrize("damaged", [None, 450, {"seconds": "450", "timed": "own"}, {"seconds": 450, "timed": "both"}])
 def test_a_damaged_time_of_a_run_is_not_used(damaged: object) -> None:
-    good = {"time": {"seconds": 45, "timed": "own"}}
-    assert read_fitted(good) == {"seconds": 45.0, "timed": "own"} and equal_minutes(good, good) == 45
+    good = {"time": {"seconds": 450, "timed": "own"}}
+    assert read_fitted(good) == {"seconds": 450.0, "timed": "own"} and equal_minutes(good, good) == 450
     assert read_fitted({"time": damaged}) is None and equal_minutes(good, {"time": damaged}) is None
-    assert equal_minutes(good, {"time": {"seconds": 45, "timed": "guided"}}) is None
-    assert equal_minutes(good, {"time": {"seconds": 46, "timed": "own"}}) is None
+    assert equal_minutes(good, {"time": {"seconds": 450, "timed": "guided"}}) is None
+    assert equal_minutes(good, {"time": {"seconds": 451, "timed": "own"}}) is None
 
 
 def test_both_arms_have_the_steps_that_were_measured_once(measured: list[int], tmp_path: Path) -> None:
     lgkd.train_teacher("resnet8", "digits", epochs=1, out=tmp_path / "teacher")
     series = lgkd.distill_series(
-        "vit_96", "resnet8", "digits", seeds=(0,), with_baseline=True, time="45s", image_size=8, batch_size=64,
+        "vit_96", "resnet8", "digits", seeds=(0,), with_baseline=True, time="450s", image_size=8, batch_size=64,
         student_options=TINY, out=tmp_path / "series",
     )  # fmt: skip
     schedules = {str(load_recipe(folder / "recipe.yaml").schedule) for folder in series.folders}
     assert len(series.folders) == 2 and len(schedules) == 1 and len(measured) == 1
     times = {folder.name: json.loads((folder / "run.json").read_text())["time"] for folder in series.folders}
-    assert times["seed0-guided"] == {"seconds": 45, "timed": "own"}
-    assert times["seed0-unguided"] == {"seconds": 45, "timed": "guided"}
+    assert times["seed0-guided"] == {"seconds": 450, "timed": "own"}
+    assert times["seed0-unguided"] == {"seconds": 450, "timed": "guided"}
     (difference,) = series.comparison.differences
     assert difference.equal == "steps"
     steps = load_recipe(series.folders[0] / "recipe.yaml").schedule.steps

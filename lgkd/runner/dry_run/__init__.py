@@ -198,7 +198,8 @@ def estimate_training(config: ResolvedConfig, *, runs: Sequence[SweepRun] = ()) 
         prepared.close()
     recipe, sentences = _fit_length(ruled, recipe, plan.steps_per_epoch, cost, found.test + counts.held_out)
     cautions += sentences
-    plan = replace(plan, schedule=recipe.schedule, evaluate_every=recipe.evaluate_every)
+    plan = replace(plan, schedule=recipe.schedule)
+    plan = replace(plan, evaluate_every=recipe.evaluation_interval(plan.epochs))
     best = best_unguided(data.key, (Path("runs"), config.folder.parent)) if guides else None
     cautions += [sentence for teacher in teachers for sentence in about_teacher(teacher, found, best)]
     estimate = DryRun(
