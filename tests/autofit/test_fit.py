@@ -88,7 +88,7 @@ def _the_finished_fit_is_read_again(pictures: Path, out: Path, found: Any, capsy
     state = json.loads((out / FIT).read_text())
     (out / FIT).write_text(json.dumps(state | {"results": None}))
     (out / "teachers").rename(out / "moved")
-    with pytest.raises(InputError, match="is finished, but its teacher is not at .*remove .*and it is trained again"):
+    with pytest.raises(InputError, match=r"is finished, but its teacher is not at .*remove .*and it is trained again"):
         lgkd.fit(pictures, epochs=2, baseline=True, flip=False, out=out, **SMALL)
 
 
@@ -123,7 +123,7 @@ def test_a_limit_that_ends_between_teacher_and_student_pauses(pictures: Path, tm
         module._Fit,
         "_load_teacher",
         lambda _: lgkd.Teacher(lgkd.create_teacher("resnet8", num_classes=3), image_size=16),
-    )  # noqa: E501
+    )
     with pytest.raises(Paused, match=r"paused after 0\.001 seconds; run the same command again to resume"):
         lgkd.fit(pictures, epochs=1, out=tmp_path / "out", max_time=0.001, **SMALL)
 
