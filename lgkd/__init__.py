@@ -32,6 +32,8 @@ if TYPE_CHECKING:  # type checkers read names here alone; a test holds both list
     from lgkd.api import train as train
     from lgkd.api import train_series as train_series
     from lgkd.api import train_teacher as train_teacher
+    from lgkd.autofit.fit import fit as fit
+    from lgkd.autofit.outcome import Fitted as Fitted
     from lgkd.config import Recipe as Recipe
     from lgkd.config import load_recipe as load_recipe
     from lgkd.config.registry import register_term as register_term
@@ -69,6 +71,8 @@ _HOMES = {
         "cache_teacher check distill distill_series evaluate export load_run load_teacher predict resume train "
         "train_series train_teacher"
     ),
+    "lgkd.autofit.fit": "fit",
+    "lgkd.autofit.outcome": "Fitted",
     "lgkd.config": "Recipe load_recipe",
     "lgkd.config.registry": "register_term",
     "lgkd.data.checks.report": "CheckReport",

@@ -35,6 +35,18 @@ class DamagedError(InputError):
         return type(self), (self.found, self.advice)
 
 
+class ShortTimeError(InputError):
+    """Report a time that is not enough for the fewest steps.
+
+    Attributes:
+        least: seconds that are enough.
+    """
+
+    def __init__(self, message: str, *, least: float = 0.0) -> None:
+        super().__init__(message)
+        self.least = least
+
+
 class DataError(InputError):
     """Report a data set that cannot be read as one: missing classes, broken images, clashing splits."""
 

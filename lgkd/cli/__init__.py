@@ -21,7 +21,7 @@ from lgkd.cli.streams import guard, lost
 _NO_ROOM = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
 
 # Commands with a --batch-size.
-_TRAINING = {"train", "train-teacher", "distill", "cache-teacher", "bench"}
+_TRAINING = {"fit", "train", "train-teacher", "distill", "cache-teacher", "bench"}
 
 _NOWHERE = "the working folder no longer exists; change to one that does"
 _UNSHOWN = (
@@ -137,7 +137,7 @@ def _usage(error: Any, words: Sequence[str]) -> str:
     path = getattr(context, "command_path", "lgkd")
     message = " ".join(error.format_message().split()).rstrip(".")
     option = getattr(error, "option_name", None)
-    if (misplaced := _misplaced(command, context, option, words)) is not None:
+    if (misplaced := _misplaced(command, context, option)) is not None:
         message = misplaced
     elif option is not None and command is not None:
         known = [name for parameter in command.params for name in parameter.opts]
@@ -149,34 +149,17 @@ def _usage(error: Any, words: Sequence[str]) -> str:
     return f"{message} (see {path} --help)"
 
 
-def _misplaced(command: Any, context: Any, option: str | None, words: Sequence[str]) -> str | None:
+def _misplaced(command: Any, context: Any, option: str | None) -> str | None:
     """Explain a valid value that was typed in the wrong way, with the right way."""
-    if command is None or hasattr(command, "commands"):
+    if option is None or command is None or hasattr(command, "commands"):
         return None
-    path, optional = (
-        context.command_path,
-        {name: one for one in command.params for name in one.opts if name[:2] == "--"},
-    )
+    path = context.command_path
     places = [one for one in command.params if one.param_type_name == "argument"]
-    if option is not None:
-        meant = next((one for one in places if option.lstrip("-").replace("-", "_") == one.name), None)
-        if meant is None:
-            return None
-        shown = " ".join((one.metavar or one.name or "").upper() for one in places)
-        return f"{path} takes the {meant.name} without {option}, as an argument: {path} {shown}"
-    if places or "--dataset" not in optional:
+    meant = next((one for one in places if option.lstrip("-").replace("-", "_") == one.name), None)
+    if meant is None:
         return None
-    flags = {name for one in optional.values() if getattr(one, "is_flag", False) for name in [*one.opts]}
-    after = words[1:]
-    strays = [
-        word
-        for place, word in enumerate(after)
-        if not word.startswith("-")
-        and (place == 0 or not after[place - 1].startswith("-") or "=" in after[place - 1] or after[place - 1] in flags)
-    ]
-    if not strays:
-        return None
-    return f"{path} takes no positional argument (got {strays[0]!r}); a data set is given as: --dataset {strays[0]}"
+    shown = " ".join((one.metavar or one.name or "").upper() for one in places)
+    return f"{path} takes the {meant.name} without {option}, as an argument: {path} {shown}"
 
 
 def _typed(names: Sequence[str], words: Sequence[str]) -> str | None:

@@ -10,6 +10,7 @@ from lgkd import __version__
 
 COMMANDS = {
     "quickstart": ("quickstart", "Run the whole method in minutes, on embedded digits."),
+    "fit": ("fit", "Fit a folder of images within a time."),
     "train-teacher": ("train", "Train a teacher and store it for later distillation."),
     "distill": ("train", "Train a student guided by a frozen teacher."),
     "train": ("train", "Train a student without a teacher, as a baseline."),
@@ -38,6 +39,7 @@ COMMANDS = {
 _EXAMPLES = """\b
 Examples:
   lgkd quickstart
+  lgkd fit photos/ --time 1h --baseline
   lgkd train-teacher resnet56 cifar100
   lgkd distill --student pvtv2 --teacher resnet56
   lgkd train --student pvtv2

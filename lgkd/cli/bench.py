@@ -17,8 +17,10 @@ from lgkd.cli.display import console, say, show_json, show_pairs, show_table
 from lgkd.errors import InputError
 
 
+@o.takes_dataset(about="A named data set or a folder; by default images are generated.")
 def bench(
     context: typer.Context,
+    dataset: str | None = None,
     student: Annotated[
         str | None,
         typer.Option(
@@ -33,14 +35,6 @@ def bench(
             "--teacher",
             help="Teacher of the student; alone, its own training is measured.",
             autocompletion=completion.teachers,
-        ),
-    ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            "--dataset",
-            help="A named data set or a folder; by default images are generated.",
-            autocompletion=completion.datasets,
         ),
     ] = None,
     data_dir: o.DataDir = None,

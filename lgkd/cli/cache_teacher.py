@@ -18,11 +18,12 @@ _OPTIONS = (
 )  # fmt: skip
 
 
+@o.takes_dataset("cifar100")
 @o.with_options(only=_OPTIONS, recipe="locality-guidance")
 def cache_teacher(
+    dataset: str,
     student: o.Student,
     teacher: o.Teachers = None,
-    dataset: o.Dataset = "cifar100",
     views: Annotated[
         int | None, typer.Option("--views", min=1, help="Augmented views of each image.", show_default="10")
     ] = None,

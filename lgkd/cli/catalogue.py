@@ -37,8 +37,8 @@ def students(
         return
     show_table(
         "students",
-        ("name", "also", "model", "px", "parameters"),
-        ((i.name, ", ".join(i.aliases), i.title, i.image_size, f"{i.parameters:,}") for i in infos),
+        ("name", "also", "model", "px", "parameters", "for"),
+        ((i.name, ", ".join(i.aliases), i.title, i.image_size, f"{i.parameters:,}", i.suits) for i in infos),
         right=(3, 4),
     )
     console().print("parameters with 100 classes; also timm:NAME and package.module:factory")
@@ -199,6 +199,7 @@ def _model_facts(info: ModelInfo) -> dict[str, object]:
         "image_size": info.image_size,
         "parameters_100_classes": info.parameters,
         "source": info.source,
+        **({"suits": info.suits} if info.suits else {}),
     }
 
 
@@ -213,6 +214,7 @@ def _show_model(info: ModelInfo, *, as_json: bool) -> None:
             "images": f"{info.image_size} x {info.image_size} px",
             "parameters": f"{info.parameters:,} with 100 classes",
             "source": info.source,
+            **({"for": info.suits} if info.suits else {}),
             "layers": f"lgkd layers {info.name}",
         }
     )

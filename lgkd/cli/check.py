@@ -1,11 +1,8 @@
 """Implement `lgkd check`."""
 
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from lgkd._internal.text import counted
-from lgkd.cli import completion
 from lgkd.cli import options as o
 from lgkd.cli.display import Display, console, line_of, show_json, show_pairs, show_table
 from lgkd.errors import DataError
@@ -17,10 +14,9 @@ if TYPE_CHECKING:
 _ROWS = 10
 
 
+@o.takes_dataset(required=True)
 def check(
-    dataset: Annotated[
-        str, typer.Argument(help="A named data set or a folder of images.", autocompletion=completion.datasets)
-    ],
+    dataset: str,
     data_dir: o.DataDir = None,
     offline: o.Offline = False,
     as_json: o.Json = False,

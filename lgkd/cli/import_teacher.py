@@ -14,6 +14,7 @@ from lgkd.runner.resolve import check_dataset
 from lgkd.runs.statistics import in_percent
 
 
+@o.takes_dataset("cifar100")
 def import_teacher(
     teacher: Annotated[
         str,
@@ -22,8 +23,8 @@ def import_teacher(
         ),
     ],
     weights: Annotated[str, typer.Argument(help="A file of weights, or its https address.")],
+    dataset: str,
     sha256: Annotated[str, typer.Option("--sha256", metavar="HEX", help="Expected SHA-256 of the file.")],
-    dataset: o.Dataset = "cifar100",
     normalize: Annotated[
         str | None, typer.Option("--normalize", help="imagenet or dataset, as in the weights' training.")
     ] = None,

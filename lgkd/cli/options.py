@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -84,9 +85,6 @@ def _parameter(name: str, option: Option, default: Any) -> inspect.Parameter:
     )
 
 
-Dataset = Annotated[
-    str, typer.Option("--dataset", help="A named data set or a folder of images.", autocompletion=completion.datasets)
-]
 TestImages = Annotated[
     str | None,
     typer.Option(
@@ -199,3 +197,53 @@ def key_values(pairs: list[str] | None, option: str) -> dict[str, Any]:
             raise InputError(f"{option} {pair!r}: {text!r} is not a number, true, false or word")
         values[key] = document.values
     return values
+
+
+def takes_dataset(
+    default: str | None = None, *, required: bool = False, about: str | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let a command take its `dataset` as an argument or as `--dataset`; outermost of its decorators.
+
+    Args:
+        default: without either.
+        required: refuse a command without either.
+        about: help of the argument, where it is not the usual one.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def merged(*, dataset: str | None = None, dataset_option: str | None = None, **rest: Any) -> None:
+            if dataset is not None and dataset_option is not None and dataset != dataset_option:
+                raise InputError(
+                    f"the data set is {dataset} as an argument and {dataset_option} by --dataset; give one of them"
+                )
+            chosen = dataset_option or dataset or default
+            if chosen is None and required:
+                name = command.__name__.replace("_", "-")
+                raise InputError(
+                    f"no data set is given, expected a folder of images or a name of `lgkd datasets`; write it like "
+                    f"lgkd {name} photos/"
+                )
+            command(dataset=chosen, **rest)
+
+        signature = inspect.signature(command)
+        parameters = []
+        for parameter in signature.parameters.values():
+            if parameter.name == "dataset":
+                argument = typer.Argument(
+                    help=about or "A named data set or a folder of images.",
+                    show_default=default or False,
+                    autocompletion=completion.datasets,
+                )
+                option = typer.Option("--dataset", help="The same, as an option.", autocompletion=completion.datasets)
+                for name, kind in (("dataset", argument), ("dataset_option", option)):
+                    annotation: Any = Annotated[str | None, kind]
+                    parameters.append(parameter.replace(name=name, default=None, annotation=annotation))
+            else:
+                parameters.append(parameter)
+        keyword_only = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in parameters]
+        merged.__signature__ = signature.replace(parameters=keyword_only)  # type: ignore[attr-defined]
+        merged.__annotations__ = {key: one for key, one in command.__annotations__.items() if key != "dataset"}
+        return merged
+
+    return decorate

@@ -12,6 +12,9 @@ from lgkd.runs.class_results import class_metrics, has_unequal_classes, selected
 from lgkd.runs.ended_terms import ended_terms
 from lgkd.runs.statistics import in_percent
 
+_LEAST, _MOST = 32, 96
+"""Sides of images, in pixels, between which vit_128 follows its teacher's."""
+
 if TYPE_CHECKING:
     from lgkd.runner.run import Run
     from lgkd.runner.sweep import Series
@@ -50,7 +53,11 @@ def print_next_step(run: "Run", dataset: str, data_dir: str | Path | None) -> No
         return
     info = run.info
     name, about, options = info["student"]["name"], info["dataset"], (info.get("call") or {}).get("options") or {}
-    words = ["lgkd", "distill", "--student", "deit_tiny", "--teacher", name, "--dataset", dataset]
+    # One that ends this evening, whatever the teacher took.
+    words = ["lgkd", "distill", "--student", "vit_128", "--teacher", name, "--dataset", dataset]
+    words += ["--recipe", "fast", "--time", "45m"]
+    side = info["student"]["image_size"][0]
+    words += ["--image-size", str(side)] if _LEAST < side <= _MOST else []
     given = {"data_dir": data_dir, **{key: options.get(key) for key in _PARTS}}
     if about["subset"]:
         given["subset_seed"] = options.get("subset_seed") or None

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lgkd.runner.sweep import SweepSpec, Watch
 
 
+@o.takes_dataset("cifar100")
 @o.with_options(recipe="teacher", without=("teacher_weights", "cached", "approximate"))
 def train_teacher(
     context: typer.Context,
@@ -42,9 +43,7 @@ def train_teacher(
             help="A name of `lgkd teachers`, timm:NAME or package.module:factory.", autocompletion=completion.teachers
         ),
     ],
-    dataset: Annotated[
-        str, typer.Argument(help="A named data set or a folder of images.", autocompletion=completion.datasets)
-    ] = "cifar100",
+    dataset: str,
     teacher_option: o.TeacherOption = None,
     nproc: o.Nproc = None,
     dry_run: o.DryRun = False,
@@ -61,7 +60,7 @@ def train_teacher(
 
     Example: lgkd train-teacher resnet56 cifar100
     """
-    several = _seeds(None, options["seed"], always=_each_fold(options))
+    several = seeds_of(None, options["seed"], always=_each_fold(options))
     config = resolve_command(
         "teacher", teacher, dataset, options, teacher_option,
         replace=replace, several=several is not None, writes=not dry_run,
@@ -79,12 +78,13 @@ def train_teacher(
         print_next_step(run, dataset, options["data_dir"])
 
 
+@o.takes_dataset("cifar100")
 @o.with_options(recipe="locality-guidance")
 def distill(
     context: typer.Context,
+    dataset: str,
     student: o.Student,
     teacher: o.Teachers = None,
-    dataset: o.Dataset = "cifar100",
     student_option: o.StudentOption = None,
     taps: o.Taps = None,
     use: o.Use = None,
@@ -121,7 +121,7 @@ def distill(
     """
     o.bring_in(use)
     teachers = teacher or ["resnet56"]
-    several = _seeds(seeds, options["seed"], always=with_baseline or _each_fold(options))
+    several = seeds_of(seeds, options["seed"], always=with_baseline or _each_fold(options))
     check_equal(equal, options["time"], with_baseline=with_baseline)
     if isinstance(cached := options["cached"], list) and len(cached) == 1:
         options["cached"] = cached[0]
@@ -164,11 +164,12 @@ def distill(
         write_page(run.folder)
 
 
+@o.takes_dataset("cifar100")
 @o.with_options(recipe="supervised", without=("teacher_weights", "cached", "approximate"))
 def train(
     context: typer.Context,
+    dataset: str,
     student: o.Student,
-    dataset: o.Dataset = "cifar100",
     student_option: o.StudentOption = None,
     seeds: o.Seeds = None,
     report: o.Report = False,
@@ -182,7 +183,7 @@ def train(
 
     Example: lgkd train --student pvtv2
     """
-    several = _seeds(seeds, options["seed"], always=_each_fold(options))
+    several = seeds_of(seeds, options["seed"], always=_each_fold(options))
     config = resolve_command(
         "student", student, dataset, options, student_option, several=several is not None, writes=not dry_run
     )
@@ -263,7 +264,7 @@ def title(kind: str, model: str) -> str:
     return f"{word} {canonical(model)}"
 
 
-def _seeds(seeds: str | None, seed: int, *, always: bool = False) -> list[int] | None:
+def seeds_of(seeds: str | None, seed: int, *, always: bool = False) -> list[int] | None:
     """Return the seeds of several runs in one folder; None for one run in its own."""
     if seeds is None:
         return [seed] if always else None

@@ -87,6 +87,13 @@ CNNS = (
     _imagenet(50, 23_712_932),
 )
 
+# Sizes and trainings that students are for: the first of each are their authors', the minutes lgkd's own.
+_LARGE = "224 px"
+_PATCHES = "224 px, smaller with patch_size"
+_PYRAMID = "64 to 224 px"
+_TINY = "32 to 64 px"
+_GPU = "hours on a GPU"
+
 # Students of the Locality Guidance paper that timm has. They compute the same as timm's, so that weights can be
 # exchanged; the paper's code differs in two places. Its PiT gives block i of 12 a stochastic depth of i/12 of the rate,
 # timm's i/11. Its PVTv2 has epsilon 1e-6 in all LayerNorms, timm's 1e-5 in ten: after the 4 patch embeddings'
@@ -100,6 +107,7 @@ PAPER = (
         5_543_716,
         "Touvron et al., arXiv 2012.12877",
         timm="deit_tiny_patch16_224",
+        suits=f"{_PATCHES}; {_GPU}",
     ),
     ModelInfo(
         "pvt_v2_b0",
@@ -110,8 +118,18 @@ PAPER = (
         "Wang et al., arXiv 2106.13797",
         timm="pvt_v2_b0",
         aliases=("pvtv2",),
+        suits=f"{_PYRAMID}; {_GPU}",
     ),
-    ModelInfo("pit_ti", "student", "PiT-Tiny", 224, 4_615_972, "Heo et al., arXiv 2103.16302", timm="pit_ti_224"),
+    ModelInfo(
+        "pit_ti",
+        "student",
+        "PiT-Tiny",
+        224,
+        4_615_972,
+        "Heo et al., arXiv 2103.16302",
+        timm="pit_ti_224",
+        suits=f"{_LARGE}; {_GPU}",
+    ),
     ModelInfo(
         "convit_tiny",
         "student",
@@ -120,6 +138,7 @@ PAPER = (
         5_536_812,
         "d'Ascoli et al., arXiv 2103.10697",
         timm="convit_tiny",
+        suits=f"{_PATCHES}; {_GPU}",
     ),
 )
 
@@ -127,7 +146,16 @@ PAPER = (
 _T2T = "Yuan et al., arXiv 2101.11986"
 
 PYRAMIDS = (
-    ModelInfo("t2t_vit_7", "student", "T2T-ViT-7", 224, 4_078_922, _T2T, made_by="lgkd.models.t2t:T2TViT"),
+    ModelInfo(
+        "t2t_vit_7",
+        "student",
+        "T2T-ViT-7",
+        224,
+        4_078_922,
+        _T2T,
+        made_by="lgkd.models.t2t:T2TViT",
+        suits=f"{_LARGE}; {_GPU}",
+    ),
     ModelInfo(
         "t2t_vit_14",
         "student",
@@ -137,6 +165,7 @@ PYRAMIDS = (
         _T2T,
         made_by="lgkd.models.t2t:T2TViT",
         preset={"embed_dim": 384, "depth": 14, "num_heads": 6, "mlp_ratio": 3.0},
+        suits=f"{_LARGE}; {_GPU}",
     ),
     ModelInfo(
         "pvt_tiny",
@@ -146,6 +175,7 @@ PYRAMIDS = (
         12_767_588,
         "Wang et al., arXiv 2102.12122",
         made_by="lgkd.models.pvt:PyramidVisionTransformer",
+        suits=f"{_PYRAMID}; {_GPU}",
     ),
     ModelInfo(
         "cvt_13",
@@ -155,6 +185,7 @@ PYRAMIDS = (
         19_650_980,
         "Wu et al., arXiv 2103.15808",
         made_by="lgkd.models.cvt:ConvolutionalVisionTransformer",
+        suits=f"{_LARGE}; {_GPU}",
     ),
 )
 
@@ -177,8 +208,28 @@ _DHVT = "Lu et al., arXiv 2210.05958"
 _DHVT_FACTORY = "lgkd.models.dhvt:DHVT"
 
 DHVT = (
-    ModelInfo("dhvt_tiny", "student", "DHVT-T", 32, 6_008_650, _DHVT, made_by=_DHVT_FACTORY, preset={"width": 192}),
-    ModelInfo("dhvt_small", "student", "DHVT-S", 32, 23_425_450, _DHVT, made_by=_DHVT_FACTORY, preset={"width": 384}),
+    ModelInfo(
+        "dhvt_tiny",
+        "student",
+        "DHVT-T",
+        32,
+        6_008_650,
+        _DHVT,
+        made_by=_DHVT_FACTORY,
+        preset={"width": 192},
+        suits=f"{_TINY}; {_GPU}",
+    ),
+    ModelInfo(
+        "dhvt_small",
+        "student",
+        "DHVT-S",
+        32,
+        23_425_450,
+        _DHVT,
+        made_by=_DHVT_FACTORY,
+        preset={"width": 384},
+        suits=f"{_TINY}; {_GPU}",
+    ),
 )
 
 # Plain ViTs for small images.
@@ -201,8 +252,25 @@ _NAMED = (
     ("vit_192", "ViT, width 192, depth 8", 3_600_292, _PLAIN),
 )
 
+_MINUTES = {
+    "vit_96": "32 to 96 px; minutes on a CPU",
+    "vit_128": "32 to 96 px; minutes to an hour on a CPU",
+    "vit_192": "32 to 96 px; an hour and more on a CPU",
+    "cct_2_3x2": "32 to 64 px; minutes on a CPU",
+}
+"""Students for short trainings."""
+
 SMALL_VITS = tuple(
-    ModelInfo(name, "student", title, 32, parameters, source, made_by=f"lgkd.models.vit.named:{name}")
+    ModelInfo(
+        name,
+        "student",
+        title,
+        32,
+        parameters,
+        source,
+        made_by=f"lgkd.models.vit.named:{name}",
+        suits=_MINUTES.get(name, f"{_TINY}; {_GPU}"),
+    )
     for name, title, parameters, source in _NAMED
 )
 

@@ -22,6 +22,7 @@ class ModelInfo:
         made_by: `package.module:factory` of lgkd's own models; it takes `num_classes` and optionally `image_size`.
         preset: options of the factory that the name implies; users cannot change them.
         aliases: other names.
+        suits: image sizes and trainings that it is for, in a few words.
     """
 
     name: str
@@ -34,3 +35,4 @@ class ModelInfo:
     made_by: str | None = None
     preset: Mapping[str, Any] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
+    suits: str = ""

@@ -2,6 +2,9 @@
 
 from torch import nn
 
+_FINE = 7
+"""Rows and columns of patches that are enough: those of a pyramid's last stage at 224 px."""
+
 
 def patch_size(model: nn.Module) -> tuple[int, int] | None:
     """Return (height, width) of a model's patches; None for one without patches, or that pads them."""
@@ -35,6 +38,26 @@ def unseen_pixels(model: nn.Module, image_size: tuple[int, int]) -> str | None:
     return (
         f"{_side(image_size)} is not a multiple of patch_size {_side(patch)}; {' and '.join(words)} of pixels {verb} "
         "never seen: use a patch_size that divides it, or another --image-size"
+    )
+
+
+def coarse_patches(model: nn.Module, image_size: tuple[int, int]) -> str | None:
+    """Describe patches that are large for an image, with a size that fits; None where the grid is 7 x 7 or finer.
+
+    Args:
+        model: as built.
+        image_size: (height, width) of its images, in pixels.
+    """
+    patch = patch_size(model)
+    if patch is None:
+        return None
+    height, width = (side // step for side, step in zip(image_size, patch, strict=True))
+    if min(height, width) >= _FINE:
+        return None
+    return (
+        f"patches of {_side(patch)} px leave a grid of {height} x {width} at {_side(image_size)} px, with little to "
+        f"attend to or to guide; use --student-option patch_size={max(1, min(image_size) // 8)}, vit_128, or a larger "
+        "--image-size"
     )
 
 

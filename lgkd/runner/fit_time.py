@@ -12,7 +12,7 @@ from lgkd._internal.hardware import process_start
 from lgkd._internal.text import counted, safe_text
 from lgkd.config import LengthRule, apply_overrides, load_recipe
 from lgkd.config.length_rules import reached
-from lgkd.errors import InputError
+from lgkd.errors import InputError, ShortTimeError
 from lgkd.runner.cost import measure
 from lgkd.runner.length_settings import with_rules
 from lgkd.runner.options import Options
@@ -62,7 +62,7 @@ def fit_time(config: ResolvedConfig, *, began: float | None = None) -> ResolvedC
             was measured before.
 
     Raises:
-        InputError: there is not time for the fewest steps; the message has the least time.
+        ShortTimeError: there is not time for the fewest steps; the message has the least time.
     """
     budget = config.options.get("time")
     if budget is None:
@@ -72,7 +72,7 @@ def fit_time(config: ResolvedConfig, *, began: float | None = None) -> ResolvedC
         info = read_run(config.folder)
         if config.options.get("compile") is None and info.get("compiled") is True:
             config = _compiled(config)
-        return _with_schedule(config, *kept, read_fitted(info))
+        return with_length(config, *kept, read_fitted(info))
     seconds = parse_time(budget)
     clock = _Clock(seconds, began)
     timed = _time_steps(config, clock, ())
@@ -87,15 +87,16 @@ def fit_time(config: ResolvedConfig, *, began: float | None = None) -> ResolvedC
     steps = timed.most_steps(clock)
     if steps < LEAST_STEPS:
         least = clock.before + training_seconds(LEAST_STEPS, *timed.cost)
-        raise InputError(
+        raise ShortTimeError(
             f"the time of {budget} is enough for {counted(steps, 'step')}, expected {LEAST_STEPS} or more; give "
-            f"{math.ceil(least)} seconds or more, or use a smaller model, data set or batch"
+            f"{math.ceil(least)} seconds or more, or use a smaller model, data set or batch",
+            least=least,
         )
     later = [rule.from_epochs for rule in config.recipe.by_length or ()][len(timed.rules) :]
     if later:
         steps = min(steps, math.ceil(later[0] * timed.steps_per_epoch) - 1)
     warm = warm_up(config.recipe, steps, timed.steps_per_epoch)
-    chosen = _with_schedule(config, steps, warm, {"seconds": seconds, "timed": "own"})
+    chosen = with_length(config, steps, warm, {"seconds": seconds, "timed": "own"})
     say = config.options.get("say")
     if say is not None and timed.first:
         say(
@@ -252,10 +253,16 @@ def _without_time(config: ResolvedConfig, *others: str) -> ResolvedConfig:
     return config.with_resolved(options=options)  # type: ignore[arg-type]
 
 
-def _with_schedule(
+def with_length(
     config: ResolvedConfig, steps: int, warm_up_epochs: float, fitted: Mapping[str, Any] | None
 ) -> ResolvedConfig:
-    """Set the length of a training, in its recipe and, for runs that are resolved anew, among its overrides."""
+    """Set the length of a training, in its recipe and, for runs that are resolved anew, among its overrides.
+
+    Args:
+        config: resolved; its option `time` is removed.
+        steps, warm_up_epochs: of the training.
+        fitted: time to which they were fitted, as run.json stores it.
+    """
     overrides = length_overrides(steps, warm_up_epochs)
     plain = _without_time(config)
     options: Options = {**plain.options, "overrides": [*(config.options.get("overrides") or ()), *overrides]}

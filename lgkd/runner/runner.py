@@ -25,7 +25,7 @@ from lgkd.errors import InputError, TapError
 from lgkd.models.default_taps import default_taps
 from lgkd.models.factory import check_model, check_training, default_image_size, pair
 from lgkd.models.initial_weights import start_from_weights
-from lgkd.models.patch_size import unseen_pixels
+from lgkd.models.patch_size import coarse_patches, unseen_pixels
 from lgkd.models.pretrained_teacher import load_pretrained_teacher
 from lgkd.models.registry import find
 from lgkd.models.teacher import Teacher
@@ -298,6 +298,8 @@ class Runner:
             self._start_from(config.initial, student, data)
         if (unseen := unseen_pixels(student, size)) is not None:
             self.session.say(unseen)
+        if (coarse := coarse_of(config, student, size)) is not None:
+            self.session.say(coarse)
         if config.role == "teacher":
             _check_tapped(student)
         guides = make_guides(
@@ -381,6 +383,12 @@ class Runner:
             processes=self.session.process.count,
             approximate=bool(self.config.options.get("approximate")),
         )
+
+
+def coarse_of(config: ResolvedConfig, student: nn.Module, size: tuple[int, int]) -> str | None:
+    """Describe coarse patches of a named student whose patch size the user has not chosen; None where they fit."""
+    named = config.role == "student" and isinstance(config.model, str) and find(config.model) is not None
+    return coarse_patches(student, size) if named and "patch_size" not in config.model_options else None
 
 
 def _checked(teacher: Any) -> Teacher:

@@ -80,6 +80,8 @@ class SweepSpec:
         with_baseline: whether the same student is also trained unguided.
         equal: quantity that the unguided student has in common with the guided one where the option `time` is given:
             "steps", or "minutes": as many steps as fit in the same time, measured for itself.
+        baseline_overrides: "a.b=value" each, changes of the recipe for the unguided student alone, such as a rate that
+            is better for it.
 
     Raises:
         InputError: invalid seeds, a seed beside them, or equal minutes without a time or a baseline.
@@ -89,6 +91,7 @@ class SweepSpec:
     seeds: tuple[int, ...]
     with_baseline: bool = False
     equal: Equal = "steps"
+    baseline_overrides: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_seeds(self.seeds)
@@ -145,6 +148,13 @@ def train_all(spec: SweepSpec, *, watch: Watch | None = None) -> Series:
         unguided = replace(config, options=own, fitted=timed.fitted)
     elif config.fitted is not None and config.teachers:
         unguided = replace(config, fitted={**config.fitted, "timed": "guided"})
+
+    if spec.baseline_overrides:
+        changed: Options = {
+            **unguided.options,
+            "overrides": [*(unguided.options.get("overrides") or ()), *spec.baseline_overrides],
+        }
+        unguided = replace(unguided, options=changed)
 
     def queued(one: SweepRun) -> QueuedRun:
         def train(callbacks: Options, began: float) -> float:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_UP, Decimal
+from statistics import NormalDist
 
 from lgkd.errors import InputError
 
@@ -153,6 +154,59 @@ def unpaired_interval(first: Sequence[float], second: Sequence[float], *, confid
     freedom = 1 / math.fsum((share / variance) ** 2 / (part.count - 1) for share, part in parts)
     half = _t_quantile((1 + confidence) / 2, freedom) * math.sqrt(variance)
     return Interval(mean, mean - half, mean + half, confidence, count)
+
+
+def binomial_interval(share: float, count: int, *, confidence: float = 0.95) -> Interval:
+    """Compute the interval of a share of independent trials, such as an accuracy on test images: Wilson's.
+
+    It describes these images as a sample of all such images; another seed of the training is not in it.
+
+    Source: Wilson, Probable inference, the law of succession, and statistical inference, JASA 22, 1927.
+
+    Args:
+        share: of successes, 0 to 1.
+        count: trials, at least 1.
+        confidence: between 0 and 1.
+
+    Raises:
+        InputError: no trials, a share out of range, or another confidence.
+    """
+    _check_confidence(confidence)
+    if count < 1 or not 0 <= share <= 1:
+        raise InputError(f"the share is {share} of {count} trials, expected 0 to 1 of at least one; give both")
+    z = _normal_quantile((1 + confidence) / 2)
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return Interval(share, max(0.0, middle - half), min(1.0, middle + half), confidence, count)
+
+
+def binomial_difference(first: float, second: float, count: int, *, confidence: float = 0.95) -> Interval:
+    """Compute by how much the share `second` exceeds `first`, each of `count` trials: Newcombe's hybrid score interval.
+
+    It takes the trials as independent. Two models that are measured on the same images agree on most, so that the
+    interval is too wide rather than too narrow.
+
+    Source: Newcombe, Interval estimation for the difference between independent proportions, Statistics in Medicine
+    17, 1998, method 10.
+
+    Args:
+        first, second, count, confidence: as for `binomial_interval`.
+    """
+    one = binomial_interval(first, count, confidence=confidence)
+    other = binomial_interval(second, count, confidence=confidence)
+    assert one.low is not None and one.high is not None and other.low is not None and other.high is not None
+    difference = second - first
+    return Interval(
+        difference,
+        difference - math.hypot(second - other.low, one.high - first),
+        difference + math.hypot(other.high - second, first - one.low),
+        confidence,
+        count,
+    )
+
+
+def _normal_quantile(probability: float) -> float:
+    return NormalDist().inv_cdf(probability)
 
 
 def _t_quantile(probability: float, freedom: float) -> float:

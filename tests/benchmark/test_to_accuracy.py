@@ -16,7 +16,7 @@ from lgkd.cli import run as lgkd
 from lgkd.cli.bench_to_accuracy import show_to_accuracy
 from lgkd.data.load import load_dataset
 from lgkd.errors import InputError, Interrupted, LgkdError, Paused
-from lgkd.runner.fit_time import _with_schedule
+from lgkd.runner.fit_time import with_length
 from lgkd.runner.resolve import ResolvedConfig
 from lgkd.runner.time_budget import parse_time
 
@@ -28,7 +28,7 @@ TYPED = ["bench", "--student", STUDENT, "--dataset", "digits", "--recipe", "quic
 
 def fit_steps(config: ResolvedConfig, *, began: float | None = None) -> ResolvedConfig:
     """A training of as many steps as it has seconds: no test depends on how fast the machine is."""
-    return _with_schedule(config, int(parse_time(config.options.get("time") or 0)), 1.0, None)
+    return with_length(config, int(parse_time(config.options.get("time") or 0)), 1.0, None)
 
 
 @pytest.fixture

@@ -97,6 +97,8 @@ def test_the_version_is_told(capsys) -> None:
 
 def test_students_and_data_sets_are_all_listed(here: Path, capsys) -> None:
     text = said(capsys, "students")
+    assert re.search(r"^vit_128 .*  32 to 96 px; minutes to an hour on a CPU$", text, re.M)
+    assert re.search(r"^deit_tiny .*  224 px, smaller with patch_size; hours on a GPU$", text, re.M)
     assert [line.split()[0] for line in text.splitlines()[2:-1]] == names("student")
     assert {one["name"] for one in json.loads(said(capsys, "students", "--json"))} == set(names("student"))
     text = said(capsys, "datasets")
@@ -254,10 +256,10 @@ def test_a_trained_teacher_is_followed_by_the_command_that_it_is_for(
     assert kept == "kept in mine"
     assert told == (
         "as teacher resnet8 for pictures (4 images per class, seed 1) in the store; next: lgkd distill --student "
-        "deit_tiny --teacher resnet8 --dataset pictures/ --images-per-class 4 --subset-seed 1"
+        "vit_128 --teacher resnet8 --dataset pictures/ --recipe fast --time 45m --images-per-class 4 --subset-seed 1"
     )
     words = shlex.split(told.partition("next: lgkd ")[2])
-    assert run([*words, *TINY, *QUICK, "--dry-run", "--json"]) == 0
+    assert run([*words, *TINY, *QUICK[2:], "--dry-run", "--json"]) == 0
 
 
 def test_two_teachers_of_a_name_are_two_blocks_and_a_folder_is_sent_to_check(

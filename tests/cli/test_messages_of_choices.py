@@ -117,23 +117,15 @@ def test_an_empty_folder_is_told_before_a_missing_teacher(here: Path, capsys: py
 @pytest.mark.parametrize(
     ("words", "line"),
     [
+        ("evaluate --run x", "lgkd evaluate takes the run without --run, as an argument: lgkd evaluate RUN"),
         (
-            "distill data/x",
-            "lgkd distill takes no positional argument (got 'data/x'); a data set is given as: --dataset data/x",
+            "import-teacher --weights x",
+            "lgkd import-teacher takes the weights without --weights, as an argument: "
+            "lgkd import-teacher TEACHER WEIGHTS DATASET",
         ),
-        (
-            "train --student deit_tiny --quiet x",
-            "lgkd train takes no positional argument (got 'x'); a data set is given as: --dataset x",
-        ),
-        (
-            "train-teacher resnet8 --dataset x",
-            "lgkd train-teacher takes the dataset without --dataset, as an argument: "
-            "lgkd train-teacher TEACHER DATASET",
-        ),
-        ("check --dataset x", "lgkd check takes the dataset without --dataset, as an argument: lgkd check DATASET"),
     ],
 )
-def test_a_data_set_that_is_given_in_the_other_way_is_shown_the_way(
+def test_an_argument_that_is_given_as_an_option_is_shown_the_way(
     words: str, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(words.split()) == 2
@@ -170,3 +162,29 @@ def test_force_is_offered_only_where_a_checkpoint_fits(
         shutil.copytree("mine", "forced")
         assert run([*words, *changed, "--out", "forced", "--force"]) == (0 if helps else 2), changed
         shutil.rmtree("forced")
+
+
+@pytest.mark.parametrize(
+    "command", ["check", "train-teacher resnet8", "train --student vit_96", "fit", "bench --student vit_96"]
+)
+def test_a_data_set_is_taken_as_an_argument_and_as_an_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both forms reach the same check of the folder; together they have to be equal."""
+    answers = []
+    for words in ("nowhere", "--dataset nowhere", "nowhere --dataset nowhere"):
+        assert run([*command.split(), *words.split()]) == 2
+        answers.append(capsys.readouterr().err)
+    assert answers[0].startswith("lgkd: 'nowhere' is neither a known data set nor a folder")
+    assert answers == answers[:1] * 3
+    assert run([*command.split(), "nowhere", "--dataset", "elsewhere"]) == 2
+    assert capsys.readouterr().err == (
+        "lgkd: the data set is nowhere as an argument and elsewhere by --dataset; give one of them\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["check", "fit"])
+def test_a_command_for_a_data_set_alone_needs_one(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([command]) == 2
+    assert capsys.readouterr().err == (
+        "lgkd: no data set is given, expected a folder of images or a name of `lgkd datasets`; write it like lgkd "
+        f"{command} photos/\n"
+    )

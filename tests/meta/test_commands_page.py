@@ -36,7 +36,7 @@ def test_the_exit_codes_are_those_of_the_errors() -> None:
 
 def test_usage_and_paragraphs_of_a_command_read_by_hand() -> None:
     assert usage("predict", load_command("predict").params) == "lgkd predict RUN IMAGE... [OPTIONS]"
-    assert usage("distill", load_command("distill").params) == "lgkd distill --student STUDENT [OPTIONS]"
+    assert usage("distill", load_command("distill").params) == "lgkd distill [DATASET] --student STUDENT [OPTIONS]"
     assert paragraphs("Do it.\n\n    In two\n    lines.\n\n    Example: lgkd do") == (
         ["Do it.", "In two lines."],
         "lgkd do",

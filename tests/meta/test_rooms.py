@@ -26,9 +26,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "benchmark": {*BELOW, "config", "losses", "data", "models", "distillation", "runs", "training", "runner"},
     "api": {"config", "data", "models", "distillation", "runs", "training", "deploy", "runner"},
     "experiments": {*BELOW, "config", "data", "models", "runs", "training", "runner", "api"},
+    "autofit": {
+        *BELOW, "config", "data", "models", "runs", "training", "deploy", "runner", "analysis",
+    },
     "cli": {
         *BELOW, "config", "losses", "data", "models", "distillation", "runs", "training", "deploy", "runner",
-        "analysis", "benchmark", "api", "experiments",
+        "analysis", "benchmark", "api", "experiments", "autofit",
     },
     "__main__": {"cli"},
 }  # fmt: skip
@@ -83,7 +86,8 @@ ONLY_IN = {
 # What the command line imports before it knows that it will train; neither these files nor any that they import while
 # they are imported may wait for a heavy library.
 WITHOUT_TORCH = (
-    "errors", "cli/", "config/", "_internal/atomic_io", "_internal/distributed", "_internal/hardware",
+    "errors", "cli/", "config/", "autofit/__init__", "autofit/folder", "autofit/plan", "autofit/request",
+    "_internal/atomic_io", "_internal/distributed", "_internal/hardware",
     "_internal/launch", "_internal/metric_rules", "_internal/paths", "_internal/text", "benchmark/__init__",
     "benchmark/options", "benchmark/target",
     "data/__init__", "data/catalogue", "data/image_folder", "data/locations", "data/names", "data/sources/archives",

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lgkd.errors import InputError
-from lgkd.runs.statistics import in_percent, mean_interval, paired_interval, summarise, unpaired_interval
+from lgkd.runs.statistics import (
+    binomial_difference,
+    binomial_interval,
+    in_percent,
+    mean_interval,
+    paired_interval,
+    summarise,
+    unpaired_interval,
+)
 
 # Additional hours of sleep of ten patients under two drugs: Student's own example (Biometrika 6, 1908).
 DRUG_1 = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
@@ -138,3 +146,28 @@ def test_an_interval_is_cut_at_what_can_be() -> None:
     assert (wide.low or 0) < 0 and (wide.high or 0) > 1
     assert (wide.within(0, 1).low, wide.within(0, 1).high, wide.within(0, 1).mean) == (0, 1, 0.5)
     assert mean_interval([0.5]).within(0, 1).low is None
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 1), (1, 1), (5, 10), (81, 263), (15, 148), (909, 909), (0, 909)])
+@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
+def test_the_interval_of_a_share_is_that_of_scipy(hits: int, count: int, confidence: float) -> None:
+    found = binomial_interval(hits / count, count, confidence=confidence)
+    wanted = stats.binomtest(hits, count).proportion_ci(confidence, method="wilson")
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), abs=1e-12)
+    assert (found.mean, found.count) == (hits / count, count)
+
+
+def test_the_interval_of_a_difference_of_shares_is_newcombes() -> None:
+    """Newcombe 1998, table II, method 10: 9/10 against 3/10 is 0.1705 to 0.8090, 10/10 against 0/10 0.6075 to 1."""
+    found = binomial_difference(0.3, 0.9, 10)
+    assert (found.mean, found.low, found.high) == pytest.approx((0.6, 0.1705, 0.8090), abs=1e-4)
+    widest = binomial_difference(0.0, 1.0, 10)
+    assert (widest.low, widest.high) == pytest.approx((0.6075, 1.0), abs=1e-4)
+    back = binomial_difference(0.9, 0.3, 10)
+    assert (back.low, back.high) == pytest.approx((-0.8090, -0.1705), abs=1e-4)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.5, 0), (1.5, 10), (-0.1, 10)])
+def test_a_share_of_no_trials_is_refused(share: float, count: int) -> None:
+    with pytest.raises(InputError, match="expected 0 to 1 of at least one"):
+        binomial_interval(share, count)

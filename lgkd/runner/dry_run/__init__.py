@@ -33,7 +33,7 @@ from lgkd.runner.dry_run.warnings import (
 from lgkd.runner.length_settings import settle_recipe, with_rules
 from lgkd.runner.options import Options
 from lgkd.runner.resolve import ResolvedConfig
-from lgkd.runner.runner import Runner
+from lgkd.runner.runner import Runner, coarse_of
 from lgkd.runner.sweep import SweepRun
 from lgkd.runner.time_budget import estimated_recipe
 from lgkd.training.config import Plan
@@ -194,6 +194,8 @@ def estimate_training(config: ResolvedConfig, *, runs: Sequence[SweepRun] = ()) 
         cautions += [sentence for guide in guides for sentence in about_grids(guide.pairs, patch_size(student), size)]
         if (unseen := unseen_pixels(student, size)) is not None:
             cautions.append(unseen)
+        if (coarse := coarse_of(config, student, size)) is not None:
+            cautions.append(coarse)
         pairs = tuple(pair for guide in guides for pair in _pairs(guide, len(guides) > 1))
         parameters = {"model": _count(student)}
         if guides:

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,6 +45,8 @@ class Outline:
         names: of the training images; empty where unknown.
         held: labels, int64 (M,), and names of the test images, where they are known.
         flat: whether the test split is held out of one folder.
+        short_side: median shorter side of the images as they are on the disk, in pixels.
+        grey: all images looked at are grey.
     """
 
     name: str
@@ -58,6 +62,8 @@ class Outline:
     names: tuple[str, ...] = ()
     held: tuple[Tensor, tuple[str, ...]] | None = None
     flat: bool = False
+    short_side: int = DEFAULT_SIDE
+    grey: bool = False
 
     @property
     def decoded_bytes(self) -> int:
@@ -83,18 +89,20 @@ def outline(
             source.name, source.classes, True, source.train.labels, len(source.test), side, "in memory",
             fingerprint=source.fingerprint, largest_class=source.test.largest_class, names=source.train.names,
             held=(source.test.labels, source.test.names), flat=source.flat,
+            short_side=int(source.train.sizes.min(dim=1).values.median()), grey=_is_grey(source.train),
         )  # fmt: skip
     if info is not None and tree_folder(info, data_dir) is None and published(info):
         return _published(info, data_dir, offline=offline)
     name, tree = find_tree(source, data_dir=data_dir)
     train, test, notes = both_splits(tree, groups)
     labels = torch.tensor([file.label for file in train], dtype=torch.int64)
-    side, broken = _side_of(tree.root, [file.path for file in (*train, *test)])
+    sample = _look_at_some(tree.root, [file.path for file in (*train, *test)])
     largest = max(Counter(file.label for file in test).values(), default=0) / max(len(test), 1)
     return Outline(
-        name, tree.classes, True, labels, len(test), side, str(tree.root), (*notes, *broken), largest_class=largest,
-        names=tuple(file.path for file in train), flat=tree.test is None,
+        name, tree.classes, True, labels, len(test), sample.side, str(tree.root), (*notes, *sample.notes),
+        largest_class=largest, names=tuple(file.path for file in train), flat=tree.test is None,
         held=(torch.tensor([file.label for file in test], dtype=torch.int64), tuple(file.path for file in test)),
+        short_side=sample.short_side, grey=sample.grey,
     )  # fmt: skip
 
 
@@ -107,25 +115,44 @@ def _published(info: DataSetInfo, data_dir: str | Path | None, *, offline: bool)
     where = f"the publisher's files in {here}" if here is not None else f"not here; {size:,.0f} MB would be downloaded"
     classes = tuple(f"class {number}" for number in range(info.classes))
     labels = torch.arange(info.train) % info.classes
-    return Outline(info.name, classes, False, labels, info.test, (info.image_size, info.image_size), where)
+    side = info.image_size
+    return Outline(info.name, classes, False, labels, info.test, (side, side), where, short_side=side)
 
 
-def _side_of(root: Path, paths: Sequence[str]) -> tuple[tuple[int, int], list[str]]:
+def _is_grey(images: Images) -> bool:
+    """Check some stored images: the three channels of each are equal."""
+    some = images.pixels[:: max(1, len(images) // _LOOKED_AT)]
+    return bool((some[:, :1] == some).all())
+
+
+class _Sample(NamedTuple):
+    """Describe a sample of files; the fields are those of `Outline`."""
+
+    side: tuple[int, int]
+    notes: list[str]
+    short_side: int
+    grey: bool
+
+
+def _look_at_some(root: Path, paths: Sequence[str]) -> _Sample:
     """Estimate the stored image size from a sample, with a note on images that cannot be read."""
     some = [paths[place] for place in torch.linspace(0, len(paths) - 1, min(len(paths), _LOOKED_AT)).long().tolist()]
     looks = survey(root, some, scale=Scale(len(some)))
-    sizes = {(look.height, look.width) for look in looks if not isinstance(look, str)}
+    read = [look for look in looks if not isinstance(look, str)]
+    sizes = {(look.height, look.width) for look in read}
     broken = [
         f"{name} cannot be read ({look})" for name, look in zip(some, looks, strict=True) if isinstance(look, str)
     ]
     notes = [f"{broken[0]}; `lgkd check` lists all such files"] if broken else []
-    if not sizes:
-        return (DEFAULT_SIDE, DEFAULT_SIDE), notes
+    if not read:
+        return _Sample((DEFAULT_SIDE, DEFAULT_SIDE), notes, DEFAULT_SIDE, grey=False)
+    short = round(median(min(look.height, look.width) for look in read))
+    grey = all("grey" in look.kinds for look in read)
     if len(sizes) == 1:
-        return sizes.pop(), notes
+        return _Sample(sizes.pop(), notes, short, grey)
     # As `lgkd.data.decode` does: a square canvas, to which larger images are scaled down.
     side = min(DEFAULT_SIDE, max(max(size) for size in sizes))
-    return (side, side), notes
+    return _Sample((side, side), notes, short, grey)
 
 
 @dataclass(frozen=True)
