@@ -115,7 +115,7 @@ def _restored_step(optimizer: Any, raw: Any, bad: Tensor) -> None:
     before = torch.cat([weight.reshape(-1) for weight in weights])
     optimizer.step()
     after = torch.cat([weight.reshape(-1) for weight in weights])
-    kept = torch.where(bad > 0, before, after).split([weight.numel() for weight in weights])
+    kept = torch.split(torch.where(bad > 0, before, after), [weight.numel() for weight in weights])
     torch._foreach_copy_(weights, [part.view(weight.shape) for part, weight in zip(kept, weights, strict=True)])
 
 
