@@ -47,6 +47,13 @@ def pytest_configure(config: pytest.Config) -> None:
     raised.record_errors()
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the tests on the stand-in device out of every selection that does not name them."""
+    if "standin" not in config.option.markexpr:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("standin")])
+        items[:] = [item for item in items if not item.get_closest_marker("standin")]
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail a session of the whole suite in which some error of lgkd was made at no place, or had no proper message."""

@@ -270,8 +270,8 @@ class _Store:
         self._images: Images | None = images  # until its pixels are all on the device
         self._pixels, self._sizes = images.pixels, images.sizes
         self._labels = images.labels.to(device)
-        if self._device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(device)
+        if self._device.type != "cpu":
+            free, _ = torch.get_device_module(self._device).mem_get_info(self._device)
             if images.pixels.nbytes <= free * _SHARE_OF_FREE_MEMORY:
                 images.check()
                 self._pixels, self._images = images.pixels.to(device), None
@@ -294,5 +294,6 @@ class _Store:
             rows = torch.empty((len(places), *self._pixels.shape[1:]), dtype=torch.uint8, pin_memory=True)
             pixels = torch.index_select(self._pixels, 0, places, out=rows).to(self._device, non_blocking=True)
         else:
-            pixels = self._pixels.index_select(0, on_device.to(self._pixels.device)).to(self._device)
+            rows = places if self._pixels.device.type == "cpu" else on_device
+            pixels = self._pixels.index_select(0, rows).to(self._device)
         return pixels, self._sizes[places], self._labels.index_select(0, on_device)

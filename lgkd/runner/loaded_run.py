@@ -135,7 +135,7 @@ def open_run(
     chosen = choose_device(device)
     scored = scored or f"the {len(data.test):,} test images of {safe_text(data.source, 300)}"
     student = (run.student if isinstance(run, Run) else load_student(folder, model=model)).to(chosen)
-    same_device = torch.device(chosen).type == torch.device(info["device"]).type
+    same_device = torch.device(chosen).type == info["device"].partition(":")[0]
     return Opened(folder, info, about, student, data, chosen, info["precision"] if same_device else "fp32", scored)
 
 

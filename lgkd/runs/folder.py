@@ -263,7 +263,8 @@ def _is(value: Any, kind: Any) -> bool:
 
 
 def _is_device(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"cpu|cuda(:\d{1,3})?", value) is not None
+    # "cpu", "cuda", or a backend that was registered with torch: its name need not be known here.
+    return isinstance(value, str) and re.fullmatch(r"[a-z][a-z0-9_]{0,30}(:\d{1,3})?", value) is not None
 
 
 def _is_size(value: Any) -> bool:

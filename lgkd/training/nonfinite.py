@@ -20,7 +20,7 @@ class _Look:
     epoch: int
     place: int
     bad: Tensor
-    ready: torch.cuda.Event | None
+    ready: torch.Event | None
     step: Step
     index: Tensor
 
@@ -30,7 +30,7 @@ class NonFiniteGuard:
 
     No step waits for it: the verdict is copied asynchronously and read when the next step has been
     queued, so the training stops within two steps and the weights are those of the last good one.
-    An optimiser that is not fused cannot skip by itself, and its steps wait; see `masked_step`.
+    An optimiser that is not fused cannot skip by itself; see `masked_step`.
 
     Args:
         names: returns the names of samples from their indices in the data set.
@@ -51,10 +51,10 @@ class NonFiniteGuard:
     def watch(self, bad: Tensor, step: Step, index: Tensor, epoch: int, place: int) -> None:
         """Send a verdict to the host; read the previous one."""
         ready = None
-        if bad.device.type == "cuda":
+        if bad.device.type != "cpu":
             host = torch.empty((), pin_memory=True)
             host.copy_(bad, non_blocking=True)
-            ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            ready = torch.Event(bad.device)
             ready.record()
         else:
             host = bad
@@ -89,11 +89,13 @@ class NonFiniteGuard:
 def masked_step(optimizer: Any, bad: Tensor) -> None:
     """Step the optimiser unless `bad` is 1, without synchronising with the host: fused optimisers check it themselves.
 
-    For others the host checks it, and waits for the device once per step.
+    For others the host checks it on a CPU; on a device the weights are restored after the step.
     """
     raw = getattr(optimizer, "optimizer", optimizer)
     if not raw.defaults.get("fused"):
-        if not bad:
+        if bad.device.type != "cpu":
+            _restored_step(optimizer, raw, bad)
+        elif not bad:
             optimizer.step()
         return
     raw.found_inf, raw.grad_scale = bad, None
@@ -101,3 +103,17 @@ def masked_step(optimizer: Any, bad: Tensor) -> None:
         optimizer.step()
     finally:
         del raw.found_inf, raw.grad_scale
+
+
+def _restored_step(optimizer: Any, raw: Any, bad: Tensor) -> None:
+    """Step the optimiser, and restore the weights on the device if `bad` is 1.
+
+    The moments are not, so the weights are restored after every later step as well; the host ends the training.
+    """
+    bad = raw.bad_so_far = torch.maximum(bad, getattr(raw, "bad_so_far", bad))
+    weights = [weight.detach() for group in raw.param_groups for weight in group["params"] if weight.grad is not None]
+    before = torch.cat([weight.reshape(-1) for weight in weights])
+    optimizer.step()
+    after = torch.cat([weight.reshape(-1) for weight in weights])
+    kept = torch.split(torch.where(bad > 0, before, after), [weight.numel() for weight in weights])
+    torch._foreach_copy_(weights, [part.view(weight.shape) for part, weight in zip(kept, weights, strict=True)])

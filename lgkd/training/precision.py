@@ -28,10 +28,21 @@ def choose_device(name: str | None = None) -> str:
         )
     if device.type == "mps":
         raise InputError("device 'mps' is not supported: lgkd trains on the CPU of a Mac; use --device cpu")
-    if device.type not in ("cpu", "cuda"):
+    if device.type not in ("cpu", "cuda") and not is_registered_backend(device):
         raise InputError(f"device {name!r} is not supported; expected cpu, cuda or cuda:N")
     # "cpu:0" is the CPU as well.
     return "cpu" if device.type == "cpu" else str(device)
+
+
+def is_registered_backend(device: torch.device) -> bool:
+    """Return True for a device of a backend that registered itself with torch (PrivateUse1) in this process.
+
+    Import it before lgkd is used; https://docs.pytorch.org/tutorials/advanced/privateuseone.html.
+    """
+    if device.type != torch._C._get_privateuse1_backend_name() or not hasattr(torch, device.type):
+        return False
+    module = torch.get_device_module(device)
+    return bool(module.is_available()) and (device.index or 0) < module.device_count()
 
 
 def choose_precision(wanted: str, device: str) -> Precision:
@@ -62,6 +73,8 @@ def has_native_bf16(device: str) -> bool:
     """Return True if the device multiplies bfloat16 in hardware; emulation is slower than fp32."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
+    if torch.device(device).type != "cpu":
+        return False
     # These probes of torch are private; without them False is returned.
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, probe, bool)() for probe in probes)

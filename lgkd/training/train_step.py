@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
@@ -59,7 +59,10 @@ class Engine:
         # Accelerate's state is global to the process; a previous run may have left another precision.
         AcceleratorState._reset_state(reset_partial_state=True)
         precision = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[plan.precision]
-        self.accelerator = Accelerator(mixed_precision=precision, cpu=plan.device == "cpu")
+        if torch.device(device).type not in ("cpu", "cuda"):
+            # Accelerate knows no device of a backend that is registered with torch; it takes the one that is set.
+            PartialState(cpu=True).device = torch.device(device)
+        self.accelerator = Accelerator(mixed_precision=precision, cpu=torch.device(device).type != "cuda")
         self.task, self.plan, self.lookup = task, plan, lookup
         self.device = self.accelerator.device
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes

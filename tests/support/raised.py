@@ -86,7 +86,12 @@ def _record(kind: type, message: str) -> None:
 def is_whole_suite(config: pytest.Config) -> bool:
     """Tell whether a session is the controller's and runs every test."""
     chosen = config.option
-    narrowed = chosen.keyword or chosen.markexpr or getattr(chosen, "lf", False) or chosen.collectonly
+    narrowed = (
+        chosen.keyword
+        or chosen.markexpr not in ("", "not standin")
+        or getattr(chosen, "lf", False)
+        or chosen.collectonly
+    )
     folders = {(config.invocation_params.dir / one).resolve() for one in config.args}
     return not (hasattr(config, "workerinput") or narrowed) and folders <= {CHECKOUT, CHECKOUT / "tests"}
 

@@ -17,13 +17,13 @@ _PORTION_DEVICE = 2**27
 def sent(array: NDArray[Any], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """Send `array` to `device`, as `dtype`.
 
-    On CUDA it goes through pinned memory: a copy from pageable memory can wait for the kernels
+    On a GPU it goes through pinned memory: a copy from pageable memory can wait for the kernels
     queued before it, which is the synchronisation that drawing on the host is meant to avoid.
     """
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     if dtype is not None:
         tensor = tensor.to(dtype)
-    if device.type == "cuda":
+    if device.type not in ("cpu", "mps"):
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
