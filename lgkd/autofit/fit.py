@@ -283,8 +283,8 @@ class _Fit:
         options, request = self.request.options, self.request
         folder = self.state.folder / STUDENTS
         write_report(
-            [member(folder, seed, guided=True) for seed in request.seeds],
-            [member(folder, seed, guided=False) for seed in request.seeds] if request.baseline else (),
+            [member(folder, seed, "guided") for seed in request.seeds],
+            [member(folder, seed, "unguided") for seed in request.seeds] if request.baseline else (),
             out=self.state.folder / REPORT,
             data_dir=options.get("data_dir"),
             device=options.get("device"),
@@ -297,7 +297,7 @@ class _Fit:
             return
         formats = [name for name in choose_formats(None, self.say) if name in _FORMATS]
         export_run(
-            member(self.state.folder / STUDENTS, self.request.seeds[0], guided=True),
+            member(self.state.folder / STUDENTS, self.request.seeds[0], "guided"),
             folder,
             wanted=formats,
             images=None,

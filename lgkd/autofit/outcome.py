@@ -42,7 +42,7 @@ class Fitted:
         folder, left_out = state.folder, state.left_out
         return cls(
             folder=folder,
-            student=member(folder / STUDENTS, seeds[0], guided=True),
+            student=member(folder / STUDENTS, seeds[0], "guided"),
             report=None if "report" in left_out else folder / REPORT,
             export=None if "export" in left_out else folder / EXPORT,
             results=state.results or {},
@@ -73,7 +73,7 @@ def read_results(state: State, seeds: Sequence[int], *, baseline: bool, promised
         promised: seconds; None where the length was given otherwise.
     """
     folder = state.folder / STUDENTS
-    guided = [read_run(member(folder, seed, guided=True)) for seed in seeds]
+    guided = [read_run(member(folder, seed, "guided")) for seed in seeds]
     unequal = state.facts.ratio >= UNEQUAL
     results: dict[str, Any] = {
         "guided": _accuracy(guided, unequal),
@@ -86,7 +86,7 @@ def read_results(state: State, seeds: Sequence[int], *, baseline: bool, promised
         "promised": promised,
     }
     if baseline:
-        alone = [read_run(member(folder, seed, guided=False)) for seed in seeds]
+        alone = [read_run(member(folder, seed, "unguided")) for seed in seeds]
         results["unguided"] = _accuracy(alone, unequal)
         results["gain"] = _gain(guided, alone)
     return results
