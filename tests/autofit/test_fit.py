@@ -130,13 +130,13 @@ def test_a_limit_that_ends_between_teacher_and_student_pauses(pictures: Path, tm
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Steps of 4 s of an unguided model and 8 s of a guided one, beside which their real time is small."""
+    """Steps of 40 s of an unguided model and 80 s of a guided one, beside which their real time is small."""
     calls: list[int] = []
 
     def measure(student: object, guides: tuple[object, ...], *_: object, longest: float) -> Cost:
         assert 3 <= longest <= 30
         calls.append(len(guides))
-        return Cost(5, 8.0 if guides else 4.0, 0.0, 0, "", 1)
+        return Cost(5, 80.0 if guides else 40.0, 0.0, 0, "", 1)
 
     monkeypatch.setattr(fit_time, "measure", measure)
     return calls
@@ -145,19 +145,19 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_the_time_is_divided_among_the_trainings(pictures: Path, tmp_path: Path, measured: list[int]) -> None:
     out = tmp_path / "out"
     said: list[str] = []
-    found = lgkd.fit(pictures, time=2000, baseline=True, out=out, say=said.append, **SMALL)
+    found = lgkd.fit(pictures, time=12_000, baseline=True, out=out, say=said.append, **SMALL)
     teacher, guided, alone = (
         lgkd.load_recipe(out / place / "recipe.yaml").schedule.steps
         for place in ("teacher", "students/seed0-guided", "students/seed0-unguided")
     )
-    # Four tenths of 2,000 s less the start, at 4 s a step.
-    assert 50 < teacher <= 200
-    # 2,000 s less 30 s at the end, and what the teacher really took; each step of both takes 12 s.
-    assert guided == alone and 50 < guided <= 1970 / 12
+    # Four tenths of 12,000 s less the start, at 40 s a step.
+    assert 50 < teacher <= 120
+    # 12,000 s less 30 s at the end, and what the teacher really took; each step of both takes 120 s.
+    assert guided == alone and 80 < guided <= 11_970 / 120
     kinds = [kind for kind, _ in groupby(measured)]
     assert kinds == [0, 1, 0], "teacher, guided, unguided; each again with the settings of its length"
     assert json.loads((out / FIT).read_text())["length"]["steps"] == guided
-    assert found.results["promised"] == 2000
+    assert found.results["promised"] == 12_000
     infos = [read_run(out / "students" / f"seed0-{kind}") for kind in ("guided", "unguided")]
     assert [info["time"]["timed"] for info in infos] == ["own", "guided"]
     assert any(line.startswith(f"{guided} steps of each student are chosen") for line in said)
@@ -169,7 +169,7 @@ def test_a_time_without_room_for_the_students_gives_them_the_fewest_steps(
     monkeypatch.setattr(module._Fit, "_seconds_left", lambda _: 1.0)
     said: list[str] = []
     out = tmp_path / "out"
-    lgkd.fit(pictures, time=1200, out=out, say=said.append, **SMALL)
+    lgkd.fit(pictures, time=6000, out=out, say=said.append, **SMALL)
     schedule = lgkd.load_recipe(out / "students/seed0-guided/recipe.yaml").schedule
     assert schedule.steps == 50
     # An eighth of 50 steps of 16 of 30 images, as in the recipe.
@@ -184,8 +184,8 @@ def test_a_time_that_is_too_short_for_the_teacher_is_refused_with_the_least(
         ShortTimeError, match=r"the time of 5s is too short for resnet8 at 16 px.*give --time \w+ or"
     ) as found:
         lgkd.fit(pictures, time=5, out=tmp_path / "out", **SMALL)
-    # Fifty steps of 4 s are 200 s, and these are four tenths.
-    assert found.value.least >= 200 / 0.4
+    # Fifty steps of 40 s are 2,000 s, and these are four tenths.
+    assert found.value.least >= 2000 / 0.4
 
 
 def test_a_report_that_cannot_be_written_leaves_the_rest(
