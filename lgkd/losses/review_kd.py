@@ -109,6 +109,6 @@ def context_loss(student_BChw: Tensor, teacher_BChw: Tensor) -> Tensor:
         if size < min(student_BChw.shape[-2:]):
             weight /= 2
             weights += weight
-            pooled = [averaged(map_BChw, (size, size)) for map_BChw in (student_BChw, teacher_BChw)]
+            pooled = averaged(student_BChw, (size, size)), averaged(teacher_BChw, (size, size))
             loss = loss + weight * F.mse_loss(*pooled)
     return loss / weights

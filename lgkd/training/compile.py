@@ -74,6 +74,7 @@ class CompiledSizes:
     def run(self, images: int) -> AbstractContextManager[object]:
         """Return the context in which a micro-batch runs."""
         if images not in self._sizes:
-            return torch.compiler.set_stance("force_eager")
+            eagerly: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+            return eagerly
         self.graphs.add((images, self._active))
         return nullcontext()
