@@ -24,7 +24,7 @@ from tests.support.manifests import reseal
 from tests.support.screen import row, shown_on, terminal
 from tests.support.small import CLASSES, DISTILL, QUICK, TINY, World, environment
 
-SHORTENED = {"quickstart", "distill", "evaluate", "compare"}
+SHORTENED = {"quickstart", "distill", "evaluate", "compare", "resume"}
 """Commands whose own first line does not fit the list of all."""
 
 
@@ -382,7 +382,7 @@ def test_every_error_of_lgkd_has_a_documented_exit_code() -> None:
         return {kind}.union(*(family(child) for child in kind.__subclasses__()))
 
     codes = {kind.__name__: getattr(kind, "exit_code", None) for kind in family(LgkdError) if kind is not Interrupted}
-    assert set(codes.values()) == {2, 3, 4, 5, 75}
+    assert set(codes.values()) == {1, 2, 3, 4, 5, 75} and codes["OutOfMemoryError"] == 1
     assert codes["DataError"] == codes["TapError"] == codes["ModelError"] == codes["TakenError"] == 2
 
 
