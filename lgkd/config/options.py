@@ -99,7 +99,8 @@ class CommandOptions(TypedDict, total=False):
         compared="precision")]
     compile: Annotated[bool | None, Option(
         "whether student, teacher and terms are compiled as one graph; if not given, on a GPU where the training is "
-        "long enough for that to pay.", bool, "One compiled graph a step; by default on a GPU, for long trainings.",
+        "long enough for that to pay, and on a CPU by `time` where a compiled step was timed and more of them fit.",
+        bool, "One compiled graph a step; by default where it pays: on a GPU, or with --time.",
         flag="--compile/--no-compile", kept="command")]
     cuda_graphs: Annotated[bool, Option(
         "whether the compiled step is recorded and replayed on a GPU, which pays where batches are small.", bool,

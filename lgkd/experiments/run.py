@@ -87,7 +87,7 @@ def _train(
 ) -> float:
     arm = turn.arm
     trust(arm.model)  # an experiment is part of lgkd, so the code that it names is, too
-    guides = [_open(experiment, out, arm.teacher, borrowed)] if arm.teacher is not None else []
+    guides = [_open(experiment, out, arm.teacher, turn.seed, borrowed)] if arm.teacher is not None else []
     if place().rank == 0:
         note_commit(out, experiment, turn)
     asked: Options = {**options, **arm.chosen(), "seed": turn.seed, "out": run_of(out, turn)}  # type: ignore[typeddict-item]
@@ -107,13 +107,12 @@ def _train(
     return run.top1
 
 
-def _open(experiment: Experiment, out: Path, key: str, borrowed: tuple[TeacherCard, Path] | None) -> Teacher:
-    """Load the trained teacher that an arm names."""
+def _open(experiment: Experiment, out: Path, key: str, seed: int, borrowed: tuple[TeacherCard, Path] | None) -> Teacher:
+    """Load the trained teacher that an arm names: the one that all seeds share, or that of the student's seed."""
     if borrowed is not None and experiment.borrowed is not None and key == experiment.borrowed.name:
         return load_kept_teacher(*borrowed)
     arm = experiment.arm(key)
-    assert arm.seeds is not None
-    turn = Turn(arm, arm.seeds[0])
+    turn = Turn(arm, seed if arm.seeds is None else arm.seeds[0])
     folder = kept_in(out, experiment, turn)
     put_back(folder)
     if not folder.is_dir():

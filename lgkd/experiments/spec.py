@@ -63,7 +63,8 @@ class Arm:
         overrides: "a.b=value" each, changes of the recipe.
         epochs, batch_size, image_size, precision: instead of the recipe's.
         fraction, images_per_class: subset of the training images.
-        seeds: instead of the experiment's; for teachers that all seeds share.
+        seeds: instead of the experiment's; for teachers that all seeds share. The students of a teacher without them
+            have that of their own seed.
         quoted: published figures.
         early: published figures of its first epochs.
     """

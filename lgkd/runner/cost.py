@@ -40,6 +40,7 @@ class Cost:
         peak_bytes: of the memory named by `memory`.
         memory: the kind of measured memory.
         accumulate: pieces into which a batch had to be split.
+        compile_seconds: of the step before those, in which a compiled training compiles; 0 for an eager one.
     """
 
     steps: int
@@ -48,6 +49,7 @@ class Cost:
     peak_bytes: int
     memory: str
     accumulate: int
+    compile_seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields for JSON."""
@@ -80,6 +82,7 @@ def measure(
 
     try:
         engine.task.train()
+        compiling = step() if plan.compile else 0.0
         first = step()
         times: list[float] = []
         while _is_one_more(first, times, longest):
@@ -99,7 +102,8 @@ def measure(
             began = time.perf_counter()
             score(engine.eval_model, shown, precision=plan.precision, channels_last=plan.channels_last)
             each = (time.perf_counter() - began) / len(shown[0][0])
-        return Cost(len(times), statistics.median(times or [first]), each, peak, memory.kind, engine.accumulate)
+        pace = statistics.median(times or [first])
+        return Cost(len(times), pace, each, peak, memory.kind, engine.accumulate, compiling)
     finally:
         batches.close()
         engine.close()

@@ -9,7 +9,7 @@ from typing import Any
 
 from lgkd._internal.distributed import highest
 from lgkd._internal.hardware import process_start
-from lgkd._internal.text import counted
+from lgkd._internal.text import counted, safe_text
 from lgkd.config import LengthRule, apply_overrides, load_recipe
 from lgkd.config.length_rules import reached
 from lgkd.errors import InputError
@@ -30,7 +30,14 @@ from lgkd.runner.time_budget import (
 )
 from lgkd.runs.equal_length import read_fitted
 from lgkd.runs.folder import RECIPE, read_run
+from lgkd.training.compile import cpp_compiler
 from lgkd.training.peak_memory import PeakMemory
+
+LONG_ENOUGH_TO_COMPILE = 1800.0
+"""Seconds of a training on a CPU from which compiling its step, which takes a minute or two, is tried."""
+
+LEAST_GAIN = 1.03
+"""Compiled steps that fit into the time, as a multiple of eager ones, from which the step is compiled."""
 
 
 def train_within_time(config: ResolvedConfig, *, since_start: bool = False) -> Run:
@@ -62,7 +69,10 @@ def fit_time(config: ResolvedConfig, *, began: float | None = None) -> ResolvedC
         return config
     kept = _steps_of_run(config.folder)
     if kept is not None:
-        return _with_schedule(config, *kept, read_fitted(read_run(config.folder)))
+        info = read_run(config.folder)
+        if config.options.get("compile") is None and info.get("compiled") is True:
+            config = _compiled(config)
+        return _with_schedule(config, *kept, read_fitted(info))
     seconds = parse_time(budget)
     clock = _Clock(seconds, began)
     timed = _time_steps(config, clock, ())
@@ -73,6 +83,7 @@ def fit_time(config: ResolvedConfig, *, began: float | None = None) -> ResolvedC
         if len(reached(config.recipe, slower.epochs(clock))) >= number:
             timed = slower
             break
+    config, timed = _compile_if_faster(config, timed, clock)
     steps = timed.most_steps(clock)
     if steps < LEAST_STEPS:
         least = clock.before + training_seconds(LEAST_STEPS, *timed.cost)
@@ -120,6 +131,8 @@ class _Timed:
         steps_per_epoch: of the plan.
         evaluate_every, evaluations: of the recipe.
         first: whether this process speaks for all.
+        alone_on_cpu: whether one process trains on a CPU.
+        compile_seconds: of the first step, if it was compiled.
     """
 
     rules: tuple[LengthRule, ...]
@@ -129,6 +142,8 @@ class _Timed:
     evaluate_every: int
     evaluations: int | None
     first: bool
+    alone_on_cpu: bool
+    compile_seconds: float
 
     @property
     def cost(self) -> tuple[float, float, int, int, int | None]:
@@ -142,6 +157,43 @@ class _Timed:
     def epochs(self, clock: _Clock) -> float:
         """Return the epochs for which there is time."""
         return self.most_steps(clock) / self.steps_per_epoch
+
+
+def _compile_if_faster(config: ResolvedConfig, eager: _Timed, clock: _Clock) -> tuple[ResolvedConfig, _Timed]:
+    """Choose a compiled step on a CPU where more of them fit into a long time, by timing it.
+
+    The clock is set forward by the time that this takes and, with a compiled step, by compiling once more.
+    """
+    asked = config.options.get("compile") is not None
+    if asked or not eager.alone_on_cpu or clock.seconds < LONG_ENOUGH_TO_COMPILE or cpp_compiler() is None:
+        return config, eager
+    say = config.options.get("say") or (lambda _: None)
+    started = time.monotonic()
+    try:
+        compiled: _Timed | None = _time_steps(_compiled(config), replace(clock), eager.rules)
+        verdict = ""
+    except RuntimeError as error:  # of torch's compiler, whose errors derive from it
+        reason = safe_text(str(error).strip().partition("\n")[0], 200)
+        compiled, verdict = None, f"compiling it failed: {type(error).__name__}: {reason}"
+    if clock.began is not None:
+        clock.before += time.monotonic() - started
+    if compiled is not None:
+        later = replace(clock, before=clock.before + compiled.compile_seconds)
+        verdict = (
+            f"{1000 * compiled.step:,.0f} ms in place of {1000 * eager.step:,.0f}, and "
+            f"{compiled.compile_seconds:,.0f} s to compile"
+        )
+        if compiled.most_steps(later) > LEAST_GAIN * eager.most_steps(clock):
+            say(f"the step is compiled: {verdict}")
+            clock.before = later.before
+            return _compiled(config), compiled
+    say(f"the step is not compiled: {verdict}")
+    return config, eager
+
+
+def _compiled(config: ResolvedConfig) -> ResolvedConfig:
+    options: Options = {**config.options, "compile": True}
+    return config.with_resolved(options=options)
 
 
 def _time_steps(config: ResolvedConfig, clock: _Clock, rules: Sequence[LengthRule]) -> _Timed:
@@ -172,8 +224,18 @@ def _time_steps(config: ResolvedConfig, clock: _Clock, rules: Sequence[LengthRul
     # Processes have to choose alike: by the slowest of them.
     before = start_up + (time.monotonic() - clock.began if clock.began is not None else 0.0) + SECONDS_AFTER
     clock.before, step, image = highest([before, cost.seconds_a_step, cost.seconds_an_image])
-    every, most = prepared.recipe.evaluate_every, prepared.recipe.evaluations
-    return _Timed(tuple(rules), step, tested * image, plan.steps_per_epoch, every, most, runner.session.first)
+    session = runner.session
+    return _Timed(
+        rules=tuple(rules),
+        step=step,
+        evaluation=tested * image,
+        steps_per_epoch=plan.steps_per_epoch,
+        evaluate_every=prepared.recipe.evaluate_every,
+        evaluations=prepared.recipe.evaluations,
+        first=session.first,
+        alone_on_cpu=session.process.count == 1 and session.device == "cpu",
+        compile_seconds=cost.compile_seconds,
+    )
 
 
 def _steps_of_run(folder: Path) -> tuple[int, float] | None:

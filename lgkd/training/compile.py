@@ -1,5 +1,8 @@
 """Compile the step of a training, and replay it as CUDA graphs on a GPU."""
 
+import os
+import shutil
+
 import torch
 from torch import nn
 
@@ -8,10 +11,16 @@ from lgkd.errors import InputError
 _WORTH_COMPILING = 4_000_000
 
 
+def cpp_compiler() -> str | None:
+    """Return the path of the C++ compiler that torch.compile would call for a CPU; None where there is none."""
+    return shutil.which(os.environ.get("CXX") or "g++")
+
+
 def choose_compile(wanted: bool | None, device: str, images: int, *, cuda_graphs: bool = False) -> bool:
     """Choose whether to compile a training of `images` (epochs times images), unless the user decides.
 
-    Compiling takes a minute or two. On a GPU that pays off after some millions of images; on a CPU hardly ever.
+    Compiling takes a minute or two. On a GPU that pays off after some millions of images. On a CPU it depends on the
+    model: there it is chosen only for a training by `--time`, whose steps are timed in both ways.
 
     Raises:
         InputError: CUDA graphs are requested but not available.

@@ -14,6 +14,7 @@ from lgkd.experiments.markdown import section
 from lgkd.experiments.results import Outcome, Row, look_at
 from lgkd.experiments.smoke_test import take_first_steps
 from lgkd.experiments.spec import Arm
+from lgkd.models.teacher_card import read_card
 from lgkd.runner.options import Options
 from lgkd.runs.compare.find import Finished
 from lgkd.runs.folder import read_run
@@ -61,6 +62,20 @@ def test_arms_train_on_their_own_folders_with_their_own_taps(tmp_path: Path) -> 
         "guided-b": ("b", 10 * classes),
     }
     assert (tmp_path / "out" / "teachers" / "teacher-b" / "seed0" / "b").is_dir()
+
+
+def test_a_student_has_the_teacher_of_its_seed_unless_all_share_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher, guided = _arms("a")
+    own = replace(DRAWS, arms=(replace(teacher, seeds=None), guided), seeds=(0, 1))
+    monkeypatch.setitem(EXPERIMENTS, "draws", own)
+    call = ["reproduce", "draws", "--data-dir", str(tmp_path / "images"), "--out", str(tmp_path / "out"), "--quiet"]
+    assert run(call) == 0
+    cards = [tmp_path / "out" / "teachers" / "teacher-a" / f"seed{seed}" / "a" for seed in (0, 1)]
+    stored = [read_card(next(folder.iterdir())).weights_sha256 for folder in cards]
+    used = [read_run(tmp_path / "out" / "guided-a" / f"seed{seed}")["teacher"]["sha256"] for seed in (0, 1)]
+    assert used == stored and len(set(used)) == 2
 
 
 def test_first_steps_need_as_many_classes_as_the_folder_has(tmp_path: Path) -> None:

@@ -24,11 +24,7 @@ from lgkd.runner.time_budget import parse_time, steps_within, training_seconds
 from lgkd.runs.compare import compare
 from lgkd.runs.compare.summary import summary_lines
 from lgkd.runs.equal_length import equal_minutes, read_fitted
-
-TINY = {"patch_size": 4, "depth": 3, "embed_dim": 24, "num_heads": 2}
-SMALL = {"recipe": "supervised", "image_size": 8, "batch_size": 64, "student_options": TINY}
-OPTIONS = [word for name, value in TINY.items() for word in ("--student-option", f"{name}={value}")]
-WORDS = [*OPTIONS, "--student", "vit_96", "--dataset", "digits", "--image-size", "8", "--batch-size", "64", "--quiet"]
+from tests.support.timed import SMALL, TINY, WORDS, options_of
 
 
 def simulated(steps: int, step: float, evaluation: float, per_epoch: int, every: int) -> float:
@@ -221,10 +217,6 @@ def test_the_steps_of_a_time_and_the_settings_that_follow_from_them_agree(
     assert fewest <= config.recipe.schedule.steps <= most
     settled, _ = settle_recipe(config, 18)
     assert settled.recipe.view.flip == flip and settled.recipe.by_length is None
-
-
-def options_of(small: dict[str, object]) -> dict[str, object]:
-    return {name: value for name, value in small.items() if name != "student_options"}
 
 
 def test_a_training_has_the_settings_of_its_length_and_stores_them_without_rules(ruled: Path, tmp_path: Path) -> None:

@@ -17,5 +17,7 @@ _FULL = (
     teachers.ZOO,
 )
 
-EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in (*MINUTES, *TWO_CORES, *FOLDERS, *_FULL)}
+EXPERIMENTS: dict[str, Experiment] = {
+    experiment.name: experiment for experiment in (*MINUTES, *TWO_CORES, *FOLDERS, *_FULL)
+}
 """Experiments by name; those for a GPU in the order in which they should be run."""

@@ -78,7 +78,7 @@ _CIFAR10 = Experiment(
 )
 
 
-def _on_photographs(folder: str, epochs: int, teacher_epochs: int) -> tuple[Arm, Arm, Arm]:
+def _on_photographs(epochs: int, teacher_epochs: int) -> tuple[Arm, Arm, Arm]:
     """Define teacher, unguided and guided student on a folder of photographs; students at 64 px."""
     teacher = Arm(
         key="teacher",
@@ -119,7 +119,7 @@ _GROCERY = Experiment(
     part="all of its training images, at most 60 of a class",
     seeds=_SEEDS,
     budget="about 40 minutes on one thread: 3 teachers and 6 students, 3 to 6 minutes each",
-    arms=_on_photographs("grocery", 30, 60),
+    arms=_on_photographs(30, 60),
     notes=("The test images were taken in other shops than most of the training images.",),
 )
 _BLOOD = Experiment(
@@ -131,7 +131,7 @@ _BLOOD = Experiment(
     part="all of its training images; monocytes are 17 of 865",
     seeds=_SEEDS,
     budget="about 40 minutes on one thread: 3 teachers and 6 students, 3 to 6 minutes each",
-    arms=_on_photographs("blood-cells", 40, 80),
+    arms=_on_photographs(40, 80),
     notes=("Training and test images are of different smears.",),
 )
 
