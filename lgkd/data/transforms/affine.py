@@ -11,6 +11,8 @@ arithmetic may come out a hair below and would be cut to the level beneath; `HAI
 that, and costs one level where a value is less than a thousandth below a whole one.
 """
 
+from functools import cache
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -39,9 +41,15 @@ def tap_weights(part: Tensor, interpolation: Interpolation) -> list[Tensor]:
     ]
 
 
+@cache
+def _colour(fill: Fill, device: torch.device) -> Tensor:
+    """Send a fill colour, once a process: uint8 (1, 3, 1, 1)."""
+    return sent(np.asarray(fill, dtype=np.uint8), device)[None, :, None, None]
+
+
 def _whole_levels(values: Tensor, inside: Tensor, fill: Fill) -> Tensor:
     """Convert values (n, 3, H, W) to levels, with the fill colour where `inside`, (n, 1, H, W), is 0 and not 1."""
-    colour = sent(np.asarray(fill, dtype=np.uint8), values.device)[None, :, None, None]
+    colour = _colour(fill, values.device)
     # Multiplied by 0 and 1: choosing between bytes takes twenty times as long on a CPU.
     kept = inside.to(torch.int16).to(torch.uint8)
     return cut(values.add_(HAIR)).mul_(kept).add_(colour * (1 - kept))

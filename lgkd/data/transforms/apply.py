@@ -39,15 +39,23 @@ def apply_layer(images: Tensor, layer: Layer, fill: affine.Fill, interpolation: 
         for place in np.flatnonzero(layer.kind != UNTOUCHED).tolist():
             _change_alone(images[place : place + 1], layer, place, fill, interpolation)
         return
-    for group in _GROUPS:
-        numbers = [KINDS.index(name) for name in group]
-        # In the order of their kinds, so that each kind is one run within the group.
-        members = np.concatenate([np.flatnonzero(layer.kind == number) for number in numbers])
+    # In the order of their kinds, so that each kind is one run within its group.
+    groups = [
+        (group, np.concatenate([np.flatnonzero(layer.kind == KINDS.index(name)) for name in group]))
+        for group in _GROUPS
+    ]
+    order = np.concatenate([members for _, members in groups])
+    # One upload for all groups.
+    rows, amounts = sent(order, images.device), sent(layer.strength[order], images.device, torch.float32)
+    done = 0
+    for group, members in groups:
         for part in portions(len(members), images[0].numel(), images.device):
-            places = members[part]
+            places, here = members[part], slice(done + part.start, done + part.stop)
             kinds, strengths = layer.kind[places], layer.strength[places]
-            chosen = images.index_select(0, sent(places, images.device))
-            put_back(images, places, _changed(chosen, group, kinds, strengths, fill, interpolation))
+            chosen = images.index_select(0, rows[here])
+            changed = _changed(chosen, group, kinds, strengths, amounts[here], fill, interpolation)
+            put_back(images, places, rows[here], changed)
+        done += len(members)
 
 
 def _change_alone(image: Tensor, layer: Layer, place: int, fill: affine.Fill, interpolation: Interpolation) -> None:
@@ -59,7 +67,8 @@ def _change_alone(image: Tensor, layer: Layer, place: int, fill: affine.Fill, in
         color_cpu.translate(image, strength, color_cpu.TRANSLATED[name], fill, interpolation)
     else:
         which = slice(place, place + 1)
-        image.copy_(_changed(image, (name,), layer.kind[which], layer.strength[which], fill, interpolation))
+        amount = sent(layer.strength[which], image.device, torch.float32)
+        image.copy_(_changed(image, (name,), layer.kind[which], layer.strength[which], amount, fill, interpolation))
 
 
 def _changed(
@@ -67,14 +76,16 @@ def _changed(
     group: tuple[str, ...],
     kinds: _Kinds,
     strengths: _Strengths,
+    amounts: Tensor,
     fill: affine.Fill,
     interpolation: Interpolation,
 ) -> Tensor:
+    """Change images of one group; `amounts` are their strengths in float32 on the images' device."""
     first = group[0]
     if first in color.TABLES:
-        return _looked_up(images, group, kinds, strengths)
+        return _looked_up(images, group, kinds, amounts)
     if first in color.FILTERS:
-        return color.FILTERS[first](images, sent(strengths, images.device, torch.float32))
+        return color.FILTERS[first](images, amounts)
     if first == "rotate":
         return affine.rotate(images, strengths, fill, interpolation)
     slide: Callable[..., Tensor] = affine.slide_x if first == "shear_x" else affine.slide_y
@@ -83,10 +94,9 @@ def _changed(
     return slide(images, slope, share, fill, interpolation)
 
 
-def _looked_up(images: Tensor, group: tuple[str, ...], kinds: _Kinds, strengths: _Strengths) -> Tensor:
+def _looked_up(images: Tensor, group: tuple[str, ...], kinds: _Kinds, amounts: Tensor) -> Tensor:
     """Look up every image in the table of its own kind: tables are made kind by kind, and read all at once."""
     counts = [int((kinds == KINDS.index(name)).sum()) for name in group]
-    amounts = sent(strengths, images.device, torch.float32)
     runs = zip(group, torch.split(images, counts), torch.split(amounts, counts), strict=True)
     tables = [color.TABLES[name](run, amount).expand(-1, 3, -1) for name, run, amount in runs if len(run)]
     return color.looked_up(images, torch.cat(tables))

@@ -42,13 +42,13 @@ def cut(values: Tensor) -> Tensor:
     return values.to(torch.int16).clamp_(0, 255).to(torch.uint8)
 
 
-def put_back(images: Tensor, places: NDArray[np.int64], changed: Tensor) -> None:
-    """Assign images[places] = changed, in place; uint8 (B, ...), (n,) on the host and (n, ...)."""
+def put_back(images: Tensor, places: NDArray[np.int64], rows: Tensor, changed: Tensor) -> None:
+    """Assign images[places] = changed, in place; uint8 (B, ...), (n,) on the host, again on the device, (n, ...)."""
     if images.device.type == "cpu":
         # NumPy copies whole images where torch goes byte by byte, and takes a tenth of the time.
         images.numpy()[places] = changed.numpy()
     else:
-        images.index_copy_(0, sent(places, images.device), changed)
+        images.index_copy_(0, rows, changed)
 
 
 def portions(count: int, elements: int, device: torch.device) -> Iterator[slice]:
