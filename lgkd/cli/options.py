@@ -217,7 +217,7 @@ def takes_dataset(
                 raise InputError(
                     f"the data set is {dataset} as an argument and {dataset_option} by --dataset; give one of them"
                 )
-            chosen = dataset_option or dataset or default
+            chosen = next((one for one in (dataset_option, dataset) if one is not None), default)
             if chosen is None and required:
                 name = command.__name__.replace("_", "-")
                 raise InputError(
