@@ -89,6 +89,7 @@ def test_run_json_says_who_was_trained_on_what(world: World) -> None:
         "name": "pictures", "path": str(world.pictures.resolve()), "data_dir": None,
         "fingerprint": card["fingerprint"], "classes": 3, "train_images": 24, "test_images": 12,
         "val_images": None, "subset": None, "extra": None, "greys": None, "near_copies_left_out": None,
+        "groups": None,
     }  # fmt: skip
     assert (info["recipe"], info["seed"], info["device"], info["precision"]) == ("locality-guidance", 0, "cpu", "fp32")
     assert (info["epochs"], info["steps_per_epoch"]) == (2, 3)
