@@ -44,7 +44,7 @@ def completed(world: World, *words: str, shell: str = "bash", **more: str) -> li
 def test_commands_and_options_are_completed(world: World) -> None:
     assert completed(world, "qui") == ["quickstart"]
     assert completed(world, "comp") == ["compare"]
-    assert completed(world, "distill", "--with") == ["--with-baseline"]
+    assert completed(world, "distill", "--with-b") == ["--with-baseline"]
 
 
 def test_names_of_everything_are_completed_where_they_are_asked_for(world: World) -> None:

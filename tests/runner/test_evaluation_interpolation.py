@@ -89,7 +89,7 @@ def test_a_recipe_without_the_key_tests_as_it_trains(training: str) -> None:
     older = "\n".join(
         line for line in written.splitlines() if line != "evaluation:" and line != "  interpolation: null"
     )
-    assert "evaluation" not in older and f"interpolation: {training}" in older
+    assert "evaluation:" not in older and f"interpolation: {training}" in older
     assert parse_recipe(older) == recipe
 
 
