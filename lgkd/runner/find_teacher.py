@@ -82,8 +82,13 @@ def find_trained_teacher(
 
 
 def of_these_classes(name: str, dataset: str | Path, *, subset: str | None = None) -> list[tuple[TeacherCard, Path]]:
-    """List stored teachers of a name that have the classes of a folder of images, those of the same subset first."""
-    names = list(dict.fromkeys((teacher_name(name, subset), teacher_name(name, None))))
+    """List stored teachers of a name that have the classes of a folder of images, those of the same subset first.
+
+    Of a fold of a cross-validation only its own teachers count: others may have seen the images that it is tested on.
+    """
+    part = Subset.parse(subset) if subset is not None else None
+    folded = part is not None and part.folds is not None
+    names = list(dict.fromkeys((teacher_name(name, subset), *([] if folded else [teacher_name(name, None)]))))
     cards = [found for found in list_cards()[0] if found[0].name in names]
     if not cards or (isinstance(dataset, str) and dataset in CATALOGUE) or not Path(dataset).expanduser().is_dir():
         return []

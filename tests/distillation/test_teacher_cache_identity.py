@@ -31,7 +31,9 @@ def views(*overrides: str) -> dict[str, Any]:
     recipe = apply_overrides(load_recipe("locality-guidance"), overrides)
     guide: Any = SimpleNamespace(teacher=Teacher(CifarResNet(8, 3), image_size=8))
     channels = (0.5, 0.5, 0.5)
-    data: Any = SimpleNamespace(fingerprint="f", subset=None, train=make_images(4), mean=channels, std=channels)
+    data: Any = SimpleNamespace(
+        fingerprint="f", subset=None, train=make_images(4), mean=channels, std=channels, stored_side=None
+    )
     identity = identity_of(guide, recipe, data, "views", 2, image_size=(8, 8), seed=0)
     return {key: value for key, value in identity.items() if key.startswith("view.")}
 
