@@ -105,8 +105,9 @@ def score(
         raise DataError("there are no images to score; expected at least one batch")
     auroc = None
     if all_reduce_sum is None or gather is not None:
-        columns = (torch.cat(column) for column in zip(*ranked, strict=True))
-        auroc = auroc_by_class(*(column if gather is None else torch.cat(gather(column.cpu())) for column in columns))
+        # On the CPU: ranking waits for its device once a class.
+        columns = (torch.cat(column).cpu() for column in zip(*ranked, strict=True))
+        auroc = auroc_by_class(*(column if gather is None else torch.cat(gather(column)) for column in columns))
     if all_reduce_sum is not None:
         sums = _reduced(sums, all_reduce_sum)
     return _scores({name: value.cpu() for name, value in sums.items()}, auroc, with_other=other is not None)
