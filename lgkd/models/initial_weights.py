@@ -147,7 +147,7 @@ def _grid(owner: nn.Module) -> tuple[int, int] | None:
 
 
 def _rows_and_columns(count: int, image_size: Sequence[int] | None) -> tuple[int, int] | None:
-    """Return the grid of `count` tokens of an image with these proportions; None where there is no such grid."""
+    """Return the token grid (rows, columns) of an image from its token count and proportions; None where none fits."""
     height, width = image_size or (1, 1)
     rows = round((max(count, 0) * height / width) ** 0.5)
     return (rows, count // rows) if rows > 0 and count % rows == 0 and rows * width * rows == count * height else None

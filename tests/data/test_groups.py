@@ -14,7 +14,7 @@ from lgkd.data.load import load_dataset
 from lgkd.data.prepare import prepare_data
 from lgkd.data.subsets import hold_out
 from lgkd.errors import DataError, InputError
-from tests.support.data import distinct, images, made, noise, save
+from tests.support.data import distinct, images, made, smears
 
 NAMES = ["train/cat/p1/left/a1.png", "train/dog/p1/right/b2.png", "train/dog/p2/left/c3.png"]
 CLASSES = ["cat", "dog", "dog"]
@@ -178,16 +178,6 @@ def test_groups_that_cannot_be_divided_are_refused() -> None:
         DataError, match="cannot be divided so that every part leaves images of all classes to train on"
     ):
         split_by_groups(odd, ["a", "a", "b", "b", "c", "c"], (0.5, 0.5), 0, classes=["x", "y", "z"])
-
-
-def smears(root: Path, *, split: str = "") -> Path:
-    """ROOT/[SPLIT/]CLASS/SMEAR_N.png: ten smears of two images of each of two classes."""
-    for place, name in enumerate("ab"):
-        for smear in range(10):
-            for number in range(2):
-                path = root / split / name / f"{smear:03d}_{number}.png"
-                save(path, noise(1000 * place + 10 * smear + number))
-    return root
 
 
 def smears_of(names: Sequence[str]) -> set[str]:

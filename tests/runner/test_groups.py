@@ -11,21 +11,11 @@ from lgkd.analysis.report.command import _options as in_command
 from lgkd.cli import run
 from lgkd.errors import InputError
 from lgkd.runner.options import saved_options
-from tests.support.data import noise, save
+from tests.support.data import smears
 from tests.support.small import QUICK, TINY, pause_after
 
 PATTERN = r"name:(\d+)_"
 TRAIN = ["train", "--student", "deit_tiny", *TINY, *QUICK, "--quiet"]
-
-
-def smears(root: Path, *, split: str = "") -> Path:
-    """ROOT/[SPLIT/]CLASS/SMEAR_N.png: ten smears of two images of each of two classes."""
-    for place, name in enumerate("ab"):
-        for smear in range(10):
-            for number in range(2):
-                path = root / split / name / f"{smear:03d}_{number}.png"
-                save(path, noise(1000 * place + 10 * smear + number))
-    return root
 
 
 def about(folder: str) -> dict:

@@ -91,3 +91,13 @@ def printed(capsys: pytest.CaptureFixture[str], code: int, *words: str) -> tuple
 def only(found: tuple[str, ...]) -> str:
     (sentence,) = found
     return sentence
+
+
+def smears(root: Path, *, split: str = "") -> Path:
+    """ROOT/[SPLIT/]CLASS/SMEAR_N.png: ten smears of two images of each of two classes."""
+    for place, name in enumerate("ab"):
+        for smear in range(10):
+            for number in range(2):
+                path = root / split / name / f"{smear:03d}_{number}.png"
+                save(path, noise(1000 * place + 10 * smear + number))
+    return root
