@@ -302,4 +302,4 @@ def memory_in_use() -> tuple[int, str]:
 
 def after_compiled(what: object) -> str:
     """Return the end of a line on a training, by what is compiled of it."""
-    return {False: "", True: ", compiled", "blocks": ", blocks compiled"}.get(what, "")  # type: ignore[call-overload, no-any-return]
+    return {False: "", True: ", compiled", "blocks": ", blocks compiled"}.get(what, "")

@@ -31,6 +31,7 @@ def _compiler() -> Iterator[None]:
     assert shutil.which("g++") is not None, "torch's compiler needs g++ on a CPU"
     hide_missing_runtime()
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     yield
     torch._dynamo.reset()
 
