@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lgkd._internal.text import did_you_mean
 from lgkd.config import Recipe
@@ -39,7 +39,7 @@ class Choices:
         image_size, batch_size, precision: instead of the recipe's.
         overrides: "a.b=value" each.
         device: "cpu", "cuda" or "cuda:N"; None for a GPU if there is one.
-        compile: whether the step is compiled; None: as a training would be.
+        compile: what of the step is compiled, as for a training; None: what a training would compile.
         cuda_graphs: whether the compiled step is recorded and replayed.
         images, source_size: number of made images, and their side in pixels.
         seed: of images and weights.
@@ -59,7 +59,7 @@ class Choices:
     precision: str | None = None
     overrides: Sequence[str] = ()
     device: str | None = None
-    compile: bool | None = None
+    compile: bool | Literal["blocks"] | None = None
     cuda_graphs: bool = False
     images: int = 5000
     source_size: int = 32

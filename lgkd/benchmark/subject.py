@@ -17,7 +17,8 @@ from lgkd.distillation.guide import Guide
 from lgkd.models.factory import default_image_size, pair
 from lgkd.runner.batches import Batches
 from lgkd.runner.build import check_precision, is_convolutional, make_guides, make_plan, make_student, make_task
-from lgkd.training.compile import choose_compile, compile_task
+from lgkd.training.compile import choose_compile
+from lgkd.training.compile_blocks import repeated_blocks
 from lgkd.training.evaluate import score
 from lgkd.training.memory import keep_freed_memory
 from lgkd.training.metrics import RunningMean
@@ -65,7 +66,7 @@ class Subject:
     Attributes:
         loader, engine, guide: of the training; no guide without a teacher.
         batch_size: images a step.
-        compiled: whether the training is one that `compile()` is to be called for.
+        compiled: what `compile()` compiles; False where the training is one that it is not to be called for.
         model: the trained model, inside the engine's task.
     """
 
@@ -100,7 +101,11 @@ class Subject:
         )
         images = max(len(data.train), _USUAL_IMAGES) if choices.dataset is None else len(data.train)
         self.compiled = choose_compile(
-            choices.compile, self.device, int(self.plan.length * images), cuda_graphs=choices.cuda_graphs
+            choices.compile,
+            self.device,
+            int(self.plan.length * images),
+            cuda_graphs=choices.cuda_graphs,
+            has_blocks=bool(repeated_blocks(self.model)),
         )
         self.engine = Engine(
             make_task(self.model, [self.guide] if self.guide is not None else [], recipe, self._balance),
@@ -155,7 +160,7 @@ class Subject:
 
     def compile(self) -> None:
         """Translate the step by torch.compile; it happens at the next step."""
-        compile_task(self.engine.task, cuda_graphs=self.choices.cuda_graphs)
+        self.engine.compile(self.compiled, cuda_graphs=self.choices.cuda_graphs)
 
     def close(self) -> None:
         """Remove hooks and wrappers, and stop the threads of the loader."""
@@ -190,8 +195,7 @@ class Subject:
                 make_task(model, [], self._recipe, self._balance), self.plan, names=self.loader.names
             )
             self._unguided.task.train()
-            if self.compiled:
-                compile_task(self._unguided.task, cuda_graphs=self.choices.cuda_graphs)
+            self._unguided.compile(self.compiled, cuda_graphs=self.choices.cuda_graphs)
         self._step(self._unguided, self.fixed())
 
     def _evaluation(self) -> tuple[Callable[[], object], int]:

@@ -87,9 +87,26 @@ def run(arguments: Sequence[str]) -> int:
             return _fail("stopped by the keyboard", 130)
 
 
+def _with_compile_word(words: Sequence[str]) -> list[str]:
+    """Put a word after `--compile` where it stands alone, as it was typed before it had one, and for `--no-compile`."""
+    from lgkd.config.options import COMPILE
+
+    given = []
+    for place, word in enumerate(words):
+        if word == "--no-compile":
+            given.append("--compile=off")
+        elif word == "--compile" and (place + 1 == len(words) or words[place + 1] not in COMPILE):
+            given.append("--compile=whole")
+        else:
+            given.append(word)
+    return given
+
+
 def _run(words: list[str], arguments: Sequence[str]) -> int:
     from lgkd.cli.app import app
 
+    if {"--compile", "--no-compile"} & set(words):
+        words = _with_compile_word(words)
     try:
         # The typed words are passed to the commands for `--nproc`, which repeats them in other processes.
         result = app(words, prog_name="lgkd", standalone_mode=False, obj=list(arguments))

@@ -4,7 +4,7 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -13,7 +13,7 @@ from lgkd.benchmark.target import Target, as_share, check_trained
 from lgkd.cli import completion
 from lgkd.cli import options as o
 from lgkd.cli.bench_to_accuracy import show_to_accuracy
-from lgkd.cli.display import console, say, show_json, show_pairs, show_table
+from lgkd.cli.display import after_compiled, console, say, show_json, show_pairs, show_table
 from lgkd.errors import InputError
 
 
@@ -123,7 +123,7 @@ def bench(
         precision=precision,
         overrides=tuple(changes or ()),
         device=device,
-        compile=compiled,
+        compile=cast(Any, compiled),  # the word has been replaced by its value
         cuda_graphs=cuda_graphs,
         images=images,
         source_size=source_size,
@@ -205,7 +205,7 @@ def _show_heading(document: Mapping[str, Any]) -> None:
             document["precision"],
         )
     )
-    console().print(f"{who}{by}: {how}{', compiled' if document['compiled'] else ''}")
+    console().print(f"{who}{by}: {how}{after_compiled(document['compiled'])}")
     console().print(f"{machine['gpu'] or machine['processor']}, {machine['threads']} threads, "
                     f"torch {machine['packages']['torch']}, {document['repeats']} rounds")  # fmt: skip
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lgkd._internal.metric_rules import SELECT_BY
 from lgkd._internal.paths import recipe_names, teachers_folder
+from lgkd.config.options import COMPILE
 from lgkd.config.trackers import KNOWN
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.errors import LgkdError
@@ -75,6 +76,11 @@ def trackers(incomplete: str) -> list[str]:
 def precisions(incomplete: str) -> list[str]:
     """List number formats."""
     return _starting(_PRECISIONS, incomplete)
+
+
+def compiled(incomplete: str) -> list[str]:
+    """List what can be compiled."""
+    return _starting(COMPILE, incomplete)
 
 
 def selecting_metrics(incomplete: str) -> list[str]:

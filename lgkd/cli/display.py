@@ -298,3 +298,8 @@ def memory_in_use() -> tuple[int, str]:
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call, unused-ignore]
         return sum(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count()))), "GPU"
     return resident()[0], "RAM"
+
+
+def after_compiled(what: object) -> str:
+    """Return the end of a line on a training, by what is compiled of it."""
+    return {False: "", True: ", compiled", "blocks": ", blocks compiled"}.get(what, "")

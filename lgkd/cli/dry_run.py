@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from lgkd._internal.text import counted
-from lgkd.cli.display import console, duration, line_of, say, show_json, show_pairs, show_table
+from lgkd.cli.display import after_compiled, console, duration, line_of, say, show_json, show_pairs, show_table
 from lgkd.cli.long_training import faster_command, long_training, short_limit
 from lgkd.runner.resolve import ResolvedConfig
 from lgkd.runs.folder import is_finished
@@ -169,7 +169,7 @@ def _show(found: "DryRun", runs: Runs, processes: int, untrained: Sequence["Untr
             "parameters": " + ".join(f"{number:,} ({what})" for what, number in found.parameters.items()),
             "steps": f"{counted(plan.epochs, 'epoch')} x {plan.steps_per_epoch:,} = {found.steps:,}, "
             f"{counted(found.evaluations, 'evaluation')}",
-            "on": f"{plan.device}, {plan.precision}{', compiled' if plan.compile else ''}",
+            "on": f"{plan.device}, {plan.precision}{after_compiled(plan.compile)}",
             "time": f"about {duration(seconds['together'])} ({duration(seconds['training'])} training, "
             f"{duration(seconds['evaluation'])} evaluation)",
             "": f"by {cost.seconds_a_step:.3g} s a step: {timed}, on generated images",

@@ -67,8 +67,16 @@ def training_option(name: str) -> Any:
         option.flag or "--" + name.replace("_", "-"),
         help=option.help_line,
         metavar=option.metavar,
+        callback=_by_word(option) if option.words is not None else None,
         autocompletion=getattr(completion, option.completion) if option.completion is not None else None,
     )
+
+
+def _by_word(option: Option) -> Callable[[str | None], Any]:
+    def value(word: str | None) -> Any:
+        return option.value_of(word) if word is not None else None
+
+    return value
 
 
 def _place(parameter: inspect.Parameter, order: list[str]) -> float:
@@ -160,7 +168,7 @@ BatchSize = Annotated[int | None, training_option("batch_size")]
 Set = Annotated[list[str] | None, training_option("overrides")]
 Seed = Annotated[int, training_option("seed")]
 Precision = Annotated[str | None, training_option("precision")]
-Compile = Annotated[bool | None, training_option("compile")]
+Compile = Annotated[str | None, training_option("compile")]
 CudaGraphs = Annotated[bool, training_option("cuda_graphs")]
 Device = Annotated[str | None, training_option("device")]
 Offline = Annotated[bool, training_option("offline")]

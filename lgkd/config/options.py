@@ -9,7 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, TypedDict, get_args, get_type_hints
 
+from lgkd._internal.text import did_you_mean
 from lgkd.config.schema import Recipe
+from lgkd.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Option:
         completion: name of the function in `lgkd.cli.completion` that completes a value.
         kept: "run": run.json keeps it under `call.options`, for `lgkd resume`; "command": it is also part of the
             command that the report prints.
+        words: values by the words that stand for them on the command line, where these differ.
         compared: dotted key of run.json, or of the recipe, under which `lgkd.runs.identity` compares its effect; None
             where it does not change what a training computes.
     """
@@ -40,6 +43,7 @@ class Option:
     metavar: str | None = None
     completion: str | None = None
     kept: Literal["", "run", "command"] = ""
+    words: Mapping[str, Any] | None = None
     compared: str | None = None
 
     @property
@@ -54,10 +58,32 @@ class Option:
 
     def fits(self, value: Any) -> bool:
         """Check that a value of a run.json has the type that `saved_options` gives it."""
+        if self.words is not None:
+            return isinstance(value, bool | str) and value in self.words.values()
         if self.repeated:
             return isinstance(value, list) and all(isinstance(one, str) for one in value)
         kinds: dict[Any, Any] = {Path: str, float: int | float}
         return self.kind is not None and isinstance(value, kinds.get(self.kind, self.kind))
+
+    def value_of(self, word: str) -> Any:
+        """Return the value that a word of the command line stands for.
+
+        Raises:
+            InputError: no word of this option.
+        """
+        assert self.words is not None
+        if word not in self.words:
+            raise InputError(f"{self.flag} {word!r} is unknown; {did_you_mean(word, self.words)}")
+        return self.words[word]
+
+    def word_of(self, value: Any) -> str:
+        """Return the word of the command line that stands for a value."""
+        assert self.words is not None
+        return next(word for word, meant in self.words.items() if meant is value or meant == value)
+
+
+COMPILE: Final = MappingProxyType({"auto": None, "blocks": "blocks", "whole": True, "off": False})
+"""What is compiled, as typed and as a value; run folders before there were blocks have true and false."""
 
 
 class CommandOptions(TypedDict, total=False):
@@ -111,11 +137,12 @@ class CommandOptions(TypedDict, total=False):
     precision: Annotated[str | None, Option(
         "number format, instead of the recipe's: auto, fp32, bf16 or fp16.", str, completion="precisions",
         compared="precision")]
-    compile: Annotated[bool | None, Option(
-        "whether student, teacher and terms are compiled as one graph; if not given, on a GPU where the training is "
-        "long enough for that to pay, and on a CPU by `time` where a compiled step was timed and more of them fit.",
-        bool, "One compiled graph a step; by default where it pays: on a GPU, or with --time.",
-        flag="--compile/--no-compile", kept="command")]
+    compile: Annotated[bool | Literal["blocks"] | None, Option(
+        "true for student, teacher and terms as one graph; \"blocks\" for one transformer block of the student, whose "
+        "code serves all that are equal, which compiles in less time and gains less; if not given, on a GPU what the "
+        "training is long enough for, and on a CPU by `time` where compiled steps were timed and more of them fit.",
+        str, "Compile the whole step, one transformer block for all, or nothing; auto: by the training's length.",
+        flag="--compile", metavar="auto|blocks|whole|off", completion="compiled", kept="command", words=COMPILE)]
     cuda_graphs: Annotated[bool, Option(
         "whether the compiled step is recorded and replayed on a GPU, which pays where batches are small.", bool,
         "Replay the compiled step as a recording; for small batches on a GPU.", default=False, kept="command")]

@@ -27,7 +27,7 @@ from lgkd.models.teacher_card import CARD, WEIGHTS, TeacherCard, verify_weights
 from lgkd.models.trust import check_named_in
 from lgkd.runner.find_teacher import find_trained_teacher, is_run, of_these_classes
 from lgkd.runs.load_student import load_student
-from lgkd.training.compile import choose_compile
+from lgkd.training.compile import Compile, choose_compile
 from lgkd.training.config import Plan
 from lgkd.training.precision import choose_precision
 
@@ -223,14 +223,15 @@ def make_plan(
     seed: int,
     device: str,
     channels_last: bool,
-    compiled: bool | None = None,
+    compiled: Compile | None = None,
+    has_blocks: bool = False,
     cuda_graphs: bool = False,
     epochs_before: int = 0,
 ) -> Plan:
     """Build the training plan.
 
     Raises:
-        InputError: CUDA graphs are requested where they are not possible.
+        InputError: CUDA graphs, or compiled blocks, are requested where they are not possible.
     """
     images = recipe.schedule.count(steps_per_epoch) * recipe.batch_size
     return Plan(
@@ -245,7 +246,7 @@ def make_plan(
         lookahead=recipe.lookahead,
         evaluate_every=recipe.evaluation_interval(-(-recipe.schedule.count(steps_per_epoch) // steps_per_epoch)),
         channels_last=channels_last,
-        compile=choose_compile(compiled, device, images, cuda_graphs=cuda_graphs),
+        compile=choose_compile(compiled, device, images, cuda_graphs=cuda_graphs, has_blocks=has_blocks),
         cuda_graphs=cuda_graphs,
         device=device,
         epochs_before=epochs_before,

@@ -30,11 +30,15 @@ from lgkd.runner.time_budget import (
 )
 from lgkd.runs.equal_length import read_fitted
 from lgkd.runs.folder import RECIPE, read_run
-from lgkd.training.compile import cpp_compiler
+from lgkd.training.compile import Compile, cpp_compiler
+from lgkd.training.compile_blocks import repeated_blocks
 from lgkd.training.peak_memory import PeakMemory
 
 LONG_ENOUGH_TO_COMPILE = 1800.0
 """Seconds of a training on a CPU from which compiling its step, which takes a minute or two, is tried."""
+
+LONG_ENOUGH_FOR_BLOCKS = 1200.0
+"""Seconds from which compiling one block for all, in less than half of that time, is tried in its place."""
 
 LEAST_GAIN = 1.03
 """Compiled steps that fit into the time, as a multiple of eager ones, from which the step is compiled."""
@@ -70,8 +74,9 @@ def fit_time(config: ResolvedConfig, *, began: float | None = None) -> ResolvedC
     kept = _steps_of_run(config.folder)
     if kept is not None:
         info = read_run(config.folder)
-        if config.options.get("compile") is None and info.get("compiled") is True:
-            config = _compiled(config)
+        compiled = info.get("compiled")
+        if config.options.get("compile") is None and (compiled is True or compiled == "blocks"):
+            config = _compiled(config, compiled)
         return with_length(config, *kept, read_fitted(info))
     seconds = parse_time(budget)
     clock = _Clock(seconds, began)
@@ -133,6 +138,7 @@ class _Timed:
         evaluate_every, evaluations: of the recipe.
         first: whether this process speaks for all.
         alone_on_cpu: whether one process trains on a CPU.
+        has_blocks: whether the student has blocks of which one can be compiled for all.
         compile_seconds: of the first step, if it was compiled.
     """
 
@@ -144,6 +150,7 @@ class _Timed:
     evaluations: int | None
     first: bool
     alone_on_cpu: bool
+    has_blocks: bool
     compile_seconds: float
 
     @property
@@ -163,15 +170,18 @@ class _Timed:
 def _compile_if_faster(config: ResolvedConfig, eager: _Timed, clock: _Clock) -> tuple[ResolvedConfig, _Timed]:
     """Choose a compiled step on a CPU where more of them fit into a long time, by timing it.
 
-    The clock is set forward by the time that this takes and, with a compiled step, by compiling once more.
+    The whole step is tried in a long training, and the student's blocks alone in a shorter one. The clock is set
+    forward by the time that this takes and, with a compiled step, by compiling once more.
     """
     asked = config.options.get("compile") is not None
-    if asked or not eager.alone_on_cpu or clock.seconds < LONG_ENOUGH_TO_COMPILE or cpp_compiler() is None:
+    way = _way_to_try(clock.seconds, has_blocks=eager.has_blocks)
+    if asked or not eager.alone_on_cpu or way is False or cpp_compiler() is None:
         return config, eager
+    named = "the step is" if way is True else "blocks are"
     say = config.options.get("say") or (lambda _: None)
     started = time.monotonic()
     try:
-        compiled: _Timed | None = _time_steps(_compiled(config), replace(clock), eager.rules)
+        compiled: _Timed | None = _time_steps(_compiled(config, way), replace(clock), eager.rules)
         verdict = ""
     except RuntimeError as error:  # of torch's compiler, whose errors derive from it
         reason = safe_text(str(error).strip().partition("\n")[0], 200)
@@ -185,15 +195,22 @@ def _compile_if_faster(config: ResolvedConfig, eager: _Timed, clock: _Clock) -> 
             f"{compiled.compile_seconds:,.0f} s to compile"
         )
         if compiled.most_steps(later) > LEAST_GAIN * eager.most_steps(clock):
-            say(f"the step is compiled: {verdict}")
+            say(f"{named} compiled: {verdict}")
             clock.before = later.before
-            return _compiled(config), compiled
-    say(f"the step is not compiled: {verdict}")
+            return _compiled(config, way), compiled
+    say(f"{named} not compiled: {verdict}")
     return config, eager
 
 
-def _compiled(config: ResolvedConfig) -> ResolvedConfig:
-    options: Options = {**config.options, "compile": True}
+def _way_to_try(seconds: float, *, has_blocks: bool) -> Compile:
+    """Return what to compile in a training of this time, if that is faster."""
+    if seconds >= LONG_ENOUGH_TO_COMPILE:
+        return True
+    return "blocks" if has_blocks and seconds >= LONG_ENOUGH_FOR_BLOCKS else False
+
+
+def _compiled(config: ResolvedConfig, what: Compile) -> ResolvedConfig:
+    options: Options = {**config.options, "compile": what}
     return config.with_resolved(options=options)
 
 
@@ -207,6 +224,7 @@ def _time_steps(config: ResolvedConfig, clock: _Clock, rules: Sequence[LengthRul
     start_up = time.monotonic() - started
     try:
         plan, data = prepared.plan, prepared.data
+        has_blocks = bool(repeated_blocks(prepared.student))
         cost = measure(
             prepared.student,
             prepared.guides,
@@ -235,6 +253,7 @@ def _time_steps(config: ResolvedConfig, clock: _Clock, rules: Sequence[LengthRul
         evaluations=prepared.recipe.evaluations,
         first=session.first,
         alone_on_cpu=session.process.count == 1 and session.device == "cpu",
+        has_blocks=has_blocks,
         compile_seconds=cost.compile_seconds,
     )
 

@@ -51,6 +51,7 @@ from lgkd.runner.timm_teacher import TimmTeacher
 from lgkd.runs.folder import check_free, claim, is_finished, make_folder, read_run
 from lgkd.runs.identity import check_finished_run, check_resumable, lock_run
 from lgkd.training import determinism, precision
+from lgkd.training.compile_blocks import repeated_blocks
 from lgkd.training.determinism import exactly
 from lgkd.training.precision import choose_device
 
@@ -194,6 +195,7 @@ class Runner:
                 device=session.device,
                 channels_last=is_convolutional(student),
                 compiled=options.get("compile"),
+                has_blocks=bool(repeated_blocks(student)),
                 cuda_graphs=bool(options.get("cuda_graphs")),
                 epochs_before=(config.initial.epochs_before or 0) if config.initial is not None else 0,
             )

@@ -19,8 +19,8 @@ class Plan:
         precision: "fp32", "bf16" or "fp16"; already decided.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
         channels_last: use the channels-last memory format, for CNNs.
-        compile: compile all models and losses of the task as one graph.
-        cuda_graphs: record and replay the compiled step; needs `compile` and a CUDA device.
+        compile: compile all models and losses of the task as one graph; with "blocks" the student's repeated blocks.
+        cuda_graphs: record and replay the compiled step; needs a whole compiled step and a CUDA device.
         epochs_before: of an earlier training that this one continues; order, augmentation, dropout and the warm-up of
             the average follow them, the learning rate starts again.
     """
@@ -36,7 +36,7 @@ class Plan:
     lookahead: Lookahead | None = None
     evaluate_every: int = default_of(Recipe, "evaluate_every")
     channels_last: bool = False
-    compile: bool = False
+    compile: bool | Literal["blocks"] = False
     cuda_graphs: bool = False
     device: str = "cpu"
     epochs_before: int = 0

@@ -18,7 +18,8 @@ from lgkd._internal.rng import seed_generators, seed_of
 from lgkd.distillation.tasks import Batch, Lookup, Step, as_task
 from lgkd.errors import InputError
 from lgkd.models.sdpa import quick_attention
-from lgkd.training.compile import CompiledSizes, compile_task
+from lgkd.training.compile import Compile, CompiledSizes, compile_task, hide_missing_runtime
+from lgkd.training.compile_blocks import CompiledBlocks
 from lgkd.training.config import Plan
 from lgkd.training.data_parallel import ParallelTask, is_known, is_static
 from lgkd.training.determinism import fastest_convolutions
@@ -76,9 +77,9 @@ class Engine:
         self._until_closed.enter_context(quick_attention(task.student, self.device, plan.precision))
         self._until_closed.enter_context(fastest_convolutions(self.device))
         self.raw_optimizer = make_optimizer(task, plan.optimizer)
-        self.compiled = CompiledSizes() if plan.compile else None
+        self.compiled: CompiledSizes | None = None
         if plan.compile:
-            compile_task(task, cuda_graphs=plan.cuda_graphs)
+            self.compile(plan.compile, cuda_graphs=plan.cuda_graphs)
         task.on_train_start(plan.length, warmup=plan.schedule.warmup_epochs)
         if plan.precision != "fp32":
             task.cast_frozen(torch.bfloat16 if plan.precision == "bf16" else torch.float16)
@@ -104,6 +105,16 @@ class Engine:
         self._order = ExchangeOrder(task, self._group) if checks else None
         self.guard = NonFiniteGuard(names, gather)
         self.accumulate = plan.accumulate
+
+    def compile(self, what: Compile = True, *, cuda_graphs: bool = False) -> None:
+        """Compile the next steps: the whole task, or the repeated blocks of its student."""
+        if what:
+            hide_missing_runtime()
+        if what == "blocks":
+            self.compiled = CompiledSizes(CompiledBlocks(self.task.student))
+        elif what:
+            self.compiled = CompiledSizes()
+            compile_task(self.task, cuda_graphs=cuda_graphs)
 
     @property
     def eval_model(self) -> nn.Module:

@@ -30,7 +30,7 @@ KEPT: dict[str, list[object]] = {
     "device": ["cuda:1"],
     "deterministic": [True],
     "offline": [False],
-    "compile": [True],
+    "compile": [True, False, "blocks"],
     "cuda_graphs": [True],
     "approximate": [True],
     "leave_out_near_copies": [True],
@@ -95,6 +95,8 @@ def test_saved_options_are_those_of_earlier_versions_and_accepted_again() -> Non
         {"out": "/elsewhere"},
         {"force": True},
         {"seed": "1"},
+        {"compile": "all"},
+        {"compile": 1.0},
         {"track": ["wandb"]},
         {"track": [1]},
         {"unheard_of": 1},
@@ -131,10 +133,12 @@ def test_the_command_of_the_report_gives_what_changes_the_run_and_names_folders_
         "cached": ["/c/one", "/c/two"], "approximate": True, "device": "cpu", "offline": True, "track": ["tensorboard"],
     }  # fmt: skip
     assert in_command(saved) == [
-        "--fraction", "0.5", "--subset-seed", "1", "--extra", "more", "--no-compile", "--cached", "one", "--cached",
-        "two", "--approximate", "--device", "cpu",
+        "--fraction", "0.5", "--subset-seed", "1", "--extra", "more", "--compile", "off", "--cached", "one",
+        "--cached", "two", "--approximate", "--device", "cpu",
     ]  # fmt: skip
     assert in_command({"subset_seed": 1}) == []
+    assert in_command({"compile": True}) == ["--compile", "whole"]
+    assert in_command({"compile": "blocks"}) == ["--compile", "blocks"]
 
 
 def test_what_an_option_decides_on_is_compared_when_a_run_is_resumed() -> None:

@@ -20,9 +20,9 @@ from lgkd.training.peak_memory import PeakMemory
 from tests.support.timed import SMALL, TINY, WORDS, options_of
 
 
-def ways(eager: float, compiled: float | Exception, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+def ways(eager: float, compiled: float | Exception, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Let steps take these seconds in either way, and compiling 60; the list holds the ways that were timed."""
-    timed: list[bool] = []
+    timed: list[object] = []
 
     def measure(*given: object, longest: float) -> Cost:
         plan = next(one for one in given if isinstance(one, Plan))
@@ -41,11 +41,13 @@ def ways(eager: float, compiled: float | Exception, monkeypatch: pytest.MonkeyPa
         (3600, 4.0, True, "the step is compiled: 4,000 ms in place of 5,000, and 60 s to compile"),
         (3600, 4.9, False, "the step is not compiled: 4,900 ms in place of 5,000, and 60 s to compile"),
         (3600, RuntimeError("no header\nmore"), False, "compiling it failed: RuntimeError: no header"),
-        (1700, 4.0, False, None),  # too short to try
+        (1700, 4.0, "blocks", "blocks are compiled: 4,000 ms in place of 5,000, and 60 s to compile"),
+        (1700, 4.9, False, "blocks are not compiled: 4,900 ms in place of 5,000, and 60 s to compile"),
+        (1100, 4.0, False, None),  # too short to try
     ],
 )
 def test_a_long_training_on_a_cpu_is_compiled_where_more_steps_fit(
-    time: float, compiled: float | Exception, chosen: bool, said: str | None, monkeypatch: pytest.MonkeyPatch
+    time: float, compiled: float | Exception, chosen: bool | str, said: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "cpp_compiler", lambda: "/usr/bin/g++")
     timed, heard = ways(5.0, compiled, monkeypatch), list[str]()
@@ -53,14 +55,14 @@ def test_a_long_training_on_a_cpu_is_compiled_where_more_steps_fit(
     config = fit_time(resolve("student", "vit_96", "digits", options, model_options=TINY))
     steps = config.recipe.schedule.steps
     if chosen:
-        assert config.options.get("compile") is True and (time - 60 - 60) / 4 < steps <= (time - 62) / 4
+        assert config.options.get("compile") == chosen and (time - 60 - 60) / 4 < steps <= (time - 62) / 4
     else:
         assert config.options.get("compile") is None and (time - 60) / 5 < steps <= (time - 2) / 5
-    assert timed == ([False] if said is None else [False, True])
+    assert timed == ([False] if said is None else [False, True if time == 3600 else "blocks"])
     assert said is None or any(said in sentence for sentence in heard)
 
 
-@pytest.mark.parametrize("given", [{"compile": False}, {"compile": True}, {}])
+@pytest.mark.parametrize("given", [{"compile": False}, {"compile": True}, {"compile": "blocks"}, {}])
 def test_nothing_is_compiled_to_time_it_where_it_was_decided_or_cannot_be(
     given: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,21 +70,25 @@ def test_nothing_is_compiled_to_time_it_where_it_was_decided_or_cannot_be(
     timed = ways(5.0, 4.0, monkeypatch)
     options: Options = {"time": 3600, "device": "cpu", **options_of(SMALL), **given}
     config = fit_time(resolve("student", "vit_96", "digits", options, model_options=TINY))
-    assert timed == [bool(given.get("compile"))] and config.options.get("compile") == given.get("compile")
+    assert timed == [given.get("compile") or False] and config.options.get("compile") == given.get("compile")
 
 
-def test_a_resumed_run_is_compiled_as_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    began: list[bool] = []
+@pytest.mark.parametrize(("time", "eager", "what"), [("1h", 50.0, True), ("25m", 20.0, "blocks")])
+def test_a_resumed_run_is_compiled_as_it_began(
+    time: str, eager: float, what: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[object] = []
     monkeypatch.setattr(train_step, "compile_task", lambda *_, **__: began.append(True))
+    monkeypatch.setattr(train_step, "CompiledBlocks", lambda _: began.append("blocks"))
     monkeypatch.setattr(module, "cpp_compiler", lambda: "/usr/bin/g++")
-    ways(50.0, 40.0, monkeypatch)
-    command = ["train", *WORDS, "--time", "1h", "--device", "cpu", "--out", str(tmp_path / "run")]
+    ways(eager, 0.8 * eager, monkeypatch)
+    command = ["train", *WORDS, "--time", time, "--device", "cpu", "--out", str(tmp_path / "run")]
     assert run([*command, "--max-time", "0.01"]) == 75
-    assert read_run(tmp_path / "run")["compiled"] is True and began == [True]
+    assert read_run(tmp_path / "run")["compiled"] == what and began == [what]
     monkeypatch.setattr(module, "cpp_compiler", lambda: None)
     assert run([*command, "--max-time", "0.01"]) == 75
     assert run(["resume", str(tmp_path / "run"), "--quiet"]) == 0
-    assert began == [True] * 3 and read_run(tmp_path / "run")["compiled"] is True
+    assert began == [what] * 3 and read_run(tmp_path / "run")["compiled"] == what
 
 
 @pytest.mark.skipif(cpp_compiler() is None, reason="there is no C++ compiler")

@@ -110,6 +110,8 @@ def _options(options: Mapping[str, Any]) -> list[str]:
         if option.kind is bool:
             words += [flag] if value else [negative] if negative else []
             continue
+        if option.words is not None:
+            value = option.word_of(value)
         for one in value if option.repeated else [value]:
             words += [flag, Path(one).name if option.is_place else _without_folders(str(one))]
     return words

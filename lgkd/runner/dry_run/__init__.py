@@ -334,7 +334,10 @@ def _about_estimates(estimate: DryRun, options: Options) -> list[str]:
     """List what the estimates leave out."""
     said = []
     if estimate.plan.compile:
-        said.append("the step would be compiled, but was timed in eager mode: the training takes a minute or two more "
+        what, longer = "the step", "a minute or two"
+        if estimate.plan.compile == "blocks":
+            what, longer = "blocks", "up to a minute"
+        said.append(f"{what} would be compiled, but the step was timed in eager mode: the training takes {longer} more "
                     "to start, and less time after that")  # fmt: skip
     if options.get("cached") is not None:
         said.append(
