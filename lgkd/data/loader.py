@@ -153,10 +153,7 @@ class TrainLoader:
             group = next(groups, None)
             return None if group is None else [*self._batches(group, epoch)]
 
-        try:
-            yield from self._side.ahead(drawn)
-        finally:
-            groups.close()  # type: ignore[attr-defined]
+        yield from self._side.ahead(drawn)
 
     def _batches(self, group: _Group, epoch: int) -> Iterator[Batch]:
         """Yield the batches of some steps, whose images have been read; each is mixed when its turn comes."""

@@ -61,7 +61,8 @@ class RunningMean:
 
     def state_dict(self, gather: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         """Return the sums over processes, for a checkpoint within the epoch."""
-        return {name: gather(value) for name, value in self._by_name().items()}
+        # Tensors of their own: `gather` may add in place, and a file takes no views of one memory.
+        return {name: gather(value.clone()) for name, value in self._by_name().items()}
 
     def load_state_dict(self, sums: dict[str, Tensor], images: int, device: torch.device) -> None:
         """Restore saved sums."""

@@ -182,7 +182,7 @@ class Augment:
         view, parcel = self.view, Parcel(pixels.device)
         boxes, mirrored = self._crops(valid, host_index, epoch)
         resample = Resampling(
-            parcel, tuple(pixels.shape), boxes, self.image_size, view.interpolation, mirrored, valid,
+            parcel, pixels.shape, boxes, self.image_size, view.interpolation, mirrored, valid,
             reflect=view.padding_mode == "reflect",
         )  # fmt: skip
         layers = Layers(parcel, self._layers(host_index, epoch), self.image_size, self._fill, view.interpolation)

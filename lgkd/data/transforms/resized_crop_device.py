@@ -6,6 +6,7 @@ pass is one product.
 """
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -34,7 +35,7 @@ class Resampling:
     def __init__(
         self,
         parcel: Parcel,
-        shape: tuple[int, int, int, int],
+        shape: Sequence[int],
         boxes: Boxes,
         size: tuple[int, int],
         interpolation: Interpolation,
