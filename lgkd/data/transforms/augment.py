@@ -110,7 +110,7 @@ class Augment:
         self.image_size = image_size_of(image_size)
         self.seed = seed
         self._normalise = _Normalise(mean, std)
-        self._at_once: dict[torch.device, int] = {}
+        self._at_once: dict[tuple[torch.device, tuple[int, ...]], int] = {}
         self._policy = None if view.rand_augment is None else policies.parse(view.rand_augment)
 
     @torch.no_grad()
@@ -155,9 +155,10 @@ class Augment:
         Args:
             stored: (height, width) of the stored images.
         """
-        if device not in self._at_once:
-            self._at_once[device] = images_at_once(stored, self.image_size, device)
-        return self._at_once[device]
+        key = device, tuple(stored)
+        if key not in self._at_once:
+            self._at_once[key] = images_at_once(stored, self.image_size, device)
+        return self._at_once[key]
 
     def _draw(self, result: Tensor, pixels: Tensor, valid: NDArray[np.int64], host_index: Tensor, epoch: int) -> None:
         """Draw and write the augmented images into `result`."""
@@ -175,9 +176,9 @@ class Augment:
     def _draw_on_device(
         self, result: Tensor, pixels: Tensor, valid: NDArray[np.int64], host_index: Tensor, epoch: int
     ) -> None:
-        """Do the same on a device: all parameters in one upload, in as few launches as possible.
+        """Draw on a device: all parameters in one upload, in few launches.
 
-        Levels are those of a CPU up to rounding: of a rotation, a shear or a translation one may differ by 1.
+        Levels are those of `_draw`, but for 1 now and then after a rotation, a shear or a translation.
         """
         view, parcel = self.view, Parcel(pixels.device)
         boxes, mirrored = self._crops(valid, host_index, epoch)

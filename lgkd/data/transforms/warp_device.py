@@ -64,7 +64,7 @@ class Warp:
         height, width = self._size
         known = _constants(self._size, self._fill, self._interpolation, device)
         along_x, along_y, added = self._parcel.get(self._lines)[..., None, None]
-        # Whether inside, whole place and rest; of x and of y; (n, H, W).
+        # The centre, the whole place and the rest; of x and of y; (n, H, W).
         places = torch.empty(3, 2, self.count, height, width, device=device)
         torch.add(torch.addcmul(along_y * known.y, along_x, known.x), added, out=places[0])
         torch.sub(places[0], 0.5, out=places[2])
