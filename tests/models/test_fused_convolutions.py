@@ -40,7 +40,7 @@ class Several(nn.Module):
         before = self.relu(self.first(images))
         joined = self.relu(self.second(before) + before)
         kept = joined * 2
-        kept += self.third(joined)
+        kept = kept.add_(self.third(joined))
         twice = self.fourth(F.relu(kept))
         return torch.relu(twice), twice.sigmoid()
 
