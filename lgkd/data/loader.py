@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,13 +16,16 @@ from lgkd.data.batch import Batch
 from lgkd.data.dataset import Images
 from lgkd.data.prefetch import ahead
 from lgkd.data.sampler import Sampler
+from lgkd.data.side_stream import SideStream
 from lgkd.data.transforms.augment import Augment, Plain
 from lgkd.data.transforms.device import sent
 from lgkd.data.transforms.mixup import Mixing
 from lgkd.errors import InputError
 
-# Small batches are drawn several at a time, so that the cost of a call is shared: up to so many pixels.
+# Small batches are drawn several at a time, so that the cost of a call is shared: up to so many pixels on a CPU, and on
+# a device up to so many batches, as far as a share of its free memory suffices.
 _PIXELS_AT_ONCE = 1024 * 32 * 32
+_BATCHES_AT_ONCE = 16
 # A data set may take this share of the memory that is free on a GPU; the rest is for training.
 _SHARE_OF_FREE_MEMORY = 0.3
 
@@ -50,11 +54,15 @@ class _Read:
             tensor.record_stream(stream)
 
 
+_Group: TypeAlias = "tuple[list[int], _Read, _Read | None, torch.cuda.Event | None, list[Tensor | None]]"
+
+
 class TrainLoader:
     """Load training batches of one split.
 
     A split that has no room on the GPU stays where it is; a thread then reads the images of the next
-    batch and copies them, on a separate stream, while the last batch is trained on. Batches are the same.
+    batch and copies them, on a separate stream, while the last batch is trained on. On a GPU all batches are drawn on a
+    stream of their own, ahead of the step. Batches are the same.
 
     Args:
         images: the decoded split.
@@ -118,6 +126,7 @@ class TrainLoader:
         streams = any(store.streams for store in self._stores)
         self._read_ahead = streams if read_ahead is None else read_ahead
         self._stream = torch.cuda.Stream(device) if streams else None  # type: ignore[no-untyped-call]
+        self._side = SideStream(self._device) if self._device.type == "cuda" else None
         if processes > (smallest := min(self._sampler.last, self.batch_size)):
             part = "the last batch of an epoch" if smallest < self.batch_size else "a batch"
             raise InputError(
@@ -133,30 +142,52 @@ class TrainLoader:
             of the extra images.
         """
         groups = self._groups(epoch, start)
-        for lengths, own, partners, copied, weights in ahead(groups) if self._read_ahead else groups:
-            if copied is not None:
-                now = torch.cuda.current_stream(self._device)
-                now.wait_event(copied)
-                for read in (own, partners):
-                    if read is not None:
-                        read.used_on(now)
-            shown = [self._shown(lengths, own, partners, epoch, self._augment)]
-            shown += [self._shown(lengths, own, partners, epoch, view) for view in self._views if view is not None]
-            for keys, weight in zip(torch.split(own.keys, lengths), weights, strict=True):
-                (images, labels), *others = [next(pieces) for pieces in shown]
-                rest = iter(view for view, _ in others)
-                views = tuple(next(rest) if view is not None else None for view in self._views)
-                yield Batch(images, labels, views, index=self._sampler.places(keys), weight=weight)
+        if self._read_ahead:
+            groups = ahead(groups)
+        if self._side is None:
+            for group in groups:
+                yield from self._batches(group, epoch)
+            return
 
-    def _groups(
-        self, epoch: int, start: int
-    ) -> Iterator[tuple[list[int], _Read, _Read | None, torch.cuda.Event | None, list[Tensor | None]]]:
+        def drawn() -> list[Batch] | None:
+            group = next(groups, None)
+            return None if group is None else [*self._batches(group, epoch)]
+
+        yield from self._side.ahead(drawn)
+
+    def _batches(self, group: _Group, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of some steps, whose images have been read; each is mixed when its turn comes."""
+        lengths, own, partners, copied, weights = group
+        if copied is not None:
+            now = torch.cuda.current_stream(self._device)
+            now.wait_event(copied)
+            for read in (own, partners):
+                if read is not None:
+                    read.used_on(now)
+        shown = [self._shown(lengths, own, partners, epoch, self._augment)]
+        shown += [self._shown(lengths, own, partners, epoch, view) for view in self._views if view is not None]
+        for keys, weight in zip(torch.split(own.keys, lengths), weights, strict=True):
+            (images, labels), *others = [next(pieces) for pieces in shown]
+            rest = iter(view for view, _ in others)
+            views = tuple(next(rest) if view is not None else None for view in self._views)
+            yield Batch(images, labels, views, index=self._sampler.places(keys), weight=weight)
+
+    def _at_once(self) -> int:
+        """Return the number of batches that are drawn together."""
+        height, width = self._augment.image_size
+        share_of_batch = -(-self.batch_size // self._processes)
+        if self._device.type == "cpu":
+            return max(1, _PIXELS_AT_ONCE // (share_of_batch * height * width))
+        augments = [self._augment, *(view for view in self._views if view is not None)]
+        fits = min(augment.images_at_once(store.stored, self._device) for augment in augments for store in self._stores)
+        # Two groups are there at a time: one is trained on while the next one is drawn.
+        return min(_BATCHES_AT_ONCE, max(1, fits // (2 * share_of_batch)))
+
+    def _groups(self, epoch: int, start: int) -> Iterator[_Group]:
         """Yield stored images of some steps: the number of images of each, the samples and, where those are in another
         process's share, their partners; the event to wait for, where they are copied on another stream; and the mean
         class weight of each whole batch."""
-        height, width = self._augment.image_size
-        share_of_batch = -(-self.batch_size // self._processes)
-        at_once = max(1, _PIXELS_AT_ONCE // (share_of_batch * height * width))
+        at_once = self._at_once()
         steps = self._sampler.epoch(epoch, start)
         while group := [*islice(steps, at_once)]:
             shares = [torch.arange(len(whole)).tensor_split(self._processes)[self._rank] for whole in group]
@@ -278,6 +309,11 @@ class _Store:
 
     def __len__(self) -> int:
         return len(self._labels)
+
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """Return (height, width) of the stored images."""
+        return tuple(self._pixels.shape[2:])
 
     @property
     def streams(self) -> bool:

@@ -16,7 +16,8 @@ class RunningMean:
     """
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
+        self._names: tuple[str, ...] = ()
+        self._sums = torch.empty(0)
         self.images = 0
 
     def add(self, step: Step, batch: Batch) -> None:
@@ -25,34 +26,48 @@ class RunningMean:
         self.images += count
         labels = batch.targets if batch.targets.ndim == 1 else batch.targets.argmax(dim=1)
         correct = (step.logits.detach().argmax(dim=1) == labels).sum()
-        values = {"loss": step.loss.detach() * count, "accuracy": correct.float()}
-        values |= {name: value * count for name, value in step.parts.items()}
-        before, self._sums = self._sums, {}
-        for name, value in values.items():
-            total = before.pop(name, None)
-            self._sums[name] = value.double() if total is None else total + value
+        means = {"loss": step.loss.detach(), **step.parts}
+        sums = dict(zip(means, torch._foreach_mul([*means.values()], count), strict=True))
+        sums = {"loss": sums.pop("loss"), "accuracy": correct.float()} | sums
+        names, values = tuple(sums), torch.stack([*sums.values()]).double()
+        if names == self._names:
+            self._sums = self._sums + values
+            return
+        before = self._by_name()
+        totals = {
+            name: value if name not in before else before.pop(name) + value
+            for name, value in zip(names, values.unbind(), strict=True)
+        }
         # Restored sums have another order; displayed and stored values keep that of the terms.
-        self._sums |= before
+        totals |= before
+        self._names, self._sums = tuple(totals), torch.stack([*totals.values()])
+
+    def _by_name(self) -> dict[str, Tensor]:
+        return dict(zip(self._names, self._sums.unbind(), strict=True))
 
     def read(self, gather: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
         """Return the means so far; waits for the device. `gather` sums a vector over processes."""
-        if not self._sums:
+        if not self._names:
             return {}
-        stacked = torch.stack([*self._sums.values(), torch.tensor(float(self.images), device=self._device)]).double()
+        stacked = torch.cat([self._sums, torch.tensor([float(self.images)], dtype=torch.float64, device=self._device)])
         if gather is not None:
             stacked = gather(stacked)
         means = (stacked[:-1] / stacked[-1].clamp(min=1)).tolist()
-        return dict(zip(self._sums, means, strict=True))
+        return dict(zip(self._names, means, strict=True))
 
     @property
     def _device(self) -> torch.device:
-        return next(iter(self._sums.values())).device
+        return self._sums.device
 
     def state_dict(self, gather: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         """Return the sums over processes, for a checkpoint within the epoch."""
-        return {name: gather(value) for name, value in self._sums.items()}
+        # Tensors of their own: `gather` may add in place, and a file takes no views of one memory.
+        return {name: gather(value.clone()) for name, value in self._by_name().items()}
 
     def load_state_dict(self, sums: dict[str, Tensor], images: int, device: torch.device) -> None:
         """Restore saved sums."""
-        self._sums = {name: value.to(device, torch.float64) for name, value in sums.items()}
+        self._names = tuple(sums)
+        self._sums = (
+            torch.stack([value.to(device, torch.float64) for value in sums.values()]) if sums else torch.empty(0)
+        )
         self.images = images

@@ -46,7 +46,9 @@ class NonFiniteGuard:
 
     def judge(self, step: Step, norm: Tensor) -> Tensor:
         """Return a scalar float on the device: 1 if loss or gradient is not finite, else 0."""
-        return (~(torch.isfinite(step.loss.detach()) & torch.isfinite(norm))).float()
+        loss = step.loss.detach()
+        # A number minus itself is 0 if it is finite, else NaN: four launches instead of eleven.
+        return ((loss - loss) + (norm - norm)).nan_to_num_(nan=1.0).float()
 
     def watch(self, bad: Tensor, step: Step, index: Tensor, epoch: int, place: int) -> None:
         """Send a verdict to the host; read the previous one."""

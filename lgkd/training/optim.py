@@ -85,11 +85,16 @@ def hidden_matrices(module: nn.Module) -> set[int]:
     }
 
 
-def make_optimizer(module: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
+def make_optimizer(module: nn.Module, settings: Optimizer, *, compiled: bool = False) -> torch.optim.Optimizer:
     """Create an optimiser over all weights of `module` that require a gradient.
 
     AdamW and SGD are torch's, fused into one pass over the weights; the others timm's. Muon takes `hidden_matrices`,
     in steps scaled to the size of AdamW's, and AdamW (with `nesterov` NAdamW) the rest at the same rate.
+
+    Args:
+        module: the module with the weights.
+        settings: of a recipe.
+        compiled: compile what Muon computes on a device.
 
     Raises:
         InputError: Muon is requested, and the student has no such matrix.
@@ -108,7 +113,7 @@ def make_optimizer(module: nn.Module, settings: Optimizer) -> torch.optim.Optimi
         if settings.momentum > 0:
             made.register_step_pre_hook(_start_momentum)
         return made
-    return _timms(module, groups, settings)
+    return _timms(module, groups, settings, compiled=compiled)
 
 
 def _start_momentum(optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -123,9 +128,9 @@ def _start_momentum(optimizer: torch.optim.Optimizer, *_: Any) -> None:
                 optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
 
 
-def _timms(module: nn.Module, groups: list[dict[str, Any]], settings: Optimizer) -> torch.optim.Optimizer:
-    from timm.optim import create_optimizer_v2  # type: ignore[attr-defined, unused-ignore]
-
+def _timms(
+    module: nn.Module, groups: list[dict[str, Any]], settings: Optimizer, *, compiled: bool
+) -> torch.optim.Optimizer:
     options: dict[str, Any] = {"lr": settings.lr, "betas": settings.betas}
     if settings.name != "lion":
         options["eps"] = settings.eps
@@ -144,6 +149,11 @@ def _timms(module: nn.Module, groups: list[dict[str, Any]], settings: Optimizer)
             if (chosen := [weight for weight in group["params"] if (id(weight) in hidden) != rest])
         ]
         options |= {"momentum": settings.momentum, "nesterov": settings.nesterov}
+        from lgkd.training.muon import StackedMuon
+
+        return StackedMuon(groups, weight_decay=settings.weight_decay, compiled=compiled, **options)
+    from timm.optim import create_optimizer_v2  # type: ignore[attr-defined, unused-ignore]
+
     made: torch.optim.Optimizer = create_optimizer_v2(
         groups, opt=settings.name, weight_decay=settings.weight_decay, **options
     )

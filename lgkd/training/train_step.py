@@ -1,6 +1,6 @@
 """Run an optimiser step: forward, backward, guard, update, average; on one device or several."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -18,6 +18,7 @@ from lgkd._internal.rng import seed_generators, seed_of
 from lgkd.distillation.tasks import Batch, Lookup, Step, as_task
 from lgkd.errors import InputError
 from lgkd.models.sdpa import quick_attention
+from lgkd.models.stochastic_depth import quick_drop_path
 from lgkd.training.compile import Compile, CompiledSizes, compile_task, hide_missing_runtime
 from lgkd.training.compile_blocks import CompiledBlocks
 from lgkd.training.config import Plan
@@ -76,7 +77,7 @@ class Engine:
         self._until_closed = ExitStack()
         self._until_closed.enter_context(quick_attention(task.student, self.device, plan.precision))
         self._until_closed.enter_context(fastest_convolutions(self.device))
-        self.raw_optimizer = make_optimizer(task, plan.optimizer)
+        self.raw_optimizer = make_optimizer(task, plan.optimizer, compiled=bool(plan.compile))
         self.compiled: CompiledSizes | None = None
         if plan.compile:
             self.compile(plan.compile, cuda_graphs=plan.cuda_graphs)
@@ -96,6 +97,9 @@ class Engine:
         self.slow_weights = (
             SlowWeights(task.student, plan.lookahead, plan.steps) if plan.lookahead is not None else None
         )
+        if not plan.compile:
+            # After the average is copied, whose passes are evaluations.
+            self._until_closed.enter_context(quick_drop_path(task.student, self.device))
         # Shares of a batch need each other only where something looks across it.
         self._joined = self.processes > 1 and looks_across(task)
         self._group = own_group() if self._joined else None
@@ -165,11 +169,7 @@ class Engine:
     def _update(self, batch: Batch, made: list[tuple[Step, Batch]], number: int) -> tuple[Tensor, Step]:
         """Update weights and average from the gradients; return the verdict of the guard, and the step as a whole."""
         norm = self._clip()
-        whole = Step(
-            torch.stack([step.loss.detach() * (len(part.images) / len(batch.images)) for step, part in made]).sum(),
-            torch.cat([step.logits.detach() for step, _ in made]),
-            {name: torch.stack([step.parts[name] for step, _ in made]).sum() for name in made[0][0].parts},
-        )
+        whole = made[0][0] if len(made) == 1 else _joined(made, len(batch.images))
         if self.accelerator.scaler is None:
             bad = self._everywhere(self.guard.judge(whole, norm))
             masked_step(self.optimizer, bad)
@@ -202,13 +202,22 @@ class Engine:
                         step = run(part)
                     if together is not None:
                         together.check_backward(step.loss)
-                    self.accelerator.backward(step.loss * (self.processes * len(part.images) / whole))
+                    self._backward(step.loss, self.processes * len(part.images) / whole)
                 kept = Step(step.loss.detach(), step.logits.detach(), step.parts)
                 # The next micro-batch's CUDA graph overwrites the results of this one.
                 made.append((kept.copy() if self.plan.cuda_graphs else kept, part))
                 if self.plan.cuda_graphs and number == 1 < pieces:
                     self._own_gradients()
         return made
+
+    def _backward(self, loss: Tensor, share: float) -> None:
+        """Run the backward pass of a micro-batch, weighted by its share; a whole batch needs no multiplication by 1."""
+        if share != 1:
+            loss = loss * share
+        if self.accelerator.scaler is None:
+            loss.backward()  # type: ignore[no-untyped-call]
+        else:
+            self.accelerator.backward(loss)
 
     def _compiled(self, part: Batch) -> AbstractContextManager[object]:
         return self.compiled.run(len(part.images)) if self.compiled is not None else nullcontext()
@@ -309,3 +318,12 @@ class Engine:
         self.task._compiled_call_impl = None  # a trained task is a plain module
         if self.processes == 1:
             AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def _joined(made: Sequence[tuple[Step, Batch]], images: int) -> Step:
+    """Join the micro-batches of a step of so many images."""
+    return Step(
+        torch.stack([step.loss.detach() * (len(part.images) / images) for step, part in made]).sum(),
+        torch.cat([step.logits.detach() for step, _ in made]),
+        {name: torch.stack([step.parts[name] for step, _ in made]).sum() for name in made[0][0].parts},
+    )

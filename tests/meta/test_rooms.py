@@ -41,7 +41,7 @@ ONLY_THESE: dict[tuple[str, str], set[str]] = {
     ("models", "data"): {"data.constants"},
     ("runs", "data"): {"data.catalogue", "data.names"},
     ("runs", "models"): {"models.factory", "models.trust"},
-    ("training", "models"): {"models.default_taps", "models.sdpa"},
+    ("training", "models"): {"models.default_taps", "models.sdpa", "models.stochastic_depth"},
     ("training", "distillation"): {"distillation.tasks"},
 }
 

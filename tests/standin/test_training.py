@@ -17,7 +17,9 @@ from lgkd.distillation.terms import make_loss
 from lgkd.errors import NonFiniteError
 from lgkd.losses import TERMS, MapLoss
 from lgkd.models.cnn.resnet import CifarResNet
+from lgkd.models.default_taps import default_taps
 from lgkd.models.factory import create_model
+from lgkd.models.pruned_teacher import trim
 from lgkd.models.teacher import Teacher
 from lgkd.training.checkpointer import Checkpointer
 from lgkd.training.evaluate import score
@@ -151,6 +153,47 @@ def test_the_images_of_the_loader_equal_those_of_the_cpu_and_no_batch_waits(devi
         assert ours.device.type == our_targets.device.type == device
         torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(our_targets.cpu(), their_targets, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_that_is_drawn_in_portions_for_lack_of_memory_is_the_same(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = View(rand_augment="rand-m9-mstd0.5-inc1", erase=0.5)
+    images, index = make_images(), torch.arange(43)
+    drawn, uploads = [], []
+    for free in (2**34, 10 * 5 * (256 + 24) * 64):
+        monkeypatch.setattr("lgkd.data.transforms.device._free_memory", lambda device, free=free: free)
+        augment = Augment(view, 8, mean=MEAN, std=STD, seed=3)
+        for _ in range(2):
+            with counting() as seen:
+                drawn.append(augment(images.pixels.to(device), images.sizes, index, 1).cpu())
+        uploads.append(seen.uploads)
+    assert uploads == [2, 1 + 9], "the images; and the parameters, once, or once for each five images"
+    assert all(torch.equal(one, drawn[0]) for one in drawn)
+
+
+def test_a_teacher_has_one_launch_a_convolution_and_the_maps_of_the_cpu(device: str) -> None:
+    torch.manual_seed(0)
+    model = CifarResNet(14, 3).eval().requires_grad_(False)
+    images = torch.randn(4, 3, 8, 8)
+    pruned = trim(model, default_taps(model), logits=False, images=images)
+    assert pruned is not None
+    _, expected = pruned(images)
+    pruned.to(device)
+    images = images.to(device)
+    for _ in range(2):  # the first pass is compared with the graph as it was
+        with counting() as seen:
+            _, maps = pruned(images)
+    assert dict(seen.launches) == {
+        "cudnn_convolution_relu": 7,
+        "cudnn_convolution_add_relu": 6,
+        "convolution_overrideable": 2,
+    }
+    assert not seen.waits
+    for ours, theirs in zip(maps, expected, strict=True):
+        torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-4, atol=1e-5)
+    _, back = pruned.to("cpu")(images.cpu())
+    assert all(map(torch.equal, back, expected))
 
 
 def test_an_evaluation_waits_for_its_end_alone(device: str) -> None:

@@ -277,6 +277,20 @@ void check_indices(Call& call, const std::vector<std::optional<Tensor>>& indices
   call.host_argument.clear();
 }
 
+// cuDNN's operations of one launch, which the CPU lacks: relu(convolution(x) + alpha * other).
+void fused_convolution(torch::jit::Stack* stack, bool adds) {
+  const auto groups = torch::jit::pop(*stack).toInt();
+  const auto dilation = torch::jit::pop(*stack).toIntVector(), padding = torch::jit::pop(*stack).toIntVector(),
+             stride = torch::jit::pop(*stack).toIntVector();
+  const auto bias = torch::jit::pop(*stack).toOptional<Tensor>();
+  const auto alpha = adds ? torch::jit::pop(*stack).toOptional<at::Scalar>() : std::nullopt;
+  const auto other = adds ? torch::jit::pop(*stack).toTensor() : Tensor();
+  const auto weight = torch::jit::pop(*stack).toTensor(), values = torch::jit::pop(*stack).toTensor();
+  auto made = at::conv2d(values, weight, bias, stride, padding, dilation, groups);
+  if (adds) made.add_(other, alpha.value_or(1));
+  torch::jit::push(*stack, made.relu_());
+}
+
 void on_the_host(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const auto& schema = op.schema();
   const size_t first = stack->size() - schema.arguments().size();
@@ -322,6 +336,8 @@ void on_the_host(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     const int64_t channels = (*stack)[first].toTensor().size(1);
     stack->insert(stack->begin() + first + 3, c10::IValue(std::vector<int64_t>{channels}));
     c10::Dispatcher::singleton().findSchemaOrThrow("aten::convolution_backward", "").callBoxed(stack);
+  } else if (call.name == "cudnn_convolution_relu" || call.name == "cudnn_convolution_add_relu") {
+    fused_convolution(stack, call.name == "cudnn_convolution_add_relu");
   } else {
     op.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack);
   }

@@ -1,4 +1,7 @@
-"""Apply a drawn layer: images are grouped by operation, never visited one by one."""
+"""Apply a drawn layer on a CPU: images are grouped by operation, and visited one by one only where they are large.
+
+A device applies all layers at once, see `apply_device`.
+"""
 
 from collections.abc import Callable
 
@@ -27,15 +30,13 @@ _GROUPS = (
 
 
 def apply_layer(images: Tensor, layer: Layer, fill: affine.Fill, interpolation: Interpolation) -> None:
-    """Change uint8 images (B, 3, H, W) in place.
-
-    The groups are known on the host, so nothing here waits for the device.
+    """Change uint8 images (B, 3, H, W), on the CPU, in place.
 
     Args:
         fill: levels of the area that a geometric operation uncovers.
         interpolation: of the geometric operations.
     """
-    if images.device.type == "cpu" and images.shape[2] * images.shape[3] >= color_cpu.LARGE:
+    if images.shape[2] * images.shape[3] >= color_cpu.LARGE:
         for place in np.flatnonzero(layer.kind != UNTOUCHED).tolist():
             _change_alone(images[place : place + 1], layer, place, fill, interpolation)
         return
@@ -45,7 +46,6 @@ def apply_layer(images: Tensor, layer: Layer, fill: affine.Fill, interpolation: 
         for group in _GROUPS
     ]
     order = np.concatenate([members for _, members in groups])
-    # One upload for all groups.
     rows, amounts = sent(order, images.device), sent(layer.strength[order], images.device, torch.float32)
     done = 0
     for group, members in groups:
@@ -54,7 +54,7 @@ def apply_layer(images: Tensor, layer: Layer, fill: affine.Fill, interpolation: 
             kinds, strengths = layer.kind[places], layer.strength[places]
             chosen = images.index_select(0, rows[here])
             changed = _changed(chosen, group, kinds, strengths, amounts[here], fill, interpolation)
-            put_back(images, places, rows[here], changed)
+            put_back(images, places, changed)
         done += len(members)
 
 

@@ -14,6 +14,11 @@ _PORTION_CPU = 2**18
 _PORTION_DEVICE = 2**27
 
 
+def is_host(device: torch.device) -> bool:
+    """Return True for a device that shares the host's memory or cannot pin it."""
+    return device.type in ("cpu", "mps")
+
+
 def sent(array: NDArray[Any], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """Send `array` to `device`, as `dtype`.
 
@@ -23,7 +28,7 @@ def sent(array: NDArray[Any], device: torch.device, dtype: torch.dtype | None = 
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     if dtype is not None:
         tensor = tensor.to(dtype)
-    if device.type not in ("cpu", "mps"):
+    if not is_host(device):
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
@@ -42,13 +47,10 @@ def cut(values: Tensor) -> Tensor:
     return values.to(torch.int16).clamp_(0, 255).to(torch.uint8)
 
 
-def put_back(images: Tensor, places: NDArray[np.int64], rows: Tensor, changed: Tensor) -> None:
-    """Assign images[places] = changed, in place; uint8 (B, ...), (n,) on the host, again on the device, (n, ...)."""
-    if images.device.type == "cpu":
-        # NumPy copies whole images where torch goes byte by byte, and takes a tenth of the time.
-        images.numpy()[places] = changed.numpy()
-    else:
-        images.index_copy_(0, rows, changed)
+def put_back(images: Tensor, places: NDArray[np.int64], changed: Tensor) -> None:
+    """Assign images[places] = changed, in place, on the CPU; uint8 (B, ...), (n,), (n, ...)."""
+    # NumPy copies whole images where torch goes byte by byte, and takes a tenth of the time.
+    images.numpy()[places] = changed.numpy()
 
 
 def portions(count: int, elements: int, device: torch.device) -> Iterator[slice]:
@@ -57,3 +59,23 @@ def portions(count: int, elements: int, device: torch.device) -> Iterator[slice]
     step = max(1, limit // max(1, elements))
     for first in range(0, count, step):
         yield slice(first, min(first + step, count))
+
+
+_BYTES_OF_A_PIXEL = 256
+"""Memory that drawing takes for each pixel of an image: a third of the images is warped by a usual policy."""
+_BYTES_OF_A_STORED_PIXEL = 24
+
+
+def images_at_once(stored: Sequence[int], size: Sequence[int], device: torch.device) -> int:
+    """Return the number of images that a tenth of a device's free memory suffices to draw, at least 1.
+
+    Args:
+        stored, size: (height, width) of the stored images and of those that are drawn.
+    """
+    one = _BYTES_OF_A_PIXEL * size[0] * size[1] + _BYTES_OF_A_STORED_PIXEL * stored[0] * stored[1]
+    return max(1, _free_memory(device) // 10 // one)
+
+
+def _free_memory(device: torch.device) -> int:
+    free, _ = torch.get_device_module(device).mem_get_info(device)
+    return int(free)

@@ -16,7 +16,8 @@ from torch import Tensor
 from lgkd._internal.rng import permutation, seed_of, uniform
 from lgkd.config import Mix, Recipe
 from lgkd.config.declaration import check_values, default_of
-from lgkd.data.transforms.device import room, sent
+from lgkd.data.transforms.device import room
+from lgkd.data.transforms.parcel import Parcel
 from lgkd.errors import InputError
 
 Array = NDArray[np.float64]
@@ -132,20 +133,21 @@ class Mixing:
             return images, own
         size = (images.shape[2], images.shape[3])
         one_by_one = images.device.type == "cpu" and images[0].numel() >= _LARGE
+        kept, boxes = self.shares(index, epoch, size)
+        found = None if partner_images is not None else self.partners(index, epoch)
+        drawn = _Drawn(images.device, kept, boxes, found)
         pictures: Iterable[Tensor]
         if partner_images is None or partner_labels is None:
-            partner = self.partners(index, epoch)
-            place = sent(partner.numpy(), images.device)
-            partner_labels = labels.index_select(0, place.to(labels.device))
-            pictures = map(images.__getitem__, partner.tolist()) if one_by_one else images.index_select(0, place)
+            assert found is not None and drawn.partner is not None
+            partner_labels = labels.index_select(0, drawn.partner.to(labels.device))
+            pictures = map(images.__getitem__, found.tolist()) if one_by_one else images.index_select(0, drawn.partner)
         else:
             pictures = partner_images
-        kept, boxes = self.shares(index, epoch, size)
-        share = sent(kept, images.device, torch.float32)[:, None]
+        share = drawn.share
         mixed = room(images.shape, images.dtype, images.device)
         if isinstance(pictures, Tensor) and not one_by_one:
             # lerp is exact at weights 0 and 1: pixels that are not mixed keep their value.
-            torch.lerp(pictures, images, self._weights(share, boxes, size).to(images.dtype), out=mixed)
+            torch.lerp(pictures, images, drawn.weights(size).to(images.dtype), out=mixed)
         else:
             _mix_one_by_one(mixed, images, pictures, share[:, 0].tolist(), boxes)
         return mixed, torch.lerp(self._smooth(partner_labels), own, share.to(labels.device))
@@ -180,18 +182,7 @@ class Mixing:
         Args:
             size: (height, width) of the images.
         """
-        share, boxes = self.shares(index, epoch, size)
-        return self._weights(sent(share, device, torch.float32)[:, None], boxes, size)
-
-    def _weights(self, share: Tensor, boxes: NDArray[np.int64], size: tuple[int, int]) -> Tensor:
-        """Return each pixel's own share, (B, 1, H, W): lambda for mixup, 1 outside and 0 inside a cut box."""
-        height, width = size
-        top, bottom, left, right = sent(boxes.T, share.device)[:, :, None]
-        row, column = (torch.arange(side, device=share.device) for side in (height, width))
-        inside = ((row >= top) & (row < bottom))[:, :, None] & ((column >= left) & (column < right))[:, None, :]
-        # A cut box is never seen by mixup: the sample's weight is then lambda everywhere.
-        is_cut = sent(boxes[:, 1] > boxes[:, 0], share.device)[:, None, None]
-        return torch.where(is_cut, (~inside).to(share.dtype), share[..., None])[:, None]
+        return _Drawn(device, *self.shares(index, epoch, size)).weights(size)
 
     def _smooth(self, labels: Tensor) -> Tensor:
         """Make one-hot targets with smoothing: float32 (B, classes)."""
@@ -227,6 +218,42 @@ class Mixing:
             low, high = labels.numpy().min(), labels.numpy().max()
             if not 0 <= low <= high < self.classes:
                 raise InputError(f"labels reach from {low} to {high}; expected 0 to {self.classes - 1}")
+
+
+class _Drawn:
+    """Hold what was drawn for a batch on the device, sent in one upload.
+
+    Args:
+        device: of the images.
+        kept, boxes: from `Mixing.shares`.
+        partner: int64 (B,), positions in the batch; None: they are known already.
+
+    Attributes:
+        share: float32 (B, 1).
+        partner: on the device.
+    """
+
+    def __init__(
+        self, device: torch.device, kept: Array, boxes: NDArray[np.int64], partner: Tensor | None = None
+    ) -> None:
+        parcel = Parcel(device)
+        shares, edges, cut = (
+            parcel.add(array) for array in (kept.astype(np.float32), boxes.T, boxes[:, 1] > boxes[:, 0])
+        )
+        partners = None if partner is None else parcel.add(partner.numpy())
+        parcel.send()
+        self.share, self._edges, self._is_cut = parcel.get(shares)[:, None], parcel.get(edges), parcel.get(cut)
+        self.partner = None if partners is None else parcel.get(partners)
+
+    def weights(self, size: tuple[int, int]) -> Tensor:
+        """Return each pixel's own share, (B, 1, H, W): lambda for mixup, 1 outside and 0 inside a cut box."""
+        height, width = size
+        top, bottom, left, right = self._edges[:, :, None]
+        row, column = (torch.arange(side, device=self.share.device) for side in (height, width))
+        inside = ((row >= top) & (row < bottom))[:, :, None] & ((column >= left) & (column < right))[:, None, :]
+        # A cut box is never seen by mixup: the sample's weight is then lambda everywhere.
+        is_cut = self._is_cut[:, None, None]
+        return torch.where(is_cut, (~inside).to(self.share.dtype), self.share[..., None])[:, None]
 
 
 def _mix_one_by_one(

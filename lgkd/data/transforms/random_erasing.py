@@ -1,7 +1,7 @@
 """Apply random erasing (Zhong et al., 2020): a rectangle of noise, as timm's "pixel" mode with one box."""
 
 import math
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
@@ -9,12 +9,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lgkd.data.transforms.device import portions, sent
+from lgkd.data.transforms.parcel import Parcel
 
 _Whole = NDArray[np.int64]
 
 _LARGE = 2**11  # numbers of noise from which on a CPU works faster image by image
 
 _SHARES = 2**16
+_FACTOR = 0x45D9F3B
 _TRIES = 10
 ERASE_DRAWS = 2 * _TRIES + 3
 
@@ -54,7 +56,7 @@ def erase_boxes(
 def _scrambled(word: Tensor) -> Tensor:
     """Mix the bits of 32-bit words, kept in int32: products wrap, and a shift brings copies of the sign in."""
     for _ in range(2):
-        word = (word >> 16).bitwise_and_(0xFFFF).bitwise_xor_(word).mul_(0x45D9F3B)
+        word = (word >> 16).bitwise_and_(0xFFFF).bitwise_xor_(word).mul_(_FACTOR)
     return (word >> 16).bitwise_and_(0xFFFF).bitwise_xor_(word)
 
 
@@ -117,3 +119,50 @@ def _erase(images: Tensor, places: _Whole, boxes: _Whole, keys: _Whole, areas: _
     target = corner + order + row * (width - box_width)
     plane = torch.arange(channels, device=device)[:, None] * (height * width)
     images.view(-1).index_copy_(0, (target + plane).view(-1), noise(key, order + plane).view(-1))
+
+
+class Erasing:
+    """Fill boxes of images on a device with the noise of `erase`, in few launches.
+
+    Args:
+        parcel: takes the parameters; it is to be sent before the call.
+        places, boxes, keys: as for `erase`; at least one.
+        shape: (C, H, W) of the images.
+    """
+
+    def __init__(
+        self, parcel: Parcel, places: _Whole, boxes: _Whole, keys: _Whole, shape: tuple[int, int, int]
+    ) -> None:
+        channels, height, width = shape
+        top, left, rows, widths = boxes.T
+        # By row of a box: its place in the tensor and its first number of noise, less its place in the list of all
+        # erased pixels; and the key.
+        row = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows)
+        place, top, left, wide, key = (np.repeat(one, rows) for one in (places, top, left, widths, keys))
+        first = np.cumsum(wide) - wide
+        target = (place * channels * height + top + row) * width + left
+        self._parcel, self._plane, self._channels = parcel, height * width, channels
+        self._total = int(wide.sum())
+        self._rows = parcel.add(np.stack([target - first, row * wide - first, key, wide]).astype(np.int64))
+
+    def __call__(self, images: Tensor) -> None:
+        """Erase in normalised float images (B, C, H, W), contiguous, in place."""
+        rows = self._parcel.get(self._rows)
+        owner = torch.repeat_interleave(rows[3], output_size=self._total)
+        facts = rows[:3].index_select(1, owner)
+        # No smaller than a power of two, so that few are made.
+        length = 1 << (self._total - 1).bit_length()
+        ramp = _ramp(length, self._channels, self._plane, images.device)[:, : self._total]
+        target, counter = facts[:2, None] + ramp
+        # As `noise`, in 64 bits: a shift then brings in zeros. Its last exchange does not reach the bits that are used.
+        word = counter ^ facts[2]
+        word = (word >> 16).bitwise_xor_(word).mul_(_FACTOR).bitwise_and_(0xFFFFFFFF)
+        word = (word >> 16).bitwise_xor_(word).mul_(_FACTOR)
+        drawn = _quantiles(images.device).index_select(0, (word >> 16).bitwise_and_(_SHARES - 1).view(-1))
+        images.view(-1).index_copy_(0, target.view(-1), drawn)
+
+
+@lru_cache(maxsize=32)
+def _ramp(length: int, channels: int, plane: int, device: torch.device) -> Tensor:
+    """Compute 0, 1, ... and the same behind each earlier channel: int64 (channels, length)."""
+    return sent(np.arange(length) + np.arange(channels)[:, None] * plane, device)

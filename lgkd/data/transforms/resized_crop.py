@@ -31,9 +31,9 @@ Boxes = NDArray[np.int64]
 CROP_TRIES = 10
 CROP_DRAWS = 2 * CROP_TRIES + 2
 
-_REACH: dict[str, float] = {"bicubic": 2.0, "bilinear": 1.0}  # half the width of the filter, in pixels
+REACH: dict[str, float] = {"bicubic": 2.0, "bilinear": 1.0}  # half the width of the filter, in pixels
 _BAND = 56  # output pixels a band: with fewer there are more products, with more they are emptier
-_WEIGHT_UNITS = 2.0**15  # 255 * 2^15 * sum |weight| stays below 2^24, where float32 stops being exact
+WEIGHT_UNITS = 2.0**15  # 255 * 2^15 * sum |weight| stays below 2^24, where float32 stops being exact
 
 
 def whole_boxes(sizes: NDArray[np.int64]) -> Boxes:
@@ -144,31 +144,31 @@ def taps_of(
     step = size / out
     stretch = step.clamp(min=1.0)
     centre = (place + 0.5) * step
-    first = torch.floor(centre - _REACH[interpolation] * stretch + 0.5).clamp_(min=0.0)
+    first = torch.floor(centre - REACH[interpolation] * stretch + 0.5).clamp_(min=0.0)
     # The number of taps comes from the storage, not from the longest interval of this batch: the
     # rest of a batch must not decide how a sum is arranged.
-    taps = math.ceil(2.0 * _REACH[interpolation] * max(1.0, extent / out))
+    taps = math.ceil(2.0 * REACH[interpolation] * max(1.0, extent / out))
     tap = first + torch.arange(taps, dtype=torch.float32, device=device)[:, None]
     # The factor is 1 inside the box and 0 beyond it: both are whole numbers.
     weight = _filtered((tap + 0.5 - centre) / stretch, interpolation) * (size - tap).clamp_(0.0, 1.0)
     # Rounding the running sum, not the weights, keeps their sum at one, so that flat areas stay flat.
     running = weight.cumsum(1)
-    running = torch.round(running * (_WEIGHT_UNITS / running[:, -1:]))
+    running = torch.round(running * (WEIGHT_UNITS / running[:, -1:]))
     running[:, 1:] -= running[:, :-1].clone()
-    weight = running.div_(_WEIGHT_UNITS)
+    weight = running.div_(WEIGHT_UNITS)
 
     column = tap.long().add_(begin)
     limit = np.full_like(length, extent) if valid is None else valid
     if start.min() < 0 or (start + length > limit).any():
         count = sent(limit, device)[:, None, None]
         if reflect:
-            column = _reflected(column, count)
+            column = reflected(column, count)
         else:
             weight *= (column >= 0) & (column < count)
     return column.clamp_(0, extent - 1), weight
 
 
-def _reflected(column: Tensor, count: Tensor) -> Tensor:
+def reflected(column: Tensor, count: Tensor) -> Tensor:
     """Map any whole numbers into 0 ... count - 1 by reflections at both ends, as `np.pad(mode="reflect")`.
 
     The end pixels are not repeated; a padding longer than the image is reflected repeatedly.
