@@ -16,6 +16,7 @@ from lgkd.cli.display import Display, say
 from lgkd.cli.dry_run import Teachers, show_dry_run
 from lgkd.cli.long_training import LongTraining, faster_command
 from lgkd.cli.summary import print_next_step, print_run, print_series, write_page
+from lgkd.cli.time_left import TimeLeft, TrainingsLeft
 from lgkd.config.trackers import check_trackers
 from lgkd.errors import InputError, LgkdError, MissingTeacherError
 from lgkd.models.registry import canonical
@@ -364,7 +365,9 @@ def _run_all(spec: "SweepSpec", *, report: bool, quiet: bool, as_json: bool, arg
     from lgkd.runner.sweep import train_all
 
     timed = _timed(spec.config, say, arguments) if not (quiet or as_json) and is_first() else []
-    made = train_all(spec, watch=watch_each(*timed, quiet=quiet or as_json, track=spec.config.options.get("track")))
+    everything = TrainingsLeft.of_folders((one.title, one.folder) for one in spec.runs)
+    track = spec.config.options.get("track")
+    made = train_all(spec, watch=watch_each(*timed, quiet=quiet or as_json, track=track, everything=everything))
     print_series(made, as_json=as_json)
     if report:
         write_page(made.folder, made.folder / "report.html")
@@ -385,12 +388,21 @@ def callbacks_of(display: Display, *more: Callback) -> Options:
     }
 
 
-def watch_each(*more: Callback, quiet: bool, track: Sequence[str] | None = None) -> "Watch":
-    """Make a display for each of several runs; `more` are callbacks of all runs."""
+def watch_each(
+    *more: Callback, quiet: bool, track: Sequence[str] | None = None, everything: TimeLeft | None = None
+) -> "Watch":
+    """Make a display for each of several runs.
+
+    Args:
+        more: callbacks of all runs.
+        quiet: show nothing.
+        track: names of trackers, whose output is put aside.
+        everything: estimates the time to the end of all runs.
+    """
 
     @contextmanager
     def look(title: str) -> Iterator[Any]:
-        with _aside(track), Display(title, quiet=quiet or not is_first()) as display:
+        with _aside(track), Display(title, quiet=quiet or not is_first(), everything=everything) as display:
             yield callbacks_of(display, *more)
 
     return look
