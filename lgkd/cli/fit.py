@@ -15,9 +15,10 @@ from lgkd.autofit.plan import in_words
 from lgkd.autofit.request import Request
 from lgkd.cli import completion
 from lgkd.cli import options as o
+from lgkd.cli.callbacks import watch_each
 from lgkd.cli.display import Display, console, duration, line_of, say, show_json
 from lgkd.cli.time_left import PromisedTime, TimeLeft, TrainingsLeft
-from lgkd.cli.train import seeds_of, watch_each
+from lgkd.cli.train import seeds_of
 from lgkd.config.trackers import check_trackers
 from lgkd.models.trust import trust
 from lgkd.runner.options import Options
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from lgkd.autofit.dry_run import FitEstimate
     from lgkd.autofit.outcome import Fitted
 
+EVENING = 3 * 3600.0
+"""Seconds that a proposed command takes at most."""
 WIDTH = 80
 """Columns that no line of the plan exceeds."""
 
@@ -210,8 +213,17 @@ def _gain(gain: dict[str, Any], seeds: int) -> list[str]:
 
 
 def longer_command(arguments: Sequence[str] | None, done: "Fitted", promised: float | None) -> str | None:
-    """Compose the command with four times the time, into another folder; None where the words are not known."""
-    if not arguments or promised is None:
+    """Compose the command with four times the time, at most an evening's, into another folder.
+
+    Args:
+        arguments: as typed, without the program's name; None where they are not known.
+        done: the finished fit.
+        promised: its seconds; None where it had none.
+
+    Returns:
+        The command; None where the words are not known, or the fit had an evening already.
+    """
+    if not arguments or promised is None or promised >= EVENING:
         return None
     words, skipped = [], False
     for word in arguments:
@@ -221,5 +233,5 @@ def longer_command(arguments: Sequence[str] | None, done: "Fitted", promised: fl
             skipped = "=" not in word
         else:
             words.append(word)
-    more = in_words(4 * promised)
+    more = in_words(min(4 * promised, EVENING))
     return shlex.join(["lgkd", *words, "--time", more, "--out", f"{done.folder}-{more}"])

@@ -8,9 +8,9 @@ import typer
 from lgkd._internal.launch import is_first, share
 from lgkd.cli import completion
 from lgkd.cli import options as o
+from lgkd.cli.callbacks import watch_each
 from lgkd.cli.display import Display, console, show_json, show_pairs, show_table
 from lgkd.cli.time_left import TrainingsLeft
-from lgkd.cli.train import watch_each
 from lgkd.experiments.catalogue import EXPERIMENTS
 from lgkd.experiments.layout import check_out, default_folder, progress_of, run_of
 from lgkd.experiments.markdown import check_results, gain_words, mean_and_spread, seeds_in_words, took
