@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from lgkd._internal.text import counted
 from lgkd.analysis.report.command import command, consequences, preconditions
 from lgkd.analysis.report.html import blocks
 from lgkd.analysis.report.selection import Chosen
@@ -44,7 +45,7 @@ def reproduction(chosen: Chosen, recipe: str) -> list[Markup]:
     for one in teacher_commands(chosen):
         if one.recipe is not None:
             steps.append(_file(*one.recipe, "Write the recipe of the teacher."))
-        steps.append(Step(f"Train the teacher, unless it is in the store (lgkd teachers). {one.remark}", [one.line]))
+        steps.append(Step(one.what, [one.line]))
     trained = "the student" if len(chosen.ours.runs) == 1 else "the students"
     steps.append(Step(f"Train {trained}. {consequences(chosen)}", [line]))
     steps.append(Step("Write this report again.", [f"lgkd report {_OUT}"]))
@@ -58,4 +59,4 @@ def _file(name: str, content: str, what: str) -> Step:
     end = _END
     while end in lines:
         end += "_"
-    return Step(what, [f"cat > {name} <<'{end}'", *lines, end], f"{name}, {len(lines)} lines")
+    return Step(what, [f"cat > {name} <<'{end}'", *lines, end], f"{name}, {counted(len(lines), 'line')}")

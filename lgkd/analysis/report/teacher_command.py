@@ -18,6 +18,7 @@ from lgkd.runs.compare.find import find_runs
 from lgkd.runs.compare.groups import group_runs
 from lgkd.runs.folder import RECIPE
 
+_STORED = "Train the teacher, unless it is in the store (lgkd teachers)."
 _IMPORTED = re.compile(r"imported from (.+), SHA-256 ([0-9a-f]{64})")
 
 
@@ -26,12 +27,12 @@ class TeacherCommand(NamedTuple):
 
     Attributes:
         line: for a shell.
-        remark: a sentence on what the command makes, or needs.
+        what: sentences on when it is needed, and what it does not repeat.
         recipe: name and content of a recipe file that it reads; None where the recipe comes with lgkd.
     """
 
     line: str
-    remark: str
+    what: str
     recipe: tuple[str, str] | None = None
 
 
@@ -60,7 +61,8 @@ def _of_run(folder: Path, number: str) -> TeacherCommand | None:
         return None
     if line is None:
         return None
-    return TeacherCommand(line, "The teacher is the student of a run.", (f"teacher{number}-{RECIPE}", content))
+    what = f"Train the teacher, unless the working folder holds its run, {folder.name}."
+    return TeacherCommand(line, what, (f"teacher{number}-{RECIPE}", content))
 
 
 def _of_store(teacher: Mapping[str, Any], about: Mapping[str, Any]) -> TeacherCommand:
@@ -72,16 +74,17 @@ def _of_store(teacher: Mapping[str, Any], about: Mapping[str, Any]) -> TeacherCo
     if card is None or card.weights_sha256 != teacher.get("sha256"):
         words = [*_start(str(teacher["name"]), about), *_subset(teacher.get("subset"))]
         return TeacherCommand(
-            shlex.join(words), "Its card is not in the store of this machine: recipe and length are not known."
+            shlex.join(words), f"{_STORED} Its card is not on this machine: recipe and length are not known."
         )
     if (origin := _IMPORTED.fullmatch(card.recipe)) is not None:
-        return TeacherCommand(shlex.join(_imported(card, about, *origin.groups())), "Its weights were imported.")
+        line = shlex.join(_imported(card, about, *origin.groups()))
+        return TeacherCommand(line, f"{_STORED} Its weights were imported.")
     size, recipe = card.image_size, card.recipe
     words = [*_start(card.architecture, about), *_options(card.options), *_subset(card.subset)]
     words += ["--recipe", recipe if recipe in recipe_names() else f"{Path(recipe).stem}.yaml"]
     words += ["--epochs", str(card.accuracy.epochs), "--image-size", str(size), "--seed", str(card.seed)]
-    remark = "By its card, which does not hold other changes of the recipe, such as --set or --batch-size."
-    return TeacherCommand(shlex.join(words), remark)
+    what = f"{_STORED} Its card does not hold other changes of the recipe, such as --set or --batch-size."
+    return TeacherCommand(shlex.join(words), what)
 
 
 def _start(architecture: str, about: Mapping[str, Any]) -> list[str]:
