@@ -120,11 +120,21 @@ def _makes_baseline(chosen: Chosen) -> bool:
 
 
 def _options(options: Mapping[str, Any]) -> list[str]:
-    words: list[str] = []
     whole = all(options.get(name) is None for name in _PARTS)
-    for name, option in OPTIONS.items():
-        value = options.get(name)
-        if option.kept != "command" or value is None or (name == "subset_seed" and whole):
+    kept = {name: options.get(name) for name, option in OPTIONS.items() if option.kept == "command"}
+    return option_words({name: value for name, value in kept.items() if not (name == "subset_seed" and whole)})
+
+
+def option_words(options: Mapping[str, Any]) -> list[str]:
+    """Return options of a training as words of a command, with files and folders by their last names.
+
+    Args:
+        options: values by the names of `lgkd.runner.options.OPTIONS`; None: not given.
+    """
+    words: list[str] = []
+    for name, value in options.items():
+        option = OPTIONS[name]
+        if value is None:
             continue
         flag, _, negative = (option.flag or "--" + name.replace("_", "-")).partition("/")
         if option.kind is bool:

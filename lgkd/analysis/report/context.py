@@ -31,6 +31,7 @@ class Known:
         why_not: reason for missing predictions, in a sentence.
         scored: description of the images of another data set that were predicted; empty for the run's own test split.
         recipe, env: the content of the main run's files.
+        again: the command that trained the runs, where it is not one of a training, such as `lgkd fit`.
     """
 
     chosen: Chosen
@@ -42,6 +43,7 @@ class Known:
     scored: str
     recipe: str
     env: Mapping[str, Any]
+    again: str | None = None
 
     @property
     def which(self) -> str:

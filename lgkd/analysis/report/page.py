@@ -76,5 +76,5 @@ def _facts(known: Known) -> list[Part]:
             [blocks.folded("Recipe", blocks.text(recipe)), blocks.folded("Environment", made_with)],
             half=True,
         ),
-        Part("again", "How to reproduce it", reproduction(known.chosen, known.recipe)),
+        Part("again", "How to reproduce it", reproduction(known.chosen, known.recipe, known.again)),
     ]

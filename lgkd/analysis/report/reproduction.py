@@ -30,13 +30,17 @@ class Step(NamedTuple):
     fold: str = ""
 
 
-def reproduction(chosen: Chosen, recipe: str) -> list[Markup]:
+def reproduction(chosen: Chosen, recipe: str, again: str | None = None) -> list[Markup]:
     """Build the commands that repeat the runs of a report, those of the teachers included.
 
     Args:
         chosen: the runs.
         recipe: the content of the main run's recipe.yaml.
+        again: the command that trained them, where it is not one of a training.
     """
+    if again is not None:
+        what = "Fit the same images again; where a time is given, the steps that fit in it depend on the machine."
+        return [blocks.commands([Step(what, [again])])]
     line = command(chosen, out=_OUT)
     if line is None:
         lost = "This run was started in Python from objects that have no name; repeat that call. Its recipe is below."
