@@ -1,6 +1,7 @@
 """Print the end of a training: accuracy, folder, report, and the next command for a teacher."""
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ def print_next_step(run: "Run", dataset: str, data_dir: str | Path | None) -> No
         return
     info = run.info
     name, about, options = info["student"]["name"], info["dataset"], (info.get("call") or {}).get("options") or {}
-    chosen = {key: options.get(key) for key in PARTS}
+    chosen: dict[str, Any] = {key: options.get(key) for key in PARTS}
     if about["subset"]:
         chosen["subset_seed"] = options.get("subset_seed") or None
     line = next_command(name, dataset, side=info["student"]["image_size"][0], data_dir=data_dir, **chosen)
@@ -69,7 +70,7 @@ def print_next_of_folds(config: "ResolvedConfig", teacher: str, dataset: str) ->
     """Print a command that uses the teachers of all folds."""
     if not is_first():
         return
-    options = dict(config.options)
+    options: Mapping[str, Any] = config.options
     side = options.get("image_size") or config.recipe.view.image_size
     line = next_command(
         teacher, dataset, side=side if isinstance(side, int) else 0, data_dir=options.get("data_dir"),

@@ -39,7 +39,7 @@ class TeacherCommand(NamedTuple):
 def teacher_commands(chosen: Chosen) -> list[TeacherCommand]:
     """Compose the command of every teacher of the main run, but of those with published weights, which need none."""
     info = chosen.main.info
-    found = []
+    found: list[TeacherCommand] = []
     for number, teacher in enumerate(teachers_of(info), 1):
         if teacher.get("weights") or not teacher.get("name"):
             continue
