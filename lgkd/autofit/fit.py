@@ -8,7 +8,8 @@ from typing import Any, Unpack
 
 from lgkd._internal.hardware import process_start
 from lgkd._internal.text import counted
-from lgkd.analysis.report.report import write_report
+from lgkd.analysis.report.report import report_on
+from lgkd.autofit.command import fit_command
 from lgkd.autofit.facts import check_images, gather_facts
 from lgkd.autofit.folder import EXPORT, REPORT, STUDENTS, TEACHER, TEACHERS, State, find_state
 from lgkd.autofit.outcome import Fitted, read_results
@@ -282,13 +283,14 @@ class _Fit:
     def _write_report(self) -> None:
         options, request = self.request.options, self.request
         folder = self.state.folder / STUDENTS
-        write_report(
+        report_on(
             [member(folder, seed, "guided") for seed in request.seeds],
             [member(folder, seed, "unguided") for seed in request.seeds] if request.baseline else (),
             out=self.state.folder / REPORT,
             data_dir=options.get("data_dir"),
             device=options.get("device"),
             say=self.say,
+            again=fit_command(request, "again"),
         )
 
     def _export(self) -> None:

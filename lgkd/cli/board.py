@@ -3,9 +3,11 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
-from lgkd.cli.display import LiveLines, Progress, console, line_of, moves_cursor, progress_text
+from lgkd.cli.display import LiveLines, Progress, console, duration, line_of, moves_cursor, progress_text
 from lgkd.cli.progress_line import Standing, plain_line
+from lgkd.cli.time_left import TrainingsLeft
 from lgkd.training.callbacks import EpochRow
 
 _SECONDS_BETWEEN_LINES = 30.0
@@ -26,8 +28,10 @@ class Board:
         self._console = console(errors=True)
         self._live = moves_cursor(self._console) and not quiet
         width = max(map(len, titles), default=0)
-        self._rows = {title: _Row(self, f"{title:<{width}}", quiet=quiet) for title in titles}
-        self._shown = LiveLines(self._running, self._console) if self._live else None
+        self._everything = TrainingsLeft((title, None, False) for title in titles) if len(titles) > 1 else None
+        self._places, self._count = {title: place for place, title in enumerate(titles)}, len(titles)
+        self._rows = {title: _Row(self, f"{title:<{width}}", quiet, self._everything) for title in titles}
+        self._shown = LiveLines(self._running, self._console, self._below) if self._live else None
 
     def __enter__(self) -> "Board":
         if self._shown is not None:
@@ -42,13 +46,29 @@ class Board:
     def watch(self, title: str) -> Iterator[Progress]:
         """Return the callback of a training; the block ends with it."""
         row = self._rows[title]
+        if self._everything is not None:
+            self._everything.begin(row, self._places[title])
         yield row
+        if self._everything is not None:
+            self._everything.end(row)
         row.finished = True
         self._print_finished()
 
     def _running(self) -> list[Standing]:
         """Return the progress of the trainings that have begun and are not printed yet."""
-        return [row.now for row in list(self._rows.values()) if row.begun]
+        return [self._without_time(row.now) for row in list(self._rows.values()) if row.begun]
+
+    def _without_time(self, now: Standing) -> Standing:
+        """Leave out the time left of one of several trainings: the line below them has that of all."""
+        return now if self._everything is None else replace(now, left=None, own=None)
+
+    def _below(self) -> str | None:
+        """Return the line below the running trainings, on all of them."""
+        if self._everything is None or not any(row.begun for row in list(self._rows.values())):
+            return None
+        left = self._everything.left()
+        shown = "" if left is None else f", {duration(left)} left"
+        return f"{self._everything.finished} of {self._count} trainings finished{shown}"
 
     def look(self, row: "_Row") -> None:
         """Print a line of a training that takes long, where no live line shows it."""
@@ -66,7 +86,7 @@ class Board:
             if not row.begun:  # quiet, or finished by an earlier call
                 continue
             if self._live:
-                self._console.print(progress_text(row.now, self._console.options))
+                self._console.print(progress_text(self._without_time(row.now), self._console.options))
             else:
                 self._console.print(line_of(plain_line(row.now)))
 
@@ -74,8 +94,8 @@ class Board:
 class _Row(Progress):
     """Follow one training of a board."""
 
-    def __init__(self, board: Board, title: str, *, quiet: bool) -> None:
-        super().__init__(title, quiet=quiet)
+    def __init__(self, board: Board, title: str, quiet: bool, everything: TrainingsLeft | None) -> None:
+        super().__init__(title, quiet=quiet, everything=everything)
         self._board = board
         self._memory: int | None = None
         self.begun = self.finished = False

@@ -7,8 +7,9 @@ from typing import Annotated, Unpack
 import typer
 
 from lgkd.cli import options as o
+from lgkd.cli.callbacks import callbacks_of
 from lgkd.cli.display import Display, console, show_json
-from lgkd.cli.train import callbacks_of, resolve_command
+from lgkd.cli.train import resolve_command
 from lgkd.runner.options import Options
 
 _OPTIONS = (

@@ -19,6 +19,7 @@ from lgkd._internal.text import one_line
 from lgkd.cli.escape import json_visible
 from lgkd.cli.progress_line import Standing, live_line, plain_line
 from lgkd.cli.progress_line import duration as duration
+from lgkd.cli.time_left import TimeLeft
 from lgkd.training.callbacks import Callback, EpochRow
 
 _SECONDS_BETWEEN_LINES = 5.0
@@ -124,10 +125,13 @@ class LiveLines:
     Args:
         running: returns the progress of those to show, each time they are shown.
         out: the terminal.
+        below: returns a line below them; None for none.
     """
 
-    def __init__(self, running: Callable[[], Iterable[Standing]], out: Console) -> None:
-        self._running = running
+    def __init__(
+        self, running: Callable[[], Iterable[Standing]], out: Console, below: Callable[[], str | None] = lambda: None
+    ) -> None:
+        self._running, self._below = running, below
         self._live = Live(self, console=out, refresh_per_second=4)
 
     def start(self) -> None:
@@ -142,18 +146,28 @@ class LiveLines:
         """Render the lines at the terminal's present width."""
         for now in self._running():
             yield progress_text(now, options)
+        if (below := self._below()) is not None:
+            line = line_of(below[: options.max_width], "dim")
+            line.no_wrap = True
+            yield line
 
 
 class Progress(Callback):
     """Follow a training; subclasses show its progress.
 
+    Args:
+        title: of the training.
+        quiet: show nothing.
+        everything: estimates the time to the end of several trainings, of which this is one.
+
     Attributes:
         now: the progress.
     """
 
-    def __init__(self, title: str, *, quiet: bool = False) -> None:
+    def __init__(self, title: str, *, quiet: bool = False, everything: TimeLeft | None = None) -> None:
         self.now = Standing(one_line(title), 1, 1)
-        self._quiet = quiet
+        self._quiet, self._everything = quiet, everything
+        self._done, self._started = 0.0, False
         self._steps = 1
         self._first: tuple[float, float] | None = None  # start time and epoch of this part of the training
         self._seconds: list[float] = []
@@ -161,6 +175,19 @@ class Progress(Callback):
     def on_start(self, epochs: int, steps_per_epoch: int) -> None:
         self.now, self._steps = Standing(self.now.title, 1, epochs), steps_per_epoch
         self._seconds, self._first = [], None
+        self._done, self._started = 0.0, True
+
+    @property
+    def total(self) -> float | None:
+        """Return the estimated seconds of the whole training, earlier parts of it included; None where unknown."""
+        pace = self._pace()
+        return None if pace is None else self.now.epochs * pace
+
+    @property
+    def remaining(self) -> float | None:
+        """Return the estimated seconds to its end; None where unknown."""
+        pace = self._pace()
+        return None if pace is None else (self.now.epochs - self._done) * pace
 
     def on_step(self, epoch: int, step: int, parts: Mapping[str, float], images_per_second: float) -> None:
         done = epoch + (step + 1) / self._steps
@@ -190,25 +217,30 @@ class Progress(Callback):
         if self._quiet:
             return
         memory, where = self.memory()
+        self._done = done
+        own = self.remaining
         self.now = replace(
             self.now,
             epoch=epoch,
             done=done,
-            left=self._left(done),
+            left=own if self._everything is None else self._everything.left(),
+            own=None if self._everything is None else own,
             train=train,
             images_per_second=rate,
             memory=memory,
             where=where,
         )
 
-    def _left(self, done: float) -> float | None:
-        """Estimate seconds to the end from the mean time of an epoch, earlier parts of the training included."""
+    def _pace(self) -> float | None:
+        """Estimate the seconds of an epoch from the last ones, earlier parts of the training included."""
+        if not self._started:
+            return None
         if self._seconds:
             recent = self._seconds[-_EPOCHS_TO_GO_BY:]
-            return (self.now.epochs - done) * sum(recent) / len(recent)
-        if self._first is None or done <= self._first[1]:
+            return sum(recent) / len(recent)
+        if self._first is None or self._done <= self._first[1]:
             return None
-        return (self.now.epochs - done) * (time.monotonic() - self._first[0]) / (done - self._first[1])
+        return (time.monotonic() - self._first[0]) / (self._done - self._first[1])
 
 
 class Display(Progress):
@@ -217,19 +249,23 @@ class Display(Progress):
     Use as a context manager; it is a callback of the loop.
     """
 
-    def __init__(self, title: str, *, quiet: bool = False) -> None:
-        super().__init__(title, quiet=quiet)
+    def __init__(self, title: str, *, quiet: bool = False, everything: TimeLeft | None = None) -> None:
+        super().__init__(title, quiet=quiet, everything=everything)
         self._console = console(errors=True)
         self._live = moves_cursor(self._console) and not quiet
         self._shown = Live(self, console=self._console, refresh_per_second=4) if self._live else None
         self._spoke = float("-inf")
 
     def __enter__(self) -> "Display":
+        if self._everything is not None:
+            self._everything.begin(self)
         return self
 
     def __exit__(self, *exc: object) -> None:
         if self._shown is not None:
             self._shown.stop()
+        if self._everything is not None:
+            self._everything.end(self)
 
     def __rich_console__(self, _console: RichConsole, options: ConsoleOptions) -> RenderResult:
         """Render the live line, as wide as the terminal is at this moment."""

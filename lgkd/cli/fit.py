@@ -1,30 +1,38 @@
 """Implement `lgkd fit`: one command from a folder of images to a trained, reported and exported student."""
 
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import typer
 
+from lgkd._internal.hardware import process_start
 from lgkd._internal.launch import IN_MAIN
 from lgkd._internal.text import counted
+from lgkd.autofit.folder import STUDENTS, TEACHER, find_state
 from lgkd.autofit.plan import in_words
 from lgkd.autofit.request import Request
 from lgkd.cli import completion
 from lgkd.cli import options as o
+from lgkd.cli.callbacks import watch_each
 from lgkd.cli.display import Display, console, duration, line_of, say, show_json
-from lgkd.cli.train import seeds_of, watch_each
+from lgkd.cli.time_left import PromisedTime, TimeLeft, TrainingsLeft
+from lgkd.cli.train import seeds_of
 from lgkd.config.trackers import check_trackers
 from lgkd.models.trust import trust
 from lgkd.runner.options import Options
 from lgkd.runner.time_budget import LEAST_STEPS
+from lgkd.runs.compare.layout import Kind, member
+from lgkd.runs.folder import is_finished
 from lgkd.runs.statistics import in_percent
 
 if TYPE_CHECKING:
     from lgkd.autofit.dry_run import FitEstimate
     from lgkd.autofit.outcome import Fitted
 
+EVENING = 3 * 3600.0
+"""Seconds that a proposed command takes at most."""
 WIDTH = 80
 """Columns that no line of the plan exceeds."""
 
@@ -95,7 +103,8 @@ def fit(
         return
     from lgkd.autofit.fit import run_request
 
-    done = run_request(request, watch=_watch(silent, own.get("track")), since_start=bool(IN_MAIN))
+    watch = watch_each(quiet=silent, track=own.get("track"), everything=_time_left(request))
+    done = run_request(request, watch=watch, since_start=bool(IN_MAIN))
     if as_json:
         show_json(done.as_dict())
         return
@@ -103,16 +112,16 @@ def fit(
         console().print(line_of(line), soft_wrap=True)
 
 
-def _watch(quiet: bool, track: Sequence[Any] | None) -> Any:
-    """Make a display for each training."""
-    each = watch_each(quiet=quiet, track=track)
-
-    @contextmanager
-    def watch(title: str) -> Iterator[Any]:
-        with each(title) as callbacks:
-            yield callbacks
-
-    return watch
+def _time_left(request: Request) -> TimeLeft:
+    """Count down the promised time, of which earlier processes have used some; without one estimate from the runs."""
+    state = find_state(request.folder, request.as_dict())
+    if request.seconds is not None:
+        passed = time.monotonic() - process_start() if IN_MAIN else 0.0
+        return PromisedTime(request.seconds - passed - (0.0 if state is None else state.seconds))
+    kinds: tuple[Kind, ...] = ("guided", "unguided") if request.baseline else ("guided",)
+    students = [member(request.folder / STUDENTS, seed, kind) for seed in request.seeds for kind in kinds]
+    teacher = [] if is_finished(request.folder / TEACHER) else [("teacher", request.folder / TEACHER)]
+    return TrainingsLeft.of_folders([*teacher, *((" ".join(one.name.split("-")), one) for one in students)])
 
 
 def _show_estimate(request: Request, *, as_json: bool) -> None:
@@ -204,8 +213,17 @@ def _gain(gain: dict[str, Any], seeds: int) -> list[str]:
 
 
 def longer_command(arguments: Sequence[str] | None, done: "Fitted", promised: float | None) -> str | None:
-    """Compose the command with four times the time, into another folder; None where the words are not known."""
-    if not arguments or promised is None:
+    """Compose the command with four times the time, at most an evening's, into another folder.
+
+    Args:
+        arguments: as typed, without the program's name; None where they are not known.
+        done: the finished fit.
+        promised: its seconds; None where it had none.
+
+    Returns:
+        The command; None where the words are not known, or the fit had an evening already.
+    """
+    if not arguments or promised is None or promised >= EVENING:
         return None
     words, skipped = [], False
     for word in arguments:
@@ -215,5 +233,5 @@ def longer_command(arguments: Sequence[str] | None, done: "Fitted", promised: fl
             skipped = "=" not in word
         else:
             words.append(word)
-    more = in_words(4 * promised)
+    more = in_words(min(4 * promised, EVENING))
     return shlex.join(["lgkd", *words, "--time", more, "--out", f"{done.folder}-{more}"])

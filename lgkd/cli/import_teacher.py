@@ -6,7 +6,8 @@ import typer
 
 from lgkd.cli import completion
 from lgkd.cli import options as o
-from lgkd.cli.display import Display, console, show_json
+from lgkd.cli.display import Display, console, line_of, show_json
+from lgkd.cli.summary import next_command
 from lgkd.errors import InputError
 from lgkd.models.registry import find
 from lgkd.runner.find_teacher import free_place
@@ -107,6 +108,9 @@ def import_teacher(
         f"test top-1 {in_percent(card.accuracy.top1)}%, {card.parameters:,} parameters, taps {', '.join(card.taps)}"
     )
     out.print(f"kept in {folder}", markup=False)
+    if not quiet:
+        line = next_command(card.name, dataset, side=card.image_size, data_dir=data_dir)
+        out.print(line_of(f"next: {line}"), soft_wrap=True)
 
 
 def _channels(text: str | None, option: str) -> list[float] | None:

@@ -1,5 +1,6 @@
 """Format the progress line of a training, shortened to the terminal's width. No rich and no torch here."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -9,6 +10,7 @@ from lgkd.runs.statistics import in_percent
 
 _BAR = 16
 _SHORTEST_TITLE = 8
+_OF_SEVERAL = re.compile(r"\b([sf])(?:eed|old) (\d+)\b")
 _NOT_LOSSES = ("loss", "accuracy")
 
 
@@ -20,7 +22,8 @@ class Standing:
         title: of the training.
         epoch, epochs: the current one, from 1, and their number.
         done: finished epochs, with the fraction of the current one.
-        left: seconds to the end; None where unknown.
+        left: seconds to the end, of all trainings where it is one of several; None where unknown.
+        own: where it is one of several, seconds to its own end; None otherwise, or where unknown.
         top1: last measured accuracy on the test split, 0 to 1; None before.
         balanced: last measured balanced accuracy there; None before.
         train: of the epoch so far: "loss", its parts by name, "accuracy".
@@ -34,6 +37,7 @@ class Standing:
     epochs: int
     done: float = 0.0
     left: float | None = None
+    own: float | None = None
     top1: float | None = None
     balanced: float | None = None
     train: Mapping[str, float] = field(default_factory=dict)
@@ -47,7 +51,9 @@ class _Shown:
     """Select the shown parts of the progress."""
 
     title: int = 1000
+    short_title: bool = False
     bar: bool = True
+    own: bool = True
     balanced: bool = True
     train_accuracy: bool = True
     short_names: bool = False
@@ -64,6 +70,8 @@ _GIVES_WAY: tuple[Callable[[_Shown], _Shown], ...] = (
     lambda shown: replace(shown, train_accuracy=False),
     lambda shown: replace(shown, short_names=True),
     lambda shown: replace(shown, whose=False),
+    lambda shown: replace(shown, own=False),
+    lambda shown: replace(shown, short_title=True),
     *(partial(replace, title=length) for length in range(20, _SHORTEST_TITLE - 1, -2)),
     lambda shown: replace(shown, short_rate=True),
     lambda shown: replace(shown, parts=False),
@@ -91,23 +99,36 @@ def plain_line(now: Standing) -> str:
     if now.memory is not None:
         parts.append(f"{now.where} {_gigabytes(now.memory)}")
     if now.left is not None:
-        parts.append(f"{duration(now.left)} left")
+        parts.append(_left(now, _Shown()))
     return ", ".join(parts)
 
 
 def _line(now: Standing, shown: _Shown, *, ascii_only: bool) -> str:
-    parts = [_cut(now.title, shown.title, ascii_only=ascii_only)]
+    parts = [_title(now.title, shown, ascii_only=ascii_only)]
     if shown.bar:
         full, empty = ("#", ".") if ascii_only else ("━", "╌")
         filled = round(_BAR * min(1.0, now.done / max(1, now.epochs)))
         parts.append(full * filled + empty * (_BAR - filled))
     parts.append(f"{now.epoch}/{now.epochs}")
     if now.left is not None:
-        parts.append(f"{duration(now.left)} left")
+        parts.append(_left(now, shown))
     parts.append(_news(now, shown))
     if shown.memory and now.memory is not None:
         parts.append(f"{now.where} {_gigabytes(now.memory)}" if shown.whose else _gigabytes(now.memory))
     return " ".join(part for part in parts if part)
+
+
+def _title(title: str, shown: _Shown, *, ascii_only: bool) -> str:
+    """Shorten a title. Seed, fold and arm distinguish one of several trainings, and its first word a single one."""
+    if _OF_SEVERAL.search(title):
+        return _OF_SEVERAL.sub(r"\1\2", title) if shown.short_title else title
+    return _cut(title, max(shown.title, len(title.partition(" ")[0]) + 1), ascii_only=ascii_only)
+
+
+def _left(now: Standing, shown: _Shown) -> str:
+    """Format the time left: "20m left", or "5m00s of 20m00s left" of one of several trainings."""
+    own = f"{duration(now.own)} of " if shown.own and now.own is not None else ""
+    return f"{own}{duration(now.left or 0.0)} left"
 
 
 def _news(now: Standing, shown: _Shown) -> str:

@@ -8,10 +8,11 @@ import typer
 from lgkd._internal.launch import is_first, share
 from lgkd.cli import completion
 from lgkd.cli import options as o
+from lgkd.cli.callbacks import watch_each
 from lgkd.cli.display import Display, console, show_json, show_pairs, show_table
-from lgkd.cli.train import watch_each
+from lgkd.cli.time_left import TrainingsLeft
 from lgkd.experiments.catalogue import EXPERIMENTS
-from lgkd.experiments.layout import check_out, default_folder, progress_of
+from lgkd.experiments.layout import check_out, default_folder, progress_of, run_of
 from lgkd.experiments.markdown import check_results, gain_words, mean_and_spread, seeds_in_words, took
 from lgkd.experiments.results import Outcome, Row
 from lgkd.experiments.select import choose_arms, find_experiment, turns_of
@@ -86,13 +87,14 @@ def reproduce(
     from lgkd.experiments.run import RESULTS
     from lgkd.experiments.run import reproduce as run
 
+    everything = TrainingsLeft.of_folders((f"{turn.arm.key} seed {turn.seed}", run_of(folder, turn)) for turn in turns)
     outcome = run(
         experiment,
         folder,
         arms=keys,
         seeds=numbers,
         results=results,
-        watch=watch_each(quiet=quiet or as_json),
+        watch=watch_each(quiet=quiet or as_json, everything=everything),
         options=given | {"max_time": max_time},
     )
     if not is_first():

@@ -1,8 +1,9 @@
 """Print the end of a training: accuracy, folder, report, and the next command for a teacher."""
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lgkd._internal.launch import is_first
 from lgkd.cli.compare import show_comparison
@@ -15,12 +16,16 @@ from lgkd.runs.statistics import in_percent
 _LEAST, _MOST = 32, 96
 """Sides of images, in pixels, between which vit_128 follows its teacher's."""
 
+_MINUTES = 45
+"""Length of a proposed training; with start-up and evaluation it ends within the hour."""
+
 if TYPE_CHECKING:
+    from lgkd.runner.resolve import ResolvedConfig
     from lgkd.runner.run import Run
     from lgkd.runner.sweep import Series
 
 
-_PARTS = ("fraction", "images_per_class", "folds", "fold")
+PARTS = ("fraction", "images_per_class", "folds", "fold", "groups", "leave_out_near_copies")
 """Options that choose the images of a teacher, which its students repeat."""
 
 
@@ -53,20 +58,46 @@ def print_next_step(run: "Run", dataset: str, data_dir: str | Path | None) -> No
         return
     info = run.info
     name, about, options = info["student"]["name"], info["dataset"], (info.get("call") or {}).get("options") or {}
-    # One that ends this evening, whatever the teacher took.
-    words = ["lgkd", "distill", "--student", "vit_128", "--teacher", name, "--dataset", dataset]
-    words += ["--recipe", "fast", "--time", "45m"]
-    side = info["student"]["image_size"][0]
-    words += ["--image-size", str(side)] if _LEAST < side <= _MOST else []
-    given = {"data_dir": data_dir, **{key: options.get(key) for key in _PARTS}}
+    chosen: dict[str, Any] = {key: options.get(key) for key in PARTS}
     if about["subset"]:
-        given["subset_seed"] = options.get("subset_seed") or None
-    for key, value in given.items():
-        words += [] if value is None else ["--" + key.replace("_", "-"), str(value)]
+        chosen["subset_seed"] = options.get("subset_seed") or None
+    line = next_command(name, dataset, side=info["student"]["image_size"][0], data_dir=data_dir, **chosen)
     part = f" ({about['subset']})" if about["subset"] else ""
-    console().print(
-        line_of(f"as teacher {name} for {about['name']}{part} in the store; next: {shlex.join(words)}"), soft_wrap=True
-    )
+    console().print(line_of(f"as teacher {name} for {about['name']}{part} in the store; next: {line}"), soft_wrap=True)
+
+
+def print_next_of_folds(config: "ResolvedConfig", teacher: str, dataset: str) -> None:
+    """Print a command that uses the teachers of all folds."""
+    if not is_first():
+        return
+    options: Mapping[str, Any] = config.options
+    side = options.get("image_size") or config.recipe.view.image_size
+    line = next_command(
+        teacher, dataset, side=side if isinstance(side, int) else 0, data_dir=options.get("data_dir"),
+        trainings=options.get("folds") or 1, subset_seed=options.get("subset_seed") or None,
+        **{key: options.get(key) for key in PARTS},
+    )  # fmt: skip
+    console().print(line_of(f"next: {line}"), soft_wrap=True)
+
+
+def next_command(
+    teacher: str, dataset: str, *, side: int, data_dir: str | Path | None = None, trainings: int = 1, **chosen: Any
+) -> str:
+    """Compose a command that trains a student by a teacher and ends this evening, whatever the teacher took.
+
+    Args:
+        teacher, dataset, data_dir: as typed.
+        side: of the teacher's images, in pixels.
+        trainings: number of those that the command runs in turn, which share its time.
+        chosen: options by name that select images; None: not given.
+    """
+    words = ["lgkd", "distill", "--student", "vit_128", "--teacher", teacher, "--dataset", dataset]
+    words += ["--recipe", "fast", "--time", f"{max(1, _MINUTES // trainings)}m"]
+    words += ["--image-size", str(side)] if _LEAST < side <= _MOST else []
+    for key, value in {"data_dir": data_dir, **chosen}.items():
+        if value is not None and value is not False:
+            words += ["--" + key.replace("_", "-"), *([] if value is True else [str(value)])]
+    return shlex.join(words)
 
 
 def print_run(run: "Run", *, as_json: bool) -> None:

@@ -1,8 +1,7 @@
 """Implement `lgkd train-teacher`, `lgkd distill`, `lgkd train` and `lgkd resume`."""
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Unpack, cast
@@ -12,10 +11,12 @@ import typer
 from lgkd._internal.launch import IN_MAIN, is_first, share
 from lgkd.cli import completion
 from lgkd.cli import options as o
+from lgkd.cli.callbacks import aside, callbacks_of, watch_each
 from lgkd.cli.display import Display, say
 from lgkd.cli.dry_run import Teachers, show_dry_run
 from lgkd.cli.long_training import LongTraining, faster_command
-from lgkd.cli.summary import print_next_step, print_run, print_series, write_page
+from lgkd.cli.summary import print_next_of_folds, print_next_step, print_run, print_series, write_page
+from lgkd.cli.time_left import TrainingsLeft
 from lgkd.config.trackers import check_trackers
 from lgkd.errors import InputError, LgkdError, MissingTeacherError
 from lgkd.models.registry import canonical
@@ -30,7 +31,7 @@ from lgkd.training.callbacks import Callback
 
 if TYPE_CHECKING:
     from lgkd.runner.run import Run
-    from lgkd.runner.sweep import SweepSpec, Watch
+    from lgkd.runner.sweep import SweepSpec
 
 
 @o.takes_dataset("cifar100")
@@ -71,6 +72,8 @@ def train_teacher(
     share(nproc, context.obj)
     if several is not None:
         _run_all(_sweep(config, several), report=False, quiet=quiet, as_json=as_json, arguments=context.obj)
+        if not (quiet or as_json):
+            print_next_of_folds(config, teacher, dataset)
         return
     run = _run(config, title("teacher", teacher), quiet=quiet or as_json, arguments=context.obj)
     print_run(run, as_json=as_json)
@@ -247,7 +250,7 @@ def resume(
     }
     check_trackers(track or ())
     shown = title(str(info["kind"]), str(info["student"]["name"]))
-    with _aside(track), Display(shown, quiet=quiet or as_json or not is_first()) as display:
+    with aside(track), Display(shown, quiet=quiet or as_json or not is_first()) as display:
         from lgkd import api
 
         chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -337,7 +340,7 @@ def _with_untrained(
 
 def _run(config: ResolvedConfig, shown: str, *, quiet: bool, arguments: Sequence[str] | None) -> "Run":
     """Train with a display."""
-    with _aside(config.options.get("track")), Display(shown, quiet=quiet or not is_first()) as display:
+    with aside(config.options.get("track")), Display(shown, quiet=quiet or not is_first()) as display:
         from lgkd.runner.fit_time import train_within_time
 
         given = callbacks_of(display, *_timed(config, display.say, arguments))
@@ -364,33 +367,9 @@ def _run_all(spec: "SweepSpec", *, report: bool, quiet: bool, as_json: bool, arg
     from lgkd.runner.sweep import train_all
 
     timed = _timed(spec.config, say, arguments) if not (quiet or as_json) and is_first() else []
-    made = train_all(spec, watch=watch_each(*timed, quiet=quiet or as_json, track=spec.config.options.get("track")))
+    everything = TrainingsLeft.of_folders((one.title, one.folder) for one in spec.runs)
+    track = spec.config.options.get("track")
+    made = train_all(spec, watch=watch_each(*timed, quiet=quiet or as_json, track=track, everything=everything))
     print_series(made, as_json=as_json)
     if report:
         write_page(made.folder, made.folder / "report.html")
-
-
-def _aside(track: Sequence[str] | None) -> AbstractContextManager[Any]:
-    """Redirect output of trackers to standard error; standard output is for results."""
-    return redirect_stdout(sys.stderr) if track else nullcontext()
-
-
-def callbacks_of(display: Display, *more: Callback) -> Options:
-    """Make the options that connect a display, and perhaps more callbacks, to a training."""
-    return {
-        "watchers": (display, *more),
-        "progress": display.decoded,
-        "downloading": display.downloading,
-        "say": display.say,
-    }
-
-
-def watch_each(*more: Callback, quiet: bool, track: Sequence[str] | None = None) -> "Watch":
-    """Make a display for each of several runs; `more` are callbacks of all runs."""
-
-    @contextmanager
-    def look(title: str) -> Iterator[Any]:
-        with _aside(track), Display(title, quiet=quiet or not is_first()) as display:
-            yield callbacks_of(display, *more)
-
-    return look

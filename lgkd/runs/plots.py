@@ -260,7 +260,7 @@ def count_epochs(axis: "Axes") -> None:
     """Put ticks on whole epochs only."""
     from matplotlib.ticker import MaxNLocator
 
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
 
 
 def dress(axes: Sequence["Axes"]) -> None:

@@ -1,5 +1,7 @@
 """A report as a file: text stays text, nothing is asked of the network, and it can be read aloud."""
 
+import base64
+import io
 import itertools
 import json
 import re
@@ -10,23 +12,27 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from lgkd._internal.manifest import MANIFEST
 from lgkd.analysis.report import html
 from lgkd.analysis.report import sentences as words
-from lgkd.analysis.report.command import command, notes
-from lgkd.analysis.report.figures import draw_accuracy, draw_losses
+from lgkd.analysis.report.command import command, consequences, preconditions
+from lgkd.analysis.report.figures import Line, draw_accuracy, draw_losses
 from lgkd.analysis.report.metrics import Curve
 from lgkd.analysis.report.report import check_place, write_report
+from lgkd.analysis.report.reproduction import Step
 from lgkd.analysis.report.selection import choose
 from lgkd.analysis.report.svg import Svg, inline
-from lgkd.analysis.report.thumbnails import picture
+from lgkd.analysis.report.thumbnails import embedded, picture
+from lgkd.analysis.report.verdict import Tile, Verdict
 from lgkd.cli import run
 from lgkd.cli.summary import write_page
 from lgkd.data.dataset import Images
 from lgkd.errors import InputError, TakenError
+from lgkd.runs.compare.find import Finished
 from lgkd.runs.folder import read_run
-from lgkd.runs.plots import as_svg, new_figure
+from lgkd.runs.plots import BLUE, as_svg, new_figure
 from tests.support.comparing import make_run, make_seeds
 from tests.support.manifests import reseal
 from tests.support.small import QUICK, TINY, World, make_pictures, snapshot
@@ -79,6 +85,21 @@ def page(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return out
 
 
+def test_the_verdict_is_read_first_and_large_and_what_is_looked_up_is_folded(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    read = Reader(text)
+    parts = ("summary", "curves", "classes", "confusion", "calibration", "mistakes", "again")
+    order = ["<h1>", 'class="tiles"', "<nav", *(f'<section id="{part}"' for part in parts)]
+    places = [text.index(mark) for mark in order]
+    assert places == sorted(places)
+    assert "points over the baseline with one seed: not a result yet" in "".join(read.words).partition("Contents")[0]
+    folded = re.findall(r"<details>.*?</details>", text, re.DOTALL)
+    assert any("schedule:" in one and "<summary>Recipe</summary>" in one for one in folded)
+    assert any("packages: torch" in one for one in folded) and not read.all("details")[0].get("open", "")
+    shown = re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL)
+    assert "packages: torch" not in shown and "optimizer:" not in shown
+
+
 def test_nothing_is_asked_of_the_network_and_nothing_is_run(page: Path) -> None:
     read = Reader(page.read_text(encoding="utf-8"))
     policy = read.all("meta")[1]
@@ -89,7 +110,7 @@ def test_nothing_is_asked_of_the_network_and_nothing_is_run(page: Path) -> None:
         assert not [name for name in attributes if name.startswith("on")], tag
         for name in ("src", "href", "xlink:href", "srcset", "action"):
             value = attributes.get(name) or "#"
-            assert value.startswith(("#", "data:image/png;base64,")), (tag, name, value[:60])
+            assert value.startswith(("#", "data:image/png;base64,", "data:image/jpeg;base64,")), (tag, name, value[:60])
     assert not re.search(r"url\((?!#)|@import", page.read_text(encoding="utf-8"))
 
 
@@ -219,23 +240,37 @@ def test_text_of_others_becomes_no_markup() -> None:
 def test_every_macro_escapes_every_text_that_it_is_given() -> None:
     """With `<script>` in every place where a text goes; what is asserted is the whole of the page's elements."""
     svg = Svg(' viewBox="0 0 1 1"', "<path/></svg>")
-    image = {"png": EVIL, "width": EVIL, "height": EVIL, "alt": EVIL, "true": EVIL, "lines": [EVIL, EVIL]}
+    image = {
+        "format": EVIL, "data": EVIL, "small": True, "width": EVIL, "height": EVIL, "alt": EVIL, "true": EVIL,
+        "lines": [EVIL, EVIL],
+    }  # fmt: skip
+    steps = [Step(EVIL, [EVIL, EVIL], EVIL), Step(EVIL, [EVIL])]
+    verdict = Verdict(EVIL, EVIL, [Tile(EVIL, EVIL, EVIL)], EVIL)
     blocks = html.blocks
     found = [
         blocks.paragraphs([EVIL]),
+        blocks.prose([EVIL]),
         blocks.table(EVIL, (EVIL, EVIL, EVIL), [[EVIL, EVIL, EVIL]]),
-        blocks.figure(EVIL, svg, EVIL, EVIL, EVIL),
+        blocks.figure(EVIL, svg, EVIL, EVIL, EVIL, "large"),
+        blocks.beside(EVIL, [EVIL]),
         blocks.folded(EVIL, blocks.text([EVIL, EVIL])),
-        blocks.tiles([(EVIL, EVIL)]),
+        blocks.tiles([Tile(EVIL, EVIL, EVIL)]),
+        blocks.commands(steps),
+        blocks.gallery([image]),
         blocks.examples(EVIL, [image]),
-        blocks.folded(EVIL, EVIL),
     ]
     macros = {name for name in vars(blocks) if not name.startswith("_")}
-    assert macros == {"paragraphs", "table", "figure", "folded", "text", "tiles", "examples", "page"}
-    page = str(blocks.page(EVIL, EVIL, [{"name": EVIL, "title": EVIL, "blocks": [*found, EVIL]}], EVIL))
+    assert macros == {
+        "paragraphs", "prose", "table", "figure", "beside", "folded", "text", "tiles", "commands", "gallery",
+        "examples", "page",
+    }  # fmt: skip
+    part = {"name": EVIL, "title": EVIL, "half": True, "blocks": [*found, EVIL]}
+    page = str(blocks.page(EVIL, verdict, [part], EVIL))
     assert "<script" not in page
-    # Of the blocks in their order, and of the page: title, head, link and section of the part, and the last block.
-    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 1 + 8 + 7 + 3 + 2 + 8 + 2 + 11
+    # Of the blocks in their order, and of the page: title twice, the verdict's four and its tile, head, link and
+    # section of the part, the version, and the last block.
+    of_the_page = 2 + 3 + 3 + 2 + 5 + 1 + 1
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 1 + 1 + 8 + 8 + 2 + 3 + 3 + 6 + 8 + 9 + of_the_page
     assert {tag for tag, _ in Reader(page).tags} & {"script", "b"} == set()
 
 
@@ -250,14 +285,20 @@ def test_only_our_own_pictures_are_taken_for_markup() -> None:
     assert code.count("autoescape") == 1 and html.environment().autoescape is True
 
 
-def test_a_picture_is_cut_out_of_its_canvas_and_made_small() -> None:
-    pixels = torch.zeros(2, 3, 300, 300, dtype=torch.uint8)
-    pixels[0, :, :200, :100] = 255
-    sizes = torch.tensor([[200, 100], [20, 30]], dtype=torch.int32)
-    images = Images(pixels, sizes, torch.zeros(2, dtype=torch.int64), ("a", "b"))
-    assert picture(images, 0).shape == (3, 96, 48)
+def test_a_picture_is_cut_out_of_its_canvas_and_keeps_its_resolution() -> None:
+    pixels = torch.zeros(3, 3, 600, 600, dtype=torch.uint8)
+    pixels[0, :, :512, :256] = 255
+    sizes = torch.tensor([[512, 256], [20, 30], [200, 100]], dtype=torch.int32)
+    images = Images(pixels, sizes, torch.zeros(3, dtype=torch.int64), ("a", "b", "c"))
+    assert picture(images, 0).shape == (3, 256, 128)
     assert int(picture(images, 0).min()) == 255
     assert picture(images, 1).shape == (3, 20, 30)
+    assert picture(images, 2).shape == (3, 200, 100)
+    for place, kind in ((1, "PNG"), (2, "JPEG")):
+        shown = embedded(images, place)
+        with Image.open(io.BytesIO(base64.b64decode(str(shown["data"])))) as decoded:
+            assert (decoded.format, decoded.size) == (kind, (shown["width"], shown["height"]))
+        assert (shown["format"], shown["small"]) == (kind.lower(), kind == "PNG")
 
 
 def test_the_command_makes_the_very_same_student_again(world: World, here: Path) -> None:
@@ -266,9 +307,7 @@ def test_the_command_makes_the_very_same_student_again(world: World, here: Path)
         chosen = choose([folder])
         line = command(chosen, out=f"again-{folder.name}")
         assert line is not None and str(world.pictures.parent) not in line
-        assert notes(chosen)[0].startswith(
-            "Save the recipe below as recipe.yaml. The working folder has to hold pictures"
-        )
+        assert str(preconditions(chosen)).startswith("The working folder has to hold pictures")
         shutil.copy(folder / "recipe.yaml", here / "recipe.yaml")
         words = shlex.split(line)
         assert words[0] == "lgkd"
@@ -306,9 +345,8 @@ def test_the_command_of_a_series_names_all_seeds_and_its_baseline(here: Path) ->
         "lgkd distill --student deit_tiny --teacher resnet8 --dataset photos/ --student-option depth=3 "
         "--recipe recipe.yaml --seeds 0,1 --with-baseline --out again"
     )
-    before, after = notes(chosen)
-    assert before.startswith("Save the recipe below as recipe.yaml. The working folder has to hold photos, or links")
-    assert "the same students" in after
+    assert preconditions(chosen) == "The working folder has to hold photos, or links of that name."
+    assert "the same students" in consequences(chosen)
 
 
 def test_a_baseline_of_other_seeds_is_not_part_of_the_command(here: Path) -> None:
@@ -317,7 +355,8 @@ def test_a_baseline_of_other_seeds_is_not_part_of_the_command(here: Path) -> Non
     chosen = choose([guided], [alone])
     line = command(chosen, out="again")
     assert line is not None and "--seeds 0,1 --fraction 0.5 --subset-seed 0 --out" in line
-    assert notes(chosen)[1].endswith("The baseline was trained by another command; a report of it alone shows that.")
+    other = "The baseline was trained by another command; a report of it alone shows that."
+    assert consequences(chosen).endswith(other)
 
 
 def test_the_summary_tells_how_large_the_student_and_how_good_its_teacher_is(here: Path) -> None:
@@ -332,15 +371,25 @@ def test_the_summary_tells_how_large_the_student_and_how_good_its_teacher_is(her
 
 def test_a_report_of_several_seeds_names_them_all_and_the_last_to_end() -> None:
     ends = ("2026-11-28T10:00:00+00:00", "2026-11-28T12:00:00+00:00")
-    infos = [{"seed": seed, "finished": end} for seed, end in enumerate(ends)]
-    assert words.when(infos) == "Seeds 0, 1, finished 2026-11-28 12:00:00 UTC"
-    assert words.when([{"seed": 3}]) == "Seed 3, finished at an unknown time"
+    runs = [finished({"seed": seed, "finished": end, "dataset": {}}) for seed, end in enumerate(ends)]
+    assert words.when(runs) == "Seeds 0, 1, finished 2026-11-28 12:00:00 UTC"
+    assert words.when([finished({"seed": 3, "dataset": {}})]) == "Seed 3, finished at an unknown time"
+    folds = [finished({"seed": 0, "dataset": {"subset": f"fold {fold} of 3, seed 0"}}) for fold in (1, 2, 3)]
+    assert words.when(folds).startswith("Folds 1, 2, 3, finished")
+    assert [words.name_of(run) for run in folds] == ["fold 1", "fold 2", "fold 3"]
+    other = finished({"seed": 4, "dataset": {"subset": "fold 2 of 3, seed 0"}})
+    assert words.name_of(other) == "seed 4, fold 2"
+    assert words.when([folds[0], other]).startswith("Fold 1; seed 4, fold 2, finished")
+
+
+def finished(info: dict[str, object]) -> Finished:
+    return Finished(Path("x"), info, [], {})
 
 
 def test_no_axis_of_epochs_has_marks_between_them() -> None:
     rows = [{"epoch": float(epoch), "loss_a": 1.0 / epoch} for epoch in (1, 2, 3)]
     curve = Curve([1.0, 2.0], [0.1, 0.2], [0.1, 0.2], [0.1, 0.2], 1)
-    for figure in (draw_accuracy(curve, None, "x"), draw_losses(rows), draw_losses(rows[:1])):
+    for figure in (draw_accuracy([Line("x", curve, BLUE)]), draw_losses(rows), draw_losses(rows[:1])):
         figure.draw_without_rendering()
         assert all(mark == round(mark) for mark in figure.axes[-1].get_xticks())
 

@@ -15,6 +15,8 @@ from lgkd.analysis.report.metrics import (
     most_confused,
     put_right,
     reliability,
+    spread,
+    surest_mistakes,
 )
 from lgkd.runs.compare.find import Finished
 from lgkd.training.evaluate import Answers, answer, score
@@ -99,3 +101,24 @@ def test_what_was_put_right_comes_by_how_much_chance_it_gained() -> None:
     assert put_right(before, after, 9) == [1, 0]
     assert put_right(before, after, 1) == [1]
     assert put_right(after, before, 9) == [2]
+
+
+def test_mistakes_are_spread_over_the_classes_the_surest_of_each_first() -> None:
+    labels = [0, 0, 0, 1, 2, 2, 1]
+    said = answers(labels, [1, 1, 1, 0, 2, 0, 1], confidences=[0.9, 0.95, 0.8, 0.5, 0.99, 0.6, 0.7])
+    # Wrong by confidence: 1 (0.95, class 0), 0 (0.9, 0), 2 (0.8, 0), 5 (0.6, 2), 3 (0.5, 1).
+    assert surest_mistakes(said, 9) == [1, 5, 3, 0, 2]
+    assert surest_mistakes(said, 2) == [1, 5]
+    assert surest_mistakes(answers([0, 1], [0, 1]), 9) == []
+
+
+def test_no_class_is_shown_twice_before_every_class_was_shown_once() -> None:
+    chance = torch.Generator().manual_seed(3)
+    labels = torch.randint(0, 7, (60,), generator=chance)
+    order = torch.randperm(60, generator=chance)
+    shown = spread(order, labels, 60)
+    assert sorted(shown) == list(range(60))
+    assert len({int(labels[place]) for place in shown[: len(labels.unique())]}) == len(labels.unique())
+    # Within a class the order stays.
+    for label in range(7):
+        assert [p for p in shown if labels[p] == label] == [p for p in order.tolist() if labels[p] == label]

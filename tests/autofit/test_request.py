@@ -1,6 +1,7 @@
 """Arguments of a fit that are refused, its folder, and fit.json files that are not whole."""
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,12 @@ from typing import Any
 import pytest
 
 import lgkd
+from lgkd.autofit.command import fit_command
 from lgkd.autofit.facts import gather_facts
 from lgkd.autofit.folder import FIT, State, find_state
 from lgkd.autofit.plan import Facts, make_plan
 from lgkd.autofit.request import Request
+from lgkd.cli.app import load_command
 from lgkd.cli.fit import longer_command, outcome_lines
 from lgkd.errors import InputError, ModelError, RecipeError, TakenError
 from tests.support.data import distinct, images, made, noise, save, two_splits
@@ -238,7 +241,30 @@ def test_the_end_is_a_few_lines_of_eighty_columns() -> None:
 )  # fmt: skip
 def test_the_command_of_more_time(words: list[str] | None, longer: str | None) -> None:
     assert longer_command(words, fitted(), 1200.0) == longer
+    # Three hours are an evening: no proposed command takes longer.
+    evening = None if longer is None else longer.replace("1h20m", "3h")
+    assert longer_command(words, fitted(), 3600.0) == evening
+    assert longer_command(words, fitted(), 3 * 3600.0) is None
     assert longer_command(["fit", "a", "--epochs", "3"], fitted(), None) is None
+
+
+def test_the_command_of_a_fit_is_taken_by_lgkd_with_all_that_was_asked(tmp_path: Path) -> None:
+    options: Any = {"time": "20m", "images_per_class": 5, "overrides": ["view.erase=0.1"], "image_size": 32}
+    request = Request(
+        make_pictures(tmp_path / "my photos"), options, student="pvtv2", student_options={"drop_path_rate": 0.1},
+        teacher_overrides=("optimizer.lr=1e-2",), baseline=True, seeds=(0, 1), flip=False,
+    )  # fmt: skip
+    _, name, *words = shlex.split(str(fit_command(request, "again")))
+    given = load_command(name).make_context(name, words).params
+    wanted = {
+        "dataset": "my photos/", "time": "20m", "images_per_class": 5, "image_size": 32, "baseline": True,
+        "seeds": "0,1", "flip": False, "student": "pvt_v2_b0", "student_option": ["drop_path_rate=0.1"],
+        "teacher_set": ["optimizer.lr=1e-2"], "teacher": None, "epochs": None,
+    }  # fmt: skip
+    assert name == "fit" and {key: given[key] for key in wanted} == wanted
+    assert "--set view.erase=0.1" in " ".join(words) and words[-2:] == ["--out", "again"]
+    assert fit_command(Request("digits", {"recipe": lgkd.load_recipe("fast")}), "again") is None
+    assert fit_command(Request("digits", {"epochs": 2}), "again") == "lgkd fit digits --epochs 2 --out again"
 
 
 def test_facts_are_numbers_and_words(state: State) -> None:

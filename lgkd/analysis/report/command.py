@@ -1,4 +1,4 @@
-"""Compose the command that repeats the runs of a report."""
+"""Compose the command that repeats the runs of a report. Those of its teachers: `teacher_command`."""
 
 import json
 import shlex
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lgkd.analysis.report.selection import Chosen
+from lgkd.data.names import Subset
 from lgkd.runner.options import OPTIONS
 from lgkd.runner.timm_teacher import PRETRAINED
 from lgkd.runs.folder import RECIPE
@@ -15,15 +16,16 @@ _PARTS = ("fraction", "images_per_class", "val_fraction")
 """Options that use only some of the images, for which the subset's seed counts."""
 
 
-def command(chosen: Chosen, *, out: str) -> str | None:
+def command(chosen: Chosen, *, out: str, recipe: str = RECIPE) -> str | None:
     """Compose one line for a shell: the same choices for all seeds, and the baseline where the same command trains it.
 
-    The recipe is the file that `notes` asks for. Folders are given by their last names, since the folders above do not
+    Folders are given by their last names, since the folders above do not
     exist elsewhere.
 
     Args:
         chosen: the runs.
         out: the new folder.
+        recipe: the file of the recipe.
 
     Returns:
         The line; None where objects have no name.
@@ -33,33 +35,42 @@ def command(chosen: Chosen, *, out: str) -> str | None:
     if not isinstance(call, dict):
         return None
     options = call.get("options") or {}
-    words = [*_who(info, call), "--recipe", RECIPE, *_seeds(chosen), *_options(options)]
+    if _is_series(chosen) and chosen.ours.units == "folds":
+        options = {name: value for name, value in options.items() if name != "fold"}
+    words = [*_who(info, call), "--recipe", recipe, *_seeds(chosen), *_options(options)]
     if info.get("processes", 1) > 1:
         words += ["--nproc", str(info["processes"])]
     return shlex.join([*words, "--out", out])
 
 
-def notes(chosen: Chosen) -> tuple[str, str]:
-    """Describe the preconditions of the command and its result."""
-    info = chosen.main.info
-    needs = [f"Save the recipe below as {RECIPE}."]
-    folders = [Path(place).name for place in _folders(info)]
-    if folders:
-        needs.append(f"The working folder has to hold {' and '.join(folders)}, or links of that name.")
-    teacher = info.get("teacher")
-    if teacher and not teacher.get("run") and not teacher.get("weights"):
-        needs.append("The teacher has to be in the store (lgkd teachers); run.json names it by its hash.")
-    what = "the same student" if len(chosen.ours.runs) == 1 and not _makes_baseline(chosen) else "the same students"
-    after = [f"On the same machine and versions it gives {what}."]
+def preconditions(chosen: Chosen) -> str | None:
+    """Return a sentence on the folders that the command names; None where it names none."""
+    folders = [Path(place).name for place in _folders(chosen.main.info)]
+    return f"The working folder has to hold {' and '.join(folders)}, or links of that name." if folders else None
+
+
+def consequences(chosen: Chosen) -> str:
+    """Describe the result of the command."""
+    single = len(chosen.ours.runs) == 1 and not _makes_baseline(chosen)
+    after = [f"On the same machine and versions it gives the same student{'' if single else 's'}."]
     if chosen.baseline is not None and not _makes_baseline(chosen):
         after.append("The baseline was trained by another command; a report of it alone shows that.")
-    return " ".join(needs), " ".join(after)
+    return " ".join(after)
+
+
+def dataset_words(about: Mapping[str, Any]) -> list[str]:
+    """Return the data set as an argument, and the folder of named data sets.
+
+    Args:
+        about: `dataset` of run.json.
+    """
+    named = f"{Path(about['path']).name}/" if about["path"] else str(about["name"])
+    return [named] if about["data_dir"] is None else [named, "--data-dir", Path(about["data_dir"]).name]
 
 
 def _who(info: Mapping[str, Any], call: Mapping[str, Any]) -> list[str]:
     """Return the arguments for student, teachers and data set."""
-    about = info["dataset"]
-    dataset = f"{Path(about['path']).name}/" if about["path"] else str(about["name"])
+    dataset, *data_dir = dataset_words(info["dataset"])
     role = "teacher" if info["kind"] == "teacher" else "student"
     if role == "teacher":
         words = ["lgkd", "train-teacher", info["student"]["name"], dataset]
@@ -67,8 +78,7 @@ def _who(info: Mapping[str, Any], call: Mapping[str, Any]) -> list[str]:
         words = ["lgkd", info["kind"], "--student", info["student"]["name"]]
         words += [word for name in call.get("teachers") or () for word in ("--teacher", Path(name).name)]
         words += ["--dataset", dataset]
-    if about["data_dir"] is not None:
-        words += ["--data-dir", Path(about["data_dir"]).name]
+    words += data_dir
     for key, value in (call.get("model_options") or {}).items():
         words += [f"--{role}-option", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
     if call.get("taps"):
@@ -80,13 +90,23 @@ def _seeds(chosen: Chosen) -> list[str]:
     baseline = ["--with-baseline"] if _makes_baseline(chosen) else []
     if not _is_series(chosen):
         return ["--seed", str(chosen.main.info["seed"]), *baseline]
-    return ["--seeds", ",".join(map(str, chosen.ours.seeds)), *baseline]
+    return ["--seeds", ",".join(map(str, dict.fromkeys(chosen.ours.seeds))), *baseline]
 
 
 def _is_series(chosen: Chosen) -> bool:
-    """Return true if the seeds are the only difference; one command takes one subset of the images."""
-    parts = {run.info["dataset"].get("subset") for run in chosen.ours.runs}
-    return len(chosen.ours.runs) > 1 and len(parts) == 1 and chosen.main.info["kind"] != "teacher"
+    """Return true if one command trains all runs: their seeds are the only difference, or all folds of each are there.
+
+    One command takes one subset of the images.
+    """
+    runs = chosen.ours.runs
+    if len(runs) == 1 or chosen.main.info["kind"] == "teacher":
+        return False
+    parts = [Subset.parse(run.info["dataset"].get("subset") or "") for run in runs]
+    whole = [part for first in parts[:1] if first is not None for part in first.each_fold]
+    if not whole:
+        return len({run.info["dataset"].get("subset") for run in runs}) == 1
+    seeds = {run.seed for run in runs}
+    return len(runs) == len(seeds) * len(whole) and {part and part.text for part in parts} == {p.text for p in whole}
 
 
 def _makes_baseline(chosen: Chosen) -> bool:
@@ -100,11 +120,21 @@ def _makes_baseline(chosen: Chosen) -> bool:
 
 
 def _options(options: Mapping[str, Any]) -> list[str]:
-    words: list[str] = []
     whole = all(options.get(name) is None for name in _PARTS)
-    for name, option in OPTIONS.items():
-        value = options.get(name)
-        if option.kept != "command" or value is None or (name == "subset_seed" and whole):
+    kept = {name: options.get(name) for name, option in OPTIONS.items() if option.kept == "command"}
+    return option_words({name: value for name, value in kept.items() if not (name == "subset_seed" and whole)})
+
+
+def option_words(options: Mapping[str, Any]) -> list[str]:
+    """Return options of a training as words of a command, with files and folders by their last names.
+
+    Args:
+        options: values by the names of `lgkd.runner.options.OPTIONS`; None: not given.
+    """
+    words: list[str] = []
+    for name, value in options.items():
+        option = OPTIONS[name]
+        if value is None:
             continue
         flag, _, negative = (option.flag or "--" + name.replace("_", "-")).partition("/")
         if option.kind is bool:

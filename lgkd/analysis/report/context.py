@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from lgkd.analysis.report.html import blocks
 from lgkd.analysis.report.selection import Chosen
+from lgkd.analysis.report.sentences import name_of
 from lgkd.analysis.report.svg import inline
 from lgkd.data.dataset import Images
 from lgkd.runs.plots import as_svg
@@ -30,6 +31,7 @@ class Known:
         why_not: reason for missing predictions, in a sentence.
         scored: description of the images of another data set that were predicted; empty for the run's own test split.
         recipe, env: the content of the main run's files.
+        again: the command that trained the runs, where it is not one of a training, such as `lgkd fit`.
     """
 
     chosen: Chosen
@@ -41,12 +43,16 @@ class Known:
     scored: str
     recipe: str
     env: Mapping[str, Any]
+    again: str | None = None
 
     @property
     def which(self) -> str:
         """Return a sentence on the runs that are compared image by image."""
         beside = self.chosen.beside
-        return f"Seed {self.chosen.main.seed} against the baseline's seed {beside.seed}." if beside else ""
+        if beside is None:
+            return ""
+        ours, theirs = name_of(self.chosen.main), name_of(beside)
+        return f"{ours[0].upper()}{ours[1:]} against the baseline's{'' if theirs == ours else f' {theirs}'}."
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ class Shown:
         figure: of matplotlib.
         title, description: read aloud by screen readers.
         caption: below it.
+        kind: "large" for a picture as wide as the page.
     """
 
     name: str
@@ -65,11 +72,12 @@ class Shown:
     title: str
     description: str
     caption: str
+    kind: str = ""
 
     def html(self, keep: Keep) -> Markup:
         """Return the figure as a part of the page."""
         keep(self.name, self.figure)
         name = f"{self.name}-picture"
         svg = inline(as_svg(self.figure), name)
-        figure: Markup = blocks.figure(name, svg, self.title, self.description, self.caption)
+        figure: Markup = blocks.figure(name, svg, self.title, self.description, self.caption, self.kind)
         return figure

@@ -3,6 +3,7 @@
 Letters in shapes: K classes, N images.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -124,7 +125,37 @@ def curve_of(runs: Sequence[Finished], key: str = "test_top1") -> Curve | None:
 
 
 def put_right(before: Answers, after: Answers, most: int) -> list[int]:
-    """Return images that `before` got wrong and `after` gets right, those whose true class gained most first."""
+    """Return images that `before` got wrong and `after` gets right, spread over the true classes.
+
+    Those whose true class gained most come first; see `spread`.
+    """
     turned = (~before.right & after.right).nonzero().flatten()
     gained = (after.chances - before.chances)[turned]
-    return turned[torch.sort(gained, descending=True, stable=True).indices][:most].tolist()
+    return spread(turned[torch.sort(gained, descending=True, stable=True).indices], after.labels, most)
+
+
+def surest_mistakes(answers: Answers, most: int) -> list[int]:
+    """Return wrongly classified images, the most confident ones first, spread over the true classes; see `spread`."""
+    wrong = (~answers.right).nonzero().flatten()
+    confidences = answers.confidences[wrong]
+    return spread(wrong[torch.sort(confidences, descending=True, stable=True).indices], answers.labels, most)
+
+
+def spread(order: Tensor, labels: Tensor, most: int) -> list[int]:
+    """Select at most `most` images of an order in rounds, of which each takes the first image left of every class.
+
+    Args:
+        order: places of images, int64 (M,), the most important first.
+        labels: the classes, int64 (N,).
+        most: number of images.
+
+    Returns:
+        The places, those of an earlier round first, and within a round in the given order.
+    """
+    places = order.tolist()
+    rounds: list[int] = []
+    seen: Counter[int] = Counter()
+    for label in labels[order].tolist():
+        rounds.append(seen[label])
+        seen[label] += 1
+    return [places[at] for at in sorted(range(len(places)), key=rounds.__getitem__)[:most]]

@@ -3,24 +3,22 @@
 from markupsafe import Markup
 
 from lgkd.analysis.report.context import Keep, Known, Shown
-from lgkd.analysis.report.figures import draw_classes, draw_confusion, draw_reliability
+from lgkd.analysis.report.figures import MOST_IN_A_COLUMN, draw_classes, draw_confusion, draw_reliability
 from lgkd.analysis.report.html import blocks
 from lgkd.analysis.report.metrics import (
     calibration_error,
     confusion,
     most_confused,
-    put_right,
     reliability,
 )
-from lgkd.analysis.report.thumbnails import embedded
-from lgkd.data.dataset import Images
 from lgkd.runs.class_results import about_never_predicted
 from lgkd.runs.statistics import in_percent
 from lgkd.training.evaluate import Answers
 
 _MOST_BARS, _FEW_BARS = 30, 12
-_MOST_PAIRS, _MOST_EXAMPLES = 15, 12
+_MOST_PAIRS = 15
 _MOST_ROWS = 20
+"""Number of classes up to which their table is as long as it is; a longer one is scrolled."""
 
 
 def classes(known: Known, ours: Answers, keep: Keep) -> list[Markup]:
@@ -45,14 +43,15 @@ def classes(known: Known, ours: Answers, keep: Keep) -> list[Markup]:
     unit = "%" if theirs is None else " points"
     written = {place: in_percent(value, signed=theirs is not None) for place, value in values.items()}
     text = ", ".join(f"{names[place]} {written[place]}{unit}" for place in (*order[:3], *order[-3:]))
-    gains = [] if theirs is None else ["accuracy of the baseline", "gain, points"]
-    columns = ["class", "test images", "predicted", "accuracy (recall)", "precision", "F1", "AUROC", *gains]
+    gains = [] if theirs is None else ["baseline", "gain"]
+    columns = ["class", "images", "predicted", "recall", "precision", "F1", "AUROC", *gains]
     rows = [
         [names[place], f"{scores[place].count:,}", f"{scores[place].predicted:,}",
          *map(_share, (scores[place].recall, scores[place].precision, scores[place].f1)), _area(scores[place].auroc),
          *([] if theirs is None else [_share(theirs[place]), written[place]])]
         for place in order
     ]  # fmt: skip
+    beside = "" if theirs is None else ", of the baseline as well"
     shares = [values[place] * (1 if theirs is None else 100) for place in shown]
     picture = Shown(
         "classes",
@@ -61,12 +60,13 @@ def classes(known: Known, ours: Answers, keep: Keep) -> list[Markup]:
         f"Highest and lowest: {text}.",
         f"{what}.{some}{pair}",
     )
-    table = blocks.table("Scores by class; AUROC is that of each class against all others", columns, rows)
-    # A few classes are read as a table; many are looked up.
-    shown_table = table if count <= _MOST_ROWS else blocks.folded("All classes as a table", table)
+    table = blocks.table(
+        f"Scores by class: recall is its accuracy{beside}, AUROC that of the class against all others", columns, rows,
+        kind="tall" if count > _MOST_ROWS else "",
+    )  # fmt: skip
     remark = about_never_predicted({name: one.as_dict() for name, one in zip(names, scores, strict=True)})
     remarks = [] if remark is None else [blocks.paragraphs([f"{remark}."])]
-    return [*remarks, picture.html(keep), shown_table]
+    return [*remarks, blocks.beside(picture.html(keep), [table])]
 
 
 def _share(value: float | None) -> str:
@@ -83,19 +83,22 @@ def confusions(known: Known, ours: Answers, keep: Keep) -> list[Markup]:
     matrix = confusion(ours, len(names))
     pairs = most_confused(matrix, _MOST_PAIRS)
     first = f"Most often {names[pairs[0].true]} is taken for {names[pairs[0].guess]}." if pairs else "No mistakes."
+    large = len(names) > MOST_IN_A_COLUMN
     picture = Shown(
         "confusion",
         draw_confusion(names, matrix),
         "Confusion matrix",
         f"{len(names)} by {len(names)} classes; {int(matrix.diagonal().sum()):,} of {int(matrix.sum()):,} images are "
         f"on the diagonal. {first}",
-        "Rows are true classes, columns guesses; the stronger the blue, the larger the share of the row.",
+        "Rows are true classes, columns predicted ones; the stronger the blue, the larger the share of the row.",
+        "large" if large else "",
     )
     if not pairs:
         return [picture.html(keep), blocks.paragraphs(["There is no mistake among the test images."])]
     rows = [(names[one.true], names[one.guess], one.images, f"{one.share:.0%}") for one in pairs]
     columns = ("true class", "taken for", "images", "share of the class")
-    return [picture.html(keep), blocks.table(f"The {len(rows)} pairs with most mistakes", columns, rows, words=2)]
+    listed = blocks.table(f"The {len(rows)} pairs with most mistakes", columns, rows, words=2)
+    return [picture.html(keep), listed] if large else [blocks.beside(picture.html(keep), [listed])]
 
 
 def calibration(known: Known, ours: Answers, keep: Keep) -> list[Markup]:
@@ -118,39 +121,11 @@ def calibration(known: Known, ours: Answers, keep: Keep) -> list[Markup]:
         (f"{one.low:.0%} to {one.high:.0%}", f"{one.images:,}",
          *("" if value is None else f"{in_percent(value)}%" for value in (one.confidence, one.accuracy)))
         for one in bins
+        if one.images or (theirs is not None and theirs[bins.index(one)].images)
     ]  # fmt: skip
     text = (
         f"The expected calibration error is {in_percent(error)}%{beside}: the mean distance between confidence and "
         f"accuracy, over {len(bins)} bins of confidence. On the whole this model is {lean}."
     )
     listed = blocks.table("Confidence and accuracy", ("confidence", "images", "mean", "accuracy"), rows)
-    return [blocks.paragraphs([text]), picture.html(keep), blocks.folded("The same as a table", listed)]
-
-
-def examples(known: Known, ours: Answers, images: Images) -> list[Markup]:
-    """Build the images that the guided student gets right and the baseline does not, and the other way round."""
-    theirs = known.baseline_answers
-    if theirs is None:
-        return [blocks.paragraphs(["No baseline was given: what guidance changed cannot be seen in one run."])]
-    right, wrong = int((~theirs.right & ours.right).sum()), int((theirs.right & ~ours.right).sum())
-    text = (
-        f"Of {len(ours.labels):,} test images guidance corrected {right:,} mistakes and added {wrong:,}. {known.which} "
-        "Those whose true class gained or lost most confidence come first."
-    )
-    better, worse = put_right(theirs, ours, _MOST_EXAMPLES), put_right(ours, theirs, _MOST_EXAMPLES)
-    return [
-        blocks.paragraphs([text]),
-        blocks.examples("Corrected", [_example(known, ours, theirs, images, place) for place in better]),
-        blocks.examples("New mistakes", [_example(known, ours, theirs, images, place) for place in worse]),
-    ]
-
-
-def _example(known: Known, ours: Answers, theirs: Answers, images: Images, place: int) -> dict[str, object]:
-    """Build one image with its class and both students' predictions."""
-    true = known.classes[int(ours.labels[place])]
-    lines = [
-        f"{who}: {known.classes[int(one.guesses[place])]} ({float(one.confidences[place]):.0%})"
-        for who, one in (("now", ours), ("baseline", theirs))
-    ]
-    alt = f"test image {images.names[place]}, which shows {true}"
-    return {**embedded(images, place), "alt": alt, "true": true, "lines": lines}
+    return [blocks.beside(picture.html(keep), [blocks.paragraphs([text]), listed])]

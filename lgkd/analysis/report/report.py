@@ -49,6 +49,26 @@ def write_report(
         InputError: no finished run is there, or the runs are of different kinds.
         TakenError: `out` exists and is not a report.
     """
+    return report_on(runs, baselines, out=out, dataset=dataset, data_dir=data_dir, device=device, say=say)
+
+
+def report_on(
+    runs: str | Path | Sequence[str | Path],
+    baselines: str | Path | Sequence[str | Path] = (),
+    *,
+    out: str | Path | None = None,
+    dataset: str | Path | DataSet | None = None,
+    data_dir: str | Path | None = None,
+    device: str | None = None,
+    say: Callable[[str], None] | None = None,
+    again: str | None = None,
+) -> Path:
+    """Write a report as `write_report` does.
+
+    Args:
+        runs, baselines, out, dataset, data_dir, device, say: as for `write_report`.
+        again: the command that trained the runs, where it is not one of a training.
+    """
     notify = say or (lambda _: None)
     chosen = choose(_listed(runs), _listed(baselines), say)
     file = Path(out) if out is not None else chosen.main.folder / REPORT
@@ -76,6 +96,7 @@ def write_report(
         scored=opened.scored if opened is not None and dataset is not None else "",
         recipe=_read(main, RECIPE) or "not available",
         env=_environment(main),
+        again=again,
     )
     pictures: dict[str, Any] = {}
     page = write_page(known, pictures.__setitem__)

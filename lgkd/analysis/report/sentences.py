@@ -13,6 +13,7 @@ from lgkd.runs.class_results import (
     has_unequal_classes,
     selected_by,
 )
+from lgkd.runs.compare.find import Finished
 from lgkd.runs.compare.summary import balanced_line, equal_line, gain_lines
 from lgkd.runs.ended_terms import ended_terms
 from lgkd.runs.statistics import in_percent
@@ -22,7 +23,7 @@ _HOUR, _MINUTE = 3600, 60
 
 def who(info: Mapping[str, Any]) -> str:
     """Name student and teachers, as in "deit_tiny, guided by resnet20"."""
-    by = " and ".join(map(_called, teachers_of(info)))
+    by = " and ".join(map(called, teachers_of(info)))
     name = str(info["student"]["name"]).rpartition(":")[2]
     if info["kind"] == "teacher":
         return f"{name}, trained as a teacher"
@@ -34,8 +35,9 @@ def teachers_of(info: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [one for one in (info.get("teacher"), *(info.get("more_teachers") or ())) if one]
 
 
-def _called(teacher: Mapping[str, Any]) -> str:
-    return str(teacher.get("kept_as") or teacher.get("name") or teacher.get("class"))
+def called(teacher: Mapping[str, Any]) -> str:
+    """Return the teacher's name; in the store its part of the images is added to it, which is said elsewhere."""
+    return str(teacher.get("kept_as") or teacher.get("name") or teacher.get("class")).partition("--")[0]
 
 
 def _build(info: Mapping[str, Any]) -> str:
@@ -63,20 +65,37 @@ def _value(value: Any) -> str:
 
 def _teachers(info: Mapping[str, Any]) -> list[str]:
     """State the accuracy of each teacher, where it is known."""
-    known = [(_called(one), one.get("test_top1")) for one in teachers_of(info)]
+    known = [(called(one), one.get("subset"), one.get("test_top1")) for one in teachers_of(info)]
     return [
-        f"The teacher {name} classifies {in_percent(top1)}% of the test images correctly."
-        for name, top1 in known
+        f"The teacher {name}{f', trained on {part},' if part else ''} classifies {in_percent(top1)}% of the test "
+        "images correctly."
+        for name, part, top1 in known
         if isinstance(top1, int | float)
     ]
 
 
-def when(runs: Sequence[Mapping[str, Any]]) -> str:
-    """State the seeds, and when the last of them finished."""
-    seeds = [str(info["seed"]) for info in runs]
-    finished = max((str(info["finished"]) for info in runs if info.get("finished")), default="at an unknown time")
-    named = f"Seed {seeds[0]}" if len(seeds) == 1 else f"Seeds {', '.join(seeds)}"
-    return f"{named}, finished {finished.replace('T', ' ').replace('+00:00', ' UTC')}"
+def name_of(run: Finished) -> str:
+    """Name a run among those that differ by seed or fold: "seed 0", "fold 2", or "seed 0, fold 2"."""
+    if run.fold is None:
+        return f"seed {run.seed}"
+    return f"fold {run.fold}" if not run.seed else f"seed {run.seed}, fold {run.fold}"
+
+
+def when(runs: Sequence[Finished]) -> str:
+    """List the seeds or folds, and the time at which the last of them finished."""
+    ends = [str(run.info["finished"]) for run in runs if run.info.get("finished")]
+    finished = max(ends, default="at an unknown time")
+    return f"{_names(runs)}, finished {finished.replace('T', ' ').replace('+00:00', ' UTC')}"
+
+
+def _names(runs: Sequence[Finished]) -> str:
+    """List runs: "Seed 0", "Seeds 0, 1", "Folds 1, 2, 3", or "Seed 0, fold 1; seed 1, fold 1" where both differ."""
+    by_fold = runs[0].fold is not None
+    if by_fold and any(run.seed for run in runs):
+        named = "; ".join(map(name_of, runs))
+        return named[0].upper() + named[1:]
+    unit = "Fold" if by_fold else "Seed"
+    return f"{unit}{'s' * (len(runs) > 1)} {', '.join(str(run.fold if by_fold else run.seed) for run in runs)}"
 
 
 def summary(chosen: Chosen) -> list[str]:
@@ -88,7 +107,7 @@ def summary(chosen: Chosen) -> list[str]:
         f"{who(info)}: {info['epochs']} epochs on {data['train_images']:,} images of {data['name']}{part}, "
         f"{data['classes']} classes. {_build(info)}",
         *_teachers(info),
-        f"With seed {chosen.main.seed} it classifies {in_percent(results['test_top1'])}% of {data['test_images']:,} "
+        f"{_with(chosen.main)} it classifies {in_percent(results['test_top1'])}% of {data['test_images']:,} "
         f"test images correctly {_when(results)}.",
         *_alike(results),
     ]
@@ -102,12 +121,18 @@ def summary(chosen: Chosen) -> list[str]:
     for run in chosen.ours.runs:
         ended = [str(one) for one in ended_terms(run.info, run.rows)]
         if ended:
-            lines.append(f"{f'With seed {run.seed}: ' if count > 1 else ''}{'. '.join(ended)}.")
+            lines.append(f"{f'{_with(run)}: ' if count > 1 else ''}{'. '.join(ended)}.")
     if count > 1:
-        seeds = ", ".join(map(str, chosen.ours.seeds))
         spread = f" (standard deviation {in_percent(chosen.ours.sd or 0)} points)"
-        lines.append(f"Over {count} seeds ({seeds}) the mean is {in_percent(chosen.ours.top1.mean)}%{spread}.")
+        lines.append(
+            f"Over {count} {chosen.ours.units} the mean is {in_percent(chosen.ours.top1.mean)}%{spread}: "
+            f"{_names(chosen.ours.runs).lower()}."
+        )
     return lines + _gain(chosen, single=count == 1)
+
+
+def _with(run: Finished) -> str:
+    return f"On {name_of(run)}" if run.fold is not None and not run.seed else f"With {name_of(run)}"
 
 
 def _alike(results: Mapping[str, Any]) -> list[str]:
@@ -127,13 +152,15 @@ def _alike(results: Mapping[str, Any]) -> list[str]:
 def _gain(chosen: Chosen, *, single: bool) -> list[str]:
     difference, baseline = chosen.difference, chosen.baseline
     if difference is None or baseline is None:
-        lone = " One seed is not a result: other seeds can differ by more than a method gains." if single else ""
+        one = chosen.ours.units.removesuffix("s")
+        lone = f" One {one} is not a result: other {one}s can differ by more than a method gains." if single else ""
         return [f"No baseline was given, so the guide's gain is unknown.{lone}"]
     unpaired = "" if difference.paired else f"{len(chosen.ours.runs)} against {len(baseline.runs)}"
     gains = gain_lines(
-        "Gain over the baseline", difference.interval, [gain for _, gain in difference.by_seed], unpaired=unpaired
-    )
-    many = f"mean of {len(baseline.runs)} seeds" if len(baseline.runs) > 1 else f"seed {baseline.runs[0].seed}"
+        "Gain over the baseline", difference.interval, [gain for _, gain in difference.by_seed],
+        units=chosen.ours.units, unpaired=unpaired,
+    )  # fmt: skip
+    many = f"mean of {len(baseline.runs)} {baseline.units}" if len(baseline.runs) > 1 else name_of(baseline.runs[0])
     lines = [
         f"The baseline is {who(baseline.runs[0].info)}: {in_percent(baseline.top1.mean)}% ({many}).",
         " ".join(gains),

@@ -5,6 +5,9 @@ from typing import NamedTuple
 
 from lgkd.runs.plots import BLUE, GREEN, GREY, ORANGE
 
+DEEP = "#010101"
+"""Ink on a coloured ground, which has to be darker, or lighter, than other ink."""
+
 # Colours of the figures, and their names in the page's style, which has a dark one, too.
 _COLOURS = {
     BLUE: "var(--blue)",
@@ -12,6 +15,7 @@ _COLOURS = {
     GREEN: "var(--green)",
     GREY: "var(--muted)",
     "#000000": "currentColor",
+    DEEP: "var(--deep)",
     "#b0b0b0": "var(--line)",
 }
 _PROLOGUE = re.compile(r"^.*?(?=<svg)", re.DOTALL)

@@ -7,9 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lgkd.data.dataset import Images
-from lgkd.data.encode import as_png
+from lgkd.data.encode import as_jpeg, as_png
 
-_SIDE = 96
+_SIDE = 256
+"""The longest side, in pixels, of an embedded image; data sets of photographs are decoded to about this size."""
+_SMALL = 96
+"""The longest side, in pixels, up to which an image is shown pixel by pixel, and embedded without loss."""
+_QUALITY = 85
 
 
 def picture(images: Images, place: int, *, side: int = _SIDE) -> Tensor:
@@ -26,7 +30,15 @@ def picture(images: Images, place: int, *, side: int = _SIDE) -> Tensor:
 
 
 def embedded(images: Images, place: int) -> dict[str, object]:
-    """Return one image for the template: its own pixels as PNG in base 64, and its size."""
+    """Return one image for the template in its own resolution, and its size: PNG, or JPEG of a photograph."""
     pixels_3HW = picture(images, place)
     height, width = pixels_3HW.shape[1:]
-    return {"png": b64encode(as_png(pixels_3HW)).decode("ascii"), "width": width, "height": height}
+    small = max(height, width) <= _SMALL
+    content = as_png(pixels_3HW) if small else as_jpeg(pixels_3HW, _QUALITY)
+    return {
+        "format": "png" if small else "jpeg",
+        "data": b64encode(content).decode("ascii"),
+        "width": width,
+        "height": height,
+        "small": small,
+    }

@@ -61,7 +61,7 @@ def balanced_line(difference: Difference) -> str | None:
         f"The classes are of unequal size. In balanced accuracy the difference is {in_percent(gain.mean, signed=True)}"
     )
     if gain.low is None or gain.high is None:
-        return f"{what} points, with one seed."
+        return f"{what} points, with one {difference.group.units.removesuffix('s')}."
     low, high = (in_percent(end, signed=True) for end in (gain.low, gain.high))
     zero = "includes 0" if gain.includes_zero else "does not include 0"
     return f"{what} points, {gain.confidence:.0%} t-interval {low} to {high}, which {zero}."
@@ -94,11 +94,11 @@ def gain_lines(
         units: what the pairs differ by, "seeds" or "folds".
         unpaired: the seeds of each group, where they are not paired.
     """
-    points, seeds = in_percent(gain.mean, signed=True), len(by_seed) or gain.count
+    points, seeds, unit = in_percent(gain.mean, signed=True), len(by_seed) or gain.count, units.removesuffix("s")
     if gain.low is None or gain.high is None:
         if not unpaired:
-            return [f"{what}: {points} points with one seed, which gives no interval and is not a result."]
-        return [f"{what}: {points} points. One seed gives no interval, so this is not a result."]
+            return [f"{what}: {points} points with one {unit}, which gives no interval and is not a result."]
+        return [f"{what}: {points} points. One {unit} gives no interval, so this is not a result."]
     low, high = (in_percent(end, signed=True) for end in (gain.low, gain.high))
     interval = f"{gain.confidence:.0%} t-interval {low} to {high}"
     if unpaired:
