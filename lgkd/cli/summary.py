@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from lgkd._internal.launch import is_first
 from lgkd.cli.compare import show_comparison
 from lgkd.cli.display import console, duration, line_of, say, show_json
+from lgkd.config.values import size_text
 from lgkd.errors import LgkdError
 from lgkd.runs.class_results import class_metrics, has_unequal_classes, selected_by
 from lgkd.runs.ended_terms import ended_terms
@@ -56,8 +57,9 @@ def print_next_step(run: "Run", dataset: str, data_dir: str | Path | None) -> No
     # One that ends this evening, whatever the teacher took.
     words = ["lgkd", "distill", "--student", "vit_128", "--teacher", name, "--dataset", dataset]
     words += ["--recipe", "fast", "--time", "45m"]
-    side = info["student"]["image_size"][0]
-    words += ["--image-size", str(side)] if _LEAST < side <= _MOST else []
+    size = info["student"]["image_size"]
+    fits = min(size) > _LEAST and max(size) <= _MOST
+    words += ["--image-size", size_text(size)] if fits or size[0] != size[1] else []
     given = {"data_dir": data_dir, **{key: options.get(key) for key in _PARTS}}
     if about["subset"]:
         given["subset_seed"] = options.get("subset_seed") or None

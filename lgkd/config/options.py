@@ -3,13 +3,14 @@
 The Python API has a few more: `lgkd.runner.options`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, TypedDict, get_args, get_type_hints
 
 from lgkd.config.schema import Recipe
+from lgkd.config.values import read_image_size
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Option:
             command that the report prints.
         compared: dotted key of run.json, or of the recipe, under which `lgkd.runs.identity` compares its effect; None
             where it does not change what a training computes.
+        parse: reads a value of the command line where its type alone does not; raises ValueError.
     """
 
     about: str
@@ -41,6 +43,7 @@ class Option:
     completion: str | None = None
     kept: Literal["", "run", "command"] = ""
     compared: str | None = None
+    parse: Callable[[str], Any] | None = None
 
     @property
     def help_line(self) -> str:
@@ -89,8 +92,13 @@ class CommandOptions(TypedDict, total=False):
         "with `init`, a run's folder: continue from its last checkpoint, with the optimiser's state, the average of "
         "the weights and the random draws; the learning rate starts again.", bool,
         "With --init RUN: continue from its last checkpoint, optimiser state included.", default=False, kept="command")]
-    image_size: Annotated[int | None, Option(
-        "side of the model's images, in pixels.", int, compared="student.image_size")]
+    image_size: Annotated[int | tuple[int, int] | None, Option(
+        "side of the model's images, or (height, width), in pixels.", int,
+        "Side of the model's images, or HEIGHTxWIDTH, in pixels: 64, 160x320.", metavar="SIZE",
+        compared="student.image_size", parse=read_image_size)]
+    channels: Annotated[int | None, Option(
+        "of the model's images: 3, red, green and blue, or 1, grey levels.", int,
+        "Channels of the model's images: 3, or 1 for grey levels.", metavar="1|3", compared="recipe")]
     recipe: Annotated[str | Path | Recipe, Option(
         "a shipped name, a YAML file, or a `Recipe`.", str, "A shipped recipe or a YAML file.", completion="recipes",
         compared="recipe")]

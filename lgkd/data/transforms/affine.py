@@ -22,7 +22,7 @@ from torch import Tensor
 from lgkd.data.transforms.device import cut, sent
 from lgkd.data.transforms.resized_crop import Interpolation
 
-Fill = tuple[int, int, int]
+Fill = tuple[int, ...]
 Shift = NDArray[np.float64]
 
 HAIR = 2.0**-10
