@@ -69,7 +69,9 @@ class FastNet(nn.Module):
 
 
 class WhiteningStem(nn.Module):
-    """Whiten patches of 3x3 pixels by fixed filters, add learned biases, apply GELU: (B,3,H,W) -> (B,32,H,W), (B,1,H,W) -> (B,18,H,W).
+    """Whiten patches of 3x3 pixels by fixed filters, add learned biases, apply GELU: (B,3,H,W) -> (B,32,H,W).
+
+    Images of one channel give (B,18,H,W).
 
     Until `whiten` is called or weights are loaded, the filters are those of images in which pixels resemble their
     neighbours, whose patches have the covariance 0.9^distance between places and 0.8 between colours.
