@@ -38,6 +38,7 @@ class Teacher(nn.Module):
 
     mean: Tensor
     std: Tensor
+    luma: Tensor
 
     def __init__(
         self,
@@ -65,6 +66,7 @@ class Teacher(nn.Module):
         self.channels = len(mean)
         self.register_buffer("mean", _column(mean), persistent=False)
         self.register_buffer("std", _column(std), persistent=False)
+        self.register_buffer("luma", _column(LUMA), persistent=False)
         self.use_batch_norm(batch_norm)
 
     def use_batch_norm(self, mode: BatchNormMode) -> Self:
@@ -100,8 +102,7 @@ class Teacher(nn.Module):
         if images.shape[-2:] != self.image_size:
             images = smaller(images, self.image_size, antialias=antialias)
         if self.channels == 1 and images.shape[1] == 3:
-            weights_311 = _column(LUMA).to(images)
-            grey = (images * (weights_311 * std_311)).sum(dim=1, keepdim=True) + (weights_311 * mean_311).sum()
+            grey = (images * (self.luma * std_311)).sum(dim=1, keepdim=True) + (self.luma * mean_311).sum()
             return (grey - self.mean) / self.std
         # One multiplication and one addition; where both normalisations are equal they are 1 and 0.
         return images * (std_311 / self.std) + (mean_311 - self.mean) / self.std
