@@ -1,5 +1,6 @@
 """Determine a model's patch size, and the pixels of an image that fill no patch."""
 
+from collections.abc import Iterable
 from math import gcd
 
 from torch import nn
@@ -74,7 +75,7 @@ def _fine_patch(model: nn.Module, image_size: tuple[int, int]) -> int:
     Of a model that states its possible sizes as `lgkd_patch_sizes`, it is the largest of them that is no larger.
     """
     eighth = max(1, min(image_size) // 8)
-    known = getattr(model, "lgkd_patch_sizes", None) or range(-(-eighth // 2), eighth + 1)
+    known: Iterable[int] = getattr(model, "lgkd_patch_sizes", None) or range(-(-eighth // 2), eighth + 1)
     return max((side for side in known if side <= eighth and gcd(*image_size) % side == 0), default=eighth)
 
 

@@ -42,6 +42,8 @@ def made(name: str, channels: int, options: dict[str, Any]) -> nn.Module:
 @pytest.mark.parametrize("name", SMALL)
 def test_summed_kernels_give_the_same_of_grey_images(name: str) -> None:
     one, three = made(name, 1, SMALL[name]), made(name, 3, SMALL[name])
+    if name == "deit_tiny":  # whose classifier starts from zeros
+        nn.init.normal_(three.head.weight)
     adapted = start_from_weights(one, three.state_dict(), "three.safetensors")
     assert len(adapted.resized) == 1 and adapted.classifier == "kept"
     grey = torch.randn(3, 1, 32, 32)

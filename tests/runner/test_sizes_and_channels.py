@@ -99,7 +99,9 @@ def test_a_cache_serves_it_and_a_run_teaches_by_its_folder(wide: Wide, here: Pat
     assert run([*[word for word in words if word not in ("--teacher", "resnet8")], *by_folder]) == 0
 
 
-def test_predictions_exports_and_reports_of_any_image(wide: Wide, here: Path, capsys: pytest.CaptureFixture) -> None:
+def test_predictions_exports_and_reports_of_any_image(
+    wide: Wide, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     grey = np.arange(20 * 30, dtype=np.uint16).reshape(20, 30)
     Image.fromarray(grey).save("deep.png")
     Image.fromarray(np.zeros((9, 9, 4), np.uint8)).save("clear.png")
@@ -193,7 +195,7 @@ def test_training_on_transposed_images_is_the_transposed_training(name: str) -> 
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            losses[size].append(float(loss))
+            losses[size].append(loss.item())
         guide.remove()
         students[size] = student
     assert losses[32, 16] == pytest.approx(losses[16, 32], rel=1e-4)
