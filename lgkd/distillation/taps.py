@@ -141,8 +141,8 @@ def find_fold(
     if tap.prefix is None and prefix_hint is not None:
         prefixes.insert(0, prefix_hint)
     fitting = [(prefix, grid) for prefix in prefixes if (grid := _grid_of(count - prefix, image_size)) is not None]
-    # Of images that are not square, three tokens may be a grid of 1 x 3 with a cropped patch, or 1 x 2 and a class token:
-    # the model's own statement counts, then the exact proportions.
+    # Of an image that is not square, three tokens may be a grid of 1 x 3 with a cropped patch, or one of 1 x 2 after a
+    # class token: the model's own statement counts, then the exact proportions.
     stated = [one for one in fitting if one[0] == prefix_hint or tap.prefix is not None]
     exact = [one for one in fitting if one[1][0] * image_size[1] == one[1][1] * image_size[0]]
     best = next(iter((*stated, *exact, *fitting)), None)
