@@ -16,6 +16,7 @@ from lgkd.autofit.outcome import Fitted, read_results
 from lgkd.autofit.plan import TEACHER_SHARE, Plan, in_words, make_plan, reserve
 from lgkd.autofit.request import Request
 from lgkd.config import Recipe
+from lgkd.config.values import size_text
 from lgkd.data.names import Subset, dataset_key
 from lgkd.deploy.export import export_run
 from lgkd.deploy.options import choose_formats
@@ -47,7 +48,7 @@ def fit(
     teacher: str | None = None,
     student_options: Mapping[str, Any] | None = None,
     teacher_recipe: str | Path | Recipe = "teacher-fast",
-    teacher_image_size: int | None = None,
+    teacher_image_size: int | tuple[int, int] | None = None,
     teacher_overrides: Sequence[str] = (),
     baseline: bool = False,
     seeds: Sequence[int] | None = None,
@@ -191,8 +192,8 @@ class _Fit:
                 least = error.least / TEACHER_SHARE
                 raise ShortTimeError(
                     f"the time of {in_words(request.seconds or 0)} is too short for {plan.teacher} at "
-                    f"{plan.teacher_image_size} px, which has {TEACHER_SHARE:.0%} of it, expected enough for "
-                    f"{LEAST_STEPS} steps; give --time {in_words(least + 1)} or more, or a smaller --image-size",
+                    f"{size_text(plan.teacher_image_size)} px, which has {TEACHER_SHARE:.0%} of it, expected enough "
+                    f"for {LEAST_STEPS} steps; give --time {in_words(least + 1)} or more, or a smaller --image-size",
                     least=least,
                 ) from None
             Runner(config, began=self.began).run(keep=True)

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lgkd._internal.text import counted, one_line
+from lgkd.config.values import size_text
+
+Size = int | tuple[int, int]
 
 TEACHER_SHARE = 0.4
 """Share of the time for start-up, the check and the teacher; the students have the rest, less `reserve`."""
@@ -83,7 +86,7 @@ class Wishes:
         student, teacher: architectures.
         student_options: of its constructor.
         recipe, teacher_recipe: names or files, with the `batch_size` of each.
-        image_size, teacher_image_size: in pixels.
+        image_size, teacher_image_size: sides, or (height, width), in pixels.
         batch_size: of all trainings.
         class_settings: overrides of both recipes for unequal classes. Nothing sets them yet: this is the place for
             class weights or a balanced sampler.
@@ -100,8 +103,8 @@ class Wishes:
     recipe: tuple[str, int] = ("fast", 128)
     teacher_recipe: tuple[str, int] = ("teacher-fast", 256)
     custom_recipes: bool = False
-    image_size: int | None = None
-    teacher_image_size: int | None = None
+    image_size: Size | None = None
+    teacher_image_size: Size | None = None
     batch_size: int | None = None
     class_settings: tuple[str, ...] = ()
 
@@ -120,7 +123,7 @@ class Plan:
     """Hold the settings of a fit.
 
     Attributes:
-        image_size, teacher_image_size: in pixels.
+        image_size, teacher_image_size: sides, or (height, width), in pixels.
         student, teacher: architectures.
         student_options: of its constructor.
         batch_size, teacher_batch_size: images a step.
@@ -128,8 +131,8 @@ class Plan:
         choices: with their reasons.
     """
 
-    image_size: int
-    teacher_image_size: int
+    image_size: Size
+    teacher_image_size: Size
     student: str
     teacher: str
     student_options: Mapping[str, Any]
@@ -159,11 +162,11 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
     teacher, why_teacher = _teacher(facts, wishes)
     hurry = _is_short(facts, wishes, teacher)
     size, why_size = _size(facts, wishes, hurry)
-    theirs = wishes.teacher_image_size or (min(size, SIZES[0] if hurry else _TEACHER_SIDE))
+    theirs = wishes.teacher_image_size or _teacher_size(size, SIZES[0] if hurry else _TEACHER_SIDE)
     student, why_student = _student(wishes)
     options = dict(wishes.student_options)
     if student == "deit_tiny":
-        options.setdefault("patch_size", max(1, size // 8))
+        options.setdefault("patch_size", max(1, (size if isinstance(size, int) else min(size)) // 8))
     batch = wishes.batch_size or batch_for(facts.train, wishes.recipe[1])
     teacher_batch = wishes.batch_size or batch_for(facts.train, wishes.teacher_recipe[1])
     overrides = [*([] if wishes.flip else ["view.flip=0", "view.alternate_flip=false"])]
@@ -171,7 +174,7 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
     choices = (
         Choice("images", _images(facts), _per_class(facts)),
         _test(facts),
-        Choice("size", f"{size} px" if theirs == size else f"{size} px, teacher {theirs}", why_size),
+        Choice("size", _sizes(size, theirs), why_size),
         Choice("flips", "left-right" if wishes.flip else "none", _why_flip(wishes)),
         Choice("colours", "the set's own" if facts.grey else "as photographs", _why_colours(facts)),
         Choice("teacher", _short(teacher), why_teacher),
@@ -236,7 +239,22 @@ def _is_short(facts: Facts, wishes: Wishes, teacher: str) -> bool:
     return teacher_epochs(wishes.seconds, facts, teacher, _TEACHER_SIDE) < _TEACHER_EPOCHS
 
 
-def _size(facts: Facts, wishes: Wishes, hurry: bool) -> tuple[int, str]:
+def _teacher_size(size: Size, most: int) -> Size:
+    """Return the student's size, or one of its proportions with the pixels of a square of `most`, in steps of 8."""
+    if isinstance(size, int):
+        return min(size, most)
+    scale = most / (size[0] * size[1]) ** 0.5
+    if scale >= 1:
+        return size
+    height, width = (max(8, 8 * round(side * scale / 8)) for side in size)
+    return height if height == width else (height, width)
+
+
+def _sizes(ours: Size, theirs: Size) -> str:
+    return f"{size_text(ours)} px" if theirs == ours else f"{size_text(ours)} px, teacher {size_text(theirs)}"
+
+
+def _size(facts: Facts, wishes: Wishes, hurry: bool) -> tuple[Size, str]:
     stored = f"shorter sides of {facts.short_side} px"
     if wishes.image_size is not None:
         return wishes.image_size, f"as given; {stored}"

@@ -46,7 +46,7 @@ class Request:
     teacher: str | None = None
     student_options: Mapping[str, Any] = field(default_factory=dict)
     teacher_recipe: str | Path | Recipe = "teacher-fast"
-    teacher_image_size: int | None = None
+    teacher_image_size: int | tuple[int, int] | None = None
     teacher_overrides: tuple[str, ...] = ()
     baseline: bool = False
     seeds: tuple[int, ...] = (0,)
@@ -177,7 +177,7 @@ class Request:
             "student_options": dict(self.student_options),
             "recipe": _plain(self.recipe),
             "teacher_recipe": _plain(self.teacher_recipe),
-            "teacher_image_size": self.teacher_image_size,
+            "teacher_image_size": _plain(self.teacher_image_size),
             "teacher_overrides": list(self.teacher_overrides),
             "time": self.seconds,
             "baseline": self.baseline,

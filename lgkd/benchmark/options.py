@@ -54,7 +54,7 @@ class Choices:
     dataset: str | None = None
     data_dir: str | None = None
     recipe: str | None = None
-    image_size: int | None = None
+    image_size: int | tuple[int, int] | None = None
     batch_size: int | None = None
     precision: str | None = None
     overrides: Sequence[str] = ()
@@ -132,7 +132,9 @@ def check_plain(choices: Choices) -> None:
     guide = recipe.guide
     terms = guide.terms if guide is not None else ()
     problem = None
-    if recipe.view.crop != "random-resized":
+    if recipe.view.channels != 3:
+        problem = "view.channels but 3; leave out --channels"
+    elif recipe.view.crop != "random-resized":
         problem = f"crop {recipe.view.crop}; add --set view.crop=random-resized"
     elif recipe.ema is not None:
         problem = "ema; add --set ema=null"

@@ -36,6 +36,7 @@ def load_data(choices: Choices) -> Data:
     return prepare_data(
         choices.dataset if choices.dataset is not None else made_dataset(choices),
         normalize=choices.resolved.view.normalize,
+        channels=choices.resolved.view.channels,
         data_dir=choices.data_dir,
     )
 

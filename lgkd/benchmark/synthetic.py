@@ -72,7 +72,7 @@ def teaching_model(name: str, data: Data, seed: int) -> nn.Module:
     """Build the module in it, with the images' BatchNorm statistics, so that its maps are of a usual size."""
     size = default_image_size(name)
     with seeded(seed_of(seed, "made teacher")):
-        model = create_model(name, num_classes=len(data.classes), image_size=size)
+        model = create_model(name, num_classes=len(data.classes), image_size=size, channels=len(data.mean))
     _calibrate(model, data, size)
     return model
 

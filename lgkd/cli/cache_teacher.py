@@ -13,7 +13,7 @@ from lgkd.cli.train import resolve_command
 from lgkd.runner.options import Options
 
 _OPTIONS = (
-    "data_dir", "fraction", "images_per_class", "subset_seed", "image_size", "recipe", "overrides", "seed",
+    "data_dir", "fraction", "images_per_class", "subset_seed", "image_size", "channels", "recipe", "overrides", "seed",
     "val_fraction", "groups", "folds", "fold", "leave_out_near_copies", "teacher_weights", "stored_side", "device",
     "offline",
 )  # fmt: skip

@@ -72,7 +72,7 @@ def teachers(
                         "top-1": f"{in_percent(card.accuracy.top1)}% on {card.accuracy.split}, epoch "
                         f"{card.accuracy.epoch} of {card.accuracy.epochs}",
                         **_balanced(card.accuracy),
-                        "images": f"{card.image_size} x {card.image_size} px",
+                        "images": f"{card.size[0]} x {card.size[1]} px",
                         "taps": ", ".join(card.taps),
                         "parameters": f"{card.parameters:,}",
                         "recipe": f"{card.recipe}, seed {card.seed}",

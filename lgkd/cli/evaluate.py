@@ -181,8 +181,8 @@ def layers(
     elif info is None or info.role != "teacher":
         teacher = _TEACHER
     options = o.key_values(option, "--option")
-    if image_size is not None and image_size < 1:
-        raise InputError(f"--image-size is {image_size}, expected at least 1 pixel")
+    if image_size is not None and min(pair := image_size if isinstance(image_size, tuple) else (image_size,)) < 1:
+        raise InputError(f"--image-size is {'x'.join(map(str, pair))}, expected at least 1 pixel")
     from lgkd.distillation.layers import describe_layers, meet
 
     rows = describe_layers(model, image_size=image_size, options=options)

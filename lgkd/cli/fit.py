@@ -20,6 +20,7 @@ from lgkd.cli.display import Display, console, duration, line_of, say, show_json
 from lgkd.cli.time_left import PromisedTime, TimeLeft, TrainingsLeft
 from lgkd.cli.train import seeds_of
 from lgkd.config.trackers import check_trackers
+from lgkd.config.values import read_image_size
 from lgkd.models.trust import trust
 from lgkd.runner.options import Options
 from lgkd.runner.time_budget import LEAST_STEPS
@@ -59,7 +60,13 @@ def fit(
         str, typer.Option("--teacher-recipe", help="Recipe of the teacher.", autocompletion=completion.recipes)
     ] = "teacher-fast",
     teacher_image_size: Annotated[
-        int | None, typer.Option("--teacher-image-size", help="Side of the teacher's images, in pixels.")
+        Any,
+        typer.Option(
+            "--teacher-image-size",
+            help="Side of the teacher's images, or HEIGHTxWIDTH, in pixels.",
+            metavar="SIZE",
+            parser=o.read_option(read_image_size),
+        ),
     ] = None,
     teacher_set: Annotated[
         list[str] | None,

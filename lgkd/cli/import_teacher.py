@@ -109,7 +109,7 @@ def import_teacher(
     )
     out.print(f"kept in {folder}", markup=False)
     if not quiet:
-        line = next_command(card.name, dataset, side=card.image_size, data_dir=data_dir)
+        line = next_command(card.name, dataset, size=card.image_size, data_dir=data_dir)
         out.print(line_of(f"next: {line}"), soft_wrap=True)
 
 

@@ -68,6 +68,7 @@ def training_option(name: str) -> Any:
         help=option.help_line,
         metavar=option.metavar,
         callback=_by_word(option) if option.words is not None else None,
+        parser=None if option.parse is None else read_option(option.parse),
         autocompletion=getattr(completion, option.completion) if option.completion is not None else None,
     )
 
@@ -77,6 +78,16 @@ def _by_word(option: Option) -> Callable[[str | None], Any]:
         return option.value_of(word) if word is not None else None
 
     return value
+def read_option(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
+    """Wrap a parser so that typer reports what it expects; a value that was parsed already passes."""
+
+    def read(value: Any) -> Any:
+        try:
+            return parse(value) if isinstance(value, str) else value
+        except ValueError:
+            raise typer.BadParameter("expected pixels like 64, or HEIGHTxWIDTH like 160x320") from None
+
+    return read
 
 
 def _place(parameter: inspect.Parameter, order: list[str]) -> float:
@@ -163,7 +174,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, no
 
 # Training options of commands that list their parameters themselves; a parameter has to declare its type.
 DataDir = Annotated[Path | None, training_option("data_dir")]
-ImageSize = Annotated[int | None, training_option("image_size")]
+ImageSize = Annotated[Any, training_option("image_size")]
 BatchSize = Annotated[int | None, training_option("batch_size")]
 Set = Annotated[list[str] | None, training_option("overrides")]
 Seed = Annotated[int, training_option("seed")]

@@ -1,13 +1,14 @@
 """Print the end of a training: accuracy, folder, report, and the next command for a teacher."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lgkd._internal.launch import is_first
 from lgkd.cli.compare import show_comparison
 from lgkd.cli.display import console, duration, line_of, say, show_json
+from lgkd.config.values import size_text
 from lgkd.errors import LgkdError
 from lgkd.runs.class_results import class_metrics, has_unequal_classes, selected_by
 from lgkd.runs.ended_terms import ended_terms
@@ -61,7 +62,7 @@ def print_next_step(run: "Run", dataset: str, data_dir: str | Path | None) -> No
     chosen: dict[str, Any] = {key: options.get(key) for key in PARTS}
     if about["subset"]:
         chosen["subset_seed"] = options.get("subset_seed") or None
-    line = next_command(name, dataset, side=info["student"]["image_size"][0], data_dir=data_dir, **chosen)
+    line = next_command(name, dataset, size=info["student"]["image_size"], data_dir=data_dir, **chosen)
     part = f" ({about['subset']})" if about["subset"] else ""
     console().print(line_of(f"as teacher {name} for {about['name']}{part} in the store; next: {line}"), soft_wrap=True)
 
@@ -71,9 +72,9 @@ def print_next_of_folds(config: "ResolvedConfig", teacher: str, dataset: str) ->
     if not is_first():
         return
     options: Mapping[str, Any] = config.options
-    side = options.get("image_size") or config.recipe.view.image_size
+    size = options.get("image_size") or config.recipe.view.image_size
     line = next_command(
-        teacher, dataset, side=side if isinstance(side, int) else 0, data_dir=options.get("data_dir"),
+        teacher, dataset, size=size, data_dir=options.get("data_dir"),
         trainings=options.get("folds") or 1, subset_seed=options.get("subset_seed") or None,
         **{key: options.get(key) for key in PARTS},
     )  # fmt: skip
@@ -81,19 +82,28 @@ def print_next_of_folds(config: "ResolvedConfig", teacher: str, dataset: str) ->
 
 
 def next_command(
-    teacher: str, dataset: str, *, side: int, data_dir: str | Path | None = None, trainings: int = 1, **chosen: Any
+    teacher: str,
+    dataset: str,
+    *,
+    size: int | Sequence[int] | None,
+    data_dir: str | Path | None = None,
+    trainings: int = 1,
+    **chosen: Any,
 ) -> str:
     """Compose a command that trains a student by a teacher and ends this evening, whatever the teacher took.
 
     Args:
         teacher, dataset, data_dir: as typed.
-        side: of the teacher's images, in pixels.
+        size: of the teacher's images in pixels: side, or (height, width); None: unknown.
         trainings: number of those that the command runs in turn, which share its time.
         chosen: options by name that select images; None: not given.
     """
     words = ["lgkd", "distill", "--student", "vit_128", "--teacher", teacher, "--dataset", dataset]
     words += ["--recipe", "fast", "--time", f"{max(1, _MINUTES // trainings)}m"]
-    words += ["--image-size", str(side)] if _LEAST < side <= _MOST else []
+    if size is not None:
+        height, width = (size, size) if isinstance(size, int) else size
+        fits = min(height, width) > _LEAST and max(height, width) <= _MOST
+        words += ["--image-size", size_text((height, width))] if fits or height != width else []
     for key, value in {"data_dir": data_dir, **chosen}.items():
         if value is not None and value is not False:
             words += ["--" + key.replace("_", "-"), *([] if value is True else [str(value)])]

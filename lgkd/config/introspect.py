@@ -106,7 +106,8 @@ def type_text(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> st
         words = [type_text(argument, metadata) for argument in arguments if argument is not NoneType]
         return " or ".join([*words, "null"] if NoneType in arguments else words)
     if get_origin(annotation) is Annotated:
-        return type_text(arguments[0], [*metadata, *arguments[1:]])
+        more = [one for entry in arguments[1:] for one in (entry.metadata if isinstance(entry, FieldInfo) else [entry])]
+        return type_text(arguments[0], [*metadata, *more])
     if get_origin(annotation) is Literal:
         return " or ".join(str(choice) for choice in arguments)
     if get_origin(annotation) is tuple:

@@ -3,7 +3,7 @@
 The Python API has a few more: `lgkd.runner.options`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal, TypedDict, get_args, get_type
 from lgkd._internal.text import did_you_mean
 from lgkd.config.schema import Recipe
 from lgkd.errors import InputError
+from lgkd.config.values import read_image_size
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Option:
         words: values by the words that stand for them on the command line, where these differ.
         compared: dotted key of run.json, or of the recipe, under which `lgkd.runs.identity` compares its effect; None
             where it does not change what a training computes.
+        parse: reads a value of the command line where its type alone does not; raises ValueError.
     """
 
     about: str
@@ -45,6 +47,7 @@ class Option:
     kept: Literal["", "run", "command"] = ""
     words: Mapping[str, Any] | None = None
     compared: str | None = None
+    parse: Callable[[str], Any] | None = None
 
     @property
     def help_line(self) -> str:
@@ -115,8 +118,13 @@ class CommandOptions(TypedDict, total=False):
         "with `init`, a run's folder: continue from its last checkpoint, with the optimiser's state, the average of "
         "the weights and the random draws; the learning rate starts again.", bool,
         "With --init RUN: continue from its last checkpoint, optimiser state included.", default=False, kept="command")]
-    image_size: Annotated[int | None, Option(
-        "side of the model's images, in pixels.", int, compared="student.image_size")]
+    image_size: Annotated[int | tuple[int, int] | None, Option(
+        "side of the model's images, or (height, width), in pixels.", int,
+        "Side of the model's images, or HEIGHTxWIDTH, in pixels: 64, 160x320.", metavar="SIZE",
+        compared="student.image_size", parse=read_image_size)]
+    channels: Annotated[int | None, Option(
+        "of the model's images: 3, red, green and blue, or 1, grey levels.", int,
+        "Channels of the model's images: 3, or 1 for grey levels.", metavar="1|3", compared="recipe")]
     recipe: Annotated[str | Path | Recipe, Option(
         "a shipped name, a YAML file, or a `Recipe`.", str, "A shipped recipe or a YAML file.", completion="recipes",
         compared="recipe")]

@@ -180,7 +180,7 @@ def _set(values: dict[str, Any], parts: list[str], text: str) -> None:
 def _enter(annotation: Any, here: Any, part: str, path: Path, got: str) -> tuple[str | int, Any]:
     """Return the key or index that `part` names in a section or list, and its annotation."""
     entry = list_entry(annotation)
-    if entry is not None or is_pair(annotation):
+    if entry is not None or (is_pair(annotation) and isinstance(here, list)):
         limit = len(here) if entry is not None else 1
         if not re.fullmatch("[0-9]{1,6}", part) or int(part) > limit:
             message = f"is a list; name an entry by its number, 0 to {limit} (got {safe_text(part)!r})"

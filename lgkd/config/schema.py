@@ -21,7 +21,7 @@ from pydantic import (
 
 from lgkd.config.base import Number, Section, Settings, as_tuple, wrong
 from lgkd.config.terms import Term
-from lgkd.config.values import ClassWeights, Line, as_pair, ascending, iso_date, known_policy
+from lgkd.config.values import ClassWeights, ImageSize, Line, as_pair, ascending, iso_date, known_policy
 
 Interpolation = Literal["bicubic", "bilinear"]
 
@@ -29,8 +29,10 @@ Interpolation = Literal["bicubic", "bilinear"]
 class View(Settings):
     """Configure the augmentation of training images."""
 
-    image_size: int | None = Field(default=None, ge=8, le=4096)
-    """Side of the square images the model sees, in pixels; null: the model's own default."""
+    image_size: ImageSize | None = None
+    """Side of the images the model sees, or [height, width], in pixels; null: the model's own default."""
+    channels: Literal[1, 3] = 3
+    """Channels of the images the model sees: 3, red, green and blue; 1, grey levels."""
     crop: Literal["random-resized", "pad", "none"] = "random-resized"
     """random-resized: a random part, resized; pad: a random window of the padded image, resized; none: resized."""
     scale: Annotated[

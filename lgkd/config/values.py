@@ -1,5 +1,7 @@
 """Check single values of a recipe that are more than a bounded number or a choice."""
 
+import re
+from contextlib import suppress
 from datetime import date
 from typing import Annotated, Any, Literal
 
@@ -59,6 +61,49 @@ def one_error(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
         raise wrong("must be none, balanced, or a section of positive numbers by class name") from None
 
 
+def read_image_size(text: str) -> int | tuple[int, int]:
+    """Parse "64" to a side and "160x320" to (height, width), in pixels; a square is one side.
+
+    Raises:
+        ValueError: another form.
+    """
+    found = re.fullmatch("(-?[0-9]{1,9})(?:x(-?[0-9]{1,9}))?", text.strip())
+    if found is None:
+        raise ValueError(text)
+    height, width = int(found[1]), int(found[2] or found[1])
+    return height if height == width else (height, width)
+
+
+def size_text(size: int | tuple[int, int] | list[int]) -> str:
+    """Format an image size as `--image-size` takes it: 64, or 160x320 for (height, width)."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return f"{height}" if height == width else f"{height}x{width}"
+
+
+def sides(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Check an image size: one side, [height, width] or "HxW"; equal sides become one."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = read_image_size(value)
+    if isinstance(value, list | tuple):
+        if len(value) != 2 or not all(type(side) is int and LEAST_SIDE <= side <= MOST_SIDE for side in value):
+            raise wrong(f"must be a side, or [height, width], in pixels from {LEAST_SIDE} to {MOST_SIDE:,}")
+        return value[0] if value[0] == value[1] else tuple(value)
+    try:
+        return validate(value)
+    except ValidationError as error:
+        # Of a union pydantic reports every member; the first is the one of a single number.
+        first = error.errors(include_url=False)[0]
+        if first["type"] == "int_type":
+            raise wrong("must be a whole number, or [height, width] like [160, 320] or 160x320") from None
+        raise wrong(f"must be >= {LEAST_SIDE}" if value < LEAST_SIDE else f"must be <= {MOST_SIDE:,}") from None
+
+
+LEAST_SIDE, MOST_SIDE = 8, 4096
+"""Sides of images, in pixels."""
+_Side = Annotated[int, Field(ge=LEAST_SIDE, le=MOST_SIDE)]
+ImageSize = Annotated[_Side | tuple[_Side, _Side], WrapValidator(sides)]
+"""Side of square images, or (height, width), in pixels."""
 Line = Annotated[str, AfterValidator(one_line)]
 """One line of printable text."""
 ClassWeights = Annotated[

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from lgkd._internal.blocks import CheckedRows
+from lgkd.data.channels import with_channels
 from lgkd.data.greys import UNKNOWN, Greys
 from lgkd.errors import DataError
-
-Triple = tuple[float, float, float]
 
 _CHUNK_BYTES = 64 * 2**20
 
@@ -105,14 +104,14 @@ class DataSet:
     flat: bool = False
     """Whether the test split was held out of one folder, because it has none of its own."""
 
-    def statistics(self) -> tuple[Triple, Triple]:
-        """Compute mean and standard deviation of each channel (red, green, blue) of the train split.
+    def statistics(self, channels: int = 3) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Compute mean and standard deviation of each channel (red, green, blue; or grey) of the train split.
 
         In units of [0, 1], over all pixels that belong to an image: the repeated border of the canvas does
         not count. Values are counted before anything is divided, so the result is exact and does not depend
         on how the images are grouped.
         """
-        counts = _value_counts(self.train)
+        counts = _value_counts(self.train, channels)
         return _moments(counts)
 
 
@@ -131,32 +130,31 @@ def fingerprint_of(classes: tuple[str, ...], *splits: Images) -> str:
     return digest.hexdigest()
 
 
-def _value_counts(images: Images) -> Tensor:
-    """Count the 256 values of each channel in the valid areas: int64 (3, 256)."""
+def _value_counts(images: Images, channels: int) -> Tensor:
+    """Count the 256 values of each channel in the valid areas: int64 (channels, 256)."""
     images.check()
     height, width = images.pixels.shape[2:]
     rows = torch.arange(height)[:, None]
     columns = torch.arange(width)[None, :]
-    counts = torch.zeros(3, 256, dtype=torch.int64)
+    counts = torch.zeros(channels, 256, dtype=torch.int64)
     chunk = max(1, _CHUNK_BYTES // (3 * height * width))
     for pixels, sizes in zip(*(torch.split(part, chunk) for part in (images.pixels, images.sizes)), strict=True):
         heights_B11, widths_B11 = sizes[:, 0, None, None], sizes[:, 1, None, None]
+        pixels = with_channels(pixels, channels)
         full = bool((heights_B11 == height).all() and (widths_B11 == width).all())
-        for channel in range(3):
+        for channel in range(channels):
             plane_BST = pixels[:, channel]
             values = plane_BST if full else plane_BST[(rows < heights_B11) & (columns < widths_B11)]
             counts[channel] += torch.bincount(values.reshape(-1), minlength=256)
     return counts
 
 
-def _moments(counts_3V: Tensor) -> tuple[Triple, Triple]:
+def _moments(counts_CV: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     means, deviations = [], []
-    for counts in counts_3V.tolist():  # Python integers: sums of squares cannot overflow or round
+    for counts in counts_CV.tolist():  # Python integers: sums of squares cannot overflow or round
         total = sum(counts)
         first = sum(value * count for value, count in enumerate(counts))
         second = sum(value * value * count for value, count in enumerate(counts))
         means.append(first / total / 255)
         deviations.append(math.sqrt((second * total - first * first) / (total * total)) / 255)
-    red, green, blue = means
-    red_deviation, green_deviation, blue_deviation = deviations
-    return (red, green, blue), (red_deviation, green_deviation, blue_deviation)
+    return tuple(means), tuple(deviations)

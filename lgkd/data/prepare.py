@@ -8,10 +8,10 @@ from torch import Tensor
 
 from lgkd._internal.text import listed
 from lgkd.config import Recipe
+from lgkd.data.channels import imagenet_normalisation
 from lgkd.data.checks.leave_out import without_near_copies
 from lgkd.data.checks.report import held_out_remarks
 from lgkd.data.class_balance import ClassBalance, class_balance, class_shares
-from lgkd.data.constants import IMAGENET_MEAN, IMAGENET_STD
 from lgkd.data.dataset import DataSet, Images
 from lgkd.data.extra import Extra, fingerprint_with, load_extra
 from lgkd.data.folds import fold_of
@@ -27,7 +27,8 @@ from lgkd.data.transforms.augment import Augment, Plain
 from lgkd.data.transforms.mixup import Mixing
 from lgkd.errors import InputError
 
-Channels = tuple[float, float, float]
+Channels = tuple[float, ...]
+"""A number for red, green and blue each, or one for grey levels."""
 
 _EXTRA_SHARE = 0.5
 _ALL_IMAGES = Subset()
@@ -45,7 +46,7 @@ class Data:
         subset: the chosen part of the training split, in words; None for all of it.
         extra: more training images, which make up a share of every batch; None: there are none.
         fingerprint: of the whole data set, of which one fold is tested on, and the extra images.
-        mean, std: normalisation of the student's images.
+        mean, std: normalisation of the student's images, a number for each of their channels.
         notes: for the user.
         greys: scale of greys of more than 8 bits.
         left_out: number of training images left out as near copies; None: not requested.
@@ -79,6 +80,7 @@ def prepare_data(
     source: str | Path | DataSet,
     *,
     normalize: str,
+    channels: int = 3,
     data_dir: str | Path | None = None,
     subset: Subset = _ALL_IMAGES,
     val_fraction: float | None = None,
@@ -96,7 +98,7 @@ def prepare_data(
 
     With `greys`, those of a student, greys of more than 8 bits are scaled as in its training. With `reduce_to`, images
     to train on, held-out and extra ones are scaled down to that shorter side; test images are not. With `groups` whole
-    groups are held out.
+    groups are held out. With one of `channels` the images are shown as grey levels.
 
     Raises:
         InputError: `groups` are given, and nothing is held out.
@@ -145,7 +147,7 @@ def prepare_data(
         is_reduced = any(new is not old for new, old in zip(smaller, parts, strict=True))
         chosen, val = smaller[0] or chosen, smaller[1]
         more = replace(more, images=smaller[2]) if more is not None and smaller[2] is not None else more
-    mean, std = dataset.statistics() if normalize == "dataset" else (IMAGENET_MEAN, IMAGENET_STD)
+    mean, std = dataset.statistics(channels) if normalize == "dataset" else imagenet_normalisation(channels)
     return Data(
         key=key,
         source=name,

@@ -58,14 +58,16 @@ def image_size_of(value: object) -> tuple[int, int]:
 
 
 def colours(mean: Sequence[float], std: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Check a normalisation: three means and three positive deviations, for pixels in [0, 1].
+    """Check a normalisation: means and positive deviations of three channels or one, for pixels in [0, 1].
 
     Raises:
-        InputError: there are not three of each, or one is out of range.
+        InputError: there are not three or one of each, or one is out of range.
     """
     for field, values in (("mean", mean), ("std", std)):
-        if len(values) != 3:
-            raise InputError(f"{field} has {len(values)} numbers; expected 3, for red, green and blue")
+        if len(values) not in (1, 3) or len(values) != len(mean):
+            raise InputError(
+                f"{field} has {len(values)} numbers; expected 3, for red, green and blue, or 1 for grey levels"
+            )
     means = tuple(number_within(f"mean[{i}]", value, 0.0, 1.0) for i, value in enumerate(mean))
     deviations = tuple(number_within(f"std[{i}]", value, 0.0, low_open=True) for i, value in enumerate(std))
     return means, deviations

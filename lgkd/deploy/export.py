@@ -108,7 +108,13 @@ def _timm_call(subject: Subject) -> TimmCall | None:
     about = subject.about
     if about["name"] is None:
         return None
-    return timm_call(about["name"], about["options"], num_classes=about["num_classes"], image_size=subject.image_size)
+    return timm_call(
+        about["name"],
+        about["options"],
+        num_classes=about["num_classes"],
+        image_size=subject.image_size,
+        channels=subject.channels,
+    )
 
 
 def _copies(subject: Subject, chosen: Sequence[str], call: TimmCall | None) -> dict[str, Copy]:

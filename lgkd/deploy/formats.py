@@ -58,7 +58,7 @@ def follow(subject: Subject) -> ExportedProgram:
     Raises:
         ModelError: it cannot be traced.
     """
-    example = torch.zeros(2, 3, *subject.image_size)
+    example = torch.zeros(2, subject.channels, *subject.image_size)
     with _export_errors(subject, "torch.export"):
         return torch.export.export(subject.student, (example,), dynamic_shapes=({0: Dim(BATCH)},))
 

@@ -72,7 +72,7 @@ def _in_short(subject: Subject) -> str:
         "| | |\n|---|---|\n"
         f"| student | {text(about['name'] or about['class'])}, {parameters:,} parameters |\n"
         f"| its options | {options} |\n"
-        f"| images | {height} x {width} pixels |\n"
+        f"| images | {height} x {width} pixels{', grey levels' if subject.channels == 1 else ''} |\n"
         f"| classes | {len(classes)}: {names} |\n"
     )
 

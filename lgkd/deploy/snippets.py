@@ -19,8 +19,8 @@ def prepare(file):
     image = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
     image.thumbnail(({longest}, {longest}), Image.Resampling.BICUBIC, reducing_gap=None)
     height, width = about["image_size"]
-    image = image.resize((width, height), Image.Resampling.{interpolation})
-    levels = (np.asarray(image, dtype=np.float32) / 255 - about["mean"]) / about["std"]
+    image = image{grey}.resize((width, height), Image.Resampling.{interpolation})
+    levels = (np.asarray(image, dtype=np.float32){axis} / 255 - about["mean"]) / about["std"]
     return levels.astype(np.float32).transpose(2, 0, 1)
 
 
@@ -93,6 +93,8 @@ def snippets(subject: Subject, about: Mapping[str, Any]) -> Iterator[str]:
     prepare = _PREPARE.format(
         longest=subject.about["longest_side"],
         interpolation=subject.about["interpolation"].upper(),
+        grey='.convert("L")' if subject.channels == 1 else "",
+        axis="[..., None]" if subject.channels == 1 else "",
         scale=_SCALE.rstrip("\n") + "\n" if deep else "",
     )
     yield (

@@ -40,6 +40,11 @@ class Subject:
     student: nn.Module
 
     @property
+    def channels(self) -> int:
+        """Return the channels of its images."""
+        return len(self.about["mean"])
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """Return (height, width) in pixels."""
         height, width = self.about["image_size"]

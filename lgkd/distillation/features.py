@@ -64,12 +64,20 @@ class FeatureReader:
         taps: the layers of `Features.maps`.
         wants: the features to read.
         image_size: (height, width) in pixels.
+        channels: of the images.
 
     Raises:
         TapError: the model lacks a wanted feature.
     """
 
-    def __init__(self, model: nn.Module, taps: Sequence[Tap], wants: FeatureSpec, image_size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        taps: Sequence[Tap],
+        wants: FeatureSpec,
+        image_size: tuple[int, int],
+        channels: int = 3,
+    ) -> None:
         self.wants = wants
         taps = list(taps) if wants.maps else []
         blocks = [Tap(name) for name in guided_blocks(model)] if wants.blocks else []
@@ -78,7 +86,7 @@ class FeatureReader:
         self.inputs = [classifier_name(model)] if wants.embedding else []
         self._maps, self._blocks = len(taps), len(blocks)
         like = next(model.parameters(), torch.zeros(()))
-        images = torch.zeros(2, 3, *image_size, device=like.device, dtype=like.dtype)
+        images = torch.zeros(2, channels, *image_size, device=like.device, dtype=like.dtype)
         logits, seen = trace_shapes(model, self.outputs, images, self.inputs)
         if not isinstance(logits, Tensor):
             raise no_logits(type(model).__name__, logits)

@@ -86,7 +86,7 @@ class Guide(nn.Module):
         terms: the losses, each with its weight.
         taps: layers of the student, early to late, names or `Tap`s; None for the defaults.
         teacher_taps: layers of the teacher; None for its default taps.
-        mean, std: the normalisation of the student's images.
+        mean, std: the normalisation of the student's images; one number each where they have one channel.
         antialias: smooth the student's images before they are downscaled for the teacher; the paper does not.
 
     Raises:
@@ -117,8 +117,8 @@ class Guide(nn.Module):
                 f"the teacher is a {type(teacher).__name__}, expected an lgkd.Teacher, which knows its image size and "
                 "normalisation; wrap it: lgkd.Teacher(model, image_size=32)"
             )
-        self.register_buffer("mean", torch.tensor(list(mean)).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(list(std)).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(list(mean)).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(list(std)).view(-1, 1, 1), persistent=False)
         self.antialias = antialias
         self.weights = _named_weights(terms)
         families = [(_family(term.loss), bool(getattr(term.loss, "all_blocks", False))) for term in terms]
@@ -138,6 +138,7 @@ class Guide(nn.Module):
             wanted,
             FeatureSpec(maps=paired, blocks=blocks, distillation=distillation, **both),
             pair(image_size),
+            len(self.mean),
         )
         # Deliberately not registered as a module: a teacher is neither trained, saved nor synchronised.
         self.teacher_runner = TeacherRunner(teacher, theirs, FeatureSpec(maps=paired or blocks, **both))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lgkd.distillation.taps import Tap, find_fold
 from lgkd.errors import TapError
 from lgkd.models.default_taps import block_names, default_taps, is_unordered, stage_names
-from lgkd.models.factory import create_model, default_image_size, pair
+from lgkd.models.factory import ImageSize, create_model, default_image_size, pair
 
 MapShape = tuple[int, int, int]
 
@@ -66,13 +66,13 @@ class Layer:
 
 
 def describe_layers(
-    name: str, *, image_size: int | None = None, options: Mapping[str, Any] | None = None
+    name: str, *, image_size: ImageSize | None = None, options: Mapping[str, Any] | None = None
 ) -> list[Layer]:
     """List every layer of a model with a tensor output, in execution order.
 
     Args:
         name: a student or teacher.
-        image_size: side of its images in pixels; None for the model's own.
+        image_size: pixels of its images, one number or (height, width); None for the model's own.
         options: passed to the constructor.
 
     Raises:

@@ -140,10 +140,14 @@ def find_fold(
     prefixes = [tap.prefix] if tap.prefix is not None else list(range(_MOST_PREFIX_TOKENS + 1))
     if tap.prefix is None and prefix_hint is not None:
         prefixes.insert(0, prefix_hint)
-    for prefix in prefixes:
-        grid = _grid_of(count - prefix, image_size)
-        if grid is not None:
-            return Fold("tokens", prefix, grid)
+    fitting = [(prefix, grid) for prefix in prefixes if (grid := _grid_of(count - prefix, image_size)) is not None]
+    # Of an image that is not square, three tokens may be a grid of 1 x 3 with a cropped patch, or one of 1 x 2 after a
+    # class token: the model's own statement counts, then the exact proportions.
+    stated = [one for one in fitting if one[0] == prefix_hint or tap.prefix is not None]
+    exact = [one for one in fitting if one[1][0] * image_size[1] == one[1][1] * image_size[0]]
+    best = next(iter((*stated, *exact, *fitting)), None)
+    if best is not None:
+        return Fold("tokens", *best)
     after = f" after {tap.prefix} prefix tokens" if tap.prefix is not None else ""
     raise TapError(
         f"tap {tap.name!r} has the output shape {tuple(shape)}: its {count} tokens{after} do not form a grid with the "

@@ -3,6 +3,7 @@
 Letters in shapes: B batch, H W image size.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -32,7 +33,7 @@ class TeacherRunner:
 
     def __init__(self, teacher: Teacher, taps: Sequence[Tap], wants: FeatureSpec) -> None:
         self.teacher = teacher
-        self.reader = FeatureReader(teacher.model, taps, wants, teacher.image_size)
+        self.reader = FeatureReader(teacher.model, taps, wants, teacher.image_size, teacher.channels)
         self.pruned: Trimmed | None = None
         self._taps: Taps | None = None
         self._mode: str | None = None
@@ -59,9 +60,9 @@ class TeacherRunner:
         teacher, reader = self.teacher, self.reader
         self.remove()
         like = next(teacher.model.parameters(), torch.zeros(()))
-        count = 2 * 3 * teacher.image_size[0] * teacher.image_size[1]
+        shape = (2, teacher.channels, *teacher.image_size)
         # An input that covers the range of values; random numbers would advance the user's generator.
-        images = torch.linspace(0, 40, count).sin().mul(2).view(2, 3, *teacher.image_size).to(like.device, like.dtype)
+        images = torch.linspace(0, 40, math.prod(shape)).sin().mul(2).view(shape).to(like.device, like.dtype)
         self.pruned = trim(teacher.model, reader.outputs, reader.inputs, logits=reader.wants.logits, images=images)
         self._taps = reader.attach(teacher.model) if self.pruned is None else None
         self._mode = teacher.batch_norm

@@ -43,6 +43,7 @@ class ConvolutionalVisionTransformer(nn.Module):
         mlp_ratio: the hidden width of an MLP is this times D.
         drop_path_rate: fraction of the samples whose last block's branches are skipped in training, growing
             linearly from 0 over the blocks of the last stage, and 0 in the others; in [0, 1).
+        in_chans: channels of the images.
 
     Raises:
         ModelError: sizes that do not fit each other, or images of another size than the model is made for.
@@ -61,6 +62,7 @@ class ConvolutionalVisionTransformer(nn.Module):
         num_heads: Sequence[int] = (1, 3, 6),
         mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.0,
+        in_chans: int = 3,
     ) -> None:
         super().__init__()
         self.image_size = pair(image_size)
@@ -77,7 +79,7 @@ class ConvolutionalVisionTransformer(nn.Module):
             raise ModelError(f"CvT: patch_size is {patch_size}, expected at most 7, the kernel that tokens are made by")
         grids = stage_grids("CvT", self.image_size, patch_size, len(depths))
         stages: list[nn.Module] = []
-        width_in = 3
+        width_in = in_chans
         for number, (width, depth, grid) in enumerate(zip(embed_dims, depths, grids, strict=True)):
             last = number == len(depths) - 1
             stages.append(

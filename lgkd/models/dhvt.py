@@ -23,6 +23,7 @@ from lgkd.models.dhvt_layers import (
     to_tokens,
 )
 from lgkd.models.factory import ImageSize, pair
+from lgkd.models.fitting_sizes import multiples_near
 
 PatchEmbedding = Literal["sope", "linear"]
 FeedForward = Literal["daff", "mlp"]
@@ -95,6 +96,7 @@ class DHVT(nn.Module):
         position_embedding: add a learned position to each token, the class token included.
         drop_path_rate: probability that a sample skips half of the last block in training (stochastic depth); it grows
             linearly from 0 in the first. The paper has 0.1.
+        in_chans: channels of the images.
 
     Raises:
         ModelError: an invalid option, or images that the patches do not divide.
@@ -117,6 +119,7 @@ class DHVT(nn.Module):
         feed_forward: FeedForward = "daff",
         position_embedding: bool = False,
         drop_path_rate: float = 0.0,
+        in_chans: int = 3,
     ) -> None:
         super().__init__()
         size = pair(image_size)
@@ -137,9 +140,9 @@ class DHVT(nn.Module):
         rows, columns = _grid_for(size, patch_size)
 
         self.patch_embed: nn.Module = (
-            SequentialOverlappingPatches(patch_size, width)
+            SequentialOverlappingPatches(patch_size, width, in_chans)
             if patch_embedding == "sope"
-            else linear_patches(patch_size, width)
+            else linear_patches(patch_size, width, in_chans)
         )
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + rows * columns, width)) if position_embedding else None
@@ -203,9 +206,10 @@ def _grid_for(size: tuple[int, int], patch_size: int) -> Grid:
     """Return the rows and columns of patches."""
     height, width = size
     if min(size) < 1 or height % patch_size or width % patch_size:
+        near = f": {multiples_near(size, patch_size)}" if min(size) > 0 else ""
         raise ModelError(
             f"patches of {patch_size} x {patch_size} px do not divide images of {height} x {width} px; choose another "
-            "patch_size, or images whose sides are multiples of it"
+            f"patch_size, or images whose sides are multiples of it{near}"
         )
     return height // patch_size, width // patch_size
 

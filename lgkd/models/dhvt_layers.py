@@ -48,9 +48,9 @@ class Affine(nn.Module):
         return map_BChw * self.scale[:, None, None] + self.shift[:, None, None]
 
 
-def linear_patches(patch_size: int, width: int) -> nn.Sequential:
+def linear_patches(patch_size: int, width: int, in_chans: int = 3) -> nn.Sequential:
     """Build the plain ViT's patch embedding, one linear layer for every patch: (B,3,H,W) -> (B,D,H/P,W/P)."""
-    cut = nn.Conv2d(3, width, patch_size, stride=patch_size)
+    cut = nn.Conv2d(in_chans, width, patch_size, stride=patch_size)
     return nn.Sequential(OrderedDict(proj=cut))
 
 
@@ -68,12 +68,13 @@ class SequentialOverlappingPatches(nn.Module):
     Args:
         patch_size: P, a power of two.
         width: D, divisible by P/2.
+        in_chans: channels of the images.
 
     Raises:
         ModelError: P is not a power of two, or D cannot be halved often enough.
     """
 
-    def __init__(self, patch_size: int, width: int) -> None:
+    def __init__(self, patch_size: int, width: int, in_chans: int = 3) -> None:
         super().__init__()
         if patch_size < 2 or patch_size & (patch_size - 1):
             raise ModelError(
@@ -86,7 +87,7 @@ class SequentialOverlappingPatches(nn.Module):
                 f"expected a multiple of {patch_size // 2}"
             )
         steps = patch_size.bit_length() - 1
-        widths = [3, *(width >> (steps - step) for step in range(1, steps + 1))]
+        widths = [in_chans, *(width >> (steps - step) for step in range(1, steps + 1))]
         layers: list[nn.Module] = []
         for step in range(steps):
             layers += [
@@ -95,7 +96,7 @@ class SequentialOverlappingPatches(nn.Module):
             ]
             if step < steps - 1 or steps == 1:
                 layers.append(nn.GELU())
-        self.affine_in = Affine(3)
+        self.affine_in = Affine(in_chans)
         self.proj = nn.Sequential(*layers)
         self.affine_out = Affine(width)
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from lgkd._internal.text import did_you_mean, first_line
 from lgkd.errors import ModelError
+from lgkd.models.fitting_sizes import sizes_that_fit
 from lgkd.models.plausible import check_plausible as check_plausible
 from lgkd.models.registry import ModelInfo, find
 
@@ -27,39 +28,50 @@ _NO_OPTIONS = {
 _UNEXPECTED = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
 
 
-def create_teacher(name: str, *, num_classes: int, image_size: ImageSize | None = None, **options: Any) -> nn.Module:
-    """Build an untrained teacher, a plain module (B,3,H,W) -> (B,num_classes).
+def create_teacher(
+    name: str, *, num_classes: int, image_size: ImageSize | None = None, in_chans: int = 3, **options: Any
+) -> nn.Module:
+    """Build an untrained teacher, a plain module (B,in_chans,H,W) -> (B,num_classes).
 
     Args:
         name: as `lgkd teachers` lists them, `timm:NAME` or `package.module:factory`.
         num_classes: width of the logits.
         image_size: pixels, one number or (height, width); None for the model's own.
+        in_chans: channels of its images: 3, or 1 for grey levels.
         options: passed to the constructor.
 
     Raises:
         ModelError: an unknown name or option, or images that the model cannot take.
     """
-    return create_model(name, num_classes=num_classes, image_size=image_size, options=options)
+    return create_model(name, num_classes=num_classes, image_size=image_size, channels=in_chans, options=options)
 
 
-def create_student(name: str, *, num_classes: int, image_size: ImageSize | None = None, **options: Any) -> nn.Module:
-    """Build an untrained student, a plain module (B,3,H,W) -> (B,num_classes).
+def create_student(
+    name: str, *, num_classes: int, image_size: ImageSize | None = None, in_chans: int = 3, **options: Any
+) -> nn.Module:
+    """Build an untrained student, a plain module (B,in_chans,H,W) -> (B,num_classes).
 
     Args:
         name: as `lgkd students` lists them, `timm:NAME` or `package.module:factory`.
         num_classes: width of the logits.
         image_size: pixels, one number or (height, width); None for the model's own.
+        in_chans: channels of its images: 3, or 1 for grey levels.
         options: passed to the constructor: `patch_size=4, depth=6, drop_path_rate=0.1`; `distillation_token=True` gives
             a plain ViT a distillation token, see `lgkd.models.distillation_token`.
 
     Raises:
         ModelError: an unknown name or option, or images that the model cannot take.
     """
-    return create_model(name, num_classes=num_classes, image_size=image_size, options=options)
+    return create_model(name, num_classes=num_classes, image_size=image_size, channels=in_chans, options=options)
 
 
 def create_model(
-    name: str, *, num_classes: int, image_size: ImageSize | None = None, options: Mapping[str, Any] | None = None
+    name: str,
+    *,
+    num_classes: int,
+    image_size: ImageSize | None = None,
+    channels: int = 3,
+    options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Build a model by name, for `create_teacher` and `create_student`."""
     if num_classes < 1:
@@ -68,13 +80,40 @@ def create_model(
     size = pair(default_image_size(name) if image_size is None else image_size)
     if min(size) < 1:
         raise ModelError(f"{name}: the image size is {size[0]} x {size[1]} pixels, expected at least 1 x 1")
+    if channels not in (1, 3):
+        raise ModelError(f"{name}: channels is {channels}, expected 3, or 1 for grey levels")
+
+    def made(wanted: tuple[int, int]) -> nn.Module:
+        return _created(name, info, num_classes, wanted, channels, options or {})
+
+    try:
+        return made(size)
+    except ModelError as error:
+        ours = info is not None or name.startswith("timm:")
+        if not ours or "pixels" not in str(error) or image_size is None:
+            raise
+        others = sizes_that_fit(made, size)
+        if not others:
+            raise
+        raise ModelError(f"{error}; sizes near it that it takes: {', '.join(others)}") from error.__cause__
+
+
+def _created(
+    name: str,
+    info: ModelInfo | None,
+    num_classes: int,
+    size: tuple[int, int],
+    channels: int,
+    options: Mapping[str, Any],
+) -> nn.Module:
+    asked = {**options, **({"in_chans": channels} if channels != 3 else {})}
     if info is not None and info.made_by is not None:
-        model = _from_factory(name, info.made_by, num_classes, size, dict(options or {}), info.preset)
+        model = _from_factory(name, info.made_by, num_classes, size, channels, dict(options), info.preset)
     elif info is not None or name.startswith("timm:"):
-        model = _from_timm(name, info, num_classes, size, dict(options or {}))
+        model = _from_timm(name, info, num_classes, size, channels, asked)
     else:
-        model = _from_factory(name, name, num_classes, size, dict(options or {}), {})
-    check_model(model, name, num_classes=num_classes, image_size=size)
+        model = _from_factory(name, name, num_classes, size, channels, dict(options), {})
+    check_model(model, name, num_classes=num_classes, image_size=size, channels=channels)
     return model
 
 
@@ -97,20 +136,26 @@ def pair(size: ImageSize) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
-def check_model(model: nn.Module, name: str, *, num_classes: int | None, image_size: tuple[int, int]) -> int:
+def check_model(
+    model: nn.Module, name: str, *, num_classes: int | None, image_size: tuple[int, int], channels: int = 3
+) -> int:
     """Run two images through a model and return the width of the logits; training flags and statistics are restored.
 
     Raises:
         ModelError: the forward fails, or its result is not (2, num_classes).
     """
     try:
-        logits = _tried(model, image_size)
+        logits = _tried(model, image_size, channels=channels)
     except Exception as error:
-        channels = _channels_taken(model, image_size)
-        if channels is not None:
+        taken = _channels_taken(model, image_size, channels)
+        if taken is not None:
+            way = (
+                "a factory that makes models of one takes the argument in_chans; else leave out --channels"
+                if channels == 1
+                else "give --channels 1 instead of an option such as in_chans; without it grey images have three, too"
+            )
             raise ModelError(
-                f"{name} takes images of {channels} channel{'s' * (channels != 1)}, expected 3: those of lgkd are red, "
-                "green and blue, grey ones too; leave out the option that says so, such as in_chans"
+                f"{name} takes images of {taken} channel{'s' * (taken != 1)}, expected {channels}: {way}"
             ) from error
         raise ModelError(
             f"{name} cannot take images of {image_size[0]} x {image_size[1]} pixels ({first_line(error)}); "
@@ -125,7 +170,7 @@ def check_model(model: nn.Module, name: str, *, num_classes: int | None, image_s
     return int(logits.shape[1])
 
 
-def check_training(model: nn.Module, name: str, *, image_size: tuple[int, int]) -> None:
+def check_training(model: nn.Module, name: str, *, image_size: tuple[int, int], channels: int = 3) -> None:
     """Refuse a model that returns logits in evaluation but another type in training; its state is restored.
 
     Raises:
@@ -133,7 +178,7 @@ def check_training(model: nn.Module, name: str, *, image_size: tuple[int, int]) 
     """
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     try:
-        output = _tried(model, image_size, training=True)
+        output = _tried(model, image_size, channels=channels, training=True)
     except Exception:  # it may need more than two images, a GPU or other processes
         return
     finally:
@@ -184,20 +229,25 @@ def _tried(model: nn.Module, image_size: tuple[int, int], *, channels: int = 3, 
             module.training = was
 
 
-def _channels_taken(model: nn.Module, image_size: tuple[int, int]) -> int | None:
-    """Return the image channels that a model takes instead of 3; None where the channels are not the cause."""
-    channels = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
-    if channels == 3:
+def _channels_taken(model: nn.Module, image_size: tuple[int, int], expected: int) -> int | None:
+    """Return the image channels that a model takes instead; None where the channels are not the cause."""
+    taken = next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), expected)
+    if taken == expected:
         return None
     try:
-        _tried(model, image_size, channels=channels)
+        _tried(model, image_size, channels=taken)
     except Exception:  # another error, in addition or instead
         return None
-    return channels
+    return taken
 
 
 def _from_timm(
-    name: str, info: ModelInfo | None, num_classes: int, size: tuple[int, int], options: dict[str, Any]
+    name: str,
+    info: ModelInfo | None,
+    num_classes: int,
+    size: tuple[int, int],
+    channels: int,
+    options: dict[str, Any],
 ) -> nn.Module:
     import timm
 
@@ -222,13 +272,13 @@ def _from_timm(
     # Some architectures need the size at construction, some refuse the argument, some accept it and fail later.
     try:
         model = build(img_size=size if size[0] != size[1] else size[0])
-        check_model(model, name, num_classes=None, image_size=size)
+        check_model(model, name, num_classes=None, image_size=size, channels=channels)
     except Exception as first:
         try:
             model = build()
             if isinstance(first, ModelError):
                 # It took the size at construction: if it fails without it as well, the first error says more.
-                check_model(model, name, num_classes=None, image_size=size)
+                check_model(model, name, num_classes=None, image_size=size, channels=channels)
         except ModelError:
             raise first from first.__cause__
         except Exception as second:
@@ -256,11 +306,14 @@ def _from_factory(
     made_by: str,
     num_classes: int,
     size: tuple[int, int],
+    channels: int,
     options: dict[str, Any],
     preset: Mapping[str, Any],
 ) -> nn.Module:
     factory = import_factory(made_by)
     offered: dict[str, Any] = {"num_classes": num_classes, "image_size": size if size[0] != size[1] else size[0]}
+    if channels != 3:
+        offered["in_chans"] = channels
     try:
         accepted: Mapping[str, inspect.Parameter] = inspect.signature(factory).parameters
     except ValueError:

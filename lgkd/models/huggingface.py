@@ -39,7 +39,9 @@ class Classifier(nn.Module):
         return self.model(pixel_values=images_B3HW).logits  # type: ignore[no-any-return]
 
 
-def classifier(num_classes: int, model_type: str, image_size: ImageSize | None = None, **options: Any) -> Classifier:
+def classifier(
+    num_classes: int, model_type: str, image_size: ImageSize | None = None, in_chans: int = 3, **options: Any
+) -> Classifier:
     """Build an untrained image classifier of transformers.
 
     As a name: `--student lgkd.models.huggingface:classifier --student-option model_type=vit`.
@@ -48,6 +50,7 @@ def classifier(num_classes: int, model_type: str, image_size: ImageSize | None =
         num_classes: width of the logits.
         model_type: as transformers calls its architectures: vit, deit, swin, convnext, ...
         image_size: pixels, one number or (height, width); passed to those architectures that are made for one size.
+        in_chans: channels of the images.
         options: keys of the architecture's configuration: `hidden_size=192, num_hidden_layers=12, patch_size=4`.
 
     Raises:
@@ -74,6 +77,8 @@ def classifier(num_classes: int, model_type: str, image_size: ImageSize | None =
     if image_size is not None and hasattr(default, "image_size"):
         height, width = pair(image_size)
         sized["image_size"] = height if height == width and isinstance(default.image_size, int) else [height, width]
+    if in_chans != 3 and hasattr(default, "num_channels"):
+        sized["num_channels"] = in_chans
     # Without a list of architectures transformers fails for types that have two classifiers.
     words = {"num_labels": num_classes, "architectures": [], **sized, **options}
     config = transformers.AutoConfig.for_model(model_type, **words)

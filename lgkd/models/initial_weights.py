@@ -41,6 +41,8 @@ def start_from_weights(
     * The classifier keeps the model's untrained weights where the classes differ, or the weights have none.
     * Learned positions `pos_embed`, (1,T+N,D) or (1,D,h,w), of another grid are resized by an antialiased bicubic
       filter, prefix tokens apart, as timm does; fixed ones keep the model's.
+    * The first convolution of a model of other channels, (D,3,P,P) or (D,1,P,P), is summed over them for one channel,
+      as timm does; for three each has a third of the kernel of one, so that grey images give the same.
     * A patch embedding (D,3,P,P) of another patch size is resized by FlexiViT's pseudo-inverse (arXiv 2212.08013).
 
     Args:
@@ -101,6 +103,11 @@ def _resized(model: nn.Module, name: str, found: Tensor, image_size: Sequence[in
         if isinstance(parameter := getattr(module, last), nn.Parameter) and not parameter.requires_grad:
             return wanted.clone()
         return _resized_positions(module, found, wanted, image_size)
+    if isinstance(module, nn.Conv2d) and last == "weight" and module.groups == 1 and found.ndim == 4:
+        if (found.shape[1], wanted.shape[1]) in ((3, 1), (1, 3)):
+            found = _with_channels(found, wanted.shape[1])
+        if found.shape == wanted.shape:
+            return found
     if _is_patch_embedding(module, last, found, wanted):
         from timm.layers.patch_embed import resample_patch_embed
 
@@ -109,11 +116,18 @@ def _resized(model: nn.Module, name: str, found: Tensor, image_size: Sequence[in
     return None
 
 
+def _with_channels(kernels_DCPP: Tensor, channels: int) -> Tensor:
+    """Return the kernels of a first convolution for 1 channel of 3, or 3 of 1."""
+    if channels == 1:
+        return kernels_DCPP.float().sum(dim=1, keepdim=True)
+    return kernels_DCPP.float().expand(-1, 3, -1, -1) / 3
+
+
 def _is_patch_embedding(module: nn.Module, last: str, found: Tensor, wanted: Tensor) -> bool:
     return (
         isinstance(module, nn.Conv2d)
         and last == "weight"
-        and module.in_channels == 3
+        and module.in_channels in (1, 3)
         and tuple(module.kernel_size) == tuple(module.stride)
         and found.ndim == 4
         and found.shape[:2] == wanted.shape[:2]

@@ -128,7 +128,7 @@ PAPER = (
         4_615_972,
         "Heo et al., arXiv 2103.16302",
         timm="pit_ti_224",
-        suits=f"{_LARGE}; {_GPU}",
+        suits=f"64 to {_LARGE}; {_GPU}",
     ),
     ModelInfo(
         "convit_tiny",
@@ -154,7 +154,7 @@ PYRAMIDS = (
         4_078_922,
         _T2T,
         made_by="lgkd.models.t2t:T2TViT",
-        suits=f"{_LARGE}; {_GPU}",
+        suits=f"{_PATCHES}; {_GPU}",
     ),
     ModelInfo(
         "t2t_vit_14",
@@ -165,7 +165,7 @@ PYRAMIDS = (
         _T2T,
         made_by="lgkd.models.t2t:T2TViT",
         preset={"embed_dim": 384, "depth": 14, "num_heads": 6, "mlp_ratio": 3.0},
-        suits=f"{_LARGE}; {_GPU}",
+        suits=f"{_PATCHES}; {_GPU}",
     ),
     ModelInfo(
         "pvt_tiny",
@@ -185,7 +185,7 @@ PYRAMIDS = (
         19_650_980,
         "Wu et al., arXiv 2103.15808",
         made_by="lgkd.models.cvt:ConvolutionalVisionTransformer",
-        suits=f"{_LARGE}; {_GPU}",
+        suits=f"{_PATCHES}; {_GPU}",
     ),
 )
 

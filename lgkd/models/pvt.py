@@ -42,6 +42,7 @@ class PyramidVisionTransformer(nn.Module):
         sr_ratios: factor by which the map that a stage's attention reads is coarser, per side; 1 in the last.
         drop_path_rate: fraction of the samples whose last block's branches are skipped in training, growing
             linearly from 0 over the blocks of all stages; in [0, 1).
+        in_chans: channels of the images.
 
     Raises:
         ModelError: sizes that do not fit each other, or images of another size than the model is made for.
@@ -59,6 +60,7 @@ class PyramidVisionTransformer(nn.Module):
         mlp_ratios: Sequence[float] = (8, 8, 4, 4),
         sr_ratios: Sequence[int] = (8, 4, 2, 1),
         drop_path_rate: float = 0.0,
+        in_chans: int = 3,
     ) -> None:
         super().__init__()
         self.image_size = pair(image_size)
@@ -80,7 +82,7 @@ class PyramidVisionTransformer(nn.Module):
             )
         rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
         stages: list[nn.Module] = []
-        width_in = 3
+        width_in = in_chans
         for number, (width, depth, grid) in enumerate(zip(embed_dims, depths, grids, strict=True)):
             first = sum(depths[:number])
             stages.append(

@@ -48,6 +48,7 @@ class T2TViT(nn.Module):
         mlp_ratio: the hidden width of a block's MLP is this times D.
         drop_path_rate: fraction of the samples whose last block's branches are skipped in training, growing
             linearly from 0 at the first block; in [0, 1).
+        in_chans: channels of the images.
 
     Raises:
         ModelError: sizes that do not fit each other, or images of another size than the model is made for.
@@ -66,11 +67,13 @@ class T2TViT(nn.Module):
         num_heads: int = 4,
         mlp_ratio: float = 2.0,
         drop_path_rate: float = 0.0,
+        in_chans: int = 3,
     ) -> None:
         super().__init__()
         _check(num_classes, patch_size, embed_dim, depth, num_heads, mlp_ratio, drop_path_rate)
         self.image_size = pair(image_size)
-        self.tokens = TokensToToken(embed_dim, self.image_size, patch_size)
+        self.lgkd_patch_size, self.lgkd_patch_sizes = patch_size, tuple(_STRIDES)
+        self.tokens = TokensToToken(embed_dim, self.image_size, patch_size, in_chans)
         height, width = self.tokens.grids[-1]
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(sinusoids(1 + height * width, embed_dim)[None], requires_grad=False)
@@ -116,7 +119,7 @@ class TokensToToken(nn.Module):
         ModelError: the image's sides are not multiples of `patch_size`.
     """
 
-    def __init__(self, width: int, image_size: tuple[int, int], patch_size: int) -> None:
+    def __init__(self, width: int, image_size: tuple[int, int], patch_size: int, in_chans: int = 3) -> None:
         super().__init__()
         if min(image_size) < 1 or image_size[0] % patch_size or image_size[1] % patch_size:
             raise ModelError(
@@ -130,7 +133,7 @@ class TokensToToken(nn.Module):
         for stride in self.strides:
             height, wide = height // stride, wide // stride
             self.grids.append((height, wide))
-        self.performer1 = Performer(3 * _KERNELS[0] ** 2, _TOKEN_WIDTH)
+        self.performer1 = Performer(in_chans * _KERNELS[0] ** 2, _TOKEN_WIDTH)
         self.performer2 = Performer(_TOKEN_WIDTH * _KERNELS[1] ** 2, _TOKEN_WIDTH)
         self.project = nn.Linear(_TOKEN_WIDTH * _KERNELS[2] ** 2, width)
 

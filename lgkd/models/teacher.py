@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgkd._internal.text import did_you_mean
-from lgkd.data.constants import IMAGENET_MEAN, IMAGENET_STD
+from lgkd.data.constants import IMAGENET_MEAN, IMAGENET_STD, LUMA
 from lgkd.errors import InputError
 from lgkd.models.default_taps import default_taps
 from lgkd.models.factory import ImageSize, no_logits, pair
@@ -27,9 +27,9 @@ class Teacher(nn.Module):
     to normalise by the student's batch and let its running statistics drift.
 
     Args:
-        model: maps (B,3,H,W) to logits (B,K).
+        model: maps (B,3,H,W), or (B,1,H,W) for grey levels, to logits (B,K).
         image_size: pixels of its training images, one number or (height, width).
-        mean, std: normalisation it was trained with, three numbers each.
+        mean, std: normalisation it was trained with, a number each for red, green and blue, or one for grey levels.
         taps: names of its layers to read, early to late; None for the defaults.
         batch_norm: "running" uses the statistics learned in training; "batch" those of each batch,
             as the released code of Locality Guidance does. In neither mode are they updated.
@@ -38,6 +38,7 @@ class Teacher(nn.Module):
 
     mean: Tensor
     std: Tensor
+    luma: Tensor
 
     def __init__(
         self,
@@ -51,14 +52,21 @@ class Teacher(nn.Module):
         card: TeacherCard | None = None,
     ) -> None:
         super().__init__()
+        if len(mean) not in (1, 3) or len(std) != len(mean):
+            raise InputError(
+                f"the teacher's mean has {len(mean)} numbers and its std {len(std)}, expected three each, or one "
+                "each for a model of one channel"
+            )
         self.model = model.requires_grad_(False)
         self.image_size = pair(image_size)
         self.taps = list(taps) if taps is not None else default_taps(model)
         self.card = card
         self.source: dict[str, str] = {}
         """Where it is from, for run.json: the folder "run" whose student it is, or timm's "name" and "weights"."""
+        self.channels = len(mean)
         self.register_buffer("mean", _column(mean), persistent=False)
         self.register_buffer("std", _column(std), persistent=False)
+        self.register_buffer("luma", _column(LUMA), persistent=False)
         self.use_batch_norm(batch_norm)
 
     def use_batch_norm(self, mode: BatchNormMode) -> Self:
@@ -81,14 +89,21 @@ class Teacher(nn.Module):
         return self
 
     def view(self, images_B3HW: Tensor, mean_311: Tensor, std_311: Tensor, *, antialias: bool = False) -> Tensor:
-        """Convert the student's images to the teacher's size (bilinear) and normalisation.
+        """Convert the student's images to the teacher's size (bilinear), channels and normalisation.
+
+        Grey levels are shown in all three channels of a teacher that takes three; a teacher of one channel is shown the
+        luminance of colours.
 
         Args:
-            images_B3HW: the student's input, normalised by `mean_311` and `std_311`.
+            images_B3HW: the student's input, normalised by `mean_311` and `std_311`; (B,1,H,W) and (1,1,1) for one of
+                grey levels.
         """
         images = images_B3HW
         if images.shape[-2:] != self.image_size:
             images = smaller(images, self.image_size, antialias=antialias)
+        if self.channels == 1 and images.shape[1] == 3:
+            grey = (images * (self.luma * std_311)).sum(dim=1, keepdim=True) + (self.luma * mean_311).sum()
+            return (grey - self.mean) / self.std
         # One multiplication and one addition; where both normalisations are equal they are 1 and 0.
         return images * (std_311 / self.std) + (mean_311 - self.mean) / self.std
 
@@ -115,4 +130,4 @@ def smaller(images_B3HW: Tensor, size: tuple[int, int], *, antialias: bool = Fal
 
 
 def _column(values: Sequence[float]) -> Tensor:
-    return torch.tensor([float(value) for value in values]).view(3, 1, 1)
+    return torch.tensor([float(value) for value in values]).view(-1, 1, 1)

@@ -6,6 +6,7 @@ so that listing teachers takes milliseconds.
 
 import re
 import secrets
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -41,7 +42,13 @@ def _date(text: str) -> str:
     return text
 
 
-def _spread(values: tuple[float, float, float]) -> tuple[float, float, float]:
+def _a_number_a_channel(values: tuple[float, ...]) -> tuple[float, ...]:
+    if len(values) not in (1, 3):
+        raise ValueError("must be three numbers, for red, green and blue, or one for grey levels")
+    return values
+
+
+def _spread(values: tuple[float, ...]) -> tuple[float, ...]:
     if min(values) <= 0:
         raise ValueError("every channel's spread must be greater than 0")
     return values
@@ -55,7 +62,10 @@ def _distinct(names: list[str]) -> list[str]:
 
 SafeName = Annotated[str, AfterValidator(_safe)]
 Words = Annotated[list[str], Field(strict=False), AfterValidator(_distinct)]
-Channels = Annotated[tuple[float, float, float], Field(strict=False)]
+Channels = Annotated[tuple[float, ...], Field(strict=False), AfterValidator(_a_number_a_channel)]
+
+
+Side = Annotated[int, Field(ge=1, strict=True)]
 
 
 class _Part(BaseModel):
@@ -141,8 +151,8 @@ class TeacherCard(_Part):
     """Number of its training images."""
     subset: str | None = None
     """Subset of the training split, like "fraction 0.1, seed 0"; null: all of it."""
-    image_size: int = Field(ge=1)
-    """Side of the square images it expects, in pixels."""
+    image_size: Side | Annotated[tuple[Side, Side], Field(strict=False)]
+    """Side of the square images it expects, or (height, width), in pixels."""
     mean: Channels
     """Channel means for the normalisation of its images, for values 0 to 1."""
     std: Annotated[Channels, AfterValidator(_spread)]
@@ -166,6 +176,17 @@ class TeacherCard(_Part):
     created: Annotated[str, AfterValidator(_date)]
     """Date of the training, in ISO form (UTC)."""
 
+    @model_validator(mode="after")
+    def _as_many_channels(self) -> "TeacherCard":
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} channels, and std {len(self.std)}")
+        return self
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return (height, width) of the images it expects, in pixels."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
     @property
     def near_chance(self) -> bool:
         """Return true if it does little better than guessing, or than always predicting the largest class."""
@@ -174,6 +195,12 @@ class TeacherCard(_Part):
     def no_better_than(self, largest_class: float | None = None) -> str | None:
         """Describe the baseline that the teacher hardly exceeds; see `Accuracy.no_better_than`."""
         return self.accuracy.no_better_than(len(self.classes), largest_class)
+
+
+def card_size(image_size: Sequence[int]) -> int | tuple[int, int]:
+    """Return (height, width) as a card stores it: one side for square images."""
+    height, width = image_size
+    return height if height == width else (height, width)
 
 
 def _hardly_above(value: float, guess: float) -> bool:

@@ -69,11 +69,14 @@ def load_kept_teacher(card: TeacherCard, folder: Path) -> Teacher:
     if not (folder / MANIFEST).is_file():
         tell_unverified(folder)
     weights = load_weights(verify_weights(card, folder), card.weights_sha256)
-    size = (card.image_size, card.image_size)
-    check_plausible(folder / CARD, card.options, len(card.classes), size, weights)
+    check_plausible(folder / CARD, card.options, len(card.classes), card.size, weights)
     with torch.random.fork_rng(devices=[]):
         model = create_model(
-            card.architecture, num_classes=len(card.classes), image_size=card.image_size, options=card.options
+            card.architecture,
+            num_classes=len(card.classes),
+            image_size=card.image_size,
+            channels=len(card.mean),
+            options=card.options,
         )
     fill(model, weights, str(folder / WEIGHTS))
     return _as_teacher(model, card)
@@ -134,7 +137,7 @@ def check_precision(recipe: Recipe, device: str) -> None:
 
 def make_student(name: str, recipe: Recipe, *, classes: int, seed: int, options: Mapping[str, Any]) -> nn.Module:
     """Build an untrained student; the same seed gives the same weights, guided or not."""
-    size = recipe.view.image_size or default_image_size(name)
+    size, channels = recipe.view.image_size or default_image_size(name), recipe.view.channels
     own = seed_of(seed, "student")
     if recipe.drop_path and "drop_path_rate" not in options:
         try:
@@ -143,12 +146,13 @@ def make_student(name: str, recipe: Recipe, *, classes: int, seed: int, options:
                     name,
                     num_classes=classes,
                     image_size=size,
+                    channels=channels,
                     options={**options, "drop_path_rate": recipe.drop_path},
                 )
         except InputError:
             pass  # not every architecture has stochastic depth; any other error recurs without it
     with seeded(own):
-        return create_model(name, num_classes=classes, image_size=size, options=options)
+        return create_model(name, num_classes=classes, image_size=size, channels=channels, options=options)
 
 
 def make_guides(

@@ -15,7 +15,7 @@ from lgkd._internal.safetensors_io import fill, load_weights, save_weights
 from lgkd.config import dump_recipe
 from lgkd.data.loader import EvalLoader
 from lgkd.data.prepare import Data, make_test_batches
-from lgkd.models.teacher_card import Accuracy
+from lgkd.models.teacher_card import Accuracy, card_size
 from lgkd.runner.build import make_task
 from lgkd.runner.prepared import Prepared, Session
 from lgkd.runner.record import CsvLogger, describe_run, results
@@ -287,7 +287,7 @@ def _keep_teacher(config: ResolvedConfig, prepared: Prepared, store: Path, info:
             "classes": data.classes,
             "images": len(data.train),
             "subset": data.subset,
-            "image_size": prepared.image_size[0],
+            "image_size": card_size(prepared.image_size),
             "mean": data.mean,
             "std": data.std,
             "accuracy": _accuracy(data, info),

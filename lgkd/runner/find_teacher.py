@@ -16,6 +16,7 @@ from lgkd.models.teacher_card import (
     CARD,
     Accuracy,
     TeacherCard,
+    card_size,
     find_card,
     list_cards,
     put_back,
@@ -122,19 +123,13 @@ def card_of_run(folder: Path) -> TeacherCard:
     """Describe the student of a finished run as a teacher; its layers are chosen when it is loaded.
 
     Raises:
-        InputError: the run is not finished or damaged, its student was made in Python, or its images are not square.
+        InputError: the run is not finished or damaged, its student was made in Python.
     """
     info, about = read_run(folder), read_student(folder)
     if about["name"] is None:
         raise InputError(
             f"{folder} is the run of a {about.get('class')} made in Python; give distill() an lgkd.Teacher of the "
             "module instead"
-        )
-    height, width = about["image_size"]
-    if height != width:
-        raise InputError(
-            f"{folder} was trained on images of {height} x {width} pixels, and a teacher's are square; give distill() "
-            "an lgkd.Teacher with that image_size"
         )
     try:
         data, results = info["dataset"], info["results"]
@@ -146,7 +141,7 @@ def card_of_run(folder: Path) -> TeacherCard:
             classes=about["classes"],
             images=data["train_images"],
             subset=data["subset"],
-            image_size=height,
+            image_size=card_size(about["image_size"]),
             mean=about["mean"],
             std=about["std"],
             taps=[],

@@ -13,10 +13,10 @@ from lgkd.data.prepare import Channels, make_test_batches, prepare_data
 from lgkd.data.sources.download import fetch
 from lgkd.errors import InputError
 from lgkd.models.default_taps import default_taps
-from lgkd.models.factory import create_model, default_image_size
+from lgkd.models.factory import ImageSize, create_model, default_image_size, pair
 from lgkd.models.pretrained import MAX_BYTES, fill_foreign, read_foreign
 from lgkd.models.registry import canonical, find
-from lgkd.models.teacher_card import Accuracy, TeacherCard, find_card
+from lgkd.models.teacher_card import Accuracy, TeacherCard, card_size, find_card
 from lgkd.models.trust import trust
 from lgkd.runner.build import is_convolutional
 from lgkd.runner.find_teacher import free_place
@@ -44,7 +44,7 @@ def import_teacher(
     normalize: Normalize | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     options: Mapping[str, bool | int | float | str] | None = None,
     name: str | None = None,
     expect: float | None = None,
@@ -71,7 +71,7 @@ def import_teacher(
         normalize: "imagenet" or "dataset" (of its training images), if they were trained with that;
         mean, std: else the three means and standard deviations, for values 0 to 1. One of the two must be given:
             a teacher with another normalisation than in training is silently worse.
-        image_size: side of its images, in pixels; None for the architecture's own.
+        image_size: pixels of its images, one number or (height, width); None for the architecture's own.
         options: passed to the constructor.
         name: of the teacher in the store; by default its architecture.
         expect: the published top-1 accuracy on the test split, as a share of 1; a measured one that is further than
@@ -118,14 +118,14 @@ def import_teacher(
     notify = say or (lambda _: None)
     for note in data.notes:
         notify(note)
-    classes, size = len(data.classes), image_size or default_image_size(architecture)
+    classes, size = len(data.classes), pair(image_size or default_image_size(architecture))
     with torch.random.fork_rng(devices=[]):
         model = create_model(architecture, num_classes=classes, image_size=size, options=scalars)
     fill_foreign(model, tensors, name=architecture, origin=str(origin), num_classes=classes)
     default_taps(model)  # a model without layers to guide by is refused before it is measured
     means, deviations = stated or (data.mean, data.std)
     batches = make_test_batches(
-        data.test, image_size=(size, size), mean=means, std=deviations, interpolation="bicubic", device=chosen
+        data.test, image_size=size, mean=means, std=deviations, interpolation="bicubic", device=chosen
     )
     scores = score(model.eval().to(chosen), batches, channels_last=is_convolutional(model))
     model.to("cpu")
@@ -150,7 +150,7 @@ def import_teacher(
             "classes": data.classes,
             "images": len(data.train),
             "subset": None,
-            "image_size": size,
+            "image_size": card_size(size),
             "mean": means,
             "std": deviations,
             "accuracy": Accuracy(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from lgkd.config import LengthRule, Recipe, apply_length_rules
 from lgkd.config.length_rules import in_words, reached
+from lgkd.config.values import size_text
 from lgkd.runner.options import Options
 from lgkd.runner.resolve import ResolvedConfig
 
@@ -46,7 +47,12 @@ def _ruled(recipe: Recipe, rules: Sequence[LengthRule], options: Options) -> Rec
 
 def _assignments(recipe: Recipe, options: Options) -> list[str]:
     """List the settings of the user that a rule could change, too."""
-    typed = {"view.image_size": options.get("image_size"), "precision": options.get("precision")}
+    size = options.get("image_size")
+    typed = {
+        "view.image_size": size_text(size) if isinstance(size, tuple | list) else size,
+        "view.channels": options.get("channels"),
+        "precision": options.get("precision"),
+    }
     given = [f"{key}={value}" for key, value in typed.items() if value is not None]
     given += options.get("overrides") or ()
     # A training without a teacher has the settings of no guide.

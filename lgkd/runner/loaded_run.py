@@ -253,5 +253,5 @@ def teacher_of(opened: Opened) -> Callable[[Tensor], Tensor] | None:
     teacher = teacher_at_hand(opened)
     if teacher is None:
         return None
-    mean, std = (torch.tensor(values, device=opened.device).view(3, 1, 1) for values in opened.normalisation)
+    mean, std = (torch.tensor(values, device=opened.device).view(-1, 1, 1) for values in opened.normalisation)
     return lambda images: teacher(teacher.view(images, mean, std))

@@ -38,6 +38,7 @@ _TYPED_AS = {
     "schedule.epochs": "--epochs",
     "batch_size": "--batch-size",
     "view.image_size": "--image-size",
+    "view.channels": "--channels",
     "precision": "--precision",
 }
 
@@ -161,6 +162,7 @@ def resolve(
         epochs=options.get("epochs"),
         batch_size=options.get("batch_size"),
         image_size=options.get("image_size"),
+        channels=options.get("channels"),
         precision=options.get("precision"),
         overrides=options.get("overrides") or (),
     )
@@ -367,7 +369,8 @@ def resolve_recipe(
     guided: bool,
     epochs: int | None = None,
     batch_size: int | None = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
     precision: str | None = None,
     overrides: Sequence[str] = (),
 ) -> Recipe:
@@ -384,7 +387,8 @@ def resolve_recipe(
     given: dict[str, object] = {
         "schedule.epochs": epochs,
         "batch_size": batch_size,
-        "view.image_size": image_size,
+        "view.image_size": list(image_size) if isinstance(image_size, tuple) else image_size,
+        "view.channels": channels,
         "precision": precision,
     }
     given = {key: value for key, value in given.items() if value is not None}

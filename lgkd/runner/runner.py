@@ -226,6 +226,7 @@ class Runner:
         data = prepare_data(
             config.dataset,
             normalize=config.recipe.view.normalize,
+            channels=config.recipe.view.channels,
             data_dir=options.get("data_dir"),
             subset=config.subset,
             val_fraction=options.get("val_fraction"),
@@ -311,17 +312,17 @@ class Runner:
 
     def _make_model(self, data: Data) -> tuple[nn.Module, tuple[int, int]]:
         model, options, recipe = self.config.model, self.config.model_options, self.config.recipe
-        classes, size = len(data.classes), self._image_size()
+        classes, size, channels = len(data.classes), self._image_size(), len(data.mean)
         if isinstance(model, str):
             made = make_student(model, recipe, classes=classes, seed=self.config.seed, options=options)
             if find(model) is None:
-                check_training(made, model, image_size=size)
+                check_training(made, model, image_size=size, channels=channels)
             return made, size
         if options:
             raise InputError("options are passed to a constructor; the student is a module already, so leave them out")
         name = type(model).__name__
-        check_model(model, name, num_classes=classes, image_size=size)
-        check_training(model, name, image_size=size)
+        check_model(model, name, num_classes=classes, image_size=size, channels=channels)
+        check_training(model, name, image_size=size, channels=channels)
         return model, size
 
     def _start_from(self, initial: InitialWeights, model: nn.Module, data: Data) -> None:
@@ -401,7 +402,7 @@ def _checked(teacher: Any) -> Teacher:
             "(lgkd.Teacher(module, image_size=...) makes one of a module)"
         )
     name = f"the teacher {type(teacher.model).__name__}"
-    check_model(teacher.model, name, num_classes=None, image_size=teacher.image_size)
+    check_model(teacher.model, name, num_classes=None, image_size=teacher.image_size, channels=teacher.channels)
     return teacher
 
 

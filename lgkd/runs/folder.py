@@ -272,7 +272,7 @@ def _is_size(value: Any) -> bool:
 
 
 def _is_mean(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(map(_is_number, value))
+    return isinstance(value, list) and len(value) in (1, 3) and all(map(_is_number, value))
 
 
 def _is_std(value: Any) -> bool:

@@ -47,6 +47,7 @@ def load_student(folder: str | Path, *, model: nn.Module | None = None) -> nn.Mo
                 info["name"],
                 num_classes=info["num_classes"],
                 image_size=(info["image_size"][0], info["image_size"][1]),
+                channels=len(info["mean"]),
                 options=info["options"],
             )
     fill(model, weights, str(place / STUDENT_WEIGHTS))

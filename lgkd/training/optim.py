@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lgkd.config import Optimizer
 from lgkd.errors import InputError
@@ -63,13 +63,13 @@ def hidden_matrices(module: nn.Module) -> set[int]:
     Source: Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024 (kellerjordan.github.io).
     """
     student = getattr(module, "student", module)
-    matrices = [
-        (name, weight)
-        for name, weight in student.named_parameters()
-        if weight.ndim >= 2 and weight.shape[0] > 1 and weight.shape[1] > 1
-    ]
+    # An input layer for images of one channel has kernels (D,1,P,P), which are no matrices.
+    first = next(
+        (weight for _, weight in student.named_parameters() if _is_matrix(weight) or _is_kernels(weight)), None
+    )
+    matrices = [(name, weight) for name, weight in student.named_parameters() if _is_matrix(weight)]
     # The first is the input layer and the last the classifier; a model with two heads declares them.
-    spared = {id(weight) for _, weight in (*matrices[:1], *matrices[-1:])}
+    spared = {id(weight) for weight in (first, *(weight for _, weight in matrices[-1:]))}
     classify = getattr(student, "get_classifier", lambda: None)()
     for head in classify if isinstance(classify, tuple) else (classify,):
         if isinstance(head, nn.Module):
@@ -83,6 +83,14 @@ def hidden_matrices(module: nn.Module) -> set[int]:
         and not any(part in name for part in _TABLES)
         and any(any(letter.isdigit() for letter in part) for part in name.split("."))
     }
+
+
+def _is_matrix(weight: Tensor) -> bool:
+    return weight.ndim >= 2 and weight.shape[0] > 1 and weight.shape[1] > 1
+
+
+def _is_kernels(weight: Tensor) -> bool:
+    return weight.ndim == 4 and weight.shape[0] > 1
 
 
 def make_optimizer(module: nn.Module, settings: Optimizer, *, compiled: bool = False) -> torch.optim.Optimizer:

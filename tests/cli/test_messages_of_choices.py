@@ -95,7 +95,7 @@ def test_an_object_with_logits_that_is_no_tuple_names_the_wrapper_for_transforme
 
 @pytest.mark.parametrize("name", ["deit_tiny", "timm:resnet18", "timm:deit_tiny_patch16_224"])
 def test_another_number_of_channels_is_named_and_not_the_image_size(name: str) -> None:
-    with pytest.raises(ModelError, match=r"takes images of 1 channel, expected 3: those of lgkd") as found:
+    with pytest.raises(ModelError, match=r"takes images of 1 channel, expected 3: give --channels 1") as found:
         create_model(name, num_classes=3, image_size=32, options={"in_chans": 1})
     assert "channels" in str(found.value.__cause__), "the first error, of the model itself"
     assert "--image-size" not in str(found.value)

@@ -239,7 +239,7 @@ def test_a_batch_that_does_not_fit_together_says_what_was_expected(parts: dict[s
 def test_settings_of_a_view_out_of_range_are_told_with_the_range() -> None:
     with pytest.raises(InputError, match=r"View: fixed must be >= 1 \(got 0\)"):
         augment(fixed=0)
-    with pytest.raises(InputError, match="mean has 1 numbers; expected 3, for red, green and blue"):
+    with pytest.raises(InputError, match="std has 3 numbers; expected 3, for red, green and blue"):
         Augment(View(), 8, mean=(0.5,), std=STD, seed=0)
     with pytest.raises(InputError, match="repeats is 0; expected a whole number of at least 1"):
         Sampler(4, batch_size=2, seed=0, repeats=0)

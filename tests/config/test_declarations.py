@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 import torch
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from torch import nn
 
 from lgkd.config import AdaptiveStop, LengthRule, OwnTerm, Recipe, Section, TermSchedule, TermSection
@@ -125,8 +126,9 @@ KEYS = [
 
 def bounds(annotation: Any, metadata: tuple[Any, ...]) -> list[float]:
     """Every bound that stands at a key, however deep."""
+    entries = [one for entry in metadata for one in (entry.metadata if isinstance(entry, FieldInfo) else [entry])]
     found = [
-        float(getattr(entry, name)) for entry in metadata for name in ("ge", "gt", "le", "lt") if hasattr(entry, name)
+        float(getattr(entry, name)) for entry in entries for name in ("ge", "gt", "le", "lt") if hasattr(entry, name)
     ]
     for argument in get_args(annotation):
         if get_origin(argument) is not None:
@@ -151,7 +153,8 @@ def probes(section: type[Section], key: str) -> list[Any]:
     whole = [int(number) for number in numbers if math.isfinite(number) and number.is_integer()]
     values: list[Any] = [*numbers, *whole, True, "3"]
     if is_pair(field.annotation):
-        return [(first, second) for first in values[:-2] for second in (0.5, 1.0, first)] + [(0.9, 0.1), (1.0,), 3]
+        pairs = [(first, second) for first in values[:-2] for second in (0.5, 1.0, first)] + [(0.9, 0.1), (1.0,), 3]
+        return pairs if int not in kinds else [*values[:-1], *pairs, (8, 4096), (7, 9), (9, 4097), (8, 8, 8)]
     if list_entry(field.annotation) is not None:
         return [(value,) for value in values[:-2]] + [(1.0,) * 101, (1.0, 2.0)]
     # Recipes are text, in which a number may be written as text.

@@ -165,6 +165,7 @@ def test_a_recipe_that_an_older_version_wrote_is_written_again_to_the_byte(file:
     later = (
         "evaluation:\n  interpolation: null\n",
         "  alternate_flip: false\n",
+        "  channels: 3\n",
         "  padding_mode: constant\n",
         "  bias_lr_scale: 1.0\n",
         "lookahead: null\n",

@@ -305,7 +305,7 @@ sections = st.fixed_dictionaries(
             {},
             optional={
                 "scale": pairs(0.001, 1),
-                "image_size": st.none() | st.integers(8, 4096),
+                "image_size": st.none() | st.integers(8, 4096) | st.tuples(st.integers(8, 64), st.integers(65, 4096)),
                 "flip": numbers(0, 1),
             },
         ),

@@ -276,3 +276,17 @@ def test_looking_at_shapes_changes_nothing_even_if_it_fails(conv_student: nn.Mod
     assert all(torch.equal(state[key], value) for key, value in conv_student.state_dict().items())
     assert torch.equal(torch.get_rng_state(), chance)
     assert not any(module._forward_hooks for module in conv_student.modules())
+
+
+@pytest.mark.parametrize(
+    ("count", "hint", "prefix", "grid"),
+    [(3, None, 1, (1, 2)), (2, None, 0, (1, 2)), (3, 0, 0, (1, 3)), (32, None, 0, (4, 8)), (33, None, 1, (4, 8)),
+     (34, 2, 2, (4, 8))],
+)  # fmt: skip
+def test_of_images_twice_as_wide_exact_proportions_count_before_cropped_ones(
+    count: int, hint: int | None, prefix: int, grid: tuple[int, int]
+) -> None:
+    fold = find_fold(Tap("b"), (2, count, 8), image_size=(32, 64), prefix_hint=hint)
+    assert (fold.prefix, fold.grid) == (prefix, grid)
+    turned = find_fold(Tap("b"), (2, count, 8), image_size=(64, 32), prefix_hint=hint)
+    assert (turned.prefix, turned.grid) == (prefix, grid[::-1])

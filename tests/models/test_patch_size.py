@@ -19,6 +19,8 @@ from lgkd.runner.runner import coarse_of
         ("deit_tiny", 64, {"patch_size": 8}, None),
         ("vit_96", 32, {}, None),
         ("pvt_v2_b0", 32, {}, None),
+        ("t2t_vit_7", 64, {}, "4 x 4"),
+        ("t2t_vit_7", 64, {"patch_size": 8}, None),
     ],
 )
 def test_a_grid_below_seven_is_coarse(student: str, side: int, options: dict[str, Any], grid: str | None) -> None:

@@ -106,10 +106,6 @@ def test_what_cannot_teach_is_refused_with_the_reason(world: World) -> None:
         "./damaged", InputError, r"damaged/run.json does not describe a finished run \('test_top1'\); it is damaged"
     )
     student = json.loads(Path("damaged/student.json").read_text())
-    Path("damaged/student.json").write_text(json.dumps({**student, "image_size": [16, 32]}))
-    refused(
-        "./damaged", InputError, r"trained on images of 16 x 32 pixels, and a teacher's are square; give distill\(\)"
-    )
     Path("damaged/student.json").write_text(json.dumps({**student, "name": None}))
     refused("./damaged", InputError, r"is the run of a CifarResNet made in Python; give distill\(\) an lgkd.Teacher")
 

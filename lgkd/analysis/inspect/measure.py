@@ -46,7 +46,7 @@ def measure(student: Measured, images: Images, teacher: Teacher | None) -> None:
     """Run over the images once, in an order that mixes the classes, and fill in the measurements."""
     opened = student.opened
     mixed = images.take(permutation(seed_of("inspect"), len(images)))
-    mean, std = (torch.tensor(values, device=opened.device).view(3, 1, 1) for values in opened.normalisation)
+    mean, std = (torch.tensor(values, device=opened.device).view(-1, 1, 1) for values in opened.normalisation)
     found: dict[str, list[Tensor]] = {}
     alignment = Alignment()
     for pictures in _batches(opened, mixed):

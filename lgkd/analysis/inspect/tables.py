@@ -143,7 +143,7 @@ def draw_features(folder: Path, students: Sequence[Measured], images: Images, te
             remarks.append(f"{one.who}: no feature maps: {error}")
     if teacher is not None:
         opened = students[0].opened
-        mean, std = (torch.tensor(values, device=opened.device).view(3, 1, 1) for values in opened.normalisation)
+        mean, std = (torch.tensor(values, device=opened.device).view(-1, 1, 1) for values in opened.normalisation)
         pictures = torch.cat([batch for batch, _ in opened.batches(images)])
         columns += _features("teacher", teacher.model, teacher.taps, teacher.view(pictures, mean, std))
     if columns:

@@ -22,7 +22,7 @@ from torch import Tensor
 from lgkd.data.transforms.device import cut, sent
 from lgkd.data.transforms.resized_crop import Interpolation
 
-Fill = tuple[int, int, int]
+Fill = tuple[int, ...]
 Shift = NDArray[np.float64]
 
 HAIR = 2.0**-10
@@ -158,7 +158,7 @@ def rotate(images: Tensor, degrees: Shift, fill: Fill, interpolation: Interpolat
     corner += torch.arange(count, dtype=torch.int32, device=device)[:, None, None] * ((height + 6) * (width + 6))
     index = corner.flatten()
     values = torch.empty(channels, count * height * width, device=device)
-    line, read = torch.empty_like(values[:2])
+    line, read = values.new_empty(2, values.shape[1])
     for plane, result in zip(planes, values, strict=True):
         for deeper, row_weight in enumerate(down):
             first = deeper * (width + 6)

@@ -98,5 +98,5 @@ def _looked_up(images: Tensor, group: tuple[str, ...], kinds: _Kinds, amounts: T
     """Look up every image in the table of its own kind: tables are made kind by kind, and read all at once."""
     counts = [int((kinds == KINDS.index(name)).sum()) for name in group]
     runs = zip(group, torch.split(images, counts), torch.split(amounts, counts), strict=True)
-    tables = [color.TABLES[name](run, amount).expand(-1, 3, -1) for name, run, amount in runs if len(run)]
+    tables = [color.TABLES[name](run, amount).expand(-1, images.shape[1], -1) for name, run, amount in runs if len(run)]
     return color.looked_up(images, torch.cat(tables))

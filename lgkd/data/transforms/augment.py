@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lgkd._internal.rng import bits, seed_of, uniform
 from lgkd.config import View
+from lgkd.data.channels import with_channels
 from lgkd.data.transforms import rand_augment as policies
 from lgkd.data.transforms import random_erasing, resized_crop
 from lgkd.data.transforms.apply import apply_layer
@@ -32,13 +33,14 @@ from lgkd.errors import InputError
 
 
 class _Normalise:
-    """Normalise uint8 (B, 3, H, W) to float32, (level / 255 - mean) / std as one multiplication and one addition.
+    """Normalise uint8 (B, C, H, W) to float32, (level / 255 - mean) / std as one multiplication and one addition.
 
     That differs from timm's division and subtraction in the last bits only (below 1e-6).
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         means, deviations = colours(mean, std)
+        self.channels = len(means)
         average, spread = np.asarray(means), np.asarray(deviations)
         self.fill = tuple(min(255, round(255 * value)) for value in means)
         self._factor = (1.0 / (255.0 * spread)).astype(np.float32)[:, None, None]
@@ -86,11 +88,11 @@ class Augment:
             black or its own reflection (`padding_mode`), "none" takes the whole image; each is then resized.
             `color_jitter` changes brightness, contrast and saturation by factors within 1 +- its value, in a random
             order; as in timm it is off where `rand_augment` is on. With `fixed` epoch e draws as epoch e modulo
-            `fixed`. `image_size`, `normalize` and `repeats` are not read here: the size and the normalisation are
-            given, the loader repeats.
+            `fixed`. `image_size`, `channels`, `normalize` and `repeats` are not read here: the size and the
+            normalisation, which has a number a channel, are given, the loader repeats.
         image_size: side, or (height, width), of the result.
         mean, std: normalisation of the result, for levels in [0, 1]; the mean is also the colour that
-            RandAugment's moves uncover.
+            RandAugment's moves uncover. One number each: the stored images' grey levels are augmented, in one channel.
         seed: of the run.
 
     Raises:
@@ -125,7 +127,7 @@ class Augment:
             epoch: counted from 0.
 
         Returns:
-            float32 (B, 3, height, width), normalised, on the device of `pixels`.
+            float32 (B, channels, height, width), normalised, on the device of `pixels`.
 
         Raises:
             InputError: the batch is not of these shapes and types.
@@ -136,9 +138,9 @@ class Augment:
                 f"index has shape {tuple(index.shape)}; expected ({len(pixels)},), one place for each image"
             )
         if not len(pixels):
-            return pixels.new_zeros((0, 3, *self.image_size), dtype=torch.float32)
+            return pixels.new_zeros((0, self._normalise.channels, *self.image_size), dtype=torch.float32)
         host_index, epoch = index.detach().cpu(), self._drawn_as(epoch)
-        result = room((len(pixels), 3, *self.image_size), torch.float32, pixels.device)
+        result = room((len(pixels), self._normalise.channels, *self.image_size), torch.float32, pixels.device)
         if pixels.device.type == "cpu":
             with one_thread(pixels.device):
                 self._draw(result, pixels, valid, host_index, epoch)
@@ -162,7 +164,7 @@ class Augment:
 
     def _draw(self, result: Tensor, pixels: Tensor, valid: NDArray[np.int64], host_index: Tensor, epoch: int) -> None:
         """Draw and write the augmented images into `result`."""
-        view = self.view
+        view, pixels = self.view, with_channels(pixels, self._normalise.channels)
         boxes, mirrored = self._crops(valid, host_index, epoch)
         images = resized_crop.resample(
             pixels, boxes, self.image_size, view.interpolation, mirrored, valid, reflect=view.padding_mode == "reflect"
@@ -180,18 +182,21 @@ class Augment:
 
         Levels are those of `_draw`, but for 1 now and then after a rotation, a shear or a translation.
         """
-        view, parcel = self.view, Parcel(pixels.device)
+        view, parcel, channels = self.view, Parcel(pixels.device), self._normalise.channels
+        if channels == 1:  # the tables and matrices below are of three channels, which stay equal
+            pixels = with_channels(pixels, 1).expand(-1, 3, -1, -1).contiguous()
         boxes, mirrored = self._crops(valid, host_index, epoch)
         resample = Resampling(
             parcel, pixels.shape, boxes, self.image_size, view.interpolation, mirrored, valid,
             reflect=view.padding_mode == "reflect",
         )  # fmt: skip
-        layers = Layers(parcel, self._layers(host_index, epoch), self.image_size, self._fill, view.interpolation)
+        fill = self._fill * (3 // channels)
+        layers = Layers(parcel, self._layers(host_index, epoch), self.image_size, fill, view.interpolation)
         erase = None
         if view.erase > 0 and len((erased := self._erased(host_index, epoch))[0]):
-            erase = random_erasing.Erasing(parcel, *erased, shape=(3, *self.image_size))
+            erase = random_erasing.Erasing(parcel, *erased, shape=(channels, *self.image_size))
         parcel.send()
-        self._normalise(layers(resample(pixels)), result)
+        self._normalise(layers(resample(pixels))[:, :channels], result)
         if erase is not None:
             erase(result)
 
@@ -223,9 +228,8 @@ class Augment:
         return epoch if self.view.fixed is None else epoch % self.view.fixed
 
     @property
-    def _fill(self) -> tuple[int, int, int]:
-        red, green, blue = self._normalise.fill
-        return red, green, blue
+    def _fill(self) -> tuple[int, ...]:
+        return self._normalise.fill
 
     def _stream(self, name: str, epoch: int) -> int:
         return seed_of(self.seed, "augment", name, epoch)
@@ -257,7 +261,7 @@ class Plain:
 
     Args:
         image_size: side, or (height, width), of the result.
-        mean, std: normalisation, for levels in [0, 1].
+        mean, std: normalisation, for levels in [0, 1]; one number each for grey levels in one channel.
 
     Raises:
         InputError: a setting is out of range.
@@ -278,14 +282,15 @@ class Plain:
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, sizes: Tensor) -> Tensor:
-        """Convert uint8 (B, 3, S, T) and valid sizes (B, 2) to float32 (B, 3, height, width).
+        """Convert uint8 (B, 3, S, T) and valid sizes (B, 2) to float32 (B, channels, height, width).
 
         Raises:
             InputError: the batch is not of these shapes and types.
         """
         valid = _host_sizes(pixels, sizes)
         if not len(pixels):
-            return pixels.new_zeros((0, 3, *self.image_size), dtype=torch.float32)
+            return pixels.new_zeros((0, self._normalise.channels, *self.image_size), dtype=torch.float32)
+        pixels = with_channels(pixels, self._normalise.channels)
         height, width = self.image_size
         if (valid == self.image_size).all():
             return self._normalise(pixels[:, :, :height, :width])

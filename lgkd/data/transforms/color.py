@@ -1,4 +1,4 @@
-"""Change colours of uint8 batches (n, 3, H, W), each image with its own strength.
+"""Change colours of uint8 batches (n, C, H, W), each image with its own strength; C is 3, or 1 for grey levels.
 
 Results equal those of Pillow's ImageOps and ImageEnhance. Where every output level depends on the input
 level alone, an operation is a *table* of 256 entries per image and channel, and images whose tables are
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lgkd.data.channels import luminance
 from lgkd.data.transforms.device import cut
 
 _LARGE = 2**12  # pixels
@@ -32,9 +33,8 @@ def _cut(values: Tensor) -> Tensor:
 
 
 def _grey(images: Tensor) -> Tensor:
-    """Compute Pillow's luminance: float32 (n, 1, H, W), whole levels. 255 * 2^16 + 2^15 < 2^24: exact in float32."""
-    red, green, blue = images.float().unbind(1)
-    return ((red * 19595.0 + green * 38470.0 + blue * 7471.0 + 32768.0) / 65536.0).floor_().unsqueeze(1)
+    """Compute Pillow's luminance, that of a grey image itself: float32 (n, 1, H, W), whole levels."""
+    return images.float() if images.shape[1] == 1 else luminance(images)
 
 
 def mean_grey(images: Tensor) -> Tensor:
@@ -132,7 +132,9 @@ def looked_up(images: Tensor, tables: Tensor) -> Tensor:
 
 
 def colour(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend from grey (0) through the image (1) and beyond."""
+    """Blend from grey (0) through the image (1) and beyond; images of one channel stay as they are."""
+    if images.shape[1] == 1:
+        return images
     return _blend(_grey(images), images, factor[:, None, None, None])
 
 

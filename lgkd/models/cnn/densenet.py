@@ -60,12 +60,13 @@ class DenseNet(nn.Module):
         growth: k, channels that a layer adds, at least 1.
         num_classes: K, at least 1.
         dropout: after each 3x3 convolution, in training; the paper has 0.2 where images are not augmented.
+        in_chans: channels of the images.
 
     Raises:
         ModelError: a depth that is not 6n+4, or an option out of range.
     """
 
-    def __init__(self, depth: int, growth: int, num_classes: int, dropout: float = 0.0) -> None:
+    def __init__(self, depth: int, growth: int, num_classes: int, dropout: float = 0.0, in_chans: int = 3) -> None:
         super().__init__()
         if depth < 10 or (depth - 4) % 6:
             raise ModelError(f"the depth of a DenseNet-BC is {depth}, expected 6n+4: 10, 16, 22, 40, 100, ...")
@@ -75,7 +76,7 @@ class DenseNet(nn.Module):
         check_dropout(dropout)
         layers = (depth - 4) // 6
         width = 2 * growth
-        self.conv = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.conv = nn.Conv2d(in_chans, width, 3, padding=1, bias=False)
         self.stage1 = _dense_block(width, growth, layers, dropout)
         width += layers * growth
         self.transition1 = Transition(width, width // 2)

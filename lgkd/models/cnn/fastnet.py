@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from lgkd.errors import ModelError
 from lgkd.models.cnn.resnet import check_classes
 
-_PATCH = 27
-"""Values of a patch of 3 x 3 pixels in 3 colours."""
 _DIRECTIONS = 16
-"""Principal directions of a patch that the stem keeps; with their negatives 32 filters."""
+"""Principal directions of a patch of 3 x 3 pixels in 3 colours that the stem keeps; with their negatives 32 filters."""
 
 
 class FastNet(nn.Module):
@@ -25,6 +23,7 @@ class FastNet(nn.Module):
     BatchNorm, GELU, convolution, BatchNorm, GELU. Convolutions start as the identity on their first inputs. BatchNorm
     learns shifts only. `stem`, `group1`, `group2`, `group3` output maps of 32 channels at (H,W), and of `widths`
     channels at (H/2,W/2), (H/4,W/4) and (H/8,W/8); the first three guide.
+    Patches of images of one channel have 9 directions, so that their stem has 18 filters and not 32.
 
     Source: the network of Keller Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, arXiv 2404.00498. Changed
     here for guidance: filters of 3x3 with padding instead of 2x2 without, padding in the pools' inputs, so that maps
@@ -33,6 +32,7 @@ class FastNet(nn.Module):
     Args:
         num_classes: K, at least 1.
         widths: channels of the three groups.
+        in_chans: channels of the images.
 
     Raises:
         ModelError: not three widths of at least 1, or a number of classes below 1.
@@ -41,7 +41,7 @@ class FastNet(nn.Module):
     lgkd_taps = ("stem", "group1", "group2")
     lgkd_classifier = "fc"
 
-    def __init__(self, num_classes: int, widths: Sequence[int] = (64, 256, 256)) -> None:
+    def __init__(self, num_classes: int, widths: Sequence[int] = (64, 256, 256), in_chans: int = 3) -> None:
         super().__init__()
         check_classes(num_classes)
         if len(widths) != 3 or min(widths) < 1:
@@ -49,8 +49,8 @@ class FastNet(nn.Module):
                 f"the widths of a FastNet are {', '.join(map(str, widths))}, expected three whole numbers of at least 1"
             )
         first, second, third = widths
-        self.stem = WhiteningStem()
-        self.group1 = _group(2 * _DIRECTIONS, first)
+        self.stem = WhiteningStem(in_chans)
+        self.group1 = _group(self.stem.conv.out_channels, first)
         self.group2 = _group(first, second)
         self.group3 = _group(second, third)
         self.pool = nn.AdaptiveMaxPool2d(1)
@@ -71,19 +71,21 @@ class FastNet(nn.Module):
 class WhiteningStem(nn.Module):
     """Whiten patches of 3x3 pixels by fixed filters, add learned biases, apply GELU: (B,3,H,W) -> (B,32,H,W).
 
+    Images of one channel give (B,18,H,W).
+
     Until `whiten` is called or weights are loaded, the filters are those of images in which pixels resemble their
     neighbours, whose patches have the covariance 0.9^distance between places and 0.8 between colours.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, in_chans: int = 3) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 2 * _DIRECTIONS, 3, padding=1)
+        self.conv = nn.Conv2d(in_chans, 2 * min(_DIRECTIONS, 9 * in_chans), 3, padding=1)
         self.conv.weight.requires_grad_(False)
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
         self.activation = nn.GELU()
         places = torch.cartesian_prod(torch.arange(3.0), torch.arange(3.0))
         near = 0.9 ** torch.cdist(places, places, p=1)
-        self._set(torch.kron(0.8 + 0.2 * torch.eye(3), near))
+        self._set(torch.kron(0.8 + 0.2 * torch.eye(in_chans), near))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.conv(x))  # type: ignore[no-any-return]
@@ -95,12 +97,12 @@ class WhiteningStem(nn.Module):
         Second moments are taken about zero, as in the source: normalised images have a mean near it.
 
         Raises:
-            ModelError: images without a patch of 3x3 pixels in 3 colours.
+            ModelError: images without a patch of 3x3 pixels, or of other channels.
         """
-        shape = tuple(images_B3HW.shape)
-        if len(shape) != 4 or shape[1] != 3 or min(shape[2:]) < 3 or not shape[0]:
-            raise ModelError(f"images of shape {shape} hold no patch of 3 x 3 pixels; expected (B,3,H,W)")
-        moments = torch.zeros(_PATCH, _PATCH, dtype=torch.float64)
+        shape, channels = tuple(images_B3HW.shape), self.conv.in_channels
+        if len(shape) != 4 or shape[1] != channels or min(shape[2:]) < 3 or not shape[0]:
+            raise ModelError(f"images of shape {shape} hold no patch of 3 x 3 pixels; expected (B,{channels},H,W)")
+        moments = torch.zeros(9 * channels, 9 * channels, dtype=torch.float64)
         count = 0
         for patches_PN in _patches(images_B3HW):
             moments += (patches_PN @ patches_PN.T).cpu()
@@ -110,15 +112,15 @@ class WhiteningStem(nn.Module):
     @torch.no_grad()
     def _set(self, moments: Tensor, eps: float = 5e-4) -> None:
         values, vectors = torch.linalg.eigh(moments.double())
-        filters = (vectors / (values.clamp_min(0) + eps).sqrt()).T.flip(0)[:_DIRECTIONS]
+        filters = (vectors / (values.clamp_min(0) + eps).sqrt()).T.flip(0)[: len(self.conv.weight) // 2]
         # The sign of a direction is arbitrary, and processors would choose different ones.
         largest = filters.gather(1, filters.abs().argmax(dim=1, keepdim=True))
-        filters = (filters * largest.sign()).view(_DIRECTIONS, 3, 3, 3)
+        filters = (filters * largest.sign()).view(len(filters), -1, 3, 3)
         self.conv.weight.copy_(torch.cat([filters, -filters]))
 
 
 def _patches(images_B3HW: Tensor, step: int = 500) -> Iterator[Tensor]:
-    """Yield all patches of 3x3 pixels as columns (27,N), a few hundred images at a time."""
+    """Yield all patches of 3x3 pixels as columns (9 C,N), a few hundred images at a time."""
     for some in torch.split(images_B3HW.double(), step):
         yield nn.functional.unfold(some, 3).transpose(0, 1).flatten(1)
 

@@ -45,12 +45,13 @@ class MobileNetV2(nn.Module):
         num_classes: K, at least 1.
         width: factor of all channels but the last 1,280, which is never reduced.
         dropout: before the classifier, in training.
+        in_chans: channels of the images.
 
     Raises:
         ModelError: an option out of range.
     """
 
-    def __init__(self, num_classes: int, width: float = 1.0, dropout: float = 0.2) -> None:
+    def __init__(self, num_classes: int, width: float = 1.0, dropout: float = 0.2, in_chans: int = 3) -> None:
         super().__init__()
         check_classes(num_classes)
         check_dropout(dropout)
@@ -60,7 +61,7 @@ class MobileNetV2(nn.Module):
             )
         stem, first, *widths = (_eighths(width * channels) for channels in (32, 16, 24, 32, 64, 96, 160, 320))
         last = _eighths(1280 * max(1.0, width))
-        self.stem = _layer(3, stem, 3, nn.ReLU6)
+        self.stem = _layer(in_chans, stem, 3, nn.ReLU6)
         second, third, fourth, fifth, sixth, seventh = widths
         self.stage1 = nn.Sequential(InvertedResidual(stem, first, 1, 1), *_group(first, second, 2, 1))
         self.stage2 = nn.Sequential(*_group(second, third, 3, 2))
@@ -121,18 +122,19 @@ class ShuffleNetV2(nn.Module):
     Args:
         num_classes: K, at least 1.
         width: 0.5, 1, 1.5 or 2.
+        in_chans: channels of the images.
 
     Raises:
         ModelError: another width, or fewer than one class.
     """
 
-    def __init__(self, num_classes: int, width: float = 1.0) -> None:
+    def __init__(self, num_classes: int, width: float = 1.0, in_chans: int = 3) -> None:
         super().__init__()
         check_classes(num_classes)
         if width not in _SHUFFLED:
             raise ModelError(f"a ShuffleNetV2 of width {width} is not published; expected 0.5, 1, 1.5 or 2")
         first, second, third, last = _SHUFFLED[width]
-        self.stem = _layer(3, 24, 3, nn.ReLU)
+        self.stem = _layer(in_chans, 24, 3, nn.ReLU)
         self.stage1 = _shuffled(24, first, 4)
         self.stage2 = _shuffled(first, second, 8)
         self.stage3 = _shuffled(second, third, 4)

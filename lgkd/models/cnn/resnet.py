@@ -52,6 +52,7 @@ class CifarResNet(nn.Module):
         num_classes: K, at least 1.
         harmonic: learn 3x3 kernels as coefficients of a cosine transform, see `lgkd.models.cnn.harmonic`; its published
             gains are with 30 to 80 images a class.
+        in_chans: channels of the images.
 
     Raises:
         ModelError: a depth that is not 6n+2, or fewer than one class.
@@ -62,14 +63,14 @@ class CifarResNet(nn.Module):
     head_std: ClassVar[float | None] = 0.01
     """Standard deviation of the head's first weights, with biases at 0; None: as in torch."""
 
-    def __init__(self, depth: int, num_classes: int, harmonic: bool = False) -> None:
+    def __init__(self, depth: int, num_classes: int, harmonic: bool = False, in_chans: int = 3) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise ModelError(f"the depth of a CIFAR ResNet is {depth}, expected 6n+2: 8, 14, 20, 26, 32, ...")
         check_classes(num_classes)
         blocks = (depth - 2) // 6
         stem, first, second, third = self.widths
-        self.conv = HarmonicStem(3, stem) if harmonic else nn.Conv2d(3, stem, 3, padding=1, bias=False)
+        self.conv = HarmonicStem(in_chans, stem) if harmonic else nn.Conv2d(in_chans, stem, 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(stem)
         self.relu = nn.ReLU(inplace=True)
         self.stage1 = _stage(stem, first, blocks, stride=1, harmonic=harmonic)

@@ -28,6 +28,7 @@ class Vgg(nn.Module):
         depth: 8 or 13.
         num_classes: K, at least 1.
         image_size: pixels, one number or (height, width); decides whether the fourth stage is pooled.
+        in_chans: channels of the images.
 
     Raises:
         ModelError: another depth, or fewer than one class.
@@ -36,12 +37,12 @@ class Vgg(nn.Module):
     per_stage: ClassVar[dict[int, tuple[int, ...]]] = {8: (1, 1, 1, 1, 1), 13: (2, 2, 2, 2, 2)}
     """Convolutions of each stage, by depth; the paper's three linear layers, reduced to one here, still count."""
 
-    def __init__(self, depth: int, num_classes: int, image_size: ImageSize = 32) -> None:
+    def __init__(self, depth: int, num_classes: int, image_size: ImageSize = 32, in_chans: int = 3) -> None:
         super().__init__()
         if depth not in self.per_stage:
             raise ModelError(f"the depth of a VGG is {depth}, expected 8 or 13")
         check_classes(num_classes)
-        widths = (3, 64, 128, 256, 512, 512)
+        widths = (in_chans, 64, 128, 256, 512, 512)
         self.stage1, self.stage2, self.stage3, self.stage4, self.stage5 = (
             _stage(before, after, many)
             for before, after, many in zip(widths, widths[1:], self.per_stage[depth], strict=False)

@@ -50,12 +50,13 @@ class WideResNet(nn.Module):
         width: factor over the channels of a CIFAR ResNet, at least 1.
         num_classes: K, at least 1.
         dropout: probability that a value between the two convolutions of a block is dropped in training.
+        in_chans: channels of the images.
 
     Raises:
         ModelError: a depth that is not 6n+4, or an option out of range.
     """
 
-    def __init__(self, depth: int, width: int, num_classes: int, dropout: float = 0.0) -> None:
+    def __init__(self, depth: int, width: int, num_classes: int, dropout: float = 0.0, in_chans: int = 3) -> None:
         super().__init__()
         if depth < 10 or (depth - 4) % 6:
             raise ModelError(f"the depth of a wide ResNet is {depth}, expected 6n+4: 10, 16, 22, 28, 40, ...")
@@ -64,7 +65,7 @@ class WideResNet(nn.Module):
         check_classes(num_classes)
         check_dropout(dropout)
         blocks = (depth - 4) // 6
-        self.conv = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.conv = nn.Conv2d(in_chans, 16, 3, padding=1, bias=False)
         self.stage1 = _stage(16, 16 * width, blocks, 1, dropout)
         self.stage2 = _stage(16 * width, 32 * width, blocks, 2, dropout)
         self.stage3 = _stage(32 * width, 64 * width, blocks, 2, dropout)

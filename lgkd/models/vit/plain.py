@@ -60,6 +60,7 @@ class PlainViT(nn.Module):
         patch_init: of the projection with tokenizer=patch. "default" is torch's, "he" He's fan-in distribution.
         init: of the linear layers. "default" is normal with deviation 0.02, "xavier" Glorot's normal, "mimetic" and
             "impulse" the default and then `lgkd.models.vit.initialise`. Biases start at 0.
+        in_chans: channels of the images.
 
     Raises:
         ModelError: invalid choices, or choices that do not fit each other or the images.
@@ -98,6 +99,7 @@ class PlainViT(nn.Module):
         class_token_std: float = 0.02,
         patch_init: str = "default",
         init: str = "default",
+        in_chans: int = 3,
     ) -> None:
         super().__init__()
         whole("num_classes", num_classes)
@@ -116,11 +118,13 @@ class PlainViT(nn.Module):
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.patch_embed: PatchTokens | ShiftedPatchTokens | ConvTokens
         if tokenizer == "conv":
-            self.patch_embed = ConvTokens(size, embed_dim, kernel=conv_kernel, layers=conv_layers, hidden=conv_width)
+            self.patch_embed = ConvTokens(
+                size, embed_dim, kernel=conv_kernel, layers=conv_layers, hidden=conv_width, in_chans=in_chans
+            )
         elif tokenizer == "shifted":
-            self.patch_embed = ShiftedPatchTokens(size, patch_size, embed_dim)
+            self.patch_embed = ShiftedPatchTokens(size, patch_size, embed_dim, in_chans=in_chans)
         else:
-            self.patch_embed = PatchTokens(size, patch_size, embed_dim, he=patch_init == "he")
+            self.patch_embed = PatchTokens(size, patch_size, embed_dim, he=patch_init == "he", in_chans=in_chans)
         grid = self.patch_embed.grid_size
         if attention == "local" and many + grid[0] * grid[1] < 2:
             raise ModelError("local attention excludes the token itself, and there is no other; use smaller patches")

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgkd.errors import ModelError
+from lgkd.models.fitting_sizes import dividing_patches, multiples_near
 from lgkd.models.vit.checks import whole
 
 
@@ -25,15 +26,18 @@ class PatchTokens(nn.Module):
         patch_size: P.
         width: D.
         he: start the weights from He's fan-in distribution, as the compact transformers do, instead of torch's.
+        in_chans: channels of the images.
 
     Raises:
         ModelError: images that do not divide into patches.
     """
 
-    def __init__(self, image_size: tuple[int, int], patch_size: int, width: int, *, he: bool = False) -> None:
+    def __init__(
+        self, image_size: tuple[int, int], patch_size: int, width: int, *, he: bool = False, in_chans: int = 3
+    ) -> None:
         super().__init__()
         self.grid_size = patch_grid(image_size, patch_size)
-        self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
+        self.proj = nn.Conv2d(in_chans, width, patch_size, stride=patch_size)
         if he:
             nn.init.kaiming_normal_(self.proj.weight)
 
@@ -54,17 +58,18 @@ class ShiftedPatchTokens(nn.Module):
         image_size: (height, width), multiples of P.
         patch_size: P, at least 2.
         width: D.
+        in_chans: channels of the images; 5 times as many are stacked.
 
     Raises:
         ModelError: images that do not divide into patches, or patches of a single pixel, which have no half.
     """
 
-    def __init__(self, image_size: tuple[int, int], patch_size: int, width: int) -> None:
+    def __init__(self, image_size: tuple[int, int], patch_size: int, width: int, *, in_chans: int = 3) -> None:
         super().__init__()
         self.grid_size = patch_grid(image_size, whole("patch_size of tokenizer=shifted", patch_size, 2))
         self.patch_size = patch_size
-        self.norm = nn.LayerNorm(15 * patch_size**2)
-        self.proj = nn.Linear(15 * patch_size**2, width)
+        self.norm = nn.LayerNorm(5 * in_chans * patch_size**2)
+        self.proj = nn.Linear(5 * in_chans * patch_size**2, width)
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
         """Return tokens (B,N,D)."""
@@ -97,20 +102,28 @@ class ConvTokens(nn.Module):
         kernel: k, odd, at least 3.
         layers: number of convolutions.
         hidden: channels of the convolutions before the last.
+        in_chans: channels of the images.
 
     Raises:
         ModelError: a kernel that is even or 1, or no convolution.
     """
 
     def __init__(
-        self, image_size: tuple[int, int], width: int, *, kernel: int = 3, layers: int = 1, hidden: int = 64
+        self,
+        image_size: tuple[int, int],
+        width: int,
+        *,
+        kernel: int = 3,
+        layers: int = 1,
+        hidden: int = 64,
+        in_chans: int = 3,
     ) -> None:
         super().__init__()
         whole("embed_dim", width)
         if whole("conv_kernel", kernel, 3) % 2 == 0:
             raise ModelError(f"conv_kernel is {kernel}, expected an odd number, which has a middle")
         stride, padding = max(1, kernel // 2 - 1), kernel // 2
-        channels = [3, *[whole("conv_width", hidden)] * (whole("conv_layers", layers) - 1), width]
+        channels = [in_chans, *[whole("conv_width", hidden)] * (whole("conv_layers", layers) - 1), width]
         self.convs = nn.ModuleList(
             nn.Conv2d(before, after, kernel, stride, padding, bias=False) for before, after in pairwise(channels)
         )
@@ -141,6 +154,13 @@ def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
     if height % whole("patch_size", patch_size) or width % patch_size or not height or not width:
         raise ModelError(
             f"images of {height} x {width} pixels do not divide into patches of {patch_size} x {patch_size}; choose "
-            "another patch_size or image size"
+            f"another patch_size or image size{_fitting(image_size, patch_size)}"
         )
     return height // patch_size, width // patch_size
+
+
+def _fitting(image_size: tuple[int, int], patch_size: int) -> str:
+    if min(image_size) < 1:
+        return ""
+    patches = dividing_patches(image_size)
+    return f": {multiples_near(image_size, patch_size)}{f', or patches of {patches}' if patches else ''}"

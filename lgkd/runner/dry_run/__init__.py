@@ -284,7 +284,8 @@ def _steps(recipe: Recipe, counts: Counts, options: Options) -> int:
 def _stand_in(found: Outline, recipe: Recipe) -> Data:
     each = 3 * max(found.side) ** 2
     number = max(16, min(2 * recipe.batch_size, _LARGEST_STAND_IN // each))
-    return prepare_data(stand_in(found, number, pictures), normalize=recipe.view.normalize)
+    view = recipe.view
+    return prepare_data(stand_in(found, number, pictures), normalize=view.normalize, channels=view.channels)
 
 
 def _pairs(guide: Guide, several: bool) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+from lgkd.data.channels import imagenet_normalisation
 from lgkd.data.names import Subset
 from lgkd.errors import MissingTeacherError
 from lgkd.models.factory import create_model
@@ -124,6 +125,8 @@ def named(found: DryRun, names: Sequence[str]) -> DryRun:
 
 def _untrained(architecture: str, estimate: DryRun) -> Teacher:
     size = estimate.image_size
-    model = create_model(architecture, num_classes=len(estimate.outline.classes), image_size=size)
+    channels = estimate.recipe.view.channels
+    model = create_model(architecture, num_classes=len(estimate.outline.classes), image_size=size, channels=channels)
     # Only its shapes and its cost matter here, not its values or its normalisation.
-    return Teacher(model, image_size=size)
+    mean, std = imagenet_normalisation(channels)
+    return Teacher(model, image_size=size, mean=mean, std=std)

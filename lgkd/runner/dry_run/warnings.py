@@ -122,7 +122,9 @@ def best_unguided(dataset: str, places: Sequence[Path]) -> tuple[float, Path] | 
 def about_locality(guide: Guide) -> Iterator[str]:
     """Warn of teacher layers that see the whole image alike, and so have no locality to imitate."""
     layers = list(dict.fromkeys(pair.teacher for pair in guide.pairs))
-    for layer, share in far_influence(guide.teacher.model, layers, guide.teacher.image_size).items():
+    teacher = guide.teacher
+    influence = far_influence(teacher.model, layers, teacher.image_size, teacher.channels)
+    for layer, share in influence.items():
         if share > GLOBAL:
             yield (
                 f"a pair without locality: a corner of the teacher's {layer} depends {share:.0%} as much on the far "
@@ -130,7 +132,9 @@ def about_locality(guide: Guide) -> Iterator[str]:
             )
 
 
-def far_influence(model: nn.Module, layers: Sequence[str], size: tuple[int, int]) -> dict[str, float]:
+def far_influence(
+    model: nn.Module, layers: Sequence[str], size: tuple[int, int], channels: int = 3
+) -> dict[str, float]:
     """Compute the influence of an image's far half on the first corner of a layer's map, relative to the whole image.
 
     The mean absolute gradient of the corner's outputs (summed with random signs) over the half of the pixels that is
@@ -140,6 +144,7 @@ def far_influence(model: nn.Module, layers: Sequence[str], size: tuple[int, int]
         model: evaluated on random images, in its current mode.
         layers: names; one whose output is not a map (B,C,h,w) or tokens (B,N,D) is left out.
         size: (height, width) of the images, in pixels.
+        channels: of the images.
     """
     outputs: dict[str, torch.Tensor] = {}
     modules = dict(model.named_modules())
@@ -154,7 +159,7 @@ def far_influence(model: nn.Module, layers: Sequence[str], size: tuple[int, int]
     handles = [modules[name].register_forward_hook(keep(name)) for name in layers if name in modules]
     chance = torch.Generator().manual_seed(0)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    images = torch.randn(4, 3, *size, generator=chance).to(device).requires_grad_()
+    images = torch.randn(4, channels, *size, generator=chance).to(device).requires_grad_()
     try:
         with torch.enable_grad():
             model(images)
