@@ -55,8 +55,9 @@ def make_app(predictor: Predictor, bound_to: str) -> App:
         Route("/about", partial(_about, predictor), methods=["GET"]),
         Route("/predict", line.predict, methods=["POST"]),
     ]
-    handlers: dict[Any, Callable[[Request, Any], Awaitable[Response]]] = {HTTPException: _in_words}
-    return Guard(Starlette(routes=routes, exception_handlers=handlers), bound_to)  # type: ignore[arg-type]
+    handlers: Any = {HTTPException: _in_words}
+    served: Any = Starlette(routes=routes, exception_handlers=handlers)
+    return Guard(served, bound_to)
 
 
 class _Line:
