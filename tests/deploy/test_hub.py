@@ -99,8 +99,15 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self.answer({"error": f"no {path}"}, 404)
 
         def do_GET(self) -> None:
+            if self.path == "/api/agent-harnesses":  # by which huggingface_hub may name a program in its user agent
+                assert "Authorization" not in self.headers
+                self.answer({"harnesses": []})
+                return
             path, _ = self.note()
-            if path.startswith("/api/models/me/digits"):
+            if path.startswith("/api/models/me/digits/tree/"):
+                listed = [{"type": "file", "path": n, "size": len(d), "oid": "0" * 40} for n, d in hub.files.items()]
+                self.answer(listed)
+            elif path.startswith("/api/models/me/digits"):
                 told = [{"rfilename": name} for name in hub.files]
                 self.answer({"id": "me/digits", "modelId": "me/digits", "sha": COMMIT, "siblings": told})
             elif path.startswith("/me/digits/resolve/") and path.rpartition("/")[2] in hub.files:

@@ -36,9 +36,10 @@ function show(file, answer) {
   part("classes").replaceChildren();
   for (const one of answer.classes) {
     const row = part("classes").insertRow();
-    const bar = document.createElement("meter");
-    bar.value = one.confidence;
-    bar.setAttribute("aria-label", "confidence");
+    const bar = document.createElement("div");
+    bar.className = "bar";
+    bar.append(document.createElement("div"));
+    bar.firstChild.style.width = 100 * one.confidence + "%";
     cell(row, one.class);
     cell(row, bar);
     cell(row, (100 * one.confidence).toFixed(1) + " %", "number");
