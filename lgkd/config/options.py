@@ -11,8 +11,8 @@ from typing import Annotated, Any, Final, Literal, TypedDict, get_args, get_type
 
 from lgkd._internal.text import did_you_mean
 from lgkd.config.schema import Recipe
-from lgkd.errors import InputError
 from lgkd.config.values import read_image_size
+from lgkd.errors import InputError
 
 
 @dataclass(frozen=True)
