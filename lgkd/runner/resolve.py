@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from lgkd._internal.metric_rules import SELECT_BY
 from lgkd._internal.text import did_you_mean
-from lgkd.config import Recipe, load_recipe
+from lgkd.config import EarlyStopping, Recipe, load_recipe
 from lgkd.config.length_rules import without_guide
 from lgkd.config.overrides import try_overrides
 from lgkd.config.problems import Problem, dotted, in_order
@@ -39,6 +39,7 @@ _TYPED_AS = {
     "batch_size": "--batch-size",
     "view.image_size": "--image-size",
     "precision": "--precision",
+    "early_stopping.patience": "--patience",
 }
 
 
@@ -162,9 +163,11 @@ def resolve(
         batch_size=options.get("batch_size"),
         image_size=options.get("image_size"),
         precision=options.get("precision"),
+        patience=options.get("patience"),
         overrides=options.get("overrides") or (),
     )
     check_selection(options.get("select_by"), options.get("val_fraction"))
+    check_early_stopping(recipe.early_stopping, options.get("val_fraction"))
     check_extra(options.get("extra"), options.get("extra_share"))
     check_cached(options.get("cached"), guided=bool(teachers), approximate=bool(options.get("approximate")))
     if (side := options.get("stored_side")) is not None:
@@ -281,6 +284,19 @@ def check_selection(select_by: str | None, val_fraction: float | None) -> None:
         )
 
 
+def check_early_stopping(early_stopping: EarlyStopping | None, val_fraction: float | None) -> None:
+    """Refuse early stopping without held-out images: the test split decides nothing.
+
+    Raises:
+        InputError: there is early stopping, and no images are held out.
+    """
+    if early_stopping is not None and val_fraction is None:
+        raise InputError(
+            f"early_stopping.patience is {early_stopping.patience}, and no images are held out to judge the training "
+            "on; hold out some with --val-fraction, or leave --patience out (--set early_stopping=null)"
+        )
+
+
 def check_extra(extra: str | Path | None, share: float | None) -> None:
     """Check that extra images are in a folder, and their share is valid; the content is checked later.
 
@@ -369,6 +385,7 @@ def resolve_recipe(
     batch_size: int | None = None,
     image_size: int | None = None,
     precision: str | None = None,
+    patience: int | None = None,
     overrides: Sequence[str] = (),
 ) -> Recipe:
     """Apply the options of the command line to a recipe; `overrides` are applied last.
@@ -386,6 +403,7 @@ def resolve_recipe(
         "batch_size": batch_size,
         "view.image_size": image_size,
         "precision": precision,
+        "early_stopping.patience": patience,
     }
     given = {key: value for key, value in given.items() if value is not None}
     chosen = [f"{key}={value}" for key, value in given.items()]
