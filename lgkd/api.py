@@ -325,7 +325,7 @@ def export(
     """Export a run's student to formats that need no lgkd, with its classes, its preprocessing and a model card.
 
     Every file is compared with the student on real images; if a logit differs by more than 1e-4, nothing is written.
-    Files in fp16 and int8 are judged by their accuracy on the run's test split instead.
+    Files in fp16 and int8 are judged by their accuracy on the test split instead.
 
     Args:
         run: a finished run or its folder.
@@ -336,8 +336,7 @@ def export(
         data_dir: folder of a named data set.
         opset: version of ONNX's operators; by default that of torch's exporter.
         verify: also measure the accuracy of every file on the run's test split.
-        max_drop: points of accuracy that a file in fp16 or int8 may lose; if it loses more, nothing is written.
-        force: keep a file that loses more.
+        max_drop: points of accuracy that a file in fp16 or int8 may lose, without `force`; else nothing is written.
         model: as for `load_student`.
         say: called with messages for the user.
         progress: called with (done, total) images while a data set is decoded.

@@ -12,8 +12,9 @@ from lgkd.data.catalogue import CATALOGUE
 from lgkd.data.names import Subset, dataset_key, folder_word
 from lgkd.errors import InputError
 from lgkd.models.registry import canonical, find
+from lgkd.runner.early_stopping import check_early_stopping
 from lgkd.runner.options import OPTIONS, Options
-from lgkd.runner.resolve import check_dataset, check_early_stopping, recipe_name, resolve_recipe
+from lgkd.runner.resolve import check_dataset, recipe_name, resolve_recipe
 from lgkd.runner.time_budget import check_time, parse_time
 from lgkd.runs.compare.layout import check_seeds
 

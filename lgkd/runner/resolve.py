@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from lgkd._internal.metric_rules import SELECT_BY
 from lgkd._internal.text import did_you_mean
-from lgkd.config import EarlyStopping, Recipe, load_recipe
+from lgkd.config import Recipe, load_recipe
 from lgkd.config.length_rules import without_guide
 from lgkd.config.overrides import try_overrides
 from lgkd.config.problems import Problem, dotted, in_order
@@ -20,6 +20,7 @@ from lgkd.data.names import Subset, dataset_key, folder_word, parse_side, subset
 from lgkd.errors import InputError, MissingError, RecipeError
 from lgkd.models.registry import canonical, find
 from lgkd.models.teacher_card import TeacherCard
+from lgkd.runner.early_stopping import check_early_stopping
 from lgkd.runner.find_teacher import find_trained_teacher, free_place, is_run
 from lgkd.runner.initial_weights import InitialWeights, find_initial
 from lgkd.runner.options import OPTIONS, Options
@@ -281,19 +282,6 @@ def check_selection(select_by: str | None, val_fraction: float | None) -> None:
         raise InputError(
             f"--select-by {select_by} selects an epoch, and without held-out images the last one counts; hold out some "
             "with --val-fraction"
-        )
-
-
-def check_early_stopping(early_stopping: EarlyStopping | None, val_fraction: float | None) -> None:
-    """Refuse early stopping without held-out images: the test split decides nothing.
-
-    Raises:
-        InputError: there is early stopping, and no images are held out.
-    """
-    if early_stopping is not None and val_fraction is None:
-        raise InputError(
-            f"early_stopping.patience is {early_stopping.patience}, and no images are held out to judge the training "
-            "on; hold out some with --val-fraction, or leave --patience out (--set early_stopping=null)"
         )
 
 

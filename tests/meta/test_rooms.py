@@ -100,7 +100,8 @@ WITHOUT_TORCH = (
     "experiments/__init__", "experiments/catalogue/", "experiments/layout", "experiments/markdown",
     "experiments/results", "experiments/select", "experiments/spec", "models/__init__", "models/known_models",
     "models/model_info", "models/registry", "models/teacher_card", "runner/__init__",
-    "runner/find_teacher", "runner/jobs", "runner/options", "runner/resolve", "runner/workers", "runs/__init__",
+    "runner/early_stopping", "runner/find_teacher", "runner/jobs", "runner/options", "runner/resolve",
+    "runner/workers", "runs/__init__",
     "runs/class_results", "runs/compare/", "runs/early_stop", "runs/folder", "runs/identity", "runs/plots",
     "runs/statistics", "tuning/__init__", "tuning/outcome", "tuning/request", "tuning/space", "tuning/study",
 )  # fmt: skip
