@@ -133,10 +133,12 @@ class Study:
         return bool(live.should_prune())
 
     def _tell(self, trial: Trial, about: Mapping[str, Any], **outcome: Any) -> None:
+        if self._study.get_trials(deepcopy=False)[trial.number].state.is_finished():
+            return
         live = self._optuna.trial.Trial(self._study, self._id(trial.number))
         for name, value in about.items():
             live.set_user_attr(name, value)
-        self._study.tell(trial.number, outcome.get("value"), state=outcome.get("state"), skip_if_finished=True)
+        self._study.tell(trial.number, outcome.get("value"), state=outcome.get("state"))
 
     def _id(self, number: int) -> int:
         return int(self._study.get_trials(deepcopy=False)[number]._trial_id)

@@ -191,10 +191,10 @@ def test_a_diverged_trial_is_avoided_and_trainings_that_cannot_start_end_the_swe
 def test_no_trial_starts_that_would_take_all_beyond_the_time(
     world: World, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter(range(0, 10_000, 10))
+    about = staticmethod(lambda _began, reason: {"seconds": 10.0, "reason": reason})
     monkeypatch.setattr(sweeps, "Runner", Fails)
-    monkeypatch.setattr(sweeps.time, "monotonic", lambda: float(next(clock)))
-    # A trial takes 10 s by this clock: two are 20 s, and a third would end at 30.
+    monkeypatch.setattr(sweeps._Sweep, "_about", about)
+    # Each takes 10 s: two are 20 s, and a third would end at 30.
     found = run_sweep(request(world, LR, options={"val_fraction": 0.25, "out": here / "mine"}, trials=9, seconds=29.0))
     assert len(found.trials) == 2
 
@@ -203,7 +203,8 @@ def test_a_trial_below_the_median_is_pruned(world: World, here: Path, monkeypatc
     asked = [0]
 
     def score(*_: Any, **__: Any) -> Any:
-        trial = asked[0] // 4  # two splits in each of two epochs
+        # Two splits in each of two epochs, and the test split again with the first epoch's student, which is kept.
+        trial = asked[0] // 5
         asked[0] += 1
         return scores(0.9 - 0.1 * min(trial, 5), 0.5, 0.5)
 
@@ -212,7 +213,7 @@ def test_a_trial_below_the_median_is_pruned(world: World, here: Path, monkeypatc
     shown = json.loads(Path("mine/sweep.json").read_text())["outcome"]["trials"]
     assert [row["state"] for row in sorted(shown, key=lambda row: row["trial"])] == ["finished"] * 5 + ["pruned"]
     assert not (here / "mine" / "trials" / "0005" / "checkpoint").exists()
-    assert asked[0] == 5 * 4 + 2, "it ended after its first epoch"
+    assert asked[0] == 5 * 5 + 2, "it ended after its first epoch"
 
 
 def test_the_recipe_of_the_best_trial_trains_again(world: World, here: Path) -> None:
