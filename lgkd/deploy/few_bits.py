@@ -34,7 +34,7 @@ def as_fp16(data: bytes, subject: Subject) -> Copy:
     """
     import onnx
 
-    with export_errors(subject, "ONNX in fp16"), _import_path():
+    with export_errors(subject, "ONNX in fp16"), _tools():
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
         model = convert_float_to_float16(onnx.load_model_from_string(data), keep_io_types=True)
@@ -57,7 +57,7 @@ def as_int8(data: bytes, subject: Subject, images: Iterable[Tensor]) -> Copy:
     """
     import onnx
 
-    with export_errors(subject, "ONNX in int8"), tempfile.TemporaryDirectory() as scratch:
+    with export_errors(subject, "ONNX in int8"), _tools(), tempfile.TemporaryDirectory() as scratch:
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -107,10 +107,13 @@ class _Reader:
 
 
 @contextmanager
-def _import_path() -> Iterator[None]:
-    """Restore the import path, to which `onnxruntime.transformers` adds its own folder."""
+def _tools() -> Iterator[None]:
+    """Let modules of ONNX Runtime's tools find each other: in their own folder, which they add to the import path."""
     before = list(sys.path)
     try:
+        import onnxruntime.transformers
+
+        sys.path.append(str(Path(onnxruntime.transformers.__file__).parent))  # again, if it was imported before
         yield
     finally:
         sys.path[:] = before

@@ -98,7 +98,7 @@ def read_space(searches: Sequence[str] = (), file: str | Path | None = None) -> 
         space[key.strip()] = _parse(key.strip(), text)
     if not 0 < len(space) <= _MOST:
         raise InputError(
-            f"the search space has {len(space)} keys, expected 1 to {_MOST}; name some with --search: {_FORM}"
+            f"the search space has {len(space)} keys, expected 1 to {_MOST}; name some by --search: {_FORM}"
         )
     return space
 
