@@ -16,7 +16,7 @@ from lgkd.deploy.inference.image_files import find_images, true_classes
 from lgkd.deploy.inference.load import open_source
 from lgkd.deploy.inference.locate import find_source
 from lgkd.deploy.inference.predict import Prediction, predict_images
-from lgkd.deploy.options import check_new_or_empty
+from lgkd.deploy.options import MAX_DROP, check_new_or_empty
 from lgkd.distillation.teacher_cache.storage import Storage
 from lgkd.models.teacher import Teacher
 from lgkd.models.trust import trust
@@ -323,6 +323,10 @@ def export(
     formats: Sequence[str] | None = None,
     images: str | Path | Sequence[str | Path] | None = None,
     data_dir: str | Path | None = None,
+    opset: int | None = None,
+    verify: bool = False,
+    max_drop: float = MAX_DROP,
+    force: bool = False,
     model: nn.Module | None = None,
     say: Callable[[str], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -330,20 +334,25 @@ def export(
     """Export a run's student to formats that need no lgkd, with its classes, its preprocessing and a model card.
 
     Every file is compared with the student on real images; if a logit differs by more than 1e-4, nothing is written.
+    Files in fp16 and int8 are judged by their accuracy on the test split instead.
 
     Args:
         run: a finished run or its folder.
         out: the new folder; by default exports/NAME of the run.
-        formats: of "safetensors", "onnx" and "torch-export"; all if not given, ONNX only where its extra is installed.
+        formats: of "safetensors", "onnx", "onnx-fp16", "onnx-int8" and "torch-export"; all of 32 bits if not given,
+            ONNX only where its extra is installed. int8 is calibrated on training images.
         images: images to verify on: files, folders and patterns; by default images of the run's test split.
         data_dir: folder of a named data set.
+        opset: version of ONNX's operators; by default that of torch's exporter.
+        verify: also measure the accuracy of every file on the run's test split.
+        max_drop: points of accuracy that a file in fp16 or int8 may lose, without `force`; else nothing is written.
         model: as for `load_student`.
         say: called with messages for the user.
         progress: called with (done, total) images while a data set is decoded.
 
     Raises:
         TakenError: something exists there already.
-        ModelError: the student cannot be exported to a format, or a copy differs from it.
+        ModelError: the student cannot be exported to a format, or a copy differs from it or loses accuracy.
         MissingError: the extra is not installed, or the images of the run are not here.
     """
     if isinstance(run, Run):
@@ -358,6 +367,10 @@ def export(
         model=model,
         say=say or (lambda _: None),
         progress=progress,
+        opset=opset,
+        verify=verify,
+        max_drop=max_drop,
+        force=force,
     )
 
 

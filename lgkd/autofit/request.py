@@ -12,6 +12,7 @@ from lgkd.data.catalogue import CATALOGUE
 from lgkd.data.names import Subset, dataset_key, folder_word
 from lgkd.errors import InputError
 from lgkd.models.registry import canonical, find
+from lgkd.runner.early_stopping import check_early_stopping
 from lgkd.runner.options import OPTIONS, Options
 from lgkd.runner.resolve import check_dataset, recipe_name, resolve_recipe
 from lgkd.runner.time_budget import check_time, parse_time
@@ -113,10 +114,16 @@ class Request:
 
         Raises:
             RecipeError: a recipe does not fit, or an override has a mistake.
+            InputError: early stopping without held-out images.
         """
         own, theirs = self.options.get("overrides") or (), self.teacher_overrides
-        student = resolve_recipe(self.recipe, trains="student", guided=True, overrides=own)
-        teacher = resolve_recipe(self.teacher_recipe, trains="teacher", guided=False, overrides=theirs)
+        patience = self.options.get("patience")
+        student = resolve_recipe(self.recipe, trains="student", guided=True, patience=patience, overrides=own)
+        teacher = resolve_recipe(
+            self.teacher_recipe, trains="teacher", guided=False, patience=patience, overrides=theirs
+        )
+        for recipe in (teacher, student):
+            check_early_stopping(recipe.early_stopping, self.options.get("val_fraction"))
         names = recipe_name(self.teacher_recipe), recipe_name(self.recipe)
         return Wishes(
             seconds=self.seconds,

@@ -21,7 +21,7 @@ from lgkd.cli.streams import guard, lost
 _NO_ROOM = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
 
 # Commands with a --batch-size.
-_TRAINING = {"fit", "train", "train-teacher", "distill", "cache-teacher", "bench"}
+_TRAINING = {"fit", "sweep", "train", "train-teacher", "distill", "cache-teacher", "bench"}
 
 _NOWHERE = "the working folder no longer exists; change to one that does"
 _UNSHOWN = (

@@ -17,6 +17,7 @@ COMMANDS = {
     "resume": ("train", "Resume a stopped run from its last checkpoint."),
     "evaluate": ("evaluate", "Evaluate a student on test or labelled images."),
     "compare": ("compare", "Compare runs: mean, spread, confidence interval."),
+    "sweep": ("sweep", "Search settings of a recipe on held-out images."),
     "reproduce": ("reproduce", "Run a named experiment and write its results."),
     "report": ("report", "Write a report of a run as one HTML file."),
     "inspect": ("inspect", "Analyse a student: attention, CKA, robustness."),
@@ -47,6 +48,7 @@ Examples:
   lgkd resume runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
   lgkd evaluate runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
   lgkd compare runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance
+  lgkd sweep fast photos/ --student vit_96 --search optimizer.lr=log:1e-3..1e-2
   lgkd reproduce cifar100-10pct-methods
   lgkd report runs/guided --baseline runs/unguided
   lgkd predict runs/guided photos/

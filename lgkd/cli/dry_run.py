@@ -220,6 +220,8 @@ def _recipe(recipe: "Recipe") -> str:
     ]
     words += [f"mixup {recipe.mix.mixup:g}"] if recipe.mix.mixup else []
     words += [f"cutmix {recipe.mix.cutmix:g}"] if recipe.mix.cutmix else []
+    stop = recipe.early_stopping
+    words += [f"early stopping after {counted(stop.patience, 'evaluation')} without improvement"] if stop else []
     words += [f"EMA {recipe.ema.decay:g}"] if recipe.ema is not None else []
     return ", ".join(words)
 

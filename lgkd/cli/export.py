@@ -1,5 +1,6 @@
 """Implement `lgkd export`."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from lgkd.cli import options as o
 from lgkd.cli.display import Display, console, show_json, show_pairs, show_table
 from lgkd.data.sources.download import is_offline
 from lgkd.deploy.inference.image_files import find_images
-from lgkd.deploy.options import CARD, choose_formats, export_folder
+from lgkd.deploy.options import CARD, check_max_drop, check_opset, choose_formats, export_folder
 from lgkd.deploy.push import check_push, push
 from lgkd.errors import InputError
 from lgkd.runs.folder import read_run, read_student
@@ -21,7 +22,9 @@ def export(
     formats: Annotated[
         list[str] | None,
         typer.Option(
-            "--format", metavar="NAME", help="safetensors, onnx or torch-export; may be repeated; by default all."
+            "--format",
+            metavar="NAME",
+            help="safetensors, onnx, torch-export (these three by default), onnx-fp16 or onnx-int8; may be repeated.",
         ),
     ] = None,
     out: Annotated[
@@ -37,6 +40,17 @@ def export(
         list[str] | None,
         typer.Option("--images", metavar="IMAGE", help="Images to verify on, files or folders; by default its own."),
     ] = None,
+    opset: Annotated[
+        int | None, typer.Option("--opset", metavar="N", help="Version of ONNX's operators; by default the exporter's.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Also measure the accuracy of every file on the test split.")
+    ] = False,
+    max_drop: Annotated[
+        float,
+        typer.Option("--max-drop", metavar="POINTS", help="Accuracy that a file in fp16 or int8 may lose."),
+    ] = 1.0,
+    force: Annotated[bool, typer.Option("--force", help="Keep a file that loses more than --max-drop.")] = False,
     data_dir: o.DataDir = None,
     offline: o.Offline = False,
     use: o.Use = None,
@@ -47,6 +61,7 @@ def export(
 
     With its classes, its preprocessing and a model card. Every file is compared with
     the student on real images; if a logit differs by more than 1e-4, nothing is written.
+    Files in fp16 and int8 are judged by their accuracy on the test split instead.
 
     Example: lgkd export runs/mine --format onnx --out mine-onnx
     """
@@ -56,7 +71,8 @@ def export(
         formats = [*check_push(repository, formats, offline=is_offline(offline))]
     elif public:
         raise InputError("--public is about the repository of --push, expected both; name one by --push OWNER/NAME")
-    choose_formats(formats, lambda _: None)
+    check_opset(opset, choose_formats(formats, lambda _: None))
+    check_max_drop(max_drop)
     read_run(run)
     read_student(run)
     export_folder(run, out)
@@ -64,8 +80,9 @@ def export(
     from lgkd import api
 
     made = api.export(
-        run, out, formats=formats, images=given, data_dir=data_dir, say=display.say, progress=display.decoded
-    )
+        run, out, formats=formats, images=given, data_dir=data_dir, opset=opset, verify=verify, max_drop=max_drop,
+        force=force, say=display.say, progress=display.decoded,
+    )  # fmt: skip
     address = None if repository is None else _pushed(made.folder, repository, run, public=public)
     if as_json:
         show_json(
@@ -77,20 +94,29 @@ def export(
                 "largest_logit": made.largest_logit,
                 "needs_lgkd": made.needs_lgkd,
                 **({} if address is None else {"pushed": address}),
+                "tested": made.tested,
+                "accuracies": {file: asdict(found) for file, found in made.accuracies.items()},
+                "calibrated_on": made.calibrated,
             }
         )
         return
     show_pairs({"folder": made.folder, "compared on": f"{made.images} images of {made.source}"})
     console().print()
-    show_table(
-        "",
-        ("file", "bytes", "largest difference of a logit"),
-        (
-            (file, f"{(made.folder / file).stat().st_size:,}", f"{difference:.1e}")
-            for file, difference in made.differences.items()
-        ),
-        right=(1, 2),
-    )
+    titles = ["file", "bytes", "largest difference of a logit"]
+    cells = {
+        file: [f"{(made.folder / file).stat().st_size:,}", f"{difference:.1e}"]
+        for file, difference in made.differences.items()
+    }
+    if made.accuracies:
+        titles += ["top-1", "balanced", "same class"]
+        cells = {"student": ["", ""], **cells}
+        for file, row in cells.items():
+            found = made.accuracies.get(file)
+            row += ["", "", ""] if found is None else [f"{share:.2%}" for share in asdict(found).values()]
+    show_table("", titles, ((file, *row) for file, row in cells.items()), right=range(1, len(titles)))
+    if made.accuracies:
+        about = f", int8 calibrated on {made.calibrated:,} training images" if made.calibrated else ""
+        console().print(f"accuracy on {made.tested:,} test images; same class: as the student in fp32{about}")
     if not quiet:
         console().print()
         console().print(f"How to use them: {made.folder / CARD}")

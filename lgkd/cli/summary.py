@@ -11,6 +11,7 @@ from lgkd.cli.display import console, duration, line_of, say, show_json
 from lgkd.config.values import size_text
 from lgkd.errors import LgkdError
 from lgkd.runs.class_results import class_metrics, has_unequal_classes, selected_by
+from lgkd.runs.early_stop import stopped_early
 from lgkd.runs.ended_terms import ended_terms
 from lgkd.runs.statistics import in_percent
 
@@ -136,6 +137,8 @@ def print_run(run: "Run", *, as_json: bool) -> None:
             f"best epoch on the test split: {in_percent(best['test_top1'])}% (epoch {best['epoch']}), the figure that "
             "papers print; one seed is not a result"
         )
+    if (stopped := stopped_early(run.info)) is not None:
+        out.print(line_of(str(stopped)), soft_wrap=True)
     for one in ended_terms(run.info, run.metrics):
         out.print(line_of(str(one)), soft_wrap=True)
     out.print(f"kept in {Path(run.folder)}", soft_wrap=True)

@@ -4,6 +4,7 @@ from lgkd.config.base import Section
 from lgkd.config.overrides import Explained, apply_length_rules, apply_overrides, explain
 from lgkd.config.schedules import AdaptiveStop, TermSchedule
 from lgkd.config.schema import (
+    EarlyStopping,
     Ema,
     Evaluation,
     Expectation,
@@ -22,6 +23,7 @@ from lgkd.config.validate import dump_recipe, load_recipe, parse_recipe, recipe_
 
 __all__ = [
     "AdaptiveStop",
+    "EarlyStopping",
     "Ema",
     "Evaluation",
     "Expectation",

@@ -21,6 +21,7 @@ _FIXED = {
     ("schedule", "warmup_epochs"): "follows from the length",
     ("batch_size",): "determines the steps of an epoch",
     ("drop_last",): "determines the steps of an epoch",
+    ("early_stopping",): "needs held-out images, which a recipe does not choose",
     ("view", "normalize"): "is needed before the length is known",
 }
 """Keys that a rule cannot set, with the reason."""

@@ -184,6 +184,11 @@ class CommandOptions(TypedDict, total=False):
         "macro_f1, in which every class counts alike; top1 if not given.", str,
         "Metric that chooses the epoch with --val-fraction: top1, balanced_accuracy or macro_f1; top1 if not given.",
         completion="selecting_metrics", kept="command", compared="select_by")]
+    patience: Annotated[int | None, Option(
+        "end the training after so many evaluations in a row without improvement on the held-out images of "
+        "`val_fraction`, by the metric of `select_by`: the recipe's `early_stopping.patience`.", int,
+        "With --val-fraction: stop after so many evaluations without improvement on the held-out images.",
+        metavar="N", compared="recipe.early_stopping")]
     leave_out_near_copies: Annotated[bool, Option(
         "do not train on images that are nearly a test image or an earlier training image, as `lgkd check` finds them; "
         "the test split stays whole.", bool, "Do not train on near copies of test or other training images.",

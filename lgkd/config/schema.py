@@ -199,6 +199,15 @@ class Lookahead(Settings):
     """Share of the slow weights kept per step at the end of the training; less before, to average ever longer."""
 
 
+class EarlyStopping(Settings):
+    """Configure early stopping: end a training whose held-out images show no improvement."""
+
+    patience: int = Field(default=10, ge=1, le=1_000_000)
+    """Evaluations in a row without improvement after which the training ends; those of the warm-up do not count."""
+    min_delta: Number = Field(default=0.0, ge=0, lt=1)
+    """Smallest gain of the selecting metric (0 to 1) over its best value that counts as an improvement."""
+
+
 class Guidance(Section):
     """Configure the guidance of the student by the teacher."""
 
@@ -322,6 +331,8 @@ class Recipe(Section):
     """Epochs between two evaluations; the last epoch is always evaluated."""
     evaluations: int | None = Field(default=None, ge=1, le=1_000_000)
     """Most evaluations of a training; a long one has more epochs between two than evaluate_every; null: no limit."""
+    early_stopping: EarlyStopping | None = None
+    """End of a training that no longer improves on held-out images, which it needs; null: every epoch is trained."""
     guide: Guidance | None = None
     """Guidance by a teacher; null: no teacher."""
     by_length: Annotated[Rules, BeforeValidator(as_tuple), Field(min_length=1, max_length=100)] | None = None

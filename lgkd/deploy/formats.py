@@ -59,7 +59,7 @@ def follow(subject: Subject) -> ExportedProgram:
         ModelError: it cannot be traced.
     """
     example = torch.zeros(2, subject.channels, *subject.image_size)
-    with _export_errors(subject, "torch.export"):
+    with export_errors(subject, "torch.export"):
         return torch.export.export(subject.student, (example,), dynamic_shapes=({0: Dim(BATCH)},))
 
 
@@ -73,21 +73,46 @@ def as_program(subject: Subject, program: ExportedProgram) -> Copy:
                     node.meta.pop(key, None)
     program.example_inputs = None  # which would be written as a pickle
     written = io.BytesIO()
-    with _export_errors(subject, "torch.export"):
+    with export_errors(subject, "torch.export"):
         torch.export.save(program, written)
         # torch's reader may unpickle: it is given the bytes that were written here, and never a file.
         loaded = torch.export.load(io.BytesIO(written.getvalue()))
     return Copy(written.getvalue(), loaded.module())
 
 
-def as_onnx(subject: Subject, program: ExportedProgram) -> Copy:
-    """Write an ONNX file that holds its weights, its classes and its preprocessing."""
-    with _export_errors(subject, "ONNX"):
+def as_onnx(subject: Subject, program: ExportedProgram, opset: int | None = None) -> Copy:
+    """Write an ONNX file that holds its weights, its classes and its preprocessing.
+
+    Args:
+        subject: the student.
+        program: its graph.
+        opset: version of ONNX's operators; None: that of torch's exporter.
+
+    Raises:
+        ModelError: the student cannot be written as ONNX, or not in that version.
+    """
+    with export_errors(subject, "ONNX"):
         try:
-            model = _protobuf(program)
+            model = _protobuf(program, opset)
         except Exception:  # torch's exporter knows its fused attention in the commonest form only
             with sdpa_kernel(SDPBackend.MATH):  # as two matrix products with a softmax between them
-                model = _protobuf(program.run_decompositions())
+                model = _protobuf(program.run_decompositions(), opset)
+    made = as_file(model, subject)
+    if opset is not None and (found := opset_of(made.data)) != opset:
+        raise ModelError(
+            f"the student cannot be written in ONNX opset {opset}: torch's exporter gave opset {found}; leave --opset "
+            f"out, or give --opset {found}"
+        )
+    return made
+
+
+def as_file(model: Any, subject: Subject) -> Copy:
+    """Complete an ONNX model with its classes and preprocessing, and load it as a function.
+
+    Args:
+        model: a protobuf message of ONNX, which is changed.
+        subject: its student.
+    """
     _strip(model)
     del model.graph.value_info[:]
     for value in (*model.graph.input, *model.graph.output):
@@ -98,10 +123,11 @@ def as_onnx(subject: Subject, program: ExportedProgram) -> Copy:
     return Copy(data, OnnxStudent(data, Path("student.onnx")))
 
 
-def _protobuf(program: ExportedProgram) -> Any:
+def _protobuf(program: ExportedProgram, opset: int | None) -> Any:
     made: Any = torch.onnx.export(
-        program, dynamo=True, verbose=False, input_names=[INPUT], output_names=[OUTPUT], external_data=False
-    )
+        program, dynamo=True, verbose=False, input_names=[INPUT], output_names=[OUTPUT], external_data=False,
+        opset_version=opset,
+    )  # fmt: skip
     return made.model_proto
 
 
@@ -124,7 +150,7 @@ def _strip(message: Any) -> None:
 
 
 @contextmanager
-def _export_errors(subject: Subject, target: str) -> Iterator[None]:
+def export_errors(subject: Subject, target: str) -> Iterator[None]:
     """Report errors of torch's exporters in one line, and none of their warnings and remarks."""
     loggers = {logger: logger.level for logger in map(logging.getLogger, ("onnxscript", "onnx_ir", "torch.onnx"))}
     for logger in loggers:

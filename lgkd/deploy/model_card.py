@@ -17,6 +17,7 @@ from lgkd.runs.class_results import (
     in_words,
     selected_by,
 )
+from lgkd.runs.early_stop import stopped_early, trained_epochs
 from lgkd.runs.folder import describe
 
 _MANY = 30
@@ -81,10 +82,10 @@ def _accuracy(info: Mapping[str, Any]) -> str:
     """Write its accuracy, the images of the test, and the split that chose the epoch."""
     results, data = info["results"], info["dataset"]
     chosen = (
-        f"the last epoch of {info['epochs']}; nothing was selected"
+        f"the last epoch of {trained_epochs(info)}; nothing was selected"
         if results["selected_on"] is None
-        else f"epoch {results['epoch']} of {info['epochs']}, the best on {data['val_images']:,} held-out images by "
-        f"{selected_by(results)}"
+        else f"epoch {results['epoch']} of {trained_epochs(info)}, the best on {data['val_images']:,} held-out images "
+        f"by {selected_by(results)}"
     )
     best = results["best_epoch_on_the_test_split"]
     alike = class_metrics(results) if has_unequal_classes(results) else {}
@@ -137,7 +138,8 @@ def _training(info: Mapping[str, Any], weights_sha256: str) -> str:
         "teacher": "; ".join(map(_teacher, teachers)) or "none",
         "started from": f"trained weights, SHA-256 {info['init'].get('sha256')}" if info.get("init") else None,
         "recipe": info["recipe"] + (f", with {', '.join(info['overrides'])}" if info.get("overrides") else ""),
-        "epochs": info["epochs"],
+        "epochs": trained_epochs(info),
+        "ended": stopped_early(info),
         "seed": info["seed"],
         "data set": data["name"],
         "trained on": f"{data['train_images']:,} images" + (f" ({data['subset']})" if data.get("subset") else ""),
@@ -160,6 +162,9 @@ def _files(about: Mapping[str, Any]) -> str:
     what = {
         FORMATS["safetensors"]: "weights",
         FORMATS["onnx"]: f"graph and weights, ONNX opset {about['onnx_opset']}",
+        FORMATS["onnx-fp16"]: f"the same in fp16, images and logits in fp32, ONNX opset {about['onnx_opset']}",
+        FORMATS["onnx-int8"]: f"the same in int8 (QDQ), calibrated on {about.get('calibrated_on', 0):,} training "
+        f"images, ONNX opset {about['onnx_opset']}",
         FORMATS["torch-export"]: "graph and weights, torch.export",
     }
     rows = [
@@ -178,8 +183,30 @@ def _files(about: Mapping[str, Any]) -> str:
             "| `student.json` | classes in the order of the logits, size, mean, std and interpolation of images | | |",
             "| `export.json` | SHA-256 of every file, differences, versions | | |",
             "",
+            *_measured(about),
         ]
     )
+
+
+def _measured(about: Mapping[str, Any]) -> list[str]:
+    """Write the accuracy of the files for which it was measured."""
+    found = about.get("test")
+    if found is None:
+        return []
+    each = {"the student, in fp32": found["student"]} | {
+        f"`{file}`": one["test"] for file, one in about["files"].items() if "test" in one
+    }
+    rows = [
+        f"| {name} | {one['top1']:.2%} | {one['balanced_accuracy']:.2%} | {one['same_class']:.2%} |"
+        for name, one in each.items()
+    ]
+    return [
+        f"Measured with these files on the {found['images']:,} test images:\n",
+        "| file | top-1 | balanced accuracy | same class as the student |",
+        "|---|---:|---:|---:|",
+        *rows,
+        "",
+    ]
 
 
 def _limits(subject: Subject) -> str:

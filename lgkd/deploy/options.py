@@ -11,15 +11,26 @@ from lgkd.errors import InputError, MissingError, TakenError
 FORMATS = {
     "safetensors": "student.safetensors",
     "onnx": "student.onnx",
+    "onnx-fp16": "student-fp16.onnx",
+    "onnx-int8": "student-int8.onnx",
     "torch-export": "student.pt2",
 }
 """Every format and its file."""
+
+FEWER_BITS = ("onnx-fp16", "onnx-int8")
+"""Formats whose logits differ from the student's, so that their accuracy is measured; written only if named."""
+
+LEAST_OPSET = 13
+"""First version of ONNX's operators with a scale for each channel of a quantised weight."""
+
+MAX_DROP = 1.0
+"""Largest loss of accuracy, in points, of a file in fewer bits."""
 
 CARD = "README.md"
 
 
 def choose_formats(wanted: Sequence[str] | None, say: Callable[[str], None]) -> tuple[str, ...]:
-    """Return the formats to write, each once; all of them by default, ONNX only where its extra is installed.
+    """Return the formats to write, each once; by default those of 32 bits, ONNX only where its extra is installed.
 
     Raises:
         InputError: a format is unknown.
@@ -30,16 +41,40 @@ def choose_formats(wanted: Sequence[str] | None, say: Callable[[str], None]) -> 
             check_onnx_is_here()
         except MissingError as error:
             say(f"the ONNX file is left out: {error}")
-            return tuple(name for name in FORMATS if name != "onnx")
-        return tuple(FORMATS)
+            return tuple(name for name in FORMATS if not name.startswith("onnx"))
+        return tuple(name for name in FORMATS if name not in FEWER_BITS)
     unknown = [name for name in wanted if name not in FORMATS]
     if unknown:
         raise InputError(f"unknown export format {unknown[0]!r}; {did_you_mean(unknown[0], FORMATS)}")
     if not wanted:
         raise InputError(f"no export format is named; {did_you_mean('', FORMATS)}")
-    if "onnx" in wanted:
+    if any(name.startswith("onnx") for name in wanted):
         check_onnx_is_here()
     return tuple(name for name in FORMATS if name in wanted)
+
+
+def check_opset(opset: int | None, formats: Sequence[str]) -> None:
+    """Check the version of ONNX's operators.
+
+    Raises:
+        InputError: it is too old, or no ONNX file is written.
+    """
+    if opset is None:
+        return
+    if opset < LEAST_OPSET:
+        raise InputError(f"--opset is {opset}, expected {LEAST_OPSET} or more")
+    if not any(name.startswith("onnx") for name in formats):
+        raise InputError(f"--opset {opset} is for ONNX files, and none is written; add --format onnx, or leave it out")
+
+
+def check_max_drop(max_drop: float) -> None:
+    """Check the largest loss of accuracy.
+
+    Raises:
+        InputError: it is not between 0 and 100 points.
+    """
+    if not 0 <= max_drop <= 100:
+        raise InputError(f"--max-drop is {max_drop:g}, expected points of accuracy between 0 and 100, like 1.0")
 
 
 def export_folder(run: Path, out: str | Path | None) -> Path:

@@ -104,8 +104,10 @@ def snippets(subject: Subject, about: Mapping[str, Any]) -> Iterator[str]:
     )
     if FORMATS["safetensors"] in files:
         yield _safetensors(about)
-    if FORMATS["onnx"] in files:
-        yield f"### `student.onnx`, with ONNX Runtime\n\n{_ONNX}"
+    onnx = [FORMATS[name] for name in FORMATS if name.startswith("onnx") and FORMATS[name] in files]
+    if onnx:
+        others = f"{' and '.join(f'`{file}`' for file in onnx[1:])} in the same way.\n\n" if onnx[1:] else ""
+        yield f"### `{onnx[0]}`, with ONNX Runtime\n\n{others}{_ONNX.replace(FORMATS['onnx'], onnx[0])}"
     if FORMATS["torch-export"] in files:
         yield (
             "### `student.pt2`, with torch\n\ntorch's reader runs pickles, so load such a file only if you trust who "

@@ -1,7 +1,7 @@
 """Load a finished run's student to export, and real images to compare its copies on."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lgkd.data.dataset import DataSet, Images
 from lgkd.data.decode import decode_readable
+from lgkd.data.folds import fold_of
 from lgkd.data.greys import read_greys
 from lgkd.data.groups import Groups
 from lgkd.data.load import load_dataset
+from lgkd.data.names import Subset
+from lgkd.data.subsets import select_subset
+from lgkd.data.transforms.augment import Plain
 from lgkd.deploy.inference.image_files import find_images
 from lgkd.deploy.inference.load import longest_side_of, plain_of
 from lgkd.errors import DataError, InputError, LgkdError, MissingError
@@ -107,15 +112,7 @@ def real_images(
             raise DataError(f"{files[place]} cannot be read ({why}); name whole images to compare the export on")
         return plain(torch.from_numpy(pixels), torch.from_numpy(sizes)), "those that were named"
     try:
-        found = data_of(subject.info, subject.folder)
-        dataset = load_dataset(
-            found,
-            data_dir=data_dir or subject.info["dataset"]["data_dir"],
-            offline=True,
-            progress=progress,
-            greys=greys,
-            groups=Groups.of_run(subject.info["dataset"].get("groups")),
-        )
+        dataset = _load(subject, data_dir, progress)
     except LgkdError as error:
         raise MissingError(
             f"an export is compared with its student on real images, and those of the run are not here ({error}); name "
@@ -123,6 +120,57 @@ def real_images(
         ) from None
     some = dataset.test.take(_spread(len(dataset.test)))
     return plain(some.pixels, some.sizes), f"the test split of {subject.info['dataset']['name']}"
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Hold the images of a run: those to calibrate on, and those that its accuracy is measured on."""
+
+    train: Images
+    test: Images
+
+
+def run_splits(
+    subject: Subject, *, data_dir: str | Path | None = None, progress: Callable[[int, int], None] | None = None
+) -> Splits:
+    """Load the images of a run: of its training split the part that it was trained on, and its test split or fold.
+
+    Raises:
+        MissingError: the data set is not here; nothing is downloaded.
+    """
+    try:
+        dataset = _load(subject, data_dir, progress)
+    except LgkdError as error:
+        raise MissingError(
+            f"accuracy is measured on the run's own test images, and these are not here ({error}); export without "
+            "--verify, and to formats of 32 bits alone, or name their folder with --data-dir"
+        ) from None
+    about = subject.info["dataset"]
+    subset, groups = Subset.parse(about["subset"] or "") or Subset(), Groups.of_run(about.get("groups"))
+    if subset.fold is not None:
+        dataset = fold_of(dataset, subset, groups)
+    return Splits(select_subset(dataset.train, subset, classes=dataset.classes), dataset.test)
+
+
+def calibration_batches(images: Images, plain: Plain, count: int, batch: int = 32) -> Iterator[Tensor]:
+    """Yield batches of at most `count` images, evenly spread, prepared as in evaluation: float32 (B,3,H,W)."""
+    most = min(count, len(images))
+    for index in (torch.arange(most) * len(images) // most).split(batch):
+        some = images.take(index)
+        yield plain(some.pixels, some.sizes)
+
+
+def _load(subject: Subject, data_dir: str | Path | None, progress: Callable[[int, int], None] | None) -> DataSet:
+    """Load the data set of a run, without a download."""
+    about = subject.info["dataset"]
+    return load_dataset(
+        data_of(subject.info, subject.folder),
+        data_dir=data_dir or about["data_dir"],
+        offline=True,
+        progress=progress,
+        greys=read_greys(subject.about, subject.folder),
+        groups=Groups.of_run(about.get("groups")),
+    )
 
 
 def _spread(count: int) -> Tensor:

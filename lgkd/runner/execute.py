@@ -23,6 +23,8 @@ from lgkd.runner.resolve import ResolvedConfig
 from lgkd.runner.run import Run
 from lgkd.runner.teacher_store import keep_teacher, poor_teacher
 from lgkd.runs.class_results import BY_CLASS, about_never_predicted, has_unequal_classes
+from lgkd.runs.early_stop import KEY as STOPPED_EARLY
+from lgkd.runs.early_stop import StoppedEarly, trained_epochs
 from lgkd.runs.folder import (
     CHECKPOINTS,
     ENV,
@@ -45,6 +47,7 @@ from lgkd.training.callbacks import EpochRow
 from lgkd.training.checkpointer import Checkpointer
 from lgkd.training.class_scores import ClassScores
 from lgkd.training.config import Plan
+from lgkd.training.early_stopping import EarlyStop
 from lgkd.training.evaluate import Scores, score
 from lgkd.training.loop import fit
 from lgkd.training.signals import StopCondition
@@ -75,9 +78,11 @@ def execute(config: ResolvedConfig, session: Session, prepared: Prepared) -> Run
     select_by = config.options.get("select_by") or "top1"
     logger = CsvLogger(folder, writes=first)
     teachers = [info["teacher"], *info["more_teachers"]] if info["teacher"] else []
+    judged = f"val_{select_by}" if data.val is not None else None
+    early_stop = _early_stop(prepared, judged)
     checkpointer = Checkpointer(
         folder / CHECKPOINTS,
-        select_on=f"val_{select_by}" if data.val is not None else None,
+        select_on=judged,
         identity={
             "data": data.fingerprint,
             "teachers": [teacher["sha256"] for teacher in teachers],
@@ -100,6 +105,7 @@ def execute(config: ResolvedConfig, session: Session, prepared: Prepared) -> Run
             say=session.say,
             lookup=prepared.lookup,
             tracking=_tracking(config, session, prepared),
+            early_stop=early_stop,
         )
     best = None
     if data.val is not None:
@@ -109,6 +115,8 @@ def execute(config: ResolvedConfig, session: Session, prepared: Prepared) -> Run
     by_class = dict(zip(data.classes, evaluation.by_class(student, again=selected), strict=True))
     student.eval().to("cpu")
     outcome = results(logger.rows, best, prepared.guides, select_by=select_by, by_class=by_class)
+    if early_stop is not None and len(logger.rows) < plan.epochs:
+        outcome[STOPPED_EARLY] = _stopped(plan, logger.rows[-1], early_stop, select_by).as_dict()
     info = info | {"finished": now(), "results": outcome}
     if first:
         about = _describe_student(config, prepared)
@@ -127,6 +135,20 @@ def execute(config: ResolvedConfig, session: Session, prepared: Prepared) -> Run
                 session.say(sentence)
         finish_run(folder, info)
     return Run(student, logger.rows, folder, info | {"status": "finished"})
+
+
+def _early_stop(prepared: Prepared, score: str | None) -> EarlyStop | None:
+    """Make the judge of a training that may be stopped early; `score` is that of its held-out images."""
+    settings = prepared.recipe.early_stopping
+    if settings is None or score is None:
+        return None
+    return EarlyStop(settings, score, prepared.plan.schedule.warmup_epochs)
+
+
+def _stopped(plan: Plan, last: Mapping[str, float], judge: EarlyStop, metric: str) -> StoppedEarly:
+    """Describe the early end of a training; `last` is its last row of metrics.csv."""
+    share = min(1.0, last["lr"] / plan.optimizer.lr)
+    return StoppedEarly(int(last["epoch"]), plan.epochs, judge.settings.patience, metric, round(share, 6))
 
 
 def _continued(config: ResolvedConfig) -> Path | None:
@@ -252,7 +274,7 @@ def _accuracy(data: Data, info: Mapping[str, Any]) -> Accuracy:
         largest_class=test.largest_class,
         split="test",
         epoch=results["epoch"],
-        epochs=info["epochs"],
+        epochs=trained_epochs(info),
         selected_on=results["selected_on"],
     )
 

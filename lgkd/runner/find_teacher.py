@@ -23,6 +23,7 @@ from lgkd.models.teacher_card import (
     read_card,
     teacher_folder,
 )
+from lgkd.runs.early_stop import trained_epochs
 from lgkd.runs.folder import RUN, STUDENT, is_finished, read_run, read_student
 
 
@@ -150,7 +151,7 @@ def card_of_run(folder: Path) -> TeacherCard:
                 balanced_accuracy=results.get("test_balanced_accuracy"),
                 split="test",
                 epoch=results["epoch"],
-                epochs=info["epochs"],
+                epochs=trained_epochs(info),
                 selected_on=results.get("selected_on"),
             ),
             recipe=info["recipe"],

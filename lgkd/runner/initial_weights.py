@@ -8,6 +8,7 @@ from typing import Any
 from lgkd._internal.atomic_io import sha256_of
 from lgkd.data.sources.download import is_offline
 from lgkd.errors import InputError, MissingError
+from lgkd.runs.early_stop import trained_epochs
 from lgkd.runs.folder import STUDENT, STUDENT_WEIGHTS, has_checkpoint, read_run, read_student
 from lgkd.runs.hub import is_hub, pull
 
@@ -102,7 +103,8 @@ def _epochs_of(folder: Path) -> int:
         )
     info = read_run(folder)
     before = info.get("init")
-    epochs = [info.get("epochs"), before.get("epochs_before") if isinstance(before, Mapping) else 0]
+    own = trained_epochs(info) if isinstance(info.get("epochs"), int) else 0
+    epochs = [own, before.get("epochs_before") if isinstance(before, Mapping) else 0]
     return sum(one for one in epochs if isinstance(one, int))
 
 

@@ -20,6 +20,7 @@ from lgkd.data.names import Subset, dataset_key, folder_word, parse_side, subset
 from lgkd.errors import InputError, MissingError, RecipeError
 from lgkd.models.registry import canonical, find
 from lgkd.models.teacher_card import TeacherCard
+from lgkd.runner.early_stopping import check_early_stopping
 from lgkd.runner.find_teacher import find_trained_teacher, free_place, is_run
 from lgkd.runner.initial_weights import InitialWeights, find_initial
 from lgkd.runner.options import OPTIONS, Options
@@ -40,6 +41,7 @@ _TYPED_AS = {
     "view.image_size": "--image-size",
     "view.channels": "--channels",
     "precision": "--precision",
+    "early_stopping.patience": "--patience",
 }
 
 
@@ -164,9 +166,11 @@ def resolve(
         image_size=options.get("image_size"),
         channels=options.get("channels"),
         precision=options.get("precision"),
+        patience=options.get("patience"),
         overrides=options.get("overrides") or (),
     )
     check_selection(options.get("select_by"), options.get("val_fraction"))
+    check_early_stopping(recipe.early_stopping, options.get("val_fraction"))
     check_extra(options.get("extra"), options.get("extra_share"))
     check_cached(options.get("cached"), guided=bool(teachers), approximate=bool(options.get("approximate")))
     if (side := options.get("stored_side")) is not None:
@@ -376,6 +380,7 @@ def resolve_recipe(
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
     precision: str | None = None,
+    patience: int | None = None,
     overrides: Sequence[str] = (),
 ) -> Recipe:
     """Apply the options of the command line to a recipe; `overrides` are applied last.
@@ -394,6 +399,7 @@ def resolve_recipe(
         "view.image_size": list(image_size) if isinstance(image_size, tuple) else image_size,
         "view.channels": channels,
         "precision": precision,
+        "early_stopping.patience": patience,
     }
     given = {key: value for key, value in given.items() if value is not None}
     chosen = [f"{key}={value}" for key, value in given.items()]

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from lgkd.runs.early_stop import stopped_early, trained_epochs
+
 Equal = Literal["steps", "minutes"]
 """Quantity that a guided training and its baseline have in common."""
 
@@ -58,6 +60,6 @@ def follows_from_length(key: str) -> bool:
 def count_steps(info: Mapping[str, Any], identity: Mapping[str, Any]) -> int | None:
     """Count the optimiser steps of a run, where they are known; arguments as for `without_length`."""
     steps, per_epoch = identity.get("recipe.schedule.steps"), info.get("steps_per_epoch")
-    if steps is None and isinstance(per_epoch, int):
-        steps = info["epochs"] * per_epoch
+    if (steps is None or stopped_early(info)) and isinstance(per_epoch, int):
+        steps = trained_epochs(info) * per_epoch
     return steps if isinstance(steps, int) else None

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from lgkd._internal.distributed import all_reduce_sum
+from lgkd._internal.distributed import all_reduce_sum, highest
 from lgkd._internal.rng import preserved_generators
 from lgkd.distillation.tasks import Batch, Lookup
 from lgkd.errors import NonFiniteError
@@ -16,6 +16,7 @@ from lgkd.training.agreement import Agreement
 from lgkd.training.callbacks import Callback, EpochRow, resume_callback
 from lgkd.training.checkpointer import Checkpointer
 from lgkd.training.config import Plan
+from lgkd.training.early_stopping import EarlyStop
 from lgkd.training.memory import highest_memory, keep_freed_memory, no_remedy_for_memory
 from lgkd.training.metrics import RunningMean
 from lgkd.training.signals import StopCondition
@@ -56,8 +57,11 @@ def fit(
     say: Callable[[str], None] | None = None,
     lookup: Lookup | None = None,
     tracking: Tracking | None = None,
+    early_stop: EarlyStop | None = None,
 ) -> list[EpochRow]:
-    """Train a task to the end of its plan, resuming from the checkpoint of `checkpointer`.
+    """Train a task to the end of its plan, or until it no longer improves.
+
+    A training that was stopped is resumed from the checkpoint of `checkpointer`.
 
     Args:
         task: a `Task`, or a module with a `student` and `forward(batch) -> Step`; trained in place. With an EMA in
@@ -71,6 +75,7 @@ def fit(
         say: called with messages for the user, such as that a term has ended.
         lookup: returns `Batch.taught` for samples from a cache; None: it is computed.
         tracking: one more callback, closed with the training in any case.
+        early_stop: ends the training after an evaluation; several processes end it together. None: all epochs.
 
     Returns:
         All epochs, including those before a resume.
@@ -87,7 +92,14 @@ def fit(
         try:
             everyone = callbacks if tracking is None else (*callbacks, tracking)
             training = _Training(
-                engine, loader, evaluate, everyone, checkpointer, stop or StopCondition(), say or (lambda _: None)
+                engine,
+                loader,
+                evaluate,
+                everyone,
+                checkpointer,
+                stop or StopCondition(),
+                say or (lambda _: None),
+                early_stop,
             )
             training.restore()  # first: if that is refused, nothing is written for trackers either
             with tracking or nullcontext():
@@ -108,11 +120,12 @@ class _Training:
         checkpointer: Checkpointer | None,
         stop: StopCondition,
         say: Callable[[str], None],
+        early_stop: EarlyStop | None,
     ) -> None:
         self.engine, self.plan, self.loader = engine, engine.plan, loader
         self.evaluate, self.callbacks, self.checkpointer = evaluate, callbacks, checkpointer
         self.agreement = Agreement(stop, checkpointer)
-        self.say = say
+        self.say, self.early_stop = say, early_stop
         self.progress = Progress(accumulate=self.plan.accumulate)
         self.meters = RunningMean()
 
@@ -125,9 +138,14 @@ class _Training:
         for callback in self.callbacks:
             callback.on_start(self.plan.epochs, self.plan.steps_per_epoch)
             resume_callback(callback, self.progress.rows)
+        stopped = self._stops_early()  # also a training that was killed between its last checkpoint and its results
         for epoch in range(self.progress.epoch, self.plan.epochs):
+            if stopped:
+                break
             self._train_epoch(epoch)
-            self._finish_epoch(epoch)
+            stopped = self._finish_epoch(epoch)
+        if stopped and self.early_stop is not None:
+            self.say(self.early_stop.in_words(self.progress.epoch, self.plan.epochs))
         self.engine.finish()
         return self.progress.rows
 
@@ -165,7 +183,14 @@ class _Training:
         with no_remedy_for_memory("while a batch was read and augmented", "use a smaller --batch-size"):
             yield from self.loader.epoch(self.plan.epochs_before + epoch, self.progress.step)
 
-    def _finish_epoch(self, epoch: int) -> None:
+    def _stops_early(self) -> bool:
+        """Return true if the training ends before its last epoch; the same in all processes, which call it together."""
+        if self.early_stop is None or self.progress.epoch == self.plan.epochs:
+            return False
+        return bool(highest([float(self.early_stop.stops(self.progress.rows))])[0])
+
+    def _finish_epoch(self, epoch: int) -> bool:
+        """Evaluate, record and save an epoch; return true if the training ends early after it."""
         progress, plan = self.progress, self.plan
         train = self.meters.read(all_reduce_sum)
         if not all(abs(value) < float("inf") for value in train.values()):
@@ -200,12 +225,14 @@ class _Training:
             self.checkpointer.save_best(self.engine, progress)
         for callback in self.callbacks:
             callback.on_epoch(row)
-        last = progress.epoch == plan.epochs
+        stopped = self._stops_early()
+        last = stopped or progress.epoch == plan.epochs
         reason, due = self.agreement.now() if not last else (None, True)
         if reason is not None or due:
             self._save()
         if reason is not None:
             raise reason
+        return stopped
 
     def _save(self) -> None:
         self.engine.guard.settle()

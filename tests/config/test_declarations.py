@@ -17,7 +17,19 @@ from torch import nn
 from lgkd.config import AdaptiveStop, LengthRule, OwnTerm, Recipe, Section, TermSchedule, TermSection
 from lgkd.config.declaration import check_values
 from lgkd.config.introspect import is_pair, list_entry, sections_of, variants
-from lgkd.config.schema import Ema, Evaluation, Expectation, Guidance, Lookahead, Mix, Optimizer, Schedule, Top1, View
+from lgkd.config.schema import (
+    EarlyStopping,
+    Ema,
+    Evaluation,
+    Expectation,
+    Guidance,
+    Lookahead,
+    Mix,
+    Optimizer,
+    Schedule,
+    Top1,
+    View,
+)
 from lgkd.config.terms import SECTIONS as TERM_SECTIONS
 from lgkd.data.transforms.mixup import Mixing
 from lgkd.distillation.guide import Guide, Term
@@ -49,6 +61,7 @@ BEHIND: dict[type[Section], Callable[..., Any]] = {
     Optimizer: lambda **words: Optimizer(**{"name": "adamw", "lr": 1e-3, "weight_decay": 0.05, **words}),
     Schedule: lambda **words: Schedule(**{"epochs": 10, **words}),
     Ema: Ema,
+    EarlyStopping: EarlyStopping,
     Lookahead: Lookahead,
     Guidance: guided,
     AdaptiveStop: AdaptiveStop,
@@ -92,6 +105,7 @@ APART: dict[type[Section], dict[str, str]] = {
         **dict.fromkeys(("class_weights", "logit_adjustment"), "computed for the classes of a training"),
         "batch_size": "of the loader",
         "evaluations": "in the epochs between two of a plan, compared in tests/runner/test_time_budget.py",
+        "early_stopping": "a section of its own",
         **dict.fromkeys(("about", "source", "expect", "trains"), "tells, sets nothing"),
         **dict.fromkeys(
             ("view", "evaluation", "mix", "optimizer", "schedule", "ema", "lookahead", "guide", "by_length"),

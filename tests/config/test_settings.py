@@ -10,7 +10,19 @@ from typing import Any
 import pytest
 
 import lgkd
-from lgkd.config import Ema, Lookahead, Mix, Optimizer, Recipe, Schedule, View, dump_recipe, load_recipe, parse_recipe
+from lgkd.config import (
+    EarlyStopping,
+    Ema,
+    Lookahead,
+    Mix,
+    Optimizer,
+    Recipe,
+    Schedule,
+    View,
+    dump_recipe,
+    load_recipe,
+    parse_recipe,
+)
 from lgkd.config.base import Settings
 from lgkd.errors import InputError, RecipeError
 from lgkd.schedules import AdaptiveStop, TermSchedule
@@ -47,6 +59,12 @@ MADE: list[tuple[Settings, Settings, dict[str, Any], str]] = [
         "decay='cosine')",
     ),
     (Lookahead(3), Lookahead(every=3), {"decay": 0.5}, "Lookahead(every=3, decay=0.95)"),
+    (
+        EarlyStopping(4),
+        EarlyStopping(patience=4),
+        {"min_delta": 0.5},
+        "EarlyStopping(patience=4, min_delta=0.0)",
+    ),
     (Ema(0.5, False), Ema(decay=0.5, warmup=False), {"decay": 0.25}, "Ema(decay=0.5, warmup=False)"),
     (
         Mix(0.8, 1.0),
@@ -175,6 +193,7 @@ def test_a_recipe_that_an_older_version_wrote_is_written_again_to_the_byte(file:
         "  steps: null\n",
         "  decay: cosine\n",
         "evaluations: null\n",
+        "early_stopping: null\n",
     )
     dumped = dump_recipe(parse_recipe(text))
     for key in later:

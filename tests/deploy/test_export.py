@@ -336,7 +336,9 @@ def test_a_run_that_is_not_finished_is_refused(world: World, tmp_path: Path) -> 
 def test_formats_are_named_or_refused(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="unknown export format 'onx'; did you mean 'onnx'"):
         lgkd.export(world.guided_run, tmp_path / "out", formats=["onx"])
-    with pytest.raises(InputError, match="no export format is named; known: onnx, safetensors, torch-export"):
+    with pytest.raises(
+        InputError, match="no export format is named; known: onnx, onnx-fp16, onnx-int8, safetensors, torch-export"
+    ):
         lgkd.export(world.guided_run, tmp_path / "out", formats=[])
 
 

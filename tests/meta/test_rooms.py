@@ -29,9 +29,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "autofit": {
         *BELOW, "config", "data", "models", "runs", "training", "deploy", "runner", "analysis",
     },
+    "tuning": {*BELOW, "config", "data", "models", "runs", "training", "runner"},
     "cli": {
         *BELOW, "config", "losses", "data", "models", "distillation", "runs", "training", "deploy", "runner",
-        "analysis", "benchmark", "api", "experiments", "autofit",
+        "analysis", "benchmark", "api", "experiments", "autofit", "tuning",
     },
     "__main__": {"cli"},
 }  # fmt: skip
@@ -84,6 +85,7 @@ ONLY_IN = {
     "onnxruntime": {"deploy"},
     "starlette": {"deploy"},
     "uvicorn": {"deploy"},
+    "optuna": {"tuning"},
 }
 
 # What the command line imports before it knows that it will train; neither these files nor any that they import while
@@ -102,8 +104,10 @@ WITHOUT_TORCH = (
     "experiments/__init__", "experiments/catalogue/", "experiments/layout", "experiments/markdown",
     "experiments/results", "experiments/select", "experiments/spec", "models/__init__", "models/known_models",
     "models/model_info", "models/registry", "models/teacher_card", "runner/__init__",
-    "runner/find_teacher", "runner/jobs", "runner/options", "runner/resolve", "runner/workers", "runs/__init__",
-    "runs/class_results", "runs/compare/", "runs/folder", "runs/hub", "runs/identity", "runs/plots", "runs/statistics",
+    "runner/early_stopping", "runner/find_teacher", "runner/jobs", "runner/options", "runner/resolve",
+    "runner/workers", "runs/__init__",
+    "runs/class_results", "runs/compare/", "runs/early_stop", "runs/folder", "runs/hub", "runs/identity", "runs/plots",
+    "runs/statistics", "tuning/__init__", "tuning/outcome", "tuning/request", "tuning/space", "tuning/study",
 )  # fmt: skip
 HEAVY = {"torch", "torchvision", "timm", "numpy", "accelerate", "PIL", "sklearn", "matplotlib", "safetensors"}
 

@@ -15,6 +15,7 @@ from lgkd.runs.class_results import (
 )
 from lgkd.runs.compare.find import Finished
 from lgkd.runs.compare.summary import balanced_line, equal_line, gain_lines
+from lgkd.runs.early_stop import stopped_early, trained_epochs
 from lgkd.runs.ended_terms import ended_terms
 from lgkd.runs.statistics import in_percent
 
@@ -104,7 +105,7 @@ def summary(chosen: Chosen) -> list[str]:
     data, results = info["dataset"], info["results"]
     part = f" ({data['subset']})" if data.get("subset") else ""
     lines = [
-        f"{who(info)}: {info['epochs']} epochs on {data['train_images']:,} images of {data['name']}{part}, "
+        f"{who(info)}: {_epochs(info)} on {data['train_images']:,} images of {data['name']}{part}, "
         f"{data['classes']} classes. {_build(info)}",
         *_teachers(info),
         f"{_with(chosen.main)} it classifies {in_percent(results['test_top1'])}% of {data['test_images']:,} "
@@ -119,6 +120,9 @@ def summary(chosen: Chosen) -> list[str]:
         )
     count = len(chosen.ours.runs)
     for run in chosen.ours.runs:
+        if (stopped := stopped_early(run.info)) is not None:
+            words = str(stopped)
+            lines.append(f"{_with(run)}: {words}." if count > 1 else f"{words[0].upper()}{words[1:]}.")
         ended = [str(one) for one in ended_terms(run.info, run.rows)]
         if ended:
             lines.append(f"{f'{_with(run)}: ' if count > 1 else ''}{'. '.join(ended)}.")
@@ -133,6 +137,12 @@ def summary(chosen: Chosen) -> list[str]:
 
 def _with(run: Finished) -> str:
     return f"On {name_of(run)}" if run.fold is not None and not run.seed else f"With {name_of(run)}"
+
+
+def _epochs(info: Mapping[str, Any]) -> str:
+    """State the epochs that were trained, of those that were planned."""
+    trained = trained_epochs(info)
+    return f"{trained} epochs" if trained == info["epochs"] else f"{trained} of {info['epochs']} epochs"
 
 
 def _alike(results: Mapping[str, Any]) -> list[str]:
@@ -201,7 +211,7 @@ def cost(info: Mapping[str, Any], rows: Sequence[Mapping[str, float]], folder: P
         ("evaluation on the way", duration(results.get("evaluation_seconds", 0.0))),
         *([("processor time", duration(results["processor_seconds"]))] if "processor_seconds" in results else []),
         ("images a second in training", f"{sum(speeds) / len(speeds):,.0f}" if speeds else "not recorded"),
-        ("epochs, steps", f"{info['epochs']}, {info['epochs'] * info['steps_per_epoch']:,}"),
+        ("epochs, steps", f"{(epochs := trained_epochs(info))}, {epochs * info['steps_per_epoch']:,}"),
         ("parameters of the student", f"{info['student']['parameters']:,}"),
         ("size of its weights", f"{weights.stat().st_size / 1e6:.1f} MB" if weights.is_file() else "not available"),
         ("number format", str(info["precision"])),

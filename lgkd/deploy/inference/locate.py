@@ -12,6 +12,7 @@ from lgkd.runs.hub import is_hub, pull
 ONNX: Literal["onnx"] = "onnx"
 SAFETENSORS: Literal["safetensors"] = "safetensors"
 STUDENT_ONNX, STUDENT_PROGRAM = "student.onnx", "student.pt2"
+SMALLER_ONNX = ("student-fp16.onnx", "student-int8.onnx")
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,12 @@ def find_source(source: str | Path, *, offline: bool = False) -> Place:
 
 
 def _in_folder(folder: Path) -> Place:
-    has_onnx = (folder / STUDENT_ONNX).is_file()
+    onnx = next((name for name in (STUDENT_ONNX, *SMALLER_ONNX) if (folder / name).is_file()), None)
     about = read_student(folder)
-    if (folder / STUDENT_WEIGHTS).is_file() and (about["name"] is not None or not has_onnx):
+    if (folder / STUDENT_WEIGHTS).is_file() and (about["name"] is not None or onnx is None):
         return Place(folder, STUDENT_WEIGHTS, SAFETENSORS)
-    if has_onnx:
-        return Place(folder, STUDENT_ONNX, ONNX)
+    if onnx is not None:
+        return Place(folder, onnx, ONNX)
     raise InputError(
         f"{folder} has a {STUDENT}, but neither a {STUDENT_WEIGHTS} nor a {STUDENT_ONNX}; export it with one of them: "
         "lgkd export RUN --format safetensors"

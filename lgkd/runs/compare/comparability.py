@@ -6,6 +6,7 @@ from typing import Any
 
 from lgkd.errors import InputError
 from lgkd.runs.compare.groups import Group, without_guide
+from lgkd.runs.early_stop import stopped_early
 from lgkd.runs.ended_terms import ended_terms
 from lgkd.runs.equal_length import equal_minutes, follows_from_length
 
@@ -60,6 +61,14 @@ def ended_on_the_way(groups: Sequence[Group]) -> Iterator[str]:
         for run in group.runs:
             for one in ended_terms(run.info, run.rows):
                 yield f"in {group.letter}, seed {run.seed}, {one}"
+
+
+def stopped_on_the_way(groups: Sequence[Group]) -> Iterator[str]:
+    """Yield a sentence for each run that was stopped early, seed by seed."""
+    for group in groups:
+        for run in group.runs:
+            if (found := stopped_early(run.info)) is not None:
+                yield f"{group.letter}, seed {run.seed}, {found}"
 
 
 def remarks_on_pair(reference: Group, group: Group) -> Iterator[str]:

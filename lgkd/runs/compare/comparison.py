@@ -8,9 +8,16 @@ from typing import Any
 
 from lgkd.errors import InputError
 from lgkd.runs.class_results import METRICS
-from lgkd.runs.compare.comparability import check_comparable, ended_on_the_way, remarks_on, remarks_on_pair
+from lgkd.runs.compare.comparability import (
+    check_comparable,
+    ended_on_the_way,
+    remarks_on,
+    remarks_on_pair,
+    stopped_on_the_way,
+)
 from lgkd.runs.compare.find import find_runs
 from lgkd.runs.compare.groups import Group, group_runs
+from lgkd.runs.early_stop import stopped_early, trained_epochs
 from lgkd.runs.equal_length import Equal, count_steps, equal_minutes
 from lgkd.runs.statistics import Interval, paired_interval, unpaired_interval
 
@@ -71,6 +78,8 @@ class Difference:
         """
         if self.reference.guided or not self.group.guided or None in self.steps:
             return None
+        if any(stopped_early(run.info) for group in (self.reference, self.group) for run in group.runs):
+            return None  # each was trained for as long as it improved
         if equal_minutes(self.reference.runs[0].info, self.group.runs[0].info) is not None:
             return "minutes"
         return "steps" if len(set(self.steps)) == 1 else None
@@ -134,6 +143,7 @@ def compare(
     remarks = [
         *remarks_on(groups),
         *ended_on_the_way(groups),
+        *stopped_on_the_way(groups),
         *(remark for pair in pairs for remark in remarks_on_pair(*pair)),
     ]
     return Comparison(tuple(groups), differences, tuple(remarks))
@@ -188,6 +198,7 @@ def _about_group(group: Group) -> dict[str, Any]:
             {
                 "folder": str(run.folder),
                 "seed": run.seed,
+                "epochs": trained_epochs(run.info),
                 "top1": run.top1,
                 **{name: run.metric(name) for name in METRICS},
                 "chosen_on_held_out_images": None if run.chosen is None else run.chosen[0],

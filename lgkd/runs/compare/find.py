@@ -11,6 +11,7 @@ from lgkd.config import load_recipe
 from lgkd.data.names import Subset
 from lgkd.errors import InputError
 from lgkd.runs.class_results import has_unequal_classes
+from lgkd.runs.early_stop import trained_epochs
 from lgkd.runs.folder import METRICS, RECIPE, RUN, read_metrics, read_run
 from lgkd.runs.identity import identity
 
@@ -137,9 +138,10 @@ def _read(folder: Path, info: dict[str, Any]) -> Finished:
     if wrong:
         raise InputError(f"{folder / RUN} is marked finished but lacks a proper {wrong[0]}; it is damaged")
     rows = read_metrics(folder)
-    if not rows or rows[-1].get("epoch") != info["epochs"] or "test_top1" not in rows[-1]:
+    epochs = trained_epochs(info)
+    if not rows or rows[-1].get("epoch") != epochs or "test_top1" not in rows[-1]:
         raise InputError(
-            f"{folder / METRICS} does not end with epoch {info['epochs']} and its test_top1, as that of a finished run "
+            f"{folder / METRICS} does not end with epoch {epochs} and its test_top1, as that of a finished run "
             "does; it is damaged, take it from a copy"
         )
     return Finished(folder, info, rows, _without_seed(identity(info, load_recipe(folder / RECIPE))))

@@ -9,6 +9,7 @@ from lgkd._internal.csv_tables import table
 from lgkd.runs.class_results import METRICS
 from lgkd.runs.compare.comparison import Comparison
 from lgkd.runs.compare.groups import Group
+from lgkd.runs.early_stop import trained_epochs
 from lgkd.runs.plots import Measured, colour_of, draw_comparison
 from lgkd.runs.statistics import Interval, Summary, summarise
 
@@ -35,6 +36,7 @@ def _rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
                 **_facts(group),
                 "row": "run",
                 "seed": run.seed,
+                "epochs": trained_epochs(run.info),
                 "fold": "" if run.fold is None else run.fold,
                 "top1": run.top1,
                 "chosen_on_held_out_top1": "" if run.chosen is None else run.chosen[0],

@@ -1,0 +1,1 @@
+"""Search settings of a recipe on held-out images: `lgkd sweep`."""
