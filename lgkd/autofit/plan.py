@@ -48,6 +48,7 @@ class Facts:
         grey: all images looked at are grey.
         threads: cores that a training uses.
         gpu: its name; None without one.
+        val_is_given: the images to choose the epoch on are a split of the data set.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Facts:
     grey: bool
     threads: int
     gpu: str | None
+    val_is_given: bool = False
 
     @property
     def ratio(self) -> float:
@@ -299,6 +301,8 @@ def _why_batch(facts: Facts, wishes: Wishes, batch: int) -> str:
 
 
 def _held_out(facts: Facts) -> tuple[str, str]:
+    if facts.held_out and facts.val_is_given:
+        return f"{facts.held_out:,} images", "the split val: the epoch that does best on it is kept"
     if facts.held_out:
         return f"{facts.held_out:,} images", "the epoch that does best on them is kept"
     return "nothing", "the last epoch; else --val-fraction 0.1"

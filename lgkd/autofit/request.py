@@ -8,8 +8,7 @@ from typing import Any
 from lgkd._internal.text import did_you_mean
 from lgkd.autofit.plan import Plan, Wishes
 from lgkd.config import Recipe
-from lgkd.data.catalogue import CATALOGUE
-from lgkd.data.names import Subset, dataset_key, folder_word
+from lgkd.data.names import Subset, dataset_key, folder_word, place_of
 from lgkd.errors import InputError
 from lgkd.models.registry import canonical, find
 from lgkd.runner.options import OPTIONS, Options
@@ -164,9 +163,7 @@ class Request:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the arguments that determine what is trained, as JSON values."""
-        place = str(self.dataset)
-        if place not in CATALOGUE:
-            place = str(Path(place).expanduser().resolve())
+        place = place_of(self.dataset) or str(self.dataset)
         ours = {name: _plain(value) for name, value in self.options.items() if _is_compared(name) and value is not None}
         ours = {name: value for name, value in ours.items() if value != OPTIONS[name].default and value != []}
         return {

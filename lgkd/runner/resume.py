@@ -89,6 +89,8 @@ def resolve_saved(folder: Path, options: Options, dataset: str | Path | None = N
         **options,
         "track": resumed_trackers(call["options"].get("track", ()), options),
     }
+    if about.get("val_images") is None:
+        chosen["val_fraction"] = 0  # also of an earlier version, which did not use a split val
     parent = call["options"].get("init")
     if gone := parent is not None and has_checkpoint(folder) and not Path(parent).exists():
         chosen["init"], chosen["with_optimizer"] = None, False  # the checkpoint has its weights
