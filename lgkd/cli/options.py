@@ -231,7 +231,7 @@ def takes_dataset(
         for parameter in signature.parameters.values():
             if parameter.name == "dataset":
                 argument = typer.Argument(
-                    help=about or "A named data set or a folder of images.",
+                    help=about or "A named data set, a folder of images, a table of labels, or hf:OWNER/NAME.",
                     show_default=default or False,
                     autocompletion=completion.datasets,
                 )
