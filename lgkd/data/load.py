@@ -95,9 +95,8 @@ def _decoded(
     *,
     at_once: bool = True,
 ) -> DataSet:
-    root, own = listing.root, None if listing.groups is None else Groups.parse(COLUMN)
-    groups, own = ((None if one is None else one.of_images(listing.groups)) for one in (groups or own, own))
-    train, test, notes = both_splits(listing, groups)
+    root, own = listing.root, groups_of(listing)
+    train, test, notes = both_splits(listing, own if groups is None else groups.of_images(listing.groups))
     val = listing.val or ()
     files = train + test + val
     names = tuple(file.path for file in files)
@@ -137,6 +136,12 @@ def _decoded(
         name, listing.classes, splits[0], splits[1], stored.fingerprint, said, used, flat=listing.test is None,
         val=splits[2] if val else None, groups=own,
     )  # fmt: skip
+
+
+def groups_of(listing: Listing) -> Groups | None:
+    """Return the groups that a listing has itself."""
+    groups = Groups.parse(COLUMN) if listing.groups is not None else None
+    return None if groups is None else groups.of_images(listing.groups)
 
 
 def both_splits(

@@ -164,7 +164,7 @@ def resolve(
         precision=options.get("precision"),
         overrides=options.get("overrides") or (),
     )
-    check_selection(options.get("select_by"), options.get("val_fraction"), has_val=lambda: _has_val(dataset))
+    check_selection(options.get("select_by"), options.get("val_fraction"), has_val=lambda: has_val(dataset))
     check_extra(options.get("extra"), options.get("extra_share"))
     check_cached(options.get("cached"), guided=bool(teachers), approximate=bool(options.get("approximate")))
     if (side := options.get("stored_side")) is not None:
@@ -289,7 +289,7 @@ def check_selection(
         )
 
 
-def _has_val(dataset: "str | Path | DataSet") -> bool:
+def has_val(dataset: "str | Path | DataSet") -> bool:
     """Return whether a data set has a split val; True where it is not downloaded yet."""
     if not isinstance(dataset, str | Path):
         return dataset.val is not None

@@ -37,7 +37,7 @@ from lgkd.data.greys import Scale
 from lgkd.data.image_formats import is_passed_over, read_endings
 from lgkd.data.image_kinds import KINDS
 from lgkd.data.listing import File, Listing
-from lgkd.data.load import both_splits, load_dataset
+from lgkd.data.load import both_splits, groups_of, load_dataset
 from lgkd.data.locations import Downloading, tree_folder
 from lgkd.data.sources.source import Source, find_source
 from lgkd.errors import DataError
@@ -265,7 +265,7 @@ def _of_dataset(dataset: DataSet) -> CheckReport:
 def _of_listing(source: Source, listing: Listing, problems: list[str], progress: Progress | None) -> CheckReport:
     notes: Sequence[str]
     try:
-        train_files, test_files, notes = both_splits(listing)
+        train_files, test_files, notes = both_splits(listing, groups_of(listing))
     except DataError as error:
         problems.append(str(error))
         train_files, test_files, notes = listing.train, (), listing.notes

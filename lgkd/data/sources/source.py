@@ -148,7 +148,7 @@ class Kind(NamedTuple):
 _KINDS = (
     Kind("hugging_face", "hf:OWNER/NAME of the Hugging Face hub", prefix="hf:"),
     Kind("table", "a table .csv, .tsv or .parquet of path,label", endings=(".csv", ".tsv", ".parquet")),
-    Kind("hugging_face", "a folder of datasets' save_to_disk", markers=("dataset_dict.json", "state.json")),
+    Kind("hugging_face", "a folder of datasets' save_to_disk", markers=("dataset_dict.json", "dataset_info.json")),
     Kind("folder", f"a folder: {LAYOUT}", markers=("",)),
 )
 
@@ -178,9 +178,9 @@ def find_source(
         InputError: neither a name nor any of these.
     """
     if isinstance(dataset, str) and dataset in CATALOGUE:
-        from lgkd.data.sources.named import Named
-
-        return Named(CATALOGUE[dataset], data_dir, offline=offline, downloading=downloading)
+        named = import_module("lgkd.data.sources.named")  # which imports this module
+        found: Source = named.Named(CATALOGUE[dataset], data_dir, offline=offline, downloading=downloading)
+        return found
     offline = offline or isinstance(dataset, RecordedText)
     kind, place = _kind_of(dataset)
     if kind is None:

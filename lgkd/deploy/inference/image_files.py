@@ -65,7 +65,7 @@ def true_classes(
         For each file its class, of a table that of its row; None outside labelled folders, and directly in one.
     """
     truths: dict[Path, str] = {}
-    folders = []
+    folders: list[Path] = []
     for name in names:
         labelled = _labels(name, lambda _: None)
         if labelled is None:

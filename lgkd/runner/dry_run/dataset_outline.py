@@ -15,10 +15,10 @@ from lgkd.data.dataset import DataSet, Images
 from lgkd.data.decode import DEFAULT_SIDE, survey
 from lgkd.data.folds import fold_of
 from lgkd.data.greys import Scale
-from lgkd.data.groups import COLUMN, Groups
+from lgkd.data.groups import Groups
 from lgkd.data.image_folder import read_classes
 from lgkd.data.listing import Listing
-from lgkd.data.load import both_splits, load_dataset
+from lgkd.data.load import both_splits, groups_of, load_dataset
 from lgkd.data.locations import absent, files_here, tree_folder
 from lgkd.data.names import Subset
 from lgkd.data.prepare import chosen_val
@@ -108,9 +108,8 @@ def outline(
         return _published(info, data_dir, offline=offline)
     found = find_source(source, data_dir=data_dir, offline=offline or not downloads)
     listing = found.listing()
-    own = None if listing.groups is None else Groups.parse(COLUMN)
-    groups, own = ((None if one is None else one.of_images(listing.groups)) for one in (groups or own, own))
-    train, test, notes = both_splits(listing, groups)
+    own = groups_of(listing)
+    train, test, notes = both_splits(listing, own if groups is None else groups.of_images(listing.groups))
     labels = torch.tensor([file.label for file in train], dtype=torch.int64)
     sample = _look_at_some(listing, [file.path for file in (*train, *test)])
     largest = max(Counter(file.label for file in test).values(), default=0) / max(len(test), 1)
@@ -204,6 +203,8 @@ def count(
         InputError: the subset is impossible.
     """
     known, tested = stubs(found.train, found.classes, found.names), found.test
+    if groups is None or groups.kind == "column":
+        groups = found.groups
     if subset.fold is not None:
         held_out = stubs(*_held(found)) if found.flat else known.take(torch.empty(0, dtype=torch.int64))
         whole = DataSet(found.name, found.classes, known, held_out, "", (), flat=found.flat)
@@ -212,8 +213,6 @@ def count(
     chosen = select_subset(known, subset, classes=found.classes)
     val_fraction, given = chosen_val(val_fraction, range(found.val) if found.val else None, found.name)
     held = len(given) if given is not None else 0
-    if groups is None or groups.kind == "column":
-        groups = found.groups
     if val_fraction is not None:
         chosen, val = hold_out(
             chosen, val_fraction, subset.seed, classes=found.classes, groups=groups if found.names else None
