@@ -39,6 +39,7 @@ def gather_facts(request: Request) -> Facts:
         test_is_made=found.flat,
         held_out=counts.held_out,
         val_is_given=found.val > 0,
+        reduces=True,
         short_side=found.short_side,
         grey=found.grey,
         threads=side_by_side(),

@@ -49,6 +49,7 @@ class Facts:
         threads: cores that a training uses.
         gpu: its name; None without one.
         val_is_given: the images to choose the epoch on are a split of the data set.
+        reduces: training images are stored no larger than the views need; not in a fit that an earlier version began.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Facts:
     threads: int
     gpu: str | None
     val_is_given: bool = False
+    reduces: bool = False
 
     @property
     def ratio(self) -> float:
@@ -128,6 +130,7 @@ class Plan:
         batch_size, teacher_batch_size: images a step.
         overrides: of both recipes, which those of the user follow.
         choices: with their reasons.
+        stored_side: option of the trainings; None: images are stored whole.
     """
 
     image_size: int
@@ -139,6 +142,7 @@ class Plan:
     teacher_batch_size: int
     overrides: tuple[str, ...]
     choices: tuple[Choice, ...]
+    stored_side: str | None = None
 
     @property
     def lines(self) -> list[str]:
@@ -195,6 +199,7 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
         teacher_batch_size=teacher_batch,
         overrides=(*overrides, *wishes.class_settings),
         choices=choices,
+        stored_side="auto" if facts.reduces else None,
     )
 
 

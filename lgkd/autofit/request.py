@@ -137,7 +137,7 @@ class Request:
     def teacher_options(self, plan: Plan) -> Options:
         """Return the options of the teacher's training, without its folder and its time."""
         return {
-            **self._common(),
+            **self._common(plan),
             "recipe": self.teacher_recipe,
             "image_size": plan.teacher_image_size,
             "batch_size": plan.teacher_batch_size,
@@ -153,7 +153,7 @@ class Request:
             seconds: of one training; None where its length is known.
         """
         return {
-            **self._common(),
+            **self._common(plan),
             "recipe": self.recipe,
             "image_size": plan.image_size,
             "batch_size": plan.batch_size,
@@ -182,8 +182,11 @@ class Request:
             "flip": self.flip,
         }
 
-    def _common(self) -> Options:
-        return {name: value for name, value in self.options.items() if name not in _OWN}  # type: ignore[return-value]
+    def _common(self, plan: Plan) -> Options:
+        ours: Options = {name: value for name, value in self.options.items() if name not in _OWN}  # type: ignore[assignment]
+        if plan.stored_side is not None and ours.get("stored_side") is None:
+            ours["stored_side"] = plan.stored_side
+        return ours
 
 
 def _is_compared(name: str) -> bool:

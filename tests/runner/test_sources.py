@@ -3,17 +3,23 @@
 import json
 import shutil
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import lgkd
 from lgkd.autofit.facts import gather_facts
 from lgkd.autofit.plan import make_plan
 from lgkd.autofit.request import Request
 from lgkd.cli import run
+from lgkd.config import load_recipe
 from lgkd.data.names import Subset
+from lgkd.data.prepare import prepare_data
+from lgkd.data.stored_side import needed_side
 from lgkd.errors import InputError, Paused
 from lgkd.runner.dry_run.dataset_outline import count, outline
 from tests.support.small import CLASSES, TINY_OPTIONS, make_pictures, pause_after
@@ -114,3 +120,25 @@ def test_what_a_dry_run_a_fit_and_a_check_say_of_val(photos: Path, capsys: pytes
         assert "the split val: the epoch that does best on it is kept" in lines
         assert run(["check", str(source)]) == 0
         assert "12 train, 6 test, 9 val" in capsys.readouterr().out
+
+
+def test_a_fit_stores_training_images_no_larger_than_its_views_need(tmp_path: Path) -> None:
+    """48 images of 160 px for a student that sees 64 or 96 px; the number of bytes is counted here."""
+    draw = np.random.default_rng(0)
+    for number in range(48):
+        folder = tmp_path / "large" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (160, 160, 3), np.uint8)).save(folder / f"{number}.png")
+    request = Request(tmp_path / "large", {"time": "60s"})
+    plan = make_plan(gather_facts(request), request.wishes)
+    options = request.student_training(plan, None)
+    assert options["stored_side"] == "auto" == request.teacher_options(plan)["stored_side"]
+    side = needed_side(load_recipe("fast").view, [(plan.image_size, plan.image_size)])
+    whole, small = (prepare_data(tmp_path / "large", normalize="imagenet", reduce_to=one) for one in (None, side))
+    assert side == plan.image_size < 160
+    assert whole.train.pixels.numel() == len(whole.train) * 3 * 160 * 160
+    assert small.train.pixels.numel() == len(whole.train) * 3 * side * side and small.test.pixels.shape[-1] == 160
+    asked = Request(tmp_path / "large", {"time": "60s", "stored_side": 160})
+    assert asked.student_training(plan, None)["stored_side"] == 160
+    earlier = make_plan(replace(gather_facts(request), reduces=False), request.wishes)
+    assert "stored_side" not in request.student_training(earlier, None), "a fit that was begun before goes on as it was"

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lgkd._internal.out_of_memory import raise_if_out_of_memory
 from lgkd._internal.text import counted, listed, safe_text
 from lgkd.data.listing import Fault, Listing, refuse
 from lgkd.data.sources.download import is_offline
@@ -72,9 +73,8 @@ class HuggingFace(Source):
                 else:
                     # With the scheme, a folder of that name in the working folder is not taken for it.
                     found = datasets.load_dataset(f"hf://datasets/{self._hub}", self._config, token=False)
-        except (MemoryError, KeyboardInterrupt):
-            raise
         except Exception as error:  # the library raises anything: of files, of the network, of formats
+            raise_if_out_of_memory(error)
             raise self._failure(error) from error
         return dict(found) if isinstance(found, Mapping) else {"train": found}
 
@@ -155,7 +155,8 @@ class HuggingFace(Source):
         plain = split.with_format(None)
         groups = plain[columns.group][:] if columns.group is not None else [None] * len(labels)
         size, changed = _state(split)
-        rows, lacking = [], []
+        rows: list[Row] = []
+        lacking: list[int] = []
         for number, (label, group) in enumerate(zip(labels, groups, strict=True)):
             if not _is_label(label):
                 lacking.append(number)

@@ -12,12 +12,15 @@ from lgkd.errors import DataError
 
 Role = Literal["train", "test", "val"]
 
-ROLES: dict[str, Role] = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("test", "testing"), "test"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-}  # type: ignore[assignment]
-"""What the names of splits mean, in lower case."""
+_NAMES: dict[Role, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "test": ("test", "testing"),
+    "val": ("val", "valid", "validation", "dev"),
+}
+ROLES: dict[str, Role] = {name: role for role, names in _NAMES.items() for name in names}
+"""Roles of splits by their names, in lower case."""
+
+_EVALUATED: tuple[Role, ...] = ("test", "val")
 
 LABELS = ("label", "labels", "class", "class_name", "category", "target")
 GROUPS = ("group", "groups", "group_id", "patient", "patient_id", "subject", "subject_id")
@@ -71,9 +74,9 @@ class Labels(NamedTuple):
         classes = tuple(sorted({row.label for row in self.rows if row.role == "train"}))
         if len(classes) < 2:
             fault(f"{shown} has one class only, {safe_text(classes[0])!r}: at least two are needed, check the labels")
-        splits = {role: self._files(role, classes) for role in ("test", "val")}
+        splits = {role: self._files(role, classes) for role in _EVALUATED}
         notes = list(self.notes)
-        for role in ("test", "val"):
+        for role in _EVALUATED:
             foreign = sorted({row.label for row in self.rows if row.role == role} - set(classes))
             if foreign:
                 fault(
@@ -96,7 +99,7 @@ class Labels(NamedTuple):
             DataError: as for `Source.labelled`.
         """
         roles = {row.role for row in self.rows}
-        role: Role = next(one for one in ("test", "val", "train") if one in roles) if roles else "train"
+        role: Role = next((one for one in _EVALUATED if one in roles), "train")
         foreign = sorted({row.label for row in self.rows if row.role == role} - set(known))
         if foreign or not roles:
             raise DataError(
