@@ -16,6 +16,7 @@ from lgkd.data.load import load_dataset
 from lgkd.data.prepare import prepare_data
 from lgkd.data.sources import table
 from lgkd.data.sources.source import find_source
+from lgkd.deploy.inference.image_files import find_images, reader_of, true_classes
 from lgkd.errors import DataError, InputError, MissingError
 from tests.support.data import message, noise, save, tree
 from tests.support.sources import rows_of, write_table
@@ -169,8 +170,8 @@ BAD = {
     "file,image,label\na/0.png,x,y\n": "has several columns for the path: file, image; expected one, call it path",
     "path,label,patient,subject\na/0.png,x,y,z\n": "several columns for the group: patient, subject; expected one",
     "path,label,group\na/0.png,x,p\na/1.png,y,\n": "1 of 2 rows of .* have no group: a/1.png; fill the column",
-    "a/0.png,cat\na/1.png,dog\n": "has the columns a/0.png, cat; expected a first row with a column of paths",
-    "path;id\na/0.png;cat\n": "has the columns path, id; expected a first row",
+    "a/0.png,cat\na/1.png,dog\n": "has the columns a/0.png, cat; expected one of paths",
+    "path;id\na/0.png;cat\n": "has the columns path, id; expected one of paths",
     "": "has the columns none; expected",
     "path,label\na/0.png,x,y\n": ":2 has more cells than the 2 columns; enclose cells that contain ','",
     'path,label\na/0.png,"x"y\n': "is not a CSV file .*save it as one",
@@ -283,3 +284,28 @@ def test_a_name_that_is_no_data_set_says_which_forms_there_are(tmp_path: Path) -
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(InputError, match=r"is a file: .* or a folder: .*, or a table .csv, .tsv or .parquet"):
         find_source(str(tmp_path / "notes.txt"))
+
+
+def test_the_images_to_score_are_those_of_the_test_split_else_all(photos: Path) -> None:
+    rows = rows_of(photos)
+    listing, split = find_source(write_table(photos / "x.csv", rows)).labelled(("b", "a"))
+    assert split == "test" and listing.train == () and listing.classes == ("b", "a")
+    assert {(file.path.split("/")[1], file.label) for file in listing.test or ()} == {("a", 1), ("b", 0)}
+    assert listing.notes == ("not used: train, val, beside test",)
+    alone, split = find_source(write_table(photos / "y.csv", rows, ("path", "label", "of"))).labelled(("a", "b", "c"))
+    assert split == "" and len(alone.test or ()) == len(rows)
+    with pytest.raises(DataError, match="has 1 class that the student does not know: b; expected labels that are its"):
+        find_source(photos / "x.csv").labelled(("a", "c"))
+    with pytest.raises(DataError, match="has no images; expected rows of labelled images"):
+        find_source(write_table(photos / "z.csv", [])).labelled(("a", "c"))
+
+
+def test_images_of_a_table_are_found_for_a_prediction_with_their_classes(photos: Path) -> None:
+    rows = [*rows_of(photos), ("gone.png", "a", "train")]
+    file, told = write_table(photos / "x.csv", rows), list[str]()
+    files = find_images([file], fault=told.append)
+    assert files == [photos / path for path, _, _ in rows[:-1]] and "gone.png" in told[0]
+    assert true_classes([file], files, ("a", "b"), say=told.append) == [label for _, label, _ in rows[:-1]]
+    assert true_classes([file], files, ("a",), say=told.append) == [None] * len(files)
+    assert "is not taken as labelled: the student has no class b; change or remove these rows" in told[-1]
+    assert reader_of([file]) is None

@@ -7,13 +7,14 @@ import stat
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lgkd._internal.text import listed, safe_text
 from lgkd.data.listing import Fault, Listing, refuse
+from lgkd.data.sources.parquet import read_parquet
 from lgkd.data.sources.rows import GROUPS, LABELS, ROLES, Labels, Role, Row, check_groups, column_of
 from lgkd.data.sources.source import Source
-from lgkd.errors import DataError, MissingError
+from lgkd.errors import DataError
 
 PATHS = (
     "path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img", "img_path",
@@ -152,7 +153,9 @@ def read_table(file: Path) -> Table:
         MissingError: Parquet needs pyarrow, which is not installed.
     """
     if file.suffix.lower() == ".parquet":
-        return _read_parquet(file)
+        table = Table(*read_parquet(file, {*PATHS, *LABELS, *SPLITS, *GROUPS}))
+        _check_header(table.columns, file)
+        return table
     try:
         with file.open("rb") as stream:
             raw = stream.read(_MOST_BYTES + 1)
@@ -162,13 +165,9 @@ def read_table(file: Path) -> Table:
         raise DataError(f"{file} has over {_MOST_BYTES:,} bytes; expected a table of paths and labels")
     text = _decoded(raw, file)
     first = next((line for line in text.splitlines() if line.strip()), "")
-    delimiter = next((one for one in _DELIMITERS if _is_header(first.split(one))), None)
-    if delimiter is None:
-        named = listed([cell.strip().strip('"') for cell in first.split(max(_DELIMITERS, key=first.count))]) or "none"
-        raise DataError(
-            f"{file} has the columns {safe_text(named, 200)}; expected a first row with a column of paths (named "
-            f"{', '.join(PATHS[:3])} or the like) and one of labels ({', '.join(LABELS[:3])})"
-        )
+    likely = max(_DELIMITERS, key=first.count)
+    delimiter = next((one for one in _DELIMITERS if _is_header(first.split(one))), likely)
+    _check_header(first.split(delimiter), file)
     try:
         rows = [(number, row) for number, row in _numbered(text, delimiter) if any(cell.strip() for cell in row)]
     except csv.Error as error:
@@ -189,6 +188,15 @@ def _numbered(text: str, delimiter: str) -> Iterable[tuple[int, list[str]]]:
         yield reader.line_num, row
 
 
+def _check_header(cells: Sequence[str], file: Path) -> None:
+    if not _is_header(cells):
+        named = listed([cell.strip().strip('"') for cell in cells if cell.strip()]) or "none"
+        raise DataError(
+            f"{file} has the columns {safe_text(named, 200)}; expected one of paths (named {', '.join(PATHS[:3])} or "
+            f"the like) and one of labels ({', '.join(LABELS[:3])}), in the first row of a CSV file"
+        )
+
+
 def _is_header(cells: Sequence[str]) -> bool:
     names = {cell.strip().strip('"').lower() for cell in cells}
     return bool(names & set(PATHS)) and bool(names & set(LABELS))
@@ -203,44 +211,6 @@ def _decoded(raw: bytes, file: Path) -> str:
             f"{file} is not text in UTF-8 (byte {error.start:,} is {raw[error.start : error.start + 1]!r}); save it as "
             "CSV UTF-8"
         ) from None
-
-
-def _read_parquet(file: Path) -> Table:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise MissingError(
-            f"{file} is a Parquet file, and pyarrow is not installed; get it by: pip install 'lgkd[parquet]'"
-        ) from None
-    try:
-        names = tuple(str(name) for name in parquet.read_schema(file).names)
-        wanted = [name for name in names if name.lower() in (*PATHS, *LABELS, *SPLITS, *GROUPS)]
-        table = parquet.ParquetFile(file).read(columns=wanted)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{file} cannot be read as Parquet ({' '.join(str(error).split())}); save it again") from None
-    if not _is_header(names):
-        raise DataError(
-            f"{file} has the columns {safe_text(listed(list(names)) or 'none', 200)}; expected one of paths "
-            f"({', '.join(PATHS[:3])}) and one of labels ({', '.join(LABELS[:3])})"
-        )
-    nested = [field.name for field in table.schema if pyarrow.types.is_nested(field.type)]
-    if nested:
-        raise DataError(
-            f"{file} has a column {nested[0]} of images or lists, expected paths; read it with datasets' "
-            "load_dataset('parquet', ...) and name the folder of its save_to_disk"
-        )
-    kept = tuple(str(name) for name in table.column_names)
-    columns = [[_as_text(value) for value in column.to_pylist()] for column in table.columns]
-    rows = [(number, row) for number, row in enumerate(zip(*columns, strict=True), 1)]
-    return Table((*kept, *(name for name in names if name not in kept)), rows)
-
-
-def _as_text(value: Any) -> str:
-    """Return a cell as pandas would write it, without the decimals that a column with gaps gives whole numbers."""
-    if value is None or value != value:
-        return ""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _columns(names: Sequence[str], place: str) -> dict[str, str]:
