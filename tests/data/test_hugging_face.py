@@ -81,6 +81,19 @@ def test_columns_that_do_not_fit_are_named(datasets: Any, photos: Path, tmp_path
     )
 
 
+def test_every_split_has_its_own_numbers_of_the_classes(datasets: Any, photos: Path, tmp_path: Path) -> None:
+    parts = {}
+    for name, order in (("train", "ab"), ("test", "ba")):
+        files = [str(path) for path in sorted(photos.glob(f"{name}/*/*.png"))]
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(order))})
+        columns = {"image": files, "label": [path.split("/")[-2] for path in files]}
+        parts[name] = datasets.Dataset.from_dict(columns, features=features)
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "hf"))
+    data = load_dataset(tmp_path / "hf")
+    assert data.classes == ("a", "b") and data.test.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert torch.equal(data.test.pixels, load_dataset(photos).test.pixels)
+
+
 def test_splits_of_other_names_or_without_labels_are_not_used(datasets: Any, photos: Path, tmp_path: Path) -> None:
     files = [str(path) for path in sorted(photos.glob("train/*/*.png"))]
     features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})

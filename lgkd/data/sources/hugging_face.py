@@ -31,8 +31,6 @@ class _Columns(NamedTuple):
 
     image: str
     label: str
-    names: Sequence[str] | None
-    """Names of the classes by their numbers; None where labels are text."""
     group: str | None
 
 
@@ -98,7 +96,7 @@ class HuggingFace(Source):
             DataError: there is no image or label, or several.
         """
         datasets = _library(self.text)
-        features = next(iter(self._splits.values())).features
+        features = next((split.features for split in self._splits.values()), {})
         shown = safe_text(listed([f"{name} ({_kind(one)})" for name, one in features.items()]) or "none", 300)
         images = [name for name, one in features.items() if isinstance(one, datasets.Image)]
         image = _one_of(images, _IMAGES)
@@ -109,7 +107,6 @@ class HuggingFace(Source):
             )
         numbered = {name: one for name, one in features.items() if isinstance(one, datasets.ClassLabel)}
         label = _one_of(list(numbered), LABELS)
-        names = numbered[label].names if label is not None else None
         if label is None and not numbered:
             plain = [name for name, one in features.items() if getattr(one, "dtype", "") in _TEXT]
             label = column_of(plain, LABELS, "label", self.text)
@@ -118,7 +115,7 @@ class HuggingFace(Source):
                 f"{self.text} has the columns {shown}; expected one of the type ClassLabel, or of text named label; "
                 "remove the others by remove_columns or cast one by cast_column"
             )
-        return _Columns(image, label, names, column_of(list(features), GROUPS, "group", self.text))
+        return _Columns(image, label, column_of(list(features), GROUPS, "group", self.text))
 
     def rows(self, fault: Fault) -> Labels:
         """List all images with their labels, row by row."""
@@ -128,7 +125,8 @@ class HuggingFace(Source):
         parts: dict[str, tuple[Any, int]] = {}
         for name, split in self._splits.items():
             role = ROLES.get(name.lower())
-            labels = split.with_format(None)[columns.label][:]
+            has_both = {columns.image, columns.label} <= set(split.column_names)
+            labels = split.with_format(None)[columns.label][:] if has_both else []
             if role is None or not any(_is_label(label) for label in labels):
                 why = "has no labels" if role is not None else "is neither train, test nor val"
                 notes.append(f"not used: the split {safe_text(name)} of {self.text}, which {why}")
@@ -153,7 +151,8 @@ class HuggingFace(Source):
     ) -> list[Row]:
         """Describe the images of a split; those without a label are reported."""
         plain = split.with_format(None)
-        groups = plain[columns.group][:] if columns.group is not None else [None] * len(labels)
+        groups = plain[columns.group][:] if columns.group in split.column_names else [None] * len(labels)
+        names = getattr(split.features[columns.label], "names", None)  # of this split, which may number them otherwise
         size, changed = _state(split)
         rows: list[Row] = []
         lacking: list[int] = []
@@ -161,7 +160,7 @@ class HuggingFace(Source):
             if not _is_label(label):
                 lacking.append(number)
                 continue
-            text = columns.names[label] if columns.names is not None else str(label).strip()
+            text = names[label] if names is not None else str(label).strip()
             of = None if group is None else str(group).strip() or None
             rows.append(Row(_path(name, number), text, role, size, changed, of))
         if lacking:
