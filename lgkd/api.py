@@ -12,7 +12,7 @@ from lgkd.data.checks.report import CheckReport, check_dataset_images
 from lgkd.data.dataset import DataSet
 from lgkd.deploy.export import Exported, export_run
 from lgkd.deploy.inference.explain import explain_images
-from lgkd.deploy.inference.image_files import find_images, true_classes
+from lgkd.deploy.inference.image_files import find_images, reader_of, true_classes
 from lgkd.deploy.inference.load import open_source
 from lgkd.deploy.inference.locate import find_source
 from lgkd.deploy.inference.predict import Prediction, predict_images
@@ -284,7 +284,8 @@ def predict(
 
     Args:
         source: a run, its folder, the folder of an export, or a student.onnx or student.safetensors in one.
-        images: files, folders (every image at any depth) and patterns such as "photos/*.jpg".
+        images: files, folders (every image at any depth) and patterns such as "photos/*.jpg"; tables and data sets of
+            Hugging Face.
         top_k: classes per image, the most likely first.
         explain: a new or empty folder; a PNG per image is written there, with the overlay of what the most likely class
             was read from (an occlusion map).
@@ -312,8 +313,9 @@ def predict(
         source = source.folder
     opened = open_source(find_source(source), device=choose_device(device), model=model)
     truths = true_classes(names, files, opened.classes, say=warnings.warn)
-    found = predict_images(opened, files, top_k=top_k, truths=truths, progress=progress)
-    return found if folder is None else explain_images(opened, found, folder)
+    read = reader_of(names)
+    found = predict_images(opened, files, top_k=top_k, truths=truths, read=read, progress=progress)
+    return found if folder is None else explain_images(opened, found, folder, read=read)
 
 
 def export(

@@ -10,7 +10,7 @@ export/                     the guided student without lgkd, and its model card
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,8 @@ def _read(folder: Path) -> State:
 def _facts(found: Mapping[str, Any]) -> Facts:
     """Check facts from a file: the plan is made of them again, so that no file names a model."""
     kinds: dict[str, Any] = {"str": str, "int": int, "float": int | float, "bool": bool, "str | None": str | None}
+    later = {one.name: one.default for one in fields(Facts) if one.default is not MISSING and one.name not in found}
+    found = {**later, **found}  # of an earlier version
     for one in fields(Facts):
         kind = kinds[one.type if isinstance(one.type, str) else getattr(one.type, "__name__", "str | None")]
         value = found[one.name]

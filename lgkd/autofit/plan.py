@@ -51,6 +51,8 @@ class Facts:
         grey: all images looked at are grey.
         threads: cores that a training uses.
         gpu: its name; None without one.
+        val_is_given: the images to choose the epoch on are a split of the data set.
+        reduces: training images are stored no larger than the views need; not in a fit that an earlier version began.
     """
 
     name: str
@@ -66,6 +68,8 @@ class Facts:
     grey: bool
     threads: int
     gpu: str | None
+    val_is_given: bool = False
+    reduces: bool = False
 
     @property
     def ratio(self) -> float:
@@ -129,6 +133,7 @@ class Plan:
         batch_size, teacher_batch_size: images a step.
         overrides: of both recipes, which those of the user follow.
         choices: with their reasons.
+        stored_side: option of the trainings; None: images are stored whole.
     """
 
     image_size: Size
@@ -140,6 +145,7 @@ class Plan:
     teacher_batch_size: int
     overrides: tuple[str, ...]
     choices: tuple[Choice, ...]
+    stored_side: str | None = None
 
     @property
     def lines(self) -> list[str]:
@@ -196,6 +202,7 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
         teacher_batch_size=teacher_batch,
         overrides=(*overrides, *wishes.class_settings),
         choices=choices,
+        stored_side="auto" if facts.reduces else None,
     )
 
 
@@ -317,6 +324,8 @@ def _why_batch(facts: Facts, wishes: Wishes, batch: int) -> str:
 
 
 def _held_out(facts: Facts) -> tuple[str, str]:
+    if facts.held_out and facts.val_is_given:
+        return f"{facts.held_out:,} images", "the split val: the epoch that does best on it is kept"
     if facts.held_out:
         return f"{facts.held_out:,} images", "the epoch that does best on them is kept"
     return "nothing", "the last epoch; else --val-fraction 0.1"

@@ -8,8 +8,7 @@ from typing import Any
 from lgkd._internal.text import did_you_mean
 from lgkd.autofit.plan import Plan, Wishes
 from lgkd.config import Recipe
-from lgkd.data.catalogue import CATALOGUE
-from lgkd.data.names import Subset, dataset_key, folder_word
+from lgkd.data.names import Subset, dataset_key, folder_word, place_of
 from lgkd.errors import InputError
 from lgkd.models.registry import canonical, find
 from lgkd.runner.early_stopping import check_early_stopping
@@ -145,7 +144,7 @@ class Request:
     def teacher_options(self, plan: Plan) -> Options:
         """Return the options of the teacher's training, without its folder and its time."""
         return {
-            **self._common(),
+            **self._common(plan),
             "recipe": self.teacher_recipe,
             "image_size": plan.teacher_image_size,
             "batch_size": plan.teacher_batch_size,
@@ -161,7 +160,7 @@ class Request:
             seconds: of one training; None where its length is known.
         """
         return {
-            **self._common(),
+            **self._common(plan),
             "recipe": self.recipe,
             "image_size": plan.image_size,
             "batch_size": plan.batch_size,
@@ -171,9 +170,7 @@ class Request:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the arguments that determine what is trained, as JSON values."""
-        place = str(self.dataset)
-        if place not in CATALOGUE:
-            place = str(Path(place).expanduser().resolve())
+        place = place_of(self.dataset) or str(self.dataset)
         ours = {name: _plain(value) for name, value in self.options.items() if _is_compared(name) and value is not None}
         ours = {name: value for name, value in ours.items() if value != OPTIONS[name].default and value != []}
         return {
@@ -192,8 +189,11 @@ class Request:
             "flip": self.flip,
         }
 
-    def _common(self) -> Options:
-        return {name: value for name, value in self.options.items() if name not in _OWN}  # type: ignore[return-value]
+    def _common(self, plan: Plan) -> Options:
+        ours: Options = {name: value for name, value in self.options.items() if name not in _OWN}  # type: ignore[assignment]
+        if plan.stored_side is not None and ours.get("stored_side") is None:
+            ours["stored_side"] = plan.stored_side
+        return ours
 
 
 def _is_compared(name: str) -> bool:

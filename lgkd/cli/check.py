@@ -9,7 +9,7 @@ from lgkd.errors import DataError
 from lgkd.runner.resolve import check_dataset
 
 if TYPE_CHECKING:
-    from lgkd.data.checks.report import CheckReport, Sizes
+    from lgkd.data.checks.report import CheckReport, Sizes, Split
 
 _ROWS = 10
 
@@ -55,7 +55,7 @@ def _show(report: "CheckReport") -> None:
             "data set": report.name,
             **({"folder": report.folder} if report.folder is not None else {}),
             "classes": f"{len(report.classes):,}",
-            "images": f"{report.train.images:,} train, {report.test.images:,} test",
+            "images": ", ".join(f"{split.images:,} {split.name}" for split in _splits(report)),
             **(_about_sizes(report.sizes) if report.sizes is not None else {}),
         }
     )
@@ -64,7 +64,7 @@ def _show(report: "CheckReport") -> None:
         ("split", "images", "fewest", "median", "most"),
         [
             (split.name, f"{split.images:,}", f"{split.smallest:,}", f"{split.median:,g}", f"{split.largest:,}")
-            for split in (report.train, report.test)
+            for split in _splits(report)
         ],
         right=(1, 2, 3, 4),
     )
@@ -111,6 +111,10 @@ def _show(report: "CheckReport") -> None:
     if not report.problems and not report.remarks:
         console().print()
         console().print("no remarks")
+
+
+def _splits(report: "CheckReport") -> "list[Split]":
+    return [report.train, report.test, *([report.val] if report.val is not None else [])]
 
 
 def _about_sizes(sizes: "Sizes") -> dict[str, str]:

@@ -78,6 +78,8 @@ def _by_word(option: Option) -> Callable[[str | None], Any]:
         return option.value_of(word) if word is not None else None
 
     return value
+
+
 def read_option(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
     """Wrap a parser so that typer reports what it expects; a value that was parsed already passes."""
 
@@ -250,7 +252,7 @@ def takes_dataset(
         for parameter in signature.parameters.values():
             if parameter.name == "dataset":
                 argument = typer.Argument(
-                    help=about or "A named data set or a folder of images.",
+                    help=about or "A named data set, a folder of images, a table of labels, or hf:OWNER/NAME.",
                     show_default=default or False,
                     autocompletion=completion.datasets,
                 )

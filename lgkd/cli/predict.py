@@ -12,7 +12,7 @@ from lgkd._internal.text import counted
 from lgkd.cli import completion
 from lgkd.cli import options as o
 from lgkd.cli.display import Display, console, show_json, show_table
-from lgkd.deploy.inference.image_files import find_images, true_classes
+from lgkd.deploy.inference.image_files import find_images, reader_of, true_classes
 from lgkd.deploy.inference.locate import find_source
 from lgkd.deploy.options import check_new_or_empty
 from lgkd.errors import DataError, InputError, TakenError
@@ -35,7 +35,9 @@ def predict(
             autocompletion=completion.runs,
         ),
     ],
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, or patterns in quotes.")],
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, tables, or patterns in quotes.")
+    ],
     top_k: Annotated[int, typer.Option("--top-k", metavar="K", help="Classes per image, the most likely first.")] = 3,
     csv_file: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write one row per image, instead of the table.")
@@ -76,9 +78,10 @@ def predict(
 
     opened = open_source(place, device=choose_device(device))
     truths = true_classes(images, files, opened.classes, say=display.say)
-    found = predict_images(opened, files, top_k=top_k, truths=truths, progress=display.predicted)
+    read = reader_of(images)
+    found = predict_images(opened, files, top_k=top_k, truths=truths, read=read, progress=display.predicted)
     if explain is not None:
-        found = explain_images(opened, found, explain, progress=display.explained)
+        found = explain_images(opened, found, explain, read=read, progress=display.explained)
     if csv_file is not None:
         write_atomic(csv_file, _as_csv(found))
     if as_json:

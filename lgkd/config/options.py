@@ -156,8 +156,9 @@ class CommandOptions(TypedDict, total=False):
         "Replay the compiled step as a recording; for small batches on a GPU.", default=False, kept="command")]
     val_fraction: Annotated[float | None, Option(
         "hold out this share of every class of the training images, and keep the student of the epoch that does best "
-        "on them; the test split selects nothing.", float,
-        "Hold out this share and keep the epoch that does best on it.", kept="command",
+        "on them; the test split selects nothing. A split `val` of the data set is used in the same way without this; "
+        "0 selects nothing.", float,
+        "Hold out this share and keep the epoch that does best on it; 0: none, nor a split val.", kept="command",
         compared="dataset.val_images")]
     stored_side: Annotated[str | int | None, Option(
         "keep the decoded training images this small: pixels of the shorter side, or \"auto\" for those that the views "

@@ -55,7 +55,7 @@ class Row(NamedTuple):
 
     info: DataSetInfo
     source: str
-    """Module in `lgkd/data/sources/` whose `SOURCE` reads the set; see `lgkd.data.sources.source.Source`."""
+    """Module in `lgkd/data/sources/` whose `SOURCE` reads the set; see `lgkd.data.sources.source.NamedSource`."""
     files: tuple[PublishedFile, ...] = ()
     """The publisher's files that can be downloaded; none where the set shares those of another one."""
     bundled: str = ""

@@ -11,6 +11,7 @@ from torch import Tensor
 from lgkd._internal.blocks import CheckedRows
 from lgkd.data.channels import with_channels
 from lgkd.data.greys import UNKNOWN, Greys
+from lgkd.data.groups import Groups
 from lgkd.errors import DataError
 
 _CHUNK_BYTES = 64 * 2**20
@@ -103,6 +104,10 @@ class DataSet:
     """Scale of greys of more than 8 bits."""
     flat: bool = False
     """Whether the test split was held out of one folder, because it has none of its own."""
+    val: Images | None = None
+    """Split that selects the epoch; None where none is given."""
+    groups: Groups | None = None
+    """Groups of the images, where the data set has them."""
 
     def statistics(self, channels: int = 3) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Compute mean and standard deviation of each channel (red, green, blue; or grey) of the train split.

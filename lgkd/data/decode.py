@@ -22,12 +22,14 @@ from lgkd._internal.out_of_memory import raise_if_out_of_memory
 from lgkd.data.greys import Greys, Range, as_eight_bits, has_deep_greys, is_deep, range_of
 from lgkd.data.image_formats import read_formats, remedy_of
 from lgkd.data.image_kinds import colours_of, has_frames
+from lgkd.data.listing import Read
 from lgkd.data.perceptual_hash import Trace, trace_of
 from lgkd.errors import DataError
 
 _T = TypeVar("_T")
 
-File = Path | BytesIO
+Encoded = Path | BytesIO
+"""An image as a file or as its content."""
 Progress = Callable[[int, int], None]
 Allocate = Callable[[tuple[int, ...]], NDArray[np.uint8]]
 Choose = Callable[[Mapping[int, Range]], Greys]
@@ -78,6 +80,7 @@ def decode(
     root: Path,
     names: Sequence[str],
     *,
+    read: Read | None = None,
     max_side: int | None = None,
     allocate: Allocate = in_memory,
     progress: Progress | None = None,
@@ -92,6 +95,7 @@ def decode(
     Args:
         root: the folder that `names` start from.
         names: relative paths.
+        read: returns the encoded image of a name; None: names are files.
         max_side: in pixels; None means 256 where sizes differ, and no limit where they do not.
         allocate: makes the array of pixels.
         progress: called in this thread with (done, total) images; measuring an image is half of the work.
@@ -103,7 +107,7 @@ def decode(
     Raises:
         DataError: images are broken; counts all of them and names the first five.
     """
-    job = _Job(root, names, progress)
+    job = _Job(root, names, progress, read)
     canvas = job.measure(max_side)
     if scale is not None:
         job.choose(scale)
@@ -116,23 +120,23 @@ def decode(
 
 
 def decode_readable(
-    paths: Sequence[Path | bytes], *, max_side: int, greys: Greys | None = None
+    paths: Sequence[Path], *, max_side: int, greys: Greys | None = None, read: Read | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32], dict[int, str]]:
     """Read images as `decode` does, but continue after broken ones.
 
     The pixels of an image do not depend on the others: only the canvas does.
 
     Args:
-        paths: of the files, or the content of files.
+        paths: of the files.
         max_side: images whose longer side exceeds it, in pixels, are scaled down to it.
         greys: the scale of greys of more than 8 bits; None: from 0 to 65,535.
+        read: returns the encoded image of a path, as text; None: all are files.
 
     Returns:
         pixels (M,3,S,T) and sizes (M,2) of the M images that can be read, in order; and for each of the others the
         reason, by its place in `paths`.
     """
-    job = _Job(Path(), [str(path) if isinstance(path, Path) else "" for path in paths], None)
-    job.contents = {place: one for place, one in enumerate(paths) if isinstance(one, bytes)}
+    job = _Job(Path(), [str(path) for path in paths], None, read)
     job.greys = greys or job.greys
     try:
         canvas = job.measure(max_side)
@@ -163,6 +167,7 @@ def survey(
     root: Path,
     names: Sequence[str],
     *,
+    read: Read | None = None,
     progress: Progress | None = None,
     scale: Choose | None = None,
     traced: bool = False,
@@ -172,11 +177,12 @@ def survey(
     Args:
         root: the folder that `names` start from.
         names: relative paths.
+        read: returns the encoded image of a name; None: names are files.
         progress: called in this thread with (done, total) images.
         scale: of greys of more than 8 bits; None: from 0 to 65,535.
         traced: whether traces to find near copies are computed, too.
     """
-    job = _Job(root, names, progress)
+    job = _Job(root, names, progress, read)
     if scale is not None:
         job.each(job.stored_size)
         job.choose(scale)
@@ -187,18 +193,17 @@ def survey(
 class _Job:
     """Hold the files being read and the faults found in them."""
 
-    def __init__(self, root: Path, names: Sequence[str], progress: Progress | None) -> None:
+    def __init__(self, root: Path, names: Sequence[str], progress: Progress | None, read: Read | None) -> None:
         self.root = root
         self.names = names
+        self.read = read
         self.progress = progress
         self.broken: dict[int, str] = {}
         """Reasons why images could not be read, by place."""
-        self.contents: dict[int, bytes] = {}
-        """Images that are not in files, by place."""
         self.greys = Greys()
         self._deep: list[int] = []
 
-    def stored_size(self, place: int, path: File) -> tuple[int, int]:
+    def stored_size(self, place: int, path: Encoded) -> tuple[int, int]:
         """Read height and width from the head of the file; deep images are remembered."""
         with _opened(path) as image:
             if is_deep(image):
@@ -208,7 +213,7 @@ class _Job:
     def choose(self, scale: Choose) -> None:
         """Settle the scale of greys, from images that have been measured."""
 
-        def one(place: int, path: File) -> tuple[int, Range]:
+        def one(place: int, path: Encoded) -> tuple[int, Range]:
             with _opened(path) as image:
                 return place, range_of(image)
 
@@ -234,7 +239,7 @@ class _Job:
         """Decode every image into its place of `pixels` and `sizes`."""
         plain = np.asarray(pixels)  # slices of a memmap cost more than the decoding of a small image
 
-        def lay_one(place: int, path: File) -> None:
+        def lay_one(place: int, path: Encoded) -> None:
             image = _pixels(path, canvas.longest, self.greys)
             height, width = image.shape[:2]
             if height > canvas.height or width > canvas.width:
@@ -249,8 +254,9 @@ class _Job:
 
         self.each(lay_one, halves_before=len(self.names))
 
-    def _file(self, place: int) -> File:
-        return BytesIO(self.contents[place]) if place in self.contents else self.root / self.names[place]
+    def encoded(self, name: str) -> Encoded:
+        """Return the file of an image, or its bytes."""
+        return self.root / name if self.read is None else BytesIO(self.read(name))
 
     def failure(self) -> DataError:
         """Build the error that counts the broken images and names the first five."""
@@ -264,7 +270,7 @@ class _Job:
 
     def each(
         self,
-        read: Callable[[int, File], _T],
+        read: Callable[[int, Encoded], _T],
         halves_before: int | None = None,
         halves: int = 1,
         among: Sequence[int] | None = None,
@@ -281,7 +287,7 @@ class _Job:
             results = []
             for place in chunk:
                 try:
-                    results.append(read(place, self._file(place)))
+                    results.append(read(place, self.encoded(self.names[place])))
                 except Exception as error:  # Pillow's readers raise anything on a broken file
                     raise_if_out_of_memory(error)
                     self.broken[place] = _reason(error)
@@ -300,15 +306,12 @@ class _Job:
         return results
 
 
-def _opened(path: File) -> Image.Image:
+def _opened(path: Encoded) -> Image.Image:
     try:
         return Image.open(path, formats=read_formats())
     except UnidentifiedImageError:
-        if isinstance(path, Path):
-            with path.open("rb") as file:  # read only then: on network file systems every access costs
-                head = file.read(12)
-        else:
-            head = path.getvalue()[:12]
+        with path.open("rb") if isinstance(path, Path) else BytesIO(path.getvalue()) as file:
+            head = file.read(12)  # read only then: on network file systems every access costs
         if not head:
             raise ValueError("it is empty") from None
         remedy = remedy_of(head)
@@ -317,14 +320,14 @@ def _opened(path: File) -> Image.Image:
         raise
 
 
-def _shown_size(_: int, path: File) -> tuple[int, int]:
+def _shown_size(_: int, path: Encoded) -> tuple[int, int]:
     """Return height and width of the upright image."""
     with _opened(path) as image:
         turned = _orientation(image) in _ON_ITS_SIDE
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
-def _pixels(path: File, longest: int, greys: Greys) -> NDArray[np.uint8]:
+def _pixels(path: Encoded, longest: int, greys: Greys) -> NDArray[np.uint8]:
     """Return one image as (height, width, 3), upright, scaled down to `longest` where its longer side exceeds it."""
     with _opened(path) as image:
         return _loaded(image, longest, greys)
@@ -344,7 +347,7 @@ def _loaded(image: Image.Image, longest: int, greys: Greys) -> NDArray[np.uint8]
     return np.asarray(rgb if turn is None else rgb.transpose(turn))
 
 
-def _look(path: File, greys: Greys, traced: bool) -> Look:
+def _look(path: Encoded, greys: Greys, traced: bool) -> Look:
     with _opened(path) as image:
         kinds = colours_of(image)
         pixels = _loaded(image, sys.maxsize, greys)

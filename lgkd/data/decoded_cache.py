@@ -27,7 +27,7 @@ from lgkd._internal.leftovers import Scratch, remove_leftover
 from lgkd._internal.manifest import BlockDigests, Entry, compare, read_manifest, tell_unverified, write_manifest
 from lgkd._internal.paths import home
 from lgkd.data.decode import Allocate, in_memory
-from lgkd.data.image_folder import File
+from lgkd.data.listing import File
 from lgkd.errors import InputError, Remark
 
 FORMAT = 2

@@ -3,7 +3,7 @@
 import csv
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from lgkd._internal.text import listed, safe_text
 from lgkd.errors import DataError, InputError
 
 FORMS = "level:N (a folder below the class), name:REGEX (its first group, in the file's name) or csv:FILE (path,group)"
+COLUMN = "column:group"
+"""Text of the groups that a data set has itself, in a column of its table."""
 _MOST_BYTES = 200_000_000
 _DIGITS = 8
 _SHOWN = 3
@@ -22,8 +24,9 @@ class Groups:
     """Describe how the images of a data set are grouped.
 
     Attributes:
-        kind: "level", "name" or "csv".
-        value: the level, the expression or the file.
+        kind: "level", "name", "csv" or "column".
+        value: the level, the expression, the file or the name of the column.
+        table: the group of every image by its path, of a column.
 
     Raises:
         InputError: the level or the expression is not valid, or the file cannot be read.
@@ -31,6 +34,7 @@ class Groups:
 
     kind: str
     value: str
+    table: Mapping[str, str] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.kind == "level" and not re.fullmatch("[1-9][0-9]?", self.value):
@@ -58,7 +62,7 @@ class Groups:
         if text is None:
             return None
         kind, colon, value = text.partition(":")
-        if kind not in ("level", "name", "csv") or not colon or not value:
+        if kind not in ("level", "name", "csv", "column") or not colon or not value:
             raise InputError(f"--groups is {text!r}, expected {FORMS}")
         return cls(kind, str(Path(value).expanduser().resolve()) if kind == "csv" else value)
 
@@ -79,6 +83,10 @@ class Groups:
                 "expected the table of the run, take it from a copy"
             )
         return groups
+
+    def of_images(self, listed: Mapping[str, str] | None) -> "Groups":
+        """Return groups that know those of a listing, if they are its column."""
+        return replace(self, table=listed) if self.kind == "column" else self
 
     @property
     def text(self) -> str:
@@ -103,6 +111,9 @@ class Groups:
         Raises:
             DataError: an image has no group.
         """
+        if self.kind == "column":
+            table = self.table or {}
+            return _known([table.get(name) for name in names], names, f"the data set has no column {self.value}")
         if self.kind == "csv":
             table = self.read_table()
             return _known([table.get(name) for name in names], names, f"no row of {Path(self.value).name} has its path")
@@ -173,4 +184,9 @@ def _below_class(names: Sequence[str], classes: Sequence[str]) -> list[list[str]
     paths = [name.split("/") for name in names]
     # CLASS/... or SPLIT/CLASS/...
     above = 0 if all(path[0] == name for path, name in zip(paths, classes, strict=True)) else 1
+    if above and not all(path[1:2] == [name] for path, name in zip(paths, classes, strict=True)):
+        raise DataError(
+            f"--groups level:N counts folders below the folder of a class, and {listed(list(names[:1]))} is in none; "
+            "expected FOLDER/CLASS/*, take name:REGEX, csv:FILE, or a column group of the table"
+        )
     return [path[above + 1 :] for path in paths]

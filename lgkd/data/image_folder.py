@@ -1,6 +1,7 @@
 """List the images of a folder: splits, classes, files. Nothing is decoded here.
 
-Two layouts are supported: FOLDER/train/CLASS/* with FOLDER/test/CLASS/*, and FOLDER/CLASS/* without splits.
+Two layouts are supported: FOLDER/train/CLASS/* with FOLDER/test/CLASS/* and perhaps FOLDER/val/CLASS/*, and
+FOLDER/CLASS/* without splits.
 Below CLASS, folders may be nested to any depth.
 """
 
@@ -8,53 +9,21 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from lgkd._internal.text import counted, listed
+from lgkd.data.folder_remarks import nested_remarks
 from lgkd.data.image_formats import about_unused, is_passed_over, is_read, read_endings, remedies_for
+from lgkd.data.listing import Fault, File, Listing, refuse
 from lgkd.errors import DataError
 
 LAYOUT = "FOLDER/train/CLASS/* and FOLDER/test/CLASS/*, or FOLDER/CLASS/*"
 """Expected layout of a folder, for messages."""
 
 _TRAIN = ("train", "training")
-_TEST = ("test", "testing", "val", "valid", "validation")
-
-
-Fault = Callable[[str], None]
-"""Called with one sentence on a fault that prevents a training on the folder; raises, or returns to continue."""
-
-
-def refuse(sentence: str) -> NoReturn:
-    """Raise at the first fault: the `Fault` of a training."""
-    raise DataError(sentence)
-
-
-class File(NamedTuple):
-    """Describe one listed image file."""
-
-    path: str
-    """Below the tree's root, with forward slashes."""
-    label: int
-    size: int
-    """Bytes."""
-    mtime_ns: int
-
-
-@dataclass(frozen=True)
-class Tree:
-    """Hold the listing of a folder of images."""
-
-    root: Path
-    classes: tuple[str, ...]
-    """Sorted; a label is a place in this list."""
-    train: tuple[File, ...]
-    """Sorted by class, then by path."""
-    test: tuple[File, ...] | None
-    """None where the folder has no second split."""
-    notes: tuple[str, ...]
+_VAL = ("val", "valid", "validation")
+_TEST = ("test", "testing", *_VAL)
 
 
 class _Found(NamedTuple):
@@ -74,7 +43,7 @@ class _Content(NamedTuple):
     """Names of the folders that systems make, such as those of thumbnails, with their numbers."""
 
 
-def read_tree(root: Path, *, trains_on: tuple[str, ...] = (), fault: Fault = refuse) -> Tree:
+def read_tree(root: Path, *, trains_on: tuple[str, ...] = (), fault: Fault = refuse, selects: bool = True) -> Listing:
     """List the images of a folder.
 
     Hidden files, folders of thumbnails and files that are not images (by their ending) are passed over; a note counts
@@ -86,6 +55,7 @@ def read_tree(root: Path, *, trains_on: tuple[str, ...] = (), fault: Fault = ref
             has all classes.
         fault: called for empty classes, classes of one split only, a single class and unreadable files. Where it
             returns, the rest is listed: without that class, and without unreadable files.
+        selects: whether val beside test is listed, to select the epoch on.
 
     Raises:
         DataError: the folder does not follow a supported layout; and from `refuse`.
@@ -99,12 +69,14 @@ def read_tree(root: Path, *, trains_on: tuple[str, ...] = (), fault: Fault = ref
         classes = _classes(root, top)
         _need_two(root, classes, top, fault)
         files, below = _files(root, top, classes, fault)
-        notes = (*_loose(root, top), *_nested(root, classes, files, 0), *_unused(root, top, below))
-        return Tree(root, classes, files, None, notes)
-    return _split_tree(root, top, *splits, fault, more=tuple(name for name in trains_on if name != splits[0]))
+        notes = (*_loose(root, top), *nested_remarks(root, classes, files, 0), *_unused(root, top, below))
+        return Listing(root, classes, files, None, notes)
+    more = tuple(name for name in trains_on if name != splits[0])
+    val = _val_split(top, splits[1], fault) if selects else None
+    return _split_tree(root, top, *splits, fault, more=more, val_name=val)
 
 
-def read_classes(root: Path, known: tuple[str, ...]) -> Tree:
+def read_classes(root: Path, known: tuple[str, ...]) -> Listing:
     """List the images of FOLDER/CLASS/*, labelled by the places of their classes in `known`.
 
     Raises:
@@ -118,10 +90,10 @@ def read_classes(root: Path, known: tuple[str, ...]) -> Tree:
             f"expected folders named as its classes ({listed(list(known))}), or some of them"
         )
     files, below = _files(root, top, known, refuse)
-    return Tree(root, known, files, None, (*_loose(root, top), *_unused(root, top, below)))
+    return Listing(root, known, files, None, (*_loose(root, top), *_unused(root, top, below)))
 
 
-def read_labelled(root: Path, known: tuple[str, ...]) -> tuple[Tree, str]:
+def read_labelled(root: Path, known: tuple[str, ...]) -> tuple[Listing, str]:
     """List the images of a folder to score a classifier on, labelled by the places of their classes.
 
     Args:
@@ -149,7 +121,7 @@ def read_labelled(root: Path, known: tuple[str, ...]) -> tuple[Tree, str]:
     unused = (f"not used: {listed(beside)}, beside {split} in {root}",) if beside else ()
     loose = _loose(root, top) + (_loose(place, content) if split else ())
     files, below = _files(root, content, known, refuse)
-    return Tree(root, known, (), files, (*unused, *loose, *_unused(place, content, below))), split
+    return Listing(root, known, (), files, (*unused, *loose, *_unused(place, content, below))), split
 
 
 def _scored_split(top: _Content) -> str:
@@ -217,16 +189,31 @@ def _splits(root: Path, top: _Content, fault: Fault) -> tuple[str, str | None] |
     return train, test
 
 
+def _val_split(top: _Content, test_name: str | None, fault: Fault) -> str | None:
+    """Return the folder of a validation split beside a test split; one without class folders is none."""
+    by_role = {name.lower(): name for name in sorted(top.folders)}
+    if test_name is None or test_name.lower() in _VAL:
+        return None
+    folders = [by_role[name] for name in _VAL if name in by_role]
+    return next((name for name in folders if _content(top.folders[name], fault).folders), None)
+
+
 def _split_tree(
-    root: Path, top: _Content, train_name: str, test_name: str | None, fault: Fault, more: tuple[str, ...]
-) -> Tree:
+    root: Path,
+    top: _Content,
+    train_name: str,
+    test_name: str | None,
+    fault: Fault,
+    more: tuple[str, ...],
+    val_name: str | None = None,
+) -> Listing:
     train_top = _content(top.folders[train_name], fault)
     classes = _classes(top.folders[train_name], train_top)
     _need_two(top.folders[train_name], classes, train_top, fault)
     train, below = _files(root, train_top, classes, fault)
     passed = [top, train_top, below]
     notes = list(_loose(root, top) + _loose(top.folders[train_name], train_top))
-    notes += _nested(top.folders[train_name], classes, train, 1)
+    notes += nested_remarks(top.folders[train_name], classes, train, 1)
     for name in more:
         part = _content(top.folders[name], fault)
         if tuple(sorted(part.folders)) != classes:
@@ -236,29 +223,45 @@ def _split_tree(
         joined, below = _files(root, part, classes, fault)
         passed += [part, below]
         train = tuple(sorted(train + joined, key=lambda file: (file.label, file.path)))
-    unused = sorted(top.folders.keys() - {train_name, test_name, *more})
+    unused = sorted(top.folders.keys() - {train_name, test_name, val_name, *more})
     if unused:
         notes.append(f"not used: {listed(unused)}, beside {train_name} in {root}")
     if test_name is None:
-        return Tree(root, classes, train, None, (*notes, *_unused(root, *passed)))
-    test_top = _content(top.folders[test_name], fault)
-    test_classes = _classes(top.folders[test_name], test_top)
-    foreign = sorted(set(test_classes) - set(classes))
-    if foreign:
-        fault(
-            f"{top.folders[test_name]} has {counted(len(foreign), 'class')} that {train_name} lacks: "
-            f"{listed(foreign)}; every tested class must be trained on"
-        )
-        for name in foreign:
-            del test_top.folders[name]
-    untested = sorted(set(classes) - set(test_classes))
-    if untested:
-        notes.append(f"{test_name} has no images of {counted(len(untested), 'class')}: {listed(untested)}")
+        return Listing(root, classes, train, None, (*notes, *_unused(root, *passed)))
     if test_name.lower() not in ("test", "testing"):
         notes.append(f"no folder named test: accuracy is reported on {test_name}")
-    notes += _loose(top.folders[test_name], test_top)
-    test, below = _files(root, test_top, classes, fault)
-    return Tree(root, classes, train, test, (*notes, *_unused(root, *passed, test_top, below)))
+    test, test_notes, below = _evaluated(root, top, test_name, train_name, classes, fault)
+    passed += below
+    notes += test_notes
+    val = None
+    if val_name is not None:
+        val, val_notes, below = _evaluated(root, top, val_name, train_name, classes, fault)
+        passed += below
+        notes += val_notes
+    return Listing(root, classes, train, test, (*notes, *_unused(root, *passed)), val)
+
+
+def _evaluated(
+    root: Path, top: _Content, name: str, train_name: str, classes: tuple[str, ...], fault: Fault
+) -> tuple[tuple[File, ...], list[str], list[_Content]]:
+    """List the images of a split that is not trained on, with notes and the contents of its folders."""
+    content = _content(top.folders[name], fault)
+    own = _classes(top.folders[name], content)
+    foreign = sorted(set(own) - set(classes))
+    if foreign:
+        fault(
+            f"{top.folders[name]} has {counted(len(foreign), 'class')} that {train_name} lacks: "
+            f"{listed(foreign)}; every tested class must be trained on"
+        )
+        for one in foreign:
+            del content.folders[one]
+    notes = []
+    absent = sorted(set(classes) - set(own))
+    if absent:
+        notes.append(f"{name} has no images of {counted(len(absent), 'class')}: {listed(absent)}")
+    notes += _loose(top.folders[name], content)
+    files, below = _files(root, content, classes, fault)
+    return files, notes, [content, below]
 
 
 def _classes(folder: Path, content: _Content) -> tuple[str, ...]:
@@ -373,32 +376,6 @@ def _loose(folder: Path, content: _Content) -> tuple[str, ...]:
         return ()
     loose = counted(len(content.images), "image")
     return (f"not used: {loose} directly in {folder}, outside the class folders",)
-
-
-def _nested(folder: Path, classes: tuple[str, ...], files: tuple[File, ...], above: int) -> tuple[str, ...]:
-    """Write the remark for class folders that hold only folders, which may be the classes that were meant.
-
-    One folder of the same name in every class, such as `images`, groups nothing.
-
-    Args:
-        folder: holds the class folders.
-        classes: their names.
-        files: theirs.
-        above: number of folders before the class in a file's path.
-    """
-    groups: dict[tuple[str, str], None] = {}
-    for file in files:
-        parts = file.path.split("/")[above:]
-        if len(parts) < 3:
-            return ()
-        groups[parts[0], parts[1]] = None
-    if len({inner for _, inner in groups}) < 2:
-        return ()
-    named = [f"{outer}/{inner}" for outer, inner in groups]
-    return (
-        f"every class folder of {folder} holds only folders ({listed(named)}): trained on are the outer ones "
-        f"({listed(list(classes))}); if the inner ones are the classes, move them directly into {folder}",
-    )
 
 
 def _unused(where: Path, *contents: _Content) -> tuple[str, ...]:

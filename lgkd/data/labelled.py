@@ -1,4 +1,4 @@
-"""Load all labelled images of a folder to score a classifier on: there is no training, so nothing is held out."""
+"""Load all labelled images of a source to score a classifier on: there is no training, so nothing is held out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,9 +12,10 @@ from lgkd.data.decode import Progress
 from lgkd.data.folds import fold_of
 from lgkd.data.greys import Greys
 from lgkd.data.groups import Groups
-from lgkd.data.image_folder import Tree, read_labelled
+from lgkd.data.listing import Listing
 from lgkd.data.load import both_splits, decode_to_score
 from lgkd.data.names import Subset
+from lgkd.data.sources.source import Source
 from lgkd.errors import DataError
 
 _SHOWN = 300
@@ -34,7 +35,7 @@ class Labelled:
 
 
 def load_labelled(
-    folder: Path,
+    source: Source,
     known: tuple[str, ...],
     *,
     held_out: int = 0,
@@ -44,13 +45,13 @@ def load_labelled(
     part: Subset | None = None,
     groups: Groups | None = None,
 ) -> Labelled:
-    """Load all images of a folder whose class folders are named as (some of) a classifier's classes.
+    """Load all images of a source whose classes are named as (some of) a classifier's classes.
 
     Args:
-        folder: as for `read_labelled`.
+        source: of the images; which of its splits is scored: see `Source.labelled`.
         known: the classifier's classes, in the order of its logits.
         held_out, trained_on: number of images the classifier was tested on, and whether a data set of a fingerprint is
-            the one that it was trained on. Where this folder is that one, and has no test split, the images that were
+            the one that it was trained on. Where this is that one, and has no test split, the images that were
             held out from the training are scored, and not those that were trained on.
         progress: called with (done, total) images while they are decoded.
         greys: the scale of deep greys of the classifier's training images; None: their own.
@@ -60,18 +61,19 @@ def load_labelled(
     Raises:
         DataError: there are no class folders, one is not known, or one holds no images.
     """
-    tree, split = read_labelled(folder, known)
-    data = decode_to_score(folder.resolve().name, tree, progress=progress, greys=greys)
+    listing, split = source.labelled(known)
+    data = decode_to_score(source.name, listing, progress=progress, greys=greys)
+    place = Path(source.text)
     present = len(torch.unique(data.test.labels))
-    if present == len(known) and (own := _as_trained_on(tree, data, held_out, trained_on, part, groups)) is not None:
-        scored = f"the {len(own.test):,} images of {_quoted(folder)} that were held out from the training of this run"
+    if present == len(known) and (own := _as_trained_on(listing, data, held_out, trained_on, part, groups)) is not None:
+        scored = f"the {len(own.test):,} images of {_quoted(place)} that were held out from the training of this run"
         return Labelled(own, scored)
     of_all = f", {present} of the {len(known)} classes" if present < len(known) else ""
-    return Labelled(data, f"all {len(data.test):,} labelled images of {_quoted(folder / split)}{of_all}")
+    return Labelled(data, f"all {len(data.test):,} labelled images of {_quoted(place / split)}{of_all}")
 
 
 def _as_trained_on(
-    tree: Tree,
+    listing: Listing,
     data: DataSet,
     held_out: int,
     trained_on: Callable[[str], bool],
@@ -81,9 +83,8 @@ def _as_trained_on(
     """Return the images that a training on these would have held out."""
     folded = part is not None and part.fold is not None
     try:
-        train, test, _ = both_splits(
-            Tree(tree.root, tree.classes, tree.test or (), None, ()), None if folded else groups
-        )
+        whole = replace(listing, train=listing.test or (), test=None)
+        train, test, _ = both_splits(whole, None if folded or groups is None else groups.of_images(listing.groups))
     except DataError:  # a class of one image, or an image without a group: nothing was trained on this
         return None
     if len(test) != held_out and not folded:
@@ -94,6 +95,7 @@ def _as_trained_on(
     if not trained_on(fingerprint):
         return None
     if part is not None and folded:
+        groups = groups.of_images(listing.groups) if groups is not None else None
         held = fold_of(DataSet(data.name, data.classes, rest, held, fingerprint, (), flat=True), part, groups).test
     return replace(data, test=held)
 

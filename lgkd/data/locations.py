@@ -8,40 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lgkd._internal.paths import home
-from lgkd._internal.text import did_you_mean
-from lgkd.data.catalogue import CATALOGUE, DataSetInfo, PublishedFile, published
-from lgkd.data.image_folder import LAYOUT
+from lgkd.data.catalogue import DataSetInfo, PublishedFile, published
 from lgkd.data.sources.download import OFFLINE, fetch, is_offline, verified
-from lgkd.errors import DataError, InputError, MissingError
+from lgkd.errors import MissingError
 
 Downloading = Callable[[str, int, int], None]
 """Called with a file's name, the bytes received, and all of them."""
-
-
-def known_or_folder(name: str | Path) -> Path | None:
-    """Return None for a name of the catalogue, else the folder of that name; a `Path` is always a folder.
-
-    Raises:
-        InputError: neither a name nor a folder.
-    """
-    if isinstance(name, str) and name in CATALOGUE:
-        return None
-    expected = f"a data set is one of {', '.join(sorted(CATALOGUE))}, or a folder: {LAYOUT}"
-    if not str(name).strip():
-        raise InputError(f"the name of the data set is empty: {expected}")
-    try:
-        folder = Path(name).expanduser()
-    except RuntimeError:  # "~" without a home folder: the sign itself
-        folder = Path(name)
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise InputError(f"{str(name)!r} is a file: {expected}")
-    if isinstance(name, Path):
-        raise DataError(f"no folder {name}: expected {LAYOUT}")
-    raise InputError(
-        f"{name!r} is neither a known data set nor a folder; {did_you_mean(name, CATALOGUE)} (a folder holds {LAYOUT})"
-    )
 
 
 def store(info: DataSetInfo) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.data.groups import Groups
+from lgkd.data.sources.source import RecordedText, has_prefix, is_source, is_table, source_place
 from lgkd.errors import InputError
 
 _WITHOUT = "without near copies"
@@ -27,7 +28,22 @@ def dataset_key(source: str | Path) -> str:
     """Return the name under which teachers of a data set are stored; a safe name of a folder."""
     if isinstance(source, str) and source in CATALOGUE:
         return source
-    return folder_word(Path(source).expanduser().resolve().name) or "folder"
+    if has_prefix(source):
+        return folder_word(str(source).partition(":")[2]) or "folder"
+    place = Path(source).expanduser().resolve()
+    return folder_word(f"{place.parent.name}-{place.stem}" if is_table(place) else place.name) or "folder"
+
+
+def place_of(source: str | Path) -> str | None:
+    """Return the text that run.json keeps of a data set; None for a name of the catalogue."""
+    return source_place(source)
+
+
+def source_at(place: str) -> str | Path | None:
+    """Return the data set at a place that a run's folder records; None where it is no longer there."""
+    if has_prefix(place):
+        return RecordedText(place)
+    return Path(place) if is_source(Path(place)) else None
 
 
 @dataclass(frozen=True)

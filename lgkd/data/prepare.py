@@ -1,18 +1,19 @@
 """Prepare a data set for a training: splits, augmentation, mixing and loaders from a recipe."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor
 
-from lgkd._internal.text import listed
+from lgkd._internal.text import counted, listed
 from lgkd.config import Recipe
 from lgkd.data.channels import imagenet_normalisation
 from lgkd.data.checks.leave_out import without_near_copies
 from lgkd.data.checks.report import held_out_remarks
 from lgkd.data.class_balance import ClassBalance, class_balance, class_shares
-from lgkd.data.dataset import DataSet, Images
+from lgkd.data.dataset import DataSet, Images, fingerprint_of
 from lgkd.data.extra import Extra, fingerprint_with, load_extra
 from lgkd.data.folds import fold_of
 from lgkd.data.greys import UNKNOWN, Greys
@@ -29,6 +30,7 @@ from lgkd.errors import InputError
 
 Channels = tuple[float, ...]
 """A number for red, green and blue each, or one for grey levels."""
+_Split = TypeVar("_Split", bound=Sized)
 
 _EXTRA_SHARE = 0.5
 _ALL_IMAGES = Subset()
@@ -42,7 +44,7 @@ class Data:
         key: name for teachers trained on it: of a named set, else of the folder.
         source: as given by the user.
         train, test: decoded splits; `train` is the chosen subset without the held-out images.
-        val: held-out training images on which the best epoch is chosen; None: none are.
+        val: images on which the best epoch is chosen, a given split or held-out training images; None: none are.
         subset: the chosen part of the training split, in words; None for all of it.
         extra: more training images, which make up a share of every batch; None: there are none.
         fingerprint: of the whole data set, of which one fold is tested on, and the extra images.
@@ -54,6 +56,7 @@ class Data:
         stored_side: shorter side in pixels to which training images were reduced; None: they are as decoded.
         groups: of which whole ones were held out; None: images were.
         flat: whether the test split was held out, too.
+        val_fingerprint: of a given split; None where `val` was held out from the training images.
     """
 
     key: str
@@ -74,6 +77,7 @@ class Data:
     stored_side: int | None = None
     groups: Groups | None = None
     flat: bool = False
+    val_fingerprint: str | None = None
 
 
 def prepare_data(
@@ -97,11 +101,13 @@ def prepare_data(
     """Load a data set and choose the subset to train on; `look` is called with the whole of it.
 
     With `greys`, those of a student, greys of more than 8 bits are scaled as in its training. With `reduce_to`, images
-    to train on, held-out and extra ones are scaled down to that shorter side; test images are not. With `groups` whole
-    groups are held out. With one of `channels` the images are shown as grey levels.
+    to train on, held-out and extra ones are scaled down to that shorter side; test images are not. With `groups`, by
+    default those of the data set, whole groups are held out. A split `val` of the data set selects the epoch, unless
+    `val_fraction` is 0.
+    With one of `channels` the images are shown as grey levels.
 
     Raises:
-        InputError: `groups` are given, and nothing is held out.
+        InputError: `groups` are given, and nothing is held out; or a part is to be held out beside a split val.
     """
     if isinstance(source, DataSet):
         dataset, name = source, source.name
@@ -119,7 +125,11 @@ def prepare_data(
             ),
             str(source),
         )
-    check_groups(groups, name, divided=val_fraction is not None or dataset.flat or subset.folds is not None)
+    val_fraction, given = chosen_val(val_fraction, dataset.val, name)
+    divided = val_fraction is not None or dataset.flat or subset.folds is not None
+    check_groups(groups, name, divided=divided)
+    if groups is None or groups.kind == "column":
+        groups = dataset.groups if divided else None
     own = dataset.fingerprint
     if subset.fold is not None:
         dataset = fold_of(dataset, subset, groups)
@@ -130,8 +140,11 @@ def prepare_data(
         train, left, said = without_near_copies(dataset)
         left_out, notes = len(left.of_test) + len(left.of_train), (*notes, said)
     chosen = select_subset(train, subset, classes=dataset.classes)
-    val = None
-    if val_fraction is not None:
+    val, val_fingerprint = None, None
+    if given is not None:
+        val, val_fingerprint = given, fingerprint_of(dataset.classes, given)
+        notes = (*notes, *held_out_remarks(chosen, val), about_val(len(val)))
+    elif val_fraction is not None:
         chosen, val = hold_out(chosen, val_fraction, subset.seed, classes=dataset.classes, groups=groups)
         notes = (*notes, *held_out_remarks(chosen, val), *_about_held_groups(chosen, val, dataset.classes, groups))
     more = None
@@ -167,7 +180,29 @@ def prepare_data(
         stored_side=reduce_to if is_reduced else None,
         groups=groups,
         flat=dataset.flat,
+        val_fingerprint=val_fingerprint,
     )
+
+
+def chosen_val(val_fraction: float | None, val: _Split | None, source: str) -> tuple[float | None, _Split | None]:
+    """Return the share to hold out and the given split, of which one at most selects the epoch.
+
+    Raises:
+        InputError: both are asked for.
+    """
+    if val is None or val_fraction == 0:
+        return val_fraction or None, None
+    if val_fraction is not None:
+        raise InputError(
+            f"{source} has a split val of {counted(len(val), 'image')}, which selects the epoch, and --val-fraction "
+            f"{val_fraction:g} was given; leave it out, or use --val-fraction 0 to select nothing"
+        )
+    return None, val
+
+
+def about_val(images: int) -> str:
+    """Return the note on a split that selects the epoch."""
+    return f"the epoch is chosen on the {counted(images, 'image')} of val; --val-fraction 0 selects nothing"
 
 
 def check_groups(groups: Groups | None, source: str, *, divided: bool) -> None:

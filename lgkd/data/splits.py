@@ -1,7 +1,9 @@
-"""Cut stored images into a training and a test split."""
+"""Cut stored images into splits."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -13,20 +15,23 @@ from lgkd.data.decoded_cache import Stored
 
 
 def cut_splits(
-    pixels: NDArray[np.uint8], sizes: NDArray[np.int32], labels: Tensor, names: tuple[str, ...], cut: int
-) -> tuple[Images, Images]:
-    """Return the first `cut` images, to train on, and the others."""
+    pixels: NDArray[np.uint8],
+    sizes: NDArray[np.int32],
+    labels: Tensor,
+    names: tuple[str, ...],
+    lengths: Sequence[int],
+) -> list[Images]:
+    """Return consecutive splits of some lengths."""
     pixels_NCST, sizes_N2 = _tensor(pixels), _tensor(sizes)
-    return (
-        Images(pixels_NCST[:cut], sizes_N2[:cut], labels[:cut], names[:cut]),
-        Images(pixels_NCST[cut:], sizes_N2[cut:], labels[cut:], names[cut:]),
-    )
+    ends = list(accumulate(lengths))
+    parts = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+    return [Images(pixels_NCST[part], sizes_N2[part], labels[part], names[part]) for part in parts]
 
 
-def guarded(parts: tuple[Images, Images], stored: Stored) -> tuple[Images, Images]:
-    """Make both splits of stored images compare their pixels with the written ones before they are first read."""
-    train, test = parts
-    return replace(train, rows=stored.rows), replace(test, rows=stored.rows, first=len(train))
+def guarded(parts: Sequence[Images], stored: Stored) -> list[Images]:
+    """Make the splits of stored images compare their pixels with the written ones before they are first read."""
+    starts = accumulate((len(part) for part in parts), initial=0)
+    return [replace(part, rows=stored.rows, first=first) for part, first in zip(parts, starts, strict=False)]
 
 
 def _tensor(array: NDArray[np.uint8] | NDArray[np.int32]) -> Tensor:

@@ -18,7 +18,7 @@ from lgkd.data.load import load_dataset
 from lgkd.data.names import Subset
 from lgkd.data.subsets import select_subset
 from lgkd.data.transforms.augment import Plain
-from lgkd.deploy.inference.image_files import find_images
+from lgkd.deploy.inference.image_files import find_images, reader_of
 from lgkd.deploy.inference.load import longest_side_of, plain_of
 from lgkd.errors import DataError, InputError, LgkdError, MissingError
 from lgkd.runs.folder import ENV, read_run, read_student
@@ -106,7 +106,7 @@ def real_images(
         files = find_images(given, fault=say)
         files = [files[place] for place in _spread(len(files)).tolist()]
         side = longest_side_of(subject.about, subject.folder)
-        pixels, sizes, broken = decode_readable(files, max_side=side, greys=greys)
+        pixels, sizes, broken = decode_readable(files, max_side=side, greys=greys, read=reader_of(given))
         if broken:
             place, why = min(broken.items())
             raise DataError(f"{files[place]} cannot be read ({why}); name whole images to compare the export on")

@@ -13,7 +13,7 @@ from torch import nn
 from lgkd._internal.rng import seed_of, seeded
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.data.dataset import DataSet
-from lgkd.data.load import find_tree
+from lgkd.data.sources.source import find_source
 from lgkd.errors import InputError, Paused
 from lgkd.experiments.select import choose_arms, dataset_of, images_of, kept_as
 from lgkd.experiments.spec import Arm, Experiment
@@ -112,7 +112,7 @@ def _classes(source: DataSet | str | Path) -> int:
     """Count the classes of a data set."""
     if isinstance(source, DataSet):
         return len(source.classes)
-    return CATALOGUE[source].classes if isinstance(source, str) else len(find_tree(source)[1].classes)
+    return CATALOGUE[source].classes if isinstance(source, str) else len(find_source(source).listing().classes)
 
 
 def _untrained(experiment: Experiment, key: str, classes: int) -> Teacher:

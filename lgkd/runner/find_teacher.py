@@ -8,8 +8,8 @@ from pathlib import Path
 
 from lgkd._internal.text import safe_text
 from lgkd.data.catalogue import CATALOGUE
-from lgkd.data.image_folder import read_tree
 from lgkd.data.names import Subset, dataset_key, folder_word, subset_word
+from lgkd.data.sources.source import find_source, is_source
 from lgkd.errors import InputError, LgkdError, MissingError, MissingTeacherError, TakenError
 from lgkd.models.registry import canonical, find
 from lgkd.models.teacher_card import (
@@ -92,9 +92,12 @@ def of_these_classes(name: str, dataset: str | Path, *, subset: str | None = Non
     folded = part is not None and part.folds is not None
     names = list(dict.fromkeys((teacher_name(name, subset), *([] if folded else [teacher_name(name, None)]))))
     cards = [found for found in list_cards()[0] if found[0].name in names]
-    if not cards or (isinstance(dataset, str) and dataset in CATALOGUE) or not Path(dataset).expanduser().is_dir():
+    if not cards or (isinstance(dataset, str) and dataset in CATALOGUE) or not is_source(dataset):
         return []
-    classes = list(read_tree(Path(dataset).expanduser(), fault=lambda _: None).classes)
+    try:
+        classes = list(find_source(dataset, offline=True).listing(fault=lambda _: None).classes)
+    except MissingError:  # not downloaded yet, or a package that reads it is not installed
+        return []
     fitting = [found for found in cards if found[0].classes == classes]
     return sorted(fitting, key=lambda found: names.index(found[0].name))
 

@@ -16,9 +16,9 @@ from lgkd.data.greys import read_greys
 from lgkd.data.groups import Groups
 from lgkd.data.labelled import load_labelled
 from lgkd.data.loader import EvalLoader
-from lgkd.data.locations import known_or_folder
 from lgkd.data.names import Subset
 from lgkd.data.prepare import Channels, Data, make_test_batches, prepare_data
+from lgkd.data.sources.source import find_source
 from lgkd.errors import InputError, LgkdError
 from lgkd.models.teacher import Teacher
 from lgkd.models.teacher_card import list_cards
@@ -117,14 +117,16 @@ def open_run(
         dataset, data_dir = data_of(info, folder), data_dir or info["dataset"]["data_dir"]
     scored, greys = "", read_greys(about, folder / STUDENT)
     fold, groups = _test_split(info)
-    if by_name and not isinstance(dataset, DataSet) and (place := known_or_folder(dataset)) is not None:
+    if by_name and not isinstance(dataset, DataSet) and (source := find_source(dataset)).place is not None:
         known = tuple(about["classes"])
         tested = info["dataset"].get("test_images", 0)
-        found = load_labelled(place, known, held_out=tested, trained_on=lambda seen: _is_of(info, seen), greys=greys,
+        found = load_labelled(source, known, held_out=tested, trained_on=lambda seen: _is_of(info, seen), greys=greys,
                               part=fold, groups=groups)  # fmt: skip
         dataset, scored = found.data, found.scored
     part, of = (Subset(), None) if by_name else (fold, groups)
-    data = prepare_data(dataset, normalize="imagenet", data_dir=data_dir, greys=greys, subset=part, groups=of)
+    data = prepare_data(
+        dataset, normalize="imagenet", data_dir=data_dir, greys=greys, subset=part, groups=of, val_fraction=0
+    )
     if by_name:
         data = _by_name(data, about["classes"])
     if list(data.classes) != about["classes"]:

@@ -9,8 +9,8 @@ from torch import nn
 
 from lgkd import __version__
 from lgkd.config import Recipe
-from lgkd.data.catalogue import CATALOGUE
 from lgkd.data.groups import Groups
+from lgkd.data.names import place_of
 from lgkd.data.prepare import Data
 from lgkd.distillation.guide import Guide
 from lgkd.distillation.teacher_cache.serving import Served
@@ -166,9 +166,7 @@ def describe_training(
 ) -> dict[str, Any]:
     """Make the content of run.json of a new training."""
     options, dataset = config.options, config.dataset
-    path = None
-    if isinstance(dataset, str | Path) and dataset not in CATALOGUE:
-        path = str(Path(dataset).expanduser().resolve())
+    path = place_of(dataset) if isinstance(dataset, str | Path) else None
     data_dir = options.get("data_dir")
     return {
         "kind": "teacher" if config.role == "teacher" else ("distill" if guides else "train"),
@@ -194,6 +192,7 @@ def describe_training(
             "train_images": len(data.train),
             "test_images": len(data.test),
             "val_images": len(data.val) if data.val is not None else None,
+            **({"val_fingerprint": data.val_fingerprint} if data.val_fingerprint is not None else {}),
             "subset": data.subset,
             "near_copies_left_out": data.left_out,
             "groups": describe_groups(data.groups, flat=data.flat),

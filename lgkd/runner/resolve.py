@@ -1,7 +1,8 @@
 """Resolve the options of a training: recipe, subset, teachers, folders. No torch, so that errors come at once."""
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
@@ -13,10 +14,9 @@ from lgkd.config.length_rules import without_guide
 from lgkd.config.overrides import try_overrides
 from lgkd.config.problems import Problem, dotted, in_order
 from lgkd.config.trackers import check_trackers
-from lgkd.data.groups import Groups
-from lgkd.data.image_folder import check_some_image
-from lgkd.data.locations import known_or_folder
+from lgkd.data.groups import COLUMN, Groups
 from lgkd.data.names import Subset, dataset_key, folder_word, parse_side, subset_word
+from lgkd.data.sources.source import Source, find_source
 from lgkd.errors import InputError, MissingError, RecipeError
 from lgkd.models.registry import canonical, find
 from lgkd.models.teacher_card import TeacherCard
@@ -153,9 +153,10 @@ def resolve(
         find(model)
     source = dataset if isinstance(dataset, str | Path) else dataset.name
     if isinstance(dataset, str | Path):
-        check_dataset(dataset, options.get("data_dir"))
-        if (place := known_or_folder(dataset)) is not None:
-            check_some_image(place)  # before a missing teacher is reported
+        found_source = check_dataset(dataset, options.get("data_dir"), offline=bool(options.get("offline")))
+        found_source.check()  # before a missing teacher is reported
+        if options.get("folds") is not None and options.get("groups") is None and found_source.group_column():
+            options = {**options, "groups": COLUMN}
     check_time(options)
     recipe = resolve_recipe(
         options["recipe"],
@@ -169,8 +170,9 @@ def resolve(
         patience=options.get("patience"),
         overrides=options.get("overrides") or (),
     )
-    check_selection(options.get("select_by"), options.get("val_fraction"))
-    check_early_stopping(recipe.early_stopping, options.get("val_fraction"))
+    val = functools.partial(has_val, dataset)
+    check_selection(options.get("select_by"), options.get("val_fraction"), has_val=val)
+    check_early_stopping(recipe.early_stopping, options.get("val_fraction"), has_val=val)
     check_extra(options.get("extra"), options.get("extra_share"))
     check_cached(options.get("cached"), guided=bool(teachers), approximate=bool(options.get("approximate")))
     if (side := options.get("stored_side")) is not None:
@@ -262,33 +264,52 @@ def _check_plain(options: Mapping[str, Any], what: str, *, scalars: bool) -> Non
         raise InputError(f"{what}: {odd[0]} is {options[odd[0]]!r}, expected a number, a word, true or false")
 
 
-def check_dataset(source: str | Path, data_dir: str | Path | None = None) -> None:
-    """Check that a data set is a known name or a folder, and `data_dir` a folder; their content is checked later.
+def check_dataset(source: str | Path, data_dir: str | Path | None = None, *, offline: bool = False) -> Source:
+    """Find the source of a data set, and check that `data_dir` is a folder; their content is checked later.
 
     Raises:
-        InputError: neither a name nor a folder.
+        InputError: neither a name nor a folder or file.
         MissingError: no folder `data_dir`.
     """
-    known_or_folder(source)
+    found = find_source(source, data_dir=data_dir, offline=offline)
     if data_dir is not None and not Path(data_dir).expanduser().is_dir():
         raise MissingError(f"there is no folder {data_dir}; expected one that holds {source}, as --data-dir")
+    return found
 
 
-def check_selection(select_by: str | None, val_fraction: float | None) -> None:
+def check_selection(
+    select_by: str | None, val_fraction: float | None, has_val: Callable[[], bool] = lambda: False
+) -> None:
     """Check the metric that selects the epoch.
 
+    Args:
+        select_by: name of the metric; None for the default.
+        val_fraction: share of the training images that is held out; 0 to select nothing.
+        has_val: called where nothing is held out; returns whether the data set has a split val.
+
     Raises:
-        InputError: it is unknown, or no images are held out to select on.
+        InputError: it is unknown, or there are no images to select on.
     """
     if select_by is None:
         return
     if select_by not in SELECT_BY:
         raise InputError(f"--select-by is {select_by!r}, expected one of {', '.join(SELECT_BY)}")
-    if val_fraction is None:
+    if val_fraction == 0 or (val_fraction is None and not has_val()):
         raise InputError(
             f"--select-by {select_by} selects an epoch, and without held-out images the last one counts; hold out some "
-            "with --val-fraction"
+            "with --val-fraction, or put a split val beside test"
         )
+
+
+def has_val(dataset: "str | Path | DataSet") -> bool:
+    """Return whether a data set has a split val; True where it is not downloaded yet."""
+    if not isinstance(dataset, str | Path):
+        return dataset.val is not None
+    source = find_source(dataset, offline=True)
+    try:
+        return source.place is not None and bool(source.listing(fault=lambda _: None).val)
+    except MissingError:
+        return True
 
 
 def check_extra(extra: str | Path | None, share: float | None) -> None:

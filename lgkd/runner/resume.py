@@ -10,7 +10,7 @@ from lgkd.errors import InputError, TakenError
 from lgkd.models.trust import check_named_in
 from lgkd.runner.initial_weights import recorded_initial
 from lgkd.runner.options import Options, are_saved_options
-from lgkd.runner.resolve import ResolvedConfig, resolve
+from lgkd.runner.resolve import ResolvedConfig, has_val, resolve
 from lgkd.runs.equal_length import read_fitted
 from lgkd.runs.folder import RECIPE, RUN, check_free, describe, has_checkpoint, is_finished, read_run
 from lgkd.runs.load_student import data_of
@@ -89,13 +89,16 @@ def resolve_saved(folder: Path, options: Options, dataset: str | Path | None = N
         **options,
         "track": resumed_trackers(call["options"].get("track", ()), options),
     }
+    source = data_of(info, folder) if dataset is None else dataset
+    if about.get("val_images") is None and has_val(source):
+        chosen["val_fraction"] = 0  # of an earlier version, which did not use a split val
     parent = call["options"].get("init")
     if gone := parent is not None and has_checkpoint(folder) and not Path(parent).exists():
         chosen["init"], chosen["with_optimizer"] = None, False  # the checkpoint has its weights
     config = resolve(
         "teacher" if info["kind"] == "teacher" else "student",
         info["student"]["name"],
-        data_of(info, folder) if dataset is None else dataset,
+        source,
         chosen,
         model_options=call["model_options"],
         teachers=call["teachers"],

@@ -45,7 +45,7 @@ from lgkd.runner.length_settings import settle_recipe
 from lgkd.runner.match_teachers import describe_teacher, match_teachers
 from lgkd.runner.prepared import Prepared, Session
 from lgkd.runner.record import describe_call, describe_training
-from lgkd.runner.resolve import ResolvedConfig
+from lgkd.runner.resolve import ResolvedConfig, check_selection
 from lgkd.runner.run import Run
 from lgkd.runner.timm_teacher import TimmTeacher
 from lgkd.runs.folder import check_free, claim, is_finished, make_folder, read_run
@@ -242,6 +242,7 @@ class Runner:
         )
         if session.first:
             wait()
+        check_selection(options.get("select_by"), None, has_val=lambda: data.val is not None)
         exactness = determinism.remark(session.device, deterministic=bool(options.get("deterministic")))
         for note in (*data.notes, exactness, about_twice_balanced(config.recipe)):
             if note is not None:

@@ -10,6 +10,7 @@ from torch import nn
 from lgkd._internal.manifest import MANIFEST, tell_unverified
 from lgkd._internal.safetensors_io import fill, load_weights
 from lgkd.data.catalogue import CATALOGUE
+from lgkd.data.names import source_at
 from lgkd.errors import InputError, MissingError
 from lgkd.models.factory import check_plausible, create_model
 from lgkd.models.trust import check_named_in
@@ -55,10 +56,13 @@ def load_student(folder: str | Path, *, model: nn.Module | None = None) -> nn.Mo
 
 
 def data_of(info: Mapping[str, Any], folder: Path) -> str | Path:
-    """Return the name or folder of the data that a run was trained on."""
+    """Return the name, folder or file of the data that a run was trained on."""
     name, path = info["dataset"]["name"], info["dataset"]["path"]
     if path is None and name not in CATALOGUE:
         raise InputError(f"{folder} was trained on {name}, loaded in Python; name data to evaluate on with dataset=")
-    if path is not None and not Path(path).is_dir():
+    if path is None:
+        return str(name)
+    found = source_at(path)
+    if found is None:
         raise MissingError(f"the data that {folder} was trained on is no longer at {path}; name it with --dataset")
-    return Path(path) if path is not None else str(name)
+    return found

@@ -16,11 +16,11 @@ from lgkd.config import Mix, View
 from lgkd.data import decode
 from lgkd.data.image_folder import read_tree
 from lgkd.data.load import load_dataset
-from lgkd.data.locations import known_or_folder
 from lgkd.data.sampler import Sampler
 from lgkd.data.sources import download, publisher_files
 from lgkd.data.sources.archives import opened_zip, read_tar
 from lgkd.data.sources.arrange import arrange
+from lgkd.data.sources.source import find_source
 from lgkd.data.transforms.augment import Augment
 from lgkd.data.transforms.mixup import Mixing
 from lgkd.errors import DataError, InputError, MissingError
@@ -161,7 +161,7 @@ def test_a_file_is_no_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     Path("notes.txt").write_text("")
     with pytest.raises(InputError, match=r"'notes\.txt' is a file: a data set is one of .*, or a folder: FOLDER/train"):
-        known_or_folder("notes.txt")
+        find_source("notes.txt")
 
 
 def test_an_image_that_grows_while_it_is_read_is_named(tmp_path: Path) -> None:

@@ -56,14 +56,15 @@ def test_a_validation_folder_serves_where_test_is_absent(tmp_path: Path, name: s
     assert data.notes == (f"no folder named test: accuracy is reported on {name}",)
 
 
-def test_test_wins_over_val_and_what_is_not_used_is_said(tmp_path: Path) -> None:
-    root = tree(two_splits(tmp_path / "d"), "val/a", "val/b")
+def test_test_wins_over_val_which_selects_and_what_is_not_used_is_said(tmp_path: Path) -> None:
+    root = tree(two_splits(tmp_path / "d"), "val/a", "val/b", "other/a", count=3)
     save(root / "overview.png", noise(1))
     data = load_dataset(root)
     assert data.test.names[0] == "test/a/0.png"
+    assert data.val is not None and data.val.names[:2] == ("val/a/0.png", "val/a/1.png") and len(data.val) == 6
     assert data.notes == (
         f"not used: 1 image directly in {root}, outside the class folders",
-        f"not used: val, beside train in {root}",
+        f"not used: other, beside train in {root}",
     )
 
 

@@ -13,8 +13,8 @@ import pytest
 import lgkd
 from lgkd.cli import run
 from lgkd.data.catalogue import CATALOGUE, PUBLISHED, ROWS, published
-from lgkd.data.load import find_tree, load_dataset
-from lgkd.data.sources.source import Source, source_of
+from lgkd.data.load import load_dataset
+from lgkd.data.sources.source import NamedSource, find_source, source_of
 from lgkd.errors import DataError, InputError, MissingError
 from tests.support.data import message
 from tests.support.published import (
@@ -148,7 +148,7 @@ def test_scaling_down_is_refused_and_a_larger_limit_changes_nothing(made: Callab
 
 def test_what_needs_a_tree_says_so_beside_an_archive(made: Callable[..., Path]) -> None:
     with pytest.raises(MissingError, match=r"^cifar100 is not here as an image tree; looked for folders train and"):
-        find_tree("cifar100", data_dir=made().parent)
+        find_source("cifar100", data_dir=made().parent).listing()
 
 
 def test_an_archive_is_checked_as_it_is_decoded(
@@ -198,7 +198,7 @@ def test_flowers_once_arranged_need_no_archive(flowers: Callable[..., Path]) -> 
     for path in folder.iterdir():
         path.unlink()
     assert same(first, load_dataset("flowers102"))
-    assert find_tree("flowers102")[1].classes == first.classes
+    assert find_source("flowers102").listing().classes == first.classes
 
 
 def test_flowers_with_train_and_val_share_the_files_and_train_on_both(
@@ -287,9 +287,9 @@ def test_the_catalogue_and_the_published_files_fit_together() -> None:
 def test_every_row_has_a_source_with_the_code_that_the_row_asks_for() -> None:
     for row in ROWS.values():
         source = type(source_of(row.info))
-        assert Source in source.__mro__
-        assert (source.load is not Source.load) == bool(published(row.info) or row.bundled), row.info.name
-        assert (source.layout is not Source.layout) == bool(row.info.lists), row.info.name
+        assert NamedSource in source.__mro__
+        assert (source.load is not NamedSource.load) == bool(published(row.info) or row.bundled), row.info.name
+        assert (source.layout is not NamedSource.layout) == bool(row.info.lists), row.info.name
 
 
 def test_no_code_outside_of_the_sources_branches_by_the_name_of_a_data_set() -> None:

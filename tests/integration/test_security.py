@@ -141,6 +141,7 @@ def test_no_file_of_lgkd_calls_what_could_run_a_strangers_file() -> None:
                 inside = {
                     ("cli/app.py", "f'lgkd.cli.{module}'"),
                     ("data/sources/source.py", "f'lgkd.data.sources.{ROWS[info.name].source}'"),
+                    ("data/sources/source.py", "f'lgkd.data.sources.{kind.module}'"),
                     ("losses/__init__.py", "f'{__name__}.{_module.name}'"),
                     # The functions of jobs are named by the code that starts them, never by a file.
                     ("runner/workers.py", "module"),

@@ -14,6 +14,7 @@ import lgkd
 from lgkd.cli import run
 from lgkd.data.labelled import load_labelled
 from lgkd.data.load import load_dataset
+from lgkd.data.sources.source import find_source
 from lgkd.errors import DataError, InputError
 from tests.support.small import CLASSES, QUICK, TINY, World, make_pictures
 
@@ -169,16 +170,16 @@ def test_of_the_runs_own_folder_what_it_was_trained_on_is_not_scored(
 
 def test_classes_may_be_called_as_splits_are_and_a_folder_without_classes_is_refused(here: Path) -> None:
     folder = make_pictures(here / "made", ("test", "train"), train=2, test=1) / "train"
-    found = load_labelled(folder, ("bus", "test", "train"))
+    found = load_labelled(find_source(folder), ("bus", "test", "train"))
     assert found.scored == f"all 4 labelled images of {folder}, 2 of the 3 classes"
     assert found.data.test.labels.tolist() == [1, 1, 2, 2] and len(found.data.train) == 0
     with pytest.raises(DataError, match="holds images, but no class folders"):
-        load_labelled(folder / "test", ("test", "train"))
+        load_labelled(find_source(folder / "test"), ("test", "train"))
 
 
 def test_to_score_a_folder_leaves_its_training_cache_alone(here: Path) -> None:
     folder = make_pictures(here / "made", train=5, test=1) / "train"
     load_dataset(folder)
     kept = sorted((here / "home" / "cache" / "images").iterdir())
-    load_labelled(folder, CLASSES)
+    load_labelled(find_source(folder), CLASSES)
     assert set(kept) < set((here / "home" / "cache" / "images").iterdir())

@@ -34,7 +34,12 @@ OUT_OF_REACH: dict[str, str] = {
 }
 """Places that no test can have reached in a process that is watched, each by words of its message, with the reason."""
 
-NEEDS = {"deploy/inference/onnx.py": "onnxruntime", "models/huggingface.py": "transformers"}
+NEEDS = {
+    "data/sources/hugging_face.py": "datasets",
+    "data/sources/parquet.py": "pyarrow",
+    "deploy/inference/onnx.py": "onnxruntime",
+    "models/huggingface.py": "transformers",
+}
 """Files whose tests need a package that is not always installed."""
 
 _PARTS = re.compile(r"[;:(]|, (?:expected|not|but|which|whose|and|so|since|choose)\b| but ")

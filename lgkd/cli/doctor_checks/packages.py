@@ -22,8 +22,9 @@ NEWEST_TORCH = Version("2.15")
 
 _EXTRAS = {
     "heic": "images of phones in HEIC",
-    "hf": "image classifiers of Hugging Face transformers as students",
+    "hf": "image classifiers of Hugging Face transformers as students, and data sets of its datasets",
     "onnx": "lgkd export --format onnx, and predicting from such a file",
+    "parquet": "tables of labels in Parquet files",
     "tensorboard": "--track tensorboard",
 }
 """Purpose of each optional extra of the package."""

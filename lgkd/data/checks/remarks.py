@@ -67,6 +67,25 @@ def about_held_out(copies: Copies, held: int) -> list[str]:
     ]
 
 
+def about_val(trained: Copies, tested: Copies, images: int) -> list[str]:
+    """Write sentences on images of the split val with the same pixels as a trained or a tested one.
+
+    Args:
+        trained: copies between train, and val as the test split.
+        tested: likewise with the test split instead of train.
+        images: of val.
+    """
+    return [
+        f"{number:,} of {images:,} images of val {'is' if number == 1 else 'are'} in {split} too, pixel for pixel, "
+        f"{copies.leaks.example()}: the epoch is chosen on images that {why}"
+        for split, copies, why in (
+            ("train", trained, "it has seen"),
+            ("test", tested, "it is tested on, so the test split is no longer independent"),
+        )
+        if (number := copies.leaks.count)
+    ]
+
+
 def about_test_copies(copies: Copies) -> list[str]:
     """Write sentences on images that the test split holds twice."""
     sorts = (("another", copies.test_contradictions), ("the same", copies.test_copies))

@@ -26,6 +26,7 @@ from lgkd.data.checks.remarks import (
     about_names,
     about_near_copies,
     about_test_copies,
+    about_val,
     imbalance,
     missing_classes,
     tiny_classes,
@@ -33,11 +34,12 @@ from lgkd.data.checks.remarks import (
 from lgkd.data.dataset import DataSet, Images
 from lgkd.data.decode import DEFAULT_SIDE, Look, Progress, survey
 from lgkd.data.greys import Scale
-from lgkd.data.image_folder import File, Tree
 from lgkd.data.image_formats import is_passed_over, read_endings
 from lgkd.data.image_kinds import KINDS
-from lgkd.data.load import both_splits, find_tree, load_dataset
+from lgkd.data.listing import File, Listing
+from lgkd.data.load import both_splits, groups_of, load_dataset
 from lgkd.data.locations import Downloading, tree_folder
+from lgkd.data.sources.source import Source, find_source
 from lgkd.errors import DataError
 
 _COMMON = 5
@@ -118,7 +120,7 @@ class CheckReport:
 
     name: str
     folder: str | None
-    """None for images without a folder."""
+    """The folder or file; None for images without one."""
     classes: tuple[str, ...]
     train: Split
     test: Split
@@ -139,6 +141,8 @@ class CheckReport:
     """Faults that make a training impossible or wrong."""
     remarks: tuple[str, ...] = field(default=())
     """Remarks to read before a training."""
+    val: Split | None = None
+    """The split that selects the epoch; None where none is given."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain dictionaries, lists, numbers and words, for JSON."""
@@ -178,8 +182,8 @@ def check_dataset_images(
             load_dataset(source, data_dir=data_dir, progress=progress, downloading=downloading, offline=offline)
         )
     problems: list[str] = []
-    name, tree = find_tree(source, data_dir=data_dir, fault=problems.append)
-    return _of_tree(name, tree, problems, progress)
+    found = find_source(source, data_dir=data_dir, offline=offline)
+    return _of_listing(found, found.listing(fault=problems.append), problems, progress)
 
 
 def quick_check(dataset: DataSet, *, say: Callable[[str], None], balanced: bool = False) -> None:
@@ -230,6 +234,14 @@ def _of_dataset(dataset: DataSet) -> CheckReport:
         seen += [(name, *size) for name, size in zip(split.names, split.sizes.tolist(), strict=True)]
     copies = copies_of(dataset)
     near = near_copies_of(dataset, digests_of(*splits))
+    val, notes = None, dataset.notes
+    if dataset.val is not None:
+        val = _split("val", dataset.classes, dataset.val.labels.tolist())
+        parts = [
+            Part(images.names, images.labels.tolist(), digests)
+            for images, digests in zip((*splits, dataset.val), digests_of(*splits, dataset.val), strict=True)
+        ]
+        notes = (*about_val(compare(parts[0], parts[2]), compare(parts[1], parts[2]), val.images), *notes)
     return CheckReport(
         name=dataset.name,
         folder=None,
@@ -245,42 +257,46 @@ def _of_dataset(dataset: DataSet) -> CheckReport:
         imbalance=imbalance(train.per_class),
         copies=copies,
         near_copies=near,
-        remarks=_remarks(train, test, copies, near, seen, dataset.notes),
+        remarks=_remarks(train, test, copies, near, seen, notes),
+        val=val,
     )
 
 
-def _of_tree(name: str, tree: Tree, problems: list[str], progress: Progress | None) -> CheckReport:
+def _of_listing(source: Source, listing: Listing, problems: list[str], progress: Progress | None) -> CheckReport:
     notes: Sequence[str]
     try:
-        train_files, test_files, notes = both_splits(tree)
+        train_files, test_files, notes = both_splits(listing, groups_of(listing))
     except DataError as error:
         problems.append(str(error))
-        train_files, test_files, notes = tree.train, (), tree.notes
-    files = train_files + test_files
+        train_files, test_files, notes = listing.train, (), listing.notes
+    val_files = listing.val or ()
+    files = train_files + test_files + val_files
     scale = Scale(len(train_files))
-    looks = survey(tree.root, [file.path for file in files], progress=progress, scale=scale, traced=True)
+    names = [file.path for file in files]
+    looks = survey(listing.root, names, read=listing.read, progress=progress, scale=scale, traced=True)
     notes = (*notes, *scale.notes)
     broken = tuple(Broken(file.path, look) for file, look in zip(files, looks, strict=True) if isinstance(look, str))
     if broken:
         problems.append(about_broken([(one.name, one.reason) for one in broken], len(files)))
-    cut = len(train_files)
-    parts = (_part(train_files, looks[:cut]), _part(test_files, looks[cut:]))
-    train, test = (
-        _split(which, tree.classes, part.labels) for which, part in zip(("train", "test"), parts, strict=True)
+    cut, end = len(train_files), len(train_files) + len(test_files)
+    parts = (_part(train_files, looks[:cut]), _part(test_files, looks[cut:end]), _part(val_files, looks[end:]))
+    train, test, val = (
+        _split(which, listing.classes, part.labels) for which, part in zip(("train", "test", "val"), parts, strict=True)
     )
     seen = [(f.path, k.height, k.width) for f, k in zip(files, looks, strict=True) if isinstance(k, Look)]
-    copies = compare(*parts)
-    near = find_near_copies(_traced(train_files, looks[:cut]), _traced(test_files, looks[cut:]))
+    copies = compare(*parts[:2])
+    near = find_near_copies(_traced(train_files, looks[:cut]), _traced(test_files, looks[cut:end]))
+    notes = (*about_val(compare(parts[0], parts[2]), compare(parts[1], parts[2]), val.images), *notes)
     return CheckReport(
-        name=name,
-        folder=str(tree.root),
-        classes=tree.classes,
+        name=source.name,
+        folder=str(listing.root) if listing.key is None else source.text,
+        classes=listing.classes,
         train=train,
         test=test,
         sizes=_sizes(seen),
         kinds=_kinds(files, looks),
         broken=broken,
-        unused=_unused(tree.root),
+        unused=_unused(listing.root) if listing.key is None else (),
         tiny=tiny_classes(train.per_class),
         untested=missing_classes(test.per_class),
         imbalance=imbalance(train.per_class),
@@ -289,6 +305,7 @@ def _of_tree(name: str, tree: Tree, problems: list[str], progress: Progress | No
         # The same folder may have been listed twice.
         problems=tuple(dict.fromkeys(problems)),
         remarks=_remarks(train, test, copies, near, seen, notes),
+        val=val if val_files else None,
     )
 
 

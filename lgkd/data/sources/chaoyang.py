@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from lgkd.data.catalogue import DataSetInfo
 from lgkd.data.sources.archives import is_inside
 from lgkd.data.sources.publisher_files import PublisherFiles, by_full_name, check_counts, is_image
-from lgkd.data.sources.source import Source
+from lgkd.data.sources.source import NamedSource
 from lgkd.errors import DataError
 
 CHAOYANG = {
@@ -22,7 +22,7 @@ not map labels to names; but no two counts are equal, so files whose labels mean
 """
 
 
-class Chaoyang(Source):
+class Chaoyang(NamedSource):
     """Lay out train and test, by the publisher's labels."""
 
     def layout(self, info: DataSetInfo, files: PublisherFiles) -> dict[str, str]:
@@ -70,4 +70,4 @@ def _labelled(files: PublisherFiles, name: str) -> Iterator[tuple[str, int]]:
         yield found[0], found[1]
 
 
-SOURCE: Source = Chaoyang()
+SOURCE: NamedSource = Chaoyang()

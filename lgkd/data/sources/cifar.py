@@ -16,7 +16,7 @@ from lgkd.data.dataset import DataSet, Images, fingerprint_of
 from lgkd.data.decode import Allocate, Progress, in_memory
 from lgkd.data.decoded_cache import Stored, kept, published_key
 from lgkd.data.sources.archives import read_tar
-from lgkd.data.sources.source import LoadRequest, Source
+from lgkd.data.sources.source import LoadRequest, NamedSource
 from lgkd.data.splits import cut_splits, guarded
 from lgkd.errors import DataError, InputError
 
@@ -121,7 +121,7 @@ def _class_names(text: bytes, info: DataSetInfo, archive: Path) -> tuple[tuple[s
     return classes, np.array([classes.index(name) for name in names], np.int64)
 
 
-class Cifar(Source):
+class Cifar(NamedSource):
     """Decode CIFAR from its archive into the user's store of decoded images."""
 
     def load(self, info: DataSetInfo, request: LoadRequest) -> DataSet:
@@ -133,7 +133,7 @@ class Cifar(Source):
 
         def splits(
             pixels: NDArray[np.uint8], sizes: NDArray[np.int32], classes: Sequence[str], counts: Sequence[Sequence[int]]
-        ) -> tuple[Images, Images]:
+        ) -> list[Images]:
             labels = torch.cat([torch.arange(len(classes)).repeat_interleave(torch.tensor(part)) for part in counts])
             names = tuple(
                 f"{split}/{label}/{place:05d}"
@@ -141,7 +141,7 @@ class Cifar(Source):
                 for label, count in zip(classes, part, strict=True)
                 for place in range(count)
             )
-            return cut_splits(pixels, sizes, labels, names, sum(counts[0]))
+            return cut_splits(pixels, sizes, labels, names, [sum(part) for part in counts])
 
         def make(allocate: Allocate) -> Stored:
             pixels, classes, *counts = read_cifar(info, request.find(archive), allocate, request.progress)
@@ -152,8 +152,8 @@ class Cifar(Source):
         key = published_key(info.name, [archive.sha256])
         stored = kept(key, info.train + info.test, make) if request.use_cache else make(in_memory)
         about = stored.about or {}
-        parts = splits(stored.pixels, stored.sizes, about["classes"], about["counts"])
-        return DataSet(info.name, tuple(about["classes"]), *guarded(parts, stored), stored.fingerprint, ())
+        train, test = guarded(splits(stored.pixels, stored.sizes, about["classes"], about["counts"]), stored)
+        return DataSet(info.name, tuple(about["classes"]), train, test, stored.fingerprint, ())
 
 
-SOURCE: Source = Cifar()
+SOURCE: NamedSource = Cifar()

@@ -5,14 +5,14 @@ import torch
 
 from lgkd.data.catalogue import DataSetInfo
 from lgkd.data.dataset import DataSet, Images, fingerprint_of
-from lgkd.data.sources.source import LoadRequest, Source
+from lgkd.data.sources.source import LoadRequest, NamedSource
 from lgkd.data.subsets import held_out_places
 from lgkd.errors import InputError
 
 _SEED = 0
 
 
-class Digits(Source):
+class Digits(NamedSource):
     """Split scikit-learn's digits into two thirds to train and one third to test."""
 
     def load(self, info: DataSetInfo, request: LoadRequest) -> DataSet:
@@ -41,4 +41,4 @@ class Digits(Source):
         return DataSet(info.name, classes, train, test, fingerprint_of(classes, train, test), ())
 
 
-SOURCE: Source = Digits()
+SOURCE: NamedSource = Digits()

@@ -13,7 +13,7 @@ from lgkd.data.catalogue import DataSetInfo, PublishedFile, published
 from lgkd.data.locations import arranged
 from lgkd.data.sources.archives import read_tar
 from lgkd.data.sources.arrange import whole
-from lgkd.data.sources.source import Find, LoadRequest, Source
+from lgkd.data.sources.source import Find, LoadRequest, NamedSource
 from lgkd.errors import DataError, InputError
 
 _SLACK = 4 * 2**20
@@ -98,7 +98,7 @@ def _numbers(path: Path, names: tuple[str, ...]) -> list[NDArray[np.int64]]:
     return arrays
 
 
-class Flowers(Source):
+class Flowers(NamedSource):
     """Lay out Flowers-102 in the user's store, once."""
 
     def load(self, info: DataSetInfo, request: LoadRequest) -> None:
@@ -106,4 +106,4 @@ class Flowers(Source):
         arrange_flowers(info, published(info), request.find, arranged(info))
 
 
-SOURCE: Source = Flowers()
+SOURCE: NamedSource = Flowers()

@@ -6,11 +6,11 @@ from collections import Counter
 from lgkd.data.catalogue import DataSetInfo
 from lgkd.data.sources.archives import is_inside
 from lgkd.data.sources.publisher_files import NOT_IT, PublisherFiles, by_full_name, check_counts, is_image
-from lgkd.data.sources.source import Source
+from lgkd.data.sources.source import NamedSource
 from lgkd.errors import DataError
 
 
-class TinyImageNet(Source):
+class TinyImageNet(NamedSource):
     """Lay out train and val, by WordNet id."""
 
     def layout(self, info: DataSetInfo, files: PublisherFiles) -> dict[str, str]:
@@ -53,4 +53,4 @@ class TinyImageNet(Source):
         return by_full_name(files, plan)
 
 
-SOURCE: Source = TinyImageNet()
+SOURCE: NamedSource = TinyImageNet()

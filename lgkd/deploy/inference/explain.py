@@ -13,6 +13,7 @@ from torch import Tensor
 from lgkd._internal.atomic_io import write_atomic
 from lgkd.data.decode import decode_readable
 from lgkd.data.encode import as_png
+from lgkd.data.listing import Read
 from lgkd.deploy.inference.load import Source
 from lgkd.deploy.inference.occlusion import occlusion_map
 from lgkd.deploy.inference.overlay import picture
@@ -28,6 +29,7 @@ def explain_images(
     predictions: Sequence[Prediction],
     folder: Path,
     *,
+    read: Read | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Prediction]:
     """Write a picture for every prediction, one image in memory at a time.
@@ -36,6 +38,7 @@ def explain_images(
         source: the student.
         predictions: as of `predict_images`; those with an error stay as they are.
         folder: new or empty, as of `check_new_or_empty`.
+        read: reads images that are not files, as of `reader_of`.
         progress: called with (done, total) images.
 
     Returns:
@@ -47,7 +50,7 @@ def explain_images(
     make_folder(folder)
     explained = []
     for number, one in enumerate(predictions, 1):
-        shown = None if one.error is not None else _shown(source, one)
+        shown = None if one.error is not None else _shown(source, one, read)
         if shown is None:
             explained.append(one)
         else:
@@ -65,10 +68,10 @@ def map_of(source: Source, pixels: NDArray[np.uint8], sizes: NDArray[np.int32], 
     return occlusion_map(source.logits, ready, source.classes.index(name))
 
 
-def _shown(source: Source, one: Prediction) -> Tensor | None:
+def _shown(source: Source, one: Prediction, read: Read | None) -> Tensor | None:
     """Return the picture of a prediction; None if its file can no longer be read."""
-    pixels, sizes, _ = decode_readable([one.image], max_side=source.longest_side, greys=source.greys)
-    whole, _, broken = decode_readable([one.image], max_side=LONGEST, greys=source.greys)
+    pixels, sizes, _ = decode_readable([one.image], max_side=source.longest_side, greys=source.greys, read=read)
+    whole, _, broken = decode_readable([one.image], max_side=LONGEST, greys=source.greys, read=read)
     if broken or not len(pixels):
         return None
     answer = f"{one.classes[0]}  {one.confidences[0]:.1%}"

@@ -7,6 +7,9 @@ from pathlib import Path
 from lgkd._internal.text import listed, safe_text
 from lgkd.data.image_folder import images_below
 from lgkd.data.image_formats import read_endings
+from lgkd.data.listing import Read
+from lgkd.data.sources.rows import Row
+from lgkd.data.sources.source import Source, find_source, has_prefix, is_source
 from lgkd.errors import InputError
 
 
@@ -16,7 +19,9 @@ def find_images(
     """List the image files of these names, in the order of the names, each once.
 
     A file may have any ending. Of a folder, every image at any depth is taken, by its ending and in
-    sorted order. A name that is neither is a pattern: `*`, `?` and `[...]` within a folder, `**` for any depth.
+    sorted order. Of a table or a data set of Hugging Face, every labelled image is taken, in its order; those of the
+    latter are not files, and `reader_of` reads them. A name that is neither is a pattern: `*`, `?` and `[...]` within a
+    folder, `**` for any depth.
 
     Args:
         names: of files and folders, or patterns.
@@ -28,6 +33,9 @@ def find_images(
     """
     found: dict[Path, None] = {}
     for name in names:
+        if (labels := _labels(name, fault)) is not None:
+            found |= dict.fromkeys(labels)
+            continue
         for place in _places(name):
             if place.is_dir():
                 found |= dict.fromkeys(_in_folder(place, fault, fault if unused is None else unused))
@@ -54,10 +62,20 @@ def true_classes(
         say: called with a sentence on a folder of which only some sub-folders are named so.
 
     Returns:
-        For each file its class; None outside labelled folders, and directly in one.
+        For each file its class, of a table that of its row; None outside labelled folders, and directly in one.
     """
     truths: dict[Path, str] = {}
-    for folder in (place for name in names for place in _places(name) if place.is_dir()):
+    folders: list[Path] = []
+    for name in names:
+        labelled = _labels(name, lambda _: None)
+        if labelled is None:
+            folders += [place for place in _places(name) if place.is_dir()]
+        elif others := sorted({row.label for row in labelled.values()} - set(classes)):
+            shown = listed([safe_text(one) for one in others])
+            say(f"{name} is not taken as labelled: the student has no class {shown}; change or remove these rows")
+        else:
+            truths |= {file: row.label for file, row in labelled.items()}
+    for folder in folders:
         parts = {file: file.relative_to(folder).parts for file in files if file.is_relative_to(folder)}
         labels = {file: part[0] for file, part in parts.items() if len(part) > 1}
         others = sorted(set(labels.values()) - set(classes))
@@ -67,6 +85,37 @@ def true_classes(
             shown = listed([safe_text(name) for name in others])
             say(f"{folder} is not taken as labelled: the student has no class {shown}; rename or move that folder")
     return [truths.get(file) for file in files]
+
+
+def reader_of(names: Iterable[str | Path]) -> Read | None:
+    """Return a function that reads the images of `find_images`; None where all are files."""
+    inside: dict[str, tuple[Read, str]] = {}
+    for name in names:
+        source = _rows_source(name)
+        labels = source.rows(lambda _: None) if source is not None else None
+        if labels is not None and labels.read is not None:
+            inside |= {str(labels.root / row.path): (labels.read, row.path) for row in labels.rows}
+
+    def read(path: str) -> bytes:
+        if path not in inside:
+            return Path(path).read_bytes()
+        reader, name = inside[path]
+        return reader(name)
+
+    return read if inside else None
+
+
+def _labels(name: str | Path, fault: Callable[[str], None]) -> dict[Path, Row] | None:
+    """Return the rows of a table or a data set of Hugging Face by file; None for other names."""
+    source = _rows_source(name)
+    labels = source.rows(fault) if source is not None else None
+    return None if labels is None else {labels.root / row.path: row for row in labels.rows}
+
+
+def _rows_source(name: str | Path) -> Source | None:
+    # A name of the catalogue is a file here.
+    place = name if has_prefix(name) else Path(name)
+    return find_source(place) if is_source(place) else None
 
 
 def _places(name: str | Path) -> list[Path]:

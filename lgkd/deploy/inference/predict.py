@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lgkd.data.decode import decode_readable
+from lgkd.data.listing import Read
 from lgkd.deploy.inference.load import Source
 from lgkd.errors import InputError
 
@@ -47,6 +48,7 @@ def predict_images(
     *,
     top_k: int,
     truths: Sequence[str | None] | None = None,
+    read: Read | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Prediction]:
     """Predict the class of every image, in order; unreadable images are reported and do not stop the others.
@@ -56,6 +58,7 @@ def predict_images(
         images: files.
         top_k: classes per image.
         truths: the true class of each image, as of `true_classes`; by default they are not known.
+        read: reads images that are not files, as of `reader_of`.
         progress: called with (done, total) images.
 
     Raises:
@@ -65,7 +68,7 @@ def predict_images(
         raise InputError(f"top_k is {top_k}, expected at least 1 class an image")
     labels = iter(truths if truths is not None else [None] * len(images))
     predictions: list[Prediction] = []
-    for paths, logits, broken in read_logits(source, images):
+    for paths, logits, broken in read_logits(source, images, read):
         rows = iter(most_likely(source, logits, top_k))
         for number, (path, truth) in enumerate(zip(paths, labels, strict=False)):
             if number in broken:
@@ -86,12 +89,14 @@ def most_likely(source: Source, logits_BK: Tensor, top_k: int) -> list[tuple[tup
     ]
 
 
-def read_logits(source: Source, images: Sequence[Path]) -> Iterator[tuple[Sequence[Path], Tensor, dict[int, str]]]:
+def read_logits(
+    source: Source, images: Sequence[Path], read: Read | None = None
+) -> Iterator[tuple[Sequence[Path], Tensor, dict[int, str]]]:
     """Yield for some images at a time: their files, logits (B,K) of the readable ones, and reasons for the others."""
     at_once = max(1, min(_MOST, _BYTES // (3 * source.longest_side**2)))
     for start in range(0, len(images), at_once):
         paths = images[start : start + at_once]
-        pixels, sizes, broken = decode_readable(paths, max_side=source.longest_side, greys=source.greys)
+        pixels, sizes, broken = decode_readable(paths, max_side=source.longest_side, greys=source.greys, read=read)
         if not len(pixels):
             yield paths, torch.empty(0, len(source.classes)), broken
             continue

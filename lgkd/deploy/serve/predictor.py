@@ -1,6 +1,8 @@
 """Answer one uploaded image: its classes, and the overlay of its occlusion map. Nothing is stored."""
 
 from base64 import b64encode
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,7 +50,8 @@ class Predictor:
             DataError: the image cannot be read; the message has the reason.
         """
         source = self._source
-        pixels, sizes, broken = decode_readable([data], max_side=source.longest_side, greys=source.greys)
+        decode = partial(decode_readable, [Path("upload")], greys=source.greys, read=lambda _: data)
+        pixels, sizes, broken = decode(max_side=source.longest_side)
         if broken:
             raise DataError(
                 f"the image cannot be read ({broken[0]}), expected PNG, JPEG, WebP or the like; send another"
@@ -59,6 +62,6 @@ class Predictor:
         if not explain:
             return {"classes": classes}
         map_gg = map_of(source, pixels, sizes, names[0])
-        shown, _, _ = decode_readable([data], max_side=SHOWN, greys=source.greys)
+        shown, _, _ = decode(max_side=SHOWN)
         png = as_png(overlay(enlarged(torch.from_numpy(shown)[0]), map_gg), smallest=False)
         return {"classes": classes, "overlay": b64encode(png).decode("ascii")}

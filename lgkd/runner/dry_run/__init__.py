@@ -164,7 +164,7 @@ def estimate_training(config: ResolvedConfig, *, runs: Sequence[SweepRun] = ()) 
     teachers = runner.teachers
     found = outline(config.dataset, data_dir=options.get("data_dir"), offline=bool(options.get("offline")),
                     groups=config.groups if config.subset.folds is None else None)  # fmt: skip
-    check_groups(config.groups, found.name, divided=options.get("val_fraction") is not None or found.flat
+    check_groups(config.groups, found.name, divided=bool(options.get("val_fraction")) or found.flat
                  or config.subset.folds is not None)  # fmt: skip
     counts = count(found, config.subset, val_fraction=options.get("val_fraction"), extra=options.get("extra"),
                    groups=config.groups)  # fmt: skip

@@ -17,10 +17,13 @@ from lgkd.data.folds import fold_of
 from lgkd.data.greys import Scale
 from lgkd.data.groups import Groups
 from lgkd.data.image_folder import read_classes
-from lgkd.data.load import both_splits, find_tree, load_dataset
+from lgkd.data.listing import Listing
+from lgkd.data.load import both_splits, groups_of, load_dataset
 from lgkd.data.locations import absent, files_here, tree_folder
 from lgkd.data.names import Subset
+from lgkd.data.prepare import chosen_val
 from lgkd.data.sources.download import is_offline
+from lgkd.data.sources.source import find_source
 from lgkd.data.subsets import hold_out, select_subset
 
 _LOOKED_AT = 32
@@ -45,6 +48,8 @@ class Outline:
         names: of the training images; empty where unknown.
         held: labels, int64 (M,), and names of the test images, where they are known.
         flat: whether the test split is held out of one folder.
+        val: images of a given split that selects the epoch.
+        groups: those that the data set has.
         short_side: median shorter side of the images as they are on the disk, in pixels.
         grey: all images looked at are grey.
     """
@@ -62,6 +67,8 @@ class Outline:
     names: tuple[str, ...] = ()
     held: tuple[Tensor, tuple[str, ...]] | None = None
     flat: bool = False
+    val: int = 0
+    groups: Groups | None = None
     short_side: int = DEFAULT_SIDE
     grey: bool = False
 
@@ -72,9 +79,14 @@ class Outline:
 
 
 def outline(
-    source: str | Path | DataSet, *, data_dir: str | Path | None, offline: bool, groups: Groups | None = None
+    source: str | Path | DataSet,
+    *,
+    data_dir: str | Path | None,
+    offline: bool,
+    groups: Groups | None = None,
+    downloads: bool = False,
 ) -> Outline:
-    """Outline a data set without decoding it.
+    """Outline a data set without decoding it; one of the hub is downloaded with `downloads` alone.
 
     Raises:
         MissingError: it is not here, and would not be downloaded.
@@ -88,19 +100,24 @@ def outline(
         return Outline(
             source.name, source.classes, True, source.train.labels, len(source.test), side, "in memory",
             fingerprint=source.fingerprint, largest_class=source.test.largest_class, names=source.train.names,
-            held=(source.test.labels, source.test.names), flat=source.flat,
+            held=(source.test.labels, source.test.names), flat=source.flat, groups=source.groups,
+            val=len(source.val) if source.val is not None else 0,
             short_side=int(source.train.sizes.min(dim=1).values.median()), grey=_is_grey(source.train),
         )  # fmt: skip
     if info is not None and tree_folder(info, data_dir) is None and published(info):
         return _published(info, data_dir, offline=offline)
-    name, tree = find_tree(source, data_dir=data_dir)
-    train, test, notes = both_splits(tree, groups)
+    found = find_source(source, data_dir=data_dir, offline=offline or not downloads)
+    listing = found.listing()
+    own = groups_of(listing)
+    train, test, notes = both_splits(listing, own if groups is None else groups.of_images(listing.groups))
     labels = torch.tensor([file.label for file in train], dtype=torch.int64)
-    sample = _look_at_some(tree.root, [file.path for file in (*train, *test)])
+    sample = _look_at_some(listing, [file.path for file in (*train, *test)])
     largest = max(Counter(file.label for file in test).values(), default=0) / max(len(test), 1)
     return Outline(
-        name, tree.classes, True, labels, len(test), sample.side, str(tree.root), (*notes, *sample.notes),
-        largest_class=largest, names=tuple(file.path for file in train), flat=tree.test is None,
+        found.name, listing.classes, True, labels, len(test), sample.side,
+        str(listing.root) if listing.key is None else found.text, (*notes, *sample.notes),
+        largest_class=largest, names=tuple(file.path for file in train), flat=listing.test is None,
+        val=len(listing.val or ()), groups=own,
         held=(torch.tensor([file.label for file in test], dtype=torch.int64), tuple(file.path for file in test)),
         short_side=sample.short_side, grey=sample.grey,
     )  # fmt: skip
@@ -134,10 +151,10 @@ class _Sample(NamedTuple):
     grey: bool
 
 
-def _look_at_some(root: Path, paths: Sequence[str]) -> _Sample:
+def _look_at_some(listing: Listing, paths: Sequence[str]) -> _Sample:
     """Estimate the stored image size from a sample, with a note on images that cannot be read."""
     some = [paths[place] for place in torch.linspace(0, len(paths) - 1, min(len(paths), _LOOKED_AT)).long().tolist()]
-    looks = survey(root, some, scale=Scale(len(some)))
+    looks = survey(listing.root, some, read=listing.read, scale=Scale(len(some)))
     read = [look for look in looks if not isinstance(look, str)]
     sizes = {(look.height, look.width) for look in read}
     broken = [
@@ -186,13 +203,16 @@ def count(
         InputError: the subset is impossible.
     """
     known, tested = stubs(found.train, found.classes, found.names), found.test
+    if groups is None or groups.kind == "column":
+        groups = found.groups
     if subset.fold is not None:
         held_out = stubs(*_held(found)) if found.flat else known.take(torch.empty(0, dtype=torch.int64))
         whole = DataSet(found.name, found.classes, known, held_out, "", (), flat=found.flat)
         folded = fold_of(whole, subset, groups if found.names else None)
         known, tested = folded.train, len(folded.test)
     chosen = select_subset(known, subset, classes=found.classes)
-    held = 0
+    val_fraction, given = chosen_val(val_fraction, range(found.val) if found.val else None, found.name)
+    held = len(given) if given is not None else 0
     if val_fraction is not None:
         chosen, val = hold_out(
             chosen, val_fraction, subset.seed, classes=found.classes, groups=groups if found.names else None

@@ -43,17 +43,20 @@ class ExpectedRun:
         """
         options, source = config.options, config.dataset
         extra = options.get("extra")
+        divided = bool(options.get("val_fraction")) or found.flat or config.subset.folds is not None
         about: dict[str, Any] = {
             **info["dataset"],
             "name": dataset_key(source.name if isinstance(source, DataSet) else source),
             "fingerprint": found.fingerprint,
             "train_images": sum(counts.train),
             "test_images": found.test,
-            "val_images": counts.held_out if options.get("val_fraction") is not None else None,
+            "val_images": counts.held_out or None,
             "subset": config.subset.text,
-            "groups": describe_groups(config.groups, flat=found.flat),
+            "groups": describe_groups(config.groups or (found.groups if divided else None), flat=found.flat),
         }
         unknown = set() if found.fingerprint is not None else {"dataset.fingerprint", "dataset.greys"}
+        if found.val:
+            unknown.add("dataset.val_fingerprint")
         if extra is not None:
             unknown |= {"dataset.extra", "dataset.fingerprint"}
         if not found.named:
