@@ -40,6 +40,10 @@ def only_difference(changed: Recipe, path: str, value: Any) -> None:
         ("view.scale.0=0.5", "view.scale", [0.5, 1.0]),
         ("view.scale=[0.2, 0.9]", "view.scale", [0.2, 0.9]),
         ("view.image_size=64", "view.image_size", 64),
+        ("view.image_size=[64, 128]", "view.image_size", [64, 128]),
+        ("view.image_size=160x320", "view.image_size", [160, 320]),
+        ("view.image_size=96x96", "view.image_size", 96),
+        ("view.channels=1", "view.channels", 1),
         ("view.rand_augment=null", "view.rand_augment", None),
         ("ema={decay: 0.99}", "ema", {"decay": 0.99, "warmup": True}),
         ("drop_last=false", "drop_last", False),
@@ -49,6 +53,24 @@ def only_difference(changed: Recipe, path: str, value: Any) -> None:
 )
 def test_one_value_changes_and_nothing_else(assignment: str, path: str, value: Any) -> None:
     only_difference(apply_overrides(GUIDED, [assignment]), path, value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "found"),
+    [
+        (
+            "view.image_size=[4, 64]",
+            r"must be a side, or \[height, width\], in pixels from 8 to 4,096 \(got \[4, 64\]\)",
+        ),
+        ("view.image_size=64x", r"must be a whole number, or \[height, width\] like .* \(got '64x'\)"),
+        ("view.image_size=5000", r"must be <= 4,096 \(got 5000\)"),
+        ("view.image_size.0=64", r"is a single value and has no key '0'"),
+        ("view.channels=2", r"must be 1 or 3 \(got 2\)"),
+    ],
+)
+def test_a_size_or_channels_out_of_range_are_refused(assignment: str, found: str) -> None:
+    with pytest.raises(RecipeError, match=found):
+        apply_overrides(GUIDED, [assignment])
 
 
 def test_no_assignment_changes_nothing_and_the_recipe_given_stays_as_it_was() -> None:

@@ -122,10 +122,11 @@ def test_predictions_exports_and_reports_of_any_image(
     names: dict = {}
     exec(code, names)
     image = torch.from_numpy(names["prepare"](files[2]))[None]
-    probabilities = lgkd.load_student("exported")(image).softmax(1)
+    with torch.no_grad():
+        probabilities = lgkd.load_student("exported")(image).softmax(1)
     assert image.shape == (1, 1, 16, 24)
     assert float(probabilities.max()) == pytest.approx(found[2].confidences[0], abs=2e-2)
-    assert run(["inspect", str(wide.guided), "--out", "inspected", "--quiet"]) == 0
+    assert run(["inspect", str(wide.guided), "--out", "inspected", "--most", "6", "--json"]) == 0
 
 
 def test_onnx_of_one_channel(wide: Wide, here: Path) -> None:
