@@ -269,7 +269,7 @@ def test_every_macro_escapes_every_text_that_it_is_given() -> None:
     assert "<script" not in page
     # Of the blocks in their order, and of the page: title twice, the verdict's four and its tile, head, link and
     # section of the part, the version, and the last block.
-    of_the_page = 2 + 3 + 3 + 2 + 5 + 1 + 1
+    of_the_page = 2 + 3 + 3 + 2 + 4 + 1 + 1
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 1 + 1 + 8 + 8 + 2 + 3 + 3 + 6 + 8 + 9 + of_the_page
     assert {tag for tag, _ in Reader(page).tags} & {"script", "b"} == set()
 

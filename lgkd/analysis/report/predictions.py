@@ -51,7 +51,6 @@ def classes(known: Known, ours: Answers, keep: Keep) -> list[Markup]:
          *([] if theirs is None else [_share(theirs[place]), written[place]])]
         for place in order
     ]  # fmt: skip
-    beside = "" if theirs is None else ", of the baseline as well"
     shares = [values[place] * (1 if theirs is None else 100) for place in shown]
     picture = Shown(
         "classes",
@@ -61,7 +60,7 @@ def classes(known: Known, ours: Answers, keep: Keep) -> list[Markup]:
         f"{what}.{some}{pair}",
     )
     table = blocks.table(
-        f"Scores by class: recall is its accuracy{beside}, AUROC that of the class against all others", columns, rows,
+        "Scores by class; AUROC is that of the class against all others", columns, rows,
         kind="tall" if count > _MOST_ROWS else "",
     )  # fmt: skip
     remark = about_never_predicted({name: one.as_dict() for name, one in zip(names, scores, strict=True)})

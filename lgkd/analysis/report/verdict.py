@@ -50,7 +50,11 @@ def _headline(chosen: Chosen) -> str:
         return f"{signed} points over the baseline with one {unit}: not a result yet"
     if gain.includes_zero:
         return f"No clear gain: {signed} points over the baseline"
-    return f"{what} {'gains' if gain.mean > 0 else 'loses'} {points} points against the baseline"
+    return (
+        f"{what} gains {points} points over the baseline"
+        if gain.mean > 0
+        else (f"{what} loses {points} points against the baseline")
+    )
 
 
 def _lead(known: Known) -> str:
