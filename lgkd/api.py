@@ -11,10 +11,12 @@ from torch import nn
 from lgkd.data.checks.report import CheckReport, check_dataset_images
 from lgkd.data.dataset import DataSet
 from lgkd.deploy.export import Exported, export_run
+from lgkd.deploy.inference.explain import explain_images
 from lgkd.deploy.inference.image_files import find_images, true_classes
 from lgkd.deploy.inference.load import open_source
 from lgkd.deploy.inference.locate import find_source
 from lgkd.deploy.inference.predict import Prediction, predict_images
+from lgkd.deploy.options import check_new_or_empty
 from lgkd.distillation.teacher_cache.storage import Storage
 from lgkd.models.teacher import Teacher
 from lgkd.models.trust import trust
@@ -273,6 +275,7 @@ def predict(
     images: str | Path | Sequence[str | Path],
     *,
     top_k: int = 3,
+    explain: str | Path | None = None,
     device: str | None = None,
     model: nn.Module | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -283,6 +286,8 @@ def predict(
         source: a run, its folder, the folder of an export, or a student.onnx or student.safetensors in one.
         images: files, folders (every image at any depth) and patterns such as "photos/*.jpg".
         top_k: classes per image, the most likely first.
+        explain: a new or empty folder; a PNG per image is written there, with the overlay of what the most likely class
+            was read from (an occlusion map).
         device: "cpu", "cuda" or "cuda:N"; an ONNX file always runs on the CPU.
         model: as for `load_student`.
         progress: called with (done, total) images.
@@ -295,7 +300,11 @@ def predict(
         InputError: there is no student or no image, a file is damaged or not one of lgkd's, or it names untrusted
             code.
         MissingError: an ONNX file is named, and the extra `onnx` is not installed.
+        TakenError: the folder to explain in holds something.
     """
+    folder = None if explain is None else Path(explain).expanduser()
+    if folder is not None:
+        check_new_or_empty(folder, "explain=", "to draw to")
     names = [images] if isinstance(images, str | Path) else list(images)
     files = find_images(names, fault=warnings.warn)
     if isinstance(source, Run):
@@ -303,7 +312,8 @@ def predict(
         source = source.folder
     opened = open_source(find_source(source), device=choose_device(device), model=model)
     truths = true_classes(names, files, opened.classes, say=warnings.warn)
-    return predict_images(opened, files, top_k=top_k, truths=truths, progress=progress)
+    found = predict_images(opened, files, top_k=top_k, truths=truths, progress=progress)
+    return found if folder is None else explain_images(opened, found, folder)
 
 
 def export(

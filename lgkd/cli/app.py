@@ -21,6 +21,7 @@ COMMANDS = {
     "report": ("report", "Write a report of a run as one HTML file."),
     "inspect": ("inspect", "Analyse a student: attention, CKA, robustness."),
     "predict": ("predict", "Classify images with a trained student."),
+    "serve": ("serve", "Serve a page and JSON that classify images."),
     "export": ("export", "Export a student to formats that need no lgkd."),
     "cache-teacher": ("cache_teacher", "Cache a teacher's outputs, to train without the teacher."),
     "import-teacher": ("import_teacher", "Import published weights as a teacher."),
@@ -49,6 +50,7 @@ Examples:
   lgkd reproduce cifar100-10pct-methods
   lgkd report runs/guided --baseline runs/unguided
   lgkd predict runs/guided photos/
+  lgkd serve runs/guided
   lgkd export runs/guided
   lgkd inspect runs/guided --baseline runs/unguided --out inspected
   lgkd cache-teacher --student pvtv2 --teacher resnet56

@@ -252,6 +252,10 @@ class Display(Progress):
         """Show the progress of classifying images."""
         self._now_and_then(f"classifying images: {done:,} of {total:,}", last=False)
 
+    def explained(self, done: int, total: int) -> None:
+        """Show the progress of drawing overlays."""
+        self._now_and_then(f"drawing overlays: {done:,} of {total:,}", last=False)
+
     def cached(self, done: int, total: int) -> None:
         """Show the progress of caching a teacher."""
         self._now_and_then(f"caching: {done:,} of {total:,} views", last=done == total)

@@ -14,6 +14,7 @@ from lgkd.cli import options as o
 from lgkd.cli.display import Display, console, show_json, show_table
 from lgkd.deploy.inference.image_files import find_images, true_classes
 from lgkd.deploy.inference.locate import find_source
+from lgkd.deploy.options import check_new_or_empty
 from lgkd.errors import DataError, InputError, TakenError
 from lgkd.runs.statistics import in_percent
 
@@ -39,6 +40,10 @@ def predict(
     csv_file: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write one row per image, instead of the table.")
     ] = None,
+    explain: Annotated[
+        Path | None,
+        typer.Option("--explain", metavar="DIR", help="Draw what each class was read from, a PNG per image."),
+    ] = None,
     device: o.Device = None,
     use: o.Use = None,
     quiet: o.Quiet = False,
@@ -56,10 +61,14 @@ def predict(
         raise InputError(f"--top-k is {top_k}, expected at least 1 class per image")
     if csv_file is not None and csv_file.exists():
         raise TakenError(f"{csv_file} exists already; nothing was touched. Choose another --csv")
+    if explain is not None:
+        explain = explain.expanduser()
+        check_new_or_empty(explain, "--explain", "to draw to")
     o.bring_in(use)
     place = find_source(source)
     display = Display("predict", quiet=quiet or as_json)
     files = find_images(images, fault=display.say)
+    from lgkd.deploy.inference.explain import explain_images
     from lgkd.deploy.inference.load import open_source
     from lgkd.deploy.inference.predict import predict_images
     from lgkd.training.precision import choose_device
@@ -67,6 +76,8 @@ def predict(
     opened = open_source(place, device=choose_device(device))
     truths = true_classes(images, files, opened.classes, say=display.say)
     found = predict_images(opened, files, top_k=top_k, truths=truths, progress=display.predicted)
+    if explain is not None:
+        found = explain_images(opened, found, explain, progress=display.explained)
     if csv_file is not None:
         write_atomic(csv_file, _as_csv(found))
     if as_json:
@@ -75,6 +86,8 @@ def predict(
         _show(found)
     else:
         console().print(f"{len(found):,} images in {csv_file}")
+    if explain is not None and not (as_json or quiet):
+        console().print(f"{counted(sum(one.explanation is not None for one in found), 'overlay')} in {explain}")
     accuracy = _accuracy(found)
     if accuracy is not None and not (as_json and quiet):
         console(errors=as_json).print(accuracy)
@@ -139,6 +152,7 @@ def _as_dict(one: "Prediction") -> dict[str, object]:
     return {
         **known,
         "classes": [{"class": name, "confidence": share} for name, share in _pairs(one)],
+        **({} if one.explanation is None else {"explanation": str(one.explanation)}),
     }
 
 
@@ -147,12 +161,14 @@ def _as_csv(found: "Sequence[Prediction]") -> bytes:
     most = max(len(one.classes) for one in found)
     heads = [f"{what}_{place}" for place in range(1, most + 1) for what in ("class", "confidence")]
     truth = ["truth"] if _is_labelled(found) else []
+    drawn = ["explanation"] if any(one.explanation is not None for one in found) else []
     rows = []
     for one in found:
         cells = (cell for pair in _pairs(one) for cell in pair)
         known = {"image": one.image, **dict.fromkeys(truth, one.truth or "")}
-        rows.append({**known, **dict(zip(heads, cells, strict=False)), "error": one.error or ""})
-    return table(["image", *truth, *heads, "error"], rows)
+        pictures = dict.fromkeys(drawn, one.explanation or "")
+        rows.append({**known, **dict(zip(heads, cells, strict=False)), **pictures, "error": one.error or ""})
+    return table(["image", *truth, *heads, *drawn, "error"], rows)
 
 
 def _pairs(one: "Prediction") -> list[tuple[str, float]]:

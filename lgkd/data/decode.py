@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -26,6 +27,7 @@ from lgkd.errors import DataError
 
 _T = TypeVar("_T")
 
+File = Path | BytesIO
 Progress = Callable[[int, int], None]
 Allocate = Callable[[tuple[int, ...]], NDArray[np.uint8]]
 Choose = Callable[[Mapping[int, Range]], Greys]
@@ -114,14 +116,14 @@ def decode(
 
 
 def decode_readable(
-    paths: Sequence[Path], *, max_side: int, greys: Greys | None = None
+    paths: Sequence[Path | bytes], *, max_side: int, greys: Greys | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32], dict[int, str]]:
     """Read images as `decode` does, but continue after broken ones.
 
     The pixels of an image do not depend on the others: only the canvas does.
 
     Args:
-        paths: of the files.
+        paths: of the files, or the content of files.
         max_side: images whose longer side exceeds it, in pixels, are scaled down to it.
         greys: the scale of greys of more than 8 bits; None: from 0 to 65,535.
 
@@ -129,7 +131,8 @@ def decode_readable(
         pixels (M,3,S,T) and sizes (M,2) of the M images that can be read, in order; and for each of the others the
         reason, by its place in `paths`.
     """
-    job = _Job(Path(), [str(path) for path in paths], None)
+    job = _Job(Path(), [str(path) if isinstance(path, Path) else "" for path in paths], None)
+    job.contents = {place: one for place, one in enumerate(paths) if isinstance(one, bytes)}
     job.greys = greys or job.greys
     try:
         canvas = job.measure(max_side)
@@ -190,10 +193,12 @@ class _Job:
         self.progress = progress
         self.broken: dict[int, str] = {}
         """Reasons why images could not be read, by place."""
+        self.contents: dict[int, bytes] = {}
+        """Images that are not in files, by place."""
         self.greys = Greys()
         self._deep: list[int] = []
 
-    def stored_size(self, place: int, path: Path) -> tuple[int, int]:
+    def stored_size(self, place: int, path: File) -> tuple[int, int]:
         """Read height and width from the head of the file; deep images are remembered."""
         with _opened(path) as image:
             if is_deep(image):
@@ -203,7 +208,7 @@ class _Job:
     def choose(self, scale: Choose) -> None:
         """Settle the scale of greys, from images that have been measured."""
 
-        def one(place: int, path: Path) -> tuple[int, Range]:
+        def one(place: int, path: File) -> tuple[int, Range]:
             with _opened(path) as image:
                 return place, range_of(image)
 
@@ -229,7 +234,7 @@ class _Job:
         """Decode every image into its place of `pixels` and `sizes`."""
         plain = np.asarray(pixels)  # slices of a memmap cost more than the decoding of a small image
 
-        def lay_one(place: int, path: Path) -> None:
+        def lay_one(place: int, path: File) -> None:
             image = _pixels(path, canvas.longest, self.greys)
             height, width = image.shape[:2]
             if height > canvas.height or width > canvas.width:
@@ -244,6 +249,9 @@ class _Job:
 
         self.each(lay_one, halves_before=len(self.names))
 
+    def _file(self, place: int) -> File:
+        return BytesIO(self.contents[place]) if place in self.contents else self.root / self.names[place]
+
     def failure(self) -> DataError:
         """Build the error that counts the broken images and names the first five."""
         named = [f"{self.names[place]} ({self.broken[place]})" for place in sorted(self.broken)[:5]]
@@ -256,7 +264,7 @@ class _Job:
 
     def each(
         self,
-        read: Callable[[int, Path], _T],
+        read: Callable[[int, File], _T],
         halves_before: int | None = None,
         halves: int = 1,
         among: Sequence[int] | None = None,
@@ -273,7 +281,7 @@ class _Job:
             results = []
             for place in chunk:
                 try:
-                    results.append(read(place, self.root / self.names[place]))
+                    results.append(read(place, self._file(place)))
                 except Exception as error:  # Pillow's readers raise anything on a broken file
                     raise_if_out_of_memory(error)
                     self.broken[place] = _reason(error)
@@ -292,27 +300,31 @@ class _Job:
         return results
 
 
-def _opened(path: Path) -> Image.Image:
+def _opened(path: File) -> Image.Image:
     try:
         return Image.open(path, formats=read_formats())
     except UnidentifiedImageError:
-        if path.stat().st_size == 0:  # read only then: on network file systems every access costs
+        if isinstance(path, Path):
+            with path.open("rb") as file:  # read only then: on network file systems every access costs
+                head = file.read(12)
+        else:
+            head = path.getvalue()[:12]
+        if not head:
             raise ValueError("it is empty") from None
-        with path.open("rb") as file:
-            remedy = remedy_of(file.read(12))
+        remedy = remedy_of(head)
         if remedy is not None:
             raise ValueError(remedy) from None
         raise
 
 
-def _shown_size(_: int, path: Path) -> tuple[int, int]:
+def _shown_size(_: int, path: File) -> tuple[int, int]:
     """Return height and width of the upright image."""
     with _opened(path) as image:
         turned = _orientation(image) in _ON_ITS_SIDE
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
-def _pixels(path: Path, longest: int, greys: Greys) -> NDArray[np.uint8]:
+def _pixels(path: File, longest: int, greys: Greys) -> NDArray[np.uint8]:
     """Return one image as (height, width, 3), upright, scaled down to `longest` where its longer side exceeds it."""
     with _opened(path) as image:
         return _loaded(image, longest, greys)
@@ -332,7 +344,7 @@ def _loaded(image: Image.Image, longest: int, greys: Greys) -> NDArray[np.uint8]
     return np.asarray(rgb if turn is None else rgb.transpose(turn))
 
 
-def _look(path: Path, greys: Greys, traced: bool) -> Look:
+def _look(path: File, greys: Greys, traced: bool) -> Look:
     with _opened(path) as image:
         kinds = colours_of(image)
         pixels = _loaded(image, sys.maxsize, greys)

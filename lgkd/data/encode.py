@@ -8,9 +8,9 @@ from PIL import Image
 from torch import Tensor
 
 
-def as_png(pixels_3HW: Tensor) -> bytes:
-    """Encode an image, uint8 (3,H,W), as PNG."""
-    return _written(pixels_3HW, "PNG", optimize=True)
+def as_png(pixels_3HW: Tensor, *, smallest: bool = True) -> bytes:
+    """Encode an image, uint8 (3,H,W), as PNG; `smallest` takes several times as long for a large image."""
+    return _written(pixels_3HW, "PNG", optimize=smallest)
 
 
 def as_jpeg(pixels_3HW: Tensor, quality: int) -> bytes:

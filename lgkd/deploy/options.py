@@ -49,16 +49,30 @@ def export_folder(run: Path, out: str | Path | None) -> Path:
         TakenError: the folder is not empty; nothing was touched.
     """
     folder = Path(out).expanduser() if out is not None else Path("exports") / _called(run.resolve())
+    check_new_or_empty(folder, "--out", "to export to")
+    return folder
+
+
+def check_new_or_empty(folder: Path, option: str, purpose: str) -> None:
+    """Check that a folder does not exist or holds nothing.
+
+    Args:
+        folder: to be written to.
+        option: that names it, for the message.
+        purpose: "to export to".
+
+    Raises:
+        TakenError: it is a file or holds something; nothing was touched.
+    """
     if folder.exists() and not folder.is_dir():
         raise TakenError(
-            f"{folder} is a file, expected a folder that is new or empty to export to; choose another --out"
+            f"{folder} is a file, expected a folder that is new or empty {purpose}; choose another {option}"
         )
     if folder.is_dir() and any(folder.iterdir()):
         first = min(path.name for path in folder.iterdir())
         raise TakenError(
-            f"{folder} already holds {first!r}; nothing was touched. Choose another --out to export to, or move it away"
+            f"{folder} already holds {first!r}; nothing was touched. Choose another {option} {purpose}, or move it away"
         )
-    return folder
 
 
 def _called(run: Path) -> str:

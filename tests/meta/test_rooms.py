@@ -48,6 +48,7 @@ ONLY_THESE: dict[tuple[str, str], set[str]] = {
 # Files that may use Pillow, and what of it beside its types: images are opened in one file and written in another.
 IMAGE_LIBRARIES = {"PIL", "pillow_heif", "imagehash"}
 PILLOW: dict[str, set[str]] = {
+    "data/captions": {"Image.new"},  # draws text
     "data/decode": {"Image.open", "Image.new"},
     "data/encode": {"Image.open", "Image.fromarray", ".save"},  # opens what it has written
     "data/greys": {"Image.fromarray"},  # scales opened images
@@ -81,6 +82,8 @@ ONLY_IN = {
     "scipy": {"data", "runs"},
     "onnx": {"deploy"},
     "onnxruntime": {"deploy"},
+    "starlette": {"deploy"},
+    "uvicorn": {"deploy"},
 }
 
 # What the command line imports before it knows that it will train; neither these files nor any that they import while
@@ -95,6 +98,7 @@ WITHOUT_TORCH = (
     "data/sources/source", "data/sources/tiny_imagenet", "deploy/__init__", "deploy/options",
     "deploy/inference/__init__",
     "deploy/inference/image_files", "deploy/inference/locate", "deploy/inference/requirements",
+    "deploy/serve/__init__", "deploy/serve/requirements",
     "experiments/__init__", "experiments/catalogue/", "experiments/layout", "experiments/markdown",
     "experiments/results", "experiments/select", "experiments/spec", "models/__init__", "models/known_models",
     "models/model_info", "models/registry", "models/teacher_card", "runner/__init__",

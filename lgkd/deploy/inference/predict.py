@@ -29,6 +29,7 @@ class Prediction:
         confidences: softmax of the logits for each of `classes`, 0 to 1.
         error: reason why the image cannot be read; None where it can.
         truth: its true class, by its folder in a labelled one; None where that is not known.
+        explanation: the file with the overlay of what the class was read from; None where none was asked for.
     """
 
     image: Path
@@ -37,6 +38,7 @@ class Prediction:
     error: str | None = None
     # Known by the folder and not by the student: its answers to a file are equal however the file was named.
     truth: str | None = field(default=None, compare=False)
+    explanation: Path | None = field(default=None, compare=False)
 
 
 def predict_images(
@@ -61,22 +63,27 @@ def predict_images(
     """
     if top_k < 1:
         raise InputError(f"top_k is {top_k}, expected at least 1 class an image")
-    most = min(top_k, len(source.classes))
     labels = iter(truths if truths is not None else [None] * len(images))
     predictions: list[Prediction] = []
     for paths, logits, broken in read_logits(source, images):
-        confidences, places = logits.double().softmax(dim=1).topk(most, dim=1)
-        rows = iter(zip(confidences.tolist(), places.tolist(), strict=True))
+        rows = iter(most_likely(source, logits, top_k))
         for number, (path, truth) in enumerate(zip(paths, labels, strict=False)):
             if number in broken:
                 predictions.append(Prediction(path, error=broken[number], truth=truth))
                 continue
-            some, which = next(rows)
-            named = tuple(source.classes[place] for place in which)
-            predictions.append(Prediction(path, named, tuple(some), truth=truth))
+            predictions.append(Prediction(path, *next(rows), truth=truth))
         if progress is not None:
             progress(len(predictions), len(images))
     return predictions
+
+
+def most_likely(source: Source, logits_BK: Tensor, top_k: int) -> list[tuple[tuple[str, ...], tuple[float, ...]]]:
+    """Return for each image the names and confidences of its most likely classes, at most all of them."""
+    shares, places = logits_BK.double().softmax(dim=1).topk(min(top_k, len(source.classes)), dim=1)
+    return [
+        (tuple(source.classes[place] for place in which), tuple(some))
+        for some, which in zip(shares.tolist(), places.tolist(), strict=True)
+    ]
 
 
 def read_logits(source: Source, images: Sequence[Path]) -> Iterator[tuple[Sequence[Path], Tensor, dict[int, str]]]:
