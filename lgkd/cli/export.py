@@ -8,8 +8,11 @@ import typer
 from lgkd.cli import completion
 from lgkd.cli import options as o
 from lgkd.cli.display import Display, console, show_json, show_pairs, show_table
+from lgkd.data.sources.download import is_offline
 from lgkd.deploy.inference.image_files import find_images
 from lgkd.deploy.options import CARD, choose_formats, export_folder
+from lgkd.deploy.push import check_push, push
+from lgkd.errors import InputError
 from lgkd.runs.folder import read_run, read_student
 
 
@@ -24,11 +27,18 @@ def export(
     out: Annotated[
         Path | None, typer.Option("--out", help="The new folder; by default exports/NAME-OF-THE-RUN.")
     ] = None,
+    repository: Annotated[
+        str | None, typer.Option("--push", metavar="OWNER/NAME", help="Upload it to the Hugging Face hub, too.")
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="Let everybody read a repository that --push makes.")
+    ] = False,
     images: Annotated[
         list[str] | None,
         typer.Option("--images", metavar="IMAGE", help="Images to verify on, files or folders; by default its own."),
     ] = None,
     data_dir: o.DataDir = None,
+    offline: o.Offline = False,
     use: o.Use = None,
     quiet: o.Quiet = False,
     as_json: o.Json = False,
@@ -42,6 +52,10 @@ def export(
     """
     o.bring_in(use)
     display = Display("export", quiet=quiet or as_json)
+    if repository is not None:
+        formats = [*check_push(repository, formats, offline=is_offline(offline))]
+    elif public:
+        raise InputError("--public is about the repository of --push, expected both; name one by --push OWNER/NAME")
     choose_formats(formats, lambda _: None)
     read_run(run)
     read_student(run)
@@ -52,6 +66,7 @@ def export(
     made = api.export(
         run, out, formats=formats, images=given, data_dir=data_dir, say=display.say, progress=display.decoded
     )
+    address = None if repository is None else _pushed(made.folder, repository, run, public=public)
     if as_json:
         show_json(
             {
@@ -61,6 +76,7 @@ def export(
                 "of": made.source,
                 "largest_logit": made.largest_logit,
                 "needs_lgkd": made.needs_lgkd,
+                **({} if address is None else {"pushed": address}),
             }
         )
         return
@@ -78,3 +94,11 @@ def export(
     if not quiet:
         console().print()
         console().print(f"How to use them: {made.folder / CARD}")
+    if address is not None:
+        console().print(f"pushed as {address}; use it as hf:{repository}")
+
+
+def _pushed(folder: Path, repository: str, run: Path, *, public: bool) -> str:
+    data = read_run(run)["dataset"]["path"]
+    private = [run.resolve(), folder.resolve(), *([Path(data)] if isinstance(data, str) else [])]
+    return push(folder, repository, public=public, private_paths=private)

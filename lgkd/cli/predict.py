@@ -31,7 +31,7 @@ def predict(
         Path,
         typer.Argument(
             metavar="RUN",
-            help="The folder of a finished run or of an export, or a student.onnx.",
+            help="The folder of a finished run or of an export, a student.onnx, or hf:OWNER/NAME.",
             autocompletion=completion.runs,
         ),
     ],
@@ -45,6 +45,7 @@ def predict(
         typer.Option("--explain", metavar="DIR", help="Draw what each class was read from, a PNG per image."),
     ] = None,
     device: o.Device = None,
+    offline: o.Offline = False,
     use: o.Use = None,
     quiet: o.Quiet = False,
     as_json: o.Json = False,
@@ -65,7 +66,7 @@ def predict(
         explain = explain.expanduser()
         check_new_or_empty(explain, "--explain", "to draw to")
     o.bring_in(use)
-    place = find_source(source)
+    place = find_source(source, offline=offline)
     display = Display("predict", quiet=quiet or as_json)
     files = find_images(images, fault=display.say)
     from lgkd.deploy.inference.explain import explain_images

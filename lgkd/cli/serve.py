@@ -21,7 +21,7 @@ def serve(
         Path,
         typer.Argument(
             metavar="RUN",
-            help="The folder of a finished run or of an export, or a student.onnx.",
+            help="The folder of a finished run or of an export, a student.onnx, or hf:OWNER/NAME.",
             autocompletion=completion.runs,
         ),
     ],
@@ -30,6 +30,7 @@ def serve(
     ),
     port: Annotated[int, typer.Option("--port", help="Port to listen on; 0 takes any free one.")] = 8000,
     device: o.Device = None,
+    offline: o.Offline = False,
     use: o.Use = None,
     quiet: o.Quiet = False,
 ) -> None:
@@ -42,7 +43,7 @@ def serve(
     """
     check_server_is_here()
     o.bring_in(use)
-    place = find_source(source)
+    place = find_source(source, offline=offline)
     from lgkd.deploy.serve.guard import is_loopback
     from lgkd.deploy.serve.run import bind
 

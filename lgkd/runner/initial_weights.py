@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from lgkd._internal.atomic_io import sha256_of
+from lgkd.data.sources.download import is_offline
 from lgkd.errors import InputError, MissingError
 from lgkd.runs.folder import STUDENT, STUDENT_WEIGHTS, has_checkpoint, read_run, read_student
+from lgkd.runs.hub import is_hub, pull
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,17 @@ class InitialWeights:
     record: Mapping[str, Any] | None = None
 
 
-def find_initial(source: str | Path | None, *, with_optimizer: bool = False) -> InitialWeights | None:
-    """Find the weights of a finished run's folder (or an export's), or of a .safetensors file.
+def find_initial(
+    source: str | Path | None, *, with_optimizer: bool = False, offline: bool = False
+) -> InitialWeights | None:
+    """Find the weights of a finished run's folder (or an export's), of a .safetensors file, or on the hub.
 
     A file student.safetensors with its student.json beside it is read as its folder.
 
     Args:
-        source: the folder or file; None: the training starts from untrained weights.
+        source: the folder or file, or hf:OWNER/NAME; None: the training starts from untrained weights.
         with_optimizer: whether the run's last checkpoint is continued.
+        offline: open no connection.
 
     Raises:
         MissingError: there is no such file or folder.
@@ -53,6 +58,8 @@ def find_initial(source: str | Path | None, *, with_optimizer: bool = False) -> 
         if with_optimizer:
             raise InputError("--with-optimizer continues from a checkpoint; name the run's folder with --init")
         return None
+    if is_hub(source):
+        source = pull(source, offline=is_offline(offline))
     place = Path(source).expanduser().resolve()
     if not place.exists():
         raise MissingError(

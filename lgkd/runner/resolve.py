@@ -170,7 +170,11 @@ def resolve(
     if (side := options.get("stored_side")) is not None:
         parse_side(side)
     check_trackers(options.get("track") or ())
-    initial = find_initial(options.get("init"), with_optimizer=bool(options.get("with_optimizer")))
+    initial = find_initial(
+        options.get("init"),
+        with_optimizer=bool(options.get("with_optimizer")),
+        offline=bool(options.get("offline")),
+    )
     groups = Groups.parse(options.get("groups"))
     subset = Subset.from_options(options)
     folded = subset.folds is not None and subset.fold is None

@@ -75,7 +75,7 @@ ONLY_IN = {
     "yaml": {"config"},
     "timm": {"models", "training", "experiments", "benchmark"},
     "safetensors": {"_internal", "training"},
-    "huggingface_hub": {"models"},
+    "huggingface_hub": {"models", "runs", "deploy"},
     "filelock": {"_internal"},
     "psutil": {"_internal"},
     "jinja2": {"analysis"},
@@ -95,7 +95,7 @@ WITHOUT_TORCH = (
     "benchmark/options", "benchmark/target",
     "data/__init__", "data/catalogue", "data/image_folder", "data/locations", "data/names", "data/sources/archives",
     "data/sources/arrange", "data/sources/chaoyang", "data/sources/download", "data/sources/publisher_files",
-    "data/sources/source", "data/sources/tiny_imagenet", "deploy/__init__", "deploy/options",
+    "data/sources/source", "data/sources/tiny_imagenet", "deploy/__init__", "deploy/options", "deploy/push",
     "deploy/inference/__init__",
     "deploy/inference/image_files", "deploy/inference/locate", "deploy/inference/requirements",
     "deploy/serve/__init__", "deploy/serve/requirements",
@@ -103,7 +103,7 @@ WITHOUT_TORCH = (
     "experiments/results", "experiments/select", "experiments/spec", "models/__init__", "models/known_models",
     "models/model_info", "models/registry", "models/teacher_card", "runner/__init__",
     "runner/find_teacher", "runner/jobs", "runner/options", "runner/resolve", "runner/workers", "runs/__init__",
-    "runs/class_results", "runs/compare/", "runs/folder", "runs/identity", "runs/plots", "runs/statistics",
+    "runs/class_results", "runs/compare/", "runs/folder", "runs/hub", "runs/identity", "runs/plots", "runs/statistics",
 )  # fmt: skip
 HEAVY = {"torch", "torchvision", "timm", "numpy", "accelerate", "PIL", "sklearn", "matplotlib", "safetensors"}
 

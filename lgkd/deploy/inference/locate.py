@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lgkd.data.sources.download import is_offline
 from lgkd.errors import InputError
 from lgkd.runs.folder import STUDENT, STUDENT_WEIGHTS, read_student
+from lgkd.runs.hub import is_hub, pull
 
 ONNX: Literal["onnx"] = "onnx"
 SAFETENSORS: Literal["safetensors"] = "safetensors"
@@ -27,14 +29,21 @@ class Place:
     file: Literal["onnx", "safetensors"]
 
 
-def find_source(source: str | Path) -> Place:
-    """Find a run's folder, an exported folder, or a file in one of these.
+def find_source(source: str | Path, *, offline: bool = False) -> Place:
+    """Find a run's folder, an exported folder, a file in one of these, or a repository of the hub.
 
     In a folder with several formats, safetensors is taken where its student can be made by its name.
 
+    Args:
+        source: a path, or hf:OWNER/NAME.
+        offline: open no connection; LGKD_OFFLINE=1 in the environment does the same.
+
     Raises:
         InputError: nothing of the kind is there, or it is a file of torch.export.
+        MissingError: the repository cannot be downloaded.
     """
+    if is_hub(source):
+        return _in_folder(pull(source, offline=is_offline(offline)))
     path = Path(source).expanduser()
     if path.suffix == ".pt2":
         raise InputError(
