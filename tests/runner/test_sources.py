@@ -141,4 +141,6 @@ def test_a_fit_stores_training_images_no_larger_than_its_views_need(tmp_path: Pa
     asked = Request(tmp_path / "large", {"time": "60s", "stored_side": 160})
     assert asked.student_training(plan, None)["stored_side"] == 160
     earlier = make_plan(replace(gather_facts(request), reduces=False), request.wishes)
-    assert "stored_side" not in request.student_training(earlier, None), "a fit that was begun before goes on as it was"
+    assert "stored_side" not in request.student_training(earlier, None), (
+        "a fit of an earlier version continues unchanged"
+    )
