@@ -159,7 +159,7 @@ def column_of(names: Sequence[str], aliases: Sequence[str], what: str, place: st
             f"{safe_text(place, 300)} has several columns for the {what}: {listed(found)}; expected one, call it "
             f"{aliases[0]}"
         )
-    return (exact or found or [None])[0]
+    return next(iter(exact or found), None)
 
 
 def _counted_roles(rows: Sequence[Row]) -> str:
