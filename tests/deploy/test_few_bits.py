@@ -24,7 +24,7 @@ from lgkd.deploy.options import check_max_drop, check_opset
 from lgkd.deploy.subject import calibration_batches, read_subject, run_splits
 from lgkd.errors import InputError, MissingError, ModelError
 from tests.support.security import rewrite
-from tests.support.small import World, one_thread
+from tests.support.small import CLASSES, World, one_thread
 
 ALL = ("onnx", "onnx-fp16", "onnx-int8")
 
@@ -236,10 +236,16 @@ def test_a_damaged_file_is_not_run(made: Exported, tmp_path: Path) -> None:
 def test_a_bad_copy_is_refused_or_kept_by_force(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
     real = export.as_int8
+    images = run_splits(read_subject(world.guided_run, None)).test
+    plain = Plain((16, 16), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), interpolation="bicubic")
+    known = plain(images.pixels, images.sizes).flatten(1)
+
+    def next_class(some: torch.Tensor) -> torch.Tensor:
+        labels = images.labels[torch.cdist(some.flatten(1), known).argmin(dim=1)]
+        return torch.nn.functional.one_hot((labels + 1) % len(CLASSES), len(CLASSES)).float()
 
     def wrong(*arguments: Any) -> formats.Copy:
-        copy = real(*arguments)
-        return dataclasses.replace(copy, logits=lambda images: -copy.logits(images))
+        return dataclasses.replace(real(*arguments), logits=next_class)
 
     monkeypatch.setattr(export, "as_int8", wrong)
     with pytest.raises(ModelError, match=r"student-int8\.onnx classifies .+ points are lost, expected at most 1 by"):
