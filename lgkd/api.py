@@ -15,6 +15,7 @@ from lgkd.deploy.inference.image_files import find_images, true_classes
 from lgkd.deploy.inference.load import open_source
 from lgkd.deploy.inference.locate import find_source
 from lgkd.deploy.inference.predict import Prediction, predict_images
+from lgkd.deploy.inference.tables import expand_tables
 from lgkd.distillation.teacher_cache.storage import Storage
 from lgkd.models.teacher import Teacher
 from lgkd.models.trust import trust
@@ -281,7 +282,8 @@ def predict(
 
     Args:
         source: a run, its folder, the folder of an export, or a student.onnx or student.safetensors in one.
-        images: files, folders (every image at any depth) and patterns such as "photos/*.jpg".
+        images: files, folders (every image at any depth) and patterns such as "photos/*.jpg"; or a table of several
+            labels an image, for all of its images.
         top_k: classes per image, the most likely first.
         device: "cpu", "cuda" or "cuda:N"; an ONNX file always runs on the CPU.
         model: as for `load_student`.
@@ -296,14 +298,14 @@ def predict(
             code.
         MissingError: an ONNX file is named, and the extra `onnx` is not installed.
     """
-    names = [images] if isinstance(images, str | Path) else list(images)
+    names, label_sets = expand_tables([images] if isinstance(images, str | Path) else images)
     files = find_images(names, fault=warnings.warn)
     if isinstance(source, Run):
         model = model or _untrained(source)
         source = source.folder
     opened = open_source(find_source(source), device=choose_device(device), model=model)
-    truths = true_classes(names, files, opened.classes, say=warnings.warn)
-    return predict_images(opened, files, top_k=top_k, truths=truths, progress=progress)
+    truths = None if opened.multi_label else true_classes(names, files, opened.classes, say=warnings.warn)
+    return predict_images(opened, files, top_k=top_k, truths=truths, label_sets=label_sets, progress=progress)
 
 
 def export(

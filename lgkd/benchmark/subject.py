@@ -14,6 +14,7 @@ from lgkd.benchmark.timer import Part, timed
 from lgkd.data.batch import Batch
 from lgkd.data.prepare import Data, make_class_balance, make_test_batches, make_train_loader, prepare_data
 from lgkd.distillation.guide import Guide
+from lgkd.errors import InputError
 from lgkd.models.factory import default_image_size, pair
 from lgkd.runner.batches import Batches
 from lgkd.runner.build import check_precision, is_convolutional, make_guides, make_plan, make_student, make_task
@@ -78,6 +79,11 @@ class Subject:
         if self.device == "cpu":
             keep_freed_memory()
         data = load_data(choices)
+        if data.multi_label:
+            raise InputError(
+                f"{data.source} has several labels an image, and the plain loop that a benchmark compares with trains "
+                "one; measure on a folder of classes, or see the costs of a training by --dry-run"
+            )
         self.model, self.guide, self.image_size = load_pair(choices, data)
         self._balance = make_class_balance(recipe, data)
         self.loader = make_train_loader(

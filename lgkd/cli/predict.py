@@ -12,8 +12,10 @@ from lgkd._internal.text import counted
 from lgkd.cli import completion
 from lgkd.cli import options as o
 from lgkd.cli.display import Display, console, show_json, show_table
+from lgkd.cli.predict_labels import labels_accuracy, labels_csv, labels_dict, show_labels
 from lgkd.deploy.inference.image_files import find_images, true_classes
 from lgkd.deploy.inference.locate import find_source
+from lgkd.deploy.inference.tables import expand_tables
 from lgkd.errors import DataError, InputError, TakenError
 from lgkd.runs.statistics import in_percent
 
@@ -47,8 +49,9 @@ def predict(
     """Classify images with a trained student.
 
     Images are resized and normalised as in evaluation. A folder whose sub-folders are named as the student's classes is
-    labelled: the true class is listed, and the accuracy follows. Images that cannot be read are named and skipped; the
-    command then ends with code 2.
+    labelled: the true class is listed, and the accuracy follows. A student of several labels an image names all above a
+    probability of 0.5; the images of a table of such labels, named as IMAGE, are listed with their true ones. Images
+    that cannot be read are named and skipped; the command then ends with code 2.
 
     Example: lgkd predict runs/mine photos/ 'more/*.jpg' --top-k 5 --json
     """
@@ -59,23 +62,25 @@ def predict(
     o.bring_in(use)
     place = find_source(source)
     display = Display("predict", quiet=quiet or as_json)
-    files = find_images(images, fault=display.say)
+    names, label_sets = expand_tables(images)
+    files = find_images(names, fault=display.say)
     from lgkd.deploy.inference.load import open_source
     from lgkd.deploy.inference.predict import predict_images
     from lgkd.training.precision import choose_device
 
     opened = open_source(place, device=choose_device(device))
-    truths = true_classes(images, files, opened.classes, say=display.say)
-    found = predict_images(opened, files, top_k=top_k, truths=truths, progress=display.predicted)
+    several = opened.multi_label
+    truths = None if several else true_classes(names, files, opened.classes, say=display.say)
+    found = predict_images(opened, files, top_k=top_k, truths=truths, label_sets=label_sets, progress=display.predicted)
     if csv_file is not None:
-        write_atomic(csv_file, _as_csv(found))
+        write_atomic(csv_file, labels_csv(found, opened.classes) if several else _as_csv(found))
     if as_json:
-        show_json([_as_dict(one) for one in found])
+        show_json([labels_dict(one) if several else _as_dict(one) for one in found])
     elif csv_file is None:
-        _show(found)
+        (show_labels if several else _show)(found)
     else:
         console().print(f"{len(found):,} images in {csv_file}")
-    accuracy = _accuracy(found)
+    accuracy = labels_accuracy(found) if several else _accuracy(found)
     if accuracy is not None and not (as_json and quiet):
         console(errors=as_json).print(accuracy)
     _tell_of_the_broken(found)

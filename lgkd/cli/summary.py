@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lgkd._internal.launch import is_first
+from lgkd._internal.metric_rules import headline
 from lgkd.cli.compare import show_comparison
 from lgkd.cli.display import console, duration, line_of, say, show_json
 from lgkd.errors import LgkdError
@@ -84,16 +85,18 @@ def print_run(run: "Run", *, as_json: bool) -> None:
     if results["selected_on"]:
         how = f"chosen on held-out images by {selected_by(results)}"
     alike = ""
-    if has_unequal_classes(results):
+    main = headline(results)
+    if main.key == "map" or has_unequal_classes(results):
         alike = "".join(f"{name} {value}, " for name, value in class_metrics(results).items())
     out.print(
-        f"test top-1 {in_percent(run.top1)}% after epoch {results['epoch']} ({how}), "
-        f"{alike}calibration error {in_percent(results['test_ece'])}%, {duration(seconds)}"
+        f"test {main.short} {in_percent(run.top1)}% after epoch {results['epoch']} ({how}), {alike}"
+        + (f"calibration error {in_percent(results['test_ece'])}%, " if "test_ece" in results else "")
+        + duration(seconds)
     )
     if best["epoch"] != results["epoch"]:
         out.print(
-            f"best epoch on the test split: {in_percent(best['test_top1'])}% (epoch {best['epoch']}), the figure that "
-            "papers print; one seed is not a result"
+            f"best epoch on the test split: {in_percent(best[f'test_{main.key}'])}% (epoch {best['epoch']}), the "
+            "figure that papers print; one seed is not a result"
         )
     for one in ended_terms(run.info, run.metrics):
         out.print(line_of(str(one)), soft_wrap=True)

@@ -7,7 +7,7 @@ Below CLASS, folders may be nested to any depth.
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -55,6 +55,8 @@ class Tree:
     test: tuple[File, ...] | None
     """None where the folder has no second split."""
     notes: tuple[str, ...]
+    label_sets: Mapping[str, tuple[int, ...]] | None = None
+    """The classes of every file by its path, where an image may have several; a file's `label` is then 0."""
 
 
 class _Found(NamedTuple):

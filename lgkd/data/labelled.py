@@ -14,6 +14,7 @@ from lgkd.data.greys import Greys
 from lgkd.data.groups import Groups
 from lgkd.data.image_folder import Tree, read_labelled
 from lgkd.data.load import both_splits, decode_to_score
+from lgkd.data.multi_label import is_table, read_table
 from lgkd.data.names import Subset
 from lgkd.errors import DataError
 
@@ -47,7 +48,7 @@ def load_labelled(
     """Load all images of a folder whose class folders are named as (some of) a classifier's classes.
 
     Args:
-        folder: as for `read_labelled`.
+        folder: as for `read_labelled`, or a table of several labels an image.
         known: the classifier's classes, in the order of its logits.
         held_out, trained_on: number of images the classifier was tested on, and whether a data set of a fingerprint is
             the one that it was trained on. Where this folder is that one, and has no test split, the images that were
@@ -60,14 +61,20 @@ def load_labelled(
     Raises:
         DataError: there are no class folders, one is not known, or one holds no images.
     """
-    tree, split = read_labelled(folder, known)
+    tree, split = _scored_part(folder, known) if is_table(folder) else read_labelled(folder, known)
     data = decode_to_score(folder.resolve().name, tree, progress=progress, greys=greys)
-    present = len(torch.unique(data.test.labels))
+    present = data.test.seen_classes
     if present == len(known) and (own := _as_trained_on(tree, data, held_out, trained_on, part, groups)) is not None:
         scored = f"the {len(own.test):,} images of {_quoted(folder)} that were held out from the training of this run"
         return Labelled(own, scored)
     of_all = f", {present} of the {len(known)} classes" if present < len(known) else ""
     return Labelled(data, f"all {len(data.test):,} labelled images of {_quoted(folder / split)}{of_all}")
+
+
+def _scored_part(table: Path, known: tuple[str, ...]) -> tuple[Tree, str]:
+    """List the images of a table to score: those of its test split, else all."""
+    tree = read_table(table, known=known)
+    return replace(tree, train=(), test=tree.train if tree.test is None else tree.test), ""
 
 
 def _as_trained_on(
@@ -82,7 +89,7 @@ def _as_trained_on(
     folded = part is not None and part.fold is not None
     try:
         train, test, _ = both_splits(
-            Tree(tree.root, tree.classes, tree.test or (), None, ()), None if folded else groups
+            replace(tree, train=tree.test or (), test=None, notes=()), None if folded else groups
         )
     except DataError:  # a class of one image, or an image without a group: nothing was trained on this
         return None

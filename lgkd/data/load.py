@@ -1,10 +1,15 @@
 """Load and decode a data set by its name or folder."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from lgkd.data.catalogue import CATALOGUE, DataSetInfo, PublishedFile, bundled, published
 from lgkd.data.dataset import DataSet, fingerprint_of
@@ -14,9 +19,10 @@ from lgkd.data.greys import Greys, Scale, read_greys
 from lgkd.data.groups import Groups
 from lgkd.data.image_folder import Fault, File, Tree, read_tree, refuse
 from lgkd.data.locations import Downloading, absent, known_or_folder, published_file, tree_folder
+from lgkd.data.multi_label import is_table, read_table
 from lgkd.data.sources.source import LoadRequest, source_of
 from lgkd.data.splits import cut_splits, guarded
-from lgkd.data.subsets import held_out_groups, held_out_places
+from lgkd.data.subsets import class_names, held_out_groups, held_out_places
 from lgkd.errors import InputError
 
 _HELD_OUT = 0.2
@@ -41,7 +47,8 @@ def load_dataset(
     Args:
         name: a name of the catalogue, or a folder: FOLDER/train/CLASS/* with FOLDER/test/CLASS/* (`val`,
             `valid` or `validation` serve where `test` is absent), or FOLDER/CLASS/*. Without a second split
-            20 % of each class are held out (seed 0). A `Path` is always a folder. `digits` is scikit-learn's:
+            20 % of each class are held out (seed 0). A `Path` is never a name. A CSV file has several labels an image,
+            see `lgkd.data.multi_label`. `digits` is scikit-learn's:
             8 x 8, grey 0..16 scaled to 0..255, in a fixed stratified split: two thirds to train, one third
             to test.
         data_dir: folder of named sets: as data_dir/NAME/train/CLASS/* or data_dir/train/CLASS/*, or as the
@@ -91,6 +98,8 @@ def find_tree(name: str | Path, *, data_dir: str | Path | None = None, fault: Fa
     folder = known_or_folder(name)
     if folder is None:
         return str(name), _named_tree(CATALOGUE[str(name)], data_dir, fault)
+    if is_table(folder):
+        return folder.resolve().stem, read_table(folder, fault=fault)
     tree = read_tree(folder, fault=fault)
     return tree.root.resolve().name, tree
 
@@ -105,7 +114,7 @@ def _named_tree(info: DataSetInfo, data_dir: str | Path | None, fault: Fault) ->
             f"{place} has {len(tree.classes)} classes, {info.name} has {info.classes}: "
             f"it is another data set, or a part of this one is missing"
         )
-    return Tree(tree.root, tree.classes, tree.train, tree.test, (*tree.notes, *_part_of(info, tree)))
+    return replace(tree, notes=(*tree.notes, *_part_of(info, tree)))
 
 
 def _part_of(info: DataSetInfo, tree: Tree) -> list[str]:
@@ -139,7 +148,7 @@ def _decoded(
 ) -> DataSet:
     train, test, notes = both_splits(tree, groups)
     names = tuple(file.path for file in train + test)
-    labels = torch.tensor([file.label for file in train + test], dtype=torch.int64)
+    labels = labels_of(tree, train + test)
 
     def make(allocate: Allocate, given: Greys | None = None) -> Stored:
         scale = Scale(len(train), given)
@@ -150,7 +159,9 @@ def _decoded(
     def read(given: Greys | None) -> Stored:
         if not use_cache:
             return make(in_memory, given)
-        more = () if given is None else (given.kept(),)
+        more: tuple[Any, ...] = () if given is None else (given.kept(),)
+        if tree.label_sets is not None:  # a folder's labels are part of its paths
+            more = (*more, sha256(json.dumps([tree.classes, labels.tolist()]).encode()).hexdigest())
         entry = cache_key(tree.root, max_side, (train, test), *more) if key is None else key(*more)
         return kept(entry, len(names), lambda allocate: make(allocate, given), at_once=at_once)
 
@@ -166,6 +177,16 @@ def _decoded(
     return DataSet(name, tree.classes, *splits, stored.fingerprint, said, used, flat=tree.test is None)
 
 
+def labels_of(tree: Tree, files: Sequence[File]) -> Tensor:
+    """Return the class numbers of files, int64 (N,); of several labels an image float32 (N,K), see `Images.labels`."""
+    if tree.label_sets is None:
+        return torch.tensor([file.label for file in files], dtype=torch.int64)
+    labels = torch.zeros(len(files), len(tree.classes))
+    for row, file in enumerate(files):
+        labels[row, list(tree.label_sets[file.path])] = 1.0
+    return labels
+
+
 def both_splits(tree: Tree, groups: Groups | None = None) -> tuple[tuple[File, ...], tuple[File, ...], tuple[str, ...]]:
     """Return the training files, the test files, and notes; a part is held out where there is no test split.
 
@@ -178,9 +199,9 @@ def both_splits(tree: Tree, groups: Groups | None = None) -> tuple[tuple[File, .
     """
     if tree.test is not None:
         return tree.train, tree.test, tree.notes
-    labels = torch.tensor([file.label for file in tree.train], dtype=torch.int64)
+    labels = labels_of(tree, tree.train)
     if groups is not None:
-        of = groups.of([file.path for file in tree.train], [tree.classes[file.label] for file in tree.train])
+        of = groups.of([file.path for file in tree.train], class_names(labels, tree.classes))
         places = held_out_groups(labels, of, _HELD_OUT, _SEED, tree.classes)
         train, test = (tuple(tree.train[at] for at in part.tolist()) for part in places)
         number = len({of[at] for at in places[1].tolist()})

@@ -11,6 +11,7 @@ from lgkd._internal.paths import home
 from lgkd._internal.text import did_you_mean
 from lgkd.data.catalogue import CATALOGUE, DataSetInfo, PublishedFile, published
 from lgkd.data.image_folder import LAYOUT
+from lgkd.data.multi_label import FORMS, is_table
 from lgkd.data.sources.download import OFFLINE, fetch, is_offline, verified
 from lgkd.errors import DataError, InputError, MissingError
 
@@ -19,21 +20,21 @@ Downloading = Callable[[str, int, int], None]
 
 
 def known_or_folder(name: str | Path) -> Path | None:
-    """Return None for a name of the catalogue, else the folder of that name; a `Path` is always a folder.
+    """Return None for a name of the catalogue, else the folder or table of that name; a `Path` is never a name.
 
     Raises:
-        InputError: neither a name nor a folder.
+        InputError: neither a name nor a folder nor a table.
     """
     if isinstance(name, str) and name in CATALOGUE:
         return None
-    expected = f"a data set is one of {', '.join(sorted(CATALOGUE))}, or a folder: {LAYOUT}"
+    expected = f"a data set is one of {', '.join(sorted(CATALOGUE))}, or a folder: {LAYOUT}, or {FORMS}"
     if not str(name).strip():
         raise InputError(f"the name of the data set is empty: {expected}")
     try:
         folder = Path(name).expanduser()
     except RuntimeError:  # "~" without a home folder: the sign itself
         folder = Path(name)
-    if folder.is_dir():
+    if folder.is_dir() or is_table(folder):
         return folder
     if folder.exists():
         raise InputError(f"{str(name)!r} is a file: {expected}")

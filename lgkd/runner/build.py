@@ -15,10 +15,10 @@ from lgkd.data.class_balance import ClassBalance
 from lgkd.data.load import load_dataset
 from lgkd.data.names import Subset
 from lgkd.data.prepare import Data
-from lgkd.distillation.classification import ClassificationLoss
+from lgkd.distillation.classification import ClassificationLoss, LabelLoss, MultiLabelLoss
 from lgkd.distillation.guide import Guide, Term
 from lgkd.distillation.tasks import Guided, Supervised, Task
-from lgkd.distillation.terms import make_loss
+from lgkd.distillation.terms import for_several_labels, make_loss
 from lgkd.errors import InputError, MissingTeacherError
 from lgkd.models.default_taps import block_names
 from lgkd.models.factory import check_plausible, create_model, default_image_size
@@ -100,6 +100,23 @@ def check_teacher_classes(teacher: Teacher, data: Data) -> None:
         f"the teacher {teacher.card.name} was trained on {len(theirs)} classes of {teacher.card.dataset}, "
         f"{data.source} has {len(ours)}, and they differ ({only}); train one on this data set: "
         f"lgkd train-teacher {teacher.card.architecture} {data.source}"
+    )
+
+
+def check_teacher_labels(teacher: Teacher, data: Data) -> None:
+    """Refuse a teacher of one label an image for a student of several, and the other way round.
+
+    Raises:
+        InputError: they differ.
+    """
+    card = teacher.card
+    if card is None or card.multi_label == data.multi_label:
+        return
+    kinds = ("one label an image", "several labels an image")
+    raise InputError(
+        f"the teacher {card.name} was trained on {kinds[card.multi_label]}, and {data.source} has "
+        f"{kinds[data.multi_label]}, so that their logits do not compare; train one on this data set: "
+        f"lgkd train-teacher {card.architecture} {data.source}"
     )
 
 
@@ -185,7 +202,12 @@ def make_guides(
         suffix = f"-{number}" if len(teachers) > 1 else ""
         with seeded(seed_of(seed, "guide", *([number] if number > 1 else []))):
             terms = [
-                Term(make_loss(term), term.weight, term.title + suffix, term.schedule or TermSchedule())
+                Term(
+                    for_several_labels(make_loss(term), term.title) if data.multi_label else make_loss(term),
+                    term.weight,
+                    term.title + suffix,
+                    term.schedule or TermSchedule(),
+                )
                 for term in ours
             ]
             if "weights" in teacher.source:
@@ -254,7 +276,11 @@ def make_plan(
 
 def make_task(student: nn.Module, guides: Sequence[Guide], recipe: Recipe, balance: ClassBalance = _NO_BALANCE) -> Task:
     """Build the dual task with guides, plain classification without; `balance` is that of the training's images."""
-    classification = ClassificationLoss(balance.weights, balance.adjustment)
+    classification: LabelLoss = (
+        MultiLabelLoss(balance.weights)
+        if balance.multi_label
+        else ClassificationLoss(balance.weights, balance.adjustment)
+    )
     if not guides or recipe.guide is None:
         return Supervised(student, classification)
     weight = recipe.guide.classification_weight

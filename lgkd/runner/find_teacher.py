@@ -9,6 +9,7 @@ from pathlib import Path
 from lgkd._internal.text import safe_text
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.data.image_folder import read_tree
+from lgkd.data.multi_label import is_table, read_table
 from lgkd.data.names import Subset, dataset_key, folder_word, subset_word
 from lgkd.errors import InputError, LgkdError, MissingError, MissingTeacherError, TakenError
 from lgkd.models.registry import canonical, find
@@ -90,9 +91,12 @@ def of_these_classes(name: str, dataset: str | Path, *, subset: str | None = Non
     folded = part is not None and part.folds is not None
     names = list(dict.fromkeys((teacher_name(name, subset), *([] if folded else [teacher_name(name, None)]))))
     cards = [found for found in list_cards()[0] if found[0].name in names]
-    if not cards or (isinstance(dataset, str) and dataset in CATALOGUE) or not Path(dataset).expanduser().is_dir():
+    if not cards or (isinstance(dataset, str) and dataset in CATALOGUE):
         return []
-    classes = list(read_tree(Path(dataset).expanduser(), fault=lambda _: None).classes)
+    place = Path(dataset).expanduser()
+    if not place.is_dir() and not is_table(place):
+        return []
+    classes = list((read_table if is_table(place) else read_tree)(place, fault=lambda _: None).classes)
     fitting = [found for found in cards if found[0].classes == classes]
     return sorted(fitting, key=lambda found: names.index(found[0].name))
 
@@ -151,8 +155,9 @@ def card_of_run(folder: Path) -> TeacherCard:
             std=about["std"],
             taps=[],
             accuracy=Accuracy(
-                top1=results["test_top1"],
+                top1=results["test_exact_match" if data.get("multi_label") else "test_top1"],
                 balanced_accuracy=results.get("test_balanced_accuracy"),
+                map=results.get("test_map"),
                 split="test",
                 epoch=results["epoch"],
                 epochs=info["epochs"],

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-from lgkd._internal.metric_rules import SELECT_BY
+from lgkd._internal.metric_rules import SELECT_BY, SELECT_LABELS_BY
 from lgkd._internal.text import did_you_mean
 from lgkd.config import Recipe, load_recipe
 from lgkd.config.length_rules import without_guide
@@ -151,7 +151,7 @@ def resolve(
     source = dataset if isinstance(dataset, str | Path) else dataset.name
     if isinstance(dataset, str | Path):
         check_dataset(dataset, options.get("data_dir"))
-        if (place := known_or_folder(dataset)) is not None:
+        if (place := known_or_folder(dataset)) is not None and place.is_dir():
             check_some_image(place)  # before a missing teacher is reported
     check_time(options)
     recipe = resolve_recipe(
@@ -272,12 +272,28 @@ def check_selection(select_by: str | None, val_fraction: float | None) -> None:
     """
     if select_by is None:
         return
-    if select_by not in SELECT_BY:
-        raise InputError(f"--select-by is {select_by!r}, expected one of {', '.join(SELECT_BY)}")
+    if select_by not in {*SELECT_BY, *SELECT_LABELS_BY}:
+        raise InputError(
+            f"--select-by is {select_by!r}, expected one of {', '.join(SELECT_BY)}; of several labels an image one of "
+            f"{', '.join(SELECT_LABELS_BY)}"
+        )
     if val_fraction is None:
         raise InputError(
             f"--select-by {select_by} selects an epoch, and without held-out images the last one counts; hold out some "
             "with --val-fraction"
+        )
+
+
+def check_selection_fits(select_by: str | None, *, multi_label: bool) -> None:
+    """Check the metric that selects the epoch against the labels of the data set.
+
+    Raises:
+        InputError: the metric is defined for another kind of labels.
+    """
+    known, kind = (SELECT_LABELS_BY, "several labels") if multi_label else (SELECT_BY, "one label")
+    if select_by is not None and select_by not in known:
+        raise InputError(
+            f"--select-by {select_by} is not defined for {kind} an image, expected one of {', '.join(known)}"
         )
 
 

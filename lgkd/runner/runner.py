@@ -15,6 +15,7 @@ from lgkd._internal.safetensors_io import load_weights
 from lgkd.data.checks.report import quick_check
 from lgkd.data.class_balance import ClassBalance, about_twice_balanced, is_balanced
 from lgkd.data.greys import BEFORE, Greys
+from lgkd.data.multi_label_balance import check_recipe
 from lgkd.data.names import parse_side
 from lgkd.data.prepare import Data, count_steps, make_class_balance, make_test_batches, make_train_loader, prepare_data
 from lgkd.data.sources.download import is_offline
@@ -33,6 +34,7 @@ from lgkd.runner.build import (
     check_precision,
     check_teacher_classes,
     check_teacher_fold,
+    check_teacher_labels,
     is_convolutional,
     load_kept_teacher,
     make_guides,
@@ -45,7 +47,7 @@ from lgkd.runner.length_settings import settle_recipe
 from lgkd.runner.match_teachers import describe_teacher, match_teachers
 from lgkd.runner.prepared import Prepared, Session
 from lgkd.runner.record import describe_call, describe_training
-from lgkd.runner.resolve import ResolvedConfig
+from lgkd.runner.resolve import ResolvedConfig, check_selection_fits
 from lgkd.runner.run import Run
 from lgkd.runner.timm_teacher import TimmTeacher
 from lgkd.runs.folder import check_free, claim, is_finished, make_folder, read_run
@@ -175,7 +177,9 @@ class Runner:
                 student.to(memory_format=torch.channels_last)
             served = self._serve(guides, data, size) if stand_in is None else None
             recipe = config.recipe if served is None else served.recipe
-            balance = make_class_balance(recipe, data) if stand_in is None else ClassBalance()
+            balance = (
+                make_class_balance(recipe, data) if stand_in is None else ClassBalance(multi_label=data.multi_label)
+            )
             loader = make_train_loader(
                 recipe,
                 data,
@@ -247,8 +251,12 @@ class Runner:
         if matched != config.teachers:
             self.config = replace(config, teachers=matched)
             del self.teachers
+        if data.multi_label:
+            check_recipe(self.config.recipe)
+        check_selection_fits(options.get("select_by"), multi_label=data.multi_label)
         for teacher in self.teachers:
             check_teacher_classes(teacher, data)
+            check_teacher_labels(teacher, data)
             check_teacher_fold(teacher, data)
             describe_teacher(teacher, data, session.say)
         self._settle_recipe(data)

@@ -58,6 +58,6 @@ def data_of(info: Mapping[str, Any], folder: Path) -> str | Path:
     name, path = info["dataset"]["name"], info["dataset"]["path"]
     if path is None and name not in CATALOGUE:
         raise InputError(f"{folder} was trained on {name}, loaded in Python; name data to evaluate on with dataset=")
-    if path is not None and not Path(path).is_dir():
+    if path is not None and not Path(path).exists():
         raise MissingError(f"the data that {folder} was trained on is no longer at {path}; name it with --dataset")
     return Path(path) if path is not None else str(name)

@@ -19,12 +19,16 @@ class RunningMean:
         self._sums: dict[str, Tensor] = {}
         self.images = 0
 
-    def add(self, step: Step, batch: Batch) -> None:
-        """Add one micro-batch, weighted by its number of images."""
+    def add(self, step: Step, batch: Batch, correct: Tensor) -> None:
+        """Add one micro-batch, weighted by its number of images.
+
+        Args:
+            step: its result.
+            batch: the images.
+            correct: number of them that are classified correctly, see `Task.correct`.
+        """
         count = len(batch.images)
         self.images += count
-        labels = batch.targets if batch.targets.ndim == 1 else batch.targets.argmax(dim=1)
-        correct = (step.logits.detach().argmax(dim=1) == labels).sum()
         values = {"loss": step.loss.detach() * count, "accuracy": correct.float()}
         values |= {name: value * count for name, value in step.parts.items()}
         before, self._sums = self._sums, {}

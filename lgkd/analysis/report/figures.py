@@ -25,7 +25,7 @@ def percent(value: float, _place: object = None) -> str:
     return f"{value:.0%}"
 
 
-def draw_accuracy(ours: Curve, baseline: Curve | None, name: str) -> Any:
+def draw_accuracy(ours: Curve, baseline: Curve | None, name: str, metric: str) -> Any:
     """Draw accuracy on the test split over the epochs, with the range of the baseline's seeds."""
     figure, axis = new_figure(1, width=_WIDTH, height=3.4)
     groups = [(baseline, "baseline", BLUE)] if baseline is not None else []
@@ -35,7 +35,7 @@ def draw_accuracy(ours: Curve, baseline: Curve | None, name: str) -> Any:
         many = f"mean of {curve.seeds} seeds" if curve.seeds > 1 else "one seed"
         marker = "o" if len(curve.epochs) < 15 else None
         axis.plot(curve.epochs, curve.mean, color=colour, label=f"{label}, {many}", linewidth=2, marker=marker, ms=4)
-    axis.set(xlabel="epoch", ylabel="top-1 accuracy, test split")
+    axis.set(xlabel="epoch", ylabel=f"{metric}, test split")
     axis.set_ylim(bottom=0)
     axis.yaxis.set_major_formatter(percent)
     count_epochs(axis)

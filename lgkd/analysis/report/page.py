@@ -6,17 +6,25 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from lgkd import __version__
-from lgkd._internal.metric_rules import shows_top5
+from lgkd._internal.metric_rules import MAP, shows_top5
 from lgkd.analysis.report import predictions, sentences
 from lgkd.analysis.report.command import command, notes
 from lgkd.analysis.report.context import Keep, Known, Shown
 from lgkd.analysis.report.figures import draw_accuracy, draw_losses, loss_parts
 from lgkd.analysis.report.html import blocks
+from lgkd.analysis.report.labels import label_scores
 from lgkd.analysis.report.metrics import Curve, curve_of
+from lgkd.runs.class_results import LABEL_METRICS, in_words
 from lgkd.runs.statistics import in_percent
 
 GENERATOR = '<meta name="generator" content="lgkd report">'
 """Tag by which a report is recognised."""
+
+
+_ABOUT = {
+    "top1": "Share of the test images whose class comes first.",
+    "map": "Mean over the classes of the average precision with which test images are ranked.",
+}
 
 
 class Part(NamedTuple):
@@ -31,7 +39,7 @@ def write_page(known: Known, keep: Keep) -> str:
     """Build the whole page; `keep` is given its figures."""
     parts = [
         Part("summary", "Summary", _summary(known)),
-        Part("curves", "Accuracy over the epochs", _curves(known, keep)),
+        Part("curves", f"{known.chosen.main.headline.title} over the epochs", _curves(known, keep)),
         Part("loss", "Parts of the loss", _losses(known, keep)),
         *_answered(known, keep),
         *_facts(known),
@@ -44,7 +52,13 @@ def write_page(known: Known, keep: Keep) -> str:
 def _summary(known: Known) -> list[Markup]:
     chosen, results = known.chosen, known.chosen.main.info["results"]
     single = len(chosen.ours.runs) == 1
-    key = [(f"test accuracy{'' if single else ', mean of seeds'}", f"{in_percent(chosen.ours.top1.mean)}%")]
+    main = chosen.ours.headline
+    several = main == MAP
+    of_seeds = "" if single else ", mean of seeds"
+    key = [(f"test {main.key_figure}{of_seeds}", f"{in_percent(chosen.ours.top1.mean)}%")]
+    for name, title in LABEL_METRICS.items() if several else ():
+        if (found := chosen.ours.metric(name)) is not None:
+            key.append((f"{title}{of_seeds}", in_words(name, found.mean)))
     balanced = chosen.ours.metric("balanced_accuracy") if chosen.ours.unequal else None
     if balanced is not None:
         key.append((f"balanced accuracy{'' if single else ', mean of seeds'}", f"{in_percent(balanced.mean)}%"))
@@ -58,9 +72,10 @@ def _summary(known: Known) -> list[Markup]:
         alike = difference.interval_of("balanced_accuracy") if difference.unequal else None
         if alike is not None:
             key.append(("gain in balanced accuracy, points", in_percent(alike.mean, signed=True)))
-    if shows_top5(len(known.classes)):
+    if shows_top5(len(known.classes)) and not several:
         key.append((f"among the first five, seed {chosen.main.seed}", f"{in_percent(results['test_top5'])}%"))
-    key.append((f"calibration error, seed {chosen.main.seed}", f"{in_percent(results['test_ece'])}%"))
+    if not several:
+        key.append((f"calibration error, seed {chosen.main.seed}", f"{in_percent(results['test_ece'])}%"))
     return [blocks.paragraphs(sentences.summary(chosen)), blocks.tiles(key)]
 
 
@@ -71,15 +86,16 @@ def _curves(known: Known, keep: Keep) -> list[Markup]:
         return [blocks.paragraphs(["The test split was not evaluated during the training."])]
     theirs = curve_of(chosen.baseline.runs) if chosen.baseline is not None else None
     name = "guided" if chosen.ours.guided else "this run"
+    main = chosen.main.headline
     first, last = (f"{in_percent(ours.mean[place])}% at epoch {ours.epochs[place]:g}" for place in (0, -1))
     text = f"From {first} to {last}"
     bands = " Bands go from the lowest to the highest seed." if ours.seeds > 1 or (theirs and theirs.seeds > 1) else ""
     picture = Shown(
         "curves",
-        draw_accuracy(ours, theirs, name),
-        "Accuracy on the test split over the epochs",
+        draw_accuracy(ours, theirs, name, main.name),
+        f"{main.title} on the test split over the epochs",
         f"{text}; the baseline ends at {in_percent(theirs.mean[-1])}%." if theirs else f"{text}.",
-        f"Share of the test images whose class comes first.{bands}",
+        f"{_ABOUT[main.key]}{bands}",
     )
     columns, rows = ["epoch"], [[f"{epoch:g}"] for epoch in ours.epochs]
     for who, curve in ((name, ours), ("baseline", theirs)):
@@ -87,7 +103,7 @@ def _curves(known: Known, keep: Keep) -> list[Markup]:
             columns += [who] if curve.seeds == 1 else [f"{who}, mean", "lowest", "highest"]
             for row, epoch in zip(rows, ours.epochs, strict=True):
                 row += _at(curve, epoch)
-    listed = blocks.table("Accuracy over the epochs", columns, rows)
+    listed = blocks.table(f"{main.title} over the epochs", columns, rows)
     return [picture.html(keep), blocks.folded("The same as a table", listed)]
 
 
@@ -125,6 +141,8 @@ def _ends(rows: Sequence[Mapping[str, float]], key: str) -> tuple[str, str]:
 def _answered(known: Known, keep: Keep) -> list[Part]:
     """Build the parts that need predictions for the test images."""
     ours = known.answers
+    if known.chosen.main.headline == MAP:
+        return [Part("classes", "Class by class", label_scores(known))]
     parts = (
         ("classes", "Class by class", predictions.classes),
         ("confusion", "Confusion matrix", predictions.confusions),

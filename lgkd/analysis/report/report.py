@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lgkd._internal.atomic_io import write_atomic
+from lgkd._internal.metric_rules import MAP
 from lgkd.analysis.report.context import Known
 from lgkd.analysis.report.page import GENERATOR, write_page
 from lgkd.analysis.report.selection import choose
@@ -56,6 +57,7 @@ def write_report(
     why_not, opened, ours, theirs = "", None, None, None
     try:
         _check_named(chosen.main, dataset)
+        _check_one_label(chosen.main, dataset)
         opened = open_run(chosen.main.folder, dataset=dataset, data_dir=data_dir, device=device)
         if dataset is not None:
             notify(f"class by class, confusion, calibration and examples: {opened.scored}")
@@ -64,7 +66,8 @@ def write_report(
             theirs = _answers(_beside(chosen.beside, opened, device))
     except MissingError as error:
         why_not = f"Left out, for the test images are missing: {error}."
-        notify(f"class by class, confusion, calibration and examples are left out: {error}")
+        if chosen.main.headline != MAP:
+            notify(f"class by class, confusion, calibration and examples are left out: {error}")
     main = chosen.main
     known = Known(
         chosen=chosen,
@@ -87,6 +90,23 @@ def write_report(
             figure.savefig(folder / f"{name}.png")
     write_atomic(file, page.encode())
     return file
+
+
+def _check_one_label(run: Finished, dataset: object) -> None:
+    """Leave out predictions of images with several labels, whose scores by class are in the run.
+
+    Raises:
+        InputError: another data set is to be predicted.
+        MissingError: an image has several labels.
+    """
+    if run.headline != MAP:
+        return
+    if dataset is not None:
+        raise InputError(
+            f"--dataset {dataset} is for reports on one label an image, and {run.folder} gives several; leave it out, "
+            "and score other images by `lgkd evaluate`"
+        )
+    raise MissingError("an image has several labels")
 
 
 def _check_named(run: Finished, dataset: object) -> None:

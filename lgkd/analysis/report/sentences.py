@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lgkd._internal.metric_rules import MAP, headline
 from lgkd.analysis.report.selection import Chosen
 from lgkd.runs.class_results import (
     about_never_predicted,
@@ -63,12 +64,15 @@ def _value(value: Any) -> str:
 
 def _teachers(info: Mapping[str, Any]) -> list[str]:
     """State the accuracy of each teacher, where it is known."""
-    known = [(_called(one), one.get("test_top1")) for one in teachers_of(info)]
-    return [
-        f"The teacher {name} classifies {in_percent(top1)}% of the test images correctly."
-        for name, top1 in known
-        if isinstance(top1, int | float)
-    ]
+    known = [(_called(one), one, one.get(f"test_{headline(one).key}")) for one in teachers_of(info)]
+    return [f"The teacher {name} {_does(one, found)}." for name, one, found in known if isinstance(found, int | float)]
+
+
+def _does(scores: Mapping[str, Any], value: float) -> str:
+    """State the main metric of some scores, after the name of a model."""
+    if headline(scores) == MAP:
+        return f"reaches a mean average precision of {in_percent(value)}% on the test images"
+    return f"classifies {in_percent(value)}% of the test images correctly"
 
 
 def when(runs: Sequence[Mapping[str, Any]]) -> str:
@@ -88,14 +92,14 @@ def summary(chosen: Chosen) -> list[str]:
         f"{who(info)}: {info['epochs']} epochs on {data['train_images']:,} images of {data['name']}{part}, "
         f"{data['classes']} classes. {_build(info)}",
         *_teachers(info),
-        f"With seed {chosen.main.seed} it classifies {in_percent(results['test_top1'])}% of {data['test_images']:,} "
-        f"test images correctly {_when(results)}.",
+        f"With seed {chosen.main.seed} it {_result(results, data['test_images'])} {_when(results)}.",
         *_alike(results),
     ]
     best = results["best_epoch_on_the_test_split"]
     if best["epoch"] != results["epoch"]:
+        value = in_percent(best[f"test_{headline(best).key}"])
         lines.append(
-            f"Its best epoch on the test split is {best['epoch']}, with {in_percent(best['test_top1'])}%: the "
+            f"Its best epoch on the test split is {best['epoch']}, with {value}%: the "
             "figure that papers of this field print, selected on the images that it is measured on."
         )
     count = len(chosen.ours.runs)
@@ -108,6 +112,12 @@ def summary(chosen: Chosen) -> list[str]:
         spread = f" (standard deviation {in_percent(chosen.ours.sd or 0)} points)"
         lines.append(f"Over {count} seeds ({seeds}) the mean is {in_percent(chosen.ours.top1.mean)}%{spread}.")
     return lines + _gain(chosen, single=count == 1)
+
+
+def _result(results: Mapping[str, Any], images: int) -> str:
+    if headline(results) == MAP:
+        return f"reaches a mean average precision of {in_percent(results['test_map'])}% on {images:,} test images"
+    return f"classifies {in_percent(results['test_top1'])}% of {images:,} test images correctly"
 
 
 def _alike(results: Mapping[str, Any]) -> list[str]:

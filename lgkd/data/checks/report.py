@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -192,9 +193,9 @@ def quick_check(dataset: DataSet, *, say: Callable[[str], None], balanced: bool 
         say: called with one sentence a finding.
         balanced: whether the recipe makes up for the sizes of the classes, so that no remark has to name its keys.
     """
-    train = _split("train", dataset.classes, dataset.train.labels.tolist())
+    train = _split("train", dataset.classes, dataset.train.class_numbers.tolist())
     copies = copies_of(dataset)
-    balance = about_balance(train.per_class, TINY_IN_TRAINING, advise=not balanced)
+    balance = about_balance(train.per_class, TINY_IN_TRAINING, advise=not balanced and not dataset.multi_label)
     for sentence in (*about_copies(copies, len(dataset.test)), *balance):
         say(sentence)
 
@@ -207,7 +208,7 @@ def held_out_remarks(train: Images, held: Images) -> list[str]:
         held: images to choose the epoch on.
     """
     parts = [
-        Part(images.names, images.labels.tolist(), digests)
+        Part(images.names, images.label_keys, digests)
         for images, digests in zip((train, held), digests_of(train, held), strict=True)
     ]
     return about_held_out(compare(*parts), len(held))
@@ -222,7 +223,7 @@ def _has_files(source: str | Path, data_dir: str | Path | None) -> bool:
 def _of_dataset(dataset: DataSet) -> CheckReport:
     splits = (dataset.train, dataset.test)
     train, test = (
-        _split(name, dataset.classes, split.labels.tolist())
+        _split(name, dataset.classes, split.class_numbers.tolist(), len(split))
         for name, split in zip(("train", "test"), splits, strict=True)
     )
     seen: list[tuple[str, int, int]] = []
@@ -264,9 +265,12 @@ def _of_tree(name: str, tree: Tree, problems: list[str], progress: Progress | No
     if broken:
         problems.append(about_broken([(one.name, one.reason) for one in broken], len(files)))
     cut = len(train_files)
-    parts = (_part(train_files, looks[:cut]), _part(test_files, looks[cut:]))
+    parts = (_part(tree, train_files, looks[:cut]), _part(tree, test_files, looks[cut:]))
     train, test = (
-        _split(which, tree.classes, part.labels) for which, part in zip(("train", "test"), parts, strict=True)
+        _split(
+            which, tree.classes, chain.from_iterable(part.labels) if tree.label_sets else part.labels, len(part.names)
+        )
+        for which, part in zip(("train", "test"), parts, strict=True)
     )
     seen = [(f.path, k.height, k.width) for f, k in zip(files, looks, strict=True) if isinstance(k, Look)]
     copies = compare(*parts)
@@ -292,9 +296,10 @@ def _of_tree(name: str, tree: Tree, problems: list[str], progress: Progress | No
     )
 
 
-def _part(files: Sequence[File], looks: Sequence[Look | str]) -> Part:
+def _part(tree: Tree, files: Sequence[File], looks: Sequence[Look | str]) -> Part:
     whole = [(file, look) for file, look in zip(files, looks, strict=True) if isinstance(look, Look)]
-    return Part([file.path for file, _ in whole], [file.label for file, _ in whole], [look.digest for _, look in whole])
+    labels = [tree.label_sets[file.path] if tree.label_sets else file.label for file, _ in whole]
+    return Part([file.path for file, _ in whole], labels, [look.digest for _, look in whole])
 
 
 def _traced(files: Sequence[File], looks: Sequence[Look | str]) -> Traced:
@@ -304,11 +309,17 @@ def _traced(files: Sequence[File], looks: Sequence[Look | str]) -> Traced:
     )
 
 
-def _split(name: str, classes: Sequence[str], labels: Iterable[int]) -> Split:
+def _split(name: str, classes: Sequence[str], labels: Iterable[int], images: int | None = None) -> Split:
+    """Count the labels of a split; `images` is their number where an image may have several labels."""
     counted = Counter(labels)
     counts = [counted[label] for label in range(len(classes))]
     return Split(
-        name, sum(counts), min(counts), float(median(counts)), max(counts), dict(zip(classes, counts, strict=True))
+        name,
+        sum(counts) if images is None else images,
+        min(counts),
+        float(median(counts)),
+        max(counts),
+        dict(zip(classes, counts, strict=True)),
     )
 
 

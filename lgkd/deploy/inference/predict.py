@@ -3,13 +3,14 @@
 Letters in shapes: B batch, K classes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from lgkd._internal.metric_rules import THRESHOLD
 from lgkd.data.decode import decode_readable
 from lgkd.deploy.inference.load import Source
 from lgkd.errors import InputError
@@ -25,10 +26,14 @@ class Prediction:
 
     Attributes:
         image: the file.
-        classes: the most likely ones, most likely first; empty where the image cannot be read.
-        confidences: softmax of the logits for each of `classes`, 0 to 1.
+        classes: the most likely ones, most likely first; empty where the image cannot be read. Of several labels an
+            image all classes, most likely first.
+        confidences: softmax of the logits for each of `classes`, 0 to 1; of several labels an image their sigmoids.
         error: reason why the image cannot be read; None where it can.
         truth: its true class, by its folder in a labelled one; None where that is not known.
+        labels: of several labels an image those whose confidence is above the threshold, most likely first; None for
+            one label an image.
+        truths: its true labels, where a table with them is named; None where they are not known.
     """
 
     image: Path
@@ -37,6 +42,8 @@ class Prediction:
     error: str | None = None
     # Known by the folder and not by the student: its answers to a file are equal however the file was named.
     truth: str | None = field(default=None, compare=False)
+    labels: tuple[str, ...] | None = None
+    truths: tuple[str, ...] | None = field(default=None, compare=False)
 
 
 def predict_images(
@@ -45,6 +52,7 @@ def predict_images(
     *,
     top_k: int,
     truths: Sequence[str | None] | None = None,
+    label_sets: Mapping[Path, Sequence[str]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Prediction]:
     """Predict the class of every image, in order; unreadable images are reported and do not stop the others.
@@ -52,8 +60,9 @@ def predict_images(
     Args:
         source: the student.
         images: files.
-        top_k: classes per image.
+        top_k: classes per image; of several labels an image all are returned.
         truths: the true class of each image, as of `true_classes`; by default they are not known.
+        label_sets: of several labels an image the true ones of files that are known.
         progress: called with (done, total) images.
 
     Raises:
@@ -61,11 +70,13 @@ def predict_images(
     """
     if top_k < 1:
         raise InputError(f"top_k is {top_k}, expected at least 1 class an image")
-    most = min(top_k, len(source.classes))
+    most = len(source.classes) if source.multi_label else min(top_k, len(source.classes))
+    known = {} if label_sets is None else label_sets
     labels = iter(truths if truths is not None else [None] * len(images))
     predictions: list[Prediction] = []
     for paths, logits, broken in read_logits(source, images):
-        confidences, places = logits.double().softmax(dim=1).topk(most, dim=1)
+        shares = logits.double().sigmoid() if source.multi_label else logits.double().softmax(dim=1)
+        confidences, places = shares.topk(most, dim=1)
         rows = iter(zip(confidences.tolist(), places.tolist(), strict=True))
         for number, (path, truth) in enumerate(zip(paths, labels, strict=False)):
             if number in broken:
@@ -73,6 +84,11 @@ def predict_images(
                 continue
             some, which = next(rows)
             named = tuple(source.classes[place] for place in which)
+            if source.multi_label:
+                above = tuple(name for name, share in zip(named, some, strict=True) if share > THRESHOLD)
+                true = None if path not in known else tuple(known[path])
+                predictions.append(Prediction(path, named, tuple(some), labels=above, truths=true))
+                continue
             predictions.append(Prediction(path, named, tuple(some), truth=truth))
         if progress is not None:
             progress(len(predictions), len(images))

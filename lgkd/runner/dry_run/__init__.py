@@ -12,6 +12,7 @@ from torch import nn
 from lgkd._internal.hardware import free_space, memory
 from lgkd.config import Recipe, dump_recipe
 from lgkd.data.class_balance import class_balance
+from lgkd.data.multi_label_balance import check_recipe
 from lgkd.data.prepare import Data, check_groups, count_steps, prepare_data
 from lgkd.data.synthetic import pictures
 from lgkd.distillation.guide import Guide
@@ -32,7 +33,7 @@ from lgkd.runner.dry_run.warnings import (
 )
 from lgkd.runner.length_settings import settle_recipe, with_rules
 from lgkd.runner.options import Options
-from lgkd.runner.resolve import ResolvedConfig
+from lgkd.runner.resolve import ResolvedConfig, check_selection_fits
 from lgkd.runner.runner import Runner, coarse_of
 from lgkd.runner.sweep import SweepRun
 from lgkd.runner.time_budget import estimated_recipe
@@ -118,7 +119,7 @@ class DryRun:
                 "name": self.outline.name,
                 "where": self.outline.where,
                 "classes": len(self.outline.classes),
-                "train_images": sum(per_class),
+                "train_images": self.counts.images,
                 "images_per_class": {"fewest": per_class[0], "most": per_class[-1]},
                 "held_out_images": self.counts.held_out,
                 "extra_images": self.counts.extra,
@@ -182,7 +183,11 @@ def estimate_training(config: ResolvedConfig, *, runs: Sequence[SweepRun] = ()) 
                 check_teacher_classes(teacher, data)
             except InputError as error:
                 problems.append(str(error))
-        if found.named:
+        if found.named and found.train.ndim == 2:
+            check_recipe(recipe)
+            check_selection_fits(options.get("select_by"), multi_label=True)
+        elif found.named:
+            check_selection_fits(options.get("select_by"), multi_label=False)
             shares = [number / sum(counts.train) for number in counts.train]
             class_balance(recipe.class_weights, recipe.logit_adjustment, shares, found.classes)
         expected = ExpectedRun.of(config, found, counts, prepared.info)
@@ -277,7 +282,7 @@ def _steps(recipe: Recipe, counts: Counts, options: Options) -> int:
     """Count the steps of an epoch."""
     share = options.get("extra_share")
     return count_steps(
-        recipe, sum(counts.train), counts.extra, (_EXTRA_SHARE if share is None else share) if counts.extra else 0.0
+        recipe, counts.images, counts.extra, (_EXTRA_SHARE if share is None else share) if counts.extra else 0.0
     )
 
 

@@ -17,7 +17,7 @@ from lgkd.data.folds import fold_of
 from lgkd.data.greys import Scale
 from lgkd.data.groups import Groups
 from lgkd.data.image_folder import read_classes
-from lgkd.data.load import both_splits, find_tree, load_dataset
+from lgkd.data.load import both_splits, find_tree, labels_of, load_dataset
 from lgkd.data.locations import absent, files_here, tree_folder
 from lgkd.data.names import Subset
 from lgkd.data.sources.download import is_offline
@@ -35,7 +35,7 @@ class Outline:
         name: as in run.json.
         classes: names; placeholders where only their number is known.
         named: whether the names are real.
-        train: labels of the training images, int64 (N,).
+        train: labels of the training images, int64 (N,); of several labels an image float32 (N,K).
         test: images in the test split.
         side: (height, width) of a stored image, in pixels.
         where: the location, as text.
@@ -95,13 +95,14 @@ def outline(
         return _published(info, data_dir, offline=offline)
     name, tree = find_tree(source, data_dir=data_dir)
     train, test, notes = both_splits(tree, groups)
-    labels = torch.tensor([file.label for file in train], dtype=torch.int64)
+    labels, held = labels_of(tree, train), labels_of(tree, test)
     sample = _look_at_some(tree.root, [file.path for file in (*train, *test)])
-    largest = max(Counter(file.label for file in test).values(), default=0) / max(len(test), 1)
+    numbers = held.nonzero()[:, 1] if held.ndim == 2 else held
+    largest = max(Counter(numbers.tolist()).values(), default=0) / max(len(test), 1)
     return Outline(
         name, tree.classes, True, labels, len(test), sample.side, str(tree.root), (*notes, *sample.notes),
         largest_class=largest, names=tuple(file.path for file in train), flat=tree.test is None,
-        held=(torch.tensor([file.label for file in test], dtype=torch.int64), tuple(file.path for file in test)),
+        held=(held, tuple(file.path for file in test)),
         short_side=sample.short_side, grey=sample.grey,
     )  # fmt: skip
 
@@ -164,12 +165,14 @@ class Counts:
         held_out: to choose the epoch on.
         extra: additional images.
         test: tested on.
+        images: to train on; with several labels an image fewer than their sum over classes, or more.
     """
 
     train: tuple[int, ...]
     held_out: int
     extra: int
     test: int
+    images: int
 
 
 def count(
@@ -201,7 +204,13 @@ def count(
     more = 0
     if extra is not None and found.named:
         more = len(read_classes(Path(extra).expanduser(), found.classes).train)
-    return Counts(tuple(torch.bincount(chosen.labels, minlength=len(found.classes)).tolist()), held, more, tested)
+    return Counts(
+        tuple(torch.bincount(chosen.class_numbers, minlength=len(found.classes)).tolist()),
+        held,
+        more,
+        tested,
+        len(chosen),
+    )
 
 
 def _held(found: Outline) -> tuple[Tensor, Sequence[str], Sequence[str]]:
@@ -220,6 +229,12 @@ def stubs(labels: Tensor, classes: Sequence[str], names: Sequence[str] = ()) -> 
     )
 
 
+def _made_labels(number: int, classes: int, *, several: bool) -> Tensor:
+    """Return labels that name the classes in turn."""
+    labels = torch.arange(number) % classes
+    return torch.nn.functional.one_hot(labels, classes).float() if several else labels
+
+
 def stand_in(found: Outline, number: int, draw: Callable[[int, int, torch.Generator], Tensor]) -> DataSet:
     """Generate a small data set of the same image size and classes, to measure with.
 
@@ -234,7 +249,7 @@ def stand_in(found: Outline, number: int, draw: Callable[[int, int, torch.Genera
     some = Images(
         pixels,
         torch.tensor([[height, width]], dtype=torch.int32).repeat(number, 1),
-        torch.arange(number) % len(found.classes),
+        _made_labels(number, len(found.classes), several=found.train.ndim == 2),
         ("a made image",) * number,
     )
     return DataSet(found.name, found.classes, some, some, "", ())
