@@ -56,7 +56,7 @@ def print_next_step(run: "Run", dataset: str, data_dir: str | Path | None) -> No
     name, about, options = info["student"]["name"], info["dataset"], (info.get("call") or {}).get("options") or {}
     # One that ends this evening, whatever the teacher took.
     words = ["lgkd", "distill", "--student", "vit_128", "--teacher", name, "--dataset", dataset]
-    words += ["--recipe", "fast", "--time", "45m"]
+    words += ["--recipe", "locality-guidance" if about.get("multi_label") else "fast", "--time", "45m"]
     side = info["student"]["image_size"][0]
     words += ["--image-size", str(side)] if _LEAST < side <= _MOST else []
     given = {"data_dir": data_dir, **{key: options.get(key) for key in _PARTS}}
