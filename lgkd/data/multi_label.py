@@ -7,14 +7,15 @@ Two forms, told apart by the header:
 - one column a class: a column of paths, and for every class a column of 0 and 1 whose header is its name.
 
 Both may have a column `split` (train, test; val, valid or validation serve where there is no test) and a column
-`group`. Paths are relative to the table's folder, or absolute. An image without a class is an example of none.
+`group`. Paths are below the table's folder. An image without a class is an example of none.
 """
 
 import csv
 import io
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, Final, NamedTuple
 
 from lgkd._internal.text import counted, listed, safe_text
@@ -109,9 +110,7 @@ def parse_rows(header: Sequence[str], rows: Sequence[Sequence[Any]], origin: str
             raise DataError(
                 f"{origin}:{line} has {len(row)} cells, expected {len(names)} as in the header; mend the row"
             )
-        path = str(row[paths]).strip().replace("\\", "/").removeprefix("./")
-        if not path:
-            raise DataError(f"{origin}:{line} has no path; expected one relative to the table's folder")
+        path = _path(str(row[paths]), origin, line)
         if seen.setdefault(path, line) != line:
             raise DataError(
                 f"{origin}:{line} has the path {safe_text(path)} of line {seen[path]} again; expected a row an image: "
@@ -126,6 +125,17 @@ def parse_rows(header: Sequence[str], rows: Sequence[Sequence[Any]], origin: str
         found.append(Row(path, classes, split, str(row[known[GROUP]]).strip() or None if GROUP in known else None))
     every = {name for row in found for name in row.classes} | {names[place] for place in columns}
     return Table(tuple(sorted(every)), tuple(found))
+
+
+def _path(text: str, origin: str, line: int) -> str:
+    """Return a path below the table's folder, with forward slashes; a table may come from a stranger."""
+    path = posixpath.normpath(text.strip().replace("\\", "/"))
+    if path in (".", "..") or path.startswith(("/", "../")) or PureWindowsPath(path).drive:
+        raise DataError(
+            f"{origin}:{line} has the path {safe_text(text)!r}, expected one below the table's folder; move the table "
+            "above the images, or correct the path"
+        )
+    return path
 
 
 def _separator(cells: Any) -> str | None:

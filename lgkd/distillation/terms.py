@@ -41,8 +41,8 @@ def for_several_labels(loss: nn.Module, title: str) -> nn.Module:
     if form is None:
         raise InputError(
             f"the term {title} compares probabilities of classes that exclude each other, and here an image has "
-            "several labels; use kd or binary-kd, which compare every class by itself, or terms on maps or embeddings "
-            "(a loss of your own that allows several labels sets multi_label = True)"
+            "several labels; use kd, which then compares every class by itself, or terms on maps or embeddings (a loss "
+            "of your own that allows several labels sets multi_label = True)"
         )
     made: nn.Module = form()
     return made

@@ -2,7 +2,6 @@
 from torch import nn
 
 from lgkd.losses.attention_transfer import AttentionTransfer as AttentionTransfer
-from lgkd.losses.binary_kd import BinaryKD as BinaryKD
 from lgkd.losses.block_guidance import BlockGuidance as BlockGuidance
 from lgkd.losses.correlation_congruence import CorrelationCongruence as CorrelationCongruence
 from lgkd.losses.cross_correlation import CrossCorrelation as CrossCorrelation

@@ -38,7 +38,8 @@ class KD(nn.Module):
     The mean runs over the batch, the sum over the classes; T^2 keeps the gradient's size when T changes.
     With mean "elements" the sum is divided by B K instead, which makes it K times smaller, as in several
     published implementations, whose weights have that scale. Computed from logarithms: finite for any
-    finite logits, in at least float32. With several labels an image it is `BinaryKD` of the same temperature.
+    finite logits, in at least float32. With several labels an image the divergence is that of every class by itself
+    (`lgkd.losses.binary_kd`), of the same temperature.
 
     Source: Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network (arXiv 1503.02531); common
     weights are 0.9 at T = 4, with 0.1 for the classification.
