@@ -45,6 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[raised.VARIABLE] = tempfile.mkdtemp(prefix="lgkd-errors-")
         config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(raised.VARIABLE), ignore_errors=True))
     raised.record_errors()
+    os.fsync = lambda handle: None  # no test outlives a loss of power; fifty a run would wait for the disk
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -5,8 +5,10 @@ and expands a few bytes of aliases to gigabytes. Here values are read as they ar
 no tags, anchors or aliases, no repeated keys, no value that is not spelt as decimal or as text.
 """
 
+import copy
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -92,6 +94,11 @@ def _refused(message: str, at: yaml.Event) -> yaml.MarkedYAMLError:
 
 def read_yaml(text: str) -> Document:
     """Read one YAML document. Errors are collected in `problems`; nothing is raised."""
+    return copy.deepcopy(_read(text))
+
+
+@lru_cache(maxsize=32)  # a command reads its recipe several times, at 20 ms each: PyYAML's strict half is Python
+def _read(text: str) -> Document:
     document = Document()
     if len(text) > MAX_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         document.problems.append(Problem(f"longer than {MAX_BYTES:,} bytes; this is not a recipe"))

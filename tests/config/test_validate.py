@@ -241,6 +241,17 @@ def test_a_huge_file_is_refused_without_being_read_whole(tmp_path: Path) -> None
         load_recipe(file)
 
 
+def test_a_text_that_is_read_again_shares_nothing_with_the_first_reading() -> None:
+    text = "view: {image_size: [32, 32]}\nbatch_size: 8, 9\nbatch_size: 8\n"
+    first = read_yaml(text)
+    first.values["view"]["image_size"].append(1)
+    first.problems.clear()
+    first.lines.clear()
+    again = read_yaml(text)
+    assert again.values["view"] == {"image_size": [32, 32]}
+    assert len(again.problems) == 1 and again.lines["view",] == 1
+
+
 def test_plain_values_read_back_equal() -> None:
     values = {
         "a": [
