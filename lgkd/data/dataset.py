@@ -87,7 +87,7 @@ class Images:
     @property
     def largest_class(self) -> float:
         """Return the share of the images that are of the most frequent class."""
-        return float(torch.bincount(self.class_numbers).max()) / len(self)
+        return float(torch.bincount(self.class_numbers, minlength=1).max()) / len(self)
 
     @property
     def seen_classes(self) -> int:

@@ -12,6 +12,17 @@ from torch import Tensor, nn
 from lgkd.data.batch import Batch
 
 
+def count_correct(logits_BK: Tensor, targets: Tensor) -> Tensor:
+    """Count the images whose largest logit is that of their class, or of the largest part of a mix: a scalar.
+
+    Args:
+        logits_BK: of the images.
+        targets: class numbers, int64 (B,), or distributions over classes, float (B,K).
+    """
+    labels = targets if targets.ndim == 1 else targets.argmax(dim=1)
+    return (logits_BK.argmax(dim=1) == labels).sum()
+
+
 class LabelLoss(nn.Module, ABC):
     """Compare logits with the labels of a batch: the loss of a task besides its guides."""
 
@@ -63,8 +74,7 @@ class ClassificationLoss(LabelLoss):
 
     def correct(self, logits_BK: Tensor, targets: Tensor) -> Tensor:
         """Return the number of images whose largest logit is that of their class, or of the largest part of a mix."""
-        labels = targets if targets.ndim == 1 else targets.argmax(dim=1)
-        return (logits_BK.argmax(dim=1) == labels).sum()
+        return count_correct(logits_BK, targets)
 
 
 class MultiLabelLoss(LabelLoss):

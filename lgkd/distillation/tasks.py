@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from lgkd.config import Guidance
 from lgkd.config.declaration import check_values, default_of
 from lgkd.data.batch import Batch
-from lgkd.distillation.classification import ClassificationLoss, LabelLoss
+from lgkd.distillation.classification import ClassificationLoss, LabelLoss, count_correct
 from lgkd.distillation.features import Features
 from lgkd.distillation.guide import Guide
 from lgkd.errors import InputError
 from lgkd.models.factory import no_logits
 
-__all__ = ["Batch", "Guided", "Lookup", "Step", "Supervised", "Task", "as_task"]
+__all__ = ["Batch", "Guided", "Lookup", "Step", "Supervised", "Task", "as_task", "count_correct"]
 
 _WEIGHT: float = default_of(Guidance, "classification_weight")
 
@@ -64,8 +64,7 @@ class Task(nn.Module, ABC):
 
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the number of images of a batch that are classified correctly, a scalar, for the log."""
-        labels = targets if targets.ndim == 1 else targets.argmax(dim=1)
-        return (logits.argmax(dim=1) == labels).sum()
+        return count_correct(logits, targets)
 
     @property
     def terms(self) -> Mapping[str, nn.Module]:

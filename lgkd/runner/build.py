@@ -103,23 +103,6 @@ def check_teacher_classes(teacher: Teacher, data: Data) -> None:
     )
 
 
-def check_teacher_labels(teacher: Teacher, data: Data) -> None:
-    """Refuse a teacher of one label an image for a student of several, and the other way round.
-
-    Raises:
-        InputError: they differ.
-    """
-    card = teacher.card
-    if card is None or card.multi_label == data.multi_label:
-        return
-    kinds = ("one label an image", "several labels an image")
-    raise InputError(
-        f"the teacher {card.name} was trained on {kinds[card.multi_label]}, and {data.source} has "
-        f"{kinds[data.multi_label]}, so that their logits do not compare; train one on this data set: "
-        f"lgkd train-teacher {card.architecture} {data.source}"
-    )
-
-
 def check_teacher_fold(teacher: Teacher, data: Data) -> None:
     """Refuse a teacher of other folds: it may have seen the images that the student is tested on.
 

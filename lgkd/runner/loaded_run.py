@@ -126,9 +126,9 @@ def open_run(
         dataset, scored = found.data, found.scored
     part, of = (Subset(), None) if by_name else (fold, groups)
     data = prepare_data(dataset, normalize="imagenet", data_dir=data_dir, greys=greys, subset=part, groups=of)
+    check_labels(folder, about, data)
     if by_name:
         data = _by_name(data, about["classes"])
-    check_labels(folder, about, data)
     if list(data.classes) != about["classes"]:
         raise InputError(
             f"{folder} knows {len(about['classes'])} classes, {data.source} has {len(data.classes)} and they differ; "

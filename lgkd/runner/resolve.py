@@ -284,19 +284,6 @@ def check_selection(select_by: str | None, val_fraction: float | None) -> None:
         )
 
 
-def check_selection_fits(select_by: str | None, *, multi_label: bool) -> None:
-    """Check the metric that selects the epoch against the labels of the data set.
-
-    Raises:
-        InputError: the metric is defined for another kind of labels.
-    """
-    known, kind = (SELECT_LABELS_BY, "several labels") if multi_label else (SELECT_BY, "one label")
-    if select_by is not None and select_by not in known:
-        raise InputError(
-            f"--select-by {select_by} is not defined for {kind} an image, expected one of {', '.join(known)}"
-        )
-
-
 def check_extra(extra: str | Path | None, share: float | None) -> None:
     """Check that extra images are in a folder, and their share is valid; the content is checked later.
 

@@ -15,7 +15,6 @@ from lgkd._internal.safetensors_io import load_weights
 from lgkd.data.checks.report import quick_check
 from lgkd.data.class_balance import ClassBalance, about_twice_balanced, is_balanced
 from lgkd.data.greys import BEFORE, Greys
-from lgkd.data.multi_label_balance import check_recipe
 from lgkd.data.names import parse_side
 from lgkd.data.prepare import Data, count_steps, make_class_balance, make_test_batches, make_train_loader, prepare_data
 from lgkd.data.sources.download import is_offline
@@ -34,7 +33,6 @@ from lgkd.runner.build import (
     check_precision,
     check_teacher_classes,
     check_teacher_fold,
-    check_teacher_labels,
     is_convolutional,
     load_kept_teacher,
     make_guides,
@@ -43,11 +41,12 @@ from lgkd.runner.build import (
 )
 from lgkd.runner.execute import execute, finished_run
 from lgkd.runner.initial_weights import InitialWeights
+from lgkd.runner.label_checks import check_labels, check_teacher_labels
 from lgkd.runner.length_settings import settle_recipe
 from lgkd.runner.match_teachers import describe_teacher, match_teachers
 from lgkd.runner.prepared import Prepared, Session
 from lgkd.runner.record import describe_call, describe_training
-from lgkd.runner.resolve import ResolvedConfig, check_selection_fits
+from lgkd.runner.resolve import ResolvedConfig
 from lgkd.runner.run import Run
 from lgkd.runner.timm_teacher import TimmTeacher
 from lgkd.runs.folder import check_free, claim, is_finished, make_folder, read_run
@@ -171,6 +170,7 @@ class Runner:
             self._settle_recipe(data, steps_per_epoch)
         config, session = self.config, self.session
         options = config.options
+        check_labels(config.recipe, options.get("select_by"), multi_label=data.multi_label)
         student, size, guides = self.build_models(data)
         try:
             if is_convolutional(student):
@@ -251,9 +251,6 @@ class Runner:
         if matched != config.teachers:
             self.config = replace(config, teachers=matched)
             del self.teachers
-        if data.multi_label:
-            check_recipe(self.config.recipe)
-        check_selection_fits(options.get("select_by"), multi_label=data.multi_label)
         for teacher in self.teachers:
             check_teacher_classes(teacher, data)
             check_teacher_labels(teacher, data)

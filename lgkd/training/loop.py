@@ -114,7 +114,7 @@ class _Training:
         self.agreement = Agreement(stop, checkpointer)
         self.say = say
         self.progress = Progress(accumulate=self.plan.accumulate)
-        self.meters = RunningMean()
+        self.meters = RunningMean(engine.task.correct)
 
     def restore(self) -> None:
         if self.checkpointer is not None:

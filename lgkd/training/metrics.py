@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lgkd.distillation.tasks import Batch, Step
+from lgkd.distillation.tasks import Batch, Step, count_correct
 
 
 class RunningMean:
@@ -13,22 +13,21 @@ class RunningMean:
 
     Summed in double precision, in which sums of single precision are exact: they do not depend on how the images are
     split over processes, nor on interruptions of the run.
+
+    Args:
+        correct: counts the images that are classified correctly, from logits and targets, as `Task.correct`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, correct: Callable[[Tensor, Tensor], Tensor] = count_correct) -> None:
+        self._correct = correct
         self._sums: dict[str, Tensor] = {}
         self.images = 0
 
-    def add(self, step: Step, batch: Batch, correct: Tensor) -> None:
-        """Add one micro-batch, weighted by its number of images.
-
-        Args:
-            step: its result.
-            batch: the images.
-            correct: number of them that are classified correctly, see `Task.correct`.
-        """
+    def add(self, step: Step, batch: Batch) -> None:
+        """Add one micro-batch, weighted by its number of images."""
         count = len(batch.images)
         self.images += count
+        correct = self._correct(step.logits.detach(), batch.targets)
         values = {"loss": step.loss.detach() * count, "accuracy": correct.float()}
         values |= {name: value * count for name, value in step.parts.items()}
         before, self._sums = self._sums, {}

@@ -136,7 +136,7 @@ class Engine:
         with no_remedy_for_memory("while the weights were updated", _UPDATE_NEEDS):
             bad, whole = self._update(batch, made, number)
         for step, part in made:
-            meters.add(step, part, self.task.correct(step.logits.detach(), part.targets))
+            meters.add(step, part)
         self.guard.watch(bad, whole, index, epoch, place)
 
     def _gradients_that_fit(self, batch: Batch, since_first: int) -> list[tuple[Step, Batch]]:

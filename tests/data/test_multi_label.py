@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lgkd.data.checks.report import check
+from lgkd import check
 from lgkd.data.folds import fold_of
 from lgkd.data.groups import Groups
 from lgkd.data.load import find_tree, load_dataset

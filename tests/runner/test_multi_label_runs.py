@@ -2,9 +2,10 @@
 
 import csv
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ import lgkd
 from lgkd.cli import run
 from lgkd.data.load import load_dataset
 from lgkd.errors import InputError
+from lgkd.models.teacher_card import read_card
+from lgkd.runner.label_checks import check_teacher_labels
 from lgkd.runs.folder import read_metrics, read_run, read_student
 from lgkd.training.label_scores import MultiLabelScores
 from tests.support.labels import NAMES, make_table
@@ -161,11 +164,11 @@ def test_compare_and_report_show_map(made: Made, capsys: pytest.CaptureFixture[s
     assert "map" in head and "exact_match" in head and "best_on_test_map" in head and "top1" not in head
     assert run(["compare", str(made.guided), str(made.alone)]) == 0
     assert "mAP after the last epoch" in " ".join(capsys.readouterr().out.split())
-    page = lgkd.report(made.guided, made.alone, out="page.html").read_text()
+    page = lgkd.write_report(made.guided, made.alone, out="page.html").read_text()
     assert "Mean average precision over the epochs" in page and "no confusion matrix" in page
     assert "gain in average precision" in page
     with pytest.raises(InputError, match=r"--dataset .* is for reports on one label"):
-        lgkd.report(made.guided, out="other.html", dataset=made.table)
+        lgkd.write_report(made.guided, out="other.html", dataset=made.table)
 
 
 def test_a_paused_training_goes_on_to_the_same_bits(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,19 +215,17 @@ def test_extra_folders_and_terms_of_exclusive_classes_are_refused(
         assert f"the term {kind.replace('-', '_')} compares probabilities of classes that exclude each other" in shown
 
 
-def test_a_teacher_of_one_label_an_image_does_not_guide(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
-    place = next(made.home.glob("teachers/*/resnet8"))
-    store = Path("store")
-    shutil.copytree(made.home, store)
-    card = store / place.relative_to(made.home) / "card.json"
-    about = json.loads(card.read_text())
-    del about["accuracy"]["map"], about["accuracy"]["chance_map"]
-    card.write_text(json.dumps(about))
-    card.with_name("MANIFEST.json").unlink()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LGKD_HOME", str(store.resolve()))
-        assert run([*DISTILL, "--dataset", str(made.table), "--out", "no"]) == 2
-    assert "was trained on one label an image" in " ".join("".join(capsys.readouterr()).split())
+def test_a_teacher_of_one_label_an_image_does_not_guide(made: Made) -> None:
+    card = read_card(next(made.home.glob("teachers/*/resnet8")))
+    other = card.model_copy(update={"accuracy": card.accuracy.model_copy(update={"map": None})})
+    data: Any = SimpleNamespace(multi_label=True, source="photos.csv")
+    check_teacher_labels(SimpleNamespace(card=card), data)
+    check_teacher_labels(SimpleNamespace(card=None), data)
+    with pytest.raises(InputError, match=r"was trained on one label an image, and photos\.csv has several labels"):
+        check_teacher_labels(SimpleNamespace(card=other), data)
+    data.multi_label = False
+    with pytest.raises(InputError, match=r"was trained on several labels an image, and photos\.csv has one label"):
+        check_teacher_labels(SimpleNamespace(card=card), data)
 
 
 def test_a_dry_run_counts_images_and_not_labels(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
@@ -237,7 +238,7 @@ def test_fit_inspect_and_bench_are_refused(made: Made) -> None:
     with pytest.raises(InputError, match="a fit plans for one"):
         lgkd.fit(made.table, out="fit")
     with pytest.raises(InputError, match="an inspection measures one"):
-        lgkd.inspect(made.guided, out="seen")
+        lgkd.inspect_run(made.guided, out="seen")
 
 
 def test_a_table_is_known_without_torch(made: Made, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from torch import nn
 from lgkd._internal.hardware import free_space, memory
 from lgkd.config import Recipe, dump_recipe
 from lgkd.data.class_balance import class_balance
-from lgkd.data.multi_label_balance import check_recipe
 from lgkd.data.prepare import Data, check_groups, count_steps, prepare_data
 from lgkd.data.synthetic import pictures
 from lgkd.distillation.guide import Guide
@@ -33,7 +32,7 @@ from lgkd.runner.dry_run.warnings import (
 )
 from lgkd.runner.length_settings import settle_recipe, with_rules
 from lgkd.runner.options import Options
-from lgkd.runner.resolve import ResolvedConfig, check_selection_fits
+from lgkd.runner.resolve import ResolvedConfig
 from lgkd.runner.runner import Runner, coarse_of
 from lgkd.runner.sweep import SweepRun
 from lgkd.runner.time_budget import estimated_recipe
@@ -183,11 +182,7 @@ def estimate_training(config: ResolvedConfig, *, runs: Sequence[SweepRun] = ()) 
                 check_teacher_classes(teacher, data)
             except InputError as error:
                 problems.append(str(error))
-        if found.named and found.train.ndim == 2:
-            check_recipe(recipe)
-            check_selection_fits(options.get("select_by"), multi_label=True)
-        elif found.named:
-            check_selection_fits(options.get("select_by"), multi_label=False)
+        if found.named and not data.multi_label:
             shares = [number / sum(counts.train) for number in counts.train]
             class_balance(recipe.class_weights, recipe.logit_adjustment, shares, found.classes)
         expected = ExpectedRun.of(config, found, counts, prepared.info)
