@@ -80,9 +80,10 @@ class Images:
     @property
     def label_keys(self) -> list[Any]:
         """Return a hashable value for every image, equal for equal labels: its class, or the tuple of its classes."""
+        rows: list[Any] = self.labels.tolist()
         if not self.multi_label:
-            return self.labels.tolist()
-        return [tuple(place for place, one in enumerate(row) if one) for row in self.labels.tolist()]
+            return rows
+        return [tuple(place for place, one in enumerate(row) if one) for row in rows]
 
     @property
     def largest_class(self) -> float:

@@ -105,9 +105,14 @@ class Accuracy(_Part):
         return {key: value for key, value in values.items() if value is not None or key not in ("map", "chance_map")}
 
     @property
+    def value(self) -> float:
+        """Return the metric that stands for it: top-1 accuracy, or mAP of several labels an image."""
+        return self.top1 if self.map is None else self.map
+
+    @property
     def shown(self) -> str:
         """Return the accuracy in words."""
-        return f"{self.top1:.1%} top-1" if self.map is None else f"{self.map:.1%} mAP"
+        return f"{self.value:.1%} {'top-1' if self.map is None else 'mAP'}"
 
     @model_validator(mode="after")
     def _epoch_is_one_of_them(self) -> "Accuracy":

@@ -56,8 +56,8 @@ def _summary(known: Known) -> list[Markup]:
     several = main == MAP
     of_seeds = "" if single else ", mean of seeds"
     key = [(f"test {main.key_figure}{of_seeds}", f"{in_percent(chosen.ours.top1.mean)}%")]
-    for name, title in LABEL_METRICS.items() if several else ():
-        if (found := chosen.ours.metric(name)) is not None:
+    for name, title in LABEL_METRICS.items():
+        if several and (found := chosen.ours.metric(name)) is not None:
             key.append((f"{title}{of_seeds}", in_words(name, found.mean)))
     balanced = chosen.ours.metric("balanced_accuracy") if chosen.ours.unequal else None
     if balanced is not None:
