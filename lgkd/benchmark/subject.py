@@ -32,12 +32,22 @@ _USUAL_IMAGES = 50_000
 
 
 def load_data(choices: Choices) -> Data:
-    """Load the images: made ones, or those of a data set."""
-    return prepare_data(
+    """Load the images: made ones, or those of a data set.
+
+    Raises:
+        InputError: an image has several labels.
+    """
+    data = prepare_data(
         choices.dataset if choices.dataset is not None else made_dataset(choices),
         normalize=choices.resolved.view.normalize,
         data_dir=choices.data_dir,
     )
+    if data.multi_label:
+        raise InputError(
+            f"{data.source} has several labels an image, and a benchmark trains on one, as the plain loop does; expected "
+            "a folder of classes: see the costs of this training by --dry-run"
+        )
+    return data
 
 
 def load_pair(choices: Choices, data: Data) -> tuple[nn.Module, Guide | None, tuple[int, int]]:
@@ -79,11 +89,6 @@ class Subject:
         if self.device == "cpu":
             keep_freed_memory()
         data = load_data(choices)
-        if data.multi_label:
-            raise InputError(
-                f"{data.source} has several labels an image, and the plain loop that a benchmark compares with trains "
-                "one; measure on a folder of classes, or see the costs of a training by --dry-run"
-            )
         self.model, self.guide, self.image_size = load_pair(choices, data)
         self._balance = make_class_balance(recipe, data)
         self.loader = make_train_loader(

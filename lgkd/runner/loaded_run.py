@@ -221,6 +221,9 @@ def evaluate(
         model: as for `load_student`.
         say: called with messages: first the evaluated images, then other remarks for the user.
 
+    Returns:
+        The scores; of several labels an image those of `lgkd.training.label_scores`.
+
     Raises:
         InputError: there is no finished run, its loss is not finite, or the data set has classes that the student does
             not know.

@@ -12,7 +12,9 @@ import torch
 from sklearn.metrics import average_precision_score, f1_score
 
 import lgkd
+from lgkd.benchmark.subject import load_data
 from lgkd.cli import run
+from lgkd.config import load_recipe
 from lgkd.data.load import load_dataset
 from lgkd.errors import InputError
 from lgkd.models.teacher_card import read_card
@@ -234,11 +236,18 @@ def test_a_dry_run_counts_images_and_not_labels(made: Made, capsys: pytest.Captu
     assert found["dataset"]["train_images"] == read_run(made.teacher)["dataset"]["train_images"]
 
 
-def test_fit_inspect_and_bench_are_refused(made: Made) -> None:
+def test_fit_inspect_bench_and_import_are_refused(made: Made) -> None:
     with pytest.raises(InputError, match="a fit plans for one"):
         lgkd.fit(made.table, out="fit")
     with pytest.raises(InputError, match="an inspection measures one"):
         lgkd.inspect_run(made.guided, out="seen")
+    choices: Any = SimpleNamespace(dataset=made.table, resolved=load_recipe("supervised"), data_dir=None)
+    with pytest.raises(InputError, match="a benchmark trains on one"):
+        load_data(choices)
+    weights = made.teacher / "student.safetensors"
+    sha256 = read_student(made.teacher)["weights_sha256"]
+    with pytest.raises(InputError, match="imported weights are measured on one"):
+        lgkd.import_teacher("resnet8", weights, made.table, sha256=sha256, normalize="imagenet", name="other")
 
 
 def test_a_table_is_known_without_torch(made: Made, tmp_path: Path) -> None:

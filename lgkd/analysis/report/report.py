@@ -55,19 +55,21 @@ def write_report(
     file = Path(out) if out is not None else chosen.main.folder / REPORT
     check_place(file)
     why_not, opened, ours, theirs = "", None, None, None
+    several = chosen.main.headline == MAP
+    if several:
+        _check_own_images(chosen.main, dataset)
     try:
-        _check_named(chosen.main, dataset)
-        _check_one_label(chosen.main, dataset)
-        opened = open_run(chosen.main.folder, dataset=dataset, data_dir=data_dir, device=device)
-        if dataset is not None:
-            notify(f"class by class, confusion, calibration and examples: {opened.scored}")
-        ours = _answers(opened)
-        if chosen.beside is not None:
-            theirs = _answers(_beside(chosen.beside, opened, device))
+        if not several:  # whose scores by class are in the run
+            _check_named(chosen.main, dataset)
+            opened = open_run(chosen.main.folder, dataset=dataset, data_dir=data_dir, device=device)
+            if dataset is not None:
+                notify(f"class by class, confusion, calibration and examples: {opened.scored}")
+            ours = _answers(opened)
+            if chosen.beside is not None:
+                theirs = _answers(_beside(chosen.beside, opened, device))
     except MissingError as error:
         why_not = f"Left out, for the test images are missing: {error}."
-        if chosen.main.headline != MAP:
-            notify(f"class by class, confusion, calibration and examples are left out: {error}")
+        notify(f"class by class, confusion, calibration and examples are left out: {error}")
     main = chosen.main
     known = Known(
         chosen=chosen,
@@ -92,21 +94,17 @@ def write_report(
     return file
 
 
-def _check_one_label(run: Finished, dataset: object) -> None:
-    """Leave out predictions of images with several labels, whose scores by class are in the run.
+def _check_own_images(run: Finished, dataset: object) -> None:
+    """Refuse other images for a report on several labels an image, which shows the scores of the run.
 
     Raises:
-        InputError: another data set is to be predicted.
-        MissingError: an image has several labels.
+        InputError: another data set is named.
     """
-    if run.headline != MAP:
-        return
     if dataset is not None:
         raise InputError(
-            f"--dataset {dataset} is for reports on one label an image, and {run.folder} gives several; leave it out, "
-            "and score other images by `lgkd evaluate`"
+            f"--dataset {dataset} is for reports on one label an image, and {run.folder} gives several; expected none: "
+            "score other images by `lgkd evaluate`"
         )
-    raise MissingError("an image has several labels")
 
 
 def _check_named(run: Finished, dataset: object) -> None:
