@@ -44,8 +44,8 @@ def load_data(choices: Choices) -> Data:
     )
     if data.multi_label:
         raise InputError(
-            f"{data.source} has several labels an image, and a benchmark trains on one, as the plain loop does; expected "
-            "a folder of classes: see the costs of this training by --dry-run"
+            f"{data.source} has several labels an image, and a benchmark trains on one; expected a "
+            "folder of classes: see the costs of this training by --dry-run"
         )
     return data
 
