@@ -126,7 +126,7 @@ def open_run(
         dataset, scored = found.data, found.scored
     part, of = (Subset(), None) if by_name else (fold, groups)
     data = prepare_data(dataset, normalize="imagenet", data_dir=data_dir, greys=greys, subset=part, groups=of)
-    check_labels(folder, about, data)
+    _check_kind(folder, about, data)
     if by_name:
         data = _by_name(data, about["classes"])
     if list(data.classes) != about["classes"]:
@@ -141,7 +141,7 @@ def open_run(
     return Opened(folder, info, about, student, data, chosen, info["precision"] if same_device else "fp32", scored)
 
 
-def check_labels(folder: Path, about: Mapping[str, Any], data: Data) -> None:
+def _check_kind(folder: Path, about: Mapping[str, Any], data: Data) -> None:
     """Refuse images of one label each for a student of several, and the other way round.
 
     Raises:
