@@ -1,17 +1,20 @@
 """Tables of images with several labels each: reading, splits, subsets, and what is refused."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from lgkd.data.multi_label import Row, is_multi_label, parse_rows, read_table
 
 from lgkd import check
 from lgkd.data.folds import fold_of
 from lgkd.data.groups import Groups
-from lgkd.data.load import find_tree, load_dataset
+from lgkd.data.load import load_dataset
 from lgkd.data.names import Subset
+from lgkd.data.prepare import prepare_data
+from lgkd.data.sources.label_sets import is_multi_label, read_labels
+from lgkd.data.sources.source import find_source
 from lgkd.data.subsets import hold_out, select_subset
 from lgkd.errors import DataError, InputError
 from tests.support.labels import NAMES, draw_labels, make_table, write_rows
@@ -27,7 +30,7 @@ def test_both_forms_are_the_same_data_set(table: Path) -> None:
     lists, hot = load_dataset(table), load_dataset(table.with_name("hot.csv"))
     assert lists.classes == hot.classes == NAMES
     assert lists.fingerprint == hot.fingerprint and lists.multi_label
-    assert lists.name == "labels" and lists.flat
+    assert lists.name == "set-labels" and lists.flat
     whole = {**dict(zip(lists.train.names, lists.train.labels.tolist(), strict=True)),
              **dict(zip(lists.test.names, lists.test.labels.tolist(), strict=True))}  # fmt: skip
     expected = draw_labels(40)
@@ -62,89 +65,118 @@ def test_changed_labels_are_another_data_set_although_the_images_are_cached(tabl
     ],
 )
 def test_lists_are_separated_by_the_first_sign_that_any_has(cells: list[object], expected: list[set[str]]) -> None:
-    found = parse_rows(["path", "labels"], [["a.png", cells[0]], ["b.png", cells[1]]], "t.csv")
-    assert [set(row.classes) for row in found.rows] == expected
-    assert found.classes == tuple(sorted(set().union(*expected)))
+    rows = [["a.png", cells[0]], ["b.png", cells[1]]]
+    read = read_labels(["path", "labels"], ["labels"], rows, "t.csv")
+    assert [read(number, row) for number, row in enumerate(rows, 2)] == [tuple(sorted(names)) for names in expected]
 
 
-def test_rows_hold_split_and_group() -> None:
-    found = parse_rows(
-        ["file_name", "cat", "dog", "split", "group"],
-        [["./x\\a.png", "1", "0.0", "Train", "p1"], ["b.png", "0", "1", "valid", ""]],
-        "t.csv",
-    )
-    assert found.rows == (
-        Row("x/a.png", frozenset({"cat"}), "train", "p1"),
-        Row("b.png", frozenset({"dog"}), "val", None),
-    )
+def test_rows_hold_split_and_group(table: Path) -> None:
+    text = "file_name,cat,dog,Split,patient\n.\\images\\000.png,1,0.0,Train,p1\nimages/001.png,0,1,valid,p2\n"
+    (table.parent / "x.csv").write_text(text)
+    found = find_source(table.parent / "x.csv").rows(pytest.fail)
+    assert found is not None and found.classes == ("cat", "dog")
+    assert [(row.path, row.label, row.classes, row.role, row.group) for row in found.rows] == [
+        ("images/000.png", "", ("cat",), "train", "p1"),
+        ("images/001.png", "", ("dog",), "val", "p2"),
+    ]
 
 
 def test_kinds_of_tables_are_told_apart() -> None:
     assert is_multi_label(["path", "labels"]) and is_multi_label(["fname", "tags"])
     assert is_multi_label(["image", "cat", "dog"], ["a.png", "0", "1"])
     assert not is_multi_label(["path", "label"], ["a.png", "1"])
+    assert not is_multi_label(["path", "class", "flipped", "dark"], ["a.png", "cat", "0", "1"])
+    assert not is_multi_label(["path", "label", "labels"], ["a.png", "cat", "0"])
+    assert not is_multi_label(["path", "cat", "is_valid"], ["a.png", "0", "1"])
     assert not is_multi_label(["path", "group"], ["a.png", "1"])
     assert not is_multi_label(["path", "label", "width", "height"], ["a.png", "cat", "1", "1"])
 
 
-@pytest.mark.parametrize(
-    ("header", "rows", "words"),
-    [
-        (["name", "labels"], [["a", "b"]], "has no column of paths among name, labels; expected one named path"),
-        (["path", "split"], [["a", "train"]], "expected a CSV file with columns path,labels"),
-        (["path", "cat", "cat"], [["a", "1", "0"]], "each class once"),
-        (["path", "labels"], [["a"]], "t.csv:2 has 1 cells, expected 2"),
-        (["path", "labels"], [["", "cat"]], "t.csv:2 has the path '', expected one below the table's folder"),
-        (["path", "labels"], [["../a.png", "cat"]], "t.csv:2 has the path '../a.png', expected one below"),
-        (["path", "labels"], [["x/../../a.png", "cat"]], "expected one below the table's folder"),
-        (["path", "labels"], [["/etc/passwd", "cat"]], "t.csv:2 has the path '/etc/passwd', expected one below"),
-        (["path", "labels"], [["C:\\a.png", "cat"]], "expected one below the table's folder"),
-        (["path", "labels"], [["a", "cat"], ["./a", "dog"]], "t.csv:3 has the path a of line 2 again"),
-        (["path", "cat", "dog"], [["a", "1", "-1"]], "t.csv:2 has '-1' in the column 'dog', expected 0 or 1"),
-        (["path", "labels", "split"], [["a", "cat", "later"]], "has the split 'later', expected train, test or val"),
-    ],
-)
-def test_a_wrong_table_is_named_with_its_line(header: list[str], rows: list[list[str]], words: str) -> None:
+BAD = {
+    "name,labels\nimages/000.png,b": "has the columns name, labels; expected one of paths",
+    "path,split\nimages/000.png,train": "or of 0 and 1 for every class, in the first row",
+    "path,cat,dog\nimages/000.png,yes,no": "has the columns path, cat, dog; expected one of paths",
+    "path,cat,dog,cat\nimages/000.png,1,0,1": "has two columns 'cat'; expected different names",
+    "path,labels,tags\nimages/000.png,a,b": "has several columns of lists of labels: labels, tags; expected one",
+    "path,labels\nimages/000.png": ":2 has 1 cell, expected 2 as in the header; mend the row",
+    "path,labels\n,cat\nimages/000.png,a;b": r"1 of 2 rows of .* have no path \(column path\): rows 2; fill",
+    "path,labels\n../a.png,a;b": ":2 names '../a.png', which is outside of",
+    "path,labels\n/etc/passwd,a;b": "names '/etc/passwd', which is outside",
+    "path,labels\nimages/000.png,cat\n./images/000.png,\n": "twice: images/000.png in the rows 2 and 3, as cat and",
+    "path,cat,dog\nimages/000.png,1,0\nimages/001.png,1,-1": ":3 has '-1' in the column 'dog', expected 0 or 1",
+    "path,labels,split\nimages/000.png,a;b,later": "has the split 'later'; expected one of train",
+    "path,labels,spilt\nimages/000.png,a;b,train": "has a column 'spilt', which is not known; did you mean 'split'",
+    "path,labels\nimages/000.png,cat": "has one class only, 'cat': at least two are needed",
+    "path,labels": r"has no training images \(no rows\)",
+    "path,labels\nimages/900.png,a;b": "1 of 1 files of .* are not there: images/900.png",
+    "path,labels,split\nimages/000.png,a;b,test": r"has no training images \(1 in test\)",
+    "path,labels,group\nimages/000.png,a;b,p\nimages/001.png,a,": "1 of 2 rows of .* have no group",
+}
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_a_wrong_table_is_refused(table: Path, text: str) -> None:
+    (table.parent / "bad.csv").write_text(text)
     with pytest.raises(DataError) as caught:
-        parse_rows(header, rows, "t.csv")
-    assert words in str(caught.value)
+        load_dataset(table.parent / "bad.csv")
+    assert re.search(BAD[text], str(caught.value)), str(caught.value)
 
 
-def test_files_that_are_no_such_table_are_refused(table: Path) -> None:
-    folder = table.parent
-    cases = {
-        "one.csv": ([("path", "labels"), ("images/000.png", "cat")], "has 1 class; expected at least 2"),
-        "empty.csv": ([("path", "labels")], "has 1 row in at most"),
-        "single.csv": ([("path", "label"), ("images/000.png", "cat")], "has the columns path, label; expected a CSV"),
-        "gone.csv": ([("path", "labels"), ("images/900.png", "a;b")], "of the table cannot be read"),
-        "late.csv": (
-            [("path", "labels", "split"), ("images/000.png", "a;b", "test")],
-            "has no row of the split train (test)",
-        ),
-    }
-    for name, (rows, words) in cases.items():
-        with pytest.raises(DataError) as caught:
-            load_dataset(write_rows(folder / name, rows))
-        assert words in str(caught.value), name
-    (folder / "bytes.csv").write_bytes(b"path,labels\n\xff\xfe,a;b\n")
-    with pytest.raises(DataError, match="cannot be read as a CSV file in UTF-8"):
-        load_dataset(folder / "bytes.csv")
-    with pytest.raises(DataError, match="has 1 class that the student does not know: red; expected its classes"):
-        read_table(table, known=("blue", "green"))
+def test_labels_that_a_student_does_not_know_are_refused(table: Path) -> None:
+    for name in ("labels.csv", "hot.csv"):
+        with pytest.raises(DataError, match="has 1 class that the student does not know: red; expected labels that"):
+            find_source(table.with_name(name)).labelled(("blue", "green"))
 
 
 def test_a_column_of_splits_divides_the_images(table: Path) -> None:
     rows = [line.split(",") for line in table.read_text().splitlines()[1:]]
     parts = [*["train"] * 25, *["val"] * 5, *["test"] * 10]
-    given = [("path", "labels", "split", "group"), *((*row, part, "g") for row, part in zip(rows, parts, strict=True))]
+    given = [("path", "labels", "split"), *((*row, part) for row, part in zip(rows, parts, strict=True))]
+    file = write_rows(table.with_name("split.csv"), given)
+    found = load_dataset(file)
+    assert found.val is not None and (len(found.train), len(found.val), len(found.test)) == (25, 5, 10)
+    assert not found.flat and found.val.multi_label
+    expected = draw_labels(40)[25:30].astype(float).tolist()
+    assert found.val.labels.tolist() == expected
+    report, decoded = check(file), check(found)
+    assert report.val is not None and report.val == decoded.val and report.val.images == 5
+    listing, split = find_source(file).labelled(("blue", "green", "red"))
+    assert split == "test" and len(listing.test or ()) == 10
+    given = [row if row[2] != "test" else (*row[:2], "train") for row in given]
     found = load_dataset(write_rows(table.with_name("split.csv"), given))
-    assert (len(found.train), len(found.test), found.flat) == (25, 10, False)
-    assert "not used: the split val of split.csv (5 images)" in found.notes
-    assert any("not used: the column group" in note for note in found.notes)
-    given = [row if row[2] != "test" else (*row[:2], "train", "") for row in given]
-    found = load_dataset(write_rows(table.with_name("split.csv"), given))
-    assert (len(found.train), len(found.test)) == (35, 5)
-    assert "no split named test: scores are reported on val of split.csv" in found.notes
+    assert (len(found.train), len(found.test), found.val) == (35, 5, None)
+    assert "no split test: accuracy is reported on val" in found.notes
+
+
+def test_a_column_of_groups_is_never_divided(table: Path) -> None:
+    rows = [line.split(",") for line in table.read_text().splitlines()[1:]]
+    given = [("path", "labels", "group"), *((*row, f"p{place // 4}") for place, row in enumerate(rows))]
+    data = prepare_data(write_rows(table.with_name("groups.csv"), given), normalize="imagenet", val_fraction=0.25)
+    of = {row[0]: row[2] for row in given}
+    assert data.val is not None and data.multi_label
+    parts = [{of[name] for name in images.names} for images in (data.train, data.val, data.test)]
+    assert sum(map(len, parts)) == 10 and set.union(*parts) == {f"p{number}" for number in range(10)}
+
+
+def test_other_delimiters_and_files_are_read_alike(table: Path) -> None:
+    hot = table.with_name("hot.csv").read_text()
+    (table.parent / "hot.tsv").write_text(hot.replace(",", "\t"))
+    (table.parent / "semi.csv").write_text(hot.replace(",", ";"), encoding="utf-16")
+    for name in ("hot.tsv", "semi.csv"):
+        assert load_dataset(table.parent / name).fingerprint == load_dataset(table).fingerprint
+
+
+def test_parquet_is_read_as_csv_is(table: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    labels = draw_labels(40)
+    paths = [f"images/{place:03}.png" for place in range(40)]
+    lists = [[name for name, one in zip(NAMES, row, strict=True) if one] for row in labels]
+    hot = {name: labels[:, place] for place, name in enumerate(NAMES)}
+    for name, columns in (("lists", {"path": paths, "labels": lists}), ("hot", {"path": paths, **hot})):
+        file = table.with_name(f"{name}.parquet")
+        parquet.write_table(pyarrow.table(columns), file)
+        assert load_dataset(file).fingerprint == load_dataset(table).fingerprint
 
 
 def test_held_out_parts_have_their_share_of_every_class(table: Path) -> None:
@@ -211,7 +243,8 @@ def test_images_of_a_split_hold_labels_of_the_right_shape(table: Path) -> None:
         replace(train, labels=train.labels.long())
 
 
-def test_a_tree_of_a_table_has_its_name(table: Path) -> None:
-    name, tree = find_tree(table)
-    assert (name, tree.root) == ("labels", table.parent)
-    assert tree.label_sets is not None and len(tree.label_sets) == 40
+def test_a_listing_of_a_table_has_label_sets(table: Path) -> None:
+    source = find_source(table)
+    listing = source.listing()
+    assert (source.name, listing.root) == ("set-labels", table.parent)
+    assert listing.label_sets is not None and len(listing.label_sets) == 40

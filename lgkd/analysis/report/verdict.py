@@ -86,9 +86,8 @@ def _tiles(known: Known) -> list[Tile]:
     results = chosen.main.info["results"]
     which = name_of(chosen.main) if len(ours.runs) > 1 else ""
     theirs = None if baseline is None else baseline.top1.mean
-    found = [
-        Tile(f"test {ours.headline.key_figure}", f"{in_percent(ours.top1.mean)}%", _beside(chosen, theirs, ours.sd))
-    ]
+    main = ours.headline
+    found = [Tile(f"test {main.key_figure}", f"{in_percent(ours.top1.mean)}%", _beside(chosen, theirs, ours.sd))]
     found += _label_metrics(chosen)
     if (balanced := _balanced(known)) is not None:
         found.append(balanced)
@@ -102,12 +101,9 @@ def _tiles(known: Known) -> list[Tile]:
     if "test_ece" in results:
         found.append(Tile("calibration error", f"{in_percent(results['test_ece'])}%", which))
     teachers = teachers_of(chosen.main.info)
-    if len(teachers) == 1 and isinstance(value := teachers[0].get(f"test_{ours.headline.key}"), int | float):
-        found.append(
-            Tile(
-                f"teacher's {ours.headline.key_figure}", f"{in_percent(value)}%", which if ours.units == "folds" else ""
-            )
-        )
+    if len(teachers) == 1 and isinstance(value := teachers[0].get(f"test_{main.key}"), int | float):
+        note = which if ours.units == "folds" else ""
+        found.append(Tile(f"teacher's {main.key_figure}", f"{in_percent(value)}%", note))
     return found
 
 

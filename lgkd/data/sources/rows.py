@@ -99,8 +99,8 @@ class Labels(NamedTuple):
         if test is None and val is not None:
             test, val = val, None
             notes.append("no split test: accuracy is reported on val")
-        role: Role = "test" if splits["test"] else "val"
-        if test is not None and (absent := sorted(set(classes) - self._named(role))):
+        tested: Role = "test" if splits["test"] else "val"
+        if test is not None and (absent := sorted(set(classes) - self._named(tested))):
             names = listed(absent)
             notes.append(f"test has no images of {counted(len(absent), 'class')}: {names}")
         return self._listing(classes, self._files("train", classes), test, val, notes)
@@ -199,7 +199,7 @@ def column_of(names: Sequence[str], aliases: Sequence[str], what: str, place: st
             f"{safe_text(place, 300)} has several columns for the {what}: {listed(found)}; expected one, call it "
             f"{aliases[0]}"
         )
-    return (exact or found or [None])[0]
+    return next(iter(exact or found), None)
 
 
 def _counted_roles(rows: Sequence[Row]) -> str:

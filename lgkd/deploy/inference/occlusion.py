@@ -28,8 +28,8 @@ def occlusion_map(
 
     A window of two by two cells is moved over the image by one cell. A cell's value is the mean, over the windows that
     cover it, of the loss in the class's logit minus the mean of all logits: a softmax does not depend on what all
-    logits have in common, and in contrast to a confidence this does not saturate. Of several labels an image it is the loss in the logit alone. Gains are set
-    to 0.
+    logits have in common, and in contrast to a confidence this does not saturate. Of several labels an image it is the
+    loss in the logit alone. Gains are set to 0.
 
     Args:
         logits: normalised images (B,3,H,W) -> (B,K), finite.
