@@ -7,8 +7,8 @@ import typer
 
 from lgkd.cli import completion
 from lgkd.cli import options as o
+from lgkd.cli.callbacks import watch_each
 from lgkd.cli.display import console, duration, line_of, say, show_json, show_table
-from lgkd.cli.train import watch_each
 from lgkd.config.trackers import check_trackers
 from lgkd.models.trust import trust
 from lgkd.runner.options import Options
@@ -25,7 +25,7 @@ _SHOWN = 20
 
 @o.takes_dataset("cifar100")
 @o.with_options(without=NOT_HERE, val_fraction=0.2)
-def sweep(
+def sweep(  # type: ignore[misc]  # `with_options` leaves NOT_HERE out
     recipe: Annotated[str, typer.Argument(help="A shipped recipe or a YAML file.", autocompletion=completion.recipes)],
     dataset: str,
     student: o.Student,

@@ -230,13 +230,13 @@ def _split_tree(
         return Listing(root, classes, train, None, (*notes, *_unused(root, *passed)))
     if test_name.lower() not in ("test", "testing"):
         notes.append(f"no folder named test: accuracy is reported on {test_name}")
-    test, test_notes, below = _evaluated(root, top, test_name, train_name, classes, fault)
-    passed += below
+    test, test_notes, skipped = _evaluated(root, top, test_name, train_name, classes, fault)
+    passed += skipped
     notes += test_notes
     val = None
     if val_name is not None:
-        val, val_notes, below = _evaluated(root, top, val_name, train_name, classes, fault)
-        passed += below
+        val, val_notes, skipped = _evaluated(root, top, val_name, train_name, classes, fault)
+        passed += skipped
         notes += val_notes
     return Listing(root, classes, train, test, (*notes, *_unused(root, *passed)), val)
 

@@ -46,7 +46,7 @@ def predicted(logits: Logits, images: Images, plain: Plain) -> Tensor:
         plain: prepares them as in evaluation.
     """
     found = []
-    for index in torch.arange(len(images)).split(_BATCH):
+    for index in torch.arange(len(images)).split(_BATCH):  # type: ignore[no-untyped-call]
         some = images.take(index)
         found.append(logits(plain(some.pixels, some.sizes)).argmax(dim=1))
     return torch.cat(found)

@@ -38,6 +38,7 @@ def as_fp16(data: bytes, subject: Subject) -> Copy:
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
         model = convert_float_to_float16(onnx.load_model_from_string(data), keep_io_types=True)
+        _sort(model.graph)
         return as_file(model, subject)
 
 
@@ -92,6 +93,27 @@ def _of_two_activations(model: Any) -> list[str]:
     return [
         node.name for node in model.graph.node if node.op_type in ("MatMul", "Gemm") and node.input[1] not in weights
     ]
+
+
+def _sort(graph: Any) -> None:
+    """Order the nodes of a graph topologically, as ONNX requires: the converter appends the casts of the input."""
+    nodes = [type(node).FromString(node.SerializeToString()) for node in graph.node]
+    makers = {name: place for place, node in enumerate(nodes) for name in node.output}
+    added, ordered = set[int](), []
+
+    def add(place: int) -> None:
+        if place in added:
+            return
+        added.add(place)
+        for name in nodes[place].input:
+            if name in makers:
+                add(makers[name])
+        ordered.append(nodes[place])
+
+    for place in range(len(nodes)):
+        add(place)
+    del graph.node[:]
+    graph.node.extend(ordered)
 
 
 class _Reader:

@@ -155,7 +155,7 @@ def run_splits(
 def calibration_batches(images: Images, plain: Plain, count: int, batch: int = 32) -> Iterator[Tensor]:
     """Yield batches of at most `count` images, evenly spread, prepared as in evaluation: float32 (B,3,H,W)."""
     most = min(count, len(images))
-    for index in (torch.arange(most) * len(images) // most).split(batch):
+    for index in (torch.arange(most) * len(images) // most).split(batch):  # type: ignore[no-untyped-call]
         some = images.take(index)
         yield plain(some.pixels, some.sizes)
 

@@ -68,7 +68,7 @@ class _Masks:
             self._drawn.div_(self._divisors.to(branch_BND.dtype))
         mask = self._drawn[place][:, None, None]
         if branch_BND.dtype == tokens_BND.dtype:
-            return _AddMasked.apply(tokens_BND, branch_BND, mask)  # type: ignore[no-any-return, no-untyped-call]
+            return _AddMasked.apply(tokens_BND, branch_BND, mask)  # type: ignore[no-any-return]
         return tokens_BND + branch_BND * mask
 
 

@@ -28,7 +28,7 @@ def orthogonalised(
         grams = [torch.bmm(x, x.mT) for x in values]
         # The square products of all shapes together.
         gram = torch.cat(grams) if len(grams) > 1 else grams[0]
-        changes = torch.baddbmm(gram, gram, gram, beta=b, alpha=c).split(counts)
+        changes = torch.baddbmm(gram, gram, gram, beta=b, alpha=c).split(counts)  # type: ignore[no-untyped-call]
         values = [torch.baddbmm(x, change, x, beta=a) for x, change in zip(values, changes, strict=True)]
     return values
 
@@ -54,7 +54,7 @@ class StackedMuon(Muon):
         """Take a step."""
         stacked = [group for group in self.param_groups if _can_be_stacked(group)]
         if not stacked:
-            return super().step(closure)
+            return super().step(closure)  # type: ignore[no-untyped-call]
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -65,7 +65,7 @@ class StackedMuon(Muon):
         self.param_groups = [group for group in everything if not any(group is one for one in stacked)]
         try:
             if self.param_groups:
-                super().step()
+                super().step()  # type: ignore[no-untyped-call]
         finally:
             self.param_groups = everything
         return loss

@@ -124,7 +124,7 @@ class _Sweep:
             trial,
             float(results[f"val_{request.metric}"]),
             {
-                "seconds": results["training_seconds"] + results["evaluation_seconds"],
+                "seconds": round(results["training_seconds"] + results["evaluation_seconds"], 1),
                 "epoch": results["epoch"],
                 "parameters": run.info["student"]["parameters"],
             },

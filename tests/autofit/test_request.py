@@ -255,7 +255,7 @@ def test_the_command_of_a_fit_is_taken_by_lgkd_with_all_that_was_asked(tmp_path:
         teacher_overrides=("optimizer.lr=1e-2",), baseline=True, seeds=(0, 1), flip=False,
     )  # fmt: skip
     _, name, *words = shlex.split(str(fit_command(request, "again")))
-    given = load_command(name).make_context(name, words).params
+    given = load_command(name).make_context(name, [*words]).params
     wanted = {
         "dataset": "my photos/", "time": "20m", "images_per_class": 5, "image_size": 32, "baseline": True,
         "seeds": "0,1", "flip": False, "student": "pvt_v2_b0", "student_option": ["drop_path_rate=0.1"],

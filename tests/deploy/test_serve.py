@@ -145,7 +145,10 @@ def test_content_is_decoded_as_its_file_is(tmp_path: Path) -> None:
     (tmp_path / "d.png").write_bytes(b"no image")
     (tmp_path / "e.heic").write_bytes(b"\0\0\0\x18ftypavifxxxx")
     files = sorted(tmp_path.iterdir())
-    one, other = (decode_readable(some, max_side=40) for some in (files, [file.read_bytes() for file in files]))
+    one = decode_readable(files, max_side=40)
+    names = [Path(f"upload-{place}") for place in range(len(files))]
+    read = {str(name): file.read_bytes() for name, file in zip(names, files, strict=True)}
+    other = decode_readable(names, max_side=40, read=read.__getitem__)
     assert np.array_equal(one[0], other[0]) and np.array_equal(one[1], other[1]) and one[2] == other[2]
     assert len(one[0]) == 2 and one[2][2] == "it is empty"
 

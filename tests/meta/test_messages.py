@@ -77,7 +77,7 @@ def test_an_error_is_recorded_with_the_lines_that_led_to_it(tmp_path: Path) -> N
     )
     assert "nowhere" in done.stderr
     reached, said = read_record(tmp_path)
-    assert {file for file, _ in reached} == {"data/listing.py"}
+    assert {file for file, _ in reached} == {"data/image_folder.py", "data/listing.py"}
     assert len(unreached(error_places(), reached)) < len(error_places())
     ((kind, text),) = said
     assert issubclass(getattr(raised.lgkd.errors, kind), LgkdError) and "nowhere" in text

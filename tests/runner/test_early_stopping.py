@@ -17,9 +17,9 @@ from lgkd.runner import execute
 from lgkd.runner.resolve import resolve_recipe
 from lgkd.runs.early_stop import StoppedEarly, stopped_early, trained_epochs
 from lgkd.runs.folder import read_metrics, read_run
-from tests.runner.test_select_by import scores
 from tests.support.launching import guided
 from tests.support.launching import lgkd as launched
+from tests.support.scoring import scores
 from tests.support.small import TINY_OPTIONS, TRAIN, World
 
 # On the held-out images: no better after the second epoch. By balanced accuracy: always better.

@@ -12,18 +12,12 @@ from lgkd.cli import run
 from lgkd.errors import InputError, Paused, TakenError
 from lgkd.runner import execute
 from lgkd.runs.folder import read_metrics, read_run
-from lgkd.training.class_scores import ClassScores
-from lgkd.training.evaluate import Scores
+from tests.support.scoring import scores
 from tests.support.small import CLASSES, TINY_OPTIONS, TRAIN, World
 
 QUICK: dict[str, Any] = {"epochs": 3, "batch_size": 8, "precision": "fp32", "device": "cpu", "image_size": 16}
 # Of three epochs, each is the best by one metric on the held-out images; on the test split the first is, by all.
 HELD_OUT = ((0.9, 0.3, 0.2), (0.5, 0.8, 0.3), (0.4, 0.5, 0.9))
-
-
-def scores(top1: float, balanced: float, f1: float, predicted: int = 4) -> Scores:
-    by_class = tuple(ClassScores(4, predicted, 0.5, 0.5, 0.5, 0.5) for _ in CLASSES)
-    return Scores(top1, 1.0, 1.0, 0.1, (0.5,) * 3, 12, balanced_accuracy=balanced, macro_f1=f1, by_class=by_class)
 
 
 @pytest.fixture

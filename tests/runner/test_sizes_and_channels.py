@@ -128,11 +128,6 @@ def test_predictions_exports_and_reports_of_any_image(
     assert float(probabilities.max()) == pytest.approx(found[2].confidences[0], abs=2e-2)
 
 
-def test_a_run_of_one_channel_is_inspected(wide: Wide, here: Path) -> None:
-    assert run(["inspect", str(wide.guided), "--out", "inspected", "--json"]) == 0
-    assert (Path("inspected") / "feature-maps.png").is_file()
-
-
 def test_onnx_of_one_channel(wide: Wide, here: Path) -> None:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(name)

@@ -17,7 +17,7 @@ from lgkd.training.checkpointer import Checkpointer
 from lgkd.training.early_stopping import EarlyStop
 from lgkd.training.loop import fit
 from lgkd.training.signals import StopCondition
-from tests.training.test_loop import Images, make_plan, make_student
+from tests.support.fixed_batches import Images, make_plan, make_student
 
 
 def rows(*scores: float | None) -> list[EpochRow]:

@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,6 +12,7 @@ from lgkd.tuning.outcome import Swept, standard_error
 from lgkd.tuning.request import SweepRequest
 from lgkd.tuning.space import Choices, Range, assignments, read_space
 from tests.support.small import World
+from tests.support.sweeping import request
 
 
 def test_ranges_and_choices_are_read_as_they_are_written() -> None:
@@ -87,11 +87,6 @@ def test_what_cannot_be_read_is_refused(word: str, expected: str) -> None:
 def test_an_empty_space_is_refused() -> None:
     with pytest.raises(InputError, match="the search space has 0 keys, expected 1 to 50; name some by --search"):
         read_space()
-
-
-def request(world: World, *searches: str, **words: Any) -> SweepRequest:
-    settings = {"options": {"val_fraction": 0.25}, **words}
-    return SweepRequest("supervised", world.pictures, "deit_tiny", read_space(searches), **settings)
 
 
 def test_both_ends_of_a_range_have_to_fit_the_recipe(world: World) -> None:

@@ -17,9 +17,9 @@ from lgkd.tuning import sweep as sweeps
 from lgkd.tuning.space import read_space
 from lgkd.tuning.study import JOURNAL, Study
 from lgkd.tuning.sweep import run_sweep
-from tests.runner.test_select_by import scores
+from tests.support.scoring import scores
 from tests.support.small import TINY_OPTIONS, World, pause_after, snapshot
-from tests.tuning.test_space import request
+from tests.support.sweeping import request
 
 pytest.importorskip("optuna")
 SPACE = read_space(["optimizer.lr=log:1e-4..1e-1", "batch_size=8,16"])

@@ -96,7 +96,7 @@ class HuggingFace(Source):
             DataError: there is no image or label, or several.
         """
         datasets = _library(self.text)
-        features = next((split.features for split in self._splits.values()), {})
+        features: Mapping[str, Any] = next((split.features for split in self._splits.values()), {})
         shown = safe_text(listed([f"{name} ({_kind(one)})" for name, one in features.items()]) or "none", 300)
         images = [name for name, one in features.items() if isinstance(one, datasets.Image)]
         image = _one_of(images, _IMAGES)
@@ -201,7 +201,7 @@ def _library(text: str) -> Any:
 def _own_settings(config: Any, *, offline: bool) -> Iterator[None]:
     """Open no connection where `offline`, and report no use of a data set to the hub."""
     ours = {"HF_UPDATE_DOWNLOAD_COUNTS": False, **({"HF_HUB_OFFLINE": True} if offline else {})}
-    theirs = {name: getattr(config, name, None) for name in ours}
+    theirs: dict[str, Any] = {name: getattr(config, name, None) for name in ours}
     for name, value in ours.items():
         setattr(config, name, value)
     try:

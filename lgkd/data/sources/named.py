@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from lgkd.data.catalogue import DataSetInfo, PublishedFile, bundled, published
 from lgkd.data.image_folder import read_labelled, read_tree
 from lgkd.data.listing import Fault, Listing, refuse
-from lgkd.data.locations import absent, published_file, tree_folder
-from lgkd.data.sources.source import Downloading, LoadRequest, Source, source_of
+from lgkd.data.locations import Downloading, absent, published_file, tree_folder
+from lgkd.data.sources.source import LoadRequest, Source, source_of
 
 if TYPE_CHECKING:
     from lgkd.data.dataset import DataSet

@@ -20,8 +20,8 @@ from lgkd.data.transforms.parcel import Parcel
 LOOKED_UP = ("autocontrast", "equalize", "invert", "posterize", "solarize", "solarize_add", "brightness")
 BLENDED = ("colour", "contrast", "sharpness")
 
-_LUMINANCE = np.float32([19595, 38470, 7471]) / np.float32(65536)
-_SMOOTH = np.float32([[1, 1, 1], [1, 5, 1], [1, 1, 1]])
+_LUMINANCE = np.asarray([19595, 38470, 7471], dtype=np.float32) / np.float32(65536)
+_SMOOTH = np.asarray([[1, 1, 1], [1, 5, 1], [1, 1, 1]], dtype=np.float32)
 
 
 class Tables:

@@ -140,9 +140,9 @@ class _Constants:
         self.x, self.y = constant(np.arange(width) + 0.5, 1, 1, width), constant(np.arange(height) + 0.5, 1, height, 1)
         self.zero, self.last = constant([0, 0], 2, 1, 1, 1), constant([width - 1, height - 1], 2, 1, 1, 1)
         # The largest number below the side: a centre at the side itself is outside.
-        self.limit = constant(np.nextafter(np.float32([width, height]), np.float32(0.0)), 2, 1, 1, 1)
+        self.limit = constant(np.nextafter(np.asarray([width, height], dtype=np.float32), np.float32(0.0)), 2, 1, 1, 1)
         self.hair = constant(HAIR, 1, 1, 1, 1)
-        self.colour = constant(np.float32(fill) + np.float32(HAIR), 1, 3, 1, 1)
+        self.colour = constant(np.asarray(fill, dtype=np.float32) + np.float32(HAIR), 1, 3, 1, 1)
         taps = [-1, 0, 1, 2] if interpolation == "bicubic" else [0, 1]
         self.taps = constant(taps, len(taps), 1, 1, 1, 1)
         self.ends, self.first, self.second = (
