@@ -12,7 +12,7 @@ from lgkd.data.checks.report import CheckReport, check_dataset_images
 from lgkd.data.dataset import DataSet
 from lgkd.deploy.export import Exported, export_run
 from lgkd.deploy.inference.explain import explain_images
-from lgkd.deploy.inference.image_files import find_images, reader_of, true_classes
+from lgkd.deploy.inference.image_files import find_images, reader_of, true_classes, true_label_sets
 from lgkd.deploy.inference.load import open_source
 from lgkd.deploy.inference.locate import find_source
 from lgkd.deploy.inference.predict import Prediction, predict_images
@@ -312,9 +312,12 @@ def predict(
         model = model or _untrained(source)
         source = source.folder
     opened = open_source(find_source(source), device=choose_device(device), model=model)
-    truths = true_classes(names, files, opened.classes, say=warnings.warn)
+    truths = None if opened.multi_label else true_classes(names, files, opened.classes, say=warnings.warn)
+    label_sets = true_label_sets(names) if opened.multi_label else None
     read = reader_of(names)
-    found = predict_images(opened, files, top_k=top_k, truths=truths, read=read, progress=progress)
+    found = predict_images(
+        opened, files, top_k=top_k, truths=truths, label_sets=label_sets, read=read, progress=progress
+    )
     return found if folder is None else explain_images(opened, found, folder, read=read)
 
 

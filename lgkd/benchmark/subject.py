@@ -14,6 +14,7 @@ from lgkd.benchmark.timer import Part, timed
 from lgkd.data.batch import Batch
 from lgkd.data.prepare import Data, make_class_balance, make_test_batches, make_train_loader, prepare_data
 from lgkd.distillation.guide import Guide
+from lgkd.errors import InputError
 from lgkd.models.factory import default_image_size, pair
 from lgkd.runner.batches import Batches
 from lgkd.runner.build import check_precision, is_convolutional, make_guides, make_plan, make_student, make_task
@@ -32,13 +33,23 @@ _USUAL_IMAGES = 50_000
 
 
 def load_data(choices: Choices) -> Data:
-    """Load the images: made ones, or those of a data set."""
-    return prepare_data(
+    """Load the images: made ones, or those of a data set.
+
+    Raises:
+        InputError: an image has several labels.
+    """
+    data = prepare_data(
         choices.dataset if choices.dataset is not None else made_dataset(choices),
         normalize=choices.resolved.view.normalize,
         channels=choices.resolved.view.channels,
         data_dir=choices.data_dir,
     )
+    if data.multi_label:
+        raise InputError(
+            f"{data.source} has several labels an image, and a benchmark trains on one; expected a "
+            "folder of classes: see the costs of this training by --dry-run"
+        )
+    return data
 
 
 def load_pair(choices: Choices, data: Data) -> tuple[nn.Module, Guide | None, tuple[int, int]]:

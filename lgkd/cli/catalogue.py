@@ -16,7 +16,7 @@ from lgkd.config import dump_recipe, explain, load_recipe
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.errors import InputError
 from lgkd.models.registry import MODELS, ModelInfo, canonical, names
-from lgkd.models.teacher_card import Accuracy, list_cards
+from lgkd.models.teacher_card import Accuracy, TeacherCard, list_cards
 from lgkd.runs.statistics import in_percent
 
 
@@ -69,7 +69,9 @@ def teachers(
                     {
                         "name": card.name,
                         "data set": f"{card.dataset} ({len(card.classes)} classes, {card.images:,} images)",
-                        "top-1": f"{in_percent(card.accuracy.top1)}% on {card.accuracy.split}, epoch "
+                        "mAP"
+                        if card.multi_label
+                        else "top-1": f"{in_percent(card.accuracy.value)}% on {card.accuracy.split}, epoch "
                         f"{card.accuracy.epoch} of {card.accuracy.epochs}",
                         **_balanced(card.accuracy),
                         "images": f"{card.size[0]} x {card.size[1]} px",
@@ -100,9 +102,13 @@ def teachers(
     show_table(
         "trained teachers",
         ("name", "data set", "top-1", "images"),
-        ((c.name, c.dataset, f"{in_percent(c.accuracy.top1)}%", f"{c.images:,}") for c, _ in cards),
+        ((c.name, c.dataset, _shown(c), f"{c.images:,}") for c, _ in cards),
         right=(2, 3),
     )
+
+
+def _shown(card: TeacherCard) -> str:
+    return f"{in_percent(card.accuracy.value)}%{' mAP' if card.multi_label else ''}"
 
 
 def _balanced(accuracy: Accuracy) -> dict[str, str]:

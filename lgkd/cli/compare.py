@@ -9,7 +9,7 @@ from lgkd.cli import completion
 from lgkd.cli import options as o
 from lgkd.cli.display import console, say, show_json, show_table
 from lgkd.errors import TakenError
-from lgkd.runs.class_results import METRICS, in_words, selected_by
+from lgkd.runs.class_results import in_words, metrics_of, selected_by
 from lgkd.runs.statistics import Summary, in_percent
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def show_comparison(comparison: "Comparison") -> None:
     units = comparison.groups[0].units
     measured_on = "each fold's images" if units == "folds" else f"{about['test_images']:,} test images"
     show_table(
-        f"{about['name']}, {measured_on}: top-1 after the last epoch, in %",
+        f"{about['name']}, {measured_on}: {comparison.groups[0].headline.short} after the last epoch, in %",
         ("", "run", units, "mean", "sd", "95% interval", *(("held out",) if chosen else ()), "best"),
         (
             (
@@ -97,9 +97,12 @@ def show_comparison(comparison: "Comparison") -> None:
         out.print(f"held out: of the epoch that is best on held-out images, by {by}")
     out.print("best: of the best epoch on the test split, as papers print; selected on the data")
     out.print("it is measured on, so it is not an estimate")
-    if any(group.unequal for group in comparison.groups):
+    if comparison.groups[0].headline.key == "map":
         out.print("")
-        _show_unequal(comparison)
+        _show_more(comparison, "beside mAP, in %")
+    elif any(group.unequal for group in comparison.groups):
+        out.print("")
+        _show_more(comparison, "classes of unequal size: metrics in which every class counts alike")
     if any(len(group.runs) > 1 for group in comparison.groups):
         out.print("")
         _show_seeds(comparison)
@@ -110,8 +113,9 @@ def show_comparison(comparison: "Comparison") -> None:
         out.print(f"Beware: {remark}.")
 
 
-def _show_unequal(comparison: "Comparison") -> None:
-    """Print the metrics in which every class counts alike: means, with standard deviations over seeds."""
+def _show_more(comparison: "Comparison", title: str) -> None:
+    """Print the metrics beside the main one: means, with standard deviations over seeds."""
+    names = metrics_of(comparison.groups[0].headline)
 
     def cell(metric: str, found: Summary | None) -> str:
         if found is None:
@@ -120,10 +124,10 @@ def _show_unequal(comparison: "Comparison") -> None:
         return in_words(metric, found.mean).removesuffix("%") + spread
 
     show_table(
-        "classes of unequal size: metrics in which every class counts alike",
-        ("", "balanced accuracy", "macro F1", "AUROC"),
-        ((group.letter, *(cell(name, group.metric(name)) for name in METRICS)) for group in comparison.groups),
-        right=range(1, 4),
+        title,
+        ("", *(name.removeprefix("one-vs-rest ") for name in names.values())),
+        ((group.letter, *(cell(name, group.metric(name)) for name in names)) for group in comparison.groups),
+        right=range(1, 1 + len(names)),
     )
 
 

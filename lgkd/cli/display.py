@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from lgkd._internal.metric_rules import headline
 from lgkd._internal.text import one_line
 from lgkd.cli.escape import json_visible
 from lgkd.cli.progress_line import Standing, live_line, plain_line
@@ -208,9 +209,10 @@ class Progress(Callback):
 
     def _count(self, row: EpochRow) -> None:
         self._seconds.append(row.seconds + row.evaluation_seconds)
-        if "test_top1" in row.scores and not self._quiet:
-            scores = row.scores
-            self.now = replace(self.now, top1=scores["test_top1"], balanced=scores.get("test_balanced_accuracy"))
+        scores = row.scores
+        key = f"test_{headline(scores).key}"
+        if key in scores and not self._quiet:
+            self.now = replace(self.now, top1=scores[key], balanced=scores.get("test_balanced_accuracy"))
         self._look(row.epoch, row.epoch, row.train, row.images_per_second)
 
     def _look(self, epoch: int, done: float, train: Mapping[str, float], rate: float) -> None:

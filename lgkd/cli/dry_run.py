@@ -161,7 +161,7 @@ def _show(found: "DryRun", runs: Runs, processes: int, untrained: Sequence["Untr
     show_pairs(
         {
             "would train": f"{found.model}{by}",
-            "images": f"{sum(found.counts.train):,} ({each} a class, {len(images.classes)} classes){more}, "
+            "images": f"{found.counts.images:,} ({each} a class, {len(images.classes)} classes){more}, "
             f"{images.test:,} to test",
             "from": f"{images.where}; stored at {images.side[0]} x {images.side[1]}, seen at {height} x {width} px",
             "recipe": _recipe(found.recipe),

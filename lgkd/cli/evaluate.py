@@ -10,6 +10,7 @@ from lgkd._internal.metric_rules import shows_top5
 from lgkd.cli import completion
 from lgkd.cli import options as o
 from lgkd.cli.display import console, say, show_json, show_pairs, show_table
+from lgkd.cli.evaluate_labels import labels_json, show_label_scores
 from lgkd.errors import InputError, TapError
 from lgkd.models.registry import find
 from lgkd.runner.resolve import check_dataset
@@ -37,7 +38,7 @@ def evaluate(
 
     Accuracy, balanced accuracy, macro F1, AUROC, calibration, agreement with its teacher; precision, recall, F1 and
     AUROC by class. Of a given folder all images are used (of its test split, if it has one); it may have some of the
-    classes.
+    classes. Of several labels an image: mAP, F1, exact match and AUROC, and average precision by class.
 
     Example: lgkd evaluate runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
     """
@@ -47,12 +48,19 @@ def evaluate(
     if dataset is not None:
         check_dataset(dataset, data_dir)
     from lgkd import api
+    from lgkd.training.label_scores import MultiLabelScores
 
     said: list[str] = []
     scores = api.evaluate(run, dataset=dataset, data_dir=data_dir, device=device, say=said.append)
     scored, *notes = said
     for note in notes:
         say(note)
+    if isinstance(scores, MultiLabelScores):
+        if as_json:
+            show_json({"folder": str(run), "scored": scored, **labels_json(scores, classes)})
+        else:
+            show_label_scores(scores, classes, scored, _agreement(info, scores.agreement), rows=_MOST_ROWS)
+        return
     unseen = [classes[place] for place in scores.unseen]
     by_class = {name: one.as_dict() for name, one in zip(classes, scores.by_class, strict=True)}
     top5 = shows_top5(len(classes))

@@ -12,7 +12,8 @@ from lgkd._internal.text import counted
 from lgkd.cli import completion
 from lgkd.cli import options as o
 from lgkd.cli.display import Display, console, show_json, show_table
-from lgkd.deploy.inference.image_files import find_images, reader_of, true_classes
+from lgkd.cli.predict_labels import labels_accuracy, labels_csv, labels_dict, show_labels
+from lgkd.deploy.inference.image_files import find_images, reader_of, true_classes, true_label_sets
 from lgkd.deploy.inference.locate import find_source
 from lgkd.deploy.options import check_new_or_empty
 from lgkd.errors import DataError, InputError, TakenError
@@ -55,8 +56,9 @@ def predict(
     """Classify images with a trained student.
 
     Images are resized and normalised as in evaluation. A folder whose sub-folders are named as the student's classes is
-    labelled: the true class is listed, and the accuracy follows. Images that cannot be read are named and skipped; the
-    command then ends with code 2.
+    labelled: the true class is listed, and the accuracy follows. A student of several labels an image names all above a
+    probability of 0.5; the images of a table of such labels, named as IMAGE, are listed with their true ones. Images
+    that cannot be read are named and skipped; the command then ends with code 2.
 
     Example: lgkd predict runs/mine photos/ 'more/*.jpg' --top-k 5 --json
     """
@@ -77,22 +79,26 @@ def predict(
     from lgkd.training.precision import choose_device
 
     opened = open_source(place, device=choose_device(device))
-    truths = true_classes(images, files, opened.classes, say=display.say)
+    several = opened.multi_label
+    truths = None if several else true_classes(images, files, opened.classes, say=display.say)
+    label_sets = true_label_sets(images) if several else None
     read = reader_of(images)
-    found = predict_images(opened, files, top_k=top_k, truths=truths, read=read, progress=display.predicted)
+    found = predict_images(
+        opened, files, top_k=top_k, truths=truths, label_sets=label_sets, read=read, progress=display.predicted
+    )
     if explain is not None:
         found = explain_images(opened, found, explain, read=read, progress=display.explained)
     if csv_file is not None:
-        write_atomic(csv_file, _as_csv(found))
+        write_atomic(csv_file, labels_csv(found, opened.classes) if several else _as_csv(found))
     if as_json:
-        show_json([_as_dict(one) for one in found])
+        show_json([labels_dict(one) if several else _as_dict(one) for one in found])
     elif csv_file is None:
-        _show(found)
+        (show_labels if several else _show)(found)
     else:
         console().print(f"{len(found):,} images in {csv_file}")
     if explain is not None and not (as_json or quiet):
         console().print(f"{counted(sum(one.explanation is not None for one in found), 'overlay')} in {explain}")
-    accuracy = _accuracy(found)
+    accuracy = labels_accuracy(found) if several else _accuracy(found)
     if accuracy is not None and not (as_json and quiet):
         console(errors=as_json).print(accuracy)
     _tell_of_the_broken(found)

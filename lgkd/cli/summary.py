@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lgkd._internal.launch import is_first
+from lgkd._internal.metric_rules import headline
 from lgkd.cli.compare import show_comparison
 from lgkd.cli.display import console, duration, line_of, say, show_json
 from lgkd.config.values import size_text
@@ -63,7 +64,9 @@ def print_next_step(run: "Run", dataset: str, data_dir: str | Path | None) -> No
     chosen: dict[str, Any] = {key: options.get(key) for key in PARTS}
     if about["subset"]:
         chosen["subset_seed"] = options.get("subset_seed") or None
-    line = next_command(name, dataset, size=info["student"]["image_size"], data_dir=data_dir, **chosen)
+    several = bool(about.get("multi_label"))
+    size = info["student"]["image_size"]
+    line = next_command(name, dataset, size=size, data_dir=data_dir, multi_label=several, **chosen)
     part = f" ({about['subset']})" if about["subset"] else ""
     console().print(line_of(f"as teacher {name} for {about['name']}{part} in the store; next: {line}"), soft_wrap=True)
 
@@ -89,6 +92,7 @@ def next_command(
     size: int | Sequence[int] | None,
     data_dir: str | Path | None = None,
     trainings: int = 1,
+    multi_label: bool = False,
     **chosen: Any,
 ) -> str:
     """Compose a command that trains a student by a teacher and ends this evening, whatever the teacher took.
@@ -97,10 +101,11 @@ def next_command(
         teacher, dataset, data_dir: as typed.
         size: of the teacher's images in pixels: side, or (height, width); None: unknown.
         trainings: number of those that the command runs in turn, which share its time.
+        multi_label: of the data set; not every recipe takes several labels an image.
         chosen: options by name that select images; None: not given.
     """
     words = ["lgkd", "distill", "--student", "vit_128", "--teacher", teacher, "--dataset", dataset]
-    words += ["--recipe", "fast", "--time", f"{max(1, _MINUTES // trainings)}m"]
+    words += ["--recipe", "locality-guidance" if multi_label else "fast", "--time", f"{max(1, _MINUTES // trainings)}m"]
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size
         fits = min(height, width) > _LEAST and max(height, width) <= _MOST
@@ -126,16 +131,18 @@ def print_run(run: "Run", *, as_json: bool) -> None:
     if results["selected_on"]:
         how = f"chosen on held-out images by {selected_by(results)}"
     alike = ""
-    if has_unequal_classes(results):
+    main = headline(results)
+    if main.key == "map" or has_unequal_classes(results):
         alike = "".join(f"{name} {value}, " for name, value in class_metrics(results).items())
     out.print(
-        f"test top-1 {in_percent(run.top1)}% after epoch {results['epoch']} ({how}), "
-        f"{alike}calibration error {in_percent(results['test_ece'])}%, {duration(seconds)}"
+        f"test {main.short} {in_percent(run.top1)}% after epoch {results['epoch']} ({how}), {alike}"
+        + (f"calibration error {in_percent(results['test_ece'])}%, " if "test_ece" in results else "")
+        + duration(seconds)
     )
     if best["epoch"] != results["epoch"]:
         out.print(
-            f"best epoch on the test split: {in_percent(best['test_top1'])}% (epoch {best['epoch']}), the figure that "
-            "papers print; one seed is not a result"
+            f"best epoch on the test split: {in_percent(best[f'test_{main.key}'])}% (epoch {best['epoch']}), the "
+            "figure that papers print; one seed is not a result"
         )
     if (stopped := stopped_early(run.info)) is not None:
         out.print(line_of(str(stopped)), soft_wrap=True)

@@ -182,8 +182,10 @@ class CommandOptions(TypedDict, total=False):
         kept="command", compared="dataset.subset")]
     select_by: Annotated[str | None, Option(
         "with `val_fraction`, the metric on the held-out images that chooses the epoch: top1, balanced_accuracy or "
-        "macro_f1, in which every class counts alike; top1 if not given.", str,
-        "Metric that chooses the epoch with --val-fraction: top1, balanced_accuracy or macro_f1; top1 if not given.",
+        "macro_f1, in which every class counts alike; top1 if not given. Of several labels an image map, micro_f1, "
+        "macro_f1 or exact_match; map if not given.", str,
+        "Metric that chooses the epoch with --val-fraction: top1, balanced_accuracy or macro_f1; top1 if not given; of "
+        "several labels an image map, micro_f1, macro_f1 or exact_match.",
         completion="selecting_metrics", kept="command", compared="select_by")]
     patience: Annotated[int | None, Option(
         "end the training after so many evaluations in a row without improvement on the held-out images of "

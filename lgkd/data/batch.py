@@ -22,7 +22,8 @@ class Batch:
 
     Args:
         images: (B,3,H,W), normalised for the student.
-        targets: class numbers, int64 (B,), or distributions over classes, float (B,K).
+        targets: class numbers, int64 (B,), or distributions over classes, float (B,K); of several labels an image 1 for
+            each of its classes, else 0, float (B,K), in between where images are mixed.
         views: for each guide the images of its teacher, (B,3,h,w) in the teacher's size and the student's
             normalisation; None, or none at all: they are made of `images`.
         taught: for each guide the features of its teacher for these images, if computed already; None, or none at

@@ -22,10 +22,12 @@ class ClassBalance:
     Attributes:
         weights: float32 (K,), of the classes; None: all weigh the same.
         adjustment: float32 (K,), added to the logits; None: nothing.
+        multi_label: whether an image has several labels; the weights are then those of its positive labels.
     """
 
     weights: Tensor | None = None
     adjustment: Tensor | None = None
+    multi_label: bool = False
 
 
 def is_balanced(recipe: Recipe) -> bool:

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ class Images:
     """int32 (N,2): height and width of the part of the S x T canvas that the image fills, in its
     upper left corner. The rest of the canvas repeats the image's border."""
     labels: Tensor
-    """int64 (N,)."""
+    """Class numbers, int64 (N,); of several labels an image float32 (N,K), 1 for each class of the image, else 0."""
     names: tuple[str, ...]
     """Such as 'train/apple/0001.png', for messages."""
     rows: CheckedRows | None = None
@@ -41,9 +42,11 @@ class Images:
 
     def __post_init__(self) -> None:
         count = len(self.names)
+        several = self.multi_label
         parts = (("pixels", self.pixels, torch.uint8, (count, 3, *self.pixels.shape[2:4])),
                  ("sizes", self.sizes, torch.int32, (count, 2)),
-                 ("labels", self.labels, torch.int64, (count,)))  # fmt: skip
+                 ("labels", self.labels, torch.float32 if several else torch.int64,
+                  (count, self.labels.shape[1]) if several else (count,)))  # fmt: skip
         for name, tensor, dtype, shape in parts:
             if tensor.dtype != dtype or tuple(tensor.shape) != shape:
                 raise DataError(
@@ -65,14 +68,32 @@ class Images:
             self.rows.check(self.first + places.numpy())
 
     @property
+    def multi_label(self) -> bool:
+        """Return true if an image may have several labels, or none."""
+        return self.labels.ndim == 2
+
+    @property
+    def class_numbers(self) -> Tensor:
+        """Return the class of every label of every image, in order, int64; `labels` itself for one label an image."""
+        return self.labels.nonzero()[:, 1] if self.multi_label else self.labels
+
+    @property
+    def label_keys(self) -> list[Any]:
+        """Return a hashable value for every image, equal for equal labels: its class, or the tuple of its classes."""
+        rows: list[Any] = self.labels.tolist()
+        if not self.multi_label:
+            return rows
+        return [tuple(place for place, one in enumerate(row) if one) for row in rows]
+
+    @property
     def largest_class(self) -> float:
         """Return the share of the images that are of the most frequent class."""
-        return float(torch.bincount(self.labels).max()) / len(self)
+        return float(torch.bincount(self.class_numbers, minlength=1).max()) / len(self)
 
     @property
     def seen_classes(self) -> int:
         """Return the number of classes that have images."""
-        return len(torch.unique(self.labels))
+        return len(torch.unique(self.class_numbers))
 
     def take(self, index: Tensor) -> "Images":
         """Copy the images at `index`, int64 (M,), in that order, into memory."""
@@ -92,7 +113,7 @@ class DataSet:
     name: str
     """'cifar100', or the folder's name."""
     classes: tuple[str, ...]
-    """Names in sorted order; a label is a place in this list."""
+    """Names in sorted order; a label is a place in this list, or a column of the labels."""
     train: Images
     test: Images
     """Split to report accuracy on."""
@@ -108,6 +129,11 @@ class DataSet:
     """Split that selects the epoch; None where none is given."""
     groups: Groups | None = None
     """Groups of the images, where the data set has them."""
+
+    @property
+    def multi_label(self) -> bool:
+        """Return true if an image may have several labels, or none."""
+        return self.train.multi_label
 
     def statistics(self, channels: int = 3) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Compute mean and standard deviation of each channel (red, green, blue; or grey) of the train split.
@@ -130,6 +156,8 @@ def fingerprint_of(classes: tuple[str, ...], *splits: Images) -> str:
     for split in splits:
         digest.update(json.dumps(list(split.pixels.shape)).encode())
         digest.update(split.sizes.numpy().astype("<i4", order="C").data)
+        if split.multi_label:
+            digest.update(b"several labels an image")
         digest.update(split.labels.numpy().astype("<i8", order="C").data)
         digest.update(split.pixels.contiguous().numpy().data)
     return digest.hexdigest()

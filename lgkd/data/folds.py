@@ -11,7 +11,9 @@ from lgkd._internal.rng import permutation, seed_of
 from lgkd.data.dataset import DataSet, Images
 from lgkd.data.grouped_split import split_by_groups
 from lgkd.data.groups import Groups
+from lgkd.data.multi_label_split import stratified_parts
 from lgkd.data.names import Subset
+from lgkd.data.subsets import class_names
 from lgkd.errors import DataError
 
 
@@ -33,7 +35,7 @@ def fold_of(dataset: DataSet, subset: Subset, groups: Groups | None = None) -> D
     pool = (dataset.train, dataset.test) if dataset.flat else (dataset.train,)
     labels = torch.cat([part.labels for part in pool])
     names = [name for part in pool for name in part.names]
-    of = None if groups is None else groups.of(names, [dataset.classes[label] for label in labels.tolist()])
+    of = None if groups is None else groups.of(names, class_names(labels, dataset.classes))
     part = fold_places(labels, subset.folds, subset.seed, dataset.classes, of)
     tested = part == subset.fold - 1
     train, test = (_take(pool, chosen.nonzero().flatten()) for chosen in (~tested, tested))
@@ -56,7 +58,8 @@ def fold_places(
     """Return the fold of every image, from 0: int64 (N,).
 
     Without groups every class is shuffled and dealt in turn, and the next class begins where the last one ended, so
-    that folds differ by one image at most, also within a class.
+    that folds differ by one image at most, also within a class. Several labels an image are divided by
+    `stratified_parts`.
 
     Raises:
         DataError: as for `fold_of`.
@@ -65,6 +68,8 @@ def fold_places(
         return split_by_groups(labels, groups, [1 / folds] * folds, seed_of(seed, "folds"), classes=classes)
     if len(labels) < folds:
         raise DataError(f"{len(labels)} images cannot be divided into {folds} folds; expected an image for each")
+    if labels.ndim == 2:
+        return stratified_parts(labels, [1 / folds] * folds, seed_of(seed, "folds"))
     part, dealt = torch.zeros(len(labels), dtype=torch.int64), 0
     for label, name in enumerate(classes):
         members = (labels == label).nonzero().flatten()

@@ -30,7 +30,7 @@ def split_by_groups(
     trained on; of a held-out part and the rest, which is `trained_on`, only the held-out one.
 
     Args:
-        labels: int64 (N,).
+        labels: int64 (N,); or of several labels an image (N,K).
         groups: of every image.
         shares: of every part, which sum to one.
         seed: draws the order of groups of equal spread.
@@ -52,7 +52,10 @@ def split_by_groups(
     place = {name: number for number, name in enumerate(names)}
     group_N = torch.tensor([place[name] for name in groups])
     counts_GK = torch.zeros(len(names), len(classes), dtype=torch.float64)
-    counts_GK.index_put_((group_N, labels), torch.ones(len(labels), dtype=torch.float64), accumulate=True)
+    if labels.ndim == 2:
+        counts_GK.index_add_(0, group_N, labels.double())
+    else:
+        counts_GK.index_put_((group_N, labels), torch.ones(len(labels), dtype=torch.float64), accumulate=True)
     if trained_on is None:
         _check_classes(counts_GK, names, classes)
     order = permutation(seed_of(seed, "groups"), len(names))

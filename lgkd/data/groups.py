@@ -106,7 +106,7 @@ class Groups:
 
         Args:
             names: paths of the files below the data set's folder, with forward slashes.
-            classes: the class of each, which is a folder of its path.
+            classes: the class of each, which is a folder of its path; "" for images with several labels.
 
         Raises:
             DataError: an image has no group.
@@ -122,6 +122,11 @@ class Groups:
             found = [pattern.search(name.rpartition("/")[2]) for name in names]
             groups = [None if match is None else match.group(1) for match in found]
             return _known(groups, names, f"the expression {safe_text(self.value)} finds none in its name")
+        if not any(classes):
+            raise DataError(
+                f"--groups {self.text} is a folder below that of the class, and images with several labels have no "
+                "such folder; use name:REGEX or csv:FILE"
+            )
         below = _below_class(names, classes)
         level = int(self.value)
         # The folder's name alone: images of one patient may be below several classes and folders.

@@ -64,7 +64,7 @@ def load_labelled(
     listing, split = source.labelled(known)
     data = decode_to_score(source.name, listing, progress=progress, greys=greys)
     place = Path(source.text)
-    present = len(torch.unique(data.test.labels))
+    present = data.test.seen_classes
     if present == len(known) and (own := _as_trained_on(listing, data, held_out, trained_on, part, groups)) is not None:
         scored = f"the {len(own.test):,} images of {_quoted(place)} that were held out from the training of this run"
         return Labelled(own, scored)
@@ -83,7 +83,7 @@ def _as_trained_on(
     """Return the images that a training on these would have held out."""
     folded = part is not None and part.fold is not None
     try:
-        whole = replace(listing, train=listing.test or (), test=None)
+        whole = replace(listing, train=listing.test or (), test=None, notes=())
         train, test, _ = both_splits(whole, None if folded or groups is None else groups.of_images(listing.groups))
     except DataError:  # a class of one image, or an image without a group: nothing was trained on this
         return None

@@ -52,6 +52,9 @@ class Listing:
     """Text that names its decoded images in the store, and a digest of what else they depend on but paths, sizes and
     times; None: they are named by the root."""
 
+    label_sets: Mapping[str, tuple[int, ...]] | None = None
+    """The classes of every image by its path, where an image may have several; a file's `label` is then 0."""
+
     @property
     def files(self) -> tuple[File, ...]:
         """Return the images of all splits: train, test, val."""

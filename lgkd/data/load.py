@@ -1,9 +1,11 @@
 """Load and decode a data set by its name or folder."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from lgkd.data.dataset import DataSet, fingerprint_of
 from lgkd.data.decode import Allocate, Progress, decode, in_memory
@@ -14,7 +16,7 @@ from lgkd.data.listing import File, Listing
 from lgkd.data.locations import Downloading
 from lgkd.data.sources.source import find_source
 from lgkd.data.splits import cut_splits, guarded
-from lgkd.data.subsets import held_out_groups, held_out_places
+from lgkd.data.subsets import class_names, held_out_groups, held_out_places
 from lgkd.errors import InputError
 
 _HELD_OUT = 0.2
@@ -39,7 +41,8 @@ def load_dataset(
     Args:
         name: a name of the catalogue, or a folder: FOLDER/train/CLASS/* with FOLDER/test/CLASS/* (`val`,
             `valid` or `validation` serve where `test` is absent, and select the epoch beside it), or FOLDER/CLASS/*; a
-            CSV or Parquet file with the columns path and label, and perhaps split and group; a folder of the
+            CSV or Parquet file with the columns path and label, and perhaps split and group (or of several labels an
+            image, see `lgkd.data.sources.label_sets`); a folder of the
             `save_to_disk` of Hugging Face's `datasets`, or hf:OWNER/NAME[:CONFIG] of the hub. Without a second split
             20 % of each class are held out (seed 0). A `Path` is never a name. `digits` is scikit-learn's:
             8 x 8, grey 0..16 scaled to 0..255, in a fixed stratified split: two thirds to train, one third
@@ -100,7 +103,7 @@ def _decoded(
     val = listing.val or ()
     files = train + test + val
     names = tuple(file.path for file in files)
-    labels = torch.tensor([file.label for file in files], dtype=torch.int64)
+    labels = labels_of(listing, files)
     cuts = (len(train), len(test), len(val))
 
     def make(allocate: Allocate, given: Greys | None = None) -> Stored:
@@ -144,6 +147,16 @@ def groups_of(listing: Listing) -> Groups | None:
     return None if groups is None else groups.of_images(listing.groups)
 
 
+def labels_of(listing: Listing, files: Sequence[File]) -> Tensor:
+    """Return the class numbers of files, int64 (N,); of several labels an image float32 (N,K), see `Images.labels`."""
+    if listing.label_sets is None:
+        return torch.tensor([file.label for file in files], dtype=torch.int64)
+    labels = torch.zeros(len(files), len(listing.classes))
+    for row, file in enumerate(files):
+        labels[row, list(listing.label_sets[file.path])] = 1.0
+    return labels
+
+
 def both_splits(
     listing: Listing, groups: Groups | None = None
 ) -> tuple[tuple[File, ...], tuple[File, ...], tuple[str, ...]]:
@@ -158,9 +171,9 @@ def both_splits(
     """
     if listing.test is not None:
         return listing.train, listing.test, listing.notes
-    labels = torch.tensor([file.label for file in listing.train], dtype=torch.int64)
+    labels = labels_of(listing, listing.train)
     if groups is not None:
-        of = groups.of([file.path for file in listing.train], [listing.classes[file.label] for file in listing.train])
+        of = groups.of([file.path for file in listing.train], class_names(labels, listing.classes))
         places = held_out_groups(labels, of, _HELD_OUT, _SEED, listing.classes)
         train, test = (tuple(listing.train[at] for at in part.tolist()) for part in places)
         number = len({of[at] for at in places[1].tolist()})

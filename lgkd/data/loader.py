@@ -37,7 +37,7 @@ class _Read:
     Attributes:
         parts: of each store that holds some of them: pixels uint8 (b,3,S,T) on the device; sizes int32 (b,2) and
             keys int64 (b,) on the host, where boxes are drawn.
-        labels: int64 (B,) on the device, in the order that was asked for.
+        labels: int64 (B,), or float (B,K) of several labels an image, on the device, in the order that was asked for.
         keys: int64 (B,) on the host, in that order.
         rows: int64 (B,) on the device: place of each sample in all parts together; None where one part has all.
     """
@@ -138,8 +138,8 @@ class TrainLoader:
         """Yield batches of an epoch from step `start` on.
 
         Yields:
-            Batches with targets int64 (B,), or (B,K) where labels are mixed. Places are those of the split, then those
-            of the extra images.
+            Batches with targets int64 (B,), or (B,K) where labels are mixed or an image has several. Places are those
+            of the split, then those of the extra images.
         """
         groups = self._groups(epoch, start)
         if self._read_ahead:
@@ -286,7 +286,7 @@ class EvalLoader:
         return len(self._places)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images (B,3,H,W) and class numbers int64 (B,)."""
+        """Yield images (B,3,H,W) and class numbers int64 (B,), or float (B,K) of several labels an image."""
         for start in range(0, len(self._places), self._batch_size):
             index = self._places[start : start + self._batch_size]
             pixels, sizes, labels = self._store.read(index)

@@ -20,10 +20,11 @@ from lgkd.data.greys import UNKNOWN, Greys
 from lgkd.data.groups import Groups
 from lgkd.data.load import load_dataset
 from lgkd.data.loader import EvalLoader, TrainLoader
+from lgkd.data.multi_label_balance import label_balance
 from lgkd.data.names import Subset, dataset_key
 from lgkd.data.sampler import Sampler
 from lgkd.data.stored_side import reduce_images
-from lgkd.data.subsets import hold_out, select_subset
+from lgkd.data.subsets import class_names, hold_out, select_subset
 from lgkd.data.transforms.augment import Augment, Plain
 from lgkd.data.transforms.mixup import Mixing
 from lgkd.errors import InputError
@@ -78,6 +79,11 @@ class Data:
     groups: Groups | None = None
     flat: bool = False
     val_fingerprint: str | None = None
+
+    @property
+    def multi_label(self) -> bool:
+        """Return true if an image may have several labels."""
+        return self.train.multi_label
 
 
 def prepare_data(
@@ -149,6 +155,11 @@ def prepare_data(
         notes = (*notes, *held_out_remarks(chosen, val), *_about_held_groups(chosen, val, dataset.classes, groups))
     more = None
     if extra is not None:
+        if dataset.multi_label:
+            raise InputError(
+                f"--extra {extra} is a folder of classes, and the images of {name} have several labels each; add its "
+                "images to the table, and leave --extra out"
+            )
         share = _EXTRA_SHARE if extra_share is None else extra_share
         more = load_extra(extra, dataset, share=share, progress=progress)
     key = dataset_key(dataset.name if isinstance(source, DataSet) else source)
@@ -222,10 +233,8 @@ def _about_held_groups(train: Images, held: Images, classes: Sequence[str], grou
     """Write the note on held-out groups, which rarely have exactly the requested share of the images."""
     if groups is None:
         return []
-    rest, of = (
-        len(set(groups.of(part.names, [classes[label] for label in part.labels.tolist()]))) for part in (train, held)
-    )
-    lacking = [name for label, name in enumerate(classes) if not bool((held.labels == label).any())]
+    rest, of = (len(set(groups.of(part.names, class_names(part.labels, classes)))) for part in (train, held))
+    lacking = [name for label, name in enumerate(classes) if not bool((held.class_numbers == label).any())]
     images = len(train) + len(held)
     without = f"; none of them is of {listed(lacking)}" if lacking else ""
     return [
@@ -251,6 +260,8 @@ def make_class_balance(recipe: Recipe, data: Data) -> ClassBalance:
         InputError: a weight is for an unknown class.
         DataError: a class has no images, and its weight or prior would be computed from their number.
     """
+    if data.multi_label:
+        return label_balance(recipe, data.train.labels, data.classes)
     extra = (data.extra.images.labels, data.extra.share) if data.extra is not None else ()
     shares = class_shares(data.train.labels, len(data.classes), *extra)
     return class_balance(recipe.class_weights, recipe.logit_adjustment, shares, data.classes)
@@ -293,7 +304,7 @@ def make_train_loader(
             for size in (teacher_sizes if drawn_anew else ())
         ],
         balanced=recipe.sampler == "balanced",
-        class_weights=class_weights,
+        class_weights=None if data.multi_label else class_weights,
     )
 
 

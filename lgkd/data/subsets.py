@@ -10,6 +10,7 @@ from lgkd._internal.rng import permutation, seed_of
 from lgkd.data.dataset import Images
 from lgkd.data.grouped_split import split_by_groups
 from lgkd.data.groups import Groups
+from lgkd.data.multi_label_split import rarest_class, stratified_parts
 from lgkd.data.names import Subset
 from lgkd.errors import DataError, InputError
 
@@ -32,7 +33,14 @@ def select_subset(images: Images, subset: Subset, *, classes: Sequence[str] = ()
     if per_class is None and (fraction is None or fraction == 1):
         return images
     chosen = []
-    for label, members in _by_class(images.labels):
+    if images.multi_label and per_class is not None:
+        raise InputError(
+            f"--images-per-class {per_class} counts images of one class each, and here an image has several; ask for a "
+            "share of the images with --fraction"
+        )
+    # Of several labels the rarest counts, so that no class is lost, and a larger part contains a smaller one.
+    labels = rarest_class(images.labels) if images.multi_label else images.labels
+    for label, members in _by_class(labels):
         if per_class is not None and per_class > len(members):
             raise InputError(
                 f"{per_class} images per class were asked for, but {_describe(images, label, members, classes)} holds "
@@ -62,7 +70,7 @@ def hold_out(
         DataError: a class has fewer than two images, or the groups cannot be divided.
     """
     if groups is not None:
-        of = groups.of(images.names, [classes[label] for label in images.labels.tolist()])
+        of = groups.of(images.names, class_names(images.labels, classes))
         rest, held = held_out_groups(images.labels, of, fraction, seed, classes)
         return images.take(rest), images.take(held)
     rest, held = held_out_places(
@@ -77,12 +85,17 @@ def held_out_places(
     """Return the places of `hold_out`: int64 (rest,) and int64 (held out,), ascending.
 
     Args:
-        labels: int64 (N,).
+        labels: int64 (N,); or of several labels an image (N,K), which are divided by `stratified_parts`.
         fraction: as in `hold_out`.
         seed: as in `hold_out`.
         describe: names a class for a message, from its label and the places of its images.
     """
     _check_fraction(fraction)
+    if labels.ndim == 2:
+        part = stratified_parts(labels, (1 - fraction, fraction), seed_of(seed, "hold out"))
+        if not bool((part == 0).any()) or not bool((part == 1).any()):
+            raise DataError(f"{len(labels)} images cannot be divided into two parts; expected more: add images")
+        return (part == 0).nonzero().flatten(), (part == 1).nonzero().flatten()
     rest, held = [], []
     for label, members in _by_class(labels):
         if len(members) < 2:
@@ -103,6 +116,11 @@ def held_out_groups(
         labels, groups, (1 - fraction, fraction), seed_of(seed, "hold out"), classes=classes, trained_on=0
     )
     return (part == 0).nonzero().flatten(), (part == 1).nonzero().flatten()
+
+
+def class_names(labels: Tensor, classes: Sequence[str]) -> list[str]:
+    """Return the class of every image; "" for images that may have several labels."""
+    return [""] * len(labels) if labels.ndim == 2 else [classes[label] for label in labels.tolist()]
 
 
 def _check_fraction(fraction: float) -> None:

@@ -41,7 +41,7 @@ from lgkd.deploy.subject import (
     real_images,
     run_splits,
 )
-from lgkd.errors import ModelError
+from lgkd.errors import InputError, ModelError
 from lgkd.models.timm_interop import TimmCall, timm_call
 from lgkd.runs.folder import EXPORT, FORMAT, STUDENT, now, package_version
 
@@ -102,6 +102,7 @@ def export_run(
     check_opset(opset, chosen)
     folder = export_folder(run, out)
     subject = read_subject(run, model)
+    _check_measured(subject, chosen, verify)
     fewer = {FORMATS[name] for name in chosen if name in FEWER_BITS}
     splits = run_splits(subject, data_dir=data_dir, progress=progress) if verify or fewer else None
     shown, source = real_images(subject, images, data_dir=data_dir, say=say, progress=progress)
@@ -136,6 +137,20 @@ def export_run(
         # Not the card, which people edit.
         write_manifest(scratch, (STUDENT, EXPORT, *copies))
     return made
+
+
+def _check_measured(subject: Subject, chosen: Sequence[str], verify: bool) -> None:
+    """Refuse to measure the accuracy of files of a student of several labels an image.
+
+    Raises:
+        InputError: it is asked for, or a format needs it.
+    """
+    named = [*(name for name in chosen if name in FEWER_BITS), *(["--verify"] if verify else [])]
+    if named and subject.about.get("multi_label"):
+        raise InputError(
+            f"{subject.folder} gives several labels an image, and {' and '.join(named)} need the accuracy of one; "
+            "expected formats of 32 bits without --verify, whose logits are compared with the student's"
+        )
 
 
 def largest_difference(logits: Logits, images: Tensor, expected: Tensor) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from lgkd._internal.metric_rules import shows_top5
+from lgkd._internal.metric_rules import THRESHOLD, headline, shows_top5
 from lgkd.deploy.options import FORMATS
 from lgkd.deploy.snippets import snippets
 from lgkd.deploy.subject import Subject
@@ -68,7 +68,8 @@ def _in_short(subject: Subject) -> str:
     parameters = sum(parameter.numel() for parameter in subject.student.parameters())
     options = ", ".join(f"{text(key)} {text(value)}" for key, value in about["options"].items()) or "none"
     return (
-        "A classifier of images, trained from scratch with [lgkd](https://arxiv.org/abs/2207.10026)"
+        f"A classifier of images{' with several labels each' if about.get('multi_label') else ''}, trained from "
+        "scratch with [lgkd](https://arxiv.org/abs/2207.10026)"
         f"{' under the guidance of a small CNN, of which nothing is left in it' if info.get('teacher') else ''}.\n\n"
         "| | |\n|---|---|\n"
         f"| student | {text(about['name'] or about['class'])}, {parameters:,} parameters |\n"
@@ -88,21 +89,23 @@ def _accuracy(info: Mapping[str, Any]) -> str:
         f"by {selected_by(results)}"
     )
     best = results["best_epoch_on_the_test_split"]
-    alike = class_metrics(results) if has_unequal_classes(results) else {}
+    main = headline(results)
+    several = main.key == "map"
+    alike = class_metrics(results) if several or has_unequal_classes(results) else {}
     lines = [
         "## Accuracy\n",
         f"On the test split of {text(data['name'])} ({data['test_images']:,} images), after {chosen}, computed in "
         f"{text(info['precision'])}:\n",
         "| | |\n|---|---|",
-        f"| top-1 | {results['test_top1']:.2%} |",
-        *([f"| top-5 | {results['test_top5']:.2%} |"] if shows_top5(data["classes"]) else []),
+        f"| {main.short} | {results[f'test_{main.key}']:.2%} |",
+        *([f"| top-5 | {results['test_top5']:.2%} |"] if shows_top5(data["classes"]) and not several else []),
         *(f"| {name} | {value} |" for name, value in alike.items()),
-        f"| cross entropy | {results['test_loss']:.4f} |",
-        f"| calibration error (15 bins) | {results['test_ece']:.2%} |",
+        f"| {'binary ' if several else ''}cross entropy | {results['test_loss']:.4f} |",
+        *([] if several else [f"| calibration error (15 bins) | {results['test_ece']:.2%} |"]),
         "",
         f"This is one training with seed {info['seed']}: how much another seed would change it is not known from it "
         f"alone. The best epoch on the test split, which papers print and which is chosen by looking at the answer, "
-        f"was epoch {best['epoch']} with {best['test_top1']:.2%}.\n",
+        f"was epoch {best['epoch']} with {best[f'test_{main.key}']:.2%}.\n",
         *_by_class(results),
     ]
     return "\n".join(lines)
@@ -113,17 +116,19 @@ def _by_class(results: Mapping[str, Any]) -> list[str]:
     by_class = by_class_of(results)
     if by_class is None or len(by_class) > _MANY:
         return []
+    several = headline(results).key == "map"
+    shares = ("ap", "precision", "recall", "f1") if several else ("precision", "recall", "f1")
     rows = [
         f"| {text(name)} | {one['count']:,} | "
-        + " | ".join("" if one[key] is None else f"{one[key]:.2%}" for key in ("precision", "recall", "f1"))
+        + " | ".join("" if one.get(key) is None else f"{one[key]:.2%}" for key in shares)
         + f" | {'' if one['auroc'] is None else in_words('auroc', one['auroc'])} |"
         for name, one in by_class.items()
     ]
     remark = about_never_predicted(by_class)
     return [
         "By class, on the same images; AUROC is that of each class against all others:\n",
-        "| class | images | precision | recall | F1 | AUROC |",
-        "|---|---:|---:|---:|---:|---:|",
+        f"| class | images |{' average precision |' if several else ''} precision | recall | F1 | AUROC |",
+        f"|---|---:|{'---:|' if several else ''}---:|---:|---:|---:|",
         *rows,
         "",
         *([] if remark is None else [f"{text(remark)}.\n"]),
@@ -152,9 +157,10 @@ def _training(info: Mapping[str, Any], weights_sha256: str) -> str:
 
 def _teacher(teacher: Mapping[str, Any]) -> str:
     name = teacher.get("name") or teacher.get("class") or "a module"
-    top1 = teacher.get("test_top1")
+    main = headline(teacher)
+    top1 = teacher.get(f"test_{main.key}")
     subset = f", trained on {teacher['subset']}" if teacher.get("subset") else ""
-    return f"{name}{subset}" + (f", top-1 {top1:.2%} on the same test split" if top1 is not None else "")
+    return f"{name}{subset}" + (f", {main.short} {top1:.2%} on the same test split" if top1 is not None else "")
 
 
 def _files(about: Mapping[str, Any]) -> str:
@@ -211,13 +217,25 @@ def _measured(about: Mapping[str, Any]) -> list[str]:
 
 def _limits(subject: Subject) -> str:
     classes, data = subject.about["classes"], text(subject.info["dataset"]["name"])
+    several = bool(subject.about.get("multi_label"))
+    answers = (
+        f"- Its {len(classes)} outputs are independent of each other: the sigmoid of each is the probability of that "
+        f"class, and an image has every label above {THRESHOLD:g}, several or none. Do not apply a softmax.\n"
+        if several
+        else f"- It always answers with one of its {len(classes)} classes, also where an image shows none of them.\n"
+    )
+    sure = (
+        "- Confidences are those of sigmoids; how far they are from the share of right labels was not measured.\n"
+        if several
+        else "- Confidences are those of a softmax; the calibration error above is their distance from the share of "
+        "right answers, on the same kind of images only.\n"
+    )
     return (
         "## Limits\n\n"
-        f"- It always answers with one of its {len(classes)} classes, also where an image shows none of them.\n"
+        f"{answers}"
         f"- Its accuracy was measured on images that come from where its training images come from ({data}). On others "
         "(another camera, another hospital, another season) it has to be measured again.\n"
-        "- Confidences are those of a softmax; the calibration error above is their distance from the share of "
-        "right answers, on the same kind of images only.\n"
+        f"{sure}"
         "- Which groups of people or things its images leave out, and what may be done with them, the data set's "
         "makers know, and this card does not. Nor does it give a licence: that is for who publishes the weights.\n"
         "- Resizing with another library changes a level here and there, and with it a confidence in the third digit.\n"

@@ -26,13 +26,19 @@ def prepare(file):
 
 def show(logits):
     for row in np.asarray(logits, dtype=np.float64):
-        shares = np.exp(row - row.max()) / np.exp(row - row.max()).sum()
-        for place in shares.argsort()[::-1][:3]:
-            print(f"{{shares[place]:.4f}} {{about['classes'][place]}}")
+{shares}            print(f"{{shares[place]:.4f}} {{about['classes'][place]}}")
 
 
 images = np.stack([prepare("image.png")])
 ```
+"""
+
+_SOFTMAX = """        shares = np.exp(row - row.max()) / np.exp(row - row.max()).sum()
+        for place in shares.argsort()[::-1][:3]:
+"""
+
+_SIGMOID = """        shares = 1 / (1 + np.exp(-row))  # one for each class, independent of the others
+        for place in np.flatnonzero(shares > 0.5):
 """
 
 _SCALE = """
@@ -96,6 +102,7 @@ def snippets(subject: Subject, about: Mapping[str, Any]) -> Iterator[str]:
         grey='.convert("L")' if subject.channels == 1 else "",
         axis="[..., None]" if subject.channels == 1 else "",
         scale=_SCALE.rstrip("\n") + "\n" if deep else "",
+        shares=_SIGMOID if subject.about.get("multi_label") else _SOFTMAX,
     )
     yield (
         prepare.replace("exif_transpose(Image.open(file))", "exif_transpose(eight_bits(Image.open(file)))")

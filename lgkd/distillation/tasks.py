@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from lgkd.config import Guidance
 from lgkd.config.declaration import check_values, default_of
 from lgkd.data.batch import Batch
-from lgkd.distillation.classification import ClassificationLoss
+from lgkd.distillation.classification import ClassificationLoss, LabelLoss, count_correct
 from lgkd.distillation.features import Features
 from lgkd.distillation.guide import Guide
 from lgkd.errors import InputError
 from lgkd.models.factory import no_logits
 
-__all__ = ["Batch", "Guided", "Lookup", "Step", "Supervised", "Task", "as_task"]
+__all__ = ["Batch", "Guided", "Lookup", "Step", "Supervised", "Task", "as_task", "count_correct"]
 
 _WEIGHT: float = default_of(Guidance, "classification_weight")
 
@@ -61,6 +61,10 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch) -> Step:
         """Compute the loss of a batch."""
+
+    def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the number of images of a batch that are classified correctly, a scalar, for the log."""
+        return count_correct(logits, targets)
 
     @property
     def terms(self) -> Mapping[str, nn.Module]:
@@ -135,12 +139,16 @@ class Supervised(Task):
 
     Args:
         student: the model that is trained, evaluated and saved.
-        classification: with class weights or logit adjustment; plain cross entropy if not given.
+        classification: with class weights or logit adjustment, or for several labels an image; plain cross entropy if
+            not given.
     """
 
-    def __init__(self, student: nn.Module, classification: ClassificationLoss | None = None) -> None:
+    def __init__(self, student: nn.Module, classification: LabelLoss | None = None) -> None:
         super().__init__(student)
         self.classification = classification or ClassificationLoss()
+
+    def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return self.classification.correct(logits, targets)
 
     def forward(self, batch: Batch) -> Step:
         logits = self.student(batch.images)
@@ -242,7 +250,8 @@ class Guided(_GuidedTask):
         student: the model that the guides were created for.
         guides: one for each teacher; term names are unique.
         classification_weight: weight of the cross entropy; 0 or more.
-        classification: with class weights or logit adjustment; plain cross entropy if not given.
+        classification: with class weights or logit adjustment, or for several labels an image; plain cross entropy if
+            not given.
     """
 
     def __init__(
@@ -250,7 +259,7 @@ class Guided(_GuidedTask):
         student: nn.Module,
         *guides: Guide,
         classification_weight: float = _WEIGHT,
-        classification: ClassificationLoss | None = None,
+        classification: LabelLoss | None = None,
     ) -> None:
         super().__init__(student)
         if not guides:
@@ -265,6 +274,9 @@ class Guided(_GuidedTask):
         self.guides = nn.ModuleList(guides)  # type: ignore[assignment]
         self.classification_weight = classification_weight
         self.classification = classification or ClassificationLoss()
+
+    def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return self.classification.correct(logits, targets)
 
     @property
     def guide(self) -> Guide:

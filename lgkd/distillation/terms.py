@@ -26,6 +26,28 @@ def make_loss(term: Term) -> nn.Module:
     return loss
 
 
+def for_several_labels(loss: nn.Module, title: str) -> nn.Module:
+    """Return the form of a loss for images with several labels, whose logits are independent of each other.
+
+    Losses that do not read logits stay as they are. One that reads them is taken where it says `multi_label`, or is
+    replaced by what its `per_class()` returns.
+
+    Raises:
+        InputError: it compares distributions over classes that exclude each other.
+    """
+    if getattr(loss, "reads", None) not in ("logits", "distillation") or getattr(loss, "multi_label", False):
+        return loss
+    form = getattr(loss, "per_class", None)
+    if form is None:
+        raise InputError(
+            f"the term {title} compares probabilities of classes that exclude each other, and here an image has "
+            "several labels; use kd, which then compares every class by itself, or terms on maps or embeddings (a loss "
+            "of your own that allows several labels sets multi_label = True)"
+        )
+    made: nn.Module = form()
+    return made
+
+
 def default_weight(loss: nn.Module) -> float:
     """Return the default weight of a loss in a recipe."""
     entry = registration(type(loss))

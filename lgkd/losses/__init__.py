@@ -15,8 +15,9 @@ The class attribute `reads` declares the inputs of a loss:
 All return a scalar. `across_batch` is True if a sample's loss depends on the other samples; such a loss needs
 the whole batch at once. A loss with parameters has `build`, called once with the shapes of its inputs: (C,h,w)
 of all student maps and of all teacher maps, or the two widths of embeddings. `all_blocks` (only "maps")
-is True if the student's list contains the maps of all its blocks. Only `MapLoss` propagates a gradient to
-the teacher's side.
+is True if the student's list contains the maps of all its blocks. `multi_label` (only of those that read logits) is
+True if an image may have several labels, targets being (B,K) of 0 and 1; `per_class()` returns another loss for them.
+Only `MapLoss` propagates a gradient to the teacher's side.
 """
 
 from importlib import import_module

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgkd.losses.base import logits_of
+from lgkd.losses.binary_kd import BinaryKD
 from lgkd.losses.kd import KD, Mean
 from lgkd.losses.registry import Temperature, register_loss
 
@@ -31,6 +32,16 @@ class DeiTSoft(KD):
 
     def __init__(self, temperature: Temperature = 3.0, mean: Mean = "batch") -> None:
         super().__init__(temperature, mean)
+
+    def per_class(self) -> nn.Module:
+        """Return the form for several labels an image."""
+        return _BinaryDeiT(self.temperature)
+
+
+class _BinaryDeiT(BinaryKD):
+    """Apply `BinaryKD` to the logits of a distillation token's head."""
+
+    reads: ClassVar[str] = "distillation"
 
 
 @register_loss("deit-hard", weight=0.5, weight_help="Multiplies the cross entropy.")

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgkd.losses.base import logits_of
+from lgkd.losses.binary_kd import BinaryKD
 from lgkd.losses.registry import Temperature, register_loss
 
 Mean = Literal["batch", "elements"]
@@ -37,7 +38,8 @@ class KD(nn.Module):
     The mean runs over the batch, the sum over the classes; T^2 keeps the gradient's size when T changes.
     With mean "elements" the sum is divided by B K instead, which makes it K times smaller, as in several
     published implementations, whose weights have that scale. Computed from logarithms: finite for any
-    finite logits, in at least float32.
+    finite logits, in at least float32. With several labels an image the divergence is that of every class by itself
+    (`lgkd.losses.binary_kd`), of the same temperature.
 
     Source: Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network (arXiv 1503.02531); common
     weights are 0.9 at T = 4, with 0.1 for the classification.
@@ -67,6 +69,10 @@ class KD(nn.Module):
         """
         student, teacher = logits_of(type(self).__name__, student_logits, teacher_logits)
         return soft_targets(student, teacher, self.temperature, self.mean)
+
+    def per_class(self) -> nn.Module:
+        """Return the form for several labels an image: `BinaryKD`, whose mean is that of the classification loss."""
+        return BinaryKD(self.temperature)
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature:g}, mean={self.mean!r}"

@@ -10,9 +10,18 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from lgkd._internal.atomic_io import sha256_of, write_atomic
 from lgkd._internal.locks import locked_folder
@@ -94,6 +103,26 @@ class Accuracy(_Part):
     """Number of classes with images there."""
     largest_class: float | None = Field(default=None, gt=0, le=1)
     """Share of the most frequent class in the images: the accuracy of always predicting it."""
+    map: float | None = Field(default=None, ge=0, le=1)
+    """Mean average precision, where an image has several labels; top1 is then the share with all labels right."""
+    chance_map: float | None = Field(default=None, ge=0, le=1)
+    """Mean share of the images that have a class, there: the mAP of a ranking by chance."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out_several_labels(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Cards of one label an image stay readable by earlier versions.
+        values: dict[str, Any] = write(self)
+        return {key: value for key, value in values.items() if value is not None or key not in ("map", "chance_map")}
+
+    @property
+    def value(self) -> float:
+        """Return the metric that stands for it: top-1 accuracy, or mAP of several labels an image."""
+        return self.top1 if self.map is None else self.map
+
+    @property
+    def shown(self) -> str:
+        """Return the accuracy in words."""
+        return f"{self.value:.1%} {'top-1' if self.map is None else 'mAP'}"
 
     @model_validator(mode="after")
     def _epoch_is_one_of_them(self) -> "Accuracy":
@@ -112,6 +141,9 @@ class Accuracy(_Part):
             largest_class: share of the most frequent class in the test images, where the card of an older
                 lgkd lacks it.
         """
+        if self.map is not None:
+            guess = self.chance_map or 0.0
+            return f"little better than a ranking by chance ({guess:.1%})" if _hardly_above(self.map, guess) else None
         top1, balanced = self.top1, self.balanced_accuracy
         chance = 1 / classes
         largest = self.largest_class or largest_class or chance
@@ -186,6 +218,11 @@ class TeacherCard(_Part):
     def size(self) -> tuple[int, int]:
         """Return (height, width) of the images it expects, in pixels."""
         return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+    @property
+    def multi_label(self) -> bool:
+        """Return true if it gives an image several labels: its logits are independent of each other."""
+        return self.accuracy.map is not None
 
     @property
     def near_chance(self) -> bool:

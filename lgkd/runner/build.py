@@ -15,10 +15,10 @@ from lgkd.data.class_balance import ClassBalance
 from lgkd.data.load import load_dataset
 from lgkd.data.names import Subset
 from lgkd.data.prepare import Data
-from lgkd.distillation.classification import ClassificationLoss
+from lgkd.distillation.classification import ClassificationLoss, LabelLoss, MultiLabelLoss
 from lgkd.distillation.guide import Guide, Term
 from lgkd.distillation.tasks import Guided, Supervised, Task
-from lgkd.distillation.terms import make_loss
+from lgkd.distillation.terms import for_several_labels, make_loss
 from lgkd.errors import InputError, MissingTeacherError
 from lgkd.models.default_taps import block_names
 from lgkd.models.factory import check_plausible, create_model, default_image_size
@@ -189,7 +189,12 @@ def make_guides(
         suffix = f"-{number}" if len(teachers) > 1 else ""
         with seeded(seed_of(seed, "guide", *([number] if number > 1 else []))):
             terms = [
-                Term(make_loss(term), term.weight, term.title + suffix, term.schedule or TermSchedule())
+                Term(
+                    for_several_labels(make_loss(term), term.title) if data.multi_label else make_loss(term),
+                    term.weight,
+                    term.title + suffix,
+                    term.schedule or TermSchedule(),
+                )
                 for term in ours
             ]
             if "weights" in teacher.source:
@@ -259,7 +264,11 @@ def make_plan(
 
 def make_task(student: nn.Module, guides: Sequence[Guide], recipe: Recipe, balance: ClassBalance = _NO_BALANCE) -> Task:
     """Build the dual task with guides, plain classification without; `balance` is that of the training's images."""
-    classification = ClassificationLoss(balance.weights, balance.adjustment)
+    classification: LabelLoss = (
+        MultiLabelLoss(balance.weights)
+        if balance.multi_label
+        else ClassificationLoss(balance.weights, balance.adjustment)
+    )
     if not guides or recipe.guide is None:
         return Supervised(student, classification)
     weight = recipe.guide.classification_weight

@@ -12,13 +12,14 @@ from torch import nn
 from lgkd._internal.distributed import highest
 from lgkd._internal.rng import preserved_generators
 from lgkd.config import Recipe
+from lgkd.data.class_balance import ClassBalance
 from lgkd.data.loader import TrainLoader
 from lgkd.data.prepare import Data, make_test_batches
 from lgkd.distillation.guide import Guide
 from lgkd.runner.batches import Batches
 from lgkd.runner.build import make_task
 from lgkd.training.config import Plan
-from lgkd.training.evaluate import score
+from lgkd.training.evaluate import score_split
 from lgkd.training.metrics import RunningMean
 from lgkd.training.peak_memory import PeakMemory
 from lgkd.training.timing import synchronise
@@ -68,7 +69,8 @@ def measure(
         longest: seconds for steps; with the default at most ten are made.
     """
     with preserved_generators(plan.device):
-        engine = Engine(make_task(student, guides, recipe), plan, names=loader.names)
+        kind = ClassBalance(multi_label=data.multi_label)
+        engine = Engine(make_task(student, guides, recipe, kind), plan, names=loader.names)
         batches = Batches(loader)
         meters = RunningMean()
 
@@ -100,7 +102,7 @@ def measure(
             few = [(images[:1], targets[:1]) for images, targets in some]
             for shown in (few, some):  # the first call takes longer than the next ones
                 began = time.perf_counter()
-                score(engine.eval_model, shown, precision=plan.precision, channels_last=plan.channels_last)
+                score_split(engine.eval_model, shown, precision=plan.precision, channels_last=plan.channels_last)
                 each = (time.perf_counter() - began) / len(shown[0][0])
             pace = statistics.median(times or [first])
             return Cost(len(times), pace, each, peak, memory.kind, engine.accumulate, compiling)

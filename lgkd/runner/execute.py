@@ -10,7 +10,7 @@ from lgkd._internal.atomic_io import write_atomic, write_json
 from lgkd._internal.distributed import all_reduce_sum, gather
 from lgkd._internal.locks import remove_stale_lock
 from lgkd._internal.manifest import MANIFEST, remove_manifest
-from lgkd._internal.metric_rules import shows_top5
+from lgkd._internal.metric_rules import headline_of, shows_top5
 from lgkd._internal.safetensors_io import fill, load_weights, save_weights
 from lgkd.config import dump_recipe
 from lgkd.data.loader import EvalLoader
@@ -48,7 +48,8 @@ from lgkd.training.checkpointer import Checkpointer
 from lgkd.training.class_scores import ClassScores
 from lgkd.training.config import Plan
 from lgkd.training.early_stopping import EarlyStop
-from lgkd.training.evaluate import Scores, score
+from lgkd.training.evaluate import Scores, score_split
+from lgkd.training.label_scores import MultiLabelScores
 from lgkd.training.loop import fit
 from lgkd.training.signals import StopCondition
 from lgkd.training.tracking import Tracking
@@ -75,7 +76,7 @@ def execute(config: ResolvedConfig, session: Session, prepared: Prepared) -> Run
     if not resumes:
         begin()
     evaluation = _Evaluation(_test_batches(session, prepared), plan)
-    select_by = config.options.get("select_by") or "top1"
+    select_by = config.options.get("select_by") or headline_of(info["dataset"]).key
     logger = CsvLogger(folder, writes=first)
     teachers = [info["teacher"], *info["more_teachers"]] if info["teacher"] else []
     judged = f"val_{select_by}" if data.val is not None else None
@@ -234,8 +235,8 @@ class _Evaluation:
             self._by_class = self._score(model.to(self._plan.device), self._batches["test"]).by_class
         return self._by_class
 
-    def _score(self, model: nn.Module, images: EvalLoader) -> Scores:
-        return score(
+    def _score(self, model: nn.Module, images: EvalLoader) -> Scores | MultiLabelScores:
+        return score_split(
             model,
             images,
             precision=self._plan.precision,
@@ -260,6 +261,7 @@ def _describe_student(config: ResolvedConfig, prepared: Prepared) -> dict[str, A
         "interpolation": prepared.recipe.test_interpolation,
         "longest_side": max(data.test.pixels.shape[2:]),
         **data.greys.kept(),
+        **({"multi_label": True} if data.multi_label else {}),
         "classes": list(data.classes),
     }
 
@@ -268,8 +270,10 @@ def _accuracy(data: Data, info: Mapping[str, Any]) -> Accuracy:
     """Make the accuracy on the test split from the results in run.json."""
     results, test = info["results"], data.test
     return Accuracy(
-        top1=results["test_top1"],
+        top1=results["test_exact_match" if data.multi_label else "test_top1"],
         balanced_accuracy=results.get("test_balanced_accuracy"),
+        map=results.get("test_map"),
+        chance_map=float(test.labels.mean()) if data.multi_label else None,
         seen_classes=test.seen_classes,
         largest_class=test.largest_class,
         split="test",
@@ -291,7 +295,7 @@ def poor_student(name: str, accuracy: Accuracy, classes: int) -> str | None:
     if poor is None:
         return None
     return (
-        f"a poor student: {name} has {accuracy.top1:.1%} top-1 on {accuracy.split}, {poor}; train it longer, or with "
+        f"a poor student: {name} has {accuracy.shown} on {accuracy.split}, {poor}; train it longer, or with "
         "another optimizer.lr"
     )
 

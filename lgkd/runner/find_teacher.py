@@ -150,8 +150,9 @@ def card_of_run(folder: Path) -> TeacherCard:
             std=about["std"],
             taps=[],
             accuracy=Accuracy(
-                top1=results["test_top1"],
+                top1=results["test_exact_match" if data.get("multi_label") else "test_top1"],
                 balanced_accuracy=results.get("test_balanced_accuracy"),
+                map=results.get("test_map"),
                 split="test",
                 epoch=results["epoch"],
                 epochs=trained_epochs(info),

@@ -115,6 +115,11 @@ def import_teacher(
         progress=progress,
         downloading=downloading,
     )
+    if data.multi_label:
+        raise InputError(
+            f"{source} has several labels an image, and imported weights are measured on one; expected a folder of "
+            "classes: train a teacher by `lgkd train-teacher`, with --init for these weights"
+        )
     notify = say or (lambda _: None)
     for note in data.notes:
         notify(note)

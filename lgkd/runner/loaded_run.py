@@ -27,7 +27,8 @@ from lgkd.runner.find_teacher import find_trained_teacher
 from lgkd.runner.run import Run
 from lgkd.runs.folder import STUDENT, read_run, read_student
 from lgkd.runs.load_student import data_of, load_student
-from lgkd.training.evaluate import Scores, score
+from lgkd.training.evaluate import Scores, score_split
+from lgkd.training.label_scores import MultiLabelScores
 from lgkd.training.precision import choose_device
 
 _NAMED = 10
@@ -127,6 +128,7 @@ def open_run(
     data = prepare_data(
         dataset, normalize="imagenet", data_dir=data_dir, greys=greys, subset=part, groups=of, val_fraction=0
     )
+    _check_kind(folder, about, data)
     if by_name:
         data = _by_name(data, about["classes"])
     if list(data.classes) != about["classes"]:
@@ -139,6 +141,21 @@ def open_run(
     student = (run.student if isinstance(run, Run) else load_student(folder, model=model)).to(chosen)
     same_device = torch.device(chosen).type == info["device"].partition(":")[0]
     return Opened(folder, info, about, student, data, chosen, info["precision"] if same_device else "fp32", scored)
+
+
+def _check_kind(folder: Path, about: Mapping[str, Any], data: Data) -> None:
+    """Refuse images of one label each for a student of several, and the other way round.
+
+    Raises:
+        InputError: they differ.
+    """
+    several = bool(about.get("multi_label"))
+    if several != data.test.multi_label:
+        kinds = ("one label an image", "several labels an image")
+        raise InputError(
+            f"{folder} gives {kinds[several]}, and {data.source} has {kinds[not several]}; evaluate on "
+            f"{'a table of images with several labels' if several else 'a folder of classes'}"
+        )
 
 
 def _test_split(info: Mapping[str, Any]) -> tuple[Subset, Groups | None]:
@@ -174,7 +191,14 @@ def _by_name(data: Data, known: Sequence[str]) -> Data:
             f"{len(known)} classes, or of some of them"
         )
     places = torch.tensor([known.index(name) for name in data.classes])
-    return replace(data, classes=tuple(known), test=replace(data.test, labels=places[data.test.labels]))
+    labels = data.test.labels
+    if data.multi_label:
+        own = labels
+        labels = torch.zeros(len(own), len(known))
+        labels[:, places] = own
+    else:
+        labels = places[labels]
+    return replace(data, classes=tuple(known), test=replace(data.test, labels=labels))
 
 
 def evaluate(
@@ -185,7 +209,7 @@ def evaluate(
     device: str | None = None,
     model: nn.Module | None = None,
     say: Callable[[str], None] | None = None,
-) -> Scores:
+) -> Scores | MultiLabelScores:
     """Evaluate a trained student: accuracy, calibration, agreement with its teacher.
 
     Args:
@@ -199,6 +223,9 @@ def evaluate(
         model: as for `load_student`.
         say: called with messages: first the evaluated images, then other remarks for the user.
 
+    Returns:
+        The scores; of several labels an image those of `lgkd.training.label_scores`.
+
     Raises:
         InputError: there is no finished run, its loss is not finite, or the data set has classes that the student does
             not know.
@@ -209,7 +236,7 @@ def evaluate(
     for sentence in (opened.scored, *opened.data.notes):
         (say or (lambda _: None))(sentence)
     try:
-        scores = score(
+        scores = score_split(
             opened.student,
             opened.batches(),
             precision=opened.precision,

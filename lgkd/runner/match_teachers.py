@@ -62,7 +62,7 @@ def describe_teacher(teacher: Teacher, data: Data, say: Callable[[str], None]) -
     if card is None:
         return
     say(
-        f"teacher {card.name}: {card.accuracy.top1:.1%} top-1 on {card.dataset} {card.accuracy.split}, "
+        f"teacher {card.name}: {card.accuracy.shown} on {card.dataset} {card.accuracy.split}, "
         f"trained on {card.images:,} images"
     )
     if (poor := poor_teacher(card, data.test.largest_class)) is not None:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from lgkd import __version__
+from lgkd._internal.metric_rules import headline
 from lgkd.config import Recipe
 from lgkd.data.groups import Groups
 from lgkd.data.names import place_of
@@ -59,19 +60,20 @@ def results(
         rows: of metrics.csv.
         best: the epoch that is best on held-out images, where there were any; otherwise the last one counts.
         guides: of the training, which know the terms that have ended.
-        select_by: the metric on held-out images that selected the epoch; top-1 accuracy if not given.
+        select_by: the metric on held-out images that selected the epoch; that of `headline` if not given.
         by_class: scores of every class on the test split after the epoch that counts.
 
     The best epoch on the test split is common in papers; it is stored beside the result, with that label.
     """
     chosen = rows[-1] if best is None else next(row for row in rows if row["epoch"] == best["epoch"])
-    peak = max((row for row in rows if "test_top1" in row), key=lambda row: row["test_top1"])
+    main = headline(chosen).key
+    peak = max((row for row in rows if f"test_{main}" in row), key=lambda row: row[f"test_{main}"])
     return {
         **{key: value for key, value in chosen.items() if key.startswith(("test_", "val_"))},
         "epoch": int(chosen["epoch"]),
         "selected_on": None if best is None else "val",
-        **({} if best is None else {"selected_by": select_by or "top1"}),
-        "best_epoch_on_the_test_split": {"epoch": int(peak["epoch"]), "test_top1": peak["test_top1"]},
+        **({} if best is None else {"selected_by": select_by or main}),
+        "best_epoch_on_the_test_split": {"epoch": int(peak["epoch"]), f"test_{main}": peak[f"test_{main}"]},
         "training_seconds": round(sum(row["seconds"] for row in rows), 1),
         "evaluation_seconds": round(sum(row["evaluation_seconds"] for row in rows), 1),
         **_processor_time(rows),
@@ -148,7 +150,7 @@ def describe_teacher(teacher: Teacher) -> dict[str, Any]:
         "kept_as": card.name,
         "sha256": card.weights_sha256,
         "subset": card.subset,
-        "test_top1": card.accuracy.top1,
+        **({"test_top1": card.accuracy.top1} if card.accuracy.map is None else {"test_map": card.accuracy.map}),
         "image_size": list(teacher.image_size),
         "batch_norm": teacher.batch_norm,
         **teacher.source,
@@ -199,13 +201,14 @@ def describe_training(
             "extra": _describe_extra(data),
             **data.greys.kept(),
             **({"stored_side": data.stored_side} if data.stored_side is not None else {}),
+            **({"multi_label": True} if data.multi_label else {}),
         },
         "recipe": recipe_name(options["recipe"]),
         "overrides": list(options.get("overrides") or ()),
         "seed": config.seed,
         "device": session.device,
         "deterministic": bool(options.get("deterministic")),
-        "select_by": _select_by(options.get("select_by")),
+        "select_by": _select_by(options.get("select_by"), "map" if data.multi_label else "top1"),
         "processes": session.process.count,
         "precision": plan.precision,
         "compiled": plan.compile,
@@ -216,9 +219,9 @@ def describe_training(
     }
 
 
-def _select_by(metric: str | None) -> str | None:
+def _select_by(metric: str | None, default: str) -> str | None:
     """Return the metric that selects the epoch; None for the default, also where it is named."""
-    return None if metric == "top1" else metric
+    return None if metric == default else metric
 
 
 def describe_call(config: ResolvedConfig, served: Served | None, data: Data) -> dict[str, Any] | None:

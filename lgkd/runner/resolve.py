@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-from lgkd._internal.metric_rules import SELECT_BY
+from lgkd._internal.metric_rules import SELECT_BY, SELECT_LABELS_BY
 from lgkd._internal.text import did_you_mean
 from lgkd.config import Recipe, load_recipe
 from lgkd.config.length_rules import without_guide
@@ -292,8 +292,11 @@ def check_selection(
     """
     if select_by is None:
         return
-    if select_by not in SELECT_BY:
-        raise InputError(f"--select-by is {select_by!r}, expected one of {', '.join(SELECT_BY)}")
+    if select_by not in {*SELECT_BY, *SELECT_LABELS_BY}:
+        raise InputError(
+            f"--select-by is {select_by!r}, expected one of {', '.join(SELECT_BY)}; of several labels an image one of "
+            f"{', '.join(SELECT_LABELS_BY)}"
+        )
     if val_fraction == 0 or (val_fraction is None and not has_val()):
         raise InputError(
             f"--select-by {select_by} selects an epoch, and without held-out images the last one counts; hold out some "

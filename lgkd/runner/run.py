@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from lgkd._internal.metric_rules import headline
+
 
 @dataclass(frozen=True)
 class Run:
@@ -25,5 +27,9 @@ class Run:
 
     @property
     def top1(self) -> float:
-        """Return top-1 accuracy on the test split, 0 to 1, after the last epoch or the one best on held-out images."""
-        return float(self.info["results"]["test_top1"])
+        """Return top-1 accuracy on the test split, 0 to 1, after the last epoch or the one best on held-out images.
+
+        Of several labels an image it is the mean average precision.
+        """
+        results = self.info["results"]
+        return float(results[f"test_{headline(results).key}"])

@@ -41,6 +41,7 @@ from lgkd.runner.build import (
 )
 from lgkd.runner.execute import execute, finished_run
 from lgkd.runner.initial_weights import InitialWeights
+from lgkd.runner.label_checks import check_labels, check_teacher_labels
 from lgkd.runner.length_settings import settle_recipe
 from lgkd.runner.match_teachers import describe_teacher, match_teachers
 from lgkd.runner.prepared import Prepared, Session
@@ -170,13 +171,16 @@ class Runner:
             self._settle_recipe(data, steps_per_epoch)
         config, session = self.config, self.session
         options = config.options
+        check_labels(config.recipe, options.get("select_by"), multi_label=data.multi_label)
         student, size, guides = self.build_models(data)
         try:
             if is_convolutional(student):
                 student.to(memory_format=torch.channels_last)
             served = self._serve(guides, data, size) if stand_in is None else None
             recipe = config.recipe if served is None else served.recipe
-            balance = make_class_balance(recipe, data) if stand_in is None else ClassBalance()
+            balance = (
+                make_class_balance(recipe, data) if stand_in is None else ClassBalance(multi_label=data.multi_label)
+            )
             loader = make_train_loader(
                 recipe,
                 data,
@@ -253,6 +257,7 @@ class Runner:
             del self.teachers
         for teacher in self.teachers:
             check_teacher_classes(teacher, data)
+            check_teacher_labels(teacher, data)
             check_teacher_fold(teacher, data)
             describe_teacher(teacher, data, session.say)
         self._settle_recipe(data)

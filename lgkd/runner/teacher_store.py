@@ -117,6 +117,6 @@ def poor_teacher(card: TeacherCard, largest_class: float | None = None) -> str |
     if poor is None:
         return None
     return (
-        f"a poor teacher: {card.name} has {card.accuracy.top1:.1%} top-1 on {card.accuracy.split}, {poor}; train it "
+        f"a poor teacher: {card.name} has {card.accuracy.shown} on {card.accuracy.split}, {poor}; train it "
         "longer before using it"
     )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final, TypeGuard
 
-from lgkd._internal.metric_rules import SELECT_BY, are_unequal
+from lgkd._internal.metric_rules import SELECT_BY, SELECT_LABELS_BY, Headline, are_unequal, headline
 from lgkd._internal.text import counted, listed, safe_text
 from lgkd.runs.statistics import in_percent
 
@@ -12,6 +12,17 @@ METRICS: Final = MappingProxyType(
     {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "auroc": "one-vs-rest AUROC"}
 )
 """Metrics in which every class counts alike, by their columns in metrics.csv without "test_"."""
+
+LABEL_METRICS: Final = MappingProxyType(
+    {"micro_f1": "micro F1", "macro_f1": "macro F1", "exact_match": "exact match", "auroc": "AUROC"}
+)
+"""Metrics of several labels an image that are shown beside mAP."""
+
+
+def metrics_of(main: Headline) -> Mapping[str, str]:
+    """Return the metrics that are shown beside the one that stands for a run."""
+    return LABEL_METRICS if main.key == "map" else METRICS
+
 
 BY_CLASS: Final = "test_by_class"
 """Key of a run's results: for each class, by name, its `lgkd.training.class_scores.ClassScores`."""
@@ -47,6 +58,8 @@ def has_unequal_classes(results: Mapping[str, Any], scores: Mapping[str, Any] | 
         results: of run.json.
         scores: `test_top1` and `test_balanced_accuracy` of an epoch; by default those of the results.
     """
+    if headline(results).key == "map":
+        return False  # mAP counts every class alike
     by_class = by_class_of(results)
     if by_class is not None:
         return are_unequal(one["count"] for one in by_class.values())
@@ -56,9 +69,10 @@ def has_unequal_classes(results: Mapping[str, Any], scores: Mapping[str, Any] | 
 
 
 def class_metrics(results: Mapping[str, Any]) -> dict[str, str]:
-    """Format the metrics of `METRICS` on the test split by their names, of those that a run's results have."""
-    found = {name: results.get(f"test_{name}") for name in METRICS}
-    return {METRICS[name]: in_words(name, value) for name, value in found.items() if _is_number(value)}
+    """Format the metrics beside the main one on the test split by their names, of those that a run's results have."""
+    names = metrics_of(headline(results))
+    found = {name: results.get(f"test_{name}") for name in names}
+    return {names[name]: in_words(name, value) for name, value in found.items() if _is_number(value)}
 
 
 def never_predicted(by_class: ClassResults) -> list[str]:
@@ -78,11 +92,12 @@ def about_never_predicted(by_class: ClassResults) -> str | None:
 
 def selected_by(results: Mapping[str, Any]) -> str:
     """Name the metric by which the epoch of the results was selected on held-out images."""
-    return SELECT_BY.get(str(results.get("selected_by")), SELECT_BY["top1"])
+    names = SELECT_LABELS_BY if headline(results).key == "map" else SELECT_BY
+    return names.get(str(results.get("selected_by")), next(iter(names.values())))
 
 
 def in_words(metric: str, value: float | None) -> str:
-    """Format a metric of `METRICS`: percent, but for AUROC, which is not a share of the images."""
+    """Format a metric of `METRICS` or `LABEL_METRICS`: percent, but for AUROC, which is not a share of the images."""
     if value is None:
         return "undefined"
     return f"{value:.4f}" if metric == "auroc" else f"{in_percent(value)}%"

@@ -9,6 +9,8 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from lgkd._internal.metric_rules import headline
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -50,10 +52,11 @@ def draw_curves(rows: Rows, path: Path, title: str, *, balanced: bool = False) -
     """
     figure, (left, right) = new_figure(2)
     _line(left, rows, "train_accuracy", "training batches (augmented)", GREY)
-    _line(left, rows, "test_top1", "test split", BLUE)
+    main = headline(next((row for row in reversed(rows) if "test_loss" in row), {}))
+    _line(left, rows, f"test_{main.key}", "test split", BLUE)
     if balanced:
         _line(left, rows, "test_balanced_accuracy", "test split, balanced accuracy", ORANGE)
-    left.set(xlabel="epoch", ylabel="accuracy" if balanced else "top-1 accuracy", title=_wrapped(title, 52))
+    left.set(xlabel="epoch", ylabel="accuracy" if balanced else main.name, title=_wrapped(title, 52))
     left.set_ylim(bottom=0)
     parts = [key for key in (rows[0] if rows else {}) if key.startswith("loss_")]
     for key, colour in zip(parts, cycle((BLUE, ORANGE, GREEN, GREY)), strict=False):

@@ -79,7 +79,7 @@ def auroc_by_class(probabilities_NK: Tensor, labels_N: Tensor) -> list[float | N
 
     Args:
         probabilities_NK: of every class for every image.
-        labels_N: the true classes, int64.
+        labels_N: the true classes, int64; of several labels an image bool (N,K).
 
     Returns:
         K areas; None for a class that has no images or all of them; NaN everywhere if a probability is NaN.
@@ -89,7 +89,8 @@ def auroc_by_class(probabilities_NK: Tensor, labels_N: Tensor) -> list[float | N
         return [float("nan")] * classes
     areas: list[float | None] = []
     for place in range(classes):
-        own = probabilities_NK[labels_N == place, place].contiguous()
+        members = labels_N[:, place] if labels_N.ndim == 2 else labels_N == place
+        own = probabilities_NK[members, place].contiguous()
         inside, outside = len(own), images - len(own)
         if not inside or not outside:
             areas.append(None)

@@ -6,6 +6,7 @@ Letters in shapes: B batch, K classes, N images.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from lgkd.errors import DataError
 from lgkd.models.sdpa import quick_attention
 from lgkd.training.class_scores import ClassScores, auroc_by_class, class_scores, macro
+from lgkd.training.label_scores import MultiLabelScores, score_labels
 
 BINS = 15
 """Number of equal-width bins of confidence, for the calibration error."""
@@ -111,6 +113,31 @@ def score(
     if all_reduce_sum is not None:
         sums = _reduced(sums, all_reduce_sum)
     return _scores({name: value.cpu() for name, value in sums.items()}, auroc, with_other=other is not None)
+
+
+@torch.no_grad()
+def score_split(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    precision: str = "fp32",
+    channels_last: bool = False,
+    other: Callable[[Tensor], Tensor] | None = None,
+    all_reduce_sum: Callable[[Tensor], Tensor] | None = None,
+    gather: Callable[[Tensor], list[Tensor]] | None = None,
+) -> Scores | MultiLabelScores:
+    """Evaluate as `score`, or as `score_labels` where an image may have several labels: labels of batches are (B,K).
+
+    Raises:
+        DataError: there are no images, or of several labels an image none has any.
+    """
+    waiting = iter(batches)
+    first = next(waiting, None)
+    some = batches if first is None else chain([first], waiting)
+    if first is None or first[1].ndim == 1:
+        return score(model, some, precision=precision, channels_last=channels_last, other=other,
+                     all_reduce_sum=all_reduce_sum, gather=gather)  # fmt: skip
+    return score_labels(_outputs(model, some, precision, channels_last, other), gather=gather)
 
 
 @dataclass(frozen=True, eq=False)

@@ -127,7 +127,7 @@ class _Training:
         self.agreement = Agreement(stop, checkpointer)
         self.say, self.early_stop = say, early_stop
         self.progress = Progress(accumulate=self.plan.accumulate)
-        self.meters = RunningMean()
+        self.meters = RunningMean(engine.task.correct)
 
     def restore(self) -> None:
         if self.checkpointer is not None:

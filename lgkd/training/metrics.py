@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lgkd.distillation.tasks import Batch, Step
+from lgkd.distillation.tasks import Batch, Step, count_correct
 
 
 class RunningMean:
@@ -13,9 +13,13 @@ class RunningMean:
 
     Summed in double precision, in which sums of single precision are exact: they do not depend on how the images are
     split over processes, nor on interruptions of the run.
+
+    Args:
+        correct: counts the images that are classified correctly, from logits and targets, as `Task.correct`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, correct: Callable[[Tensor, Tensor], Tensor] = count_correct) -> None:
+        self._correct = correct
         self._names: tuple[str, ...] = ()
         self._sums = torch.empty(0)
         self.images = 0
@@ -24,8 +28,7 @@ class RunningMean:
         """Add one micro-batch, weighted by its number of images."""
         count = len(batch.images)
         self.images += count
-        labels = batch.targets if batch.targets.ndim == 1 else batch.targets.argmax(dim=1)
-        correct = (step.logits.detach().argmax(dim=1) == labels).sum()
+        correct = self._correct(step.logits.detach(), batch.targets)
         means = {"loss": step.loss.detach(), **step.parts}
         sums = dict(zip(means, torch._foreach_mul([*means.values()], count), strict=True))
         sums = {"loss": sums.pop("loss"), "accuracy": correct.float()} | sums

@@ -35,7 +35,7 @@ def test_each_metric_selects_its_own_best_epoch(
     test = [scores(0.7 - 0.1 * place, 0.6, 0.6, predicted=4) for place in range(3)]
     answers = [one for held, tested in zip(HELD_OUT, test, strict=True) for one in (scores(*held), tested)]
     answers.append(scores(0.1, 0.1, 0.1, predicted=99))  # of the selected student, where it is not the last
-    monkeypatch.setattr(execute, "score", lambda *_, **__: answers.pop(0))
+    monkeypatch.setattr(execute, "score_split", lambda *_, **__: answers.pop(0))
     more = ["--select-by", metric] if metric is not None else []
     words = [*TRAIN, "--dataset", str(world.pictures), "--out", "mine", "--epochs", "3", "--val-fraction", "0.25"]
     assert run([*words, *more]) == 0

@@ -86,6 +86,11 @@ def inspect_run(
     if most < BATCH:
         raise InputError(f"{most} images were asked for to measure on, expected {BATCH} or more")
     opened = open_run(run, dataset=dataset, data_dir=data_dir, device=device)
+    if opened.data.multi_label:
+        raise InputError(
+            f"{run} gives several labels an image, and an inspection measures one; expected a run of one label: use "
+            "`lgkd evaluate` and `lgkd report`"
+        )
     notify = say or (lambda _: None)
     if dataset is not None:
         notify(f"measured on {opened.scored}")

@@ -13,31 +13,35 @@ from lgkd.analysis.report.sentences import name_of
 from lgkd.runs.plots import BLUE, ORANGE
 from lgkd.runs.statistics import in_percent
 
+_ABOUT = {
+    "top1": "Share of the test images whose class comes first.",
+    "map": "Mean over the classes of the average precision with which test images are ranked.",
+}
 _BALANCED = "test_balanced_accuracy"
 
 
 def curves(known: Known, keep: Keep) -> list[Markup]:
-    """Build accuracy over the epochs; for classes of unequal size balanced accuracy as well."""
+    """Build the main metric over the epochs; for classes of unequal size balanced accuracy as well."""
     lines = accuracy_lines(known.chosen)
     if not lines:
         return [blocks.paragraphs(["The test split was not evaluated during the training."])]
-    units = known.chosen.ours.units
+    main, units = known.chosen.main.headline, known.chosen.ours.units
     many = any(line.curve.seeds > 1 for line in lines)
     bands = f" Bands go from the lowest to the highest {units.removesuffix('s')}." if many else ""
     balanced = " Balanced accuracy, dashed, is the mean of the classes." if any(line.dashed for line in lines) else ""
     picture = Shown(
         "curves",
-        draw_accuracy(lines, units, panels=len(loss_parts(known.chosen.main.rows))),
-        "Accuracy on the test split over the epochs",
+        draw_accuracy(lines, units, panels=len(loss_parts(known.chosen.main.rows)), metric=main.title.lower()),
+        f"{main.title} on the test split over the epochs",
         "; ".join(f"{line.name} {_course(line.curve)}" for line in lines) + ".",
-        f"Share of the test images whose class comes first.{balanced}{bands}",
+        f"{_ABOUT[main.key]}{balanced}{bands}",
     )
     columns, rows = ["epoch"], [[f"{epoch:g}"] for epoch in lines[-1].curve.epochs]
     for line in reversed(lines):
         columns += [line.name] if line.curve.seeds == 1 else [f"{line.name}, mean", "lowest", "highest"]
         for row, epoch in zip(rows, lines[-1].curve.epochs, strict=True):
             row += _at(line.curve, epoch)
-    listed = blocks.table("Accuracy over the epochs", columns, rows)
+    listed = blocks.table(f"{main.title} over the epochs", columns, rows)
     return [picture.html(keep), blocks.folded("The same as a table", listed)]
 
 
@@ -47,9 +51,9 @@ def accuracy_lines(chosen: Chosen) -> list[Line]:
     name = "guided" if ours.guided else "this run"
     groups = [(ours, name, ORANGE)] if baseline is None else [(baseline, "baseline", BLUE), (ours, name, ORANGE)]
     unequal = ours.unequal or (baseline is not None and baseline.unequal)
-    found = []
+    found, main = [], f"test_{chosen.main.headline.key}"
     for group, called, colour in groups:
-        for key, dashed in ((_BALANCED, True), ("test_top1", False)) if unequal else (("test_top1", False),):
+        for key, dashed in ((_BALANCED, True), (main, False)) if unequal else ((main, False),):
             curve = curve_of(group.runs, key)
             if curve is not None:
                 found.append(Line(f"{called}, balanced" if dashed else called, curve, colour, dashed))

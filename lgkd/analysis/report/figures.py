@@ -42,13 +42,14 @@ def percent(value: float, _place: object = None) -> str:
     return f"{value:.0%}"
 
 
-def draw_accuracy(lines: Sequence[Line], units: str = "seeds", *, panels: int = 1) -> Any:
-    """Draw accuracy on the test split over the epochs, each line with the range of its runs.
+def draw_accuracy(lines: Sequence[Line], units: str = "seeds", *, panels: int = 1, metric: str = "accuracy") -> Any:
+    """Draw the main metric on the test split over the epochs, each line with the range of its runs.
 
     Args:
         lines: the last one on top.
         units: what the runs of a line differ by, "seeds" or "folds".
         panels: of `draw_losses`, beside which it is as tall.
+        metric: name of what is drawn.
     """
     figure, axis = new_figure(1, width=_WIDTH, height=min(max(_height(panels), 3.4), 5.2))
     for name, curve, colour, dashed in lines:
@@ -60,7 +61,7 @@ def draw_accuracy(lines: Sequence[Line], units: str = "seeds", *, panels: int = 
             curve.epochs, curve.mean, color=colour, label=name if dashed else f"{name}, {many}", marker=marker, ms=4,
             linewidth=1.4 if dashed else 2, linestyle=(0, (5, 2)) if dashed else "-",
         )  # fmt: skip
-    axis.set(xlabel="epoch", ylabel="accuracy, test split")
+    axis.set(xlabel="epoch", ylabel=f"{metric}, test split")
     axis.set_ylim(bottom=0, top=min(1.03, max(1.1 * max(max(line.curve.high) for line in lines), 0.01)))
     axis.yaxis.set_major_formatter(percent)
     count_epochs(axis)

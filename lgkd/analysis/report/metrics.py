@@ -108,8 +108,14 @@ def calibration_error(bins: Sequence[Bin]) -> float:
     return sum(gaps) / images
 
 
-def curve_of(runs: Sequence[Finished], key: str = "test_top1") -> Curve | None:
-    """Compute mean, lowest and highest value of several seeds where all were measured; None where nowhere."""
+def curve_of(runs: Sequence[Finished], key: str | None = None) -> Curve | None:
+    """Compute mean, lowest and highest value of several seeds where all were measured; None where nowhere.
+
+    Args:
+        runs: of the seeds.
+        key: column of metrics.csv; by default that of the runs' `headline` on the test split.
+    """
+    key = key or f"test_{runs[0].headline.key}"
     tables = [{row["epoch"]: row[key] for row in run.rows if key in row} for run in runs]
     epochs = sorted(set(tables[0]).intersection(*tables[1:])) if tables else []
     if not epochs:

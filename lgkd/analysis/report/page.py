@@ -6,10 +6,12 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from lgkd import __version__
+from lgkd._internal.metric_rules import MAP
 from lgkd.analysis.report import examples, predictions, sentences
 from lgkd.analysis.report.context import Keep, Known
 from lgkd.analysis.report.curves import curves, losses
 from lgkd.analysis.report.html import blocks
+from lgkd.analysis.report.labels import label_scores
 from lgkd.analysis.report.reproduction import reproduction
 from lgkd.analysis.report.verdict import verdict
 
@@ -35,7 +37,7 @@ def write_page(known: Known, keep: Keep) -> str:
     """Build the whole page; `keep` is given its figures."""
     parts = [
         Part("summary", "What was trained", [blocks.prose(sentences.summary(known.chosen))]),
-        Part("curves", "Accuracy over the epochs", curves(known, keep), half=True),
+        Part("curves", f"{known.chosen.main.headline.title} over the epochs", curves(known, keep), half=True),
         Part("loss", "Parts of the loss", losses(known, keep), half=True),
         *_answered(known, keep),
         *_facts(known),
@@ -48,6 +50,8 @@ def write_page(known: Known, keep: Keep) -> str:
 def _answered(known: Known, keep: Keep) -> list[Part]:
     """Build the parts that need predictions for the test images."""
     ours = known.answers
+    if known.chosen.main.headline == MAP:
+        return [Part("classes", "Class by class", label_scores(known))]
     parts = (
         ("classes", "Class by class", predictions.classes),
         ("confusion", "Confusion matrix", predictions.confusions),

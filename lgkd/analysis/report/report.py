@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lgkd._internal.atomic_io import write_atomic
+from lgkd._internal.metric_rules import MAP
 from lgkd.analysis.report.context import Known
 from lgkd.analysis.report.page import GENERATOR, write_page
 from lgkd.analysis.report.selection import choose
@@ -74,14 +75,18 @@ def report_on(
     file = Path(out) if out is not None else chosen.main.folder / REPORT
     check_place(file)
     why_not, opened, ours, theirs = "", None, None, None
+    several = chosen.main.headline == MAP
+    if several:
+        _check_own_images(chosen.main, dataset)
     try:
-        _check_named(chosen.main, dataset)
-        opened = open_run(chosen.main.folder, dataset=dataset, data_dir=data_dir, device=device)
-        if dataset is not None:
-            notify(f"class by class, confusion, calibration and examples: {opened.scored}")
-        ours = _answers(opened)
-        if chosen.beside is not None:
-            theirs = _answers(_beside(chosen.beside, opened, device))
+        if not several:  # whose scores by class are in the run
+            _check_named(chosen.main, dataset)
+            opened = open_run(chosen.main.folder, dataset=dataset, data_dir=data_dir, device=device)
+            if dataset is not None:
+                notify(f"class by class, confusion, calibration and examples: {opened.scored}")
+            ours = _answers(opened)
+            if chosen.beside is not None:
+                theirs = _answers(_beside(chosen.beside, opened, device))
     except MissingError as error:
         why_not = f"Left out, for the test images are missing: {error}."
         notify(f"class by class, confusion, calibration and examples are left out: {error}")
@@ -108,6 +113,19 @@ def report_on(
             figure.savefig(folder / f"{name}.png")
     write_atomic(file, page.encode())
     return file
+
+
+def _check_own_images(run: Finished, dataset: object) -> None:
+    """Refuse other images for a report on several labels an image, which shows the scores of the run.
+
+    Raises:
+        InputError: another data set is named.
+    """
+    if dataset is not None:
+        raise InputError(
+            f"--dataset {dataset} is for reports on one label an image, and {run.folder} gives several; expected none: "
+            "score other images by `lgkd evaluate`"
+        )
 
 
 def _check_named(run: Finished, dataset: object) -> None:

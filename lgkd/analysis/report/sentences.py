@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lgkd._internal.metric_rules import MAP, headline
 from lgkd.analysis.report.selection import Chosen
 from lgkd.runs.class_results import (
     about_never_predicted,
@@ -66,13 +67,19 @@ def _value(value: Any) -> str:
 
 def _teachers(info: Mapping[str, Any]) -> list[str]:
     """State the accuracy of each teacher, where it is known."""
-    known = [(called(one), one.get("subset"), one.get("test_top1")) for one in teachers_of(info)]
+    known = [(called(one), one.get("subset"), one, one.get(f"test_{headline(one).key}")) for one in teachers_of(info)]
     return [
-        f"The teacher {name}{f', trained on {part},' if part else ''} classifies {in_percent(top1)}% of the test "
-        "images correctly."
-        for name, part, top1 in known
-        if isinstance(top1, int | float)
+        f"The teacher {name}{f', trained on {part},' if part else ''} {_does(one, found)}."
+        for name, part, one, found in known
+        if isinstance(found, int | float)
     ]
+
+
+def _does(scores: Mapping[str, Any], value: float) -> str:
+    """State the main metric of some scores, after the name of a model."""
+    if headline(scores) == MAP:
+        return f"reaches a mean average precision of {in_percent(value)}% on the test images"
+    return f"classifies {in_percent(value)}% of the test images correctly"
 
 
 def name_of(run: Finished) -> str:
@@ -108,14 +115,14 @@ def summary(chosen: Chosen) -> list[str]:
         f"{who(info)}: {_epochs(info)} on {data['train_images']:,} images of {data['name']}{part}, "
         f"{data['classes']} classes. {_build(info)}",
         *_teachers(info),
-        f"{_with(chosen.main)} it classifies {in_percent(results['test_top1'])}% of {data['test_images']:,} "
-        f"test images correctly {_when(results)}.",
+        f"{_with(chosen.main)} it {_result(results, data['test_images'])} {_when(results)}.",
         *_alike(results),
     ]
     best = results["best_epoch_on_the_test_split"]
     if best["epoch"] != results["epoch"]:
+        value = in_percent(best[f"test_{headline(best).key}"])
         lines.append(
-            f"Its best epoch on the test split is {best['epoch']}, with {in_percent(best['test_top1'])}%: the "
+            f"Its best epoch on the test split is {best['epoch']}, with {value}%: the "
             "figure that papers of this field print, selected on the images that it is measured on."
         )
     count = len(chosen.ours.runs)
@@ -143,6 +150,12 @@ def _epochs(info: Mapping[str, Any]) -> str:
     """State the epochs that were trained, of those that were planned."""
     trained = trained_epochs(info)
     return f"{trained} epochs" if trained == info["epochs"] else f"{trained} of {info['epochs']} epochs"
+
+
+def _result(results: Mapping[str, Any], images: int) -> str:
+    if headline(results) == MAP:
+        return f"reaches a mean average precision of {in_percent(results['test_map'])}% on {images:,} test images"
+    return f"classifies {in_percent(results['test_top1'])}% of {images:,} test images correctly"
 
 
 def _alike(results: Mapping[str, Any]) -> list[str]:

@@ -2,10 +2,11 @@
 
 from typing import NamedTuple
 
-from lgkd._internal.metric_rules import are_unequal, shows_top5
+from lgkd._internal.metric_rules import MAP, are_unequal, shows_top5
 from lgkd.analysis.report.context import Known
 from lgkd.analysis.report.selection import Chosen
 from lgkd.analysis.report.sentences import name_of, teachers_of, when
+from lgkd.runs.class_results import LABEL_METRICS, in_words
 from lgkd.runs.statistics import Interval, in_percent
 from lgkd.training.class_scores import macro
 
@@ -43,6 +44,8 @@ def verdict(known: Known) -> Verdict:
 def _headline(chosen: Chosen) -> str:
     difference, unit = chosen.difference, _unit(chosen)
     if difference is None:
+        if chosen.ours.headline == MAP:
+            return f"mAP of {in_percent(chosen.ours.top1.mean)}% on the test images"
         return f"{in_percent(chosen.ours.top1.mean)}% of the test images classified correctly"
     gain, what = difference.interval, "Guidance" if chosen.ours.guided else "This training"
     signed, points = in_percent(gain.mean, signed=True), in_percent(abs(gain.mean))
@@ -65,9 +68,11 @@ def _lead(known: Known) -> str:
     tested = f"{images:,} test images" + (" a fold" if ours.units == "folds" and count > 1 else "")
     if baseline is None or difference is None:
         last = "" if count > 1 else f" One {_unit(chosen)} is not a result: other {_unit(chosen)}s differ."
-        return f"Top-1 accuracy on {tested}{several}.{last}"
+        name = ours.headline.name
+        return f"{name[0].upper()}{name[1:]} on {tested}{several}.{last}"
     who = "guided" if ours.guided else "this training"
     pair = f"{in_percent(ours.top1.mean)}% {who} against {in_percent(baseline.top1.mean)}% of the baseline on {tested}"
+    pair = f"mAP {pair}" if ours.headline == MAP else pair
     gain = difference.interval
     if gain.low is None:
         return f"{pair}{several}. Train with more seeds for an interval."
@@ -81,7 +86,9 @@ def _tiles(known: Known) -> list[Tile]:
     results = chosen.main.info["results"]
     which = name_of(chosen.main) if len(ours.runs) > 1 else ""
     theirs = None if baseline is None else baseline.top1.mean
-    found = [Tile("test accuracy", f"{in_percent(ours.top1.mean)}%", _beside(chosen, theirs, ours.sd))]
+    main = ours.headline
+    found = [Tile(f"test {main.key_figure}", f"{in_percent(ours.top1.mean)}%", _beside(chosen, theirs, ours.sd))]
+    found += _label_metrics(chosen)
     if (balanced := _balanced(known)) is not None:
         found.append(balanced)
     if difference is not None:
@@ -94,8 +101,21 @@ def _tiles(known: Known) -> list[Tile]:
     if "test_ece" in results:
         found.append(Tile("calibration error", f"{in_percent(results['test_ece'])}%", which))
     teachers = teachers_of(chosen.main.info)
-    if len(teachers) == 1 and isinstance(top1 := teachers[0].get("test_top1"), int | float):
-        found.append(Tile("teacher's accuracy", f"{in_percent(top1)}%", which if ours.units == "folds" else ""))
+    if len(teachers) == 1 and isinstance(value := teachers[0].get(f"test_{main.key}"), int | float):
+        note = which if ours.units == "folds" else ""
+        found.append(Tile(f"teacher's {main.key_figure}", f"{in_percent(value)}%", note))
+    return found
+
+
+def _label_metrics(chosen: Chosen) -> list[Tile]:
+    """Return the metrics beside mAP of several labels an image; none of one label an image."""
+    ours, baseline = chosen.ours, chosen.baseline
+    found = []
+    for name, title in LABEL_METRICS.items() if ours.headline == MAP else ():
+        if (value := ours.metric(name)) is not None:
+            theirs = None if baseline is None else baseline.metric(name)
+            note = "" if theirs is None else f"baseline {in_words(name, theirs.mean)}"
+            found.append(Tile(title, in_words(name, value.mean), note))
     return found
 
 

@@ -51,11 +51,11 @@ def look_at_teachers() -> Iterator[Finding]:
         except DamagedError as error:
             yield Finding(f"teacher {card.name} for {card.dataset}", "problem", error.found, error.advice)
             continue
-        summary = f"{card.name} for {card.dataset} ({card.accuracy.top1:.1%})"
+        summary = f"{card.name} for {card.dataset} ({card.accuracy.value:.1%})"
         if (poor := card.no_better_than()) is not None:
             yield Finding(
                 f"teacher {card.name} for {card.dataset}", "warning",
-                f"{card.accuracy.top1:.1%} top-1 is {poor}",
+                f"{card.accuracy.shown} is {poor}",
                 f"train it longer: lgkd train-teacher {card.architecture} {card.dataset} --replace",
             )  # fmt: skip
         else:

@@ -69,7 +69,8 @@ class Part(NamedTuple):
     """Hold one split, with a digest of every image."""
 
     names: Sequence[str]
-    labels: Sequence[int]
+    labels: Sequence[Any]
+    """Class numbers, or other hashable values that are equal for equal labels."""
     digests: Sequence[bytes]
 
 
@@ -96,8 +97,7 @@ def copies_of(dataset: DataSet) -> Copies:
         return known
     splits = (dataset.train, dataset.test)
     parts = [
-        Part(split.names, split.labels.tolist(), found)
-        for split, found in zip(splits, digests_of(*splits), strict=True)
+        Part(split.names, split.label_keys, found) for split, found in zip(splits, digests_of(*splits), strict=True)
     ]
     copies = compare(*parts)
     _keep(dataset, copies)
@@ -142,7 +142,7 @@ def _grouped(part: Part) -> dict[bytes, list[int]]:
     return groups
 
 
-def _first_of_each_class(part: Part, places: Sequence[int]) -> dict[int, int]:
+def _first_of_each_class(part: Part, places: Sequence[int]) -> dict[Any, int]:
     """Return the first of `places` with each label."""
     return {part.labels[place]: place for place in reversed(places)}
 

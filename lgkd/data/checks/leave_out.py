@@ -53,8 +53,9 @@ def without_near_copies(dataset: DataSet) -> tuple[Images, LeftOut, str]:
 
 def _check_classes(dataset: DataSet, stays: torch.Tensor) -> None:
     number = len(dataset.classes)
-    before, after = (torch.bincount(labels, minlength=number) for labels in
-                     (dataset.train.labels, dataset.train.labels[stays]))  # fmt: skip
+    labels = dataset.train.labels
+    before, after = (part.sum(0) if part.ndim == 2 else torch.bincount(part, minlength=number)
+                     for part in (labels, labels[stays]))  # fmt: skip
     empty = ((before > 0) & (after == 0)).nonzero().flatten().tolist()
     if empty:
         raise DataError(

@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -196,9 +197,9 @@ def quick_check(dataset: DataSet, *, say: Callable[[str], None], balanced: bool 
         say: called with one sentence a finding.
         balanced: whether the recipe makes up for the sizes of the classes, so that no remark has to name its keys.
     """
-    train = _split("train", dataset.classes, dataset.train.labels.tolist())
+    train = _split("train", dataset.classes, dataset.train.class_numbers.tolist())
     copies = copies_of(dataset)
-    balance = about_balance(train.per_class, TINY_IN_TRAINING, advise=not balanced)
+    balance = about_balance(train.per_class, TINY_IN_TRAINING, advise=not balanced and not dataset.multi_label)
     for sentence in (*about_copies(copies, len(dataset.test)), *balance):
         say(sentence)
 
@@ -211,7 +212,7 @@ def held_out_remarks(train: Images, held: Images) -> list[str]:
         held: images to choose the epoch on.
     """
     parts = [
-        Part(images.names, images.labels.tolist(), digests)
+        Part(images.names, images.label_keys, digests)
         for images, digests in zip((train, held), digests_of(train, held), strict=True)
     ]
     return about_held_out(compare(*parts), len(held))
@@ -226,7 +227,7 @@ def _has_files(source: str | Path, data_dir: str | Path | None) -> bool:
 def _of_dataset(dataset: DataSet) -> CheckReport:
     splits = (dataset.train, dataset.test)
     train, test = (
-        _split(name, dataset.classes, split.labels.tolist())
+        _split(name, dataset.classes, split.class_numbers.tolist(), len(split))
         for name, split in zip(("train", "test"), splits, strict=True)
     )
     seen: list[tuple[str, int, int]] = []
@@ -236,9 +237,9 @@ def _of_dataset(dataset: DataSet) -> CheckReport:
     near = near_copies_of(dataset, digests_of(*splits))
     val, notes = None, dataset.notes
     if dataset.val is not None:
-        val = _split("val", dataset.classes, dataset.val.labels.tolist())
+        val = _split("val", dataset.classes, dataset.val.class_numbers.tolist(), len(dataset.val))
         parts = [
-            Part(images.names, images.labels.tolist(), digests)
+            Part(images.names, images.label_keys, digests)
             for images, digests in zip((*splits, dataset.val), digests_of(*splits, dataset.val), strict=True)
         ]
         notes = (*about_val(compare(parts[0], parts[2]), compare(parts[1], parts[2]), val.images), *notes)
@@ -279,9 +280,19 @@ def _of_listing(source: Source, listing: Listing, problems: list[str], progress:
     if broken:
         problems.append(about_broken([(one.name, one.reason) for one in broken], len(files)))
     cut, end = len(train_files), len(train_files) + len(test_files)
-    parts = (_part(train_files, looks[:cut]), _part(test_files, looks[cut:end]), _part(val_files, looks[end:]))
+    parts = (
+        _part(listing, train_files, looks[:cut]),
+        _part(listing, test_files, looks[cut:end]),
+        _part(listing, val_files, looks[end:]),
+    )
     train, test, val = (
-        _split(which, listing.classes, part.labels) for which, part in zip(("train", "test", "val"), parts, strict=True)
+        _split(
+            which,
+            listing.classes,
+            chain.from_iterable(part.labels) if listing.label_sets else part.labels,
+            len(part.names),
+        )
+        for which, part in zip(("train", "test", "val"), parts, strict=True)
     )
     seen = [(f.path, k.height, k.width) for f, k in zip(files, looks, strict=True) if isinstance(k, Look)]
     copies = compare(*parts[:2])
@@ -309,9 +320,10 @@ def _of_listing(source: Source, listing: Listing, problems: list[str], progress:
     )
 
 
-def _part(files: Sequence[File], looks: Sequence[Look | str]) -> Part:
+def _part(listing: Listing, files: Sequence[File], looks: Sequence[Look | str]) -> Part:
     whole = [(file, look) for file, look in zip(files, looks, strict=True) if isinstance(look, Look)]
-    return Part([file.path for file, _ in whole], [file.label for file, _ in whole], [look.digest for _, look in whole])
+    labels = [listing.label_sets[file.path] if listing.label_sets else file.label for file, _ in whole]
+    return Part([file.path for file, _ in whole], labels, [look.digest for _, look in whole])
 
 
 def _traced(files: Sequence[File], looks: Sequence[Look | str]) -> Traced:
@@ -321,11 +333,17 @@ def _traced(files: Sequence[File], looks: Sequence[Look | str]) -> Traced:
     )
 
 
-def _split(name: str, classes: Sequence[str], labels: Iterable[int]) -> Split:
+def _split(name: str, classes: Sequence[str], labels: Iterable[int], images: int | None = None) -> Split:
+    """Count the labels of a split; `images` is their number where an image may have several labels."""
     counted = Counter(labels)
     counts = [counted[label] for label in range(len(classes))]
     return Split(
-        name, sum(counts), min(counts), float(median(counts)), max(counts), dict(zip(classes, counts, strict=True))
+        name,
+        sum(counts) if images is None else images,
+        min(counts),
+        float(median(counts)),
+        max(counts),
+        dict(zip(classes, counts, strict=True)),
     )
 
 

@@ -22,9 +22,15 @@ ROLES: dict[str, Role] = {name: role for role, names in _NAMES.items() for name 
 
 _EVALUATED: tuple[Role, ...] = ("test", "val")
 
+PATHS = (
+    "path", "file", "filename", "file_name", "filepath", "file_path", "fname", "image", "image_path", "img", "img_path",
+)  # fmt: skip
+SPLITS = ("split", "subset", "set", "partition", "is_valid")
 LABELS = ("label", "labels", "class", "class_name", "category", "target")
 GROUPS = ("group", "groups", "group_id", "patient", "patient_id", "subject", "subject_id")
 """Names of columns, the first of which is taken where there are several."""
+LISTS = ("labels", "tags")
+"""Those of lists of labels, in a table that has no column of one label."""
 
 
 class Row(NamedTuple):
@@ -38,6 +44,8 @@ class Row(NamedTuple):
     size: int
     mtime_ns: int
     group: str | None = None
+    classes: tuple[str, ...] | None = None
+    """Of several labels an image all of them, sorted; `label` is "" then."""
 
 
 class Labels(NamedTuple):
@@ -50,6 +58,7 @@ class Labels(NamedTuple):
         rows: of all images that are used.
         notes: for the user.
         read: as for `Listing`.
+        classes: of a data set with several labels an image, sorted; None for one label an image.
     """
 
     root: Path
@@ -58,6 +67,7 @@ class Labels(NamedTuple):
     rows: Sequence[Row]
     notes: tuple[str, ...] = ()
     read: Read | None = None
+    classes: tuple[str, ...] | None = None
 
     def listing(self, fault: Fault) -> Listing:
         """Sort the images into splits and classes, as a folder of them would be.
@@ -71,24 +81,27 @@ class Labels(NamedTuple):
                 f"{shown} has no training images ({_counted_roles(self.rows)}); expected rows with the split train, or "
                 "no splits"
             )
-        classes = tuple(sorted({row.label for row in self.rows if row.role == "train"}))
+        classes = self.classes or tuple(sorted({row.label for row in self.rows if row.role == "train"}))
         if len(classes) < 2:
-            fault(f"{shown} has one class only, {safe_text(classes[0])!r}: at least two are needed, check the labels")
+            name = safe_text(next(iter(classes), ""))
+            fault(f"{shown} has one class only, {name!r}: at least two are needed, check the labels")
         splits = {role: self._files(role, classes) for role in _EVALUATED}
         notes = list(self.notes)
         for role in _EVALUATED:
-            foreign = sorted({row.label for row in self.rows if row.role == role} - set(classes))
+            foreign = sorted(self._named(role) - set(classes))
             if foreign:
                 fault(
                     f"{shown} has {counted(len(foreign), 'class')} in {role} that train lacks: {listed(foreign)}; "
                     "every class must be trained on"
                 )
+        notes += self._about_sets(classes)
         test, val = splits["test"] or None, splits["val"] or None
         if test is None and val is not None:
             test, val = val, None
             notes.append("no split test: accuracy is reported on val")
-        if test is not None and (absent := sorted(set(range(len(classes))) - {file.label for file in test})):
-            names = listed([classes[label] for label in absent])
+        tested: Role = "test" if splits["test"] else "val"
+        if test is not None and (absent := sorted(set(classes) - self._named(tested))):
+            names = listed(absent)
             notes.append(f"test has no images of {counted(len(absent), 'class')}: {names}")
         return self._listing(classes, self._files("train", classes), test, val, notes)
 
@@ -100,7 +113,8 @@ class Labels(NamedTuple):
         """
         roles = {row.role for row in self.rows}
         role: Role = next((one for one in _EVALUATED if one in roles), "train")
-        foreign = sorted({row.label for row in self.rows if row.role == role} - set(known))
+        # A column of a class counts although no image has it: its images are examples of none.
+        foreign = sorted((self._named(role) | set(self.classes or ())) - set(known))
         if foreign or not roles:
             raise DataError(
                 f"{safe_text(self.text, 300)} has {counted(len(foreign), 'class')} that the student does not know: "
@@ -112,12 +126,29 @@ class Labels(NamedTuple):
         notes = [*self.notes, *([f"not used: {listed(unused)}, beside {role}"] if unused else [])]
         return self._listing(known, (), self._files(role, known), None, notes), role if len(roles) > 1 else ""
 
+    def _named(self, role: Role) -> set[str]:
+        """Return the classes of the images of a split."""
+        rows = [row for row in self.rows if row.role == role]
+        return {name for row in rows for name in ((row.label,) if row.classes is None else row.classes)}
+
+    def _about_sets(self, classes: Sequence[str]) -> list[str]:
+        """Write the notes on several labels an image."""
+        if self.classes is None:
+            return []
+        counts = [len(row.classes or ()) for row in self.rows if row.role == "train"]
+        lacking = sorted(set(classes) - self._named("train"))
+        return [
+            f"several labels an image: {sum(counts) / max(1, len(counts)):.2f} of {len(classes)} classes on average, "
+            f"{counted(counts.count(0), 'image')} with none",
+            *([f"{safe_text(self.text, 300)} trains on no image of {listed(lacking)}"] if lacking else []),
+        ]
+
     def _files(self, role: Role, classes: Sequence[str]) -> tuple[File, ...]:
         label = {name: place for place, name in enumerate(classes)}
         files = (
-            File(row.path, label[row.label], row.size, row.mtime_ns)
+            File(row.path, 0 if row.classes is not None else label[row.label], row.size, row.mtime_ns)
             for row in self.rows
-            if row.role == role and row.label in label
+            if row.role == role and (row.classes is not None or row.label in label)
         )
         return tuple(sorted(files, key=lambda file: (file.label, file.path)))
 
@@ -131,9 +162,18 @@ class Labels(NamedTuple):
     ) -> Listing:
         groups = {row.path: row.group or "" for row in self.rows} if any(row.group for row in self.rows) else None
         # Unlike those of a folder, paths do not determine the labels that the fingerprint depends on.
-        labels = sha256(repr((classes, [(f.path, f.label) for f in (*train, *(test or ()))])).encode())
+        sets = self._sets(classes)
+        named = [(f.path, f.label if sets is None else sets[f.path]) for f in (*train, *(test or ()))]
+        labels = sha256(repr((classes, named)).encode())
         key = (self.place, labels.hexdigest())
-        return Listing(self.root, classes, train, test, tuple(notes), val, self.read, groups, key)
+        return Listing(self.root, classes, train, test, tuple(notes), val, self.read, groups, key, sets)
+
+    def _sets(self, classes: Sequence[str]) -> dict[str, tuple[int, ...]] | None:
+        """Return the places of the classes of every image by its path; None for one label an image."""
+        if self.classes is None:
+            return None
+        place = {name: number for number, name in enumerate(classes)}
+        return {row.path: tuple(place[name] for name in row.classes or () if name in place) for row in self.rows}
 
 
 def check_groups(rows: Sequence[Row], place: str, fault: Fault) -> None:

@@ -147,7 +147,11 @@ class Kind(NamedTuple):
 
 _KINDS = (
     Kind("hugging_face", "hf:OWNER/NAME of the Hugging Face hub", prefix="hf:"),
-    Kind("table", "a table .csv, .tsv or .parquet of path,label", endings=(".csv", ".tsv", ".parquet")),
+    Kind(
+        "table",
+        "a table .csv, .tsv or .parquet of path,label or path,labels",
+        endings=(".csv", ".tsv", ".parquet"),
+    ),
     Kind("hugging_face", "a folder of datasets' save_to_disk", markers=("dataset_dict.json", "dataset_info.json")),
     Kind("folder", f"a folder: {LAYOUT}", markers=("",)),
 )

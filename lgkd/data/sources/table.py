@@ -1,4 +1,7 @@
-"""List the images of a table: CSV or Parquet with the columns path and label, and perhaps split and group. No torch."""
+"""List the images of a table: CSV or Parquet with the columns path and label, and perhaps split and group. No torch.
+
+Instead of one label an image a table may have several, see `lgkd.data.sources.label_sets`.
+"""
 
 import csv
 import io
@@ -7,19 +10,28 @@ import stat
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lgkd._internal.text import listed, safe_text
 from lgkd.data.listing import Fault, Listing, refuse
+from lgkd.data.sources.label_sets import is_lists, is_multi_label, label_columns, read_labels
 from lgkd.data.sources.parquet import read_parquet
-from lgkd.data.sources.rows import GROUPS, LABELS, ROLES, Labels, Role, Row, check_groups, column_of
+from lgkd.data.sources.rows import (
+    GROUPS,
+    LABELS,
+    LISTS,
+    PATHS,
+    ROLES,
+    SPLITS,
+    Labels,
+    Role,
+    Row,
+    check_groups,
+    column_of,
+)  # fmt: skip
 from lgkd.data.sources.source import Source
 from lgkd.errors import DataError
 
-PATHS = (
-    "path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img", "img_path",
-)  # fmt: skip
-SPLITS = ("split", "subset", "set", "partition", "is_valid")
 _IS_VALID: dict[str, Role] = {"true": "val", "1": "val", "false": "train", "0": "train"}
 """Values of fastai's column is_valid."""
 _DELIMITERS = (",", ";", "\t", "|")
@@ -36,7 +48,7 @@ class Table(NamedTuple):
     """
 
     columns: tuple[str, ...]
-    rows: Sequence[tuple[int, Sequence[str]]]
+    rows: Sequence[tuple[int, Sequence[Any]]]
 
 
 class LabelTable(Source):
@@ -60,32 +72,45 @@ class LabelTable(Source):
         return column_of(read_table(self.file).columns, GROUPS, "group", self.text)
 
     def rows(self, fault: Fault) -> Labels:
-        """List all images with their labels, row by row."""
+        """List all images with their labels, row by row; the columns decide whether an image has one or several."""
         table, shown = read_table(self.file), safe_text(self.text, 300)
-        columns = _columns(table.columns, self.text)
-        unused = [name for name in table.columns if name not in columns.values()]
+        several = is_multi_label(*_beginning(table))
+        columns = _columns(table.columns, self.text, one_label=not several)
+        sets = label_columns(table.columns, columns.values(), shown) if several else []
+        unused = [name for name in table.columns if name not in (*columns.values(), *sets)]
         _check_unused(unused, columns, shown)
         notes = (f"not used: the columns {listed(unused)} of {shown}",) if unused else ()
         places = {what: table.columns.index(name) for what, name in columns.items()}
         cells = [
-            (number, {what: row[place].strip() if place < len(row) else "" for what, place in places.items()})
+            (number, {what: str(row[place]).strip() if place < len(row) else "" for what, place in places.items()})
             for number, row in table.rows
         ]
+        of: dict[int, tuple[str, ...]] | None = None
+        if several:
+            read = read_labels(table.columns, sets, [row for _, row in table.rows], shown)
+            of = {number: read(number, row) for number, row in table.rows}
         _check_filled(cells, columns, shown, fault)
-        rows = self._rows(cells, columns, fault)
+        rows = self._rows(cells, columns, of, fault)
         if "group" in columns:
             check_groups(rows, self.text, fault)
-        return Labels(self.file.parent, self.text, self.place, rows, notes)
+        classes = None
+        if of is not None:
+            classes = tuple(sorted({name for row in rows for name in row.classes or ()} if is_lists(sets) else sets))
+        return Labels(self.file.parent, self.text, self.place, rows, notes, classes=classes)
 
     def _rows(
-        self, cells: Sequence[tuple[int, Mapping[str, str]]], columns: Mapping[str, str], fault: Fault
+        self,
+        cells: Sequence[tuple[int, Mapping[str, str]]],
+        columns: Mapping[str, str],
+        sets: Mapping[int, tuple[str, ...]] | None,
+        fault: Fault,
     ) -> list[Row]:
         """Find the files, and report those that are missing or repeated."""
         found: dict[str, tuple[int, Row]] = {}
         missing: list[str] = []
         repeated: list[str] = []
         for number, row in cells:
-            if not row["path"] or not row["label"]:
+            if not row["path"] or (sets is None and not row["label"]):
                 continue
             path = self._path(row["path"], number)
             role = _role(row.get("split"), columns.get("split"), number, self.text)
@@ -97,7 +122,10 @@ class LabelTable(Source):
             if not stat.S_ISREG(status.st_mode):  # reading from a pipe would wait for a writer
                 missing.append(path)
                 continue
-            new = Row(path, row["label"], role, status.st_size, status.st_mtime_ns, row.get("group") or None)
+            new = Row(
+                path, row.get("label", ""), role, status.st_size, status.st_mtime_ns, row.get("group") or None,
+                None if sets is None else sets[number],
+            )  # fmt: skip
             if path in found:
                 repeated.append(_repeated(*found[path], number, new))
                 continue
@@ -153,8 +181,8 @@ def read_table(file: Path) -> Table:
         MissingError: Parquet needs pyarrow, which is not installed.
     """
     if file.suffix.lower() == ".parquet":
-        table = Table(*read_parquet(file, {*PATHS, *LABELS, *SPLITS, *GROUPS}))
-        _check_header(table.columns, file)
+        table = Table(*read_parquet(file, _wanted, LISTS))
+        _check_kind(table, file)
         return table
     try:
         with file.open("rb") as stream:
@@ -167,7 +195,8 @@ def read_table(file: Path) -> Table:
     first = next((line for line in text.splitlines() if line.strip()), "")
     likely = max(_DELIMITERS, key=first.count)
     delimiter = next((one for one in _DELIMITERS if _is_header(first.split(one))), likely)
-    _check_header(first.split(delimiter), file)
+    if not _may_be_header(first.split(delimiter)):
+        raise _no_header(first.split(delimiter), file)
     try:
         rows = [(number, row) for number, row in _numbered(text, delimiter) if any(cell.strip() for cell in row)]
     except csv.Error as error:
@@ -179,7 +208,9 @@ def read_table(file: Path) -> Table:
             f"{file}:{wide[0]} has more cells than the {len(head)} columns; enclose cells that contain {delimiter!r} "
             "in quotes"
         )
-    return Table(tuple(name.strip() for name in head), rest)
+    table = Table(tuple(name.strip() for name in head), rest)
+    _check_kind(table, file)
+    return table
 
 
 def _numbered(text: str, delimiter: str) -> Iterable[tuple[int, list[str]]]:
@@ -188,18 +219,44 @@ def _numbered(text: str, delimiter: str) -> Iterable[tuple[int, list[str]]]:
         yield reader.line_num, row
 
 
-def _check_header(cells: Sequence[str], file: Path) -> None:
-    if not _is_header(cells):
-        named = listed([cell.strip().strip('"') for cell in cells if cell.strip()]) or "none"
-        raise DataError(
-            f"{file} has the columns {safe_text(named, 200)}; expected one of paths (named {', '.join(PATHS[:3])} or "
-            f"the like) and one of labels ({', '.join(LABELS[:3])}), in the first row of a CSV file"
-        )
+def _wanted(names: Sequence[str]) -> list[str]:
+    """Return the columns of a Parquet file to read: those of known names, or all where each may be a class."""
+    known = [name for name in names if name.strip().lower() in {*PATHS, *LABELS, *LISTS, *SPLITS, *GROUPS}]
+    return known if any(name.strip().lower() in (*LABELS, *LISTS) for name in known) else [*names]
+
+
+def _beginning(table: Table) -> tuple[Sequence[str], Sequence[Any]]:
+    """Return the header and the cells of the first row."""
+    return table.columns, table.rows[0][1] if table.rows else ()
+
+
+def _check_kind(table: Table, file: Path) -> None:
+    """Refuse a table that has neither a column of labels nor one of 0 and 1 for every class."""
+    if not _is_header(table.columns) and not (_may_be_header(table.columns) and is_multi_label(*_beginning(table))):
+        raise _no_header(table.columns, file)
+
+
+def _no_header(cells: Sequence[str], file: Path) -> DataError:
+    named = listed([cell.strip().strip('"') for cell in cells if cell.strip()]) or "none"
+    return DataError(
+        f"{file} has the columns {safe_text(named, 200)}; expected one of paths (named {', '.join(PATHS[:3])} or "
+        f"the like) and one of labels ({', '.join(LABELS[:3])}), or of 0 and 1 for every class, in the first row of a "
+        "CSV file"
+    )
 
 
 def _is_header(cells: Sequence[str]) -> bool:
-    names = {cell.strip().strip('"').lower() for cell in cells}
-    return bool(names & set(PATHS)) and bool(names & set(LABELS))
+    names = _names(cells)
+    return bool(names & set(PATHS)) and bool(names & {*LABELS, *LISTS})
+
+
+def _may_be_header(cells: Sequence[str]) -> bool:
+    names = _names(cells)
+    return _is_header(cells) or (bool(names & set(PATHS)) and len(names - {*PATHS, *SPLITS, *GROUPS}) > 1)
+
+
+def _names(cells: Sequence[str]) -> set[str]:
+    return {cell.strip().strip('"').lower() for cell in cells}
 
 
 def _decoded(raw: bytes, file: Path) -> str:
@@ -213,12 +270,13 @@ def _decoded(raw: bytes, file: Path) -> str:
         ) from None
 
 
-def _columns(names: Sequence[str], place: str) -> dict[str, str]:
-    """Map path, label, split and group to the names of their columns."""
+def _columns(names: Sequence[str], place: str, *, one_label: bool) -> dict[str, str]:
+    """Map path, split and group, and label where an image has one, to the names of their columns."""
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{safe_text(place, 300)} has two columns {safe_text(twice)!r}; expected different names")
-    kinds = {"path": PATHS, "label": LABELS, "split": SPLITS, "group": GROUPS}
+    kinds = {"path": PATHS, "split": SPLITS, "group": GROUPS}
+    kinds |= {"label": LABELS} if one_label else {}
     found = {what: column_of(names, aliases, what, place) for what, aliases in kinds.items()}
     return {what: name for what, name in found.items() if name is not None}
 
@@ -259,8 +317,12 @@ def _role(text: str | None, column: str | None, number: int, place: str) -> Role
     return role
 
 
+def _shown(row: Row) -> str:
+    return safe_text(row.label if row.classes is None else ", ".join(row.classes) or "none")
+
+
 def _repeated(first: int, old: Row, number: int, new: Row) -> str:
     where = f"{safe_text(old.path)} in the rows {first} and {number}"
-    if old.label != new.label:
-        return f"{where}, as {safe_text(old.label)} and as {safe_text(new.label)}"
+    if (old.label, old.classes) != (new.label, new.classes):
+        return f"{where}, as {_shown(old)} and as {_shown(new)}"
     return f"{where}, in {old.role} and in {new.role}" if old.role != new.role else where

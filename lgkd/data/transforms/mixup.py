@@ -54,7 +54,8 @@ class Mixing:
     Args:
         mix: strengths and probabilities.
         classes: number of classes.
-        smoothing: share of a target that is spread evenly over all classes.
+        smoothing: share of a target that is spread evenly over all classes; of several labels an image over yes and
+            no, for every class.
         seed: of the run.
 
     Attributes:
@@ -113,14 +114,15 @@ class Mixing:
 
         Args:
             images: float (B, 3, H, W). They are not changed.
-            labels: int64 (B,).
+            labels: class numbers, int64 (B,); of several labels an image float (B, classes) of 0 and 1.
             index: int64 (B,), best on the host: reading it from the device waits for it.
             epoch: counted from 0.
             partner_images, partner_labels: the partner of each sample, where the batch is a part of a larger one
                 and `partners` was asked about the whole; without them partners are found in the batch.
 
         Returns:
-            The images and float32 targets (B, classes) that sum to one; both as they came where not `active`.
+            The images and float32 targets (B, classes), which for class numbers sum to one; both as they came where
+            not `active`.
 
         Raises:
             InputError: shapes do not fit, or only one of images and labels was given for the partners.
@@ -185,7 +187,12 @@ class Mixing:
         return _Drawn(device, *self.shares(index, epoch, size)).weights(size)
 
     def _smooth(self, labels: Tensor) -> Tensor:
-        """Make one-hot targets with smoothing: float32 (B, classes)."""
+        """Make targets with smoothing, float32 (B, classes): of class numbers one-hot.
+
+        Of several labels y an image y (1 - s) + s / 2: every class is a problem of two, over which s is spread evenly.
+        """
+        if labels.ndim == 2:
+            return labels.float() * (1.0 - self.smoothing) + self.smoothing / 2
         off = self.smoothing / self.classes
         targets = torch.full((len(labels), self.classes), off, dtype=torch.float32, device=labels.device)
         return targets.scatter_(1, labels[:, None], 1.0 - self.smoothing + off)
@@ -200,10 +207,11 @@ class Mixing:
     ) -> None:
         if (partner_images is None) != (partner_labels is None):
             raise InputError("partner_images and partner_labels belong together; give both or neither")
-        if images.ndim != 4 or tuple(labels.shape) != (len(images),) or tuple(index.shape) != (len(images),):
+        shapes = ((len(images),), (len(images), self.classes))
+        if images.ndim != 4 or tuple(labels.shape) not in shapes or tuple(index.shape) != (len(images),):
             raise InputError(
                 f"images {tuple(images.shape)}, labels {tuple(labels.shape)} and index {tuple(index.shape)} "
-                "do not fit; expected (B, 3, H, W), (B,) and (B,)"
+                f"do not fit; expected (B, 3, H, W), (B,) or (B, {self.classes}), and (B,)"
             )
         if partner_images is not None and partner_images.shape != images.shape:
             raise InputError(

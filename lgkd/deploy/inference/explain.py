@@ -65,7 +65,7 @@ def explain_images(
 def map_of(source: Source, pixels: NDArray[np.uint8], sizes: NDArray[np.int32], name: str) -> Tensor:
     """Return the occlusion map (g,g) of one decoded image, (1,3,S,T) of the size (1,2), for the class of that name."""
     ready = source.plain(torch.from_numpy(pixels).to(source.device), torch.from_numpy(sizes))
-    return occlusion_map(source.logits, ready, source.classes.index(name))
+    return occlusion_map(source.logits, ready, source.classes.index(name), independent=source.multi_label)
 
 
 def _shown(source: Source, one: Prediction, read: Read | None) -> Tensor | None:
@@ -75,7 +75,8 @@ def _shown(source: Source, one: Prediction, read: Read | None) -> Tensor | None:
     if broken or not len(pixels):
         return None
     answer = f"{one.classes[0]}  {one.confidences[0]:.1%}"
-    lines = [answer] if one.truth is None else [answer, f"truth: {one.truth}"]
+    truth = one.truth if one.truths is None else ", ".join(one.truths) or "none"
+    lines = [answer] if truth is None else [answer, f"truth: {truth}"]
     return picture(torch.from_numpy(whole)[0], map_of(source, pixels, sizes, one.classes[0]), lines)
 
 

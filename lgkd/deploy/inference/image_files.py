@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from glob import glob, has_magic
+from itertools import chain
 from pathlib import Path
 
 from lgkd._internal.text import listed, safe_text
@@ -70,6 +71,8 @@ def true_classes(
         labelled = _labels(name, lambda _: None)
         if labelled is None:
             folders += [place for place in _places(name) if place.is_dir()]
+        elif any(row.classes is not None for row in labelled.values()):
+            say(f"{name} is not taken as labelled: it has several labels an image, and the student gives one")
         elif others := sorted({row.label for row in labelled.values()} - set(classes)):
             shown = listed([safe_text(one) for one in others])
             say(f"{name} is not taken as labelled: the student has no class {shown}; change or remove these rows")
@@ -85,6 +88,12 @@ def true_classes(
             shown = listed([safe_text(name) for name in others])
             say(f"{folder} is not taken as labelled: the student has no class {shown}; rename or move that folder")
     return [truths.get(file) for file in files]
+
+
+def true_label_sets(names: Iterable[str | Path]) -> dict[Path, tuple[str, ...]]:
+    """Find the true labels of the images of tables with several labels an image, sorted, by the file."""
+    rows = chain.from_iterable((_labels(name, lambda _: None) or {}).items() for name in names)
+    return {file: row.classes for file, row in rows if row.classes is not None}
 
 
 def reader_of(names: Iterable[str | Path]) -> Read | None:

@@ -32,6 +32,7 @@ class Source:
         longest_side: of the images as they are decoded, in pixels.
         greys: how greys of more than 8 bits are scaled to 8.
         device: that it computes on.
+        multi_label: its logits are independent of each other, each for a sigmoid: an image may have several classes.
     """
 
     logits: Callable[[Tensor], Tensor]
@@ -40,6 +41,11 @@ class Source:
     longest_side: int
     greys: Greys
     device: str
+    multi_label: bool = False
+
+    def confidences(self, logits_BK: Tensor) -> Tensor:
+        """Return the probability of every class, (B,K): softmax, or of several labels an image the sigmoid of each."""
+        return logits_BK.sigmoid() if self.multi_label else logits_BK.softmax(dim=1)
 
 
 def open_source(place: Place, *, device: str, model: nn.Module | None = None) -> Source:
@@ -109,7 +115,9 @@ def _source(logits: Callable[[Tensor], Tensor], about: dict[str, Any], origin: P
         return found
 
     longest, greys = longest_side_of(about, origin), read_greys(about, origin)
-    return Source(computed, tuple(classes), plain_of(about), longest, greys, device)
+    return Source(
+        computed, tuple(classes), plain_of(about), longest, greys, device, multi_label=bool(about.get("multi_label"))
+    )
 
 
 def plain_of(about: dict[str, Any]) -> Plain:

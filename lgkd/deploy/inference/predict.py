@@ -3,13 +3,14 @@
 Letters in shapes: B batch, K classes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from lgkd._internal.metric_rules import THRESHOLD
 from lgkd.data.decode import decode_readable
 from lgkd.data.listing import Read
 from lgkd.deploy.inference.load import Source
@@ -26,11 +27,15 @@ class Prediction:
 
     Attributes:
         image: the file.
-        classes: the most likely ones, most likely first; empty where the image cannot be read.
-        confidences: softmax of the logits for each of `classes`, 0 to 1.
+        classes: the most likely ones, most likely first; empty where the image cannot be read. Of several labels an
+            image all classes, most likely first.
+        confidences: softmax of the logits for each of `classes`, 0 to 1; of several labels an image their sigmoids.
         error: reason why the image cannot be read; None where it can.
         truth: its true class, by its folder in a labelled one; None where that is not known.
         explanation: the file with the overlay of what the class was read from; None where none was asked for.
+        labels: of several labels an image those whose confidence is above the threshold, most likely first; None for
+            one label an image.
+        truths: its true labels, where a table with them is named; None where they are not known.
     """
 
     image: Path
@@ -40,6 +45,8 @@ class Prediction:
     # Known by the folder and not by the student: its answers to a file are equal however the file was named.
     truth: str | None = field(default=None, compare=False)
     explanation: Path | None = field(default=None, compare=False)
+    labels: tuple[str, ...] | None = None
+    truths: tuple[str, ...] | None = field(default=None, compare=False)
 
 
 def predict_images(
@@ -49,6 +56,7 @@ def predict_images(
     top_k: int,
     truths: Sequence[str | None] | None = None,
     read: Read | None = None,
+    label_sets: Mapping[Path, Sequence[str]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Prediction]:
     """Predict the class of every image, in order; unreadable images are reported and do not stop the others.
@@ -56,9 +64,10 @@ def predict_images(
     Args:
         source: the student.
         images: files.
-        top_k: classes per image.
+        top_k: classes per image; of several labels an image all are returned.
         truths: the true class of each image, as of `true_classes`; by default they are not known.
         read: reads images that are not files, as of `reader_of`.
+        label_sets: of several labels an image the true ones of files that are known.
         progress: called with (done, total) images.
 
     Raises:
@@ -68,13 +77,19 @@ def predict_images(
         raise InputError(f"top_k is {top_k}, expected at least 1 class an image")
     labels = iter(truths if truths is not None else [None] * len(images))
     predictions: list[Prediction] = []
+    known = {} if label_sets is None else label_sets
     for paths, logits, broken in read_logits(source, images, read):
-        rows = iter(most_likely(source, logits, top_k))
+        rows = iter(most_likely(source, logits, len(source.classes) if source.multi_label else top_k))
         for number, (path, truth) in enumerate(zip(paths, labels, strict=False)):
             if number in broken:
                 predictions.append(Prediction(path, error=broken[number], truth=truth))
                 continue
-            predictions.append(Prediction(path, *next(rows), truth=truth))
+            named, some = next(rows)
+            if source.multi_label:
+                true = None if path not in known else tuple(known[path])
+                predictions.append(Prediction(path, named, some, labels=labels_above(named, some), truths=true))
+                continue
+            predictions.append(Prediction(path, named, some, truth=truth))
         if progress is not None:
             progress(len(predictions), len(images))
     return predictions
@@ -82,11 +97,17 @@ def predict_images(
 
 def most_likely(source: Source, logits_BK: Tensor, top_k: int) -> list[tuple[tuple[str, ...], tuple[float, ...]]]:
     """Return for each image the names and confidences of its most likely classes, at most all of them."""
-    shares, places = logits_BK.double().softmax(dim=1).topk(min(top_k, len(source.classes)), dim=1)
+    shares_BK = source.confidences(logits_BK.double())
+    shares, places = shares_BK.topk(min(top_k, len(source.classes)), dim=1)
     return [
         (tuple(source.classes[place] for place in which), tuple(some))
         for some, which in zip(shares.tolist(), places.tolist(), strict=True)
     ]
+
+
+def labels_above(classes: Sequence[str], confidences: Sequence[float]) -> tuple[str, ...]:
+    """Return the labels of an image that may have several: the classes whose confidence is above the threshold."""
+    return tuple(name for name, share in zip(classes, confidences, strict=True) if share > THRESHOLD)
 
 
 def read_logits(

@@ -31,7 +31,8 @@ function cell(row, content, kind) {
 function show(file, answer) {
   shown.forEach((address) => URL.revokeObjectURL(address));
   shown = [];
-  part("best").textContent = answer.classes[0].class;
+  // Of several labels an image those above the threshold, perhaps none.
+  part("best").textContent = answer.labels ? answer.labels.join(", ") || "no label" : answer.classes[0].class;
   part("named").textContent = answer.classes[0].class;
   part("classes").replaceChildren();
   for (const one of answer.classes) {

@@ -118,7 +118,7 @@ class DryRun:
                 "name": self.outline.name,
                 "where": self.outline.where,
                 "classes": len(self.outline.classes),
-                "train_images": sum(per_class),
+                "train_images": self.counts.images,
                 "images_per_class": {"fewest": per_class[0], "most": per_class[-1]},
                 "held_out_images": self.counts.held_out,
                 "extra_images": self.counts.extra,
@@ -182,7 +182,7 @@ def estimate_training(config: ResolvedConfig, *, runs: Sequence[SweepRun] = ()) 
                 check_teacher_classes(teacher, data)
             except InputError as error:
                 problems.append(str(error))
-        if found.named:
+        if found.named and not data.multi_label:
             shares = [number / sum(counts.train) for number in counts.train]
             class_balance(recipe.class_weights, recipe.logit_adjustment, shares, found.classes)
         expected = ExpectedRun.of(config, found, counts, prepared.info)
@@ -277,7 +277,7 @@ def _steps(recipe: Recipe, counts: Counts, options: Options) -> int:
     """Count the steps of an epoch."""
     share = options.get("extra_share")
     return count_steps(
-        recipe, sum(counts.train), counts.extra, (_EXTRA_SHARE if share is None else share) if counts.extra else 0.0
+        recipe, counts.images, counts.extra, (_EXTRA_SHARE if share is None else share) if counts.extra else 0.0
     )
 
 

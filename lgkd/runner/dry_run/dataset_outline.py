@@ -18,7 +18,7 @@ from lgkd.data.greys import Scale
 from lgkd.data.groups import Groups
 from lgkd.data.image_folder import read_classes
 from lgkd.data.listing import Listing
-from lgkd.data.load import both_splits, groups_of, load_dataset
+from lgkd.data.load import both_splits, groups_of, labels_of, load_dataset
 from lgkd.data.locations import absent, files_here, tree_folder
 from lgkd.data.names import Subset
 from lgkd.data.prepare import chosen_val
@@ -38,7 +38,7 @@ class Outline:
         name: as in run.json.
         classes: names; placeholders where only their number is known.
         named: whether the names are real.
-        train: labels of the training images, int64 (N,).
+        train: labels of the training images, int64 (N,); of several labels an image float32 (N,K).
         test: images in the test split.
         side: (height, width) of a stored image, in pixels.
         where: the location, as text.
@@ -110,15 +110,16 @@ def outline(
     listing = found.listing()
     own = groups_of(listing)
     train, test, notes = both_splits(listing, own if groups is None else groups.of_images(listing.groups))
-    labels = torch.tensor([file.label for file in train], dtype=torch.int64)
+    labels, held = labels_of(listing, train), labels_of(listing, test)
     sample = _look_at_some(listing, [file.path for file in (*train, *test)])
-    largest = max(Counter(file.label for file in test).values(), default=0) / max(len(test), 1)
+    numbers = held.nonzero()[:, 1] if held.ndim == 2 else held
+    largest = max(Counter(numbers.tolist()).values(), default=0) / max(len(test), 1)
     return Outline(
         found.name, listing.classes, True, labels, len(test), sample.side,
         str(listing.root) if listing.key is None else found.text, (*notes, *sample.notes),
         largest_class=largest, names=tuple(file.path for file in train), flat=listing.test is None,
         val=len(listing.val or ()), groups=own,
-        held=(torch.tensor([file.label for file in test], dtype=torch.int64), tuple(file.path for file in test)),
+        held=(held, tuple(file.path for file in test)),
         short_side=sample.short_side, grey=sample.grey,
     )  # fmt: skip
 
@@ -181,12 +182,14 @@ class Counts:
         held_out: to choose the epoch on.
         extra: additional images.
         test: tested on.
+        images: to train on; with several labels an image fewer than their sum over classes, or more.
     """
 
     train: tuple[int, ...]
     held_out: int
     extra: int
     test: int
+    images: int
 
 
 def count(
@@ -221,7 +224,13 @@ def count(
     more = 0
     if extra is not None and found.named:
         more = len(read_classes(Path(extra).expanduser(), found.classes).train)
-    return Counts(tuple(torch.bincount(chosen.labels, minlength=len(found.classes)).tolist()), held, more, tested)
+    return Counts(
+        tuple(torch.bincount(chosen.class_numbers, minlength=len(found.classes)).tolist()),
+        held,
+        more,
+        tested,
+        len(chosen),
+    )
 
 
 def _held(found: Outline) -> tuple[Tensor, Sequence[str], Sequence[str]]:
@@ -240,6 +249,12 @@ def stubs(labels: Tensor, classes: Sequence[str], names: Sequence[str] = ()) -> 
     )
 
 
+def _made_labels(number: int, classes: int, *, several: bool) -> Tensor:
+    """Return labels that name the classes in turn."""
+    labels = torch.arange(number) % classes
+    return torch.nn.functional.one_hot(labels, classes).float() if several else labels
+
+
 def stand_in(found: Outline, number: int, draw: Callable[[int, int, torch.Generator], Tensor]) -> DataSet:
     """Generate a small data set of the same image size and classes, to measure with.
 
@@ -254,7 +269,7 @@ def stand_in(found: Outline, number: int, draw: Callable[[int, int, torch.Genera
     some = Images(
         pixels,
         torch.tensor([[height, width]], dtype=torch.int32).repeat(number, 1),
-        torch.arange(number) % len(found.classes),
+        _made_labels(number, len(found.classes), several=found.train.ndim == 2),
         ("a made image",) * number,
     )
     return DataSet(found.name, found.classes, some, some, "", ())

@@ -48,7 +48,7 @@ class ExpectedRun:
             **info["dataset"],
             "name": dataset_key(source.name if isinstance(source, DataSet) else source),
             "fingerprint": found.fingerprint,
-            "train_images": sum(counts.train),
+            "train_images": counts.images,
             "test_images": found.test,
             "val_images": counts.held_out or None,
             "subset": config.subset.text,
@@ -66,7 +66,7 @@ class ExpectedRun:
             # Of the members of a cross-validation one is measured.
             unknown |= {"dataset.subset", "dataset.train_images", "dataset.test_images", "dataset.val_images",
                         "steps_per_epoch", "teacher.sha256", "teacher.subset", "teacher.kept_as",
-                        "teacher.test_top1"}  # fmt: skip
+                        "teacher.test_top1", "teacher.test_map"}  # fmt: skip
         if options.get("leave_out_near_copies"):
             # Images have to be decoded to find them.
             unknown |= {"dataset.near_copies_left_out", "dataset.train_images", "dataset.val_images", "steps_per_epoch"}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lgkd.errors import InputError
-from lgkd.runs.class_results import METRICS
+from lgkd.runs.class_results import metrics_of
 from lgkd.runs.compare.comparability import (
     check_comparable,
     ended_on_the_way,
@@ -112,7 +112,7 @@ class Comparison:
         """Return everything as plain numbers and strings, as `lgkd compare --json` shows it; accuracies from 0 to 1."""
         return {
             "format": 1,
-            "measured": "top-1 accuracy on the test split after the last epoch",
+            "measured": f"{self.groups[0].headline.name} on the test split after the last epoch",
             "groups": [_about_group(group) for group in self.groups],
             "differences": [_about_difference(difference) for difference in self.differences],
             "remarks": list(self.remarks),
@@ -183,11 +183,11 @@ def _about_group(group: Group) -> dict[str, Any]:
         "label": group.label,
         "seeds": group.seeds,
         "is_a_result": len(group.runs) > 1,
-        "top1": {**_about_interval(group.top1), "sd": group.sd},
+        group.headline.key: {**_about_interval(group.top1), "sd": group.sd},
         "unequal_classes": group.unequal,
         **{
             name: None if (found := group.metric(name)) is None else {"mean": found.mean, "sd": found.sd}
-            for name in METRICS
+            for name in metrics_of(group.headline)
         },
         "chosen_on_held_out_images": None if group.chosen is None else group.chosen.mean,
         "best_epoch_on_the_test_split": {"mean": group.best.mean, "sd": group.best.sd},
@@ -199,10 +199,10 @@ def _about_group(group: Group) -> dict[str, Any]:
                 "folder": str(run.folder),
                 "seed": run.seed,
                 "epochs": trained_epochs(run.info),
-                "top1": run.top1,
-                **{name: run.metric(name) for name in METRICS},
+                group.headline.key: run.top1,
+                **{name: run.metric(name) for name in metrics_of(group.headline)},
                 "chosen_on_held_out_images": None if run.chosen is None else run.chosen[0],
-                "best_epoch_on_the_test_split": {"top1": run.best[0], "epoch": run.best[1]},
+                "best_epoch_on_the_test_split": {group.headline.key: run.best[0], "epoch": run.best[1]},
                 "training_seconds": run.info["results"]["training_seconds"],
             }
             for run in group.runs
@@ -222,7 +222,7 @@ def _about_difference(difference: Difference) -> dict[str, Any]:
         "is_a_result": difference.interval.low is not None,
         **{
             name: None if (found := difference.interval_of(name)) is None else _about_interval(found)
-            for name in METRICS
+            for name in metrics_of(difference.group.headline)
         },
         "by_seed": [{"seed": seed, "difference": value} for seed, value in difference.by_seed],
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lgkd._internal.manifest import MANIFEST, tell_unverified
+from lgkd._internal.metric_rules import Headline, headline, headline_of
 from lgkd.config import load_recipe
 from lgkd.data.names import Subset
 from lgkd.errors import InputError
@@ -18,17 +19,15 @@ from lgkd.runs.identity import identity
 _NUMBER = int | float
 _OF_A_FOLD = re.compile(
     r"dataset\.(train|test|val)_images|dataset\.near_copies_left_out|steps_per_epoch|"
-    r"(teacher|more_teachers\.\d+)\.(sha256|kept_as|subset|test_top1)"
+    r"(teacher|more_teachers\.\d+)\.(sha256|kept_as|subset|test_top1|test_map)"
 )
 _NEEDED: dict[str, Any] = {
     "epochs": int,
     "dataset": dict,
     "results": dict,
     "results.epoch": int,
-    "results.test_top1": _NUMBER,
     "results.best_epoch_on_the_test_split": dict,
     "results.best_epoch_on_the_test_split.epoch": int,
-    "results.best_epoch_on_the_test_split.test_top1": _NUMBER,
     "results.training_seconds": _NUMBER,
 }
 
@@ -66,9 +65,14 @@ class Finished:
         return None if subset is None else subset.fold
 
     @property
+    def headline(self) -> Headline:
+        """Return the metric that stands for the result: top-1 accuracy, or mAP of several labels an image."""
+        return headline(self.rows[-1])
+
+    @property
     def top1(self) -> float:
-        """Return top-1 accuracy on the test split after the last epoch, 0 to 1."""
-        return self.rows[-1]["test_top1"]
+        """Return `headline` on the test split after the last epoch, 0 to 1: top-1 accuracy, or mAP."""
+        return self.rows[-1][f"test_{self.headline.key}"]
 
     def metric(self, name: str) -> float | None:
         """Return a metric of the test split after the last epoch, such as "balanced_accuracy"; None if not measured."""
@@ -81,15 +85,17 @@ class Finished:
 
     @property
     def best(self) -> tuple[float, int]:
-        """Return the best test accuracy of any epoch, and the epoch: selected on the data it is measured on."""
+        """Return the best `headline` of any epoch, and the epoch: selected on the data it is measured on."""
         found = self.info["results"]["best_epoch_on_the_test_split"]
-        return float(found["test_top1"]), int(found["epoch"])
+        return float(found[f"test_{self.headline.key}"]), int(found["epoch"])
 
     @property
     def chosen(self) -> tuple[float, int] | None:
-        """Return test accuracy and number of the epoch that is best on held-out images; None where there were none."""
+        """Return `headline` and number of the epoch that is best on held-out images; None where there were none."""
         results = self.info["results"]
-        return (float(results["test_top1"]), int(results["epoch"])) if results.get("selected_on") else None
+        return (
+            (float(results[f"test_{self.headline.key}"]), int(results["epoch"])) if results.get("selected_on") else None
+        )
 
 
 def find_runs(places: Iterable[str | Path], say: Callable[[str], None] | None = None) -> list[Finished]:
@@ -134,14 +140,16 @@ def _in_order(name: str) -> list[tuple[int, str]]:
 
 
 def _read(folder: Path, info: dict[str, Any]) -> Finished:
-    wrong = [key for key, kind in _NEEDED.items() if not isinstance(_at(info, key), kind)]
+    main = f"test_{headline_of(info['dataset'] if isinstance(info.get('dataset'), dict) else {}).key}"
+    needed = _NEEDED | {f"results.{main}": _NUMBER, f"results.best_epoch_on_the_test_split.{main}": _NUMBER}
+    wrong = [key for key, kind in needed.items() if not isinstance(_at(info, key), kind)]
     if wrong:
         raise InputError(f"{folder / RUN} is marked finished but lacks a proper {wrong[0]}; it is damaged")
     rows = read_metrics(folder)
     epochs = trained_epochs(info)
-    if not rows or rows[-1].get("epoch") != epochs or "test_top1" not in rows[-1]:
+    if not rows or rows[-1].get("epoch") != epochs or main not in rows[-1]:
         raise InputError(
-            f"{folder / METRICS} does not end with epoch {epochs} and its test_top1, as that of a finished run "
+            f"{folder / METRICS} does not end with epoch {epochs} and its {main}, as that of a finished run "
             "does; it is damaged, take it from a copy"
         )
     return Finished(folder, info, rows, _without_seed(identity(info, load_recipe(folder / RECIPE))))

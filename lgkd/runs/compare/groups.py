@@ -8,6 +8,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
+from lgkd._internal.metric_rules import Headline
 from lgkd.errors import InputError
 from lgkd.runs.compare.find import Finished
 from lgkd.runs.equal_length import equal_minutes, without_length
@@ -53,14 +54,19 @@ class Group:
         """Return what the runs differ by, in the plural: "seeds", or "folds" of a cross-validation."""
         return "seeds" if self.runs[0].fold is None else "folds"
 
+    @property
+    def headline(self) -> Headline:
+        """Return the metric that stands for its runs: top-1 accuracy, or mAP of several labels an image."""
+        return self.runs[0].headline
+
     @cached_property
     def top1(self) -> Interval:
-        """Return mean top-1 accuracy after the last epoch, with its 95 % t-interval over seeds, clipped to 0 and 1."""
+        """Return mean `headline` after the last epoch, with its 95 % t-interval over seeds, clipped to 0 and 1."""
         return mean_interval([run.top1 for run in self.runs]).within(0, 1)
 
     @property
     def sd(self) -> float | None:
-        """Return the standard deviation of that accuracy over the seeds; None for a single one."""
+        """Return the standard deviation of that metric over the seeds; None for a single one."""
         return summarise([run.top1 for run in self.runs]).sd
 
     def metric(self, name: str) -> Summary | None:

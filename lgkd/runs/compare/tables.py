@@ -1,12 +1,12 @@
 """Write a comparison as a CSV table and as a plot."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lgkd._internal.atomic_io import write_atomic
 from lgkd._internal.csv_tables import table
-from lgkd.runs.class_results import METRICS
+from lgkd.runs.class_results import metrics_of
 from lgkd.runs.compare.comparison import Comparison
 from lgkd.runs.compare.groups import Group
 from lgkd.runs.early_stop import trained_epochs
@@ -16,7 +16,7 @@ from lgkd.runs.statistics import Interval, Summary, summarise
 _COLUMNS = (
     "row", "group", "against", "label", "seed", "seeds", "paired", "top1", "sd", "low", "high", "confidence",
     "chosen_on_held_out_top1", "best_on_test_top1", "best_on_test_epoch", "epochs", "dataset", "train_images",
-    "training_seconds", "folder", "fold", *METRICS,
+    "training_seconds", "folder", "fold",
 )  # fmt: skip
 
 
@@ -24,12 +24,19 @@ def write_csv(comparison: Comparison, path: Path) -> None:
     """Write a row for every run, group and difference; accuracies from 0 to 1, differences from -1 to 1.
 
     The column `row` holds the kind of the row. `top1` is that of the last epoch: of a run, the mean of a group, or the
-    difference of two groups' means; so are those of the metrics in which every class counts alike.
+    difference of two groups' means; so are those of the metrics in which every class counts alike. Of several labels an
+    image the columns are `map` and so on.
     """
-    write_atomic(path, table(_COLUMNS, _rows(comparison)))
+    main = comparison.groups[0].headline
+    names = {name: name.replace("top1", main.key) for name in _COLUMNS}
+    columns = [*names.values(), *metrics_of(main)]
+    rows = (
+        {names.get(name, name): value for name, value in row.items()} for row in _rows(comparison, metrics_of(main))
+    )
+    write_atomic(path, table(columns, rows))
 
 
-def _rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
+def _rows(comparison: Comparison, metrics: Iterable[str]) -> Iterator[dict[str, Any]]:
     for group in comparison.groups:
         for run in group.runs:
             yield {
@@ -44,7 +51,7 @@ def _rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
                 "best_on_test_epoch": run.best[1],
                 "training_seconds": run.info["results"]["training_seconds"],
                 "folder": str(run.folder),
-                **_filled({name: run.metric(name) for name in METRICS}),
+                **_filled({name: run.metric(name) for name in metrics}),
             }
     for group in comparison.groups:
         yield {
@@ -56,7 +63,7 @@ def _rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
             "chosen_on_held_out_top1": "" if group.chosen is None else group.chosen.mean,
             "best_on_test_top1": group.best.mean,
             "training_seconds": summarise([run.info["results"]["training_seconds"] for run in group.runs]).mean,
-            **_filled({name: group.metric(name) for name in METRICS}),
+            **_filled({name: group.metric(name) for name in metrics}),
         }
     for difference in comparison.differences:
         yield {
@@ -67,7 +74,7 @@ def _rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
             "label": f"{difference.group.label} - {difference.reference.label}",
             "seeds": " ".join(str(seed) for seed, _ in difference.by_seed),
             "paired": "yes" if difference.paired else "no",
-            **_filled({name: difference.interval_of(name) for name in METRICS}),
+            **_filled({name: difference.interval_of(name) for name in metrics}),
         }
 
 
@@ -97,6 +104,7 @@ def _interval(interval: Interval) -> dict[str, Any]:
 def write_picture(comparison: Comparison, path: Path) -> None:
     """Draw the groups' accuracy over the epochs, and their differences or, where there are none, the groups, as PNG."""
     groups = comparison.groups
+    main = groups[0].headline.name
     colours = {group.letter: colour_of(place) for place, group in enumerate(groups)}
     if comparison.differences:
         rows = [
@@ -108,13 +116,13 @@ def write_picture(comparison: Comparison, path: Path) -> None:
             )
             for one in comparison.differences
         ]
-        what = "difference of top-1 accuracy after the last epoch, in points"
+        what = f"difference of {main} after the last epoch, in points"
     else:
         rows = [
             _measured(group.letter, [run.top1 for run in group.runs], group.top1, colours[group.letter])
             for group in groups
         ]
-        what = "top-1 accuracy after the last epoch, in %"
+        what = f"{main} after the last epoch, in %"
     info = groups[0].runs[0].info
     tested = "each fold" if groups[0].units == "folds" else f"{info['dataset']['test_images']:,} test images"
     draw_comparison(
@@ -135,6 +143,7 @@ def _measured(label: str, values: Sequence[float], interval: Interval, colour: s
 
 def _curves(group: Group) -> tuple[list[float], list[list[float]]]:
     """Return the epochs at which all seeds were measured, and each seed's accuracies there."""
-    measured = [{row["epoch"]: row["test_top1"] for row in run.rows if "test_top1" in row} for run in group.runs]
+    key = f"test_{group.headline.key}"
+    measured = [{row["epoch"]: row[key] for row in run.rows if key in row} for run in group.runs]
     epochs = sorted(set(measured[0]).intersection(*measured[1:]))
     return epochs, [[curve[epoch] for epoch in epochs] for curve in measured]
