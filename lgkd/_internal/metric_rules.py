@@ -21,6 +21,9 @@ SELECT_LABELS_BY: Final = MappingProxyType(
 )
 """Those of several labels an image."""
 
+SELECTING: Final = MappingProxyType({**SELECT_BY, **SELECT_LABELS_BY})
+"""Both; a name that both have is the same metric."""
+
 THRESHOLD: Final = 0.5
 """Probability above which a label is predicted, where an image may have several."""
 

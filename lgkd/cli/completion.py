@@ -6,7 +6,7 @@ Completion runs while a user types, so it prints nothing and never fails; withou
 from collections.abc import Iterable
 from pathlib import Path
 
-from lgkd._internal.metric_rules import SELECT_BY, SELECT_LABELS_BY
+from lgkd._internal.metric_rules import SELECTING
 from lgkd._internal.paths import recipe_names, teachers_folder
 from lgkd.config.options import COMPILE
 from lgkd.config.trackers import KNOWN
@@ -85,7 +85,7 @@ def compiled(incomplete: str) -> list[str]:
 
 def selecting_metrics(incomplete: str) -> list[str]:
     """List metrics that may select the epoch."""
-    return _starting(dict.fromkeys([*SELECT_BY, *SELECT_LABELS_BY]), incomplete)
+    return _starting(SELECTING, incomplete)
 
 
 def runs(incomplete: str) -> list[str]:

@@ -10,6 +10,7 @@ from lgkd._internal.metric_rules import headline
 from lgkd.cli.compare import show_comparison
 from lgkd.cli.display import console, duration, line_of, say, show_json
 from lgkd.config.values import size_text
+from lgkd.data.sources.source import find_source
 from lgkd.errors import LgkdError
 from lgkd.runs.class_results import class_metrics, has_unequal_classes, selected_by
 from lgkd.runs.early_stop import stopped_early
@@ -77,10 +78,12 @@ def print_next_of_folds(config: "ResolvedConfig", teacher: str, dataset: str) ->
         return
     options: Mapping[str, Any] = config.options
     size = options.get("image_size") or config.recipe.view.image_size
+    chosen: dict[str, Any] = {key: options.get(key) for key in PARTS}
+    several = find_source(dataset, data_dir=options.get("data_dir"), offline=True).multi_label()
     line = next_command(
-        teacher, dataset, size=size, data_dir=options.get("data_dir"),
+        teacher, dataset, size=size, data_dir=options.get("data_dir"), multi_label=several,
         trainings=options.get("folds") or 1, subset_seed=options.get("subset_seed") or None,
-        **{key: options.get(key) for key in PARTS},
+        **chosen,
     )  # fmt: skip
     console().print(line_of(f"next: {line}"), soft_wrap=True)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-from lgkd._internal.metric_rules import SELECT_BY, SELECT_LABELS_BY
+from lgkd._internal.metric_rules import SELECT_BY, SELECT_LABELS_BY, SELECTING
 from lgkd._internal.text import did_you_mean
 from lgkd.config import Recipe, load_recipe
 from lgkd.config.length_rules import without_guide
@@ -292,7 +292,7 @@ def check_selection(
     """
     if select_by is None:
         return
-    if select_by not in {*SELECT_BY, *SELECT_LABELS_BY}:
+    if select_by not in SELECTING:
         raise InputError(
             f"--select-by is {select_by!r}, expected one of {', '.join(SELECT_BY)}; of several labels an image one of "
             f"{', '.join(SELECT_LABELS_BY)}"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lgkd._internal.metric_rules import SELECT_BY
+from lgkd._internal.metric_rules import SELECTING
 from lgkd._internal.text import counted
 
 KEY = "stopped_early"
@@ -19,7 +19,7 @@ class StoppedEarly:
         epoch: the last one that was trained, counted from 1.
         epochs: of the whole training, for which the learning rate was planned.
         patience: evaluations in a row without improvement.
-        metric: on held-out images, a key of `SELECT_BY`.
+        metric: on held-out images, a key of `SELECTING`.
         rate: learning rate of the last step as a share of its peak.
     """
 
@@ -36,7 +36,7 @@ class StoppedEarly:
     def __str__(self) -> str:
         """Describe it in a sentence, with the learning rate, which a cosine lowers most in its last third."""
         return (
-            f"stopped early after epoch {self.epoch} of {self.epochs}: {SELECT_BY[self.metric]} on held-out images did "
+            f"stopped early after epoch {self.epoch} of {self.epochs}: {SELECTING[self.metric]} on held-out images did "
             f"not improve in {counted(self.patience, 'evaluation')}; the learning rate was still {self.rate:.0%} of "
             "its peak, since its schedule is that of the whole training"
         )
@@ -52,7 +52,7 @@ def stopped_early(info: Mapping[str, Any]) -> StoppedEarly | None:
     rate = found["rate"]
     if not all(type(one) is int and one > 0 for one in counts) or type(rate) not in (int, float) or not 0 <= rate <= 1:
         return None
-    if found["metric"] not in SELECT_BY or found["epoch"] >= found["epochs"]:
+    if found["metric"] not in SELECTING or found["epoch"] >= found["epochs"]:
         return None
     return StoppedEarly(**found)
 

@@ -109,7 +109,7 @@ def score_labels(
              for logits, labels, other in outputs]  # fmt: skip
     if not parts:
         raise DataError("there are no images to score; expected at least one batch")
-    columns = [torch.cat([part[number] for part in parts]) for number in (0, 1)]
+    columns = [torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])]
     others = [part[2] for part in parts if part[2] is not None]
     columns += [torch.cat(others)] if others else []
     if gather is not None:

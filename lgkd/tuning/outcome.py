@@ -8,7 +8,7 @@ from typing import Any
 
 from lgkd._internal.atomic_io import write_atomic
 from lgkd._internal.csv_tables import table
-from lgkd._internal.metric_rules import SELECT_BY
+from lgkd._internal.metric_rules import SELECTING
 from lgkd._internal.text import counted
 from lgkd.config import dump_recipe, load_recipe
 from lgkd.runs.folder import RECIPE, read_run
@@ -23,7 +23,7 @@ class Swept:
 
     Attributes:
         folder: of the sweep.
-        metric: on held-out images, a key of `SELECT_BY`.
+        metric: on held-out images, a key of `SELECTING`.
         trials: as rows, best first, then those without a score: "trial", "state", "score", "seconds", "epoch" and the
             values by key.
         best: the row of the best one; None where none is finished.
@@ -62,7 +62,7 @@ class Swept:
         others = f"{counted(near, 'other trial')} {'is' if near == 1 else 'are'} within it"
         error = in_percent(self.standard_error)
         return [
-            f"best: trial {self.best['trial']}, {SELECT_BY[self.metric]} {in_percent(self.best['score'])}% on "
+            f"best: trial {self.best['trial']}, {SELECTING[self.metric]} {in_percent(self.best['score'])}% on "
             f"{self.images:,} held-out images, which selected it among {counted(len(finished), 'trial')}",
             f"one standard error of top-1 accuracy on so many images is {error} points; {others}",
             "the best of several scores is too high an estimate, and the test split was not asked: train with other "
@@ -100,7 +100,7 @@ def summarise(
     finished = sum(row["score"] is not None for row in rows)
     recipe = load_recipe(run / RECIPE).model_copy(
         update={
-            "about": f"The best of {counted(finished, 'trial')} on {images:,} held-out images ({SELECT_BY[metric]} "
+            "about": f"The best of {counted(finished, 'trial')} on {images:,} held-out images ({SELECTING[metric]} "
             f"{in_percent(best['score'])}%).",
             "source": command,
             "expect": None,

@@ -6,11 +6,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lgkd._internal.metric_rules import SELECT_BY
+from lgkd._internal.metric_rules import SELECT_BY, SELECT_LABELS_BY
 from lgkd._internal.text import did_you_mean, safe_text
 from lgkd.config import Recipe
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.data.names import Subset, dataset_key, folder_word
+from lgkd.data.sources.source import find_source
 from lgkd.errors import InputError, MissingError, RecipeError
 from lgkd.models.registry import canonical, find
 from lgkd.runner.options import OPTIONS, Options
@@ -103,8 +104,11 @@ class SweepRequest:
 
     @property
     def metric(self) -> str:
-        """Return the metric on held-out images that judges a trial, a key of `SELECT_BY`."""
-        return self.options.get("select_by") or next(iter(SELECT_BY))
+        """Return the metric on held-out images that judges a trial, a key of `SELECTING`."""
+        if (given := self.options.get("select_by")) is not None:
+            return str(given)
+        several = find_source(self.dataset, data_dir=self.options.get("data_dir"), offline=True).multi_label()
+        return next(iter(SELECT_LABELS_BY if several else SELECT_BY))
 
     @property
     def seed(self) -> int:

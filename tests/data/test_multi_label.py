@@ -3,6 +3,8 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from lgkd.data.sources.label_sets import is_multi_label, read_labels
 from lgkd.data.sources.source import find_source
 from lgkd.data.subsets import hold_out, select_subset
 from lgkd.errors import DataError, InputError
+from lgkd.tuning.request import SweepRequest
 from tests.support.labels import NAMES, draw_labels, make_table, write_rows
 
 
@@ -248,3 +251,11 @@ def test_a_listing_of_a_table_has_label_sets(table: Path) -> None:
     listing = source.listing()
     assert (source.name, listing.root) == ("set-labels", table.parent)
     assert listing.label_sets is not None and len(listing.label_sets) == 40
+
+
+def test_a_sweep_is_judged_by_the_metric_of_its_labels(table: Path) -> None:
+    single = write_rows(table.with_name("one.csv"), [("path", "label"), ("images/000.png", "a")])
+    cases: list[tuple[Path, dict[str, str]]] = [(table, {}), (single, {}), (table, {"select_by": "micro_f1"})]
+    judge: Any = SweepRequest.metric.fget
+    found = [judge(SimpleNamespace(dataset=file, options=options)) for file, options in cases]
+    assert found == ["map", "top1", "micro_f1"]

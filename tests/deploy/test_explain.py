@@ -250,3 +250,17 @@ def test_an_image_that_vanishes_between_is_not_drawn(student: Path, here: Path) 
     Path("photos/rows/0.png").unlink()
     drawn = explain_images(source, found, Path("seen"))
     assert [one.explanation for one in drawn] == [None, Path("seen/00002_1.png")]
+
+
+def test_of_several_labels_the_map_is_the_loss_in_the_logit_alone() -> None:
+    """Two equal logits: their difference, which a softmax depends on, never changes; each of them does."""
+    image = torch.zeros(1, 1, 8, 8)
+    image[..., :4, :4] = 1
+
+    def logits(images: torch.Tensor) -> torch.Tensor:
+        return images[..., :4, :4].sum((1, 2, 3))[:, None].repeat(1, 2)
+
+    assert float(occlusion_map(logits, image, 0, cells=4).max()) == 0
+    found = occlusion_map(logits, image, 0, cells=4, independent=True)
+    assert float(found[0, 0]) == 12  # 16 pixels of 1 become the image's mean, 0.25
+    assert float(found[3, 3]) == 0

@@ -16,13 +16,17 @@ from lgkd.benchmark.subject import load_data
 from lgkd.cli import run
 from lgkd.config import load_recipe
 from lgkd.data.load import load_dataset
+from lgkd.deploy.inference.load import open_source
+from lgkd.deploy.inference.locate import find_source as find_student
+from lgkd.deploy.serve.predictor import Predictor
 from lgkd.errors import InputError
 from lgkd.models.teacher_card import read_card
 from lgkd.runner.label_checks import check_teacher_labels
 from lgkd.runs.folder import read_metrics, read_run, read_student
 from lgkd.training.label_scores import MultiLabelScores
-from tests.support.labels import NAMES, make_table
+from tests.support.labels import NAMES, make_table, write_rows
 from tests.support.small import QUICK, TINY, make_pictures, one_thread, pause_after, python
+from tests.support.untrained import make_student
 
 TEACH = ["train-teacher", "resnet8", *QUICK, "--image-size", "16", "--quiet"]
 TERMS = "guide.terms=[{kind: locality, weight: 2.5}, {kind: kd, temperature: 2.0, weight: 1.0}]"
@@ -248,6 +252,63 @@ def test_fit_inspect_bench_and_import_are_refused(made: Made) -> None:
     sha256 = read_student(made.teacher)["weights_sha256"]
     with pytest.raises(InputError, match="imported weights are measured on one"):
         lgkd.import_teacher("resnet8", weights, made.table, sha256=sha256, normalize="imagenet", name="other")
+
+
+def test_predict_explains_the_most_likely_label(made: Made) -> None:
+    pattern = str(made.table.parent / "images" / "00[01].png")
+    assert run(["predict", str(made.guided), pattern, "--explain", "maps", "--csv", "out.csv", "--quiet"]) == 0
+    with Path("out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["explanation"]).is_file() for row in rows] == [True, True]
+    assert run(["predict", str(made.guided), pattern, "--explain", "more", "--json"]) == 0
+    found = lgkd.predict(made.guided, made.table, explain="whole")
+    assert all(one.explanation is not None and one.truths is not None for one in found) and len(found) == 60
+
+
+def test_a_server_answers_with_the_labels_above_the_threshold(made: Made) -> None:
+    source = open_source(find_student(made.guided), device="cpu")
+    predictor = Predictor(source, "x")
+    assert predictor.about()["multi_label"] is True
+    for expected in lgkd.predict(made.guided, str(made.table.parent / "images" / "00?.png")):
+        found = predictor.answer(expected.image.read_bytes(), top_k=1, explain=True)
+        assert found["labels"] == list(expected.labels or ()) and found["overlay"]
+        shares = [one["confidence"] for one in found["classes"]]
+        assert shares == pytest.approx(list(expected.confidences[: max(1, len(found["labels"]))]), abs=1e-6)
+
+
+def test_accuracy_of_exported_files_is_refused(made: Made) -> None:
+    with pytest.raises(InputError, match=r"gives several labels an image, and --verify need the accuracy of one"):
+        lgkd.export(made.guided, "out", formats=["safetensors"], verify=True)
+    assert not Path("out").exists()
+
+
+def test_a_split_val_selects_the_epoch_and_stops_early(made: Made) -> None:
+    with made.table.open(newline="") as file:
+        rows = [(row["path"], row["labels"]) for row in csv.DictReader(file)]
+    parts = [("train", "train", "val", "test")[place % 4] for place in range(len(rows))]
+    given = [(*row, part) for row, part in zip(rows, parts, strict=True)]
+    table = write_rows(made.table.with_name("parts.csv"), [("path", "labels", "split"), *given])
+    words = [
+        "--set",
+        "early_stopping={patience: 1, min_delta: 0.9}",
+        "--select-by",
+        "micro_f1",
+        "--out",
+        "early",
+        "--epochs",
+        "6",
+    ]
+    with one_thread():
+        assert run([*TRAIN, "--dataset", str(table), *words]) == 0
+    info = read_run(Path("early"))
+    assert (info["results"]["selected_on"], info["results"]["selected_by"]) == ("val", "micro_f1")
+    assert info["results"]["stopped_early"]["metric"] == "micro_f1" and len(read_metrics(Path("early"))) < 6
+
+
+def test_a_student_of_one_label_takes_a_table_of_several_for_images(made: Made, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="it has several labels an image, and the student gives one"):
+        found = lgkd.predict(make_student(tmp_path / "one"), made.table)
+    assert len(found) == 60 and {one.truth for one in found} == {None}
 
 
 def test_a_table_is_known_without_torch(made: Made, tmp_path: Path) -> None:

@@ -44,5 +44,5 @@ def _share(value: float | None, key: str) -> str:
 
 
 def _gain(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
-    known = [one.get("ap") for one in (ours, theirs)]
-    return "" if None in known else in_percent(known[0] - known[1], signed=True)
+    own, other = ours.get("ap"), theirs.get("ap")
+    return "" if own is None or other is None else in_percent(own - other, signed=True)

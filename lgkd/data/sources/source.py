@@ -93,6 +93,10 @@ class Source(Protocol):
         """Return the name of the column of groups; None where there is none."""
         return None
 
+    def multi_label(self) -> bool:
+        """Return True if an image may have several labels."""
+        return False
+
     def load(
         self,
         max_side: int | None,  # noqa: ARG002

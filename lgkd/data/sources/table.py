@@ -71,6 +71,10 @@ class LabelTable(Source):
         """Return the name of the column of groups."""
         return column_of(read_table(self.file).columns, GROUPS, "group", self.text)
 
+    def multi_label(self) -> bool:
+        """Return True if an image may have several labels, by the columns."""
+        return is_multi_label(*_beginning(read_table(self.file)))
+
     def rows(self, fault: Fault) -> Labels:
         """List all images with their labels, row by row; the columns decide whether an image has one or several."""
         table, shown = read_table(self.file), safe_text(self.text, 300)
