@@ -180,8 +180,8 @@ def _misplaced(command: Any, context: Any, option: str | None) -> str | None:
 
 
 def _typed(names: Sequence[str], words: Sequence[str]) -> str | None:
-    """Return the value typed for an option, as in `--epochs x` or `--epochs=x`."""
-    for place, word in enumerate(words):
+    """Return the value typed last for an option, which is the one that counts, as in `--epochs x` or `--epochs=x`."""
+    for place, word in reversed([*enumerate(words)]):
         name, equals, value = word.partition("=")
         if name in names and (equals or place + 1 < len(words)):
             return value if equals else words[place + 1]

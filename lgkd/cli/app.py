@@ -22,7 +22,7 @@ COMMANDS = {
     "report": ("report", "Write a report of a run as one HTML file."),
     "inspect": ("inspect", "Analyse a student: attention, CKA, robustness."),
     "predict": ("predict", "Classify images with a trained student."),
-    "serve": ("serve", "Serve a page and JSON that classify images."),
+    "serve": ("serve", "Serve a page that classifies images, and JSON for programs."),
     "export": ("export", "Export a student to formats that need no lgkd."),
     "cache-teacher": ("cache_teacher", "Cache a teacher's outputs, to train without the teacher."),
     "import-teacher": ("import_teacher", "Import published weights as a teacher."),
@@ -48,7 +48,7 @@ Examples:
   lgkd resume runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
   lgkd evaluate runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
   lgkd compare runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance
-  lgkd sweep fast photos/ --student vit_96 --search optimizer.lr=log:1e-3..1e-2
+  lgkd sweep fast photos/ --student vit_96 --search optimizer.lr=1e-3,1e-2
   lgkd reproduce cifar100-10pct-methods
   lgkd report runs/guided --baseline runs/unguided
   lgkd predict runs/guided photos/

@@ -64,7 +64,7 @@ def sweep(  # type: ignore[misc]  # `with_options` leaves NOT_HERE out
     of the best one for --recipe, are written into one folder. The same command resumes it, also
     with more --trials; a second process may run it at the same time.
 
-    Example: lgkd sweep fast photos/ --student vit_96 --search optimizer.lr=log:1e-3..1e-2
+    Example: lgkd sweep fast photos/ --student vit_96 --search drop_path=0.0,0.1
     """
     o.bring_in(use)
     check_trackers(options.get("track") or ())

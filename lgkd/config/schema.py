@@ -31,8 +31,6 @@ class View(Settings):
 
     image_size: ImageSize | None = None
     """Side of the images the model sees, or [height, width], in pixels; null: the model's own default."""
-    channels: Literal[1, 3] = 3
-    """Channels of the images the model sees: 3, red, green and blue; 1, grey levels."""
     crop: Literal["random-resized", "pad", "none"] = "random-resized"
     """random-resized: a random part, resized; pad: a random window of the padded image, resized; none: resized."""
     scale: Annotated[
@@ -69,6 +67,8 @@ class View(Settings):
     """Draw the flip in the first epoch only, and alternate it from epoch to epoch."""
     padding_mode: Literal["constant", "reflect"] = "constant"
     """Padding of a pad crop: constant, black; reflect, mirrored at the edge pixels, as in torchvision and np.pad."""
+    channels: Literal[1, 3] = 3
+    """Channels of the images the model sees: 3, red, green and blue; 1, grey levels."""
 
 
 class Evaluation(Section):

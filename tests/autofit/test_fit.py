@@ -194,7 +194,7 @@ def test_a_report_that_cannot_be_written_leaves_the_rest(
     def refuse(*_: object, **__: object) -> None:
         raise InputError("no room for a report")
 
-    monkeypatch.setattr(module, "write_report", refuse)
+    monkeypatch.setattr(module, "report_on", refuse)
     assert run(["fit", str(pictures), *WORDS, "--epochs", "1", "--quiet", "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     assert "no report: no room for a report" in out and "lgkd predict" in out

@@ -78,7 +78,7 @@ MADE: list[tuple[Settings, Settings, dict[str, Any], str]] = [
         {"flip": 0.0},
         "View(image_size=32, crop='pad', scale=(0.08, 1.0), ratio=(0.75, 1.3333333333), padding=0.125, "
         "interpolation='bicubic', flip=0.5, rand_augment=None, color_jitter=0.0, erase=0.0, repeats=1, "
-        "normalize='imagenet', fixed=None, alternate_flip=False, padding_mode='constant')",
+        "normalize='imagenet', fixed=None, alternate_flip=False, padding_mode='constant', channels=3)",
     ),
 ]
 each = pytest.mark.parametrize(("one", "same", "change", "printed"), MADE, ids=[type(row[0]).__name__ for row in MADE])

@@ -280,7 +280,7 @@ def test_a_classifier_of_no_classes_is_refused(make: Callable[[int], nn.Module])
     [
         ("wrn_40_2", {"width": 4}, r"wrn_40_2 has no option 'width'; known: dropout"),
         ("resnet8x4", {"widths": 4}, r"resnet8x4 has no option 'widths'; known: harmonic"),
-        ("vgg8", {"depth": 13}, r"vgg8 has no option 'depth'; there are none"),
+        ("vgg8", {"depth": 13}, r"vgg8 has no option 'depth'; known: in_chans"),
         ("mobilenet_v2", {"widht": 2}, r"did you mean 'width'\?"),
         ("densenet_100_12", {"dropout": 2.0}, r"densenet_100_12: dropout is 2.0"),
         ("vgg8", {"image_size": 4}, r"vgg8 cannot take images of 4 x 4 pixels"),

@@ -188,7 +188,7 @@ def test_a_long_name_in_a_card_does_not_drown_what_is_wrong_with_it() -> None:
         ({"colour": 3}, "Extra inputs are not permitted"),
         ({"images": 0}, "greater than or equal to 1"),
         ({"images": True}, "valid integer"),
-        ({"mean": (0.1, 0.2)}, "Field required"),
+        ({"mean": (0.1, 0.2)}, "must be three numbers, for red, green and blue, or one for grey levels"),
         ({"mean": (0.1, 0.2, float("nan"))}, "finite number"),
         ({"std": (0.1, 0.0, 0.1)}, "spread must be greater than 0"),
         ({"classes": []}, "at least 1 item"),

@@ -39,7 +39,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, epochs: int = 6) -> None:
     for place in range(epochs):
         answers += [scores(*HELD[place], 0.5), scores(0.1 + 0.1 * place, 0.5, 0.5)]
     answers.append(scores(0.2, 0.5, 0.5))
-    monkeypatch.setattr(execute, "score", lambda *_, **__: answers.pop(0))
+    monkeypatch.setattr(execute, "score_split", lambda *_, **__: answers.pop(0))
 
 
 def words(world: World, out: str, *more: str) -> list[str]:
@@ -164,7 +164,7 @@ def test_a_guided_and_an_unguided_training_that_ended_early_have_no_equal_steps(
         calls[0] += 1
         return scores(*HELD[place], 0.5)
 
-    monkeypatch.setattr(execute, "score", score)
+    monkeypatch.setattr(execute, "score_split", score)
     assert run([*words, "--set", "schedule.warmup_epochs=0", "--quiet"]) == 0
     found = lgkd.compare(here / "mine")
     assert found.differences[0].equal is None

@@ -37,6 +37,7 @@ OUT_OF_REACH: dict[str, str] = {
 NEEDS = {
     "data/sources/hugging_face.py": "datasets",
     "data/sources/parquet.py": "pyarrow",
+    "deploy/formats.py": "onnx",
     "deploy/inference/onnx.py": "onnxruntime",
     "models/huggingface.py": "transformers",
 }

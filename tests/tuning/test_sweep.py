@@ -208,7 +208,7 @@ def test_a_trial_below_the_median_is_pruned(world: World, here: Path, monkeypatc
         asked[0] += 1
         return scores(0.9 - 0.1 * min(trial, 5), 0.5, 0.5)
 
-    monkeypatch.setattr(execute, "score", score)
+    monkeypatch.setattr(execute, "score_split", score)
     assert run(words(world, "--trials", "6", "--prune", "--quiet", "--set", "schedule.warmup_epochs=0")) == 0
     shown = json.loads(Path("mine/sweep.json").read_text())["outcome"]["trials"]
     assert [row["state"] for row in sorted(shown, key=lambda row: row["trial"])] == ["finished"] * 5 + ["pruned"]

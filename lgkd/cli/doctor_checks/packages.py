@@ -25,6 +25,8 @@ _EXTRAS = {
     "hf": "image classifiers of Hugging Face transformers as students, and data sets of its datasets",
     "onnx": "lgkd export --format onnx, and predicting from such a file",
     "parquet": "tables of labels in Parquet files",
+    "serve": "lgkd serve",
+    "sweep": "lgkd sweep",
     "tensorboard": "--track tensorboard",
 }
 """Purpose of each optional extra of the package."""
