@@ -252,7 +252,8 @@ def test_settings_of_a_view_out_of_range_are_told_with_the_range() -> None:
     [
         (
             {"labels": torch.zeros(3, dtype=torch.int64)},
-            "images (2, 3, 8, 8), labels (3,) and index (2,) do not fit; expected (B, 3, H, W), (B,) and (B,)",
+            "images (2, 3, 8, 8), labels (3,) and index (2,) do not fit; expected (B, 3, H, W), (B,) or (B, 2), "
+            "and (B,)",
         ),
         (
             {"partner_images": torch.zeros(2, 3, 4, 4)},

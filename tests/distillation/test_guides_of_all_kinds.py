@@ -201,6 +201,7 @@ def test_a_recipe_sets_schedules_and_says_which_teacher_a_term_is_for(
 ) -> None:
     class Known:
         mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+        multi_label = False
 
     recipe = recipe_with(
         {"kind": "locality", "schedule": {"shape": "cosine", "adaptive": {"window": 3}}},

@@ -31,6 +31,8 @@ _file: list[int] = []
 
 OUT_OF_REACH: dict[str, str] = {
     "mixing with cached guidance needs": "only one of several processes of their own comes there",
+    "the hub did not take": "tests/deploy/test_hub.py pushes from a process that knows a hub of its own",
+    "expected the files of `lgkd export --push`": "and pulls from such a process",
 }
 """Places that no test can have reached in a process that is watched, each by words of its message, with the reason."""
 
