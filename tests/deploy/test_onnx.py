@@ -35,6 +35,7 @@ SMALL: dict[str, tuple[int, dict[str, Any]]] = {
     "mobilenet_v2": (32, {}),
     "shufflenet_v2": (32, {}),
     "densenet_100_12": (32, {}),
+    "fastnet_small": (32, {}),
     "t2t_vit_7": (32, {"patch_size": 8, "depth": 3}),
     "pvt_tiny": (32, {"patch_size": 2, "depths": (1, 1, 1, 1)}),
     "cvt_13": (64, {"depths": (1, 1, 2)}),
@@ -46,6 +47,9 @@ SMALL: dict[str, tuple[int, dict[str, Any]]] = {
     "cct_2_3x2": (32, {}),
     "sl_vit": (32, {"depth": 2}),
     "poorvit": (32, {"depth": 2, "q_rank": 8}),
+    "vit_96": (32, {"depth": 2}),
+    "vit_128": (32, {"depth": 2}),
+    "vit_192": (32, {"depth": 2}),
 }
 # One of each family: those that differ in depth and width alone are the same code.
 FAMILIES_OF_LGKD = {info.made_by for info in MODELS.values() if info.made_by}
