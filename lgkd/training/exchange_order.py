@@ -25,15 +25,8 @@ class ExchangeOrder:
 
     def __init__(self, task: Task, group: "dist.ProcessGroup | None") -> None:
         self._group = group
-        models = {"student": task.student, **task.frozen_models}
-        self._names = {
-            id(tensor): f"{model}.{name}"
-            for model, whole in models.items()
-            for name, module in whole.named_modules()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm)
-            for tensor in (module.running_mean, module.weight)
-            if tensor is not None
-        }
+        self._models = {"student": task.student, **task.frozen_models}
+        self._named: list[tuple[Tensor, str]] = []
         self._sums = 0
 
     def next_sum(self) -> int:
@@ -43,8 +36,28 @@ class ExchangeOrder:
 
     def check_norm(self, values_BC: Tensor, running_mean: Tensor | None, weight: Tensor | None) -> None:
         """Verify that all processes are at one BatchNorm in training; `values_BC` is its input."""
-        known = [self._names[id(tensor)] for tensor in (running_mean, weight) if id(tensor) in self._names]
-        self.check(f"BatchNorm {known[0] if known else 'without a name'} of {values_BC.shape[1]} channels")
+        name = self.name_of(running_mean, weight) or "without a name"
+        self.check(f"BatchNorm {name} of {values_BC.shape[1]} channels")
+
+    def name_of(self, running_mean: Tensor | None, weight: Tensor | None) -> str | None:
+        """Return the name of the BatchNorm that has these tensors; None for one outside the models.
+
+        A cast or a checkpoint replaces tensors, and Python gives the number of a freed one to another; so the tensors
+        themselves are kept and compared, and looked up anew where they are unknown.
+        """
+        for _ in range(2):
+            for tensor, name in self._named:
+                if tensor is running_mean or tensor is weight:
+                    return name
+            self._named = [
+                (tensor, f"{model}.{name}")
+                for model, whole in self._models.items()
+                for name, module in whole.named_modules()
+                if isinstance(module, nn.modules.batchnorm._BatchNorm)
+                for tensor in (module.running_mean, module.weight)
+                if tensor is not None
+            ]
+        return None
 
     def check_backward(self, loss: Tensor) -> None:
         """Verify that all processes are at the end of a forward pass, and exchange the same in the backward pass.

@@ -8,7 +8,6 @@ one starts begin theirs by `subprocess`.
 import json
 import os
 import runpy
-import socket
 import subprocess
 import sys
 import tempfile
@@ -98,14 +97,6 @@ class Nursery:
         )
         assert pid is not None
         return Forked(self, pid, out, err)
-
-    def start_ranks(self, words: Sequence[str], processes: int) -> list[Forked]:
-        """Begin the same program so many times, as the ranks of one training on this machine."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        group = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        return [self.start(words, RANK=str(rank), LOCAL_RANK=str(rank), **group) for rank in range(processes)]
 
     def close(self) -> None:
         assert self._process.stdin is not None

@@ -65,3 +65,16 @@ def test_sums_behind_the_loss_are_told_from_those_that_are_thrown_away(other) ->
     order.check_backward(sums[1].sum() * 2 + sums[0].mean())
     with pytest.raises(ModelError, match="Train in one process, or move the BatchNorm ahead of the branches"):
         order.check_backward(sums[0].sum())
+
+
+def test_a_tensor_that_takes_the_identity_of_a_replaced_one_does_not_take_its_name() -> None:
+    student = nn.ModuleDict({"left": nn.BatchNorm1d(4), "right": nn.BatchNorm1d(4)})
+    order = ExchangeOrder(Supervised(student), None)
+    assert order.name_of(student["left"].running_mean, None) == "student.left"
+    former = id(student["left"].running_mean)
+    student["left"].running_mean = torch.ones(4)  # as a cast replaces it: the former one may be freed
+    others = [torch.zeros(1) for _ in range(1000)]
+    assert not any(order.name_of(one, None) for one in others if id(one) == former)
+    assert all(order.name_of(one, None) is None for one in others[:10])
+    assert order.name_of(student["left"].running_mean, None) == "student.left"
+    assert order.name_of(student["right"].running_mean, student["right"].weight) == "student.right"
