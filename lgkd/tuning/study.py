@@ -59,6 +59,7 @@ class Study:
 
     def __init__(self, folder: Path, space: Space, *, seed: int, prune: bool = False, warmup: int = 0) -> None:
         import optuna
+        from optuna.storages.journal import JournalFileBackend, JournalStorage
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.folder, self.space, self._seed, self._optuna = folder, space, seed, optuna
@@ -66,7 +67,7 @@ class Study:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of features that Optuna calls experimental
-                storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(file)))
+                storage = JournalStorage(JournalFileBackend(str(file)))
                 self._study = optuna.create_study(
                     storage=storage,
                     study_name=_NAME,
