@@ -11,9 +11,9 @@ from lgkd.config import Recipe
 from lgkd.data.names import Subset, dataset_key, folder_word, place_of
 from lgkd.errors import InputError
 from lgkd.models.registry import canonical, find
-from lgkd.runner.early_stopping import check_early_stopping
 from lgkd.runner.options import OPTIONS, Options
 from lgkd.runner.resolve import check_dataset, recipe_name, resolve_recipe
+from lgkd.runner.selection import check_early_stopping
 from lgkd.runner.time_budget import check_time, parse_time
 from lgkd.runs.compare.layout import check_seeds
 

@@ -148,7 +148,7 @@ def _news(now: Standing, shown: _Shown) -> str:
 
 
 def _losses(train: Mapping[str, float], shown: _Shown) -> str:
-    """Format the losses by name, or their weighted sum where there is no room for them."""
+    """Format training losses by name, or their weighted sum where the line is too short."""
     named = {key: value for key, value in train.items() if key not in _NOT_LOSSES and not key.startswith("weight_")}
     if not shown.parts or not named:
         return f"loss {train['loss']:.3g}" if "loss" in train else ""

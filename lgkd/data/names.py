@@ -40,7 +40,7 @@ def place_of(source: str | Path) -> str | None:
 
 
 def source_at(place: str) -> str | Path | None:
-    """Return the data set at a place that a run's folder records; None where it is no longer there."""
+    """Find the dataset source at a recorded path of a run folder; None where it is no longer there."""
     if has_prefix(place):
         return RecordedText(place)
     return Path(place) if is_source(Path(place)) else None

@@ -86,7 +86,7 @@ def as_int8(data: bytes, subject: Subject, images: Iterable[Tensor]) -> Copy:
 
 
 def _of_two_activations(model: Any) -> list[str]:
-    """Name the nodes of an ONNX model, and return the products whose second factor is no weight."""
+    """List ONNX matrix products of two activations; nodes without a name get one."""
     weights = {one.name for one in model.graph.initializer}
     for place, node in enumerate(model.graph.node):
         node.name = node.name or f"node{place}"

@@ -2,12 +2,11 @@
 
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-from lgkd._internal.metric_rules import SELECT_BY, SELECT_LABELS_BY, SELECTING
 from lgkd._internal.text import did_you_mean
 from lgkd.config import Recipe, load_recipe
 from lgkd.config.length_rules import without_guide
@@ -20,10 +19,10 @@ from lgkd.data.sources.source import Source, find_source
 from lgkd.errors import InputError, MissingError, RecipeError
 from lgkd.models.registry import canonical, find
 from lgkd.models.teacher_card import TeacherCard
-from lgkd.runner.early_stopping import check_early_stopping
 from lgkd.runner.find_teacher import find_trained_teacher, free_place, is_run
 from lgkd.runner.initial_weights import InitialWeights, find_initial
 from lgkd.runner.options import OPTIONS, Options
+from lgkd.runner.selection import check_early_stopping, check_selection, has_val
 from lgkd.runner.time_budget import check_time
 from lgkd.runner.timm_teacher import TimmTeacher, timm_teachers
 
@@ -275,44 +274,6 @@ def check_dataset(source: str | Path, data_dir: str | Path | None = None, *, off
     if data_dir is not None and not Path(data_dir).expanduser().is_dir():
         raise MissingError(f"there is no folder {data_dir}; expected one that holds {source}, as --data-dir")
     return found
-
-
-def check_selection(
-    select_by: str | None, val_fraction: float | None, has_val: Callable[[], bool] = lambda: False
-) -> None:
-    """Check the metric that selects the epoch.
-
-    Args:
-        select_by: name of the metric; None for the default.
-        val_fraction: share of the training images that is held out; 0 to select nothing.
-        has_val: called where nothing is held out; returns whether the data set has a split val.
-
-    Raises:
-        InputError: it is unknown, or there are no images to select on.
-    """
-    if select_by is None:
-        return
-    if select_by not in SELECTING:
-        raise InputError(
-            f"--select-by is {select_by!r}, expected one of {', '.join(SELECT_BY)}; of several labels an image one of "
-            f"{', '.join(SELECT_LABELS_BY)}"
-        )
-    if val_fraction == 0 or (val_fraction is None and not has_val()):
-        raise InputError(
-            f"--select-by {select_by} selects an epoch, and without held-out images the last one counts; hold out some "
-            "with --val-fraction, or put a split val beside test"
-        )
-
-
-def has_val(dataset: "str | Path | DataSet") -> bool:
-    """Return whether a data set has a split val; True where it is not downloaded yet."""
-    if not isinstance(dataset, str | Path):
-        return dataset.val is not None
-    source = find_source(dataset, offline=True)
-    try:
-        return source.place is not None and bool(source.listing(fault=lambda _: None).val)
-    except MissingError:
-        return True
 
 
 def check_extra(extra: str | Path | None, share: float | None) -> None:

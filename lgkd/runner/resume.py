@@ -10,7 +10,8 @@ from lgkd.errors import InputError, TakenError
 from lgkd.models.trust import check_named_in
 from lgkd.runner.initial_weights import recorded_initial
 from lgkd.runner.options import Options, are_saved_options
-from lgkd.runner.resolve import ResolvedConfig, has_val, resolve
+from lgkd.runner.resolve import ResolvedConfig, resolve
+from lgkd.runner.selection import has_val
 from lgkd.runs.equal_length import read_fitted
 from lgkd.runs.folder import RECIPE, RUN, check_free, describe, has_checkpoint, is_finished, read_run
 from lgkd.runs.load_student import data_of

@@ -46,8 +46,9 @@ from lgkd.runner.length_settings import settle_recipe
 from lgkd.runner.match_teachers import describe_teacher, match_teachers
 from lgkd.runner.prepared import Prepared, Session
 from lgkd.runner.record import describe_call, describe_training
-from lgkd.runner.resolve import ResolvedConfig, check_selection
+from lgkd.runner.resolve import ResolvedConfig
 from lgkd.runner.run import Run
+from lgkd.runner.selection import check_selection
 from lgkd.runner.timm_teacher import TimmTeacher
 from lgkd.runs.folder import check_free, claim, is_finished, make_folder, read_run
 from lgkd.runs.identity import check_finished_run, check_resumable, lock_run

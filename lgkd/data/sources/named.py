@@ -32,7 +32,7 @@ class Named(Source):
     def load(
         self, max_side: int | None, use_cache: bool, progress: Callable[[int, int], None] | None
     ) -> "DataSet | None":
-        """Decode a bundled set, or the publisher's files where there is no image tree; else return None."""
+        """Decode a bundled dataset, or the publisher's archive without an image tree; else return None."""
         info = self.info
         if not bundled(info) and (tree_folder(info, self._data_dir) is not None or not published(info)):
             return None
