@@ -13,7 +13,7 @@ from lgkd.errors import InputError
 from lgkd.models.registry import canonical, find
 from lgkd.runner.options import OPTIONS, Options
 from lgkd.runner.resolve import check_dataset, recipe_name, resolve_recipe
-from lgkd.runner.selection import check_early_stopping
+from lgkd.runner.selection import check_early_stopping, has_val
 from lgkd.runner.time_budget import check_time, parse_time
 from lgkd.runs.compare.layout import check_seeds
 
@@ -122,7 +122,7 @@ class Request:
             self.teacher_recipe, trains="teacher", guided=False, patience=patience, overrides=theirs
         )
         for recipe in (teacher, student):
-            check_early_stopping(recipe.early_stopping, self.options.get("val_fraction"))
+            check_early_stopping(recipe.early_stopping, self.options.get("val_fraction"), lambda: has_val(self.dataset))
         names = recipe_name(self.teacher_recipe), recipe_name(self.recipe)
         return Wishes(
             seconds=self.seconds,

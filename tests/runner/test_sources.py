@@ -145,3 +145,9 @@ def test_a_fit_stores_training_images_no_larger_than_its_views_need(tmp_path: Pa
     assert "stored_side" not in request.student_training(earlier, None), (
         "a fit of an earlier version continues unchanged"
     )
+
+
+def test_a_fit_may_stop_early_by_a_split_val(photos: Path) -> None:
+    assert Request(photos, {"patience": 2}).wishes is not None
+    with pytest.raises(InputError, match="no images are held out to judge the training on"):
+        _ = Request(photos, {"patience": 2, "val_fraction": 0}).wishes
