@@ -11,7 +11,6 @@ from lgkd.data.checks.report import check_dataset_images
 from lgkd.data.load import load_dataset
 from lgkd.data.names import Subset
 from lgkd.data.sources.source import find_source
-from lgkd.errors import InputError
 from lgkd.runner.dry_run.dataset_outline import count, outline
 from lgkd.training.precision import choose_device
 
@@ -26,11 +25,6 @@ def gather_facts(request: Request) -> Facts:
     options = request.options
     offline = bool(options.get("offline"))
     found = outline(request.dataset, data_dir=options.get("data_dir"), offline=offline, downloads=True)
-    if found.train.ndim == 2:
-        raise InputError(
-            f"{request.dataset} has several labels an image, and a fit plans for one; train by `lgkd train-teacher` "
-            "and `lgkd distill`"
-        )
     subset = Subset.from_options(options)
     counts = count(found, subset, val_fraction=options.get("val_fraction"), extra=options.get("extra"))
     device = torch.device(choose_device(options.get("device")))
@@ -50,6 +44,7 @@ def gather_facts(request: Request) -> Facts:
         grey=found.grey,
         threads=side_by_side(),
         gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        several_labels=found.train.ndim == 2,
     )
 
 

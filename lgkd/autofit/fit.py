@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from lgkd._internal.hardware import process_start
+from lgkd._internal.metric_rules import headline
 from lgkd._internal.text import counted
 from lgkd.analysis.report.report import report_on
 from lgkd.autofit.command import fit_command
@@ -274,7 +275,7 @@ class _Fit:
         seconds = self.request.seconds or 0.0
         run = self.state.folder / TEACHER
         results, images = read_run(run)["results"], self.state.facts.test
-        evaluations = sum("test_top1" in row for row in read_metrics(run))
+        evaluations = sum(f"test_{headline(results).key}" in row for row in read_metrics(run))
         an_image = results["evaluation_seconds"] / max(1, evaluations * images)
         after = reserve(seconds, images, runs=1 + self.request.baseline, seconds_an_image=an_image)
         # Where a killed process has not stored its time, at least the teacher's training has passed.

@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from lgkd._internal.metric_rules import MAP, headline
 from lgkd.autofit.folder import EXPORT, REPORT, STUDENTS, TEACHER, State
 from lgkd.autofit.plan import UNEQUAL
 from lgkd.runs.compare.layout import member
@@ -23,7 +24,7 @@ class Fitted:
         report: the HTML file; None where it could not be written.
         export: the folder of the exported student; None where it could not be written.
         results: accuracies from 0 to 1 with 95 % intervals: of "guided", "teacher" and, with a baseline, "unguided" and
-            "gain"; "seconds" used, and "promised".
+            "gain"; "seconds" used, and "promised". Of several labels an image "map" and "micro_f1" in place of "top1".
         left_out: parts that could not be written, with the reason.
         plan: the settings and their reasons, as JSON values.
     """
@@ -74,7 +75,7 @@ def read_results(state: State, seeds: Sequence[int], *, baseline: bool, promised
     """
     folder = state.folder / STUDENTS
     guided = [read_run(member(folder, seed, "guided")) for seed in seeds]
-    unequal = state.facts.ratio >= UNEQUAL
+    unequal = state.facts.ratio >= UNEQUAL and not state.facts.several_labels
     results: dict[str, Any] = {
         "guided": _accuracy(guided, unequal),
         "teacher": _accuracy([read_run(state.folder / TEACHER)], unequal),
@@ -93,9 +94,15 @@ def read_results(state: State, seeds: Sequence[int], *, baseline: bool, promised
 
 
 def _accuracy(runs: Sequence[Mapping[str, Any]], unequal: bool) -> dict[str, Any]:
-    """Return the mean accuracy over the seeds, with the interval of that many test images."""
+    """Return the mean accuracy over the seeds, with the interval of that many test images.
+
+    Of several labels an image it is the mean average precision, whose interval one test split does not give.
+    """
     found = [run["results"] for run in runs]
     images = int(runs[0]["dataset"]["test_images"])
+    if headline(found[0]) is MAP:
+        scores = {key: fmean(one[f"test_{key}"] for one in found) for key in ("map", "micro_f1")}
+        return {**scores, "low": None, "high": None, "images": images}
     top1 = fmean(one["test_top1"] for one in found)
     interval = binomial_interval(top1, images)
     balanced = [one.get("test_balanced_accuracy") for one in found]
@@ -109,8 +116,14 @@ def _accuracy(runs: Sequence[Mapping[str, Any]], unequal: bool) -> dict[str, Any
 
 
 def _gain(guided: Sequence[Mapping[str, Any]], alone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the gain by guidance: with several seeds their t-interval, with one that of the test images alone."""
-    ours, theirs = ([run["results"]["test_top1"] for run in runs] for runs in (guided, alone))
+    """Return the gain by guidance: with several seeds their t-interval, with one that of the test images alone.
+
+    One seed of several labels an image has no interval.
+    """
+    main = headline(guided[0]["results"])
+    ours, theirs = ([run["results"][f"test_{main.key}"] for run in runs] for runs in (guided, alone))
+    if len(ours) == 1 and main is MAP:
+        return {"mean": ours[0] - theirs[0], "low": None, "high": None, "interval_over": None}
     if len(ours) > 1:
         interval, over = paired_interval(theirs, ours), "seeds"
     else:

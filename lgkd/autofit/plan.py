@@ -26,6 +26,9 @@ LONG = 3600.0
 UNEQUAL = 1.5
 """Ratio of the largest class to the smallest from which balanced accuracy is shown, too."""
 
+_LABEL_TERMS = "guide.terms=[{kind: locality, transform: linear, weight: 2.5}, {kind: kd, temperature: 2.0}]"
+"""Terms of `fast` with several labels an image: standardised logits are for classes that exclude each other."""
+
 _TEACHER_EPOCHS = 14
 """Fewest epochs of a teacher at 64 px; the length of the recipe teacher-fast."""
 _TEACHER_SIDE = 64
@@ -53,6 +56,7 @@ class Facts:
         gpu: its name; None without one.
         val_is_given: the images to choose the epoch on are a split of the data set.
         reduces: training images are stored no larger than the views need; not in a fit that an earlier version began.
+        several_labels: an image may have several labels; numbers of images of a class are of those with its label.
     """
 
     name: str
@@ -70,6 +74,7 @@ class Facts:
     gpu: str | None
     val_is_given: bool = False
     reduces: bool = False
+    several_labels: bool = False
 
     @property
     def ratio(self) -> float:
@@ -134,6 +139,7 @@ class Plan:
         overrides: of both recipes, which those of the user follow.
         choices: with their reasons.
         stored_side: option of the trainings; None: images are stored whole.
+        student_overrides: of the students' recipe, which those of the user follow.
     """
 
     image_size: Size
@@ -146,6 +152,7 @@ class Plan:
     overrides: tuple[str, ...]
     choices: tuple[Choice, ...]
     stored_side: str | None = None
+    student_overrides: tuple[str, ...] = ()
 
     @property
     def lines(self) -> list[str]:
@@ -155,7 +162,12 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields for JSON."""
-        return {**asdict(self), "overrides": list(self.overrides), "choices": [asdict(one) for one in self.choices]}
+        return {
+            **asdict(self),
+            "overrides": list(self.overrides),
+            "student_overrides": list(self.student_overrides),
+            "choices": [asdict(one) for one in self.choices],
+        }
 
 
 def make_plan(facts: Facts, wishes: Wishes) -> Plan:
@@ -175,6 +187,7 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
         options.setdefault("patch_size", max(1, (size if isinstance(size, int) else min(size)) // 8))
     batch = wishes.batch_size or batch_for(facts.train, wishes.recipe[1])
     teacher_batch = wishes.batch_size or batch_for(facts.train, wishes.teacher_recipe[1])
+    own = (_LABEL_TERMS,) if facts.several_labels and wishes.recipe[0] == "fast" else ()
     overrides = [*([] if wishes.flip else ["view.flip=0", "view.alternate_flip=false"])]
     overrides += ["view.normalize=dataset"] if facts.grey else []
     choices = (
@@ -185,7 +198,7 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
         Choice("colours", "the set's own" if facts.grey else "as photographs", _why_colours(facts)),
         Choice("teacher", _short(teacher), why_teacher),
         Choice("student", _short(student), why_student),
-        Choice("recipes", *_recipes(wishes)),
+        Choice("recipes", *_recipes(wishes, independent=bool(own))),
         Choice("batch", f"{batch}" if batch == teacher_batch else f"{batch}, teacher {teacher_batch}",
                _why_batch(facts, wishes, batch)),
         Choice("held out", *_held_out(facts)),
@@ -203,6 +216,7 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
         overrides=(*overrides, *wishes.class_settings),
         choices=choices,
         stored_side="auto" if facts.reduces else None,
+        student_overrides=own,
     )
 
 
@@ -293,6 +307,8 @@ def _images(facts: Facts) -> str:
 
 
 def _per_class(facts: Facts) -> str:
+    if facts.several_labels:
+        return f"several labels an image: {facts.fewest:,} to {facts.most:,} of each"
     if facts.fewest == facts.most:
         return f"{facts.most:,} of each"
     more = ": unequal" if facts.ratio >= UNEQUAL else ""
@@ -313,9 +329,11 @@ def _why_colours(facts: Facts) -> str:
     return "all images looked at are grey" if facts.grey else "normalised by ImageNet's mean and spread"
 
 
-def _recipes(wishes: Wishes) -> tuple[str, str]:
+def _recipes(wishes: Wishes, *, independent: bool) -> tuple[str, str]:
     names = f"{_short(wishes.teacher_recipe[0], 12)}, {_short(wishes.recipe[0], 10)}"
-    return names, "as given" if wishes.custom_recipes else "short trainings on few cores"
+    if wishes.custom_recipes:
+        return names, "as given"
+    return names, "short trainings on few cores" + ("; logits compared label by label" if independent else "")
 
 
 def _why_batch(facts: Facts, wishes: Wishes, batch: int) -> str:

@@ -164,7 +164,7 @@ class Request:
             "recipe": self.recipe,
             "image_size": plan.image_size,
             "batch_size": plan.batch_size,
-            "overrides": [*plan.overrides, *(self.options.get("overrides") or ())],
+            "overrides": [*plan.overrides, *plan.student_overrides, *(self.options.get("overrides") or ())],
             **({"time": seconds} if seconds is not None else {}),
         }
 

@@ -108,15 +108,16 @@ def export(
         for file, difference in made.differences.items()
     }
     if made.accuracies:
-        titles += ["top-1", "balanced", "same class"]
+        titles += made.accuracies["student"].TITLES
         cells = {"student": ["", ""], **cells}
         for file, row in cells.items():
             found = made.accuracies.get(file)
-            row += ["", "", ""] if found is None else [f"{share:.2%}" for share in asdict(found).values()]
+            row += [""] * 3 if found is None else [f"{share:.2%}" for share in asdict(found).values()]
     show_table("", titles, ((file, *row) for file, row in cells.items()), right=range(1, len(titles)))
     if made.accuracies:
         about = f", int8 calibrated on {made.calibrated:,} training images" if made.calibrated else ""
-        console().print(f"accuracy on {made.tested:,} test images; same class: as the student in fp32{about}")
+        same = made.accuracies["student"].SAME
+        console().print(f"accuracy on {made.tested:,} test images; {same}{about}")
     if not quiet:
         console().print()
         console().print(f"How to use them: {made.folder / CARD}")

@@ -204,6 +204,11 @@ def _parts(done: "Fitted") -> list[str]:
 
 def _accuracy(name: str, found: dict[str, Any]) -> str:
     """Describe an accuracy: that of unequal classes counts each class alike."""
+    if "map" in found:
+        return (
+            f"{name:<8} {in_percent(found['map'])} % mean average precision on {found['images']:,} test images, "
+            f"{in_percent(found['micro_f1'])} % micro F1"
+        )
     low, high = in_percent(found["low"], digits=1), in_percent(found["high"], digits=1)
     line = f"{name:<8} {in_percent(found['top1'])} % of {found['images']:,} test images ({low} to {high})"
     if found["balanced_accuracy"] is not None:
@@ -212,8 +217,11 @@ def _accuracy(name: str, found: dict[str, Any]) -> str:
 
 
 def _gain(gain: dict[str, Any], seeds: int) -> list[str]:
+    line = f"gain     {in_percent(gain['mean'], signed=True)} points"
+    if gain["interval_over"] is None:
+        return [f"{line} by the guide", "         one seed has no interval, use --seeds 0,1,2"]
     low, high = in_percent(gain["low"], signed=True, digits=1), in_percent(gain["high"], signed=True, digits=1)
-    line = f"gain     {in_percent(gain['mean'], signed=True)} points ({low} to {high}) by the guide"
+    line += f" ({low} to {high}) by the guide"
     if gain["interval_over"] == "seeds":
         return [f"{line}, 95 % over {seeds} seeds"]
     return [line, "         by the test images alone; one seed cannot tell, use --seeds 0,1,2"]

@@ -5,6 +5,7 @@ Letters in shapes: N images, K classes.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from lgkd.data.dataset import Images
 from lgkd.data.transforms.augment import Plain
 from lgkd.deploy.formats import Logits
 from lgkd.errors import ModelError
+from lgkd.training.label_scores import score_labels
 
 _BATCH = 64
 
@@ -31,14 +33,57 @@ class Accuracy:
     balanced_accuracy: float
     same_class: float = 1.0
 
+    TITLES: ClassVar[tuple[str, ...]] = ("top-1", "balanced accuracy", "same class")
+    SAME: ClassVar[str] = "same class: as the student in fp32"
+
     def drop_from(self, student: "Accuracy") -> float:
         """Return the loss against the student in points: of top-1 or of balanced accuracy, whichever is larger."""
         return 100 * max(student.top1 - self.top1, student.balanced_accuracy - self.balanced_accuracy)
 
+    def against(self, student: "Accuracy") -> str:
+        """Describe both in words."""
+        return (
+            f"classifies {self.top1:.2%} of the test images correctly, the student {student.top1:.2%} (balanced "
+            f"{self.balanced_accuracy:.2%} and {student.balanced_accuracy:.2%})"
+        )
+
+
+@dataclass(frozen=True)
+class LabelAccuracy:
+    """Hold the same of a student that gives an image several labels; `lgkd.training.label_scores` defines the scores.
+
+    Attributes:
+        map: mean average precision, 0 to 1.
+        micro_f1: F1 of all labels together.
+        same_labels: share of the labels (image and class) on which it agrees with the student in fp32.
+    """
+
+    map: float
+    micro_f1: float
+    same_labels: float = 1.0
+
+    TITLES: ClassVar[tuple[str, ...]] = ("mAP", "micro F1", "same labels")
+    SAME: ClassVar[str] = "same labels: as the student in fp32"
+
+    def drop_from(self, student: "LabelAccuracy") -> float:
+        """Return the loss against the student in points: of mAP or of micro F1, whichever is larger."""
+        return 100 * max(student.map - self.map, student.micro_f1 - self.micro_f1)
+
+    def against(self, student: "LabelAccuracy") -> str:
+        """Describe both in words."""
+        return (
+            f"has a mean average precision of {self.map:.2%} on the test images, the student {student.map:.2%} (micro "
+            f"F1 {self.micro_f1:.2%} and {student.micro_f1:.2%})"
+        )
+
+
+AnyAccuracy = Accuracy | LabelAccuracy
+_A = TypeVar("_A", Accuracy, LabelAccuracy)
+
 
 @torch.no_grad()
 def predicted(logits: Logits, images: Images, plain: Plain) -> Tensor:
-    """Return the class of every image, int64 (N,).
+    """Return the logits of every image, fp32 (N,K).
 
     Args:
         logits: normalised images -> (B,K).
@@ -48,31 +93,37 @@ def predicted(logits: Logits, images: Images, plain: Plain) -> Tensor:
     found = []
     for index in torch.arange(len(images)).split(_BATCH):  # type: ignore[no-untyped-call]
         some = images.take(index)
-        found.append(logits(plain(some.pixels, some.sizes)).argmax(dim=1))
+        found.append(logits(plain(some.pixels, some.sizes)).float())
     return torch.cat(found)
 
 
-def measure(classes: Tensor, labels: Tensor, student: Tensor) -> Accuracy:
-    """Compute accuracies; all arguments are int64 (N,).
+def measure(logits_NK: Tensor, labels: Tensor, student_NK: Tensor) -> AnyAccuracy:
+    """Compute the accuracies of a file.
 
     Args:
-        classes: predicted by the file.
-        labels: true ones.
-        student: predicted by the student in fp32.
+        logits_NK: of the file.
+        labels: true ones: int64 (N,), or of several labels an image (N,K) of 0 and 1.
+        student_NK: logits of the student in fp32.
+
+    Raises:
+        DataError: an image may have several labels, and none has one.
     """
-    right = (classes == labels).double()
+    if labels.ndim == 2:
+        found = score_labels([(logits_NK, labels, student_NK)])
+        assert found.agreement is not None
+        return LabelAccuracy(found.map, found.micro_f1, found.agreement)
+    classes_N = logits_NK.argmax(dim=1)
+    right = (classes_N == labels).double()
     counts = torch.bincount(labels)
     by_class = torch.zeros(len(counts), dtype=torch.float64).index_add_(0, labels, right)
     return Accuracy(
         float(right.mean()),
         float((by_class / counts)[counts > 0].mean()),
-        float((classes == student).double().mean()),
+        float((classes_N == student_NK.argmax(dim=1)).double().mean()),
     )
 
 
-def check_drop(
-    file: str, found: Accuracy, student: Accuracy, *, max_drop: float, force: bool, say: Callable[[str], None]
-) -> None:
+def check_drop(file: str, found: _A, student: _A, *, max_drop: float, force: bool, say: Callable[[str], None]) -> None:
     """Refuse a file that loses more accuracy than allowed.
 
     Args:
@@ -88,10 +139,7 @@ def check_drop(
     drop = found.drop_from(student)
     if drop <= max_drop + 1e-9:
         return
-    lost = (
-        f"{file} classifies {found.top1:.2%} of the test images correctly, the student {student.top1:.2%} (balanced "
-        f"{found.balanced_accuracy:.2%} and {student.balanced_accuracy:.2%}): {drop:.2f} points are lost"
-    )
+    lost = f"{file} {found.against(student)}: {drop:.2f} points are lost"
     if not force:
         raise ModelError(
             f"{lost}, expected at most {max_drop:g} by --max-drop; nothing was written. Leave that format out, allow "

@@ -17,7 +17,7 @@ from lgkd._internal.manifest import write_manifest
 from lgkd.data.dataset import Images
 from lgkd.data.sources.arrange import whole
 from lgkd.deploy import formats
-from lgkd.deploy.accuracy import Accuracy, check_drop, measure, predicted
+from lgkd.deploy.accuracy import AnyAccuracy, check_drop, measure, predicted
 from lgkd.deploy.few_bits import CALIBRATION, as_fp16, as_int8
 from lgkd.deploy.formats import Copy, Logits
 from lgkd.deploy.inference.load import plain_of
@@ -41,7 +41,7 @@ from lgkd.deploy.subject import (
     real_images,
     run_splits,
 )
-from lgkd.errors import InputError, ModelError
+from lgkd.errors import ModelError
 from lgkd.models.timm_interop import TimmCall, timm_call
 from lgkd.runs.folder import EXPORT, FORMAT, STUDENT, now, package_version
 
@@ -76,7 +76,7 @@ class Exported:
     source: str
     largest_logit: float
     needs_lgkd: bool
-    accuracies: Mapping[str, Accuracy] = field(default_factory=dict)
+    accuracies: Mapping[str, AnyAccuracy] = field(default_factory=dict)
     tested: int = 0
     calibrated: int = 0
 
@@ -102,7 +102,6 @@ def export_run(
     check_opset(opset, chosen)
     folder = export_folder(run, out)
     subject = read_subject(run, model)
-    _check_measured(subject, chosen, verify)
     fewer = {FORMATS[name] for name in chosen if name in FEWER_BITS}
     splits = run_splits(subject, data_dir=data_dir, progress=progress) if verify or fewer else None
     shown, source = real_images(subject, images, data_dir=data_dir, say=say, progress=progress)
@@ -139,20 +138,6 @@ def export_run(
     return made
 
 
-def _check_measured(subject: Subject, chosen: Sequence[str], verify: bool) -> None:
-    """Refuse to measure the accuracy of files of a student of several labels an image.
-
-    Raises:
-        InputError: it is asked for, or a format needs it.
-    """
-    named = [*(name for name in chosen if name in FEWER_BITS), *(["--verify"] if verify else [])]
-    if named and subject.about.get("multi_label"):
-        raise InputError(
-            f"{subject.folder} gives several labels an image, and {' and '.join(named)} need the accuracy of one; "
-            "expected formats of 32 bits without --verify, whose logits are compared with the student's"
-        )
-
-
 def largest_difference(logits: Logits, images: Tensor, expected: Tensor) -> float:
     """Return the largest difference of a logit, in any of `BATCHES`; not a number where one of them is not."""
     differences = []
@@ -164,7 +149,7 @@ def largest_difference(logits: Logits, images: Tensor, expected: Tensor) -> floa
 
 def _accuracies(
     subject: Subject, files: Collection[str], copies: Mapping[str, Copy], images: Images
-) -> dict[str, Accuracy]:
+) -> dict[str, AnyAccuracy]:
     """Measure the accuracy of the student, in fp32, and of some of its files."""
     plain = plain_of(subject.about)
     student = predicted(subject.student, images, plain)

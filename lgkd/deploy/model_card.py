@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from html import escape
 from typing import Any
 
 from lgkd._internal.metric_rules import THRESHOLD, headline, shows_top5
+from lgkd.deploy.accuracy import Accuracy, LabelAccuracy
 from lgkd.deploy.options import FORMATS
 from lgkd.deploy.snippets import snippets
 from lgkd.deploy.subject import Subject
@@ -202,13 +204,12 @@ def _measured(about: Mapping[str, Any]) -> list[str]:
     each = {"the student, in fp32": found["student"]} | {
         f"`{file}`": one["test"] for file, one in about["files"].items() if "test" in one
     }
-    rows = [
-        f"| {name} | {one['top1']:.2%} | {one['balanced_accuracy']:.2%} | {one['same_class']:.2%} |"
-        for name, one in each.items()
-    ]
+    kind = LabelAccuracy if "map" in found["student"] else Accuracy
+    keys = [one.name for one in fields(kind)]
+    rows = [f"| {name} | {' | '.join(f'{one[key]:.2%}' for key in keys)} |" for name, one in each.items()]
     return [
         f"Measured with these files on the {found['images']:,} test images:\n",
-        "| file | top-1 | balanced accuracy | same class as the student |",
+        f"| file | {' | '.join(kind.TITLES)} as the student |",
         "|---|---:|---:|---:|",
         *rows,
         "",

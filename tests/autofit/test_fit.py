@@ -17,6 +17,7 @@ from lgkd.errors import InputError, Paused, ShortTimeError, TakenError
 from lgkd.runner import fit_time
 from lgkd.runner.cost import Cost
 from lgkd.runs.folder import is_finished, read_run
+from tests.support.labels import make_table
 from tests.support.small import make_pictures
 
 TINY = {"depth": 3, "embed_dim": 24, "num_heads": 2}
@@ -90,6 +91,29 @@ def _the_finished_fit_is_read_again(pictures: Path, out: Path, found: Any, capsy
     (out / "teachers").rename(out / "moved")
     with pytest.raises(InputError, match=r"is finished, but its teacher is not at .*remove .*and it is trained again"):
         lgkd.fit(pictures, epochs=2, baseline=True, flip=False, out=out, **SMALL)
+
+
+def test_a_fit_of_several_labels_an_image_is_judged_by_map(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, out = make_table(tmp_path / "set"), tmp_path / "fitted"
+    command = ["fit", str(table), *WORDS, "--epochs", "2", "--baseline", "--out", str(out)]
+    assert run([*command, "--dry-run"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "several labels an image: " in shown and "logits compared label by label" in shown
+    assert run([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    runs = {kind: read_run(out / "students" / f"seed0-{kind}")["results"] for kind in ("guided", "unguided")}
+    runs["teacher"] = read_run(out / "teacher")["results"]
+    for name, results in runs.items():
+        assert found[name]["map"] == results["test_map"] and found[name]["micro_f1"] == results["test_micro_f1"]
+        assert found[name]["low"] is None and "top1" not in found[name]
+    gain = runs["guided"]["test_map"] - runs["unguided"]["test_map"]
+    assert found["gain"] == {"mean": pytest.approx(gain), "low": None, "high": None, "interval_over": None}
+    terms = lgkd.load_recipe(out / "students/seed0-guided/recipe.yaml").guide.terms
+    assert [term.kind for term in terms] == ["locality", "kd"]
+    assert (out / "report.html").is_file() and found["left_out"] == {}
+    assert run([*command, "--quiet"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "mean average precision on" in lines[0] and lines[4].strip().startswith("one seed has no interval")
 
 
 def test_a_stopped_fit_resumes_to_the_same_bits(pictures: Path, tmp_path: Path) -> None:

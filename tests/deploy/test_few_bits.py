@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import balanced_accuracy_score
+import torch.nn.functional as F
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score
 
 import lgkd
 from lgkd.cli import run
 from lgkd.data.transforms.augment import Plain
 from lgkd.deploy import export, formats
-from lgkd.deploy.accuracy import Accuracy, check_drop, measure, predicted
+from lgkd.deploy.accuracy import Accuracy, LabelAccuracy, check_drop, measure, predicted
 from lgkd.deploy.export import Exported
 from lgkd.deploy.few_bits import CALIBRATION
 from lgkd.deploy.inference.locate import find_source
@@ -41,14 +42,37 @@ def test_accuracies_are_those_of_scikit_learn() -> None:
     draw = np.random.default_rng(0)
     labels, classes, student = (draw.integers(0, 5, 200) for _ in range(3))
     labels[labels == 2] = 1  # a class without images
-    found = measure(*map(torch.from_numpy, (classes, labels, student)))
+
+    def measured(*which: np.ndarray) -> Accuracy:
+        classes, labels, student = map(torch.from_numpy, which)
+        found = measure(F.one_hot(classes, 5), labels, F.one_hot(student, 5))
+        assert isinstance(found, Accuracy)
+        return found
+
+    found = measured(classes, labels, student)
     assert found.top1 == pytest.approx((classes == labels).mean(), abs=1e-12)
     recalls = [(classes[labels == one] == one).mean() for one in (0, 1, 3, 4)]
     assert found.balanced_accuracy == pytest.approx(np.mean(recalls), abs=1e-12)
     kept = classes != 2
-    exact = measure(*(torch.from_numpy(one[kept]) for one in (classes, labels, student)))
+    exact = measured(*(one[kept] for one in (classes, labels, student)))
     assert exact.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels[kept], classes[kept]), abs=1e-12)
     assert found.same_class == pytest.approx((classes == student).mean(), abs=1e-12)
+
+
+def test_accuracies_of_several_labels_are_those_of_scikit_learn() -> None:
+    draw = np.random.default_rng(0)
+    logits, student = draw.normal(size=(2, 60, 4))
+    labels = (logits + draw.normal(size=(60, 4)) > 0.5).astype(np.float32)
+    found = measure(*map(torch.from_numpy, (logits, labels, student)))
+    assert isinstance(found, LabelAccuracy)
+    assert found.map == pytest.approx(average_precision_score(labels, logits, average="macro"), abs=1e-6)
+    assert found.micro_f1 == pytest.approx(f1_score(labels, logits > 0, average="micro"), abs=1e-12)
+    assert found.same_labels == pytest.approx(((logits > 0) == (student > 0)).mean(), abs=1e-12)
+    worse = LabelAccuracy(found.map - 0.02, found.micro_f1)
+    assert worse.drop_from(found) == pytest.approx(2.0)
+    assert LabelAccuracy(found.map + 0.1, found.micro_f1 - 0.03).drop_from(found) == pytest.approx(3.0)
+    with pytest.raises(ModelError, match=r"has a mean average precision of .+ on the test images, .+ 2\.00 points are"):
+        check_drop("a.onnx", worse, found, max_drop=1.0, force=False, say=lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -276,4 +300,4 @@ def test_classes_are_predicted_in_parts_as_at_once(world: World) -> None:
     plain = Plain((16, 16), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), interpolation="bicubic")
     with torch.no_grad():
         expected = subject.student(plain(images.pixels, images.sizes)).argmax(dim=1)
-    assert torch.equal(predicted(subject.student, images, plain), expected)
+    assert torch.equal(predicted(subject.student, images, plain).argmax(dim=1), expected)

@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "distillation": {*BELOW, "config", "losses", "data", "models"},
     "runs": {*BELOW, "config", "data", "models"},
     "training": {*BELOW, "config", "models", "distillation"},
-    "deploy": {*BELOW, "data", "models", "runs"},
+    "deploy": {*BELOW, "data", "models", "runs", "training"},
     "runner": {*BELOW, "config", "losses", "data", "models", "distillation", "runs", "training"},
     "analysis": {*BELOW, "config", "losses", "data", "models", "distillation", "runs", "training", "runner"},
     "benchmark": {*BELOW, "config", "losses", "data", "models", "distillation", "runs", "training", "runner"},
@@ -44,6 +44,7 @@ ONLY_THESE: dict[tuple[str, str], set[str]] = {
     ("runs", "models"): {"models.factory", "models.trust"},
     ("training", "models"): {"models.default_taps", "models.sdpa", "models.stochastic_depth"},
     ("training", "distillation"): {"distillation.tasks"},
+    ("deploy", "training"): {"training.label_scores"},
 }
 
 # Files that may use Pillow, and what of it beside its types: images are opened in one file and written in another.

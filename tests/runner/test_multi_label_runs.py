@@ -16,6 +16,7 @@ from lgkd.benchmark.subject import load_data
 from lgkd.cli import run
 from lgkd.config import load_recipe
 from lgkd.data.load import load_dataset
+from lgkd.deploy.accuracy import LabelAccuracy
 from lgkd.deploy.inference.load import open_source
 from lgkd.deploy.inference.locate import find_source as find_student
 from lgkd.deploy.serve.predictor import Predictor
@@ -240,9 +241,7 @@ def test_a_dry_run_counts_images_and_not_labels(made: Made, capsys: pytest.Captu
     assert found["dataset"]["train_images"] == read_run(made.teacher)["dataset"]["train_images"]
 
 
-def test_fit_inspect_bench_and_import_are_refused(made: Made) -> None:
-    with pytest.raises(InputError, match="a fit plans for one"):
-        lgkd.fit(made.table, out="fit")
+def test_inspect_bench_and_import_are_refused(made: Made) -> None:
     with pytest.raises(InputError, match="an inspection measures one"):
         lgkd.inspect_run(made.guided, out="seen")
     choices: Any = SimpleNamespace(dataset=made.table, resolved=load_recipe("supervised"), data_dir=None)
@@ -276,10 +275,25 @@ def test_a_server_answers_with_the_labels_above_the_threshold(made: Made) -> Non
         assert shares == pytest.approx(list(expected.confidences[: max(1, len(found["labels"]))]), abs=1e-6)
 
 
-def test_accuracy_of_exported_files_is_refused(made: Made) -> None:
-    with pytest.raises(InputError, match=r"gives several labels an image, and --verify need the accuracy of one"):
-        lgkd.export(made.guided, "out", formats=["safetensors"], verify=True)
-    assert not Path("out").exists()
+def test_exported_files_are_verified_by_map(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["export", str(made.guided), "--out", "out", "--format", "safetensors", "--verify"]) == 0
+    results = read_run(made.guided)["results"]
+    shown = capsys.readouterr().out
+    assert "mAP" in shown and "same labels: as the student in fp32" in shown
+    found = json.loads(Path("out/export.json").read_text())["test"]["student"]
+    assert found["map"] == pytest.approx(results["test_map"], abs=1e-6)
+    assert found["micro_f1"] == pytest.approx(results["test_micro_f1"], abs=1e-6) and found["same_labels"] == 1.0
+    card = Path("out/README.md").read_text()
+    row = f"| `student.safetensors` | {found['map']:.2%} | {found['micro_f1']:.2%} | 100.00% |"
+    assert row in card and "| file | mAP | micro F1 | same labels as the student |" in card
+
+
+def test_files_of_fewer_bits_are_judged_by_map(made: Made) -> None:
+    pytest.importorskip("onnxruntime")
+    out = lgkd.export(made.guided, "out", formats=["onnx-fp16", "onnx-int8"], max_drop=100.0)
+    half, eighth = out.accuracies["student-fp16.onnx"], out.accuracies["student-int8.onnx"]
+    assert isinstance(half, LabelAccuracy) and half.same_labels > 0.99
+    assert isinstance(eighth, LabelAccuracy) and 0 <= eighth.map <= 1
 
 
 def test_a_split_val_selects_the_epoch_and_stops_early(made: Made) -> None:
