@@ -81,6 +81,38 @@ def test_columns_that_do_not_fit_are_named(datasets: Any, photos: Path, tmp_path
     )
 
 
+@pytest.mark.parametrize("kind", ["numbers", "text"])
+def test_a_column_of_lists_gives_several_labels_an_image(
+    datasets: Any, photos: Path, tmp_path: Path, kind: str
+) -> None:
+    names = ["leaf", "bark", "moss"]
+    lists = [["leaf"], [], ["moss", "leaf"], ["bark"], ["leaf", "bark", "moss"], ["bark"]]
+    of = datasets.ClassLabel(names=names) if kind == "numbers" else datasets.Value("string")
+    features = datasets.Features({"image": datasets.Image(), "tags": datasets.Sequence(of)})
+    cells = [[names.index(one) for one in some] for some in lists] if kind == "numbers" else lists
+    parts = {}
+    for name, labels in (("train", cells), ("test", [cells[4]] * 6), ("val", [[]] * 6)):
+        files = [str(path) for path in sorted(photos.glob(f"{name}/*/*.png"))]
+        parts[name] = datasets.Dataset.from_dict({"image": files, "tags": labels}, features=features)
+    datasets.disable_progress_bars()
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "hf"))
+    assert find_source(tmp_path / "hf").multi_label()
+    data = load_dataset(tmp_path / "hf")
+    assert data.classes == ("bark", "leaf", "moss") and data.multi_label and data.val is None
+    # In the order of the paths, which is that of the rows.
+    assert data.train.labels.tolist() == [[0, 1, 0], [0, 0, 0], [0, 1, 1], [1, 0, 0], [1, 1, 1], [1, 0, 0]]
+    assert data.test.labels.tolist() == [[1, 1, 1]] * 6
+    assert any("the split val of" in note and "has no labels" in note for note in data.notes)
+
+
+def test_several_columns_of_lists_are_refused(datasets: Any, photos: Path, tmp_path: Path) -> None:
+    files = [str(path) for path in sorted(photos.glob("train/*/*.png"))]
+    of = datasets.Sequence(datasets.ClassLabel(names=["a", "b"]))
+    out = saved(datasets, tmp_path / "hf", {"image": files, "fine": [[0]] * 6, "coarse": [[1]] * 6},
+                image=datasets.Image(), fine=of, coarse=of)  # fmt: skip
+    assert "expected one list of labels, remove the others by remove_columns" in message(DataError, out)
+
+
 def test_every_split_has_its_own_numbers_of_the_classes(datasets: Any, photos: Path, tmp_path: Path) -> None:
     parts = {}
     for name, order in (("train", "ab"), ("test", "ba")):

@@ -16,7 +16,7 @@ from lgkd._internal.out_of_memory import raise_if_out_of_memory
 from lgkd._internal.text import counted, listed, safe_text
 from lgkd.data.listing import Fault, Listing, refuse
 from lgkd.data.sources.download import is_offline
-from lgkd.data.sources.rows import GROUPS, LABELS, ROLES, Labels, Role, Row, check_groups, column_of
+from lgkd.data.sources.rows import GROUPS, LABELS, LISTS, ROLES, Labels, Role, Row, check_groups, column_of
 from lgkd.data.sources.source import Source
 from lgkd.errors import DataError, InputError, MissingError
 
@@ -32,6 +32,8 @@ class _Columns(NamedTuple):
     image: str
     label: str
     group: str | None
+    several: bool = False
+    """The labels are lists."""
 
 
 class HuggingFace(Source):
@@ -59,6 +61,10 @@ class HuggingFace(Source):
     def group_column(self) -> str | None:
         """Return the name of the column of groups."""
         return self._columns.group
+
+    def multi_label(self) -> bool:
+        """Return True if an image may have several labels, by the type of their column."""
+        return self._columns.several
 
     @cached_property
     def _splits(self) -> dict[str, Any]:
@@ -107,6 +113,13 @@ class HuggingFace(Source):
             )
         numbered = {name: one for name, one in features.items() if isinstance(one, datasets.ClassLabel)}
         label = _one_of(list(numbered), LABELS)
+        lists = [name for name, one in features.items() if _is_list(name, one, datasets)] if not numbered else []
+        several = _one_of(lists, LISTS)
+        if lists and several is None:
+            raise DataError(
+                f"{self.text} has the columns {shown}; expected one list of labels, remove the others by remove_columns"
+            )
+        label = several or label
         if label is None and not numbered:
             plain = [name for name, one in features.items() if getattr(one, "dtype", "") in _TEXT]
             label = column_of(plain, LABELS, "label", self.text)
@@ -115,7 +128,7 @@ class HuggingFace(Source):
                 f"{self.text} has the columns {shown}; expected one of the type ClassLabel, or of text named label; "
                 "remove the others by remove_columns or cast one by cast_column"
             )
-        return _Columns(image, label, column_of(list(features), GROUPS, "group", self.text))
+        return _Columns(image, label, column_of(list(features), GROUPS, "group", self.text), several is not None)
 
     def rows(self, fault: Fault) -> Labels:
         """List all images with their labels, row by row."""
@@ -127,7 +140,7 @@ class HuggingFace(Source):
             role = ROLES.get(name.lower())
             has_both = {columns.image, columns.label} <= set(split.column_names)
             labels = split.with_format(None)[columns.label][:] if has_both else []
-            if role is None or not any(_is_label(label) for label in labels):
+            if role is None or not any(_is_label(label) and label != [] for label in labels):
                 why = "has no labels" if role is not None else "is neither train, test nor val"
                 notes.append(f"not used: the split {safe_text(name)} of {self.text}, which {why}")
                 continue
@@ -144,7 +157,8 @@ class HuggingFace(Source):
             return _content(images[number][columns.image], allowed)
 
         root = self._folder.resolve() if self._folder is not None else Path(self.text)
-        return Labels(root, self.text, str(self.place), rows, tuple(notes), read)
+        classes = tuple(sorted({name for row in rows for name in row.classes or ()})) if columns.several else None
+        return Labels(root, self.text, str(self.place), rows, tuple(notes), read, classes)
 
     def _rows(
         self, name: str, role: Role, split: Any, labels: Sequence[Any], columns: _Columns, fault: Fault
@@ -152,7 +166,9 @@ class HuggingFace(Source):
         """Describe the images of a split; those without a label are reported."""
         plain = split.with_format(None)
         groups = plain[columns.group][:] if columns.group in split.column_names else [None] * len(labels)
-        names = getattr(split.features[columns.label], "names", None)  # of this split, which may number them otherwise
+        of_label = split.features[columns.label]
+        # Of this split, which may number them otherwise.
+        names = getattr(of_label.feature if columns.several else of_label, "names", None)
         size, changed = _state(split)
         rows: list[Row] = []
         lacking: list[int] = []
@@ -160,9 +176,11 @@ class HuggingFace(Source):
             if not _is_label(label):
                 lacking.append(number)
                 continue
-            text = names[label] if names is not None else str(label).strip()
+            every = [one for one in (label if columns.several else [label]) if _is_label(one)]
+            found = sorted({names[one] if names is not None else str(one).strip() for one in every})
             of = None if group is None else str(group).strip() or None
-            rows.append(Row(_path(name, number), text, role, size, changed, of))
+            text, classes = ("", tuple(found)) if columns.several else (found[0], None)
+            rows.append(Row(_path(name, number), text, role, size, changed, of, classes))
         if lacking:
             fault(
                 f"{counted(len(lacking), 'image')} of the split {safe_text(name)} of {self.text} "
@@ -215,6 +233,13 @@ def _one_of(names: Sequence[str], wanted: Sequence[str]) -> str | None:
     """Return the only name, or the only one of some wanted ones; None where there is none, or more."""
     named = [name for name in names if name.lower() in wanted]
     return names[0] if len(names) == 1 else named[0] if len(named) == 1 else None
+
+
+def _is_list(name: str, feature: Any, datasets: Any) -> bool:
+    """Return True for a list of ClassLabel, or of text in a column named as lists of labels are."""
+    inner = getattr(feature, "feature", None)
+    text = getattr(inner, "dtype", "") in ("string", "large_string") and name.strip().lower() in LISTS
+    return isinstance(inner, datasets.ClassLabel) or text
 
 
 def _kind(feature: Any) -> str:
