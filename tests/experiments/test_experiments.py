@@ -12,6 +12,7 @@ from lgkd.cli import run
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.errors import InputError
 from lgkd.experiments.catalogue import EXPERIMENTS
+from lgkd.experiments.catalogue.evening import EVENING
 from lgkd.experiments.catalogue.folders import FOLDERS
 from lgkd.experiments.layout import read_about
 from lgkd.experiments.markdown import check_results, gain_words, mean_and_spread, section, took, write_results
@@ -57,13 +58,17 @@ def test_an_arm_and_the_one_it_is_compared_with_differ_in_nothing_but_what_is_as
     if experiment.name == "cifar100-10pct-plus":  # it asks what the optimiser is worth; the rate is the same
         assert (ours["optimizer"].pop("name"), theirs["optimizer"].pop("name")) == ("muon", "adamw")
         assert (ours["optimizer"].pop("momentum"), theirs["optimizer"].pop("momentum")) == (0.95, 0.9)
-    if experiment in FOLDERS:  # each at its own best rate
+    if experiment in EVENING:  # at equal minutes, of which the guided student's teacher had its part
+        schedules = [one.pop("schedule") for one in (ours, theirs)]
+        assert all(one["epochs"] is None for one in schedules)
+        assert schedules[0]["steps"] * 1.5 < schedules[1]["steps"]
+    if experiment in (*FOLDERS, *EVENING):  # each at its own best rate
         assert (ours["optimizer"].pop("lr"), theirs["optimizer"].pop("lr")) == (1e-2, 3e-3)
     assert ours == theirs
 
 
 def test_students_of_two_cores_take_780_steps_of_64_and_all_their_teachers_the_same() -> None:
-    small = [one for one in EXPERIMENTS.values() if one.scale == "2 cores" and one not in FOLDERS]
+    small = [one for one in EXPERIMENTS.values() if one.scale == "2 cores" and one not in (*FOLDERS, *EVENING)]
     found = {(arm.role, steps_of(one, arm), recipe_of(arm).batch_size) for one in small for arm in one.arms}
     assert len(small) == 5 and found == {("student", 780, 64), ("teacher", 3120, 64)}
 

@@ -1,6 +1,7 @@
 """Catalogue the experiments that lgkd knows by name, from the smallest to the largest. No torch in here."""
 
 from lgkd.experiments.catalogue import deit, others, teachers
+from lgkd.experiments.catalogue.evening import EVENING
 from lgkd.experiments.catalogue.folders import FOLDERS
 from lgkd.experiments.catalogue.minutes import MINUTES
 from lgkd.experiments.catalogue.two_cores import TWO_CORES
@@ -18,6 +19,6 @@ _FULL = (
 )
 
 EXPERIMENTS: dict[str, Experiment] = {
-    experiment.name: experiment for experiment in (*MINUTES, *TWO_CORES, *FOLDERS, *_FULL)
+    experiment.name: experiment for experiment in (*MINUTES, *TWO_CORES, *FOLDERS, *EVENING, *_FULL)
 }
 """Experiments by name; those for a GPU in the order in which they should be run."""

@@ -1,0 +1,63 @@
+"""Define the experiment of an evening on a CPU: CIFAR-100 by a plain ViT, its teacher's minutes included.
+
+Teacher, tokeniser and lengths were chosen on held-out training images (dev/LOG.md, 2026-11-30).
+"""
+
+from dataclasses import replace
+
+from lgkd.experiments.catalogue.deit import BEST, README
+from lgkd.experiments.spec import Arm, Experiment, Quoted
+
+_STEPS_AN_EPOCH = 390
+
+
+def _steps(count: int) -> tuple[str, ...]:
+    """Set the length in steps, an eighth of it warm-up as in the recipe, and evaluate twice."""
+    warm_up = round(count / 8 / _STEPS_AN_EPOCH, 2)
+    return "schedule.epochs=null", f"schedule.steps={count}", f"schedule.warmup_epochs={warm_up}", "evaluations=2"
+
+
+_TEACHER = Arm(
+    key="teacher-40",
+    label="ResNet-20, the teacher, 10 epochs",
+    model="resnet20",
+    recipe="teacher-fast",
+    role="teacher",
+    epochs=10,
+    seeds=(0,),
+)
+_UNGUIDED = Arm(
+    key="unguided-40",
+    label="40 minutes: ViT of width 128, unguided",
+    model="vit_128",
+    recipe="fast",
+    options={"tokenizer": "conv", "conv_layers": 2, "conv_width": 32},
+    overrides=("guide=null", "optimizer.lr=3e-3", *_steps(2600)),
+    quoted=(Quoted(65.08, f"unguided DeiT-Ti at 224 px, 300 epochs; {BEST}", README),),
+)
+_GUIDED = replace(
+    _UNGUIDED,
+    key="guided-40",
+    label="40 minutes: ViT of width 128, guided",
+    overrides=_steps(1300),
+    teacher="teacher-40",
+    against="unguided-40",
+    quoted=(Quoted(78.15, f"guided DeiT-Ti at 224 px, 300 epochs; {BEST}", README),),
+)
+EVENING = (
+    Experiment(
+        name="cifar100-evening",
+        title="CIFAR-100 in an evening on a CPU",
+        question="How good does a ViT on all of CIFAR-100 become in 40 minutes of one core, its teacher's included?",
+        scale="2 cores",
+        dataset="cifar100",
+        part="all 50,000",
+        seeds=(0, 1),
+        budget="about two hours and a half on one thread: a teacher of 17 minutes and four students of 23 to 40",
+        arms=(_TEACHER, _UNGUIDED, _GUIDED),
+        notes=(
+            "A run takes minutes of processor time on one core, start-up and evaluations included. Each arm has the "
+            "rate that was best for its kind of student elsewhere: 1e-2 guided, 3e-3 unguided.",
+        ),
+    ),
+)
