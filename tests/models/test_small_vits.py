@@ -47,6 +47,19 @@ def count(model: nn.Module) -> int:
 
 
 @pytest.mark.parametrize(
+    ("size", "layers", "grid"),
+    [(32, 2, (8, 8)), (48, 2, (12, 12)), (64, 3, (8, 8)), (96, 3, (12, 12)), ((32, 64), 2, (8, 16)), (8, 1, (4, 4))],
+)
+def test_convolutions_of_the_small_vits_give_a_grid_of_eight_or_a_little_more(
+    size: Any, layers: int, grid: Any
+) -> None:
+    model = create_student("vit_96", num_classes=3, image_size=size, tokenizer="conv", conv_width=8)
+    assert (len(model.patch_embed.convs), model.patch_embed.grid_size) == (layers, grid)
+    both = create_student("vit_96", num_classes=3, image_size=32, tokenizer="conv", conv_layers=1)
+    assert both.patch_embed.grid_size == (16, 16)
+
+
+@pytest.mark.parametrize(
     ("name", "millions"),
     [("vit_lite", 3.717), ("cvt_7_4", 3.717), ("cct_7_3x1", 3.760), ("cct_7_3x2", 3.853), ("cct_2_3x2", 0.284)],
 )

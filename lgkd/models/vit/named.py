@@ -78,12 +78,23 @@ optional blocks of class attention are left out.
 
 
 def _eighth(
-    num_classes: int, image_size: int | tuple[int, int] = 32, *, patch_size: int | None = None, **options: Any
+    num_classes: int,
+    image_size: int | tuple[int, int] = 32,
+    *,
+    patch_size: int | None = None,
+    conv_layers: int | None = None,
+    **options: Any,
 ) -> PlainViT:
-    """Build a plain ViT whose patches cut an image's shorter side into eight, if no other patch size is given."""
+    """Build a plain ViT whose tokens cut an image's shorter side into eight, if no other number is given.
+
+    With tokenizer=conv each layer halves the grid, and the side is cut into eight to fifteen.
+    """
+    side = image_size if isinstance(image_size, int) else min(image_size)
     if patch_size is None:
-        patch_size = max(1, (image_size if isinstance(image_size, int) else min(image_size)) // 8)
-    return PlainViT(num_classes, image_size, patch_size=patch_size, **options)
+        patch_size = max(1, side // 8)
+    if conv_layers is None:
+        conv_layers = max(1, (side // 8).bit_length() - 1)
+    return PlainViT(num_classes, image_size, patch_size=patch_size, conv_layers=conv_layers, **options)
 
 
 _SMALL = partial(_eighth, depth=6, pooling="mean")
