@@ -1,6 +1,6 @@
 """Define the experiment of an evening on a CPU: CIFAR-100 by a plain ViT, its teacher's minutes included.
 
-Teacher, tokeniser and lengths were chosen on held-out training images (dev/LOG.md, 2026-11-30).
+Teacher, tokeniser, batch and lengths were chosen on held-out training images (dev/LOG.md, 2026-11-30).
 """
 
 from dataclasses import replace
@@ -8,7 +8,7 @@ from dataclasses import replace
 from lgkd.experiments.catalogue.deit import BEST, README
 from lgkd.experiments.spec import Arm, Experiment, Quoted
 
-_STEPS_AN_EPOCH = 390
+_STEPS_AN_EPOCH = 781
 
 
 def _steps(count: int) -> tuple[str, ...]:
@@ -32,14 +32,15 @@ _UNGUIDED = Arm(
     model="vit_128",
     recipe="fast",
     options={"tokenizer": "conv", "conv_layers": 2, "conv_width": 32},
-    overrides=("guide=null", "optimizer.lr=3e-3", *_steps(2600)),
+    batch_size=64,
+    overrides=("guide=null", "optimizer.lr=3e-3", *_steps(5200)),
     quoted=(Quoted(65.08, f"unguided DeiT-Ti at 224 px, 300 epochs; {BEST}", README),),
 )
 _GUIDED = replace(
     _UNGUIDED,
     key="guided-40",
     label="40 minutes: ViT of width 128, guided",
-    overrides=_steps(1300),
+    overrides=_steps(2600),
     teacher="teacher-40",
     against="unguided-40",
     quoted=(Quoted(78.15, f"guided DeiT-Ti at 224 px, 300 epochs; {BEST}", README),),
