@@ -50,7 +50,7 @@ def by_positions(qkv: MultiScaleQKV, tokens: Tensor) -> Tensor:
     for image in tokens:
         scale = [[float(one) for one in qkv.linear.weight @ token + qkv.linear.bias] for token in image]
         scales = [scale]
-        for convolution, reach in zip(qkv.scales, (1, 2), strict=True):
+        for convolution, reach in zip((qkv.second, qkv.third), (1, 2), strict=True):
             deep, point = convolution.depthwise.weight, convolution.pointwise.weight[:, :, 0, 0]
             before, after = scales[-1], []
             for place in range(len(image)):

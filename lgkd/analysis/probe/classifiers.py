@@ -45,8 +45,8 @@ def neighbour_votes(
     """
     train, test = F.normalize(train_ND.float()), F.normalize(test_MD.float())
     near = min(neighbours, len(train))
-    weighted, equal = [], []
-    for part in test.split(_CHUNK):
+    weighted, equal = list[Tensor](), list[Tensor]()
+    for part in torch.split(test, _CHUNK):
         similarity, places = (part @ train.T).topk(near, dim=1)
         voters = labels_N[places]
         weights = (similarity.double() / temperature).exp()
@@ -88,7 +88,7 @@ def linear_probe(train: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor] |
     Raises:
         DataError: the training images are all of one class.
     """
-    seen = int(train[1].unique().numel())
+    seen = int(torch.unique(train[1]).numel())
     if seen < 2:
         raise DataError(
             f"the training images of the probe are of {seen} class, expected 2 or more to tell apart; name a data set "

@@ -263,5 +263,5 @@ def _probed(
 def _accuracies(predicted_M: Tensor, labels_M: Tensor) -> tuple[float, float]:
     """Return top-1 accuracy, and its mean over the classes that have images."""
     right = (predicted_M == labels_M).double()
-    by_class = [float(right[labels_M == label].mean()) for label in labels_M.unique().tolist()]
+    by_class = [float(right[labels_M == label].mean()) for label in torch.unique(labels_M).tolist()]
     return float(right.mean()), sum(by_class) / len(by_class)

@@ -52,7 +52,7 @@ class GaussianMaskAttention(Attention):
         rows, columns = torch.meshgrid(*(torch.arange(side) for side in grid), indexing="ij")
         places_N2 = torch.stack([rows.flatten(), columns.flatten()], dim=1)
         squares_NN = (places_N2[:, None] - places_N2[None]).square().sum(dim=2)
-        distinct_U, index_NN = squares_NN.unique(return_inverse=True)
+        distinct_U, index_NN = torch.unique(squares_NN, return_inverse=True)
         self.register_buffer("squares", distinct_U.float(), persistent=False)
         self.register_buffer("index", index_NN, persistent=False)
         self.squares: Tensor

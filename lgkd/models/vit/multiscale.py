@@ -11,7 +11,6 @@ from lgkd.errors import ModelError
 from lgkd.models.vit.checks import whole
 
 _SCALES = 3
-_KERNELS = (3, 5)
 
 
 class MultiScaleQKV(nn.Module):
@@ -43,7 +42,7 @@ class MultiScaleQKV(nn.Module):
             raise ModelError(f"embed_dim is {width}, and qkv=multiscale needs a multiple of {_SCALES}, like 192")
         self.grid, self.prefix = grid, prefix
         self.linear = nn.Linear(width, width, bias)
-        self.scales = nn.ModuleList(SeparableConv(width, kernel) for kernel in _KERNELS)
+        self.second, self.third = SeparableConv(width, 3), SeparableConv(width, 5)
 
     def forward(self, tokens_BND: Tensor) -> Tensor:
         """Return q, k and v of each token, concatenated, (B,T+N,3D)."""
@@ -51,7 +50,7 @@ class MultiScaleQKV(nn.Module):
         scales = [first.chunk(_SCALES, dim=-1)]
         prefix, patches = first[:, : self.prefix], first[:, self.prefix :]
         maps = patches.transpose(1, 2).unflatten(2, self.grid)
-        for convolution in self.scales:
+        for convolution in (self.second, self.third):
             maps = convolution(maps)
             prefix = F.linear(prefix, convolution.pointwise.weight.flatten(1))
             scales.append(torch.cat([prefix, maps.flatten(2).transpose(1, 2)], dim=1).chunk(_SCALES, dim=-1))
