@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # type checkers read names here alone; a test holds both list
     from lgkd import losses as losses
     from lgkd.analysis.inspect.inspect import Inspection as Inspection
     from lgkd.analysis.inspect.inspect import inspect_run as inspect_run
+    from lgkd.analysis.probe.probe import ProbeScores as ProbeScores
+    from lgkd.analysis.probe.probe import probe as probe
     from lgkd.analysis.report.report import write_report as write_report
     from lgkd.api import cache_teacher as cache_teacher
     from lgkd.api import check as check
@@ -66,6 +68,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "lgkd.analysis.inspect.inspect": "Inspection inspect_run",
+    "lgkd.analysis.probe.probe": "ProbeScores probe",
     "lgkd.analysis.report.report": "write_report",
     "lgkd.api": (
         "cache_teacher check distill distill_series evaluate export load_run load_teacher predict resume train "

@@ -22,12 +22,51 @@ from lgkd.runs.statistics import in_percent
 
 def students(
     name: Annotated[str | None, typer.Argument(help="Show this one.", autocompletion=completion.students)] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            "--for",
+            metavar="DATASET",
+            help="Rank some for guided training on these images; steps are timed.",
+            autocompletion=completion.datasets,
+        ),
+    ] = None,
+    time: Annotated[
+        str | None,
+        typer.Option("--time", help="With --for: time of the student's training, like 45m; 1h if not given."),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher",
+            metavar="NAME",
+            help="With --for: a trained teacher of these images, for an attention score.",
+            autocompletion=completion.trained_teachers,
+        ),
+    ] = None,
+    data_dir: o.DataDir = None,
+    device: o.Device = None,
+    offline: o.Offline = False,
     as_json: o.Json = False,
 ) -> None:
     """List the named students, or show one.
 
-    Example: lgkd students pvtv2
+    With --for, time a few steps of some students on such images and rank them by published
+    evidence; with --teacher also print how alike the attention of the untrained student is.
+
+    Example: lgkd students --for photos/ --time 1h
     """
+    if images is not None:
+        if name is not None:
+            raise InputError(f"--for {images} ranks several students, and {name} was named; leave one of them out")
+        from lgkd.cli.students_for import show_ranking
+
+        show_ranking(
+            images, time=time, teacher=teacher, data_dir=data_dir, device=device, offline=offline, as_json=as_json
+        )
+        return
+    if given := next((f"{flag} {value}" for flag, value in (("--time", time), ("--teacher", teacher)) if value), None):
+        raise InputError(f"{given} is for a ranking, and no images are named; add --for, like --for photos/")
     if name is not None:
         _show_model(_model(name), as_json=as_json)
         return

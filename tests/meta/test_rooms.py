@@ -71,7 +71,7 @@ ONLY_IN = {
     "PIL": {"data"},
     "imagehash": {"data"},
     "pillow_heif": {"data"},
-    "sklearn": {"data"},
+    "sklearn": {"data", "analysis"},
     "matplotlib": {"runs", "analysis"},
     "pydantic": {"config", "models"},
     "yaml": {"config"},

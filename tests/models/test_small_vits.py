@@ -31,6 +31,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"pooling": "sequence", "tokenizer": "conv", "conv_layers": 2, "block": "compact"},
     {"tokenizer": "shifted", "attention": "local", "qkv_bias": False},
     {"k_rank": 3, "v_rank": 5, "attention": "local", "pooling": "mean"},
+    {"qkv": "multiscale", "attention": "gaussian-mask", "register_tokens": 2, "pooling": "mean"},
 ]
 
 
@@ -172,6 +173,7 @@ def test_taps_are_tokens_that_fold_into_the_grid(options: dict[str, Any], size: 
     assert default_taps(model) == ["blocks.0", "blocks.1", "blocks.2"] == block_names(model)
     height, width = (size, size) if isinstance(size, int) else size
     prefix = {"class": options.get("class_tokens", 1)}.get(options.get("pooling", "class"), 0)
+    prefix += options.get("register_tokens", 0)
     assert model.num_prefix_tokens == prefix
     logits, outputs = trace_shapes(model, default_taps(model), torch.randn(2, 3, height, width))
     assert logits.shape == (2, 5)

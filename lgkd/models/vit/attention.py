@@ -28,6 +28,7 @@ class Attention(nn.Module):
         qkv_bias: add biases to q, k and v.
         q_rank, k_rank, v_rank: None or 0 for full matrices; otherwise r, at most D.
         dropout: fraction of the attention weights that are dropped in training.
+        qkv: the layer D -> 3D, instead of the one above.
 
     Raises:
         ModelError: heads that do not divide the width, or a rank that a D x D matrix cannot have.
@@ -46,6 +47,7 @@ class Attention(nn.Module):
         k_rank: int | None = None,
         v_rank: int | None = None,
         dropout: float = 0.0,
+        qkv: nn.Module | None = None,
     ) -> None:
         super().__init__()
         whole("embed_dim", width)
@@ -58,9 +60,11 @@ class Attention(nn.Module):
         self.fused_attn: bool = True
         self.dropout = share("attn_drop_rate", dropout)
         ranks = (q_rank, k_rank, v_rank)
-        self.qkv: nn.Module = (
-            LowRankQKV(width, ranks, qkv_bias) if any(ranks) else nn.Linear(width, 3 * width, qkv_bias)
-        )
+        self.qkv: nn.Module
+        if qkv is not None:
+            self.qkv = qkv
+        else:
+            self.qkv = LowRankQKV(width, ranks, qkv_bias) if any(ranks) else nn.Linear(width, 3 * width, qkv_bias)
         self.proj = nn.Linear(width, width)
 
     def forward(self, tokens_BND: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ def impulse(model: nn.Module, *, strength: float = 7.0, position_rms: float = 0.
 
     Raises:
         ModelError: another kind of model, or one with low ranks, without positions, or with local attention, which
-            masks the target of a head with the offset (0, 0).
+            masks the target of a head with the offset (0, 0), or a Gaussian mask, which multiplies the logits.
     """
     attentions = _attentions(model, "impulse")
     positions = getattr(model, "pos_embed", None)
@@ -92,6 +92,11 @@ def impulse(model: nn.Module, *, strength: float = 7.0, position_rms: float = 0.
     if any(hasattr(attention, "temperature") for attention in attentions):
         raise ModelError(
             "impulse weights let heads attend to their own patch, which local attention masks; use only one of them"
+        )
+    if any(hasattr(attention, "sigma") for attention in attentions):
+        raise ModelError(
+            "impulse weights set the attention logits, which a Gaussian mask multiplies by numbers of any sign; use "
+            "only one of them"
         )
     if isinstance(positions, nn.Parameter):
         positions.mul_(position_rms / positions.square().mean().sqrt())
@@ -175,7 +180,7 @@ def _attentions(model: nn.Module, purpose: str) -> list[Any]:
         if not whole or not isinstance(proj, nn.Linear) or not hasattr(attention, "num_heads"):
             raise ModelError(
                 f"{purpose} weights need blocks with one full matrix for q, k and v, which this model lacks; "
-                "leave out the ranks, or choose init=default"
+                "leave out the ranks or qkv=multiscale, or choose init=default"
             )
     if not found:
         raise ModelError(f"{purpose} weights are for a plain ViT, and a {type(model).__name__} has no blocks")

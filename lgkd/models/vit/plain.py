@@ -1,9 +1,10 @@
 """Build the plain ViT: tokens, positions, blocks of one width, a pool and a linear head, each exchangeable.
 
-Letters in shapes: B batch, K classes, H W image size, T class tokens, N = h w patch tokens, D width.
+Letters in shapes: B batch, K classes, H W image size, T class tokens, R register tokens, N = h w patch tokens, D width.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,22 +13,28 @@ from lgkd.errors import ModelError
 from lgkd.models.vit.attention import Attention, LocalAttention
 from lgkd.models.vit.blocks import CompactBlock, PreNormBlock
 from lgkd.models.vit.checks import one_of, share, whole
+from lgkd.models.vit.gaussian_mask import GaussianMaskAttention
 from lgkd.models.vit.initialise import impulse, mimetic
+from lgkd.models.vit.multiscale import MultiScaleQKV
 from lgkd.models.vit.pooling import ClassPool, MeanPool, SequencePool
 from lgkd.models.vit.positions import learned_positions, sinusoidal_positions
 from lgkd.models.vit.tokens import ConvTokens, PatchTokens, ShiftedPatchTokens
 
-_ATTENTIONS: dict[str, Callable[..., Attention]] = {"plain": Attention, "local": LocalAttention}
+_ATTENTIONS: dict[str, Callable[..., Attention]] = {
+    "plain": Attention,
+    "local": LocalAttention,
+    "gaussian-mask": GaussianMaskAttention,
+}
 _BLOCKS: dict[str, Callable[..., nn.Module]] = {"pre": PreNormBlock, "compact": CompactBlock}
 
 
 class PlainViT(nn.Module):
     """Classify images by a Vision Transformer of one width and one grid in all blocks: (B,3,H,W) -> (B,K).
 
-    Images become tokens, class tokens go before them, positions are added; then come `depth` blocks, a LayerNorm over
-    each token, the pool, the head. With the defaults it is timm's `VisionTransformer` with a class token, and takes its
-    weights. `blocks.0` ... output tokens (B,T+N,D) after both residual additions; `num_prefix_tokens` is T. Of two
-    blocks, the default taps are the tokeniser and both.
+    Images become tokens, class tokens go before them, positions are added, register tokens go between; then come
+    `depth` blocks, a LayerNorm over each token, the pool, the head. With the defaults it is timm's `VisionTransformer`
+    with a class token, and takes its weights. `blocks.0` ... output tokens (B,T+R+N,D) after both residual additions;
+    `num_prefix_tokens` is T+R. Of two blocks, the default taps are the tokeniser and both.
 
     `lgkd.models.vit.named` has the named configurations. Patch projections are whitened with images:
     `lgkd.models.vit.initialise.whiten_patches`, from Python.
@@ -48,12 +55,16 @@ class PlainViT(nn.Module):
         attn_drop_rate: fraction of attention weights that are dropped in training.
         tokenizer: "patch", "shifted" (SPT) or "conv" (CCT's).
         conv_kernel, conv_layers, conv_width: of tokenizer=conv: kernel, number of convolutions, channels between them.
-        attention: "plain" or "local" (LSA).
+        attention: "plain", "local" (LSA) or "gaussian-mask" (logits multiplied by Gaussians of the distance).
+        gaussians: of attention=gaussian-mask, for each head.
+        qkv: "linear", or "multiscale" (LIFE) for queries, keys and values of three receptive fields.
         q_rank, k_rank, v_rank: ranks of the maps to queries, keys and values; None or 0 for full matrices.
         qkv_bias: add biases to these.
         block: "pre" for norms before attention and MLP, "compact" for the order of the compact transformers.
         norm_eps: of all LayerNorms but SPT's.
         class_tokens: T; None for 1 where they are pooled, 0 elsewhere.
+        register_tokens: R, tokens that neither pool nor guide reads (Darcet et al., arXiv 2309.16588); without
+            positions, as in DINOv2.
         pooling: "class", "mean" or "sequence".
         positions: "learned" (class tokens have them, too), "sinusoidal" (fixed) or "none".
         position_std, class_token_std: of the normal distributions that learned positions and class tokens start from.
@@ -86,6 +97,8 @@ class PlainViT(nn.Module):
         conv_layers: int = 1,
         conv_width: int = 64,
         attention: str = "plain",
+        gaussians: int = 5,
+        qkv: str = "linear",
         q_rank: int | None = None,
         k_rank: int | None = None,
         v_rank: int | None = None,
@@ -93,6 +106,7 @@ class PlainViT(nn.Module):
         block: str = "pre",
         norm_eps: float = 1e-6,
         class_tokens: int | None = None,
+        register_tokens: int = 0,
         pooling: str = "class",
         positions: str = "learned",
         position_std: float = 0.02,
@@ -108,12 +122,16 @@ class PlainViT(nn.Module):
         whole("embed_dim times mlp_ratio", hidden)
         one_of("tokenizer", tokenizer, ("patch", "shifted", "conv"))
         one_of("attention", attention, tuple(_ATTENTIONS))
+        one_of("qkv", qkv, ("linear", "multiscale"))
         one_of("block", block, tuple(_BLOCKS))
         one_of("pooling", pooling, ("class", "mean", "sequence"))
         one_of("positions", positions, ("learned", "sinusoidal", "none"))
         one_of("patch_init", patch_init, ("default", "he"))
         one_of("init", init, ("default", "xavier", "mimetic", "impulse"))
         many = _class_tokens(class_tokens, pooling)
+        prefix = many + whole("register_tokens", register_tokens, 0)
+        if qkv == "multiscale" and any((q_rank, k_rank, v_rank)):
+            raise ModelError("qkv=multiscale has no ranks, and q_rank, k_rank or v_rank is given; use only one of them")
 
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.patch_embed: PatchTokens | ShiftedPatchTokens | ConvTokens
@@ -126,11 +144,13 @@ class PlainViT(nn.Module):
         else:
             self.patch_embed = PatchTokens(size, patch_size, embed_dim, he=patch_init == "he", in_chans=in_chans)
         grid = self.patch_embed.grid_size
-        if attention == "local" and many + grid[0] * grid[1] < 2:
+        if attention == "local" and prefix + grid[0] * grid[1] < 2:
             raise ModelError("local attention excludes the token itself, and there is no other; use smaller patches")
 
-        self.num_prefix_tokens = many
+        self.num_prefix_tokens, self.class_tokens = prefix, many
         self.cls_token = nn.Parameter(torch.randn(1, many, embed_dim) * class_token_std) if many else None
+        # As small as DINOv2's: what a register starts from is nearly the same for all.
+        self.reg_token = nn.Parameter(torch.randn(1, register_tokens, embed_dim) * 1e-6) if register_tokens else None
         self.pos_embed: Tensor | None
         if positions == "learned":
             self.pos_embed = learned_positions(many, grid, embed_dim, position_std)
@@ -139,6 +159,7 @@ class PlainViT(nn.Module):
         else:
             self.pos_embed = None
 
+        masked: dict[str, Any] = {"grid": grid, "prefix": prefix, "gaussians": gaussians}
         last = share("drop_path_rate", drop_path_rate)
         rates = [last * number / max(1, depth - 1) if drop_path_rises else last for number in range(depth)]
         self.blocks = nn.Sequential(
@@ -152,6 +173,8 @@ class PlainViT(nn.Module):
                         k_rank=k_rank,
                         v_rank=v_rank,
                         dropout=attn_drop_rate,
+                        qkv=MultiScaleQKV(embed_dim, grid, prefix, qkv_bias) if qkv == "multiscale" else None,
+                        **(masked if attention == "gaussian-mask" else {}),
                     ),
                     embed_dim,
                     hidden,
@@ -167,11 +190,15 @@ class PlainViT(nn.Module):
         self.norm = nn.LayerNorm(embed_dim, eps=norm_eps)
         self.pool: nn.Module
         if pooling == "sequence":
-            self.pool = SequencePool(embed_dim)
+            self.pool = SequencePool(embed_dim, register_tokens)
         else:
-            self.pool = ClassPool(many) if pooling == "class" else MeanPool()
+            self.pool = ClassPool(many) if pooling == "class" else MeanPool(register_tokens)
         self.head = nn.Linear(embed_dim * max(1, many), num_classes)
         self.start_from(init)
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of the weights that do not decay, beside class tokens and positions."""
+        return {"reg_token"}
 
     def start_from(self, init: str) -> None:
         """Draw the linear layers' weights again, see `init` above."""
@@ -195,6 +222,9 @@ class PlainViT(nn.Module):
             tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         if self.pos_embed is not None:
             tokens = tokens + self.pos_embed
+        if self.reg_token is not None:
+            registers = self.reg_token.expand(tokens.shape[0], -1, -1)
+            tokens = torch.cat([tokens[:, : self.class_tokens], registers, tokens[:, self.class_tokens :]], dim=1)
         tokens = self.norm(self.blocks(tokens))
         return self.head(self.pool(tokens))  # type: ignore[no-any-return]
 

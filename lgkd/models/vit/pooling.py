@@ -1,6 +1,6 @@
 """Pool tokens to one vector for each image.
 
-Letters in shapes: B batch, N tokens, T class tokens, D width.
+Letters in shapes: B batch, N tokens, T class tokens, R register tokens, D width.
 """
 
 import torch.nn.functional as F
@@ -23,24 +23,30 @@ class ClassPool(nn.Module):
 
 
 class MeanPool(nn.Module):
-    """Average all tokens: (B,N,D) -> (B,D)."""
+    """Average all tokens after the registers: (B,R+N,D) -> (B,D)."""
+
+    def __init__(self, registers: int = 0) -> None:
+        super().__init__()
+        self.registers = registers
 
     def forward(self, tokens_BND: Tensor) -> Tensor:
         """Return (B,D)."""
-        return tokens_BND.mean(dim=1)
+        return tokens_BND[:, self.registers :].mean(dim=1)
 
 
 class SequencePool(nn.Module):
-    """Average all tokens with weights from a softmax of one learned logit each: (B,N,D) -> (B,D).
+    """Average the tokens after the registers, by a softmax of one learned logit each: (B,R+N,D) -> (B,D).
 
     Source: Hassani et al., arXiv 2104.05704 (SeqPool).
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, registers: int = 0) -> None:
         super().__init__()
+        self.registers = registers
         self.logit = nn.Linear(width, 1)
 
     def forward(self, tokens_BND: Tensor) -> Tensor:
         """Return (B,D)."""
+        tokens_BND = tokens_BND[:, self.registers :]
         weights_BN1 = F.softmax(self.logit(tokens_BND), dim=1)
         return (weights_BN1.transpose(1, 2) @ tokens_BND).squeeze(1)
