@@ -2,6 +2,7 @@
 
 from lgkd.config.base import Section
 from lgkd.config.overrides import Explained, apply_length_rules, apply_overrides, explain
+from lgkd.config.sam import Sam
 from lgkd.config.schedules import AdaptiveStop, TermSchedule
 from lgkd.config.schema import (
     EarlyStopping,
@@ -35,6 +36,7 @@ __all__ = [
     "Optimizer",
     "OwnTerm",
     "Recipe",
+    "Sam",
     "Schedule",
     "Section",
     "Term",

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from lgkd.config.base import Number, Section, Settings, as_tuple, wrong
+from lgkd.config.sam import Sam
 from lgkd.config.terms import Term
 from lgkd.config.values import ClassWeights, ImageSize, Line, as_pair, ascending, iso_date, known_policy
 
@@ -325,6 +326,8 @@ class Recipe(Section):
     """A running mean of the weights; null: none."""
     lookahead: Lookahead | None = None
     """Slow weights that replace the student's every few steps; null: none."""
+    sam: Sam | None = None
+    """Sharpness-aware minimisation: twice the passes of the student a step, the teacher's once; null: none."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Number format of the forward pass; auto: bf16 where the device has it natively, else fp32."""
     evaluate_every: int = Field(default=1, ge=1, le=1_000_000)

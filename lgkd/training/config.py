@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from lgkd.config import Ema, Lookahead, Optimizer, Recipe, Schedule
+from lgkd.config import Ema, Lookahead, Optimizer, Recipe, Sam, Schedule
 from lgkd.config.declaration import check_values, default_of
 from lgkd.errors import InputError
 
@@ -13,7 +13,7 @@ class Plan:
     """Hold the settings of a training.
 
     Attributes:
-        optimizer, schedule, ema, lookahead: those of a recipe; the learning rate is not scaled by the batch size.
+        optimizer, schedule, ema, lookahead, sam: those of a recipe; the learning rate is not scaled by the batch size.
         steps_per_epoch: optimiser steps.
         accumulate: micro-batches per step; the effective batch is that of the loader.
         precision: "fp32", "bf16" or "fp16"; already decided.
@@ -40,6 +40,7 @@ class Plan:
     cuda_graphs: bool = False
     device: str = "cpu"
     epochs_before: int = 0
+    sam: Sam | None = None
 
     def __post_init__(self) -> None:
         if self.steps_per_epoch < 1:

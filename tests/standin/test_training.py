@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from lgkd.config import Ema, Lookahead, Mix, Optimizer, View
+from lgkd.config import Ema, Lookahead, Mix, Optimizer, Sam, View
 from lgkd.config.schema import Guidance
 from lgkd.data.loader import EvalLoader, TrainLoader
 from lgkd.data.transforms.augment import Augment, Plain
@@ -73,6 +73,7 @@ def test_losses_equal_those_of_the_cpu_and_no_step_waits(device: str, name: str)
         {"clip_norm": None, "accumulate": 1},
         {"lookahead": Lookahead(every=2), "ema": None},
         {"channels_last": True},
+        {"sam": Sam(0.05, adaptive=True)},
     ],
     ids=lambda changes: "-".join(changes),
 )
