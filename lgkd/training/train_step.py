@@ -32,6 +32,7 @@ from lgkd.training.metrics import RunningMean
 from lgkd.training.nonfinite import NonFiniteGuard, masked_step
 from lgkd.training.optim import make_optimizer
 from lgkd.training.sam import SharpnessAware
+from lgkd.training.schedule_free import AveragedStudent, ScheduleFreeAdamW
 from lgkd.training.state import optimizer_tensors, restore_optimizer
 
 _UPDATE_NEEDS = (
@@ -98,6 +99,11 @@ class Engine:
             if plan.ema is not None
             else None
         )
+        self.average = (
+            AveragedStudent(task.student, self.raw_optimizer)
+            if isinstance(self.raw_optimizer, ScheduleFreeAdamW)
+            else None
+        )
         self.slow_weights = (
             SlowWeights(task.student, plan.lookahead, plan.steps) if plan.lookahead is not None else None
         )
@@ -128,6 +134,8 @@ class Engine:
     @property
     def eval_model(self) -> nn.Module:
         """Return the model to evaluate: the average of the student if there is one, else the student."""
+        if self.average is not None:
+            return self.average.model()
         return self.ema.module if self.ema is not None else self.task.student
 
     def step(self, batch: Batch, epoch: int, place: int, meters: RunningMean) -> None:
@@ -333,8 +341,8 @@ class Engine:
         """Copy the slow or averaged weights to the student, at the end of the training."""
         if self.slow_weights is not None:
             self.slow_weights.finish()
-        if self.ema is not None:
-            self.task.student.load_state_dict(self.ema.module.state_dict())
+        if self.eval_model is not self.task.student:
+            self.task.student.load_state_dict(self.eval_model.state_dict())
 
     def close(self) -> None:
         """Restore the task to a plain module."""
