@@ -1,6 +1,7 @@
 """Define recipes: training settings, independent of student, teacher and data set. Imports no torch."""
 
 from lgkd.config.base import Section
+from lgkd.config.optimizer import Optimizer
 from lgkd.config.overrides import Explained, apply_length_rules, apply_overrides, explain
 from lgkd.config.sam import Sam
 from lgkd.config.schedules import AdaptiveStop, TermSchedule
@@ -13,7 +14,6 @@ from lgkd.config.schema import (
     LengthRule,
     Lookahead,
     Mix,
-    Optimizer,
     Recipe,
     Schedule,
     Top1,

@@ -39,7 +39,7 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
         super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make one step from the gradients."""
         loss = None
         if closure is not None:
@@ -120,6 +120,6 @@ class AveragedStudent:
         """Return the copy, with the averaged weights of now."""
         for own, weight in zip(self._module.parameters(), self._student.parameters(), strict=True):
             own.copy_(self._optimizer.average_of(weight))
-        for own, buffer in zip(self._module.buffers(), self._student.buffers(), strict=True):
-            own.copy_(buffer)
+        for copied, buffer in zip(self._module.buffers(), self._student.buffers(), strict=True):
+            copied.copy_(buffer)
         return self._module

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from torch import nn
 
-from lgkd.config import AdaptiveStop, LengthRule, OwnTerm, Recipe, Sam, Section, TermSchedule, TermSection
+from lgkd.config import AdaptiveStop, LengthRule, Optimizer, OwnTerm, Recipe, Sam, Section, TermSchedule, TermSection
 from lgkd.config.declaration import check_values
 from lgkd.config.introspect import is_pair, list_entry, sections_of, variants
 from lgkd.config.schema import (
@@ -25,7 +25,6 @@ from lgkd.config.schema import (
     Guidance,
     Lookahead,
     Mix,
-    Optimizer,
     Schedule,
     Top1,
     View,

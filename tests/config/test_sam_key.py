@@ -2,6 +2,7 @@
 
 import pytest
 
+from lgkd.cli.dry_run import _recipe
 from lgkd.config import Sam, apply_overrides, load_recipe
 from lgkd.errors import RecipeError
 from lgkd.runner.build import make_plan
@@ -16,3 +17,10 @@ def test_the_key_reaches_the_plan() -> None:
         assert plan.sam == found.sam == expected
     with pytest.raises(RecipeError, match=r"sam\.rho: must be > 0 \(got 0\)"):
         apply_overrides(recipe, ["sam.rho=0"])
+
+
+def test_a_dry_run_shows_it() -> None:
+    recipe = load_recipe("supervised")
+    assert "SAM" not in _recipe(recipe)
+    for settings, expected in ((["sam.rho=0.05"], "SAM, rho 0.05"), (["sam.adaptive=true"], "SAM, rho 0.05, adaptive")):
+        assert _recipe(apply_overrides(recipe, settings)).endswith(f", {expected}")

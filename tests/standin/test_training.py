@@ -86,6 +86,18 @@ def test_every_way_to_step_does(device: str, changes: dict[str, Any]) -> None:
     assert [dict(seen.waits) for seen in counts[1:]] == [{}] * 4
 
 
+def test_schedule_free_adamw_does_and_no_step_waits(device: str) -> None:
+    found = {}
+    for where in ("cpu", device):
+        task = make_task()
+        task.student.norm = torch.nn.Identity()
+        optimizer = Optimizer("schedule-free-adamw", lr=1e-3, weight_decay=0.05)
+        loader = make_loader(make_images(), device=where)
+        found[where], counts = stepped(task, where, loader, optimizer=optimizer, ema=None)
+    assert found[device] == pytest.approx(found["cpu"], rel=1e-5)
+    assert [dict(seen.waits) for seen in counts[1:]] == [{}] * 4
+
+
 TOKEN = {"patch_size": 2, "depth": 3, "embed_dim": 12, "num_heads": 2, "distillation_token": True}
 
 
