@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from lgkd._internal.text import did_you_mean
 from lgkd.config import Recipe
+from lgkd.config.optimizer import SCHEDULE_FREE
 from lgkd.config.terms import SECTIONS
 from lgkd.errors import InputError
 from lgkd.models.registry import find
@@ -138,6 +139,10 @@ def check_plain(choices: Choices) -> None:
         problem = f"crop {recipe.view.crop}; add --set view.crop=random-resized"
     elif recipe.ema is not None:
         problem = "ema; add --set ema=null"
+    elif recipe.sam is not None:
+        problem = "sam; add --set sam=null"
+    elif recipe.optimizer.name == SCHEDULE_FREE:
+        problem = f"optimizer.name {SCHEDULE_FREE}; add --set optimizer.name=adamw"
     elif recipe.accumulate > 1:
         problem = "accumulate; add --set accumulate=1"
     elif recipe.class_weights != "none" or recipe.sampler != "shuffled" or recipe.logit_adjustment:

@@ -223,6 +223,7 @@ def _recipe(recipe: "Recipe") -> str:
     stop = recipe.early_stopping
     words += [f"early stopping after {counted(stop.patience, 'evaluation')} without improvement"] if stop else []
     words += [f"EMA {recipe.ema.decay:g}"] if recipe.ema is not None else []
+    words += [f"SAM, rho {recipe.sam.rho:g}" + ", adaptive" * recipe.sam.adaptive] if recipe.sam is not None else []
     return ", ".join(words)
 
 

@@ -1,7 +1,9 @@
 """Define recipes: training settings, independent of student, teacher and data set. Imports no torch."""
 
 from lgkd.config.base import Section
+from lgkd.config.optimizer import Optimizer
 from lgkd.config.overrides import Explained, apply_length_rules, apply_overrides, explain
+from lgkd.config.sam import Sam
 from lgkd.config.schedules import AdaptiveStop, TermSchedule
 from lgkd.config.schema import (
     EarlyStopping,
@@ -12,7 +14,6 @@ from lgkd.config.schema import (
     LengthRule,
     Lookahead,
     Mix,
-    Optimizer,
     Recipe,
     Schedule,
     Top1,
@@ -35,6 +36,7 @@ __all__ = [
     "Optimizer",
     "OwnTerm",
     "Recipe",
+    "Sam",
     "Schedule",
     "Section",
     "Term",

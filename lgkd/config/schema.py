@@ -20,6 +20,8 @@ from pydantic import (
 )
 
 from lgkd.config.base import Number, Section, Settings, as_tuple, wrong
+from lgkd.config.optimizer import SCHEDULE_FREE, Optimizer
+from lgkd.config.sam import Sam
 from lgkd.config.terms import Term
 from lgkd.config.values import ClassWeights, ImageSize, Line, as_pair, ascending, iso_date, known_policy
 
@@ -91,54 +93,27 @@ class Mix(Settings):
     """Probability of cutmix rather than mixup if both are on."""
 
 
-class Optimizer(Settings):
-    """Configure the optimiser."""
-
-    name: Literal["adamw", "sgd", "muon", "lion", "nadamw"]
-    """adamw; sgd with momentum; muon for the matrices inside the model, with nadamw for the rest; lion; nadamw."""
-    lr: Number = Field(gt=0, le=100)
-    """Peak learning rate; not scaled with the batch size."""
-    weight_decay: Number = Field(ge=0, le=10)
-    """Weight decay (coupled in sgd, else decoupled); biases, 1-D tensors and tokens take none."""
-    betas: Annotated[
-        tuple[Annotated[Number, Field(ge=0, lt=1)], Annotated[Number, Field(ge=0, lt=1)]],
-        BeforeValidator(as_pair),
-    ] = (0.9, 0.999)
-    """Decay of the running mean and the running square; of lion's two means; sgd ignores it."""
-    eps: Number = Field(default=1e-8, gt=0, le=1)
-    """Added to the denominator of adamw, nadamw and muon; the others ignore it."""
-    momentum: Number = Field(default=0.9, ge=0, lt=1)
-    """Momentum of sgd and muon; the others ignore it."""
-    nesterov: bool = True
-    """Nesterov's form of momentum in sgd and muon (whose adamw is then nadamw); the others ignore it."""
-    bias_lr_scale: Number = Field(default=1.0, gt=0, le=1000)
-    """Multiplies the learning rate of biases and of other 1-D tensors."""
-
-    @field_validator("nesterov")
-    @classmethod
-    def _nesterov_needs_momentum(cls, nesterov: bool, info: ValidationInfo) -> bool:
-        if nesterov and info.data.get("name") == "sgd" and info.data.get("momentum") == 0:
-            raise wrong("must be false when momentum is 0")
-        return nesterov
-
-
 class Schedule(Settings):
-    """Configure the training length and the learning rate: linear warm-up, then half a cosine or a straight line."""
+    """Configure the training length and the learning rate: linear warm-up, then half a cosine or a straight line.
+
+    With schedule-free-adamw the rate rises by steps in the warm-up, and stays; it takes the length and `warmup_epochs`.
+    """
 
     epochs: int | None = Field(default=None, ge=1, le=1_000_000)
     """Passes over the training images; null if `steps` is given."""
     warmup_epochs: Number = Field(default=0.0, ge=0, le=1_000_000)
     """Epochs of linear warm-up, counted within the training; a fraction is fine."""
     warmup_factor: Number = Field(default=1e-3, ge=0, le=1)
-    """The warm-up starts at this factor times the peak learning rate."""
+    """The warm-up starts at this factor times the peak learning rate; schedule-free-adamw ignores it."""
     min_lr: Number = Field(default=0.0, ge=0, le=100)
-    """Learning rate at the end of the training."""
+    """Learning rate at the end of the training; schedule-free-adamw, whose rate does not fall, ignores it."""
     stepped: Literal["epoch", "step"] = "epoch"
-    """Update interval of the learning rate: every epoch or every optimiser step."""
+    """Update interval of the learning rate: every epoch or every optimiser step; schedule-free-adamw ignores it."""
     steps: int | None = Field(default=None, ge=1, le=1_000_000_000)
     """Optimiser steps of the training, instead of `epochs`; its last epoch may be partial."""
     decay: Literal["cosine", "linear"] = "cosine"
-    """cosine: half a cosine counted from the first epoch; linear: a straight line from the end of the warm-up."""
+    """cosine: half a cosine counted from the first epoch; linear: a straight line from the end of the warm-up;
+    schedule-free-adamw ignores it."""
 
     @field_validator("warmup_epochs")
     @classmethod
@@ -325,6 +300,8 @@ class Recipe(Section):
     """A running mean of the weights; null: none."""
     lookahead: Lookahead | None = None
     """Slow weights that replace the student's every few steps; null: none."""
+    sam: Sam | None = None
+    """Sharpness-aware minimisation: twice the passes of the student a step, the teacher's once; null: none."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Number format of the forward pass; auto: bf16 where the device has it natively, else fp32."""
     evaluate_every: int = Field(default=1, ge=1, le=1_000_000)
@@ -370,6 +347,14 @@ class Recipe(Section):
         if batch_size is not None and batch_size % accumulate:
             raise wrong(f"must divide batch_size ({batch_size}) without remainder")
         return accumulate
+
+    @field_validator("ema", "lookahead")
+    @classmethod
+    def _averaged_once(cls, average: Ema | Lookahead | None, info: ValidationInfo) -> Ema | Lookahead | None:
+        optimizer = info.data.get("optimizer")
+        if average is not None and optimizer is not None and optimizer.name == SCHEDULE_FREE:
+            raise wrong(f"must be null with optimizer.name {SCHEDULE_FREE}, which averages the weights itself")
+        return average
 
     @field_validator("guide")
     @classmethod

@@ -5,7 +5,7 @@ Letters in shapes: B batch, K classes, H W image size.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -115,6 +115,13 @@ class Task(nn.Module, ABC):
 
     def cast_frozen(self, dtype: torch.dtype) -> None:
         """Cast frozen weights to the number format of the step."""
+
+    def run_frozen(self, batch: Batch) -> Batch:
+        """Return a batch with the results of the frozen models, for a step that passes it through the student twice.
+
+        `forward` uses them instead of running these models again; here nothing is added, so that they run in each pass.
+        """
+        return batch
 
     def checkpoint_tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return the tensors of a checkpoint by part; part names are those of its files."""
@@ -283,6 +290,12 @@ class Guided(_GuidedTask):
         """Return the first guide; in most trainings the only one."""
         return self.guides[0]
 
+    def run_frozen(self, batch: Batch) -> Batch:
+        taught = tuple(
+            self._taught(batch, number) if guide.active else None for number, guide in enumerate(self.guides)
+        )
+        return replace(batch, taught=taught)
+
     def forward(self, batch: Batch) -> Step:
         logits, seen = self._read(batch.images)
         classified = [features.classification for features in seen if features.classification is not None]
@@ -292,14 +305,18 @@ class Guided(_GuidedTask):
         for number, (guide, features) in enumerate(zip(self.guides, seen, strict=True)):
             if not guide.active:
                 continue
-            taught = cast("Features | None", batch.taught[number] if batch.taught else None)
-            if taught is None:
-                view = batch.views[number] if batch.views else None
-                taught = guide.teach(batch.images if view is None else view)
-            for name, value in guide(features, taught, batch.targets).items():
+            for name, value in guide(features, self._taught(batch, number), batch.targets).items():
                 loss = loss + guide.weight(name) * value
                 parts[name] = value
         return Step(loss, logits, {name: value.detach() for name, value in parts.items()})
+
+    def _taught(self, batch: Batch, number: int) -> Features:
+        """Return the features of a guide's teacher: those of the batch, or computed."""
+        taught = cast("Features | None", batch.taught[number] if batch.taught else None)
+        if taught is None:
+            view = batch.views[number] if batch.views else None
+            taught = self.guides[number].teach(batch.images if view is None else view)
+        return taught
 
     def _read(self, images: Tensor) -> tuple[Tensor, list[Features]]:
         """Run one forward pass of the student with the hooks of every guide."""

@@ -253,6 +253,7 @@ def make_plan(
         clip_norm=recipe.clip_norm,
         ema=recipe.ema,
         lookahead=recipe.lookahead,
+        sam=recipe.sam,
         evaluate_every=recipe.evaluation_interval(-(-recipe.schedule.count(steps_per_epoch) // steps_per_epoch)),
         channels_last=channels_last,
         compile=choose_compile(compiled, device, images, cuda_graphs=cuda_graphs, has_blocks=has_blocks),

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from lgkd.config import Ema, Lookahead, Optimizer, Recipe, Schedule
+from lgkd.config import Ema, Lookahead, Optimizer, Recipe, Sam, Schedule
 from lgkd.config.declaration import check_values, default_of
+from lgkd.config.optimizer import SCHEDULE_FREE
 from lgkd.errors import InputError
 
 
@@ -13,7 +14,7 @@ class Plan:
     """Hold the settings of a training.
 
     Attributes:
-        optimizer, schedule, ema, lookahead: those of a recipe; the learning rate is not scaled by the batch size.
+        optimizer, schedule, ema, lookahead, sam: those of a recipe; the learning rate is not scaled by the batch size.
         steps_per_epoch: optimiser steps.
         accumulate: micro-batches per step; the effective batch is that of the loader.
         precision: "fp32", "bf16" or "fp16"; already decided.
@@ -40,6 +41,7 @@ class Plan:
     cuda_graphs: bool = False
     device: str = "cpu"
     epochs_before: int = 0
+    sam: Sam | None = None
 
     def __post_init__(self) -> None:
         if self.steps_per_epoch < 1:
@@ -48,6 +50,12 @@ class Plan:
             raise InputError(
                 f"schedule.warmup_epochs is {self.schedule.warmup_epochs:g}, and {self.steps} steps are "
                 f"{self.length:.3g} epochs; expected less warm-up than training: change either of the two"
+            )
+        averages = [name for name in ("ema", "lookahead") if getattr(self, name) is not None]
+        if averages and self.optimizer.name == SCHEDULE_FREE:
+            raise InputError(
+                f"{averages[0]} is given, and {SCHEDULE_FREE} averages the weights itself; expected one average: leave "
+                f"{averages[0]} out, or use adamw"
             )
         if self.precision == "fp16" and self.device == "cpu":
             raise InputError("fp16 needs a GPU; on a CPU use --precision bf16 or fp32")
@@ -74,5 +82,11 @@ class Plan:
         return min(self.steps_per_epoch, self.steps - epoch * self.steps_per_epoch)
 
     def rate(self, step: int) -> float:
-        """Return the learning rate of a step counted from 0."""
+        """Return the learning rate of a step counted from 0.
+
+        That of schedule-free AdamW rises linearly over the steps of the warm-up, and stays.
+        """
+        if self.optimizer.name == SCHEDULE_FREE:
+            warmup = self.schedule.warmup_epochs * self.steps_per_epoch
+            return self.optimizer.lr * min(1.0, (step + 1) / max(warmup, 1.0))
         return self.schedule.rate(self.optimizer.lr, step, self.steps_per_epoch)

@@ -64,10 +64,10 @@ def fit(
     A training that was stopped is resumed from the checkpoint of `checkpointer`.
 
     Args:
-        task: a `Task`, or a module with a `student` and `forward(batch) -> Step`; trained in place. With an EMA in
-            the plan the student's weights are the averaged ones in the end.
+        task: a `Task`, or a module with a `student` and `forward(batch) -> Step`; trained in place. With an EMA or
+            schedule-free AdamW in the plan the student's weights are the averaged ones in the end.
         loader: yields one `Batch` a step, with its `index`.
-        evaluate: called with the student (with an EMA: with the averaged one) after every
+        evaluate: called with the student (where there is an average: with that) after every
             `plan.evaluate_every` epochs and after the last one.
         callbacks: receive every epoch and, a few times a second, steps; after a resume first the earlier epochs.
         checkpointer: saves and restores; None: nothing is saved.

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from lgkd.config import Optimizer
+from lgkd.config.optimizer import SCHEDULE_FREE
 from lgkd.errors import InputError
+from lgkd.training.schedule_free import ScheduleFreeAdamW
 
 # Positions and tokens are not directions in feature space; decaying them to zero has no meaning.
 _NO_DECAY = ("cls_token", "pos_embed", "dist_token", "distill_token")
@@ -96,8 +98,9 @@ def _is_kernels(weight: Tensor) -> bool:
 def make_optimizer(module: nn.Module, settings: Optimizer, *, compiled: bool = False) -> torch.optim.Optimizer:
     """Create an optimiser over all weights of `module` that require a gradient.
 
-    AdamW and SGD are torch's, fused into one pass over the weights; the others timm's. Muon takes `hidden_matrices`,
-    in steps scaled to the size of AdamW's, and AdamW (with `nesterov` NAdamW) the rest at the same rate.
+    AdamW and SGD are torch's, fused into one pass over the weights; schedule-free AdamW is lgkd's, the others timm's.
+    Muon takes `hidden_matrices`, in steps scaled to the size of AdamW's, and AdamW (with `nesterov` NAdamW) the rest at
+    the same rate.
 
     Args:
         module: the module with the weights.
@@ -105,11 +108,15 @@ def make_optimizer(module: nn.Module, settings: Optimizer, *, compiled: bool = F
         compiled: compile what Muon computes on a device.
 
     Raises:
-        InputError: Muon is requested, and the student has no such matrix.
+        InputError: Muon is requested, and the student has no such matrix; or schedule-free AdamW, and the student has
+            BatchNorm.
     """
     groups = parameter_groups(module, settings.weight_decay, settings.bias_lr_scale)
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
+    if settings.name == SCHEDULE_FREE:
+        _refuse_batch_norm(getattr(module, "student", module))
+        return ScheduleFreeAdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps)
     if settings.name == "sgd":
         made = torch.optim.SGD(
             groups,
@@ -122,6 +129,21 @@ def make_optimizer(module: nn.Module, settings: Optimizer, *, compiled: bool = F
             made.register_step_pre_hook(_start_momentum)
         return made
     return _timms(module, groups, settings, compiled=compiled)
+
+
+def _refuse_batch_norm(student: nn.Module) -> None:
+    """Refuse a student whose running statistics would belong to other weights than the averaged ones.
+
+    Raises:
+        InputError: it has a BatchNorm with running statistics.
+    """
+    norms = (norm for norm in student.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm))
+    if any(norm.running_mean is not None for norm in norms):
+        raise InputError(
+            f"optimizer.name is {SCHEDULE_FREE!r}, and a {type(student).__name__} has BatchNorm, whose running "
+            "statistics are those of the weights of a step, not of the averaged weights that are evaluated; expected a "
+            "student without BatchNorm, such as deit_tiny: use adamw with ema for this one"
+        )
 
 
 def _start_momentum(optimizer: torch.optim.Optimizer, *_: Any) -> None:

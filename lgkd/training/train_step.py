@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -31,12 +31,17 @@ from lgkd.training.memory import no_remedy_for_memory
 from lgkd.training.metrics import RunningMean
 from lgkd.training.nonfinite import NonFiniteGuard, masked_step
 from lgkd.training.optim import make_optimizer
+from lgkd.training.sam import SharpnessAware
+from lgkd.training.schedule_free import AveragedStudent, ScheduleFreeAdamW
 from lgkd.training.state import optimizer_tensors, restore_optimizer
 
 _UPDATE_NEEDS = (
     "weights, gradients, the optimiser's moments and the average are in memory together, whatever the batch size; use "
     "a smaller model, an optimiser with fewer moments (sgd), no ema, or a larger device"
 )
+
+_Pass: TypeAlias = list[tuple[Step, Batch]]
+"""Micro-batches of a pass over a batch, each with its results."""
 
 
 class Engine:
@@ -94,9 +99,15 @@ class Engine:
             if plan.ema is not None
             else None
         )
+        self.average = (
+            AveragedStudent(task.student, self.raw_optimizer)
+            if isinstance(self.raw_optimizer, ScheduleFreeAdamW)
+            else None
+        )
         self.slow_weights = (
             SlowWeights(task.student, plan.lookahead, plan.steps) if plan.lookahead is not None else None
         )
+        self.sam = SharpnessAware(task, plan.sam) if plan.sam is not None else None
         if not plan.compile:
             # After the average is copied, whose passes are evaluations.
             self._until_closed.enter_context(quick_drop_path(task.student, self.device))
@@ -123,6 +134,8 @@ class Engine:
     @property
     def eval_model(self) -> nn.Module:
         """Return the model to evaluate: the average of the student if there is one, else the student."""
+        if self.average is not None:
+            return self.average.model()
         return self.ema.module if self.ema is not None else self.task.student
 
     def step(self, batch: Batch, epoch: int, place: int, meters: RunningMean) -> None:
@@ -147,29 +160,44 @@ class Engine:
         if self.parallel is not None:
             with self._across():
                 self.parallel.ready(batch.split(min(self.accumulate, len(batch.images)))[0])
-        made = self._gradients_that_fit(batch, since_first)
+        made, last = self._gradients_that_fit(batch, since_first)
         with no_remedy_for_memory("while the weights were updated", _UPDATE_NEEDS):
-            bad, whole = self._update(batch, made, number)
+            bad, whole = self._update(last, number)
         for step, part in made:
             meters.add(step, part)
         self.guard.watch(bad, whole, index, epoch, place)
 
-    def _gradients_that_fit(self, batch: Batch, since_first: int) -> list[tuple[Step, Batch]]:
-        """Compute the gradients, in smaller micro-batches if memory runs out."""
+    def _gradients_that_fit(self, batch: Batch, since_first: int) -> tuple[_Pass, _Pass]:
+        """Compute the gradients, in smaller micro-batches if memory runs out.
+
+        Returns:
+            The pass at the weights, whose losses are logged, and the one whose gradients update them: the same, except
+            with SAM.
+        """
+        # Dropout and stochastic depth must not depend on how the run got here.
+        seed = seed_of(self.plan.seed, "step", since_first, self.rank)
         while True:
-            # Dropout and stochastic depth must not depend on how the run got here.
-            seed_generators(seed_of(self.plan.seed, "step", since_first, self.rank), self.device)
             try:
-                return self._gradients(batch)
+                return self._passes(batch, seed)
             except (RuntimeError, MemoryError) as error:
                 if lack_of_memory(error) is None:
                     raise
                 self._halve(len(batch.images), error)
 
-    def _update(self, batch: Batch, made: list[tuple[Step, Batch]], number: int) -> tuple[Tensor, Step]:
+    def _passes(self, batch: Batch, seed: int) -> tuple[_Pass, _Pass]:
+        """Pass a batch through the student once, or with SAM twice, with the same random draws."""
+        seed_generators(seed, self.device)
+        first = self._gradients(batch)
+        if self.sam is None:
+            return first, first
+        with self.sam.perturbed(lambda norm: self._everywhere(self.guard.judge(_joined(first), norm))):
+            seed_generators(seed, self.device)
+            return first, self._gradients(batch, [part for _, part in first])
+
+    def _update(self, made: _Pass, number: int) -> tuple[Tensor, Step]:
         """Update weights and average from the gradients; return the verdict of the guard, and the step as a whole."""
         norm = self._clip()
-        whole = made[0][0] if len(made) == 1 else _joined(made, len(batch.images))
+        whole = _joined(made)
         if self.accelerator.scaler is None:
             bad = self._everywhere(self.guard.judge(whole, norm))
             masked_step(self.optimizer, bad)
@@ -184,11 +212,15 @@ class Engine:
             self.ema.update(self.task.student, step=number + self.plan.epochs_before * self.plan.steps_per_epoch)
         return bad, whole
 
-    def _gradients(self, batch: Batch) -> list[tuple[Step, Batch]]:
+    def _gradients(self, batch: Batch, parts: Sequence[Batch] | None = None) -> _Pass:
         """Run forward and backward in `accumulate` micro-batches, each weighted by its images.
 
         With several processes the last backward pass averages the accumulated gradients, so that a share's loss is
         multiplied by the number of processes.
+
+        Args:
+            batch: this process's share of a global batch.
+            parts: the micro-batches of an earlier pass of it, with the results of the frozen models.
         """
         made = []
         whole, pieces = self._sizes(batch.images)
@@ -196,9 +228,11 @@ class Engine:
         if self.compiled is not None:
             self.compiled.begin(len(batch.images), pieces, self.task.active_terms)
         with self._across() as together:
-            for number, part in enumerate(batch.split(pieces), 1):
+            for number, part in enumerate(parts or batch.split(pieces), 1):
                 with self._averaging(number == pieces):
                     with self.accelerator.autocast(), self._compiled(part):
+                        if self.sam is not None:
+                            part = self.task.run_frozen(part)
                         step = run(part)
                     if together is not None:
                         together.check_backward(step.loss)
@@ -307,8 +341,8 @@ class Engine:
         """Copy the slow or averaged weights to the student, at the end of the training."""
         if self.slow_weights is not None:
             self.slow_weights.finish()
-        if self.ema is not None:
-            self.task.student.load_state_dict(self.ema.module.state_dict())
+        if self.eval_model is not self.task.student:
+            self.task.student.load_state_dict(self.eval_model.state_dict())
 
     def close(self) -> None:
         """Restore the task to a plain module."""
@@ -320,8 +354,11 @@ class Engine:
             AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def _joined(made: Sequence[tuple[Step, Batch]], images: int) -> Step:
-    """Join the micro-batches of a step of so many images."""
+def _joined(made: _Pass) -> Step:
+    """Join the micro-batches of a pass."""
+    if len(made) == 1:
+        return made[0][0]
+    images = sum(len(part.images) for _, part in made)
     return Step(
         torch.stack([step.loss.detach() * (len(part.images) / images) for step, part in made]).sum(),
         torch.cat([step.logits.detach() for step, _ in made]),

@@ -342,6 +342,11 @@ PAIR = ["--student", "deit_tiny", "--teacher", "resnet8"]
         (["--teacher", "resnet8", "--against", "timm"], "--against is 'timm'"),
         (["--teacher", "resnet8", "--against", "plain", "--set", "ema.decay=0.9"], "knows no ema"),
         (["--teacher", "resnet8", "--against", "plain", "--set", "view.crop=pad"], "knows no crop pad"),
+        (["--teacher", "resnet8", "--against", "plain", "--set", "sam.rho=0.05"], "knows no sam"),
+        (
+            ["--teacher", "resnet8", "--against", "plain", "--set", "optimizer.name=schedule-free-adamw"],
+            "knows no optimizer.name schedule-free-adamw",
+        ),
         (["--teacher", "resnet8", "--against", "plain", "--set", "accumulate=2"], "knows no accumulate"),
         (
             ["--teacher", "resnet8", "--against", "plain", "--set", "sampler=balanced"],

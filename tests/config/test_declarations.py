@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from torch import nn
 
-from lgkd.config import AdaptiveStop, LengthRule, OwnTerm, Recipe, Section, TermSchedule, TermSection
+from lgkd.config import AdaptiveStop, LengthRule, Optimizer, OwnTerm, Recipe, Sam, Section, TermSchedule, TermSection
 from lgkd.config.declaration import check_values
 from lgkd.config.introspect import is_pair, list_entry, sections_of, variants
 from lgkd.config.schema import (
@@ -25,7 +25,6 @@ from lgkd.config.schema import (
     Guidance,
     Lookahead,
     Mix,
-    Optimizer,
     Schedule,
     Top1,
     View,
@@ -63,6 +62,7 @@ BEHIND: dict[type[Section], Callable[..., Any]] = {
     Ema: Ema,
     EarlyStopping: EarlyStopping,
     Lookahead: Lookahead,
+    Sam: Sam,
     Guidance: guided,
     AdaptiveStop: AdaptiveStop,
     TermSchedule: TermSchedule,
@@ -108,7 +108,7 @@ APART: dict[type[Section], dict[str, str]] = {
         "early_stopping": "a section of its own",
         **dict.fromkeys(("about", "source", "expect", "trains"), "tells, sets nothing"),
         **dict.fromkeys(
-            ("view", "evaluation", "mix", "optimizer", "schedule", "ema", "lookahead", "guide", "by_length"),
+            ("view", "evaluation", "mix", "optimizer", "schedule", "ema", "lookahead", "sam", "guide", "by_length"),
             "sections of their own",
         ),
     },

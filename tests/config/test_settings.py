@@ -17,6 +17,7 @@ from lgkd.config import (
     Mix,
     Optimizer,
     Recipe,
+    Sam,
     Schedule,
     View,
     dump_recipe,
@@ -59,6 +60,7 @@ MADE: list[tuple[Settings, Settings, dict[str, Any], str]] = [
         "decay='cosine')",
     ),
     (Lookahead(3), Lookahead(every=3), {"decay": 0.5}, "Lookahead(every=3, decay=0.95)"),
+    (Sam(2.0, True), Sam(rho=2.0, adaptive=True), {"rho": 0.5}, "Sam(rho=2.0, adaptive=True)"),
     (
         EarlyStopping(4),
         EarlyStopping(patience=4),
@@ -194,6 +196,7 @@ def test_a_recipe_that_an_older_version_wrote_is_written_again_to_the_byte(file:
         "  decay: cosine\n",
         "evaluations: null\n",
         "early_stopping: null\n",
+        "sam: null\n",
     )
     dumped = dump_recipe(parse_recipe(text))
     for key in later:

@@ -253,6 +253,7 @@ WAYS = [
     ("adamw",),
     ("sgd", "batch=7", "accumulate=2", "norm=none"),
     ("adamw", "batch=7", "transform=similarity", "teacher_bn=batch"),
+    ("sgd", "batch=7", "teacher_bn=batch", "rho=0.05"),
 ]
 
 

@@ -18,6 +18,7 @@ from tests.support.small import DISTILL, QUICK, TINY_OPTIONS, TRAIN, World, make
 RATE = 5e-4
 CONSTANT = [f"optimizer.lr={RATE}", f"schedule.min_lr={RATE}", "schedule.warmup_epochs=0", "view.alternate_flip=true"]
 SETTINGS = [word for setting in CONSTANT for word in ("--set", setting)]
+SCHEDULE_FREE = ["--set", "optimizer.name=schedule-free-adamw", "--set", "ema=null", "--set", "drop_path=0.2"]
 AVERAGED = ["--set", "ema={decay: 0.99, warmup: true}", "--set", "drop_path=0.2"]
 
 
@@ -41,7 +42,9 @@ def equal(one: str, other: str) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
-@pytest.mark.parametrize("words", [[*TRAIN, *AVERAGED], DISTILL], ids=["averaged", "guided"])
+@pytest.mark.parametrize(
+    "words", [[*TRAIN, *AVERAGED], DISTILL, [*TRAIN, *SCHEDULE_FREE]], ids=["averaged", "guided", "schedule-free"]
+)
 def test_two_and_two_epochs_are_four_at_a_constant_rate(world: World, words: list[str]) -> None:
     command = [*words, "--dataset", str(world.pictures), *SETTINGS]
     assert run([*command, "--epochs", "4", "--out", "four"]) == 0

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from lgkd.config import Ema, Lookahead, Mix, Optimizer, View
+from lgkd.config import Ema, Lookahead, Mix, Optimizer, Sam, View
 from lgkd.config.schema import Guidance
 from lgkd.data.loader import EvalLoader, TrainLoader
 from lgkd.data.transforms.augment import Augment, Plain
@@ -73,6 +73,7 @@ def test_losses_equal_those_of_the_cpu_and_no_step_waits(device: str, name: str)
         {"clip_norm": None, "accumulate": 1},
         {"lookahead": Lookahead(every=2), "ema": None},
         {"channels_last": True},
+        {"sam": Sam(0.05, adaptive=True)},
     ],
     ids=lambda changes: "-".join(changes),
 )
@@ -81,6 +82,18 @@ def test_every_way_to_step_does(device: str, changes: dict[str, Any]) -> None:
     for where in ("cpu", device):
         loader = make_loader(make_images(), device=where)
         found[where], counts = stepped(make_task(), where, loader, **adamw() | changes)
+    assert found[device] == pytest.approx(found["cpu"], rel=1e-5)
+    assert [dict(seen.waits) for seen in counts[1:]] == [{}] * 4
+
+
+def test_schedule_free_adamw_does_and_no_step_waits(device: str) -> None:
+    found = {}
+    for where in ("cpu", device):
+        task = make_task()
+        task.student.norm = torch.nn.Identity()
+        optimizer = Optimizer("schedule-free-adamw", lr=1e-3, weight_decay=0.05)
+        loader = make_loader(make_images(), device=where)
+        found[where], counts = stepped(task, where, loader, optimizer=optimizer, ema=None)
     assert found[device] == pytest.approx(found["cpu"], rel=1e-5)
     assert [dict(seen.waits) for seen in counts[1:]] == [{}] * 4
 

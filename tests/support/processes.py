@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lgkd._internal.distributed import all_reduce_sum, join
-from lgkd.config import Ema, Mix, Optimizer, Schedule, View
+from lgkd.config import Ema, Mix, Optimizer, Sam, Schedule, View
 from lgkd.data.dataset import Images
 from lgkd.data.loader import EvalLoader, TrainLoader
 from lgkd.data.transforms.augment import Augment, Plain
@@ -46,7 +46,7 @@ def make_bright(count: int) -> Images:
 
 def main(out: Path, optimizer: str, **chosen: str) -> None:
     settings = {"batch": 8, "steps": 50, "accumulate": 1, "transform": "linear", "teacher_bn": "running"}
-    settings["norm"] = "batch"
+    settings |= {"norm": "batch", "rho": 0.0}
     settings |= {key: type(settings[key])(value) for key, value in chosen.items()}
     who, _ = join("cpu")
     share = {"rank": who.rank, "processes": who.count}
@@ -85,6 +85,7 @@ def main(out: Path, optimizer: str, **chosen: str) -> None:
         accumulate=settings["accumulate"],
         clip_norm=1.0,
         ema=Ema(0.9),
+        sam=Sam(settings["rho"]) if settings["rho"] else None,
     )
     counts = []
 
