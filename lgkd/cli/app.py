@@ -21,6 +21,7 @@ COMMANDS = {
     "reproduce": ("reproduce", "Run a named experiment and write its results."),
     "report": ("report", "Write a report of a run as one HTML file."),
     "inspect": ("inspect", "Analyse a student: attention, CKA, robustness."),
+    "robustness": ("robustness", "Measure runs under corruptions: accuracy, drop, mCE."),
     "predict": ("predict", "Classify images with a trained student."),
     "serve": ("serve", "Serve a page that classifies images, and JSON for programs."),
     "export": ("export", "Export a student to formats that need no lgkd."),
@@ -55,6 +56,7 @@ Examples:
   lgkd serve runs/guided
   lgkd export runs/guided
   lgkd inspect runs/guided --baseline runs/unguided --out inspected
+  lgkd robustness runs/guided runs/unguided
   lgkd cache-teacher --student pvtv2 --teacher resnet56
   lgkd import-teacher resnet56 model.pth --sha256 HEX --normalize imagenet
   lgkd check pictures/
