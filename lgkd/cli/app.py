@@ -24,6 +24,7 @@ COMMANDS = {
     "robustness": ("robustness", "Measure runs under corruptions: accuracy, drop, mCE."),
     "predict": ("predict", "Classify images with a trained student."),
     "serve": ("serve", "Serve a page that classifies images, and JSON for programs."),
+    "prune": ("prune", "Remove a student's least important heads and MLP units."),
     "export": ("export", "Export a student to formats that need no lgkd."),
     "cache-teacher": ("cache_teacher", "Cache a teacher's outputs, to train without the teacher."),
     "import-teacher": ("import_teacher", "Import published weights as a teacher."),
@@ -54,6 +55,7 @@ Examples:
   lgkd report runs/guided --baseline runs/unguided
   lgkd predict runs/guided photos/
   lgkd serve runs/guided
+  lgkd prune runs/guided --keep 0.6 --out runs/pruned
   lgkd export runs/guided
   lgkd inspect runs/guided --baseline runs/unguided --out inspected
   lgkd robustness runs/guided runs/unguided
