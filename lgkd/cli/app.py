@@ -22,8 +22,10 @@ COMMANDS = {
     "report": ("report", "Write a report of a run as one HTML file."),
     "inspect": ("inspect", "Analyse a student: attention, CKA, robustness."),
     "probe": ("probe", "Probe frozen features: nearest neighbours, linear."),
+    "robustness": ("robustness", "Measure runs under corruptions: accuracy, drop, mCE."),
     "predict": ("predict", "Classify images with a trained student."),
     "serve": ("serve", "Serve a page that classifies images, and JSON for programs."),
+    "prune": ("prune", "Remove a student's least important heads and MLP units."),
     "export": ("export", "Export a student to formats that need no lgkd."),
     "cache-teacher": ("cache_teacher", "Cache a teacher's outputs, to train without the teacher."),
     "import-teacher": ("import_teacher", "Import published weights as a teacher."),
@@ -54,9 +56,11 @@ Examples:
   lgkd report runs/guided --baseline runs/unguided
   lgkd predict runs/guided photos/
   lgkd serve runs/guided
+  lgkd prune runs/guided --keep 0.6 --out runs/pruned
   lgkd export runs/guided
   lgkd inspect runs/guided --baseline runs/unguided --out inspected
   lgkd probe runs/guided runs/unguided --dataset flowers/
+  lgkd robustness runs/guided runs/unguided
   lgkd cache-teacher --student pvtv2 --teacher resnet56
   lgkd import-teacher resnet56 model.pth --sha256 HEX --normalize imagenet
   lgkd check pictures/

@@ -25,6 +25,9 @@ _NO_OPTIONS = {
 }  # fmt: skip
 """Arguments of timm that lgkd sets: the sizes, and that no file is read, even where a run's folder asks for one."""
 
+_OF_A_PRUNED = {"kept_heads", "kept_units"}
+"""Options of `lgkd.models.pruned_student`, which every student takes whose heads can be removed."""
+
 _UNEXPECTED = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
 
 
@@ -57,7 +60,8 @@ def create_student(
         image_size: pixels, one number or (height, width); None for the model's own.
         in_chans: channels of its images: 3, or 1 for grey levels.
         options: passed to the constructor: `patch_size=4, depth=6, drop_path_rate=0.1`; `distillation_token=True` gives
-            a plain ViT a distillation token, see `lgkd.models.distillation_token`.
+            a plain ViT a distillation token, see `lgkd.models.distillation_token`; `kept_heads` and `kept_units` are
+            those of a pruned student, see `lgkd.models.pruned_student`.
 
     Raises:
         ModelError: an unknown name or option, or images that the model cannot take.
@@ -106,6 +110,8 @@ def _created(
     channels: int,
     options: Mapping[str, Any],
 ) -> nn.Module:
+    widths = {key: value for key, value in options.items() if key in _OF_A_PRUNED}
+    options = {key: value for key, value in options.items() if key not in widths}
     asked = {**options, **({"in_chans": channels} if channels != 3 else {})}
     if info is not None and info.made_by is not None:
         model = _from_factory(name, info.made_by, num_classes, size, channels, dict(options), info.preset)
@@ -113,6 +119,10 @@ def _created(
         model = _from_timm(name, info, num_classes, size, channels, asked)
     else:
         model = _from_factory(name, name, num_classes, size, channels, dict(options), {})
+    if widths:
+        from lgkd.models.pruned_student import shrink
+
+        model = shrink(model, name, widths)
     check_model(model, name, num_classes=num_classes, image_size=size, channels=channels)
     return model
 

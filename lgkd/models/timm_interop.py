@@ -40,7 +40,7 @@ def timm_call(
     """
     info = find(name)
     known = info.timm if info is not None else name.removeprefix("timm:") if name.startswith("timm:") else None
-    if known is None or options.get("distillation_token"):
+    if known is None or options.get("distillation_token") or {"kept_heads", "kept_units"} & options.keys():
         return None
     plain = {key: value for key, value in options.items() if key != "distillation_token"}
     if channels != 3:

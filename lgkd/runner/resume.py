@@ -164,6 +164,43 @@ def resolve_extension(folder: Path, epochs: int, options: Options, dataset: str 
     return config
 
 
+def resolve_again(folder: Path, options: Options, dataset: str | Path | None = None) -> ResolvedConfig:
+    """Resolve the training of a finished run again, to compute its loss; initial weights, caches and trackers are left
+    out.
+
+    Args:
+        folder: of the finished run, which is not changed.
+        options: new values of some options, which take precedence.
+        dataset: as for `resolve_saved`.
+
+    Raises:
+        InputError: the run is not finished, is a teacher's, or was started from objects made in Python.
+        MissingError: the images or the teacher are no longer where they were.
+    """
+    info = read_run(folder)
+    if not is_finished(folder):
+        raise InputError(f"{folder} is not finished; resume it by: lgkd resume {folder}")
+    if info["kind"] == "teacher":
+        raise InputError(
+            f"{folder} is a teacher's run, expected that of a student; name a run of `lgkd distill` or `lgkd train`"
+        )
+    call = _checked_call(folder, info)
+    left_out: Options = {"init": None, "with_optimizer": False, "cached": None, "track": [], "compile": None}
+    chosen: Options = {
+        "data_dir": info["dataset"]["data_dir"], "out": folder, **call["options"], **left_out,
+        "recipe": folder / RECIPE, **options,
+    }  # fmt: skip
+    return resolve(
+        "student",
+        info["student"]["name"],
+        data_of(info, folder) if dataset is None else dataset,
+        chosen,
+        model_options=call["model_options"],
+        teachers=call["teachers"],
+        taps=call["taps"],
+    )
+
+
 def resumed_trackers(before: Sequence[str], options: Options) -> list[Any]:
     """Merge saved and requested trackers; those that are not installed are left out."""
     say = options.get("say") or (lambda _: None)

@@ -129,7 +129,7 @@ class Runner:
         fresh = not kept and check_free(folder)
         # Caches and guides multiply, too: the settings of cuBLAS are read at the first product of a process.
         with exactly(session.device, deterministic=bool(options.get("deterministic"))):
-            prepared = self.prepare(greys=None if fresh else _greys_of_run(folder))
+            prepared = self.prepare(greys=None if fresh else greys_of_run(folder))
             try:
                 if kept:
                     info = check_finished_run(folder, prepared.info, prepared.recipe, say=session.say)
@@ -421,6 +421,6 @@ def _check_tapped(model: nn.Module) -> None:
         raise TapError(f"no teacher: {error}; a model of your own can list them in its attribute lgkd_taps") from None
 
 
-def _greys_of_run(folder: Any) -> Greys | None:
+def greys_of_run(folder: Any) -> Greys | None:
     """Return how a resumed run reads deep greys; None where that is chosen by its images."""
     return None if "greys" in read_run(folder)["dataset"] else BEFORE

@@ -179,8 +179,13 @@ def answer(
     *,
     precision: str = "fp32",
     channels_last: bool = False,
+    auroc: bool = True,
 ) -> Answers:
     """Predict every image, as `score` but image by image.
+
+    Args:
+        model, batches, precision, channels_last: as for `score`.
+        auroc: also compute the area under the ROC curve of each class, which takes a sort a class.
 
     Raises:
         DataError: there are no images.
@@ -191,11 +196,13 @@ def answer(
         chances = logits.softmax(dim=1)
         confidence, guess = chances.max(dim=1)
         parts.append((labels.cpu(), guess.cpu(), confidence.cpu(), chances.gather(1, labels[:, None])[:, 0].cpu()))
-        ranked.append(_probabilities(logits).cpu())
+        if auroc:
+            ranked.append(_probabilities(logits).cpu())
     if not parts:
         raise DataError("there are no images to score; expected at least one batch")
     labels, guesses, confidences, chances = (torch.cat(column) for column in zip(*parts, strict=True))
-    return Answers(labels, guesses, confidences, chances, auroc_by_class(torch.cat(ranked), labels))
+    areas = auroc_by_class(torch.cat(ranked), labels) if auroc else None
+    return Answers(labels, guesses, confidences, chances, areas)
 
 
 def _outputs(

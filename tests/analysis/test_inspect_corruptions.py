@@ -100,3 +100,13 @@ def test_other_kinds_and_severities_are_refused() -> None:
         corrupt(some(), "blurr", 1)
     with pytest.raises(InputError, match="the severity is 6, expected 1 to 5"):
         corrupt(some(), "blur", 6)
+
+
+@pytest.mark.parametrize("kind", STRENGTHS)
+def test_an_image_is_corrupted_alike_in_any_company(kind: str) -> None:
+    images = some(5)
+    together = corrupt(images, kind, 5).pixels
+    assert torch.equal(corrupt(images.take(torch.tensor([3, 1])), kind, 5).pixels, together[[3, 1]])
+    if kind == "gaussian noise":
+        noise = together.float() - images.pixels.float()
+        assert not torch.equal(noise[0], noise[1])

@@ -33,7 +33,10 @@ _SIDE = 32
 
 
 def corrupt(images: Images, kind: str, severity: int) -> Images:
-    """Corrupt images at their stored size, before resizing; draws are the same at every call.
+    """Corrupt images at their stored size, before resizing.
+
+    The noise of an image is drawn from its name and the severity, so that it is the same at every call, in every run,
+    and with whichever images it is corrupted.
 
     Args:
         images: the split.
@@ -49,17 +52,17 @@ def corrupt(images: Images, kind: str, severity: int) -> Images:
         raise InputError(f"the severity is {severity}, expected 1 to {len(STRENGTHS[kind])}")
     strength = STRENGTHS[kind][severity - 1]
     images.check()
-    if kind == "gaussian noise":
-        chance = torch.Generator().manual_seed(seed_of("corrupt", severity))
-        draws = torch.randn(images.pixels.shape, generator=chance)
-        return replace(images, pixels=_levels(images.pixels.float() + 255 * strength * draws))
     if kind == "brightness":
         return replace(images, pixels=_levels(images.pixels.float() + 255 * strength))
-    change = {"blur": _blurred, "contrast": _contrasted, "jpeg": _compressed}[kind]
+    changes = {"blur": _blurred, "contrast": _contrasted, "jpeg": _compressed}
     pixels = images.pixels.clone()
     for place, (height, width) in enumerate(images.sizes.tolist()):
         canvas = pixels[place]
-        whole = change(canvas[:, :height, :width], strength)
+        part = canvas[:, :height, :width]
+        if kind == "gaussian noise":
+            whole = _noisy(part, strength, seed_of("corrupt", severity, images.names[place]))
+        else:
+            whole = changes[kind](part, strength)
         # The fill of the canvas repeats the image's border, which resizing reads.
         canvas[:, :height, :width] = whole
         canvas[:, height:, :width] = whole[:, -1:, :]
@@ -68,6 +71,11 @@ def corrupt(images: Images, kind: str, severity: int) -> Images:
 
 
 Change = Callable[[Tensor, float], Tensor]
+
+
+def _noisy(image_3HW: Tensor, strength: float, seed: int) -> Tensor:
+    draws = torch.randn(image_3HW.shape, generator=torch.Generator().manual_seed(seed))
+    return _levels(image_3HW.float() + 255 * strength * draws)
 
 
 def _blurred(image_3HW: Tensor, strength: float) -> Tensor:

@@ -76,7 +76,7 @@ class Attention(nn.Module):
             mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=1.0)
         else:
             mixed = F.dropout(_weights(query, key, mask), dropout) @ value
-        return self.proj(mixed.transpose(1, 2).reshape(tokens_BND.shape))  # type: ignore[no-any-return]
+        return self.proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def heads(self, tokens_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute queries, already multiplied by the scale of the softmax, keys and values, each (B,H,N,d)."""
