@@ -28,8 +28,8 @@ class DenseKD(nn.Module):
         hard: loss = - mean over b, i, j of log softmax(S_ij) at argmax over k of Z'_ijk
         soft: loss = T^2 * mean over b, i, j of KL(softmax(Z'_ij / T) || softmax(S_ij / T))
 
-    Z_ij are the teacher's dense logits (K,h',w'): what its classifier, applied to this position of its last map alone,
-    says. z are its logits of the image; with mean pooling they are the mean of Z. Of a teacher that takes the maximum
+    Z_ij are the teacher's dense logits (K,h',w'): the output of its classifier for this position of its last map alone.
+    z are its logits of the image; with mean pooling they are the mean of Z. Of a teacher that takes the maximum
     over positions, as FastNet does, the mean of Z is not z, and Z is smaller: every value of its map is at most the
     maximum that its classifier was trained with. The course ends at its z all the same. Of a teacher with a
     class token, Z is its classifier on the patch tokens of the same layer, for which it was not trained.
