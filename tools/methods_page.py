@@ -32,6 +32,7 @@ READS = {
     "logits": "logits, so the same classes",
     "distillation": "logits, so the same classes; a distillation token",
     "embeddings": "embeddings",
+    "dense": "logits of each position, so the same classes",
 }
 LOSSES = {kind: TERMS[kind] for kind in SECTIONS}
 """The losses in the order of the table of kinds."""

@@ -1,16 +1,19 @@
-"""Read the features that terms compare from a model in one forward pass: logits, maps, all blocks, embeddings.
+"""Read the features that terms compare from a model in one forward pass: logits, maps, all blocks, embeddings, and
+dense logits, which are those of each position.
 
 Letters in shapes: B batch, K classes, D width, C channels, h w map size.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lgkd.distillation.taps import Fold, Tap, Taps, find_fold, trace_shapes
+from lgkd.distillation.linear_head import LinearHead, find_head, fold_of
+from lgkd.distillation.taps import Tap, Taps, trace_shapes
 from lgkd.errors import TapError
 from lgkd.models.default_taps import classifier_name, guided_blocks, head_names
 from lgkd.models.factory import no_logits
@@ -28,6 +31,8 @@ class Features(NamedTuple):
         embedding: the classifier's input, (B,D).
         classification: logits (B,K) of the class token's head, in a model that has a distillation token.
         distillation: logits (B,K) of the distillation token's head.
+        dense: logits of each position, (B,K,h,w), by the model's own classifier; of a student whose classifier does not
+            pool a map, the map of its last block, (B,D,h,w).
     """
 
     logits: Tensor | None
@@ -36,6 +41,12 @@ class Features(NamedTuple):
     embedding: Tensor | None
     classification: Tensor | None
     distillation: Tensor | None
+    dense: Tensor | None
+
+    def stored(self) -> list[Tensor]:
+        """Return what a cache stores, in the order of `FeatureReader.shapes`."""
+        more = [value for value in (self.logits, self.embedding, self.dense) if value is not None]
+        return [*self.maps, *more]
 
     def split(self, pieces: int) -> list["Features"]:
         """Split the batch into nearly equal parts, in order."""
@@ -47,13 +58,19 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """Declare the features that the terms read from a model."""
+    """Declare the features that the terms read from a model.
+
+    `dense` reads logits of each position; `head` requires the linear classifier that they, or a term, need. Without
+    `head` a model may lack one, and its dense feature is then the map of its last block.
+    """
 
     logits: bool = False
     maps: bool = False
     blocks: bool = False
     embedding: bool = False
     distillation: bool = False
+    dense: bool = False
+    head: bool = False
 
 
 class FeatureReader:
@@ -82,7 +99,10 @@ class FeatureReader:
         taps = list(taps) if wants.maps else []
         blocks = [Tap(name) for name in guided_blocks(model)] if wants.blocks else []
         heads = list(head_names(model)) if wants.distillation else []
+        self.head = _head_of(model, wants, image_size, channels)
+        self.dense_layer = _dense_layer(model, self.head) if wants.dense else None
         self.outputs = [*(tap.name for tap in [*taps, *blocks]), *heads]
+        self.outputs += [self.dense_layer] if self.dense_layer is not None else []
         self.inputs = [classifier_name(model)] if wants.embedding else []
         self._maps, self._blocks = len(taps), len(blocks)
         like = next(model.parameters(), torch.zeros(()))
@@ -92,11 +112,16 @@ class FeatureReader:
             raise no_logits(type(model).__name__, logits)
         self.classes = int(logits.shape[-1])
         self.folds = [
-            _fold(model, tap, output, image_size, len(images))
+            fold_of(model, tap, output, image_size)
             for tap, output in zip([*taps, *blocks], seen[: len(taps) + len(blocks)], strict=True)
         ]
         shapes = [_shape(fold(output)) for fold, output in zip(self.folds, seen, strict=False)]
         self.map_shapes, self.block_shapes = shapes[: len(taps)], shapes[len(taps) :]
+        self._dense_fold, self.dense_shape = None, (0, 0, 0)
+        if self.dense_layer is not None:
+            output = seen[len(self.outputs) - 1]
+            self._dense_fold = fold_of(model, Tap(self.dense_layer), output, image_size)
+            self.dense_shape = _shape(self._dense(output))
         self.embedding_width = 0
         if wants.embedding:
             if seen[-1].ndim != 2:
@@ -110,12 +135,14 @@ class FeatureReader:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes for one image of all features but blocks and a distillation token's, by name: `map1`,
-        `map2`, ..., `logits`, `embedding`."""
+        `map2`, ..., `logits`, `embedding`, `dense`; those of `Features.stored`."""
         found: dict[str, tuple[int, ...]] = {f"map{place}": shape for place, shape in enumerate(self.map_shapes, 1)}
         if self.wants.logits:
             found["logits"] = (self.classes,)
         if self.wants.embedding:
             found["embedding"] = (self.embedding_width,)
+        if self.wants.dense:
+            found["dense"] = self.dense_shape
         return found
 
     def attach(self, model: nn.Module) -> Taps:
@@ -127,9 +154,16 @@ class FeatureReader:
         folded = [fold(output) for fold, output in zip(self.folds, seen, strict=False)]
         rest = list(seen[len(folded) :])
         classification, distillation = (rest.pop(0), rest.pop(0)) if self.wants.distillation else (None, None)
+        dense = self._dense(rest.pop(0)) if self.wants.dense else None
         embedding = rest.pop(0) if self.wants.embedding else None
         maps, blocks = folded[: self._maps], folded[self._maps :]
-        return Features(logits, maps, blocks, embedding, classification, distillation)
+        return Features(logits, maps, blocks, embedding, classification, distillation, dense)
+
+    def _dense(self, output: Tensor) -> Tensor:
+        """Return the output of the dense layer as a map: of logits if the model's classifier reads it."""
+        assert self._dense_fold is not None
+        map_BChw = self._dense_fold(output)
+        return map_BChw if self.head is None else self.head.at_positions(map_BChw)
 
 
 def _part(field: Tensor | list[Tensor] | None, number: int, pieces: int) -> Tensor | list[Tensor] | None:
@@ -143,14 +177,25 @@ def _shape(map_BChw: Tensor) -> MapShape:
     return int(channels), int(height), int(width)
 
 
-def _fold(model: nn.Module, tap: Tap, output: Tensor, image_size: tuple[int, int], images: int) -> Fold:
-    hint = getattr(model, "num_prefix_tokens", None)
-    layout = getattr(model, "output_fmt", None)
-    return find_fold(
-        tap,
-        output.shape,
-        image_size=image_size,
-        images=images,
-        prefix_hint=hint if isinstance(hint, int) else None,
-        layout_hint=str(layout) if layout is not None else None,
-    )
+def _head_of(model: nn.Module, wants: FeatureSpec, image_size: tuple[int, int], channels: int) -> LinearHead | None:
+    """Find the linear classifier: the required one, or one that pools a map, without which its last block is read."""
+    if wants.head:
+        head = find_head(model, image_size, channels)
+        if wants.dense and head.pooled is None:
+            raise TapError(
+                f"no layer of {type(model).__name__} outputs a map whose mean, maximum or class token its classifier "
+                f"{head.name!r} reads, and a term reads the logits of each position; use another teacher or kd, or let "
+                "a layer of your own model output that map (torch.nn.Identity will do)"
+            )
+        return head
+    if wants.dense:
+        with suppress(TapError):
+            head = find_head(model, image_size, channels)
+            # A class token is not one of the positions, and what classifies it was not made for them.
+            return head if head.pooled is not None and head.pooled.pooling != "token" else None
+    return None
+
+
+def _dense_layer(model: nn.Module, head: LinearHead | None) -> str:
+    """Return the layer of the dense features: the pooled one, or the last block."""
+    return head.pooled.layer if head is not None and head.pooled is not None else guided_blocks(model)[-1]

@@ -19,14 +19,14 @@ from lgkd.distillation.features import FeatureReader, Features, FeatureSpec, Map
 from lgkd.distillation.schedules import TermState
 from lgkd.distillation.taps import Tap
 from lgkd.distillation.teacher_runner import TeacherRunner
-from lgkd.distillation.terms import default_weight
+from lgkd.distillation.terms import OF_CLASSES, default_weight
 from lgkd.errors import InputError, TapError
 from lgkd.models.default_taps import default_taps
 from lgkd.models.factory import ImageSize, pair
 from lgkd.models.teacher import Teacher
 
 _LOGGED = ("loss", "accuracy")
-FAMILIES = ("maps", "logits", "distillation", "embeddings")
+FAMILIES = ("maps", "logits", "distillation", "embeddings", "dense")
 """Values of a loss's class attribute `reads`."""
 
 
@@ -131,8 +131,9 @@ class Guide(nn.Module):
                 f"{len(wanted)} student taps ({_names(wanted)}) cannot be paired with {len(theirs)} teacher taps "
                 f"({_names(theirs)}); name as many student as teacher taps; a layer may be repeated"
             )
-        both = {"logits": bool(read & {"logits", "distillation"}), "embedding": "embeddings" in read}
+        both = {"logits": bool(read & OF_CLASSES), "embedding": "embeddings" in read, "dense": "dense" in read}
         distillation = "distillation" in read
+        head = both["dense"] or any(getattr(term.loss, "teacher_classifier", False) for term in terms)
         self._reader = FeatureReader(
             student,
             wanted,
@@ -141,7 +142,7 @@ class Guide(nn.Module):
             len(self.mean),
         )
         # Deliberately not registered as a module: a teacher is neither trained, saved nor synchronised.
-        self.teacher_runner = TeacherRunner(teacher, theirs, FeatureSpec(maps=paired or blocks, **both))
+        self.teacher_runner = TeacherRunner(teacher, theirs, FeatureSpec(maps=paired or blocks, head=head, **both))
         read_of_teacher = self.teacher_runner.reader
         self.teaches = read_of_teacher.shapes
         if both["logits"] and self._reader.classes != read_of_teacher.classes:
@@ -155,7 +156,7 @@ class Guide(nn.Module):
                 wanted, self._reader.map_shapes, theirs, read_of_teacher.map_shapes, strict=False
             )
         ]
-        _warn_of_small_maps(self.pairs)
+        _warn_of_small_maps([*self.pairs, *_dense_pair(self._reader, read_of_teacher)])
         self.losses = nn.ModuleDict(
             {name: self._built(term.loss) for name, term in zip(self.weights, terms, strict=True)}
         )
@@ -235,7 +236,10 @@ class Guide(nn.Module):
         self.set_epoch(0.0)
 
     def set_epoch(self, epoch: float) -> None:
-        """Set the scheduled weights to a (fractional) epoch, counted from 0."""
+        """Set the scheduled weights, and losses that change in training, to a (fractional) epoch, counted from 0."""
+        for loss in self.losses.values():
+            if hasattr(loss, "set_progress"):
+                loss.set_progress(epoch / self._epochs)
         for name, term in self.term_states.items():
             if term.schedule.constant:
                 continue
@@ -306,7 +310,10 @@ class Guide(nn.Module):
             return loss
         teacher = self.teacher_runner.reader
         if _family(loss) == "embeddings":
-            build(self._reader.embedding_width, teacher.embedding_width)
+            matrix = [teacher.head.matrix] if getattr(loss, "teacher_classifier", False) and teacher.head else []
+            build(self._reader.embedding_width, teacher.embedding_width, *matrix)
+        elif _family(loss) == "dense":
+            build(self._reader.dense_shape, teacher.dense_shape, classified=self._reader.head is not None)
         elif getattr(loss, "all_blocks", False):
             build(self._reader.block_shapes, teacher.map_shapes)
         else:
@@ -322,8 +329,16 @@ def _value(loss: nn.Module, seen: Features, taught: Features, targets: Tensor) -
         return loss(ours, taught.maps)  # type: ignore[no-any-return]
     if family == "embeddings":
         return loss(seen.embedding, taught.embedding)  # type: ignore[no-any-return]
+    if family == "dense":
+        return loss(seen.dense, taught.dense, taught.logits)  # type: ignore[no-any-return]
     ours_BK = seen.distillation if family == "distillation" else seen.logits
     return loss(ours_BK, taught.logits, targets)  # type: ignore[no-any-return]
+
+
+def _dense_pair(ours: FeatureReader, theirs: FeatureReader) -> list[PairShape]:
+    if ours.dense_layer is None or theirs.dense_layer is None:
+        return []
+    return [PairShape(ours.dense_layer, ours.dense_shape, theirs.dense_layer, theirs.dense_shape)]
 
 
 def _teacher_taps(teacher: Teacher, taps: Sequence[str | Tap] | None) -> list[Tap]:

@@ -3,13 +3,13 @@
 Letters in shapes: B batch, H W image size.
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from lgkd.distillation.features import FeatureReader, Features, FeatureSpec
+from lgkd.distillation.linear_head import probe_images
 from lgkd.distillation.taps import Tap, Taps
 from lgkd.models.pruned_teacher import Trimmed, trim
 from lgkd.models.teacher import Teacher
@@ -59,10 +59,7 @@ class TeacherRunner:
         """Create the pruned copy in the teacher's current BatchNorm mode; attach hooks to a teacher without a copy."""
         teacher, reader = self.teacher, self.reader
         self.remove()
-        like = next(teacher.model.parameters(), torch.zeros(()))
-        shape = (2, teacher.channels, *teacher.image_size)
-        # An input that covers the range of values; random numbers would advance the user's generator.
-        images = torch.linspace(0, 40, math.prod(shape)).sin().mul(2).view(shape).to(like.device, like.dtype)
+        images = probe_images(teacher.model, teacher.channels, teacher.image_size)
         self.pruned = trim(teacher.model, reader.outputs, reader.inputs, logits=reader.wants.logits, images=images)
         self._taps = reader.attach(teacher.model) if self.pruned is None else None
         self._mode = teacher.batch_norm

@@ -9,6 +9,9 @@ from lgkd.errors import InputError
 from lgkd.losses import TERMS
 from lgkd.losses.registry import registration
 
+OF_CLASSES = frozenset({"logits", "distillation", "dense"})
+"""Families of losses that compare logits, so that student and teacher need the same classes."""
+
 
 def make_loss(term: Term) -> nn.Module:
     """Create the loss of a term with the options of its section; its projections are not built yet.
@@ -35,7 +38,7 @@ def for_several_labels(loss: nn.Module, title: str) -> nn.Module:
     Raises:
         InputError: it compares distributions over classes that exclude each other.
     """
-    if getattr(loss, "reads", None) not in ("logits", "distillation") or getattr(loss, "multi_label", False):
+    if getattr(loss, "reads", None) not in OF_CLASSES or getattr(loss, "multi_label", False):
         return loss
     form = getattr(loss, "per_class", None)
     if form is None:

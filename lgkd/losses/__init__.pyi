@@ -7,6 +7,7 @@ from lgkd.losses.correlation_congruence import CorrelationCongruence as Correlat
 from lgkd.losses.cross_correlation import CrossCorrelation as CrossCorrelation
 from lgkd.losses.deit import DeiTHard as DeiTHard
 from lgkd.losses.deit import DeiTSoft as DeiTSoft
+from lgkd.losses.dense_kd import DenseKD as DenseKD
 from lgkd.losses.dist import DIST as DIST
 from lgkd.losses.dkd import DKD as DKD
 from lgkd.losses.hint import Hint as Hint
@@ -18,5 +19,7 @@ from lgkd.losses.rkd import RKD as RKD
 from lgkd.losses.similarity_preserving import SimilarityPreserving as SimilarityPreserving
 from lgkd.losses.standardized_kd import StandardizedDKD as StandardizedDKD
 from lgkd.losses.standardized_kd import StandardizedKD as StandardizedKD
+from lgkd.losses.teacher_head import TeacherHead as TeacherHead
+from lgkd.losses.token_relations import TokenRelations as TokenRelations
 
 TERMS: dict[str, type[nn.Module]]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lgkd.losses.base import at_least_single, averaged
+from lgkd.losses.base import at_coarser_grid, at_least_single
 from lgkd.losses.registry import Bounds, register_loss
 
 
@@ -43,7 +43,7 @@ class AttentionTransfer(nn.Module):
         """Compute the loss, a scalar; maps (B,D_k,h,w) and (B,C_k,h',w'), one of each for each pair."""
         losses = []
         for student, teacher in zip(student_maps, teacher_maps, strict=True):
-            ours, theirs = _at_coarser_grid(at_least_single(student), at_least_single(teacher.detach()))
+            ours, theirs = at_coarser_grid(at_least_single(student), at_least_single(teacher.detach()))
             losses.append(F.mse_loss(self._attention(ours), self._attention(theirs)))
         return sum(losses[1:], start=losses[0])
 
@@ -68,9 +68,3 @@ def _powers(map_BChw: Tensor, p: float) -> Tensor:
     # The slope of a root at 0 is infinite: those positions are 1 before it and 0 after, so that it has no gradient.
     apart = sizes > tiny
     return torch.where(apart, torch.where(apart, sizes, 1.0).pow(p), 0.0)
-
-
-def _at_coarser_grid(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    grid = min(first.shape[-2], second.shape[-2]), min(first.shape[-1], second.shape[-1])
-    pooled = [one if one.shape[-2:] == grid else averaged(one, grid) for one in (first, second)]
-    return pooled[0], pooled[1]

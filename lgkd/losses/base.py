@@ -30,6 +30,13 @@ def averaged(map_BChw: Tensor, grid: tuple[int, int]) -> Tensor:
         return down @ map_BChw @ across.T
 
 
+def at_coarser_grid(first_BChw: Tensor, second_BChw: Tensor) -> tuple[Tensor, Tensor]:
+    """Average two maps to the smaller number of rows and the smaller number of columns of the two."""
+    grid = min(first_BChw.shape[-2], second_BChw.shape[-2]), min(first_BChw.shape[-1], second_BChw.shape[-1])
+    first, second = (one if one.shape[-2:] == grid else averaged(one, grid) for one in (first_BChw, second_BChw))
+    return first, second
+
+
 def _averaging(like: Tensor, axis: int, cells: int) -> Tensor:
     """Return the matrix that averages an axis of `like` to `cells` cells, (cells, length); windows as torch's."""
     length = like.shape[axis]

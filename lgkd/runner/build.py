@@ -18,7 +18,7 @@ from lgkd.data.prepare import Data
 from lgkd.distillation.classification import ClassificationLoss, LabelLoss, MultiLabelLoss
 from lgkd.distillation.guide import Guide, Term
 from lgkd.distillation.tasks import Guided, Supervised, Task
-from lgkd.distillation.terms import for_several_labels, make_loss
+from lgkd.distillation.terms import OF_CLASSES, for_several_labels, make_loss
 from lgkd.errors import InputError, MissingTeacherError
 from lgkd.models.default_taps import block_names
 from lgkd.models.factory import check_plausible, create_model, default_image_size
@@ -216,7 +216,7 @@ def make_guides(
 
 def _refuse_logits(name: str, terms: Sequence[Term]) -> None:
     """Refuse terms that compare the logits of a teacher of other classes."""
-    found = [str(term.name) for term in terms if getattr(term.loss, "reads", None) in ("logits", "distillation")]
+    found = [str(term.name) for term in terms if getattr(term.loss, "reads", None) in OF_CLASSES]
     if found:
         raise InputError(
             f"{name} has the classes that its weights were trained on, and {', '.join(found)} of the recipe compares "

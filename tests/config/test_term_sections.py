@@ -32,6 +32,9 @@ PUBLISHED = {
     "rkd": 1,
     "cc": None,
     "cross-correlation": None,
+    "dense-kd": 1,
+    "teacher-head": 1,
+    "token-relations": 1,
 }
 
 CHANGED: dict[str, dict[str, Any]] = {
@@ -47,6 +50,9 @@ CHANGED: dict[str, dict[str, Any]] = {
     "rkd": {"distance_weight": 1.0, "angle_weight": 2.0},
     "cc": {"gamma": 1.0, "order": 3},
     "cross-correlation": {"kappa": 0.5, "expansion": 2},
+    "dense-kd": {"target": "soft", "temperature": 2.0, "course": "cosine"},
+    "teacher-head": {"features": 10.0, "projector": "linear"},
+    "token-relations": {"temperature": 0.5, "grid": 8},
 }
 
 

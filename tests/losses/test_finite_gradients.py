@@ -17,11 +17,14 @@ from lgkd.losses import (
     CorrelationCongruence,
     CrossCorrelation,
     DeiTSoft,
+    DenseKD,
     Hint,
     LumiNet,
     MapLoss,
     StandardizedDKD,
     StandardizedKD,
+    TeacherHead,
+    TokenRelations,
 )
 from tests.support.losses import normal
 
@@ -48,6 +51,11 @@ VARIANTS: dict[str, Callable[[], nn.Module]] = {
     "rkd distances": lambda: RKD(angle_weight=0.0),
     "cc of order 10": lambda: CorrelationCongruence(5.0, 10),
     "cross-correlation narrow": lambda: CrossCorrelation(expansion=1),
+    "dense-kd soft": lambda: DenseKD("soft", 0.1),
+    "dense-kd global": lambda: DenseKD(course="global"),
+    "token-relations cold": lambda: TokenRelations(0.001),
+    "token-relations on 2 x 2": lambda: TokenRelations(grid=2),
+    "teacher-head linear": lambda: TeacherHead(0.0, "linear"),
 }
 
 MAKERS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -65,7 +73,9 @@ MAKERS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def made(loss: nn.Module, how: str, seed: int) -> list[Tensor]:
     """What a loss of this family reads, of one side."""
-    shapes = [(BATCH, *shape) for shape in MAPS] if loss.reads == "maps" else [(BATCH, 5)]
+    shapes = [(BATCH, 5)]
+    if loss.reads in ("maps", "dense"):
+        shapes = [(BATCH, *shape) for shape in MAPS]
     return [MAKERS[how](normal(*shape, seed=seed)) for shape in shapes]
 
 
@@ -76,6 +86,8 @@ def gradients(loss: nn.Module, student: list[Tensor], teacher: list[Tensor]) -> 
         value = loss(leaves, teacher)
     elif loss.reads == "embeddings":
         value = loss(leaves[0], teacher[0])
+    elif loss.reads == "dense":
+        value = loss(leaves[0], teacher[0], teacher[0].mean(dim=(2, 3)))
     else:
         value = loss(leaves[0], teacher[0], torch.tensor([0, 4, 2, 2]))
     value.backward()
@@ -86,7 +98,11 @@ def gradients(loss: nn.Module, student: list[Tensor], teacher: list[Tensor]) -> 
 def ready(name: str) -> nn.Module:
     torch.manual_seed(0)
     loss = VARIANTS[name]()
-    if hasattr(loss, "build"):
+    if loss.reads == "dense":
+        loss.build(MAPS[0], MAPS[0], classified=False)
+    elif hasattr(loss, "teacher_classifier"):
+        loss.build(5, 5, normal(3, 5, seed=2))
+    elif hasattr(loss, "build"):
         loss.build(*((5, 5) if loss.reads == "embeddings" else (MAPS, MAPS)))
     return loss
 

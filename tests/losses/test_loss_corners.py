@@ -22,6 +22,7 @@ from lgkd.losses import (
     SimilarityPreserving,
     StandardizedDKD,
     StandardizedKD,
+    TokenRelations,
 )
 from lgkd.losses.map_loss import Normalize, normalized
 from lgkd.losses.standardized_kd import standardized
@@ -83,7 +84,9 @@ def test_attention_is_compared_on_the_coarser_of_each_side() -> None:
         torch.testing.assert_close(AttentionTransfer()([student], [teacher]), expected)
 
 
-@pytest.mark.parametrize("kind", [MapLoss, Hint, ReviewKD, AttentionTransfer, SimilarityPreserving, BlockGuidance])
+@pytest.mark.parametrize(
+    "kind", [MapLoss, Hint, ReviewKD, AttentionTransfer, SimilarityPreserving, BlockGuidance, TokenRelations]
+)
 def test_a_map_without_its_partner_is_no_pair(kind: type[nn.Module]) -> None:
     loss = built(kind())
     students = [normal(2, *shape) for shape, _ in PAIRS]

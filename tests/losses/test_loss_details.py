@@ -21,12 +21,15 @@ from lgkd.losses import (
     CrossCorrelation,
     DeiTHard,
     DeiTSoft,
+    DenseKD,
     Hint,
     LumiNet,
     MapLoss,
     ReviewKD,
     StandardizedDKD,
     StandardizedKD,
+    TeacherHead,
+    TokenRelations,
 )
 from tests.support.losses import built, normal
 
@@ -53,6 +56,8 @@ NUMBERS: list[tuple[type[nn.Module], str, str, float]] = [
     (RKD, "angle_weight", NOT_NEGATIVE, 50.0),
     (CorrelationCongruence, "gamma", POSITIVE, 0.4),
     (CrossCorrelation, "kappa", NOT_NEGATIVE, 0.01),
+    (TokenRelations, "temperature", POSITIVE, 0.07),
+    (TeacherHead, "features", NOT_NEGATIVE, 1.0),
 ]
 CHOICES: list[tuple[type[nn.Module], str, str, tuple[str, ...]]] = [
     (MapLoss, "transform", "linear", ("attention", "similarity")),
@@ -61,9 +66,12 @@ CHOICES: list[tuple[type[nn.Module], str, str, tuple[str, ...]]] = [
     (Hint, "regressor", "linear", ("norm",)),
     (KD, "mean", "batch", ("elements",)),
     (DeiTSoft, "mean", "batch", ("elements",)),
+    (DenseKD, "target", "hard", ("soft",)),
+    (DenseKD, "course", "linear", ("square", "cosine", "local", "global")),
+    (TeacherHead, "projector", "norm", ("linear",)),
 ]
 OF_LOGITS = (KD, DeiTSoft, DeiTHard, DKD, DIST, StandardizedKD, StandardizedDKD, LumiNet)
-OF_EMBEDDINGS = (RKD, CorrelationCongruence, CrossCorrelation)
+OF_EMBEDDINGS = (RKD, CorrelationCongruence, CrossCorrelation, TeacherHead)
 
 
 def found(loss: nn.Module, option: str) -> Any:
@@ -167,6 +175,30 @@ def test_an_option_that_is_a_choice_has_a_default_and_tells_the_closest(
             "CrossCorrelation: a batch of one has no correlations; use batches of 2 or more",
         ),
         (
+            lambda: TeacherHead()(normal(4, 3), normal(4, 5)),
+            "TeacherHead has no projection; call build(student_width, teacher_width, matrix) first, or pass it to a "
+            "Guide",
+        ),
+        (
+            lambda: built(TeacherHead())(normal(1, 3), normal(1, 5)),
+            "TeacherHead normalises by the batch, and got a batch of one; use batches of 2 or more, or the projector "
+            "linear",
+        ),
+        (
+            lambda: DenseKD(temperature=2.0),
+            "DenseKD: temperature is 2.0 and target 'hard'; leave temperature at 1.0, or set target to 'soft'",
+        ),
+        (
+            lambda: DenseKD()(normal(2, 3, 4, 4), normal(2, 5, 2, 2), normal(2, 5)),
+            "DenseKD: the student's dense logits are (2, 3, 4, 4), the teacher's (2, 5, 2, 2) and its logits (2, 5); "
+            "they must be (B,K,h,w), (B,K,h',w') and (B,K), of the same images and classes; of a map, call "
+            "build(student_shape, teacher_shape, classified=False) first",
+        ),
+        (
+            lambda: TokenRelations(grid=1),
+            "TokenRelations: grid is 1, expected a whole number >= 2 and <= 64",
+        ),
+        (
             lambda: DKD()(normal(4, 1), normal(4, 1), torch.zeros(4, dtype=torch.int64)),
             "DKD compares the classes other than the target, got a single class; use KD",
         ),
@@ -178,7 +210,7 @@ def test_what_cannot_be_is_refused_in_these_words(make: Callable[[], Any], said:
     assert str(caught.value) == said
 
 
-@pytest.mark.parametrize("kind", [MapLoss, Hint, ReviewKD, BlockGuidance, CrossCorrelation])
+@pytest.mark.parametrize("kind", [MapLoss, Hint, ReviewKD, BlockGuidance, CrossCorrelation, DenseKD, TeacherHead])
 def test_a_loss_is_built_once(kind: type[nn.Module]) -> None:
     loss = built(kind())
     before = {name: value.clone() for name, value in loss.state_dict().items()}
@@ -206,7 +238,7 @@ def test_logits_of_two_kinds_are_refused_with_both_shapes(kind: type[nn.Module],
 def test_embeddings_of_two_batches_are_refused_with_both_shapes(kind: type[nn.Module], shapes: Any) -> None:
     with pytest.raises(InputError) as caught:
         built(kind())(normal(*shapes[0]), normal(*shapes[1]))
-    ours = (4, 5) if kind is CrossCorrelation else shapes[0]  # behind its projection
+    ours = (4, 5) if kind in (CrossCorrelation, TeacherHead) else shapes[0]  # behind its projection
     assert str(caught.value) == (
         f"{kind.__name__}: the student's embedding is {ours} and the teacher's {shapes[1]}; they must be (B,D) and "
         "(B,C), pooled features of the same images"
@@ -233,6 +265,14 @@ def test_embeddings_of_two_batches_are_refused_with_both_shapes(kind: type[nn.Mo
         (RKD, {}, "distance_weight=25, angle_weight=50"),
         (CorrelationCongruence, {}, "gamma=0.4, order=2"),
         (CrossCorrelation, {}, "kappa=0.01, expansion=4"),
+        (DenseKD, {}, "target='hard', course='linear'"),
+        (
+            DenseKD,
+            {"target": "soft", "temperature": 2, "course": "local"},
+            "target='soft', temperature=2, course='local'",
+        ),
+        (TokenRelations, {"grid": 8}, "temperature=0.07, grid=8"),
+        (TeacherHead, {}, "features=1, projector='norm'"),
     ],
 )
 def test_a_loss_that_is_printed_says_its_options(kind: type[nn.Module], options: dict[str, Any], said: str) -> None:

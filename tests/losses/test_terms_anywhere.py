@@ -28,16 +28,16 @@ def transformer() -> Teacher:
                                   embed_dim=48, num_heads=3), image_size=32)  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["resnet8", "timm:resnet10t"])
+@pytest.mark.parametrize(("name", "size"), [("resnet8", 32), ("timm:resnet10t", 64)])
 def test_a_transformer_guides_a_cnn_by_every_term(
-    name: str, transformer: Teacher, make_batch: Callable[..., Batch]
+    name: str, size: int, transformer: Teacher, make_batch: Callable[..., Batch]
 ) -> None:
     torch.manual_seed(1)
-    student = create_student(name, num_classes=5, image_size=32)
+    student = create_student(name, num_classes=5, image_size=size)
     before = {key: value.clone() for key, value in transformer.model.state_dict().items()}
     terms = [Term(TERMS[kind](), name=kind) for kind in ANY]
-    task = Guided(student, Guide(student, transformer, image_size=32, terms=terms)).train()
-    step = task(make_batch(32, count=6))
+    task = Guided(student, Guide(student, transformer, image_size=size, terms=terms)).train()
+    step = task(make_batch(size, count=6))
     step.loss.backward()
     assert set(step.parts) == {"classification", *ANY}
     assert all(value.isfinite() and value > 0 for value in step.parts.values())
@@ -105,7 +105,7 @@ def test_a_teacher_that_cannot_serve_a_term_says_so_in_one_line(conv_student: nn
         Guide(conv_student, pooled, image_size=32, terms=[Term(MapLoss())])
     assert "\n" not in str(caught.value)
     Guide(conv_student, pooled, image_size=32, terms=[Term(KD())]).remove()
-    for kind in ("dkd", "dist", "standardized-kd", "luminet"):
+    for kind in ("dkd", "dist", "standardized-kd", "luminet", "dense-kd"):
         with pytest.raises(InputError, match="the student has 5 classes, the teacher 6, and a term compares"):
             Guide(conv_student, Teacher(CifarResNet(8, 6), image_size=8), image_size=32, terms=[Term(TERMS[kind]())])
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from lgkd.losses import CrossCorrelation
+from lgkd.losses import CrossCorrelation, DenseKD, TeacherHead
 
 PAIRS = [((3, 4, 4), (5, 2, 2)), ((2, 2, 2), (7, 2, 2))]
 """Shapes (C,h,w) of two pairs of maps, the student's and the teacher's."""
@@ -14,9 +14,13 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def built(loss: nn.Module) -> nn.Module:
-    """A loss whose projections are made, where it has any; of embeddings for widths of 3 and 5."""
+    """A loss whose projections are made, where it has any; of embeddings for widths of 3 and 5, and 4 classes."""
     if isinstance(loss, CrossCorrelation):
         loss.build(3, 5)
+    elif isinstance(loss, TeacherHead):
+        loss.build(3, 5, normal(4, 5, seed=9))
+    elif isinstance(loss, DenseKD):
+        loss.build((3, 4, 4), (5, 2, 2), classified=False)
     elif hasattr(loss, "build"):
         loss.build([student for student, _ in PAIRS], [teacher for _, teacher in PAIRS])
     return loss

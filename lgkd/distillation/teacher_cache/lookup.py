@@ -60,7 +60,8 @@ class CachedFeatures:
             if partner is not None and kept is not None:
                 values = {name: mix(value, value.index_select(0, partner), kept) for name, value in values.items()}
             maps = [value for name, value in values.items() if name.startswith("map")]
-            found.append(Features(values.get("logits"), maps, [], values.get("embedding"), None, None))
+            logits, embedding, dense = (values.get(name) for name in ("logits", "embedding", "dense"))
+            found.append(Features(logits, maps, [], embedding, None, None, dense))
         return tuple(found)
 
     def _read(self, cache: Cache, name: str, index: Tensor, epoch: int) -> Tensor:
@@ -89,7 +90,7 @@ def measure(lookup: CachedFeatures, guides: Sequence[Guide], loader: TrainLoader
         for place, (guide, cached) in enumerate(zip(guides, lookup(index, 0), strict=True)):
             assert cached is not None
             online = guide.teach(images)
-            for name, ours, theirs in zip(guide.teaches, _values(cached), _values(online), strict=True):
+            for name, ours, theirs in zip(guide.teaches, cached.stored(), online.stored(), strict=True):
                 theirs = theirs.double()
                 wrong[place][name] = wrong[place].get(name, 0.0) + float((ours - theirs).square().sum())
                 whole[place][name] = whole[place].get(name, 0.0) + float(theirs.square().sum())
@@ -107,9 +108,3 @@ def _first(loader: TrainLoader) -> Iterator[tuple[Tensor, Tensor]]:
         seen += len(batch.index)
         if seen >= _MEASURED_IMAGES:
             return
-
-
-def _values(features: Features) -> list[Tensor]:
-    """Return the features in the order of `Guide.teaches`."""
-    more = [value for value in (features.logits, features.embedding) if value is not None]
-    return [*features.maps, *more]

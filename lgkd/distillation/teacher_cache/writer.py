@@ -78,8 +78,8 @@ def write_cache(
             images.check(index)
             pixels = images.pixels[index].to(device)
             said = guide.teach(draw(pixels, images.sizes[index], index, view))
-            values = [*said.maps, *(value for value in (said.logits, said.embedding) if value is not None)]
-            writer.add({name: _stored(name, value, layout) for name, value in zip(layout.shapes, values, strict=True)})
+            values = zip(layout.shapes, said.stored(), strict=True)
+            writer.add({name: _stored(name, value, layout) for name, value in values})
             if progress is not None:
                 progress(writer.done, writer.total)
             if time.monotonic() - recorded > _SECONDS_BETWEEN_RECORDS:

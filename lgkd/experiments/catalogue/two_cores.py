@@ -244,4 +244,34 @@ _TAPS = Experiment(
     ),
 )
 
-TWO_CORES = (_METHODS, _PVT, _CURVE, _PLUS, _TAPS)
+
+def _label_free(key: str, label: str, term: str) -> Arm:
+    terms = f"guide.terms=[{{kind: {term}}}]"
+    return _tuned(_GUIDED, key, label, *_MUON, terms, against="unguided")
+
+
+_LABEL_FREE = Experiment(
+    name="cifar100-10pct-label-free",
+    title="5,000 images: label-free terms",
+    question="Do terms that read no labels and project no maps help a small ViT, beside the labels, as locality does?",
+    scale="2 cores",
+    dataset="cifar100",
+    part="10 %, 50 images of each class",
+    seeds=(0, 1, 2),
+    budget="about 75 minutes on one thread: a teacher of 7 minutes and 15 students of 4 to 5 minutes each (estimated)",
+    arms=(
+        _TEACHER,
+        _tuned(_UNGUIDED, "unguided", "small ViT, unguided", *_MUON_ALONE),
+        _tuned(_GUIDED, "locality", "locality guidance", *_MUON, against="unguided"),
+        _label_free("dense-kd", "dense logits, local to global", "dense-kd"),
+        _label_free("token-relations", "relations of tokens within an image", "token-relations"),
+        _label_free("teacher-head", "the teacher's classifier on the student's features", "teacher-head"),
+    ),
+    notes=(
+        "Student, teacher and steps are those of cifar100-10pct-plus. All with Muon: the unguided student at 3e-3 and "
+        "locality guidance at 1e-2, the best rates tried there; the other terms at 1e-2 and with their published "
+        "weights.",
+    ),
+)
+
+TWO_CORES = (_METHODS, _PVT, _CURVE, _PLUS, _TAPS, _LABEL_FREE)
