@@ -3,9 +3,10 @@
 Letters in shapes: N images, K classes.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,8 +20,30 @@ from lgkd.training.label_scores import score_labels
 _BATCH = 64
 
 
+class Shares(ABC):
+    """Compare the accuracy of a file with that of the student."""
+
+    TITLES: ClassVar[tuple[str, ...]]
+    """Of the fields, in tables."""
+    SAME: ClassVar[str]
+    """Explanation of the last title."""
+
+    @property
+    @abstractmethod
+    def judged(self) -> tuple[float, float]:
+        """Return the two accuracies that a file may not lose, 0 to 1."""
+
+    @abstractmethod
+    def against(self, student: "Shares") -> str:
+        """Describe the accuracies and the student's in words."""
+
+    def drop_from(self, student: "Shares") -> float:
+        """Return the loss against the student in points, in the accuracy that has lost more."""
+        return 100 * max(theirs - ours for ours, theirs in zip(self.judged, student.judged, strict=True))
+
+
 @dataclass(frozen=True)
-class Accuracy:
+class Accuracy(Shares):
     """Hold the accuracy of a student, or of a file of it, on the test split.
 
     Attributes:
@@ -33,23 +56,25 @@ class Accuracy:
     balanced_accuracy: float
     same_class: float = 1.0
 
-    TITLES: ClassVar[tuple[str, ...]] = ("top-1", "balanced accuracy", "same class")
-    SAME: ClassVar[str] = "same class: as the student in fp32"
+    TITLES = ("top-1", "balanced accuracy", "same class")
+    SAME = "same class: as the student in fp32"
 
-    def drop_from(self, student: "Accuracy") -> float:
-        """Return the loss against the student in points: of top-1 or of balanced accuracy, whichever is larger."""
-        return 100 * max(student.top1 - self.top1, student.balanced_accuracy - self.balanced_accuracy)
+    @property
+    def judged(self) -> tuple[float, float]:
+        """Return top-1 and balanced accuracy."""
+        return self.top1, self.balanced_accuracy
 
-    def against(self, student: "Accuracy") -> str:
-        """Describe both in words."""
+    def against(self, student: Shares) -> str:
+        """Describe the accuracies and the student's in words."""
+        top1, balanced = student.judged
         return (
-            f"classifies {self.top1:.2%} of the test images correctly, the student {student.top1:.2%} (balanced "
-            f"{self.balanced_accuracy:.2%} and {student.balanced_accuracy:.2%})"
+            f"classifies {self.top1:.2%} of the test images correctly, the student {top1:.2%} (balanced "
+            f"{self.balanced_accuracy:.2%} and {balanced:.2%})"
         )
 
 
 @dataclass(frozen=True)
-class LabelAccuracy:
+class LabelAccuracy(Shares):
     """Hold the same of a student that gives an image several labels; `lgkd.training.label_scores` defines the scores.
 
     Attributes:
@@ -62,23 +87,21 @@ class LabelAccuracy:
     micro_f1: float
     same_labels: float = 1.0
 
-    TITLES: ClassVar[tuple[str, ...]] = ("mAP", "micro F1", "same labels")
-    SAME: ClassVar[str] = "same labels: as the student in fp32"
+    TITLES = ("mAP", "micro F1", "same labels")
+    SAME = "same labels: as the student in fp32"
 
-    def drop_from(self, student: "LabelAccuracy") -> float:
-        """Return the loss against the student in points: of mAP or of micro F1, whichever is larger."""
-        return 100 * max(student.map - self.map, student.micro_f1 - self.micro_f1)
+    @property
+    def judged(self) -> tuple[float, float]:
+        """Return mAP and micro F1."""
+        return self.map, self.micro_f1
 
-    def against(self, student: "LabelAccuracy") -> str:
-        """Describe both in words."""
+    def against(self, student: Shares) -> str:
+        """Describe the accuracies and the student's in words."""
+        mean, micro = student.judged
         return (
-            f"has a mean average precision of {self.map:.2%} on the test images, the student {student.map:.2%} (micro "
-            f"F1 {self.micro_f1:.2%} and {student.micro_f1:.2%})"
+            f"has a mean average precision of {self.map:.2%} on the test images, the student {mean:.2%} (micro F1 "
+            f"{self.micro_f1:.2%} and {micro:.2%})"
         )
-
-
-AnyAccuracy = Accuracy | LabelAccuracy
-_A = TypeVar("_A", Accuracy, LabelAccuracy)
 
 
 @torch.no_grad()
@@ -97,7 +120,7 @@ def predicted(logits: Logits, images: Images, plain: Plain) -> Tensor:
     return torch.cat(found)
 
 
-def measure(logits_NK: Tensor, labels: Tensor, student_NK: Tensor) -> AnyAccuracy:
+def measure(logits_NK: Tensor, labels: Tensor, student_NK: Tensor) -> Accuracy | LabelAccuracy:
     """Compute the accuracies of a file.
 
     Args:
@@ -123,7 +146,9 @@ def measure(logits_NK: Tensor, labels: Tensor, student_NK: Tensor) -> AnyAccurac
     )
 
 
-def check_drop(file: str, found: _A, student: _A, *, max_drop: float, force: bool, say: Callable[[str], None]) -> None:
+def check_drop(
+    file: str, found: Shares, student: Shares, *, max_drop: float, force: bool, say: Callable[[str], None]
+) -> None:
     """Refuse a file that loses more accuracy than allowed.
 
     Args:

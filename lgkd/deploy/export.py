@@ -17,7 +17,7 @@ from lgkd._internal.manifest import write_manifest
 from lgkd.data.dataset import Images
 from lgkd.data.sources.arrange import whole
 from lgkd.deploy import formats
-from lgkd.deploy.accuracy import AnyAccuracy, check_drop, measure, predicted
+from lgkd.deploy.accuracy import Accuracy, LabelAccuracy, check_drop, measure, predicted
 from lgkd.deploy.few_bits import CALIBRATION, as_fp16, as_int8
 from lgkd.deploy.formats import Copy, Logits
 from lgkd.deploy.inference.load import plain_of
@@ -76,7 +76,7 @@ class Exported:
     source: str
     largest_logit: float
     needs_lgkd: bool
-    accuracies: Mapping[str, AnyAccuracy] = field(default_factory=dict)
+    accuracies: Mapping[str, Accuracy | LabelAccuracy] = field(default_factory=dict)
     tested: int = 0
     calibrated: int = 0
 
@@ -149,7 +149,7 @@ def largest_difference(logits: Logits, images: Tensor, expected: Tensor) -> floa
 
 def _accuracies(
     subject: Subject, files: Collection[str], copies: Mapping[str, Copy], images: Images
-) -> dict[str, AnyAccuracy]:
+) -> dict[str, Accuracy | LabelAccuracy]:
     """Measure the accuracy of the student, in fp32, and of some of its files."""
     plain = plain_of(subject.about)
     student = predicted(subject.student, images, plain)
