@@ -54,7 +54,7 @@ def probe(
     use: o.Use = None,
     as_json: o.Json = False,
 ) -> None:
-    """Probe frozen features: k-nearest neighbours, linear.
+    """Probe frozen features: nearest neighbours, linear.
 
     Each student is frozen, and classifiers are fitted to the inputs of its head: weighted
     and plain k-nearest neighbours, and logistic regression. With --dataset, of other
