@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from timm.layers.mlp import Mlp as TimmMlp
-from timm.models.vision_transformer import Attention as TimmAttention
+from timm.layers.attention import Attention as TimmAttention
 from torch import Tensor, nn
 
 from lgkd.errors import ModelError
