@@ -99,7 +99,8 @@ def _changes(activation: Tensor) -> Tensor:
 
 
 def _by_head(activation_BND: Tensor, part: Part) -> Tensor:
-    by_head_BNHd = _changes(activation_BND).unflatten(-1, (part.heads, -1))
+    changes_BND = _changes(activation_BND)
+    by_head_BNHd = changes_BND.reshape(*changes_BND.shape[:2], part.heads, -1)
     return by_head_BNHd.sum(dim=(1, 3)).abs().sum(dim=0)
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.layers.attention import Attention as TimmAttention
 from timm.layers.mlp import Mlp as TimmMlp
-from timm.models.vision_transformer import Attention as TimmAttention
 from torch import Tensor, nn
 
 from lgkd.errors import ModelError

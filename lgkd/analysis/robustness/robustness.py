@@ -197,7 +197,7 @@ def summarise_answers(
     """
     balanced = metric == "balanced_accuracy"
     found = accuracies(right_RKN, equal_weights(labels_N, balanced=balanced), len(KINDS))
-    rows = {}
+    rows: dict[str, list[int]] = {}
     for group in comparison.groups:
         begin = sum(len(one) for one in rows.values())
         rows[group.letter] = list(range(begin, begin + len(group.runs)))
