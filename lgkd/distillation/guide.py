@@ -238,8 +238,9 @@ class Guide(nn.Module):
     def set_epoch(self, epoch: float) -> None:
         """Set the scheduled weights, and losses that change in training, to a (fractional) epoch, counted from 0."""
         for loss in self.losses.values():
-            if hasattr(loss, "set_progress"):
-                loss.set_progress(epoch / self._epochs)
+            set_progress: Callable[[float], None] | None = getattr(loss, "set_progress", None)
+            if set_progress is not None:
+                set_progress(epoch / self._epochs)
         for name, term in self.term_states.items():
             if term.schedule.constant:
                 continue

@@ -91,7 +91,7 @@ class LinearHead:
             dense_BNK = F.linear(tokens_BNC, weight, bias)
             if self.scale != 1:
                 dense_BNK = dense_BNK * self.scale
-        return dense_BNK.mT.unflatten(2, map_BChw.shape[2:])
+        return dense_BNK.mT.reshape(len(map_BChw), -1, *map_BChw.shape[2:])
 
 
 def find_head(model: nn.Module, image_size: tuple[int, int], channels: int = 3) -> LinearHead:
