@@ -37,6 +37,7 @@ VARIANTS: dict[str, Callable[[], nn.Module]] = {
     "blocks channel": lambda: BlockGuidance("channel"),
     "blocks unit": lambda: BlockGuidance("unit"),
     "hint norm": lambda: Hint("norm"),
+    "hint without a regressor": lambda: Hint("none", 1.0),
     **{f"attention-transfer {p}": lambda p=p: AttentionTransfer(p) for p in (0.1, 0.5, 0.9, 1.0, 1.5, 3.0, 10.0)},  # type: ignore[misc]
     "kd elements": lambda: KD(0.1, "elements"),
     "deit-soft elements": lambda: DeiTSoft(0.1, "elements"),
