@@ -293,7 +293,7 @@ class Guided(_GuidedTask):
             if not guide.active:
                 continue
             taught = cast("Features | None", batch.taught[number] if batch.taught else None)
-            if taught is None:
+            if taught is None and guide.needs_teacher:
                 view = batch.views[number] if batch.views else None
                 taught = guide.teach(batch.images if view is None else view)
             for name, value in guide(features, taught, batch.targets).items():

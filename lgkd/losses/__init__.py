@@ -11,12 +11,13 @@ The class attribute `reads` declares the inputs of a loss:
 | "logits" | `(student_logits, teacher_logits, targets)`: (B,K) twice, and (B,) class numbers or (B,K) probabilities |
 | "distillation" | as "logits", the student's being those of its distillation head |
 | "embeddings" | `(student_embedding, teacher_embedding)`: (B,D) and (B,C), inputs of the classifiers' last layers |
+| "student-maps" | `(student_maps)`: a list of (B,C,h,w), of the student's taps; the teacher is not read |
 
-All return a scalar. `across_batch` is True if a sample's loss depends on the other samples; such a loss needs
-the whole batch at once. A loss with parameters has `build`, called once with the shapes of its inputs: (C,h,w)
-of all student maps and of all teacher maps, or the two widths of embeddings. `all_blocks` (only "maps")
-is True if the student's list contains the maps of all its blocks. `multi_label` (only of those that read logits) is
-True if an image may have several labels, targets being (B,K) of 0 and 1; `per_class()` returns another loss for them.
+All return a scalar. `across_batch` is True if a sample's loss depends on the other samples; such a loss needs the whole
+batch at once. A loss with parameters has `build`, called once with the shapes of its inputs: (C,h,w) of all student
+maps and of all teacher maps, or of the former alone, or the two widths of embeddings. `all_blocks` (only "maps") is
+True if the student's list contains the maps of all its blocks. `multi_label` (only of those that read logits) is True
+if an image may have several labels, targets being (B,K) of 0 and 1; `per_class()` returns another loss for them.
 Only `MapLoss` propagates a gradient to the teacher's side.
 """
 

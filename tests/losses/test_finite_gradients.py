@@ -66,7 +66,7 @@ MAKERS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def made(loss: nn.Module, how: str, seed: int) -> list[Tensor]:
     """What a loss of this family reads, of one side."""
-    shapes = [(BATCH, *shape) for shape in MAPS] if loss.reads == "maps" else [(BATCH, 5)]
+    shapes = [(BATCH, *shape) for shape in MAPS] if "maps" in loss.reads else [(BATCH, 5)]
     return [MAKERS[how](normal(*shape, seed=seed)) for shape in shapes]
 
 
@@ -75,6 +75,8 @@ def gradients(loss: nn.Module, student: list[Tensor], teacher: list[Tensor]) -> 
     leaves = [one.detach().clone().requires_grad_() for one in student]
     if loss.reads == "maps":
         value = loss(leaves, teacher)
+    elif loss.reads == "student-maps":
+        value = loss(leaves)
     elif loss.reads == "embeddings":
         value = loss(leaves[0], teacher[0])
     else:
@@ -88,7 +90,8 @@ def ready(name: str) -> nn.Module:
     torch.manual_seed(0)
     loss = VARIANTS[name]()
     if hasattr(loss, "build"):
-        loss.build(*((5, 5) if loss.reads == "embeddings" else (MAPS, MAPS)))
+        shapes = {"embeddings": (5, 5), "student-maps": (MAPS,)}.get(loss.reads, (MAPS, MAPS))
+        loss.build(*shapes)
     return loss
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lgkd.distillation.inputs import FAMILIES
 from lgkd.errors import InputError
 from lgkd.losses import TERMS, AttentionTransfer, BlockGuidance, Hint, MapLoss, ReviewKD, SimilarityPreserving
 from lgkd.losses.review_kd import context_loss
@@ -333,6 +334,6 @@ def test_bad_use_is_told_in_one_line(make: Callable[[], Any], words: str) -> Non
 
 def test_every_loss_states_what_it_reads_and_whether_it_looks_across_the_batch() -> None:
     for kind, loss in TERMS.items():
-        assert loss.reads in ("maps", "logits", "distillation", "embeddings"), kind
+        assert loss.reads in FAMILIES, kind
         assert isinstance(loss().across_batch, bool), kind
         assert getattr(loss, "all_blocks", False) is (kind == "blocks")
