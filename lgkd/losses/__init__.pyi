@@ -19,5 +19,6 @@ from lgkd.losses.rkd import RKD as RKD
 from lgkd.losses.similarity_preserving import SimilarityPreserving as SimilarityPreserving
 from lgkd.losses.standardized_kd import StandardizedDKD as StandardizedDKD
 from lgkd.losses.standardized_kd import StandardizedKD as StandardizedKD
+from lgkd.losses.target_enhanced_kd import TargetEnhancedKD as TargetEnhancedKD
 
 TERMS: dict[str, type[nn.Module]]

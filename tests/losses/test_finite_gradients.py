@@ -22,6 +22,7 @@ from lgkd.losses import (
     MapLoss,
     StandardizedDKD,
     StandardizedKD,
+    TargetEnhancedKD,
 )
 from tests.support.losses import normal
 
@@ -46,6 +47,7 @@ VARIANTS: dict[str, Callable[[], nn.Module]] = {
     "standardized-kd cold": lambda: StandardizedKD(0.1, eps=10.0),
     "standardized-dkd cold": lambda: StandardizedDKD(temperature=0.1),
     "luminet cold": lambda: LumiNet(0.1),
+    "target-enhanced-kd of a root": lambda: TargetEnhancedKD(0.5, 0.1),
     "rkd distances": lambda: RKD(angle_weight=0.0),
     "cc of order 10": lambda: CorrelationCongruence(5.0, 10),
     "cross-correlation narrow": lambda: CrossCorrelation(expansion=1),
