@@ -98,11 +98,13 @@ def measured(kinds: Sequence[str]) -> tuple[dict[str, str], float]:
     for head in (student.head, student.head_dist):
         nn.init.normal_(head.weight, std=0.02)
     teacher = Teacher(CifarResNet(20, 100), image_size=SIZE)
-    batch = Batch(torch.randn(IMAGES, 3, SIZE, SIZE), torch.randint(0, 100, (IMAGES,)))
+    labels, index = torch.arange(50_000) % 100, torch.arange(IMAGES)
+    batch = Batch(torch.randn(IMAGES, 3, SIZE, SIZE), labels[:IMAGES], index=index)
     times: dict[str, list[float]] = {kind: [] for kind in ("none", *kinds)}
     for _ in range(ROUNDS + 1):
         for kind, seconds in times.items():
-            guide = None if kind == "none" else Guide(student, teacher, image_size=SIZE, terms=[Term(LOSSES[kind]())])
+            terms = [] if kind == "none" else [Term(LOSSES[kind]())]
+            guide = Guide(student, teacher, image_size=SIZE, terms=terms, labels=labels) if terms else None
             task = Supervised(student) if guide is None else Guided(student, guide)
             for timed in (False, True):
                 task.zero_grad()

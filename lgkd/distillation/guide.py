@@ -16,7 +16,7 @@ from lgkd.config import TermSchedule, TermSection
 from lgkd.config.declaration import check_values
 from lgkd.data.constants import IMAGENET_MEAN, IMAGENET_STD
 from lgkd.distillation.features import FeatureReader, Features, FeatureSpec, MapShape
-from lgkd.distillation.inputs import built, family_of, reads_teacher, value_of
+from lgkd.distillation.inputs import built, family_of, reads_teacher, takes_index, value_of
 from lgkd.distillation.schedules import TermState
 from lgkd.distillation.taps import Tap
 from lgkd.distillation.teacher_runner import TeacherRunner
@@ -88,6 +88,7 @@ class Guide(nn.Module):
         teacher_taps: layers of the teacher; None for its default taps.
         mean, std: the normalisation of the student's images; one number each where they have one channel.
         antialias: smooth the student's images before they are downscaled for the teacher; the paper does not.
+        labels: of all training images in the order of `Batch.index`, (N,) or (N,K); for losses that remember them.
 
     Raises:
         TapError: a layer that is missing or is not a map, or unequal numbers of taps.
@@ -110,6 +111,7 @@ class Guide(nn.Module):
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         antialias: bool = False,
+        labels: Tensor | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(teacher, Teacher):
@@ -159,7 +161,7 @@ class Guide(nn.Module):
         _warn_of_small_maps(self.pairs)
         self.losses = nn.ModuleDict(
             {
-                name: built(term.loss, self._reader, read_of_teacher)
+                name: built(term.loss, self._reader, read_of_teacher, labels)
                 for name, term in zip(self.weights, terms, strict=True)
             }
         )
@@ -190,18 +192,21 @@ class Guide(nn.Module):
         """Run the teacher on its own view of the student's images; return the features that the terms read."""
         return self.teacher_runner(self.teacher.view(images_B3HW, self.mean, self.std, antialias=self.antialias))
 
-    def forward(self, seen: Features, taught: Features | None, targets: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, seen: Features, taught: Features | None, targets: Tensor, index: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Compute the active terms by name, each an unweighted scalar.
 
         Args:
             seen: from `read`.
             taught: from `teach`, for the same images; None if no active term reads the teacher.
             targets: class numbers, int64 (B,), or distributions over classes, float (B,K).
+            index: places of the images among the training images, int64 (B,); for losses that remember them.
         """
         values: dict[str, Tensor] = {}
         for name, loss in self.losses.items():
             if self.term_states[name].ended is None:
-                values[name] = value_of(loss, seen, taught, targets)
+                values[name] = value_of(loss, seen, taught, targets, index)
         return values
 
     # ------------------------------------------------------------------ training state
@@ -210,6 +215,11 @@ class Guide(nn.Module):
     def across_batch(self) -> bool:
         """Return True if a term compares the samples of a batch with each other, so the batch cannot be split."""
         return any(getattr(loss, "across_batch", False) for name, loss in self.losses.items() if name in self.active)
+
+    @property
+    def takes_index(self) -> bool:
+        """Return True if a term is given the places of the images among the training images."""
+        return any(takes_index(loss) for loss in self.losses.values())
 
     @property
     def active(self) -> tuple[str, ...]:

@@ -32,8 +32,19 @@ def reads_teacher(loss: nn.Module) -> bool:
     return family_of(loss) not in _OF_THE_STUDENT
 
 
-def value_of(loss: nn.Module, seen: Features, taught: Features | None, targets: Tensor) -> Tensor:
-    """Compute a term from the inputs that its family reads; `taught` may be None if that is the student alone."""
+def takes_index(loss: nn.Module) -> bool:
+    """Return True if a loss is also given the places of the images among the training images."""
+    return bool(getattr(loss, "takes_index", False))
+
+
+def value_of(
+    loss: nn.Module, seen: Features, taught: Features | None, targets: Tensor, index: Tensor | None = None
+) -> Tensor:
+    """Compute a term from the inputs that its family reads; `taught` may be None if that is the student alone.
+
+    Raises:
+        InputError: the loss takes the places of the images, and there are none.
+    """
     family = family_of(loss)
     if family == "student-maps":
         return loss(seen.maps)  # type: ignore[no-any-return]
@@ -42,18 +53,36 @@ def value_of(loss: nn.Module, seen: Features, taught: Features | None, targets: 
         ours = seen.blocks if getattr(loss, "all_blocks", False) else seen.maps
         return loss(ours, taught.maps)  # type: ignore[no-any-return]
     if family == "embeddings":
-        return loss(seen.embedding, taught.embedding)  # type: ignore[no-any-return]
+        if not takes_index(loss):
+            return loss(seen.embedding, taught.embedding)  # type: ignore[no-any-return]
+        if index is None:
+            raise InputError(
+                f"{type(loss).__name__} remembers every training image, and the batch has no places of its images; "
+                "pass them: lgkd.Batch(images, targets, index=places)"
+            )
+        return loss(seen.embedding, taught.embedding, index)  # type: ignore[no-any-return]
     ours_BK = seen.distillation if family == "distillation" else seen.logits
     return loss(ours_BK, taught.logits, targets)  # type: ignore[no-any-return]
 
 
-def built(loss: nn.Module, student: FeatureReader, teacher: FeatureReader) -> nn.Module:
-    """Build the projections of a loss for the features that it reads."""
+def built(loss: nn.Module, student: FeatureReader, teacher: FeatureReader, labels: Tensor | None) -> nn.Module:
+    """Build the projections of a loss for the features that it reads.
+
+    Raises:
+        InputError: the loss remembers the training images, and their labels are not given.
+    """
     build = getattr(loss, "build", None)
     if build is None:
         return loss
     family = family_of(loss)
-    if family == "embeddings":
+    if takes_index(loss):
+        if labels is None:
+            raise InputError(
+                f"{type(loss).__name__} remembers every training image, and the guide has no labels of them; pass "
+                "labels=, in the order of the images' places"
+            )
+        build(student.embedding_width, teacher.embedding_width, labels)
+    elif family == "embeddings":
         build(student.embedding_width, teacher.embedding_width)
     elif family == "student-maps":
         build(student.map_shapes)

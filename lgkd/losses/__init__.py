@@ -18,7 +18,8 @@ batch at once. A loss with parameters has `build`, called once with the shapes o
 maps and of all teacher maps, or of the former alone, or the two widths of embeddings. `all_blocks` (only "maps") is
 True if the student's list contains the maps of all its blocks. `multi_label` (only of those that read logits) is True
 if an image may have several labels, targets being (B,K) of 0 and 1; `per_class()` returns another loss for them.
-Only `MapLoss` propagates a gradient to the teacher's side.
+`takes_index` (only "embeddings") is True if `forward` is also given the places of the images among the training
+images, int64 (B,), and `build` their labels, (N,) or (N,K). Only `MapLoss` propagates a gradient to the teacher's side.
 """
 
 from importlib import import_module

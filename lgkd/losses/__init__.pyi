@@ -4,6 +4,7 @@ from torch import nn
 from lgkd.losses.attention_transfer import AttentionTransfer as AttentionTransfer
 from lgkd.losses.block_guidance import BlockGuidance as BlockGuidance
 from lgkd.losses.correlation_congruence import CorrelationCongruence as CorrelationCongruence
+from lgkd.losses.crd import CRD as CRD
 from lgkd.losses.cross_correlation import CrossCorrelation as CrossCorrelation
 from lgkd.losses.deit import DeiTHard as DeiTHard
 from lgkd.losses.deit import DeiTSoft as DeiTSoft

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lgkd.losses import (
+    CRD,
     DIST,
     DKD,
     KD,
@@ -50,6 +51,7 @@ VARIANTS: dict[str, Callable[[], nn.Module]] = {
     "target-enhanced-kd of a root": lambda: TargetEnhancedKD(0.5, 0.1),
     "rkd distances": lambda: RKD(angle_weight=0.0),
     "cc of order 10": lambda: CorrelationCongruence(5.0, 10),
+    "crd cold": lambda: CRD(8, temperature=0.001, width=4),
     "cross-correlation narrow": lambda: CrossCorrelation(expansion=1),
 }
 
@@ -79,6 +81,8 @@ def gradients(loss: nn.Module, student: list[Tensor], teacher: list[Tensor]) -> 
         value = loss(leaves, teacher)
     elif loss.reads == "student-maps":
         value = loss(leaves)
+    elif getattr(loss, "takes_index", False):
+        value = loss(leaves[0], teacher[0], torch.tensor([2, 0, 3, 2]))
     elif loss.reads == "embeddings":
         value = loss(leaves[0], teacher[0])
     else:
@@ -93,7 +97,7 @@ def ready(name: str) -> nn.Module:
     loss = VARIANTS[name]()
     if hasattr(loss, "build"):
         shapes = {"embeddings": (5, 5), "student-maps": (MAPS,)}.get(loss.reads, (MAPS, MAPS))
-        loss.build(*shapes)
+        loss.build(*shapes, *([torch.tensor([0, 4, 2, 2])] if getattr(loss, "takes_index", False) else []))
     return loss
 
 

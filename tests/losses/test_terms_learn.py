@@ -20,8 +20,8 @@ from lgkd.runner.build import make_guides, make_student, make_task
 
 STEPS, STEPS_PER_EPOCH = 50, 10
 TOKEN = ("deit-hard", "deit-soft")
-DRAWS = ("dense-relative-localization",)
-"""Kinds that draw for every image of a batch; their own tests show that the order does not matter otherwise."""
+DRAWS = ("dense-relative-localization", "crd")
+"""Kinds that draw for every image of a batch; their own tests show what they draw and that they read the images."""
 OPTIONS = {kind: {"eps": 0.1} for kind in ("standardized-kd", "standardized-dkd")}
 
 
