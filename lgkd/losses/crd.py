@@ -86,7 +86,7 @@ class CRD(nn.Module):
         """
         refuse_second_build(self, self.projections)
         classes = labels if labels.ndim == 1 else torch.arange(len(labels))
-        found, place, counts = classes.cpu().unique(return_inverse=True, return_counts=True)
+        found, place, counts = torch.unique(classes.cpu(), return_inverse=True, return_counts=True)
         if len(found) < 2:
             raise InputError(
                 f"CRD: the {len(labels)} training images are of {len(found)} class, expected images of at least two, "
@@ -131,7 +131,7 @@ class CRD(nn.Module):
         student, teacher = embeddings_of("CRD", student_BD, teacher_BC)
         with without_autocast(student):
             embedded = [
-                F.normalize(project(one.to(project.weight.dtype)), dim=1)
+                F.normalize(project(one.to(self.students.dtype)), dim=1)
                 for project, one in zip(self.projections, (student, teacher), strict=True)
             ]
             # The rows change below, before the backward pass.
