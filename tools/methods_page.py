@@ -1,6 +1,9 @@
 """Writes what docs/methods.md says of terms: from the losses and the schema, and with --measure what they cost.
 
-python -m tools.methods_page [--measure]
+python -m tools.methods_page [--measure [KIND ...]]
+
+With kinds, only their rows of the costs are measured, against steps without guidance in the same rounds, and the other
+rows stay.
 """
 
 import inspect
@@ -9,6 +12,7 @@ import statistics
 import sys
 import textwrap
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -33,6 +37,7 @@ READS = {
     "distillation": "logits, so the same classes; a distillation token",
     "embeddings": "embeddings",
     "dense": "logits of each position, so the same classes",
+    "student-maps": "the student's maps alone",
 }
 LOSSES = {kind: TERMS[kind] for kind in SECTIONS}
 """The losses in the order of the table of kinds."""
@@ -84,18 +89,23 @@ ROUNDS, IMAGES, SIZE = 7, 32, 32
 STUDENT = {"patch_size": 4, "depth": 6, "embed_dim": 96, "num_heads": 3, "distillation_token": True}
 
 
-def costs() -> str:
-    """What a step costs with each term alone, in units of one without guidance: the median over rounds of one run."""
+def measured(kinds: Sequence[str]) -> tuple[dict[str, str], float]:
+    """Rows of the terms by kind, and the seconds of a step without guidance.
+
+    What a step costs with each term alone, in units of one without guidance: the median over rounds of one run.
+    """
     torch.manual_seed(0)
     student = create_student("deit_tiny", num_classes=100, image_size=SIZE, **STUDENT)
     for head in (student.head, student.head_dist):
         nn.init.normal_(head.weight, std=0.02)
     teacher = Teacher(CifarResNet(20, 100), image_size=SIZE)
-    batch = Batch(torch.randn(IMAGES, 3, SIZE, SIZE), torch.randint(0, 100, (IMAGES,)))
-    times: dict[str, list[float]] = {kind: [] for kind in ("none", *LOSSES)}
+    labels, index = torch.arange(50_000) % 100, torch.arange(IMAGES)
+    batch = Batch(torch.randn(IMAGES, 3, SIZE, SIZE), labels[:IMAGES], index=index)
+    times: dict[str, list[float]] = {kind: [] for kind in ("none", *kinds)}
     for _ in range(ROUNDS + 1):
         for kind, seconds in times.items():
-            guide = None if kind == "none" else Guide(student, teacher, image_size=SIZE, terms=[Term(LOSSES[kind]())])
+            terms = [] if kind == "none" else [Term(LOSSES[kind]())]
+            guide = Guide(student, teacher, image_size=SIZE, terms=terms, labels=labels) if terms else None
             task = Supervised(student) if guide is None else Guided(student, guide)
             for timed in (False, True):
                 task.zero_grad()
@@ -110,18 +120,35 @@ def costs() -> str:
         for kind, seconds in times.items()
         if kind != "none"
     }
-    head = ["| kind | step, relative to none | quartiles |", "|---|---:|---:|"]
-    rows = []
+    rows = {}
     for kind, values in ratios.items():
         low, middle, high = statistics.quantiles(values, n=4)
-        rows.append(f"| {kind} | {middle:.2f} | {low:.2f} to {high:.2f} |")
+        rows[kind] = f"| {kind} | {middle:.2f} | {low:.2f} to {high:.2f} |"
+    return rows, statistics.median(times["none"][1:])
+
+
+def costs() -> str:
+    """The table of costs, with what it was measured on."""
+    rows, seconds = measured(list(LOSSES))
+    head = ["| kind | step, relative to none | quartiles |", "|---|---:|---:|"]
     about = (
         f"`python -m tools.methods_page --measure`, torch {torch.__version__.partition('+')[0]}, "
         f"{torch.get_num_threads()} thread(s) of a CPU: forward and backward of {IMAGES} images of {SIZE} px; a ViT of "
         f"6 blocks, width 96, patches of 4 px; a ResNet-20 that sees {SIZE} px; medians of {ROUNDS} rounds in which "
-        f"all take turns. One step without guidance took {1000 * statistics.median(times['none'][1:]):.0f} ms."
+        f"all take turns. One step without guidance took {1000 * seconds:.0f} ms."
     )
-    return textwrap.fill(about, 118, break_on_hyphens=False) + "\n\n" + "\n".join([*head, *rows])
+    return textwrap.fill(about, 118, break_on_hyphens=False) + "\n\n" + "\n".join([*head, *rows.values()])
+
+
+def with_rows(page: str, rows: Mapping[str, str]) -> str:
+    """The page with rows of the costs replaced, or added in the order of the kinds."""
+    before, _, rest = page.partition("<!-- costs -->\n")
+    block, end, after = rest.partition("\n<!-- end of costs -->")
+    lines = block.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("|---")) + 1
+    old = {line.split("|")[1].strip(): line for line in lines[first:]}
+    table = [(old | rows)[kind] for kind in LOSSES if kind in old | dict(rows)]
+    return before + "<!-- costs -->\n" + "\n".join([*lines[:first], *table]) + end + after
 
 
 def generated(page: str) -> str:
@@ -131,6 +158,8 @@ def generated(page: str) -> str:
 
 if __name__ == "__main__":
     content = generated(PAGE.read_text(encoding="utf-8"))
-    if "--measure" in sys.argv[1:]:
+    if sys.argv[1:] == ["--measure"]:
         content = replaced(content, "costs", costs())
+    elif sys.argv[1:2] == ["--measure"]:
+        content = with_rows(content, measured(sys.argv[2:])[0])
     PAGE.write_text(content, encoding="utf-8")

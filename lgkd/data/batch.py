@@ -28,7 +28,8 @@ class Batch:
             normalisation; None, or none at all: they are made of `images`.
         taught: for each guide the features of its teacher for these images, if computed already; None, or none at
             all: the teacher is run.
-        index: places of the samples in the data set, int64 (B,), on the host; None where unknown.
+        index: places of the samples in the data set, int64 (B,), on the host where a loader yields them; None
+            where unknown.
         weight: mean class weight over the images of the whole batch of a step, of which this may be a share: a float
             scalar; None: the mean over these images.
     """

@@ -16,6 +16,7 @@ from lgkd.config import TermSchedule, TermSection
 from lgkd.config.declaration import check_values
 from lgkd.data.constants import IMAGENET_MEAN, IMAGENET_STD
 from lgkd.distillation.features import FeatureReader, Features, FeatureSpec, MapShape
+from lgkd.distillation.inputs import built, family_of, reads_teacher, takes_index, value_of
 from lgkd.distillation.schedules import TermState
 from lgkd.distillation.taps import Tap
 from lgkd.distillation.teacher_runner import TeacherRunner
@@ -26,8 +27,6 @@ from lgkd.models.factory import ImageSize, pair
 from lgkd.models.teacher import Teacher
 
 _LOGGED = ("loss", "accuracy")
-FAMILIES = ("maps", "logits", "distillation", "embeddings", "dense")
-"""Values of a loss's class attribute `reads`."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,8 @@ class Guide(nn.Module):
     One trial forward of two images finds the shapes and builds the projections. The hooks stay on
     the student until `remove()`, which restores it. The teacher is not part of `parameters()`,
     `state_dict()` or of the modules that a distributed wrapper handles, but follows `to()`. Only the layers that
-    the terms read are run, with BatchNorm folded into the convolutions where its statistics are fixed.
+    the terms read are run, with BatchNorm folded into the convolutions where its statistics are fixed; without a
+    term that reads it, the teacher is not run at all.
 
     Args:
         student: any module (B,3,H,W) -> (B,K).
@@ -88,6 +88,7 @@ class Guide(nn.Module):
         teacher_taps: layers of the teacher; None for its default taps.
         mean, std: the normalisation of the student's images; one number each where they have one channel.
         antialias: smooth the student's images before they are downscaled for the teacher; the paper does not.
+        labels: of all training images in the order of `Batch.index`, (N,) or (N,K); for losses that remember them.
 
     Raises:
         TapError: a layer that is missing or is not a map, or unequal numbers of taps.
@@ -110,6 +111,7 @@ class Guide(nn.Module):
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         antialias: bool = False,
+        labels: Tensor | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(teacher, Teacher):
@@ -121,10 +123,11 @@ class Guide(nn.Module):
         self.register_buffer("std", torch.tensor(list(std)).view(-1, 1, 1), persistent=False)
         self.antialias = antialias
         self.weights = _named_weights(terms)
-        families = [(_family(term.loss), bool(getattr(term.loss, "all_blocks", False))) for term in terms]
+        families = [(family_of(term.loss), bool(getattr(term.loss, "all_blocks", False))) for term in terms]
         read = {family for family, _ in families}
         paired, blocks = ("maps", False) in families, ("maps", True) in families
-        wanted = [Tap.of(tap) for tap in (taps if taps is not None else default_taps(student))] if paired else []
+        own = paired or "student-maps" in read
+        wanted = [Tap.of(tap) for tap in (taps if taps is not None else default_taps(student))] if own else []
         theirs = _teacher_taps(teacher, teacher_taps) if paired or blocks else []
         if paired and len(wanted) != len(theirs):
             raise TapError(
@@ -137,7 +140,7 @@ class Guide(nn.Module):
         self._reader = FeatureReader(
             student,
             wanted,
-            FeatureSpec(maps=paired, blocks=blocks, distillation=distillation, **both),
+            FeatureSpec(maps=own, blocks=blocks, distillation=distillation, **both),
             pair(image_size),
             len(self.mean),
         )
@@ -153,12 +156,15 @@ class Guide(nn.Module):
         self.pairs = [
             PairShape(tap.name, our, their_tap.name, their)
             for tap, our, their_tap, their in zip(
-                wanted, self._reader.map_shapes, theirs, read_of_teacher.map_shapes, strict=False
+                wanted if paired else [], self._reader.map_shapes, theirs, read_of_teacher.map_shapes, strict=False
             )
         ]
         _warn_of_small_maps([*self.pairs, *_dense_pair(self._reader, read_of_teacher)])
         self.losses = nn.ModuleDict(
-            {name: self._built(term.loss) for name, term in zip(self.weights, terms, strict=True)}
+            {
+                name: built(term.loss, self._reader, read_of_teacher, labels)
+                for name, term in zip(self.weights, terms, strict=True)
+            }
         )
         self.term_states = {name: TermState(term.schedule) for name, term in zip(self.weights, terms, strict=True)}
         self._epochs, self._warmup = 1.0, 0.0
@@ -166,7 +172,8 @@ class Guide(nn.Module):
         self._now = dict.fromkeys(self.weights, 1.0)
         like = next(student.parameters(), torch.zeros(()))
         self.to(like.device, like.dtype if like.is_floating_point() else None)
-        self.teacher_runner.build()
+        if self.needs_teacher:
+            self.teacher_runner.build()
         self._taps = self._reader.attach(student)
 
     @property
@@ -186,18 +193,21 @@ class Guide(nn.Module):
         """Run the teacher on its own view of the student's images; return the features that the terms read."""
         return self.teacher_runner(self.teacher.view(images_B3HW, self.mean, self.std, antialias=self.antialias))
 
-    def forward(self, seen: Features, taught: Features, targets: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, seen: Features, taught: Features | None, targets: Tensor, index: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Compute the active terms by name, each an unweighted scalar.
 
         Args:
             seen: from `read`.
-            taught: from `teach`, for the same images.
+            taught: from `teach`, for the same images; None if no active term reads the teacher.
             targets: class numbers, int64 (B,), or distributions over classes, float (B,K).
+            index: places of the images among the training images, int64 (B,); for losses that remember them.
         """
         values: dict[str, Tensor] = {}
         for name, loss in self.losses.items():
             if self.term_states[name].ended is None:
-                values[name] = _value(loss, seen, taught, targets)
+                values[name] = value_of(loss, seen, taught, targets, index)
         return values
 
     # ------------------------------------------------------------------ training state
@@ -208,9 +218,19 @@ class Guide(nn.Module):
         return any(getattr(loss, "across_batch", False) for name, loss in self.losses.items() if name in self.active)
 
     @property
+    def takes_index(self) -> bool:
+        """Return True if a term is given the places of the images among the training images."""
+        return any(takes_index(loss) for loss in self.losses.values())
+
+    @property
     def active(self) -> tuple[str, ...]:
-        """Return the names of the terms that have not ended; if there are none, the teacher is not run."""
+        """Return the names of the terms that have not ended."""
         return tuple(name for name, term in self.term_states.items() if term.ended is None)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Return True if a term that has not ended reads the teacher; else the teacher is not run."""
+        return any(reads_teacher(self.losses[name]) for name in self.active)
 
     def weight(self, name: str) -> float | Tensor:
         """Return the current weight of a term; a tensor if scheduled, to avoid recompilation."""
@@ -254,7 +274,7 @@ class Guide(nn.Module):
     def on_epoch_end(self, epoch: int, means: Mapping[str, float]) -> list[str]:
         """Update the schedules after an epoch; return a message for each term that ended.
 
-        After the last term has ended, the teacher is no longer run and its copy is freed.
+        After the last term that reads it has ended, the teacher is no longer run and its copy is freed.
 
         Args:
             epoch: the finished one, counted from 1.
@@ -265,7 +285,7 @@ class Guide(nn.Module):
             reason = term.on_epoch_end(epoch, self._epochs, means.get(name), warmup=self._warmup)
             if reason is not None:
                 notes.append(f"{name} ended after epoch {epoch}: {reason}")
-        if not self.active:
+        if not self.needs_teacher:
             self.teacher_runner.release()
         return notes
 
@@ -286,7 +306,7 @@ class Guide(nn.Module):
         for name, term in self.term_states.items():
             if name in state:
                 term.load_state_dict(state[name])
-        if not self.active:
+        if not self.needs_teacher:
             self.teacher_runner.release()
 
     def remove(self) -> None:
@@ -303,37 +323,6 @@ class Guide(nn.Module):
         # Weights stay in single precision, independent of the student's dtype.
         self._factors = {name: factor.to(self.mean.device) for name, factor in self._factors.items()}
         return self
-
-    def _built(self, loss: nn.Module) -> nn.Module:
-        """Build the projections of a loss for the features that it reads."""
-        build = getattr(loss, "build", None)
-        if build is None:
-            return loss
-        teacher = self.teacher_runner.reader
-        if _family(loss) == "embeddings":
-            matrix = [teacher.head.matrix] if getattr(loss, "teacher_classifier", False) and teacher.head else []
-            build(self._reader.embedding_width, teacher.embedding_width, *matrix)
-        elif _family(loss) == "dense":
-            build(self._reader.dense_shape, teacher.dense_shape, classified=self._reader.head is not None)
-        elif getattr(loss, "all_blocks", False):
-            build(self._reader.block_shapes, teacher.map_shapes)
-        else:
-            build(self._reader.map_shapes, teacher.map_shapes)
-        return loss
-
-
-def _value(loss: nn.Module, seen: Features, taught: Features, targets: Tensor) -> Tensor:
-    """Compute a term from the inputs that its family reads."""
-    family = _family(loss)
-    if family == "maps":
-        ours = seen.blocks if getattr(loss, "all_blocks", False) else seen.maps
-        return loss(ours, taught.maps)  # type: ignore[no-any-return]
-    if family == "embeddings":
-        return loss(seen.embedding, taught.embedding)  # type: ignore[no-any-return]
-    if family == "dense":
-        return loss(seen.dense, taught.dense, taught.logits)  # type: ignore[no-any-return]
-    ours_BK = seen.distillation if family == "distillation" else seen.logits
-    return loss(ours_BK, taught.logits, targets)  # type: ignore[no-any-return]
 
 
 def _dense_pair(ours: FeatureReader, theirs: FeatureReader) -> list[PairShape]:
@@ -385,13 +374,3 @@ def _named_weights(terms: Sequence[Term]) -> dict[str, float]:
 def _name_of(loss: nn.Module) -> str:
     transform = getattr(loss, "transform", None)
     return f"guidance_{transform}" if transform else type(loss).__name__.lower()
-
-
-def _family(loss: nn.Module) -> str:
-    reads: Any = getattr(loss, "reads", None)
-    if reads not in FAMILIES:
-        raise InputError(
-            f"{type(loss).__name__} reads {reads!r}; a loss declares its family as the class attribute reads, one of "
-            f"{', '.join(repr(family) for family in FAMILIES)}"
-        )
-    return str(reads)

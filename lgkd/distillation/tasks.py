@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lgkd.config import Guidance
 from lgkd.config.declaration import check_values, default_of
 from lgkd.data.batch import Batch
+from lgkd.data.transforms.device import sent
 from lgkd.distillation.classification import ClassificationLoss, LabelLoss, count_correct
 from lgkd.distillation.features import Features
 from lgkd.distillation.guide import Guide
@@ -109,6 +110,10 @@ class Task(nn.Module, ABC):
         """
         return []
 
+    def places(self, index: Tensor, device: torch.device) -> Tensor | None:  # noqa: ARG002
+        """Send the places of a batch's images, int64 (B,), to the device of the step; None if no loss reads them."""
+        return None
+
     def current_weights(self) -> dict[str, float]:
         """Return the weights that change during training, by term name, for the log."""
         return {}
@@ -196,6 +201,9 @@ class _GuidedTask(Task):
 
     def on_epoch_end(self, epoch: int, means: Mapping[str, float]) -> list[str]:
         return [message for guide in self.guides for message in guide.on_epoch_end(epoch, means)]
+
+    def places(self, index: Tensor, device: torch.device) -> Tensor | None:
+        return sent(index.numpy(), device) if any(guide.takes_index for guide in self.guides) else None
 
     def current_weights(self) -> dict[str, float]:
         return {name: weight for guide in self.guides for name, weight in guide.current_weights().items()}
@@ -305,15 +313,15 @@ class Guided(_GuidedTask):
         for number, (guide, features) in enumerate(zip(self.guides, seen, strict=True)):
             if not guide.active:
                 continue
-            for name, value in guide(features, self._taught(batch, number), batch.targets).items():
+            for name, value in guide(features, self._taught(batch, number), batch.targets, batch.index).items():
                 loss = loss + guide.weight(name) * value
                 parts[name] = value
         return Step(loss, logits, {name: value.detach() for name, value in parts.items()})
 
-    def _taught(self, batch: Batch, number: int) -> Features:
-        """Return the features of a guide's teacher: those of the batch, or computed."""
+    def _taught(self, batch: Batch, number: int) -> Features | None:
+        """Return the features of a guide's teacher: those of the batch, or computed; None if no term reads it now."""
         taught = cast("Features | None", batch.taught[number] if batch.taught else None)
-        if taught is None:
+        if taught is None and self.guides[number].needs_teacher:
             view = batch.views[number] if batch.views else None
             taught = self.guides[number].teach(batch.images if view is None else view)
         return taught

@@ -17,6 +17,7 @@ from lgkd.data.names import Subset
 from lgkd.data.prepare import Data
 from lgkd.distillation.classification import ClassificationLoss, LabelLoss, MultiLabelLoss
 from lgkd.distillation.guide import Guide, Term
+from lgkd.distillation.inputs import takes_index
 from lgkd.distillation.tasks import Guided, Supervised, Task
 from lgkd.distillation.terms import OF_CLASSES, for_several_labels, make_loss
 from lgkd.errors import InputError, MissingTeacherError
@@ -209,9 +210,16 @@ def make_guides(
                     mean=data.mean,
                     std=data.std,
                     antialias=recipe.guide.view == "antialias",
+                    labels=_labels(data) if any(takes_index(term.loss) for term in terms) else None,
                 )
             )
     return guides
+
+
+def _labels(data: Data) -> torch.Tensor:
+    """Return the labels of all training images, in the order of their places: the data set's, then extra ones."""
+    own = data.train.labels
+    return own if data.extra is None else torch.cat([own, data.extra.images.labels])
 
 
 def _refuse_logits(name: str, terms: Sequence[Term]) -> None:

@@ -151,8 +151,8 @@ class Engine:
         self.task.set_epoch(number / self.plan.steps_per_epoch)
         index = batch.index
         assert index is not None
-        # The task receives no indices, so that a compiled step has no input on the host.
-        batch = replace(batch, index=None)
+        # A compiled step has no input on the host.
+        batch = replace(batch, index=self.task.places(index, self.device))
         if self.plan.channels_last:
             batch = replace(batch, images=batch.images.contiguous(memory_format=torch.channels_last))
         if self.lookup is not None:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lgkd.distillation.features import Features
-from lgkd.distillation.guide import Guide, PairShape, Term, _value, _warn_of_small_maps
+from lgkd.distillation.guide import Guide, PairShape, Term, _warn_of_small_maps
+from lgkd.distillation.inputs import value_of
 from lgkd.distillation.tasks import Batch
 from lgkd.errors import InputError
 from lgkd.losses import KD, RKD, CrossCorrelation, DeiTSoft, MapLoss
@@ -67,9 +68,10 @@ def test_an_embedding_is_what_the_teachers_classifier_takes_in(
         ("embeddings", False, "embedding", "embedding"),
         ("logits", False, "logits", "logits"),
         ("distillation", False, "distillation", "logits"),
+        ("student-maps", False, "maps", None),
     ],
 )
-def test_every_family_is_given_what_it_reads(reads: str, blocks: bool, ours: str, theirs: str) -> None:
+def test_every_family_is_given_what_it_reads(reads: str, blocks: bool, ours: str, theirs: str | None) -> None:
     given: list[tuple[object, ...]] = []
 
     class Loss(nn.Module):
@@ -84,8 +86,9 @@ def test_every_family_is_given_what_it_reads(reads: str, blocks: bool, ours: str
         Features(*(torch.tensor(float(place + start)) for place in range(len(Features._fields)))) for start in (0, 10)
     )
     targets = torch.tensor([1])
-    assert float(_value(Loss(), seen, taught, targets)) == 7.0
-    expected = [getattr(seen, ours), getattr(taught, theirs)] + [targets] * (reads in ("logits", "distillation"))
+    assert float(value_of(Loss(), seen, taught, targets)) == 7.0
+    of_the_teacher = [getattr(taught, theirs)] if theirs is not None else []
+    expected = [getattr(seen, ours), *of_the_teacher] + [targets] * (reads in ("logits", "distillation"))
     assert len(given[0]) == len(expected)
     assert all(one is other for one, other in zip(given[0], expected, strict=True))
 

@@ -8,6 +8,7 @@ import pytest
 from lgkd.config import apply_overrides, load_recipe
 from lgkd.distillation.teacher_cache.identity import identity_of
 from lgkd.distillation.teacher_cache.storage import difference
+from lgkd.errors import InputError
 from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.teacher import Teacher
 from tests.support.training import make_images
@@ -27,9 +28,11 @@ FIRST = {
 """Entries of caches of the first version, for the recipe locality-guidance."""
 
 
-def views(*overrides: str) -> dict[str, Any]:
+def views(*overrides: str, **guided: Any) -> dict[str, Any]:
     recipe = apply_overrides(load_recipe("locality-guidance"), overrides)
-    guide: Any = SimpleNamespace(teacher=Teacher(CifarResNet(8, 3), image_size=8))
+    guide: Any = SimpleNamespace(
+        **{"teacher": Teacher(CifarResNet(8, 3), image_size=8), "teaches": {"map1": (1, 1, 1)}, **guided}
+    )
     channels = (0.5, 0.5, 0.5)
     data: Any = SimpleNamespace(
         fingerprint="f", subset=None, train=make_images(4), mean=channels, std=channels, stored_side=None
@@ -57,3 +60,8 @@ def test_a_later_key_is_an_entry_where_it_differs_from_its_default(override: str
     assert refused is not None and refused.startswith(f"{entry[0]}: the cache has null, this training ")
     refused = difference(views(override), FIRST)
     assert refused is not None and refused.startswith(f"{entry[0]}: the cache has ")
+
+
+def test_a_guide_that_reads_no_teacher_has_nothing_to_cache() -> None:
+    with pytest.raises(InputError, match=r"the terms of the guide \(own\) read the student alone.*; omit --cached, or"):
+        views(teaches={}, weights={"own": 0.5})

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tests import CHECKOUT
-from tests.support.several import NEVER, NORMS, WAYS, forked_batch, make_forked
+from tests.support.several import NEVER, NORMS, STUDENTS, WAYS, forked_batch, make_forked
 
 SCRIPT = CHECKOUT / "tests" / "support" / "several.py"
 SECONDS = 240
@@ -88,7 +88,7 @@ def test_a_batch_norm_that_not_all_processes_reach_ends_in_all_of_them_with_an_e
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("student", ["own", "foreign"])
+@pytest.mark.parametrize("student", STUDENTS)
 def test_a_run_that_was_stopped_three_times_ends_to_the_bit_as_one_that_was_not(
     found: list[dict[str, Any]], student: str
 ) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lgkd.losses import (
+    CRD,
     DIST,
     DKD,
     KD,
@@ -23,6 +24,7 @@ from lgkd.losses import (
     MapLoss,
     StandardizedDKD,
     StandardizedKD,
+    TargetEnhancedKD,
     TeacherHead,
     TokenRelations,
 )
@@ -40,6 +42,7 @@ VARIANTS: dict[str, Callable[[], nn.Module]] = {
     "blocks channel": lambda: BlockGuidance("channel"),
     "blocks unit": lambda: BlockGuidance("unit"),
     "hint norm": lambda: Hint("norm"),
+    "hint without a regressor": lambda: Hint("none", 1.0),
     **{f"attention-transfer {p}": lambda p=p: AttentionTransfer(p) for p in (0.1, 0.5, 0.9, 1.0, 1.5, 3.0, 10.0)},  # type: ignore[misc]
     "kd elements": lambda: KD(0.1, "elements"),
     "deit-soft elements": lambda: DeiTSoft(0.1, "elements"),
@@ -48,8 +51,10 @@ VARIANTS: dict[str, Callable[[], nn.Module]] = {
     "standardized-kd cold": lambda: StandardizedKD(0.1, eps=10.0),
     "standardized-dkd cold": lambda: StandardizedDKD(temperature=0.1),
     "luminet cold": lambda: LumiNet(0.1),
+    "target-enhanced-kd of a root": lambda: TargetEnhancedKD(0.5, 0.1),
     "rkd distances": lambda: RKD(angle_weight=0.0),
     "cc of order 10": lambda: CorrelationCongruence(5.0, 10),
+    "crd cold": lambda: CRD(8, temperature=0.001, width=4),
     "cross-correlation narrow": lambda: CrossCorrelation(expansion=1),
     "dense-kd soft": lambda: DenseKD("soft", 0.1),
     "dense-kd global": lambda: DenseKD(course="global"),
@@ -74,7 +79,7 @@ MAKERS: dict[str, Callable[[Tensor], Tensor]] = {
 def made(loss: nn.Module, how: str, seed: int) -> list[Tensor]:
     """What a loss of this family reads, of one side."""
     shapes = [(BATCH, 5)]
-    if loss.reads in ("maps", "dense"):
+    if loss.reads in ("maps", "dense", "student-maps"):
         shapes = [(BATCH, *shape) for shape in MAPS]
     return [MAKERS[how](normal(*shape, seed=seed)) for shape in shapes]
 
@@ -84,6 +89,10 @@ def gradients(loss: nn.Module, student: list[Tensor], teacher: list[Tensor]) -> 
     leaves = [one.detach().clone().requires_grad_() for one in student]
     if loss.reads == "maps":
         value = loss(leaves, teacher)
+    elif loss.reads == "student-maps":
+        value = loss(leaves)
+    elif getattr(loss, "takes_index", False):
+        value = loss(leaves[0], teacher[0], torch.tensor([2, 0, 3, 2]))
     elif loss.reads == "embeddings":
         value = loss(leaves[0], teacher[0])
     elif loss.reads == "dense":
@@ -103,7 +112,8 @@ def ready(name: str) -> nn.Module:
     elif hasattr(loss, "teacher_classifier"):
         loss.build(5, 5, normal(3, 5, seed=2))
     elif hasattr(loss, "build"):
-        loss.build(*((5, 5) if loss.reads == "embeddings" else (MAPS, MAPS)))
+        shapes = {"embeddings": (5, 5), "student-maps": (MAPS,)}.get(loss.reads, (MAPS, MAPS))
+        loss.build(*shapes, *([torch.tensor([0, 4, 2, 2])] if getattr(loss, "takes_index", False) else []))
     return loss
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lgkd.distillation.inputs import FAMILIES
 from lgkd.errors import InputError
 from lgkd.losses import TERMS, AttentionTransfer, BlockGuidance, Hint, MapLoss, ReviewKD, SimilarityPreserving
 from lgkd.losses.review_kd import context_loss
@@ -73,6 +74,20 @@ def test_a_hint_is_regressed_first_and_then_brought_to_the_teachers_grid() -> No
             ours = F.interpolate(ours, size=teacher.shape[-2:], mode="bilinear", align_corners=False)
         total += (ours - teacher).square().mean()
     torch.testing.assert_close(loss(students, teachers), total, rtol=1e-12, atol=0)
+
+
+def test_a_hint_without_a_regressor_compares_the_maps_themselves_and_later_pairs_weigh_more() -> None:
+    shapes = [(3, 4, 4), (5, 2, 2), (2, 4, 2)]
+    students, teachers = maps(shapes), maps([(3, 2, 2), (5, 2, 2), (2, 4, 2)], seed=9)
+    plain, grown = built(Hint("none"), shapes, shapes), built(Hint("none", growth=1.5), shapes, shapes)
+    assert not list(plain.parameters()) and not plain.state_dict()
+    students_there = [students[0].view(3, 3, 2, 2, 2, 2).mean(dim=(3, 5)), *students[1:]]
+    errors = [((a - b) ** 2).flatten().tolist() for a, b in zip(students_there, teachers, strict=True)]
+    means = [sum(one) / len(one) for one in errors]
+    assert plain(students, teachers).item() == pytest.approx(sum(means), rel=1e-12)
+    expected = sum(number**1.5 * mean for number, mean in enumerate(means, 1))
+    assert grown(students, teachers).item() == pytest.approx(expected, rel=1e-12)
+    assert torch.equal(built(Hint("none", 0.0), shapes, shapes)(students, teachers), plain(students, teachers))
 
 
 def test_attention_of_any_power_is_that_of_a_loop() -> None:
@@ -292,7 +307,12 @@ def test_channel_normalises_each_position_like_a_layer_norm_and_unit_each_map() 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Hint("nrom"), r"Hint: unknown regressor 'nrom'; did you mean 'norm'\?"),
+        (lambda: Hint("nrom"), r"Hint: unknown regressor 'nrom'; did you mean 'norm' or 'none'\?"),
+        (lambda: Hint(growth=-1), "Hint: growth is -1, expected a number >= 0"),
+        (
+            lambda: built(Hint("none"), [(3, 4, 4)], [(4, 4, 4)]),
+            "the regressor is 'none', and a pair of maps has 3 channels in the student and 4 in the teacher, expected",
+        ),
         (lambda: AttentionTransfer(0), "AttentionTransfer: p is 0, expected a number > 0"),
         (lambda: BlockGuidance("units"), r"BlockGuidance: unknown normalize 'units'; did you mean 'unit'\?"),
         (
@@ -314,6 +334,6 @@ def test_bad_use_is_told_in_one_line(make: Callable[[], Any], words: str) -> Non
 
 def test_every_loss_states_what_it_reads_and_whether_it_looks_across_the_batch() -> None:
     for kind, loss in TERMS.items():
-        assert loss.reads in ("maps", "logits", "distillation", "embeddings", "dense"), kind
+        assert loss.reads in FAMILIES, kind
         assert isinstance(loss().across_batch, bool), kind
         assert getattr(loss, "all_blocks", False) is (kind == "blocks")

@@ -1,6 +1,7 @@
 """Terms between networks of all kinds: transformers that teach, CNNs that learn, two teachers; and what cannot be."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,9 @@ def test_a_transformer_guides_a_cnn_by_every_term(
     student = create_student(name, num_classes=5, image_size=size)
     before = {key: value.clone() for key, value in transformer.model.state_dict().items()}
     terms = [Term(TERMS[kind](), name=kind) for kind in ANY]
-    task = Guided(student, Guide(student, transformer, image_size=size, terms=terms)).train()
-    step = task(make_batch(size, count=6))
+    guide = Guide(student, transformer, image_size=size, terms=terms, labels=torch.arange(9) % 5)
+    task = Guided(student, guide).train()
+    step = task(replace(make_batch(size, count=6), index=torch.arange(6)))
     step.loss.backward()
     assert set(step.parts) == {"classification", *ANY}
     assert all(value.isfinite() and value > 0 for value in step.parts.values())

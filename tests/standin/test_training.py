@@ -105,7 +105,8 @@ def small_guide(student: torch.nn.Module, depth: int, loss: torch.nn.Module) -> 
     torch.manual_seed(depth)
     teacher = Teacher(CifarResNet(depth, 3), image_size=8)
     taps = ["blocks.0", "blocks.1", "blocks.2"]
-    return Guide(student, teacher, image_size=8, terms=[Term(loss, 2.5, name=f"term-{depth}")], taps=taps)
+    terms, labels = [Term(loss, 2.5, name=f"term-{depth}")], make_images().labels
+    return Guide(student, teacher, image_size=8, terms=terms, taps=taps, labels=labels)
 
 
 def test_two_teachers_with_views_of_their_own_do(device: str) -> None:

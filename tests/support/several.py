@@ -20,7 +20,7 @@ from lgkd.data.transforms.mixup import Mixing
 from lgkd.distillation.guide import Guide, Term
 from lgkd.distillation.tasks import Batch, Guided, Supervised
 from lgkd.errors import ModelError, Paused
-from lgkd.losses import MapLoss
+from lgkd.losses import CRD, MapLoss
 from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.teacher import Teacher
 from lgkd.training import agreement
@@ -33,6 +33,9 @@ from tests.support.training import TinyViT, digest, make_images, make_plan
 
 BRIGHT, DARK = 5, 4
 """Images of the processes of even and of odd rank."""
+
+STUDENTS = ("own", "foreign", "memory")
+"""Known modules, foreign ones, and a term that remembers every image."""
 
 NEVER = 1000
 """More steps than there are."""
@@ -171,6 +174,9 @@ def make_guided(student: str) -> Guided:
     model, taps = (TinyViT(), ["blocks.0", "blocks.1"]) if student == "foreign" else (CifarResNet(8, 3), None)
     teacher = Teacher(CifarResNet(8, 3), image_size=8)
     teacher_taps = teacher.taps[:2] if taps else None
+    if student == "memory":
+        remembers = [Term(CRD(20, width=8))]
+        return Guided(model, Guide(model, teacher, image_size=8, terms=remembers, labels=make_images().labels))
     terms = [
         Term(MapLoss("linear"), weight=2.5),
         Term(MapLoss("linear"), name="early", schedule=TermSchedule(until=1)),
@@ -206,7 +212,7 @@ def main(out: Path) -> None:
     found: dict[str, Any] = {way: train_forked(way, who) for way in WAYS}
     found["refusals"] = {way: refusal(way, who) for way in NORMS}
     usual, agreement.STEPS = agreement.STEPS, 1  # so that they stop where they are asked to
-    for student in ("own", "foreign"):
+    for student in STUDENTS:
         found[f"{student} whole"] = train_guided(out / student / "whole", who, student, NEVER)
         # Within the first epoch, at its end, within the second, and not any more.
         for number, after in enumerate((3, 2, 2, NEVER)):

@@ -1,6 +1,7 @@
 """No operation that torch refuses on a GPU under `--deterministic`, in training, evaluation and every term."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -83,8 +84,9 @@ def test_no_term_uses_what_a_gpu_refuses(
     student: nn.Module = create_student("deit_tiny", num_classes=5, image_size=32, **options)
     if TERMS[kind].reads == "distillation":
         student = create_student("timm:deit_tiny_distilled_patch16_224", num_classes=5, image_size=32, **options)
-    task = Guided(student, Guide(student, teacher, image_size=32, terms=[Term(TERMS[kind](), name=kind)])).train()
-    step = task(make_batch(32, count=6))
+    terms, labels = [Term(TERMS[kind](), name=kind)], torch.arange(9) % 5
+    task = Guided(student, Guide(student, teacher, image_size=32, terms=terms, labels=labels)).train()
+    step = task(replace(make_batch(32, count=6), index=torch.arange(6)))
     step.loss.backward()
     assert step.parts[kind].isfinite()
 

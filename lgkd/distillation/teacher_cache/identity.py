@@ -51,8 +51,17 @@ that caches of earlier versions stay valid."""
 def identity_of(
     guide: Guide, recipe: Recipe, data: Data, mode: Mode, views: int, *, image_size: tuple[int, int], seed: int
 ) -> Identity:
-    """Return the settings that determine a teacher's features of the images of a training."""
+    """Return the settings that determine a teacher's features of the images of a training.
+
+    Raises:
+        InputError: no term reads the teacher.
+    """
     assert recipe.guide is not None
+    if not guide.teaches:
+        raise InputError(
+            f"the terms of the guide ({', '.join(guide.weights)}) read the student alone, so that there are no "
+            "features of a teacher to cache; omit --cached, or add a term that reads the teacher"
+        )
     teacher = guide.teacher
     identity: Identity = {
         "mode": mode,
