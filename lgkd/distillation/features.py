@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lgkd.distillation.taps import Fold, Tap, Taps, find_fold, trace_shapes
 from lgkd.errors import TapError
 from lgkd.models.default_taps import classifier_name, guided_blocks, head_names
-from lgkd.models.factory import no_logits
+from lgkd.models.forward_checks import no_logits
 
 MapShape = tuple[int, int, int]
 
