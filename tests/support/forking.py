@@ -37,7 +37,7 @@ class Forked:
         if self.poll() is None:
             os.kill(self.pid, number)
 
-    def communicate(self, timeout: float = 120.0) -> tuple[str, str]:
+    def communicate(self, timeout: float = 240.0) -> tuple[str, str]:
         """Wait for its end; what it wrote."""
         end = time.monotonic() + timeout
         while self.poll() is None:
