@@ -357,20 +357,11 @@ def export(
     if isinstance(run, Run):
         model = model or _untrained(run)
         run = run.folder
+    wanted_images = [images] if isinstance(images, str | Path) else images
     return export_run(
-        Path(run),
-        out,
-        wanted=formats,
-        images=[images] if isinstance(images, str | Path) else images,
-        data_dir=data_dir,
-        model=model,
-        say=say or (lambda _: None),
-        progress=progress,
-        opset=opset,
-        verify=verify,
-        max_drop=max_drop,
-        force=force,
-    )
+        Path(run), out, wanted=formats, images=wanted_images, data_dir=data_dir, model=model,
+        say=say or (lambda _: None), progress=progress, opset=opset, verify=verify, max_drop=max_drop, force=force,
+    )  # fmt: skip
 
 
 def _resolve(
