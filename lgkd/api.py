@@ -11,11 +11,11 @@ from torch import nn
 from lgkd.data.checks.report import CheckReport, check_dataset_images
 from lgkd.data.dataset import DataSet
 from lgkd.deploy.export import Exported, export_run
-from lgkd.deploy.inference.explain import explain_images
-from lgkd.deploy.inference.image_files import find_images, reader_of, true_classes, true_label_sets
+from lgkd.deploy.inference.classify import classify
+from lgkd.deploy.inference.image_files import find_images
 from lgkd.deploy.inference.load import open_source
 from lgkd.deploy.inference.locate import find_source
-from lgkd.deploy.inference.predict import Prediction, predict_images
+from lgkd.deploy.inference.predict import Prediction
 from lgkd.deploy.options import MAX_DROP, check_new_or_empty
 from lgkd.distillation.teacher_cache.storage import Storage
 from lgkd.models.teacher import Teacher
@@ -312,13 +312,7 @@ def predict(
         model = model or _untrained(source)
         source = source.folder
     opened = open_source(find_source(source), device=choose_device(device), model=model)
-    truths = None if opened.multi_label else true_classes(names, files, opened.classes, say=warnings.warn)
-    label_sets = true_label_sets(names) if opened.multi_label else None
-    read = reader_of(names)
-    found = predict_images(
-        opened, files, top_k=top_k, truths=truths, label_sets=label_sets, read=read, progress=progress
-    )
-    return found if folder is None else explain_images(opened, found, folder, read=read)
+    return classify(opened, names, files, top_k=top_k, explain=folder, say=warnings.warn, progress=progress)
 
 
 def export(
@@ -363,20 +357,11 @@ def export(
     if isinstance(run, Run):
         model = model or _untrained(run)
         run = run.folder
+    wanted_images = [images] if isinstance(images, str | Path) else images
     return export_run(
-        Path(run),
-        out,
-        wanted=formats,
-        images=[images] if isinstance(images, str | Path) else images,
-        data_dir=data_dir,
-        model=model,
-        say=say or (lambda _: None),
-        progress=progress,
-        opset=opset,
-        verify=verify,
-        max_drop=max_drop,
-        force=force,
-    )
+        Path(run), out, wanted=formats, images=wanted_images, data_dir=data_dir, model=model,
+        say=say or (lambda _: None), progress=progress, opset=opset, verify=verify, max_drop=max_drop, force=force,
+    )  # fmt: skip
 
 
 def _resolve(
@@ -396,16 +381,9 @@ def _resolve(
     teachers: list[str | Teacher] = [*teacher] if listed else [teacher]  # type: ignore[list-item, misc]
     trust(model, *teachers)
     return resolve(
-        role,
-        model,
-        dataset,
-        options,
-        model_options=model_options,
-        teachers=teachers,
-        taps=taps,
-        replace=replace,
+        role, model, dataset, options, model_options=model_options, teachers=teachers, taps=taps, replace=replace,
         several=several,
-    )
+    )  # fmt: skip
 
 
 def _untrained(run: Run) -> nn.Module | None:

@@ -1,5 +1,6 @@
 """What every test stands on: a store of its own, one thread, small models and images that need nothing."""
 
+import itertools
 import json
 import os
 import shutil
@@ -26,7 +27,7 @@ from lgkd.distillation.tasks import Batch
 from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.factory import create_student
 from lgkd.models.teacher import Teacher
-from tests.support import raised
+from tests.support import raised, unrendered  # noqa: F401
 from tests.support.forking import Nursery
 from tests.support.small import World, the_world
 
@@ -45,14 +46,22 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[raised.VARIABLE] = tempfile.mkdtemp(prefix="lgkd-errors-")
         config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(raised.VARIABLE), ignore_errors=True))
     raised.record_errors()
+    # The order of `pytest_collection_modifyitems`, and not by the number of tests, which says little of their length.
+    config.option.loadscopereorder = False
     os.fsync = lambda handle: None  # no test outlives a loss of power; fifty a run would wait for the disk
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the tests on the stand-in device out of every selection that does not name them."""
+    """Leave the tests on the stand-in device out of every selection that does not name them; order those of workers.
+
+    A worker that ends with a long file works alone meanwhile, so files with slow tests are begun first.
+    """
     if "standin" not in config.option.markexpr:
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("standin")])
         items[:] = [item for item in items if not item.get_closest_marker("standin")]
+    if hasattr(config, "workerinput"):
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.hookimpl(trylast=True)
@@ -70,10 +79,22 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.line(problem)
 
 
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Paths for stores, one after another, none of which exists."""
+    root = tmp_path_factory.mktemp("stores")
+    return (root / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def _own_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No test sees or touches the user's teachers and data."""
-    monkeypatch.setenv("LGKD_HOME", str(tmp_path / "lgkd-home"))
+def _own_store(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, stores: Iterator[Path]) -> None:
+    """No test sees or touches the user's teachers and data.
+
+    The store is in the test's folder if it has one; to make one for every test would take as long as many of them.
+    """
+    has_folder = "tmp_path" in request.fixturenames
+    store = request.getfixturevalue("tmp_path") / "lgkd-home" if has_folder else next(stores)
+    monkeypatch.setenv("LGKD_HOME", str(store))
 
 
 @pytest.fixture(autouse=True)
@@ -194,7 +215,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def nursery() -> Iterator[Nursery]:
     """Processes in which a training begins at once."""
     commands = sorted({f"lgkd.cli.{module}" for module, _ in COMMANDS.values()})
-    made = Nursery("lgkd.api", *commands, "matplotlib.pyplot", "tests.support.training")
+    libraries = ("matplotlib.pyplot", "scipy.stats", "sklearn.datasets")
+    made = Nursery("lgkd.api", *commands, *libraries, "tests.support.training", "tests.support.unrendered")
     yield made
     made.close()
 

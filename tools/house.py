@@ -9,7 +9,7 @@ other, counted with all imports, wherever in a file they are.
 
 import ast
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -112,16 +112,24 @@ def read_house(package: Path = PACKAGE) -> House:
     return House(lines, files, frozen, _floors(frozen), circles)
 
 
-def _import_nodes(tree: ast.Module, *, top_only: bool) -> Iterator[ast.Import | ast.ImportFrom]:
+@cache
+def _import_nodes(tree: ast.Module, *, top_only: bool) -> tuple[ast.Import | ast.ImportFrom, ...]:
+    found: list[ast.Import | ast.ImportFrom] = []
     waiting: list[ast.AST] = [tree]
     while waiting:
         for child in ast.iter_child_nodes(waiting.pop()):
             if isinstance(child, ast.Import | ast.ImportFrom):
-                yield child
-            later = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
-            typing = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test)
-            if not (top_only and (later or typing)):
+                found.append(child)
+            if not (top_only and _is_for_later(child)):
                 waiting.append(child)
+    return tuple(found)
+
+
+def _is_for_later(node: ast.AST) -> bool:
+    """Return whether what a node imports is not imported with its file: by a function, or for type checkers."""
+    if isinstance(node, ast.If):
+        return "TYPE_CHECKING" in ast.dump(node.test)
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
 
 
 def _dotted(path: Path, package: Path) -> str:

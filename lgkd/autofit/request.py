@@ -12,7 +12,8 @@ from lgkd.data.names import Subset, dataset_key, folder_word, place_of
 from lgkd.errors import InputError
 from lgkd.models.registry import canonical, find
 from lgkd.runner.options import OPTIONS, Options
-from lgkd.runner.resolve import check_dataset, recipe_name, resolve_recipe
+from lgkd.runner.resolve import check_dataset, resolve_recipe
+from lgkd.runner.run_folder import recipe_name
 from lgkd.runner.selection import check_early_stopping, has_val
 from lgkd.runner.time_budget import check_time, parse_time
 from lgkd.runs.compare.layout import check_seeds

@@ -13,7 +13,7 @@ from lgkd.cli import completion
 from lgkd.cli import options as o
 from lgkd.cli.display import Display, console, show_json, show_table
 from lgkd.cli.predict_labels import labels_accuracy, labels_csv, labels_dict, show_labels
-from lgkd.deploy.inference.image_files import find_images, reader_of, true_classes, true_label_sets
+from lgkd.deploy.inference.image_files import find_images
 from lgkd.deploy.inference.locate import find_source
 from lgkd.deploy.options import check_new_or_empty
 from lgkd.errors import DataError, InputError, TakenError
@@ -73,21 +73,16 @@ def predict(
     place = find_source(source, offline=offline)
     display = Display("predict", quiet=quiet or as_json)
     files = find_images(images, fault=display.say)
-    from lgkd.deploy.inference.explain import explain_images
+    from lgkd.deploy.inference.classify import classify
     from lgkd.deploy.inference.load import open_source
-    from lgkd.deploy.inference.predict import predict_images
     from lgkd.training.precision import choose_device
 
     opened = open_source(place, device=choose_device(device))
     several = opened.multi_label
-    truths = None if several else true_classes(images, files, opened.classes, say=display.say)
-    label_sets = true_label_sets(images) if several else None
-    read = reader_of(images)
-    found = predict_images(
-        opened, files, top_k=top_k, truths=truths, label_sets=label_sets, read=read, progress=display.predicted
-    )
-    if explain is not None:
-        found = explain_images(opened, found, explain, read=read, progress=display.explained)
+    found = classify(
+        opened, images, files, top_k=top_k, explain=explain, say=display.say, progress=display.predicted,
+        explained=display.explained,
+    )  # fmt: skip
     if csv_file is not None:
         write_atomic(csv_file, labels_csv(found, opened.classes) if several else _as_csv(found))
     if as_json:

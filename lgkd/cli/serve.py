@@ -9,7 +9,7 @@ from lgkd.cli import completion
 from lgkd.cli import options as o
 from lgkd.cli.display import Display, console
 from lgkd.deploy.inference.locate import find_source
-from lgkd.deploy.serve.requirements import check_server_is_here
+from lgkd.deploy.requirements import check_server_is_here
 
 _OPEN = (
     "everybody who reaches this machine at {host} can use the server: there is no password, and nothing is encrypted"

@@ -11,7 +11,7 @@ from lgkd._internal.text import counted, listed
 from lgkd.config import Recipe
 from lgkd.data.channels import imagenet_normalisation
 from lgkd.data.checks.leave_out import without_near_copies
-from lgkd.data.checks.report import held_out_remarks
+from lgkd.data.checks.quick_check import held_out_remarks
 from lgkd.data.class_balance import ClassBalance, class_balance, class_shares
 from lgkd.data.dataset import DataSet, Images, fingerprint_of
 from lgkd.data.extra import Extra, fingerprint_with, load_extra

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lgkd._internal.text import did_you_mean
-from lgkd.deploy.inference.requirements import check_onnx_is_here
+from lgkd.deploy.requirements import check_onnx_is_here
 from lgkd.errors import InputError, MissingError, TakenError
 
 FORMATS = {

@@ -16,7 +16,7 @@ from lgkd.distillation.linear_head import LinearHead, find_head, fold_of
 from lgkd.distillation.taps import Tap, Taps, trace_shapes
 from lgkd.errors import TapError
 from lgkd.models.default_taps import classifier_name, guided_blocks, head_names
-from lgkd.models.factory import no_logits
+from lgkd.models.forward_checks import no_logits
 
 MapShape = tuple[int, int, int]
 

@@ -19,7 +19,7 @@ from lgkd.distillation.classification import ClassificationLoss, LabelLoss, coun
 from lgkd.distillation.features import Features
 from lgkd.distillation.guide import Guide
 from lgkd.errors import InputError
-from lgkd.models.factory import no_logits
+from lgkd.models.forward_checks import no_logits
 
 __all__ = ["Batch", "Guided", "Lookup", "Step", "Supervised", "Task", "as_task", "count_correct"]
 

@@ -14,7 +14,8 @@ from lgkd._internal.text import did_you_mean
 from lgkd.data.constants import IMAGENET_MEAN, IMAGENET_STD, LUMA
 from lgkd.errors import InputError
 from lgkd.models.default_taps import default_taps
-from lgkd.models.factory import ImageSize, no_logits, pair
+from lgkd.models.factory import ImageSize, pair
+from lgkd.models.forward_checks import no_logits
 from lgkd.models.teacher_card import TeacherCard
 
 BatchNormMode = Literal["running", "batch"]

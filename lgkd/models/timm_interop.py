@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lgkd.models.factory import check_model
+from lgkd.models.forward_checks import check_model
 from lgkd.models.registry import find
 
 

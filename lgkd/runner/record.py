@@ -18,7 +18,8 @@ from lgkd.distillation.teacher_cache.serving import Served
 from lgkd.models.teacher import Teacher
 from lgkd.runner.options import saved_options
 from lgkd.runner.prepared import Session
-from lgkd.runner.resolve import ResolvedConfig, recipe_name
+from lgkd.runner.resolve import ResolvedConfig
+from lgkd.runner.run_folder import recipe_name
 from lgkd.runs.class_results import BY_CLASS
 from lgkd.runs.folder import now, write_metrics
 from lgkd.training.callbacks import Callback, EpochRow

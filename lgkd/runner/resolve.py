@@ -14,7 +14,7 @@ from lgkd.config.overrides import try_overrides
 from lgkd.config.problems import Problem, dotted, in_order
 from lgkd.config.trackers import check_trackers
 from lgkd.data.groups import COLUMN, Groups
-from lgkd.data.names import Subset, dataset_key, folder_word, parse_side, subset_word
+from lgkd.data.names import Subset, parse_side
 from lgkd.data.sources.source import Source, find_source
 from lgkd.errors import InputError, MissingError, RecipeError
 from lgkd.models.registry import canonical, find
@@ -22,6 +22,7 @@ from lgkd.models.teacher_card import TeacherCard
 from lgkd.runner.find_teacher import find_trained_teacher, free_place, is_run
 from lgkd.runner.initial_weights import InitialWeights, find_initial
 from lgkd.runner.options import OPTIONS, Options
+from lgkd.runner.run_folder import recipe_name, run_folder
 from lgkd.runner.selection import check_early_stopping, check_selection, has_val
 from lgkd.runner.time_budget import check_time
 from lgkd.runner.timm_teacher import TimmTeacher, timm_teachers
@@ -313,46 +314,6 @@ def check_cached(
             raise MissingError(
                 f"there is no folder {folder}; expected one that `lgkd cache-teacher` made, or --cached auto"
             )
-
-
-def run_folder(
-    model: str,
-    dataset: str | Path,
-    subset: str | None,
-    by: str | None,
-    recipe: str | Path | Recipe,
-    seed: int | None,
-    extra: str | Path | None = None,
-    start: Path | None = None,
-) -> Path:
-    """Return a run's default folder: runs/ in the working folder, named after the options.
-
-    Args:
-        model: a name of the catalogue or a class.
-        dataset: a named data set or a folder.
-        subset: its `text`.
-        by: the teacher.
-        recipe: its name is used.
-        seed: of the run; None for the folder of several seeds.
-        extra: the folder of extra images.
-        start: the folder or file of the initial weights.
-    """
-    parts = [folder_word(canonical(model)), dataset_key(dataset)]
-    if subset is not None:
-        parts.append(subset_word(subset))
-    if extra is not None:
-        parts.append(f"with-{dataset_key(Path(extra))}")
-    if start is not None:
-        parts.append(f"from-{folder_word(start.stem if start.is_file() else start.name)}")
-    if by is not None:
-        parts.append(f"by-{folder_word(by)}")
-    parts.append(recipe_name(recipe))
-    return Path("runs") / "_".join(parts if seed is None else [*parts, f"seed{seed}"])
-
-
-def recipe_name(recipe: str | Path | Recipe) -> str:
-    """Return a recipe's name: its shipped name or its file's, "custom" for an object."""
-    return "custom" if isinstance(recipe, Recipe) else Path(recipe).stem
 
 
 def resolve_recipe(

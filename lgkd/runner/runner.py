@@ -11,20 +11,19 @@ import torch
 from torch import nn
 
 from lgkd._internal.distributed import join, wait
-from lgkd._internal.safetensors_io import load_weights
-from lgkd.data.checks.report import quick_check
+from lgkd.data.checks.quick_check import quick_check
 from lgkd.data.class_balance import ClassBalance, about_twice_balanced, is_balanced
 from lgkd.data.greys import BEFORE, Greys
 from lgkd.data.names import parse_side
-from lgkd.data.prepare import Data, count_steps, make_class_balance, make_test_batches, make_train_loader, prepare_data
+from lgkd.data.prepare import Data, count_steps, make_class_balance, make_train_loader, prepare_data
 from lgkd.data.sources.download import is_offline
 from lgkd.data.stored_side import needed_side
 from lgkd.distillation.guide import Guide
 from lgkd.distillation.teacher_cache.serving import Served, serve
 from lgkd.errors import InputError, TapError
 from lgkd.models.default_taps import default_taps
-from lgkd.models.factory import check_model, check_training, default_image_size, pair
-from lgkd.models.initial_weights import start_from_weights
+from lgkd.models.factory import default_image_size, pair
+from lgkd.models.forward_checks import check_model, check_training
 from lgkd.models.patch_size import coarse_patches, unseen_pixels
 from lgkd.models.pretrained_teacher import load_pretrained_teacher
 from lgkd.models.registry import find
@@ -40,7 +39,6 @@ from lgkd.runner.build import (
     make_student,
 )
 from lgkd.runner.execute import execute, finished_run
-from lgkd.runner.initial_weights import InitialWeights
 from lgkd.runner.label_checks import check_labels, check_teacher_labels
 from lgkd.runner.length_settings import settle_recipe
 from lgkd.runner.match_teachers import describe_teacher, match_teachers
@@ -49,6 +47,7 @@ from lgkd.runner.record import describe_call, describe_training
 from lgkd.runner.resolve import ResolvedConfig
 from lgkd.runner.run import Run
 from lgkd.runner.selection import check_selection
+from lgkd.runner.start_weights import fit_images, start_from
 from lgkd.runner.timm_teacher import TimmTeacher
 from lgkd.runs.folder import check_free, claim, is_finished, make_folder, read_run
 from lgkd.runs.identity import check_finished_run, check_resumable, lock_run
@@ -56,9 +55,6 @@ from lgkd.training import determinism, precision
 from lgkd.training.compile_blocks import repeated_blocks
 from lgkd.training.determinism import exactly
 from lgkd.training.precision import choose_device
-
-_FITTED = 5000
-"""Largest number of training images for models whose initial weights depend on them."""
 
 
 class Runner:
@@ -303,9 +299,9 @@ class Runner:
         teachers = self.teachers
         student, size = self._make_model(data)
         if config.initial is None:
-            self._fit_images(student, size, data)
+            fit_images(student, size, data, config.recipe)
         else:
-            self._start_from(config.initial, student, data)
+            self.initial = start_from(config.initial, student, data, say=self.session.say)
         if (unseen := unseen_pixels(student, size)) is not None:
             self.session.say(unseen)
         if (coarse := coarse_of(config, student, size)) is not None:
@@ -331,52 +327,6 @@ class Runner:
         check_model(model, name, num_classes=classes, image_size=size, channels=channels)
         check_training(model, name, image_size=size, channels=channels)
         return model, size
-
-    def _start_from(self, initial: InitialWeights, model: nn.Module, data: Data) -> None:
-        """Load the initial weights, and report what had to be changed; the record goes into run.json."""
-        if initial.file is None:
-            self.initial = dict(initial.record or {})
-            return
-        adapted = start_from_weights(
-            model,
-            load_weights(initial.file, initial.sha256),
-            initial.origin,
-            same_classes=None if initial.classes is None else initial.classes == data.classes,
-            image_size=initial.image_size,
-        )
-        self.initial = {
-            "path": str(initial.place),
-            "sha256": initial.sha256,
-            "classifier": adapted.classifier,
-            "resized": list(adapted.resized),
-        }
-        if initial.epochs_before is not None and (adapted.classifier == "new" or adapted.resized):
-            raise InputError(
-                f"{initial.place} was trained on other classes or another image size, and its optimiser state does not "
-                "fit these; start from its weights alone, without --with-optimizer"
-            )
-        if initial.epochs_before is not None:
-            self.initial["epochs_before"] = initial.epochs_before
-        changes = ["its classifier is drawn anew, for other classes"] if adapted.classifier == "new" else []
-        changes += [f"{name} is resized" for name in adapted.resized]
-        self.session.say(f"starts from {initial.file}{': ' if changes else ''}{'; '.join(changes)}")
-
-    def _fit_images(self, model: nn.Module, size: tuple[int, int], data: Data) -> None:
-        """Pass training images to a model whose initial weights depend on them (its method `lgkd_fit_images`)."""
-        fit = getattr(model, "lgkd_fit_images", None)
-        if fit is None:
-            return
-        count = len(data.train)
-        some = data.train.take(torch.arange(0, count, -(-count // _FITTED)))
-        batches = make_test_batches(
-            some,
-            image_size=size,
-            mean=data.mean,
-            std=data.std,
-            interpolation=self.config.recipe.view.interpolation,
-            device="cpu",
-        )
-        fit(torch.cat([images for images, _ in batches]))
 
     def _serve(self, guides: Sequence[Guide], data: Data, size: tuple[int, int]) -> Served | None:
         """Open the caches that the training reads instead of running its teachers; None where none were requested."""

@@ -15,7 +15,8 @@ from lgkd.data.sources.source import find_source
 from lgkd.errors import InputError, MissingError, RecipeError
 from lgkd.models.registry import canonical, find
 from lgkd.runner.options import OPTIONS, Options
-from lgkd.runner.resolve import check_dataset, recipe_name, resolve_recipe
+from lgkd.runner.resolve import check_dataset, resolve_recipe
+from lgkd.runner.run_folder import recipe_name
 from lgkd.runner.selection import check_selection
 from lgkd.tuning.space import Space, assignments
 

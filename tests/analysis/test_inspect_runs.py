@@ -17,6 +17,7 @@ from lgkd.data.load import load_dataset
 from lgkd.errors import InputError, MissingError, TakenError
 from lgkd.runner.loaded_run import open_run
 from tests.support.small import World, make_pictures, snapshot
+from tests.support.unrendered import real_figures
 
 FILES = {
     "attention-distance.csv", "attention-distance.png", "similarity.csv", "similarity.png", "corruptions.csv",
@@ -31,7 +32,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(world: World, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Inspection:
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, real_figures():
         patch.setenv("LGKD_HOME", str(world.home))
         before = snapshot(world.guided_run, world.unguided_run)
         inspection = inspect_run(

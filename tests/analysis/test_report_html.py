@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from lgkd.runs.plots import BLUE, as_svg, new_figure
 from tests.support.comparing import make_run, make_seeds
 from tests.support.manifests import reseal
 from tests.support.small import QUICK, TINY, World, make_pictures, snapshot
+from tests.support.unrendered import real_figures
 
 EVIL = "<script>alert(1)</script>"
 
@@ -71,6 +73,12 @@ class Reader(HTMLParser):
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _rendered() -> Iterator[None]:
+    with real_figures():
+        yield
 
 
 @pytest.fixture(scope="module")

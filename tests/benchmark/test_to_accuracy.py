@@ -22,13 +22,13 @@ from lgkd.runner.time_budget import parse_time
 
 STUDENT = "lgkd.quickstart:small_vit"
 GUIDED = Choices(student=STUDENT, teacher="resnet8", dataset="digits", recipe="quickstart", device="cpu", seed=3)
-STEPS = Target(1.0, "50s", "100s", teacher_time="51s")
+STEPS = Target(1.0, "20s", "40s", teacher_time="21s")
 TYPED = ["bench", "--student", STUDENT, "--dataset", "digits", "--recipe", "quickstart", "--device", "cpu"]
 
 
 def fit_steps(config: ResolvedConfig, *, began: float | None = None) -> ResolvedConfig:
     """A training of as many steps as it has seconds: no test depends on how fast the machine is."""
-    return with_length(config, int(parse_time(config.options.get("time") or 0)), 1.0, None)
+    return with_length(config, int(parse_time(config.options.get("time") or 0)), 0.25, None)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_whole_trainings_of_doubled_time_are_made_until_one_is_good_enough(
 ) -> None:
     rows = never["rows"]
     assert [(row["kind"], row["time"], row["steps"]) for row in rows] == [
-        (kind, steps, steps) for kind in ("guided", "unguided") for steps in (50, 100)
+        (kind, steps, steps) for kind in ("guided", "unguided") for steps in (20, 40)
     ]
     assert never["reached"] == {"guided": None, "unguided": None} and not any(row["reached"] for row in rows)
     alone = [row for row in rows if row["kind"] == "unguided"]
@@ -65,9 +65,9 @@ def test_a_row_is_a_training_of_its_own_on_what_is_not_held_out(never: dict[str,
     data = held_out_dataset(load_dataset("digits"))
     run = api.train(
         STUDENT, data, recipe="quickstart", seed=3, device="cpu", out=tmp_path / "run",
-        overrides=["schedule.epochs=null", "schedule.steps=100", "schedule.warmup_epochs=1"],
+        overrides=["schedule.epochs=null", "schedule.steps=40", "schedule.warmup_epochs=0.25"],
     )  # fmt: skip
-    (row,) = (row for row in never["rows"] if (row["kind"], row["steps"]) == ("unguided", 100))
+    (row,) = (row for row in never["rows"] if (row["kind"], row["steps"]) == ("unguided", 40))
     assert row["accuracy"] == run.metrics[-1]["test_top1"]
     assert never["images"] == {"train": len(data.train), "held_out": len(data.test), "share": 0.1}
 
@@ -81,7 +81,7 @@ def test_the_test_split_is_not_used_and_no_image_is_on_both_sides() -> None:
 
 def test_the_teacher_is_counted_in_every_guided_row_and_in_no_other(never: dict[str, Any]) -> None:
     teacher = never["teacher"]
-    assert teacher["name"] == "resnet8" and teacher["steps"] == 51 and not teacher["stored"]
+    assert teacher["name"] == "resnet8" and teacher["steps"] == 21 and not teacher["stored"]
     assert teacher["seconds"] > 0 and teacher["cpu_seconds"] > 0 and 0 <= teacher["accuracy"] <= 1
     for row in never["rows"]:
         part = {"guided": teacher, "unguided": {"seconds": 0, "cpu_seconds": 0}}[row["kind"]]
@@ -101,7 +101,7 @@ def test_the_teacher_of_the_store_is_taken_and_not_counted(
     seconds_are_steps: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     api.train_teacher("resnet8", "digits", epochs=1, device="cpu", out=tmp_path / "teacher")
-    target = Target(0.01, "50s", "50s", stored_teacher=True)
+    target = Target(0.01, "20s", "20s", stored_teacher=True)
     found = bench_to_accuracy(GUIDED, target)
     assert [row["kind"] for row in found["rows"]] == ["guided", "unguided"] and found["teacher"]["stored"]
     assert all(row["reached"] and row["total_seconds"] == row["seconds"] for row in found["rows"])
@@ -120,14 +120,14 @@ def test_the_command_prints_every_training_and_writes_the_same_as_json(
     seconds_are_steps: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    words = [*TYPED, "--to-accuracy", "99.9", "--first-time", "50", "--longest-time", "100", "--out"]
+    words = [*TYPED, "--to-accuracy", "99.9", "--first-time", "20", "--longest-time", "40", "--out"]
     assert lgkd([*words, str(tmp_path / "figures.json")]) == 0
     out, err = capsys.readouterr()
     kept = json.loads((tmp_path / "figures.json").read_text())
-    assert [row["steps"] for row in kept["rows"]] == [50, 100] and "unguided, 50 s" in err
+    assert [row["steps"] for row in kept["rows"]] == [20, 40] and "unguided, 20 s" in err
     for row in kept["rows"]:
         assert f"{row['accuracy']:.2%} -" in out
-    assert "unguided: not reached in 100, the longest training." in out and "One seed" in out
+    assert "unguided: not reached in 40, the longest training." in out and "One seed" in out
     assert max(map(len, out.splitlines()[:8])) <= 80
 
 

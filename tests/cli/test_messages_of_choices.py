@@ -14,7 +14,8 @@ from lgkd.distillation.guide import Guide, Term
 from lgkd.distillation.tasks import Batch, Guided, Supervised
 from lgkd.errors import DataError, ModelError
 from lgkd.losses import KD
-from lgkd.models.factory import check_model, check_training, create_model
+from lgkd.models.factory import create_model
+from lgkd.models.forward_checks import check_model, check_training
 from tests.support.small import DISTILL, TINY_OPTIONS, TRAIN, World, pause_after
 
 Output = namedtuple("Output", "logits aux")

@@ -11,7 +11,7 @@ import lgkd
 from lgkd.cli import run
 from lgkd.data.checks import duplicates as copies_room
 from lgkd.data.checks.duplicates import Part, compare, copies_of, digests_of
-from lgkd.data.checks.report import quick_check
+from lgkd.data.checks.quick_check import quick_check
 from lgkd.data.dataset import DataSet, Images
 from lgkd.data.load import load_dataset
 from lgkd.data.prepare import Data, prepare_data

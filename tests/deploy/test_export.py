@@ -345,7 +345,7 @@ def test_formats_are_named_or_refused(world: World, tmp_path: Path, monkeypatch:
 def test_without_the_extra_onnx_is_left_out_with_a_remark_or_refused(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find_spec = "lgkd.deploy.inference.requirements.find_spec"
+    find_spec = "lgkd.deploy.requirements.find_spec"
     monkeypatch.setattr(find_spec, lambda name: None if name == "onnxscript" else True)
     told: list[str] = []
     made = lgkd.export(world.guided_run, tmp_path / "out", say=told.append)

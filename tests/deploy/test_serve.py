@@ -24,9 +24,9 @@ from PIL import Image
 import lgkd
 from lgkd.cli import run
 from lgkd.data.decode import decode_readable
+from lgkd.deploy import requirements
 from lgkd.deploy.inference.load import open_source
 from lgkd.deploy.inference.locate import find_source
-from lgkd.deploy.serve import requirements
 from lgkd.deploy.serve.guard import host_of, is_allowed, is_same_origin
 from lgkd.errors import DataError, InputError, TakenError
 from tests.support.small import CLASSES, environment, make_pictures

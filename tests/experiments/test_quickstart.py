@@ -28,6 +28,7 @@ from lgkd.models.registry import find
 from lgkd.runner.time_budget import parse_time
 from lgkd.runs.compare import compare
 from lgkd.training.callbacks import Callback, EpochRow
+from tests.support.unrendered import real_figures
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,7 +46,7 @@ def typed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     (place / "quickstart").mkdir()
     (place / "quickstart" / "results.json").write_text("{}")
     words: list[str] = []
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, real_figures():
         patch.chdir(place)
         patch.setattr("sys.stdout.write", words.append)
         assert lgkd(["quickstart", "--seeds", "1", "--epochs", "1", "--quiet"]) == 0

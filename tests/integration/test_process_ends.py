@@ -1,10 +1,7 @@
 """Signals and other ends of several processes: each reaches all of them, and the command names the one at fault."""
 
-import os
 import pickle
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,7 +9,7 @@ import pytest
 
 from lgkd._internal import launch
 from lgkd.errors import Interrupted
-from tests import CHECKOUT
+from tests.support.forking import Nursery
 from tests.support.launching import guided, lgkd
 from tests.support.small import World
 
@@ -69,18 +66,17 @@ def test_a_process_that_said_nothing_is_described_by_its_exit_code(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "said"), [(6, "was aborted (SIGABRT) by a library"), (9, "was killed (SIGKILL)")])
-def test_the_signal_that_ended_a_real_process_is_named(tmp_path: Path, number: int, said: str) -> None:
+def test_the_signal_that_ended_a_real_process_is_named(
+    nursery: Nursery, tmp_path: Path, number: int, said: str
+) -> None:
     (tmp_path / "lgkd").mkdir()
     (tmp_path / "lgkd" / "__init__.py").touch()
     (tmp_path / "lgkd" / "__main__.py").write_text(
         f"import os, time\nos.kill(os.getpid(), {number}) if os.environ['RANK'] == '1' else time.sleep(60)\n"
     )
-    code = "from lgkd._internal.launch import _run; print(_run(2, []))"
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(CHECKOUT)!r}); {code}"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.stdout.startswith(f"process 1 {said}"), done.stderr
+    code = "from lgkd._internal.launch import _run; print(_run(2, []), flush=True)"
+    out, problems = nursery.start(["-c", code], at=tmp_path, PYTHONPATH=str(tmp_path)).communicate()
+    assert out.startswith(f"process 1 {said}"), problems
 
 
 def test_the_process_that_struck_is_named_and_not_only_those_it_left_alone(tmp_path: Path, monkeypatch) -> None:
@@ -120,8 +116,10 @@ def test_a_process_writes_down_how_it_ended_and_the_first_one_speaks(tmp_path: P
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal here")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 75)])
-def test_a_signal_reaches_all_processes_and_leaves_none(world: World, tmp_path: Path, number: int, code: int) -> None:
-    process = lgkd(world, tmp_path, *guided(world, "--nproc", "2", "--epochs", "5000"))
+def test_a_signal_reaches_all_processes_and_leaves_none(
+    nursery: Nursery, world: World, tmp_path: Path, number: int, code: int
+) -> None:
+    process = lgkd(nursery, world, tmp_path, *guided(world, "--nproc", "2", "--epochs", "5000"))
     deadline = time.monotonic() + 200
     while not (tmp_path / "mine/metrics.csv").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -1,8 +1,6 @@
 """Several processes train one model as one process would, end as one would, and leave one folder."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -27,13 +25,12 @@ from lgkd.training.nonfinite import NonFiniteGuard
 from lgkd.training.precision import choose_device
 from tests import CHECKOUT
 from tests.support import processes as worker
-from tests.support.forking import torch_environment
-from tests.support.launching import guided, lgkd
+from tests.support.forking import Nursery
+from tests.support.launching import guided, lgkd, torchrun
 from tests.support.small import World, one_thread
 from tests.support.training import make_images, make_loader, make_plan, make_task, train
 
 SCRIPT = CHECKOUT / "tests" / "support" / "processes.py"
-TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +255,7 @@ WAYS = [
 
 
 @pytest.fixture(scope="module")
-def one_and_two(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], list[dict]]:
+def one_and_two(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], list[dict]]:
     """For each way to train: what one process made, and what each of two made; these begin once for all."""
     root = tmp_path_factory.mktemp("processes")
     words = []
@@ -266,10 +263,9 @@ def one_and_two(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...
         for name in ("one", "two"):
             (root / name / str(number)).mkdir(parents=True)
         words += ["--", str(root / "two" / str(number)), *way]
-    done = subprocess.run(
-        [sys.executable, *TWO, str(SCRIPT), *words[1:]], env=torch_environment(), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = torchrun(nursery, 2, SCRIPT, *words[1:])
+    _, problems = done.communicate(timeout=240)
+    assert done.returncode == 0, problems[-3000:]
     with pytest.MonkeyPatch.context() as patch, one_thread():
         alone(patch)
         for number, (optimizer, *chosen) in enumerate(WAYS):
@@ -304,13 +300,15 @@ def test_two_processes_end_where_one_does(one_and_two: dict, way: tuple[str, ...
 
 
 @pytest.mark.slow
-def test_a_run_of_two_processes_pauses_goes_on_and_leaves_one_folder(world: World, tmp_path: Path, monkeypatch) -> None:
-    paused = lgkd(world, tmp_path, *guided(world, "--nproc", "2", "--max-time", "0"))
+def test_a_run_of_two_processes_pauses_goes_on_and_leaves_one_folder(
+    nursery: Nursery, world: World, tmp_path: Path, monkeypatch
+) -> None:
+    paused = lgkd(nursery, world, tmp_path, *guided(world, "--nproc", "2", "--max-time", "0"))
     _, error = paused.communicate()
     assert paused.returncode == 75, error
     assert error.count("paused after 0 seconds and saved") == 1, error
     assert "Traceback" not in error
-    done = lgkd(world, tmp_path, "resume", "mine", "--nproc", "2", "--json")
+    done = lgkd(nursery, world, tmp_path, "resume", "mine", "--nproc", "2", "--json")
     out, error = done.communicate()
     assert done.returncode == 0, error
     told = json.loads(out)
@@ -330,8 +328,8 @@ def test_a_run_of_two_processes_pauses_goes_on_and_leaves_one_folder(world: Worl
 
 
 @pytest.mark.slow
-def test_bad_input_is_told_once_with_its_own_exit_code(world: World, tmp_path: Path) -> None:
-    done = lgkd(world, tmp_path, *guided(world, "--nproc", "2", "--taps", "blocks.0,blocks.1"))
+def test_bad_input_is_told_once_with_its_own_exit_code(nursery: Nursery, world: World, tmp_path: Path) -> None:
+    done = lgkd(nursery, world, tmp_path, *guided(world, "--nproc", "2", "--taps", "blocks.0,blocks.1"))
     _, error = done.communicate()
     assert done.returncode == 2, error
     assert error.count("lgkd: ") == 1, error

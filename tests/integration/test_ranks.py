@@ -1,8 +1,5 @@
 """Processes that take different ways, stop or go on, end with the same weights; one that waits for ever has failed."""
 
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -10,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from tests import CHECKOUT
+from tests.support.forking import Nursery
+from tests.support.launching import torchrun
 from tests.support.several import NEVER, NORMS, STUDENTS, WAYS, forked_batch, make_forked
 
 SCRIPT = CHECKOUT / "tests" / "support" / "several.py"
@@ -18,18 +17,15 @@ SECONDS = 240
 
 
 @pytest.fixture(scope="module", params=[2, 3])
-def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def found(
+    request: pytest.FixtureRequest, nursery: Nursery, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
     """What each of two or three processes found."""
     out = tmp_path_factory.mktemp("several")
-    start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(request.param)]
-    surroundings = {name: word for name, word in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    done = subprocess.run(
-        [sys.executable, *start, str(SCRIPT), str(out)],
-        env=surroundings | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}, capture_output=True,
-        text=True, timeout=SECONDS,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "Warning" not in done.stderr
+    done = torchrun(nursery, request.param, SCRIPT, str(out))
+    _, problems = done.communicate(timeout=SECONDS)
+    assert done.returncode == 0, problems[-3000:]
+    assert "Warning" not in problems
     return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(request.param)]
 
 

@@ -12,6 +12,7 @@ import pytest
 from lgkd._internal.csv_tables import original
 from lgkd.cli import run
 from tests.support.small import DISTILL, QUICK, TRAIN, make_pictures
+from tests.support.unrendered import real_figures
 
 SPOOFED = "lgkd: remark: all is well"
 CLASSES = ("=1+2", "+plus", "-minus", "@at", "\ttab", "\rcr", "x\x1b[2J\x9b", f"n\n{SPOOFED}", "user\u202egnp", "plain")
@@ -43,6 +44,7 @@ def cells(file: Path) -> list[list[str]]:
 
 # Pictures that inspect and report draw have no shapes for such signs, of which matplotlib warns.
 @pytest.mark.filterwarnings("ignore:Glyph")
+@real_figures()
 def test_no_command_obeys_the_names_of_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ import yaml
 
 import lgkd
 from lgkd import errors, losses
+from tests.support.unrendered import real_figures
 from tools import guidance_figures, results_figures
 from tools.pages import PAGES, ROOT
 
@@ -74,7 +75,8 @@ def test_no_page_of_the_site_is_more_than_a_short_reading_wide() -> None:
 
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return guidance_figures.draw(tmp_path_factory.mktemp("figures"))
+    with real_figures():
+        return guidance_figures.draw(tmp_path_factory.mktemp("figures"))
 
 
 def test_the_figures_are_those_that_the_code_draws(figures: list[Path]) -> None:
@@ -102,7 +104,8 @@ def test_the_figure_of_the_results_is_of_the_rows_that_are_there(tmp_path: Path)
         "locality guidance": [(5, 9.0, 0.0)],
         "unguided": [(5, 7.5, 1.0), (10, 8.06, 0.21)],
     }
-    drawn = results_figures.draw(tmp_path)
+    with real_figures():
+        drawn = results_figures.draw(tmp_path)
     kept = DOCS / "img" / drawn.name
     told = [re.search(r"ResNet-20, the teacher: [^<]+", path.read_text(encoding="utf-8")) for path in (drawn, kept)]
     assert told[0] and told[1] and told[0][0] == told[1][0], "run python -m tools.results_figures"

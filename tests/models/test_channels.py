@@ -8,7 +8,8 @@ from torch import nn
 
 import lgkd
 from lgkd.errors import InputError, ModelError
-from lgkd.models.factory import check_model, create_model
+from lgkd.models.factory import create_model
+from lgkd.models.forward_checks import check_model
 from lgkd.models.initial_weights import start_from_weights
 from lgkd.models.patch_size import patch_size
 from lgkd.models.timm_interop import timm_call

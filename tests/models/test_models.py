@@ -16,7 +16,6 @@ from lgkd.errors import ModelError, TapError
 from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.default_taps import block_names, default_taps, spread, stage_names
 from lgkd.models.factory import (
-    check_model,
     create_model,
     create_student,
     create_teacher,
@@ -24,6 +23,7 @@ from lgkd.models.factory import (
     import_factory,
     pair,
 )
+from lgkd.models.forward_checks import check_model
 from lgkd.models.registry import MODELS, canonical, find, names
 
 

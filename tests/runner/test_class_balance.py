@@ -18,6 +18,7 @@ from lgkd.errors import InputError, Paused, RecipeError
 from lgkd.runs.folder import read_metrics
 from tests.support.costs import is_cost
 from tests.support.data import distinct, images, made
+from tests.support.forking import Nursery
 from tests.support.launching import guided as guided_words
 from tests.support.launching import lgkd as in_processes
 from tests.support.small import DISTILL, QUICK, TINY, TINY_OPTIONS, TRAIN, World, make_pictures, pause_after
@@ -179,7 +180,7 @@ def test_a_paused_run_is_not_resumed_with_another_setting(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(world: World, tmp_path: Path, monkeypatch) -> None:
+def test_two_processes_train_as_one(nursery: Nursery, world: World, tmp_path: Path, monkeypatch) -> None:
     """Weights are divided by their sum over the whole batch, and the balanced order is shared."""
     pictures = lopsided(tmp_path / "pictures")
     shutil.copytree(world.home, tmp_path / "home")
@@ -188,7 +189,7 @@ def test_two_processes_train_as_one(world: World, tmp_path: Path, monkeypatch) -
     teach = ["train-teacher", "resnet8", str(pictures), *QUICK, "--image-size", "16", "--quiet", "--replace"]
     monkeypatch.setenv("LGKD_HOME", str(own.home))
     assert run([*teach, "--out", str(tmp_path / "teacher")]) == 0
-    done = in_processes(own, tmp_path, *guided_words(own, "--nproc", "2", *keys))
+    done = in_processes(nursery, own, tmp_path, *guided_words(own, "--nproc", "2", *keys))
     _, error = done.communicate()
     assert done.returncode == 0, error
     assert run(guided_words(own, "--out", str(tmp_path / "single"), *keys)) == 0

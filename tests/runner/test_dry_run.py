@@ -24,7 +24,7 @@ from lgkd.runner.dry_run.dataset_outline import count, outline
 from lgkd.runner.dry_run.warnings import about_grids, about_locality, best_unguided, far_influence
 from lgkd.runs.folder import read_run
 from tests.support.manifests import reseal
-from tests.support.small import DISTILL, QUICK, TINY_OPTIONS, TRAIN, World, everything_below, make_pictures
+from tests.support.small import DISTILL, QUICK, TINY, TINY_OPTIONS, TRAIN, World, everything_below, make_pictures
 
 
 @pytest.fixture
@@ -117,13 +117,13 @@ def test_an_unfinished_run_that_differs_is_foretold_in_the_words_in_which_the_tr
     assert run([*words, "--max-time", "0"]) == 75
     capsys.readouterr()
     assert foretold(words, capsys)["problems"] == []
-    other = [*words, "--batch-size", "1000", "--seed", "7"]
+    other = [*words, "--batch-size", "12", "--seed", "7"]
     before = everything_below(here)
     told = foretold(other, capsys, code=2)
     assert everything_below(here) == before and not told["goes_on"]
     assert run(other) == 2
     error = capsys.readouterr().err
-    assert "seed: was 0, now 7" in error and "recipe.batch_size: was 8, now 1000" in error
+    assert "seed: was 0, now 7" in error and "recipe.batch_size: was 8, now 12" in error
     assert told["problems"] and error.endswith(f"lgkd: {told['problems'][0]}\n")
     assert run([*other, "--dry-run"]) == 2
     shown = capsys.readouterr().out
@@ -152,7 +152,8 @@ def test_where_each_run_of_a_series_lies_is_foretold_and_all_of_them_are_looked_
 
 
 def test_what_a_run_would_be_refused_for_a_dry_run_is(here: Path, world: World, capsys) -> None:
-    assert run(["distill", "--student", "deit_tiny", "--teacher", "resnet20", "--dataset", "digits", "--dry-run"]) == 3
+    small = ["--student", "deit_tiny", *TINY, *QUICK]
+    assert run(["distill", *small, "--teacher", "resnet20", "--dataset", "digits", "--dry-run"]) == 3
     assert "no teacher 'resnet20' is trained for digits yet" in capsys.readouterr().err
     assert run(["train", "--student", "deit_tini", "--dataset", "digits", "--dry-run"]) == 2
     assert run(["train", "--student", "deit_tiny", "--dataset", "cifar100", "--dry-run"]) == 3

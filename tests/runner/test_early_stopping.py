@@ -17,6 +17,7 @@ from lgkd.runner import execute
 from lgkd.runner.resolve import resolve_recipe
 from lgkd.runs.early_stop import StoppedEarly, stopped_early, trained_epochs
 from lgkd.runs.folder import read_metrics, read_run
+from tests.support.forking import Nursery
 from tests.support.launching import guided
 from tests.support.launching import lgkd as launched
 from tests.support.scoring import scores
@@ -172,9 +173,11 @@ def test_a_guided_and_an_unguided_training_that_ended_early_have_no_equal_steps(
 
 
 @pytest.mark.slow
-def test_two_processes_stop_together_at_the_epoch_that_their_scores_give(world: World, tmp_path: Path) -> None:
+def test_two_processes_stop_together_at_the_epoch_that_their_scores_give(
+    nursery: Nursery, world: World, tmp_path: Path
+) -> None:
     more = ["--val-fraction", "0.25", "--epochs", "12", "--patience", "2", "--set", "schedule.warmup_epochs=0"]
-    process = launched(world, tmp_path, *guided(world, *more, "--nproc", "2"))
+    process = launched(nursery, world, tmp_path, *guided(world, *more, "--nproc", "2"))
     _, problems = process.communicate(timeout=280)
     assert process.returncode == 0, problems
     info = json.loads((tmp_path / "mine" / "run.json").read_text())

@@ -1,10 +1,8 @@
 """`--seeds` and `--with-baseline`: a run each in one folder, stopped and gone on with as one."""
 
 import json
-import os
+import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,12 +16,13 @@ from lgkd.config import load_recipe
 from lgkd.errors import InputError, TakenError
 from lgkd.runs.compare import compare
 from lgkd.training.signals import StopCondition
+from tests.support.forking import Nursery
+from tests.support.launching import lgkd as launched
 from tests.support.small import (
     DISTILL,
     TINY_OPTIONS,
     TRAIN,
     World,
-    environment,
     one_thread,
     pause_after,
     snapshot,
@@ -283,11 +282,17 @@ def test_python_has_the_same(world: World, here: Path, whole) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_same_series(world: World, tmp_path: Path, whole) -> None:
-    command = [sys.executable, "-m", "lgkd", *words(world, tmp_path / "two", "0,1", "--nproc", "2")]
-    environ = {**environment(world.home), "LGKD_OFFLINE": "1", "PATH": os.environ["PATH"]}
-    for _ in range(2):
-        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=250)
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert done.stdout.count("paired over 2 seeds") == 1
-    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == sorted([*FILES, *MEMBERS])
+def test_two_processes_keep_what_is_finished_and_make_the_rest_of_a_series(
+    nursery: Nursery, world: World, tmp_path: Path, whole
+) -> None:
+    two, kept = tmp_path / "two", [tmp_path / "two" / name for name in MEMBERS[:2]]
+    for folder in kept:
+        shutil.copytree(whole[0] / folder.name, folder)
+    before = snapshot(*kept)
+    done = launched(nursery, world, tmp_path, *words(world, two, "0,1", "--nproc", "2"))
+    out, problems = done.communicate(timeout=250)
+    assert done.returncode == 0, problems[-2000:]
+    assert out.count("paired over 2 seeds") == 1
+    assert sorted(path.name for path in two.iterdir()) == sorted([*FILES, *MEMBERS])
+    assert snapshot(*kept) == before
+    assert [about(two / name)["processes"] for name in MEMBERS] == [1, 1, 2, 2]

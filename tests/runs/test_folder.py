@@ -16,7 +16,8 @@ from lgkd._internal.atomic_io import sha256_of
 from lgkd.cli import run
 from lgkd.config import parse_recipe
 from lgkd.errors import InputError, TakenError
-from lgkd.runner.resolve import resolve_recipe, run_folder
+from lgkd.runner.resolve import resolve_recipe
+from lgkd.runner.run_folder import run_folder
 from lgkd.runs.folder import check_free, claim, read_metrics, read_run, write_metrics
 from tests.support.costs import is_cost
 from tests.support.small import CLASSES, DISTILL, TINY_OPTIONS, TRAIN, World

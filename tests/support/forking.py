@@ -19,12 +19,6 @@ from pathlib import Path
 from tests import CHECKOUT
 
 
-def torch_environment() -> dict[str, str]:
-    """Environment for torchrun: that of this process without a place among others, one thread."""
-    ours = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    return ours | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
-
-
 class Forked:
     """A process of a `Nursery`, as far as `subprocess.Popen` is one."""
 
@@ -43,7 +37,7 @@ class Forked:
         if self.poll() is None:
             os.kill(self.pid, number)
 
-    def communicate(self, timeout: float = 120.0) -> tuple[str, str]:
+    def communicate(self, timeout: float = 240.0) -> tuple[str, str]:
         """Wait for its end; what it wrote."""
         end = time.monotonic() + timeout
         while self.poll() is None:

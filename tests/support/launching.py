@@ -1,22 +1,21 @@
-"""Commands of lgkd in new interpreters, for trainings in several processes."""
+"""Trainings in several processes: torchrun runs in a process of the nursery, what it starts are new interpreters."""
 
-import subprocess
-import sys
 from pathlib import Path
 
-from tests.support.forking import torch_environment
-from tests.support.small import DISTILL, World, environment
+from tests import CHECKOUT
+from tests.support.forking import Forked, Nursery
+from tests.support.small import DISTILL, World
 
 
-def lgkd(world: World, tmp_path: Path, *words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "lgkd", *words],
-        cwd=tmp_path,
-        env=torch_environment() | environment(world.home),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def lgkd(nursery: Nursery, world: World, tmp_path: Path, *words: str) -> Forked:
+    """Begin a command of lgkd."""
+    return nursery.start(["-m", "lgkd", *words], at=tmp_path, LGKD_HOME=str(world.home), PYTHONPATH=str(CHECKOUT))
+
+
+def torchrun(nursery: Nursery, processes: int, script: Path, *words: str) -> Forked:
+    """Begin a script in so many processes."""
+    started = ["-c", "from torch.distributed.run import main; main()", "--standalone", f"--nproc_per_node={processes}"]
+    return nursery.start([*started, str(script), *words], PYTHONPATH=str(CHECKOUT), OMP_NUM_THREADS="1")
 
 
 def guided(world: World, *more: str) -> list[str]:

@@ -6,7 +6,7 @@ read. A remark is something to know. A leak is a remark, because published sets 
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -17,11 +17,9 @@ from lgkd.data.catalogue import CATALOGUE
 from lgkd.data.checks.duplicates import Copies, Part, compare, copies_of, digests_of
 from lgkd.data.checks.near_copies import NearCopies, Traced, find_near_copies, near_copies_of
 from lgkd.data.checks.remarks import (
-    TINY_IN_TRAINING,
     about_balance,
     about_broken,
     about_copies,
-    about_held_out,
     about_images,
     about_missing,
     about_names,
@@ -32,7 +30,7 @@ from lgkd.data.checks.remarks import (
     missing_classes,
     tiny_classes,
 )
-from lgkd.data.dataset import DataSet, Images
+from lgkd.data.dataset import DataSet
 from lgkd.data.decode import DEFAULT_SIDE, Look, Progress, survey
 from lgkd.data.greys import Scale
 from lgkd.data.image_formats import is_passed_over, read_endings
@@ -185,37 +183,6 @@ def check_dataset_images(
     problems: list[str] = []
     found = find_source(source, data_dir=data_dir, offline=offline)
     return _of_listing(found, found.listing(fault=problems.append), problems, progress)
-
-
-def quick_check(dataset: DataSet, *, say: Callable[[str], None], balanced: bool = False) -> None:
-    """Return the remarks on decoded images to read before the first epoch; empty for clean data.
-
-    Images are compared once for a fingerprint: the result is kept in the user's store.
-
-    Args:
-        dataset: decoded.
-        say: called with one sentence a finding.
-        balanced: whether the recipe makes up for the sizes of the classes, so that no remark has to name its keys.
-    """
-    train = _split("train", dataset.classes, dataset.train.class_numbers.tolist())
-    copies = copies_of(dataset)
-    balance = about_balance(train.per_class, TINY_IN_TRAINING, advise=not balanced and not dataset.multi_label)
-    for sentence in (*about_copies(copies, len(dataset.test)), *balance):
-        say(sentence)
-
-
-def held_out_remarks(train: Images, held: Images) -> list[str]:
-    """Return the remark on held-out images that are also trained on; empty for clean data.
-
-    Args:
-        train: images to train on.
-        held: images to choose the epoch on.
-    """
-    parts = [
-        Part(images.names, images.label_keys, digests)
-        for images, digests in zip((train, held), digests_of(train, held), strict=True)
-    ]
-    return about_held_out(compare(*parts), len(held))
 
 
 def _has_files(source: str | Path, data_dir: str | Path | None) -> bool:

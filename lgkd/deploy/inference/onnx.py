@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lgkd._internal.out_of_memory import raise_if_out_of_memory
 from lgkd._internal.text import first_line
-from lgkd.deploy.inference.requirements import check_onnx_is_here
+from lgkd.deploy.requirements import check_onnx_is_here
 from lgkd.errors import InputError
 from lgkd.runs.folder import parse_student
 

@@ -15,7 +15,8 @@ from lgkd.runner.build import load_kept_teacher
 from lgkd.runner.dry_run import DryRun, estimate_training
 from lgkd.runner.find_teacher import find_trained_teacher, teacher_name
 from lgkd.runner.options import Options
-from lgkd.runner.resolve import ResolvedConfig, resolve, run_folder
+from lgkd.runner.resolve import ResolvedConfig, resolve
+from lgkd.runner.run_folder import run_folder
 
 TEACHER_RECIPE = "teacher"
 """Recipe of `lgkd train-teacher`."""
