@@ -20,6 +20,7 @@ from lgkd.analysis.probe.probe import read_embeddings
 from lgkd.cli import run
 from lgkd.errors import DataError, InputError
 from lgkd.runner.loaded_run import open_run
+from tests.support.labels import make_table
 from tests.support.small import CLASSES, World, make_pictures
 
 
@@ -216,3 +217,11 @@ def test_runs_of_different_images_are_refused(world: World, here: Path) -> None:
     with pytest.raises(InputError, match=r"was trained on other images than .*, and all runs are probed on the same"):
         lgkd.probe([world.unguided_run, other])
     assert len(lgkd.probe([world.unguided_run, other], dataset=folder)) == 2
+
+
+def test_several_labels_an_image_are_refused(world: World, tmp_path: Path) -> None:
+    table = make_table(tmp_path / "set")
+    with pytest.raises(
+        InputError, match=r"has several labels an image.+expected one label an image: use `lgkd evaluate`"
+    ):
+        lgkd.probe(world.unguided_run, dataset=table)
