@@ -31,7 +31,8 @@ from lgkd._internal.atomic_io import write_atomic, write_json
 ROOT = Path(__file__).resolve().parent.parent
 GPU_TESTS = [
     "tests/benchmark/test_benchmark.py", "tests/data/test_loader.py", "tests/data/transforms/test_augment.py",
-    "tests/training/test_determinism.py", "tests/training/test_loop.py", "tests/training/test_step_costs.py",
+    "tests/training/test_determinism.py", "tests/training/test_loop.py", "tests/training/test_sam.py",
+    "tests/training/test_step_costs.py",
 ]  # fmt: skip
 _SMALL_VIT = (
     "--student-option patch_size=8 --student-option depth=3 --student-option embed_dim=32 --student-option num_heads=2"

@@ -23,7 +23,7 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 def seed_of(*parts: int | str) -> int:
     """Compute a 63-bit seed that depends on every part, in order, and on nothing else."""
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+    return int.from_bytes(blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "big") >> 1
 
 
 def seed_generators(seed: int, device: torch.device) -> None:

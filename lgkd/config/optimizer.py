@@ -15,8 +15,7 @@ class Optimizer(Settings):
     """Configure the optimiser."""
 
     name: Literal["adamw", "sgd", "muon", "lion", "nadamw", "schedule-free-adamw"]
-    """adamw; sgd with momentum; muon for the matrices inside the model, with nadamw for the rest; lion; nadamw;
-    schedule-free-adamw, which averages the weights in place of a falling rate."""
+    """adamw; sgd with momentum; muon for inner matrices, nadamw for the rest; lion; nadamw; schedule-free-adamw."""
     lr: Number = Field(gt=0, le=100)
     """Peak learning rate; not scaled with the batch size."""
     weight_decay: Number = Field(ge=0, le=10)
@@ -25,8 +24,7 @@ class Optimizer(Settings):
         tuple[Annotated[Number, Field(ge=0, lt=1)], Annotated[Number, Field(ge=0, lt=1)]],
         BeforeValidator(as_pair),
     ] = (0.9, 0.999)
-    """Decay of the running mean and the running square; of lion's two means; sgd ignores it. The first of
-    schedule-free-adamw, above 0, is the share of the average in the weights of a step: 0.9, in long trainings 0.95."""
+    """Decay of running mean and square, or lion's two means; first of schedule-free-adamw: share of the average."""
     eps: Number = Field(default=1e-8, gt=0, le=1)
     """Added to the denominator of adamw, nadamw, muon and schedule-free-adamw; the others ignore it."""
     momentum: Number = Field(default=0.9, ge=0, lt=1)

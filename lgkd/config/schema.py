@@ -112,8 +112,7 @@ class Schedule(Settings):
     steps: int | None = Field(default=None, ge=1, le=1_000_000_000)
     """Optimiser steps of the training, instead of `epochs`; its last epoch may be partial."""
     decay: Literal["cosine", "linear"] = "cosine"
-    """cosine: half a cosine counted from the first epoch; linear: a straight line from the end of the warm-up;
-    schedule-free-adamw ignores it."""
+    """cosine: half a cosine from the first epoch; linear: a line from the warm-up's end; not of schedule-free-adamw."""
 
     @field_validator("warmup_epochs")
     @classmethod

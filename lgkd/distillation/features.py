@@ -112,7 +112,7 @@ class FeatureReader:
             raise no_logits(type(model).__name__, logits)
         self.classes = int(logits.shape[-1])
         self.folds = [
-            fold_of(model, tap, output, image_size)
+            fold_of(model, tap, output, image_size, len(images))
             for tap, output in zip([*taps, *blocks], seen[: len(taps) + len(blocks)], strict=True)
         ]
         shapes = [_shape(fold(output)) for fold, output in zip(self.folds, seen, strict=False)]
@@ -120,7 +120,7 @@ class FeatureReader:
         self._dense_fold, self.dense_shape = None, (0, 0, 0)
         if self.dense_layer is not None:
             output = seen[len(self.outputs) - 1]
-            self._dense_fold = fold_of(model, Tap(self.dense_layer), output, image_size)
+            self._dense_fold = fold_of(model, Tap(self.dense_layer), output, image_size, len(images))
             self.dense_shape = _shape(self._dense(output))
         self.embedding_width = 0
         if wants.embedding:

@@ -209,7 +209,7 @@ def _pooled(model: nn.Module, probe: _Probe, image_size: tuple[int, int]) -> Poo
     wanted: list[tuple[nn.LayerNorm | None, Tensor]] = [(None, probe.embedding), *behind]
     for layer, output in reversed(probe.outputs.items()):
         with suppress(TapError):
-            fold = fold_of(model, Tap(layer), output, image_size)
+            fold = fold_of(model, Tap(layer), output, image_size, len(probe.embedding))
             for norm, embedding in wanted:
                 pooling = _pooling(fold, output, embedding)
                 if pooling is not None:
@@ -227,8 +227,8 @@ def _pooling(fold: Fold, output: Tensor, embedding_BC: Tensor) -> Pooling | None
     return "token" if any(_close(token, embedding_BC) for token in beside) else None
 
 
-def fold_of(model: nn.Module, tap: Tap, output: Tensor, image_size: tuple[int, int]) -> Fold:
-    """Infer how the output of a layer folds into a map, with what the model states of its tokens.
+def fold_of(model: nn.Module, tap: Tap, output: Tensor, image_size: tuple[int, int], images: int) -> Fold:
+    """Infer how the output of a layer for some images folds into a map, with what the model states of its tokens.
 
     Raises:
         TapError: it does not.
@@ -239,7 +239,7 @@ def fold_of(model: nn.Module, tap: Tap, output: Tensor, image_size: tuple[int, i
         tap,
         output.shape,
         image_size=image_size,
-        images=len(output),
+        images=images,
         prefix_hint=hint if isinstance(hint, int) else None,
         layout_hint=str(layout) if layout is not None else None,
     )

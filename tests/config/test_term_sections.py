@@ -35,6 +35,9 @@ PUBLISHED = {
     "dense-kd": 1,
     "teacher-head": 1,
     "token-relations": 1,
+    "dense-relative-localization": 0.5,
+    "target-enhanced-kd": 1,
+    "crd": 0.8,
 }
 
 CHANGED: dict[str, dict[str, Any]] = {

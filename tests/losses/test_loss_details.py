@@ -63,7 +63,7 @@ CHOICES: list[tuple[type[nn.Module], str, str, tuple[str, ...]]] = [
     (MapLoss, "transform", "linear", ("attention", "similarity")),
     (MapLoss, "normalize", "none", ("channel", "unit")),
     (BlockGuidance, "normalize", "none", ("channel", "unit")),
-    (Hint, "regressor", "linear", ("norm",)),
+    (Hint, "regressor", "linear", ("norm", "none")),
     (KD, "mean", "batch", ("elements",)),
     (DeiTSoft, "mean", "batch", ("elements",)),
     (DenseKD, "target", "hard", ("soft",)),

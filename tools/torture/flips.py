@@ -38,6 +38,8 @@ def flips(arena: Arena, trials: Trials) -> None:
     with surroundings({"LGKD_HOME": home}, None), warnings.catch_warnings():
         warnings.simplefilter("ignore", Remark)
         (cache,) = stored_caches()
+        # Other tests of the same world may have decoded images, too.
+        shutil.rmtree(place / "home" / "cache" / "images", ignore_errors=True)
         load_dataset(arena.world.pictures)
         (decoded,) = (path for path in (place / "home" / "cache" / "images").iterdir() if path.is_dir())
         teacher = place / "home" / "teachers" / "pictures" / "resnet8"
