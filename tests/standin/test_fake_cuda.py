@@ -48,7 +48,7 @@ def guided(student: nn.Module, size: int, kinds: list[str], lowered: torch.dtype
     teacher = Teacher(create_model("resnet8", num_classes=CLASSES, image_size=32, options={}), image_size=32)
     section = Guidance.model_validate({"terms": [{"kind": kind} for kind in kinds]})
     terms = [Term(make_loss(term), term.weight, name=term.title) for term in section.terms]
-    task = Guided(student, Guide(student, teacher, image_size=size, terms=terms))
+    task = Guided(student, Guide(student, teacher, image_size=size, terms=terms, labels=torch.arange(9) % CLASSES))
     task.train()
     task.on_train_start(3, warmup=0)
     task.cast_frozen(lowered)
@@ -67,7 +67,7 @@ def forward(task: Guided, size: int, dtype: torch.dtype, *, mixed: bool) -> Any:
             assert torch.is_autocast_enabled("cuda")
             product = images.flatten(1) @ images.flatten(1).T
             assert product.dtype == dtype, "autocast must work, or the test shows nothing"
-            return task(Batch(images, targets))
+            return task(Batch(images, targets, index=labels))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
