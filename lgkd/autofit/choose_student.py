@@ -9,7 +9,7 @@ import torch
 
 from lgkd.analysis.attention_score import attention_score
 from lgkd.autofit.facts import gather_facts
-from lgkd.autofit.plan import Plan, make_plan
+from lgkd.autofit.plan import Plan, fitting_options, make_plan
 from lgkd.autofit.request import Request
 from lgkd.data.channels import imagenet_normalisation
 from lgkd.data.load import load_dataset
@@ -18,6 +18,7 @@ from lgkd.models.factory import create_model
 from lgkd.models.teacher import Teacher
 from lgkd.runner.build import load_trained_teacher
 from lgkd.runner.dry_run import estimate_training
+from lgkd.runner.dry_run.untrained_teachers import untrained_teacher
 from lgkd.runner.resolve import resolve
 
 CANDIDATES = ("vit_96", "vit_128", "vit_192", "deit_tiny", "pvt_v2_b0")
@@ -81,11 +82,11 @@ def rank_students(
     facts = gather_facts(request)
     plan = make_plan(facts, request.wishes)
     guide = None if teacher is None else load_trained_teacher(teacher, request.dataset)
-    frozen = guide if guide is not None else _stand_in(plan, facts.classes)
+    frozen = guide if guide is not None else untrained_teacher(plan.teacher, facts.classes, plan.teacher_image_size)
     found = []
     for name in CANDIDATES:
         timing(name)
-        options = _options(name, plan)
+        options = fitting_options(name, plan.image_size)
         training = request.student_training(plan, request.seconds)
         training["out"] = Path("runs") / f"students-for-{name}"
         estimate = estimate_training(
@@ -108,19 +109,6 @@ def ranked(students: list[RankedStudent]) -> list[RankedStudent]:
     rest = [one for one in students if one.epochs < LEAST_EPOCHS]
     by_size = sorted(enough, key=lambda one: -one.parameters)
     return [*by_size, *sorted(rest, key=lambda one: -one.epochs)]
-
-
-def _options(name: str, plan: Plan) -> dict[str, Any]:
-    side = plan.image_size if isinstance(plan.image_size, int) else min(plan.image_size)
-    return {"patch_size": max(1, side // 8)} if name == "deit_tiny" else {}
-
-
-def _stand_in(plan: Plan, classes: int) -> Teacher:
-    """Make an untrained teacher of the plan, whose steps take as long as a trained one's."""
-    size = plan.teacher_image_size
-    mean, std = imagenet_normalisation(3)
-    model = create_model(plan.teacher, num_classes=classes, image_size=size)
-    return Teacher(model, image_size=size, mean=mean, std=std)
 
 
 def _score(name: str, options: dict[str, Any], teacher: Teacher, request: Request, plan: Plan) -> float:

@@ -9,10 +9,8 @@ from lgkd.autofit.fit import harmonic_steps
 from lgkd.autofit.folder import STUDENTS, TEACHER, TEACHERS, find_state
 from lgkd.autofit.plan import TEACHER_SHARE, Facts, Plan, make_plan, reserve
 from lgkd.autofit.request import Request
-from lgkd.data.channels import imagenet_normalisation
-from lgkd.models.factory import create_model
-from lgkd.models.teacher import Teacher
 from lgkd.runner.dry_run import DryRun, estimate_training
+from lgkd.runner.dry_run.untrained_teachers import untrained_teacher
 from lgkd.runner.resolve import resolve
 
 
@@ -93,9 +91,7 @@ def estimate_fit(request: Request, *, planned: Callable[[Plan], None] = lambda _
         seconds or 3600.0, facts.test, runs=1 + request.baseline, seconds_an_image=teacher.cost.seconds_an_image
     )
     channels = teacher.recipe.view.channels
-    size, (mean, std) = teacher.image_size, imagenet_normalisation(channels)
-    model = create_model(plan.teacher, num_classes=facts.classes, image_size=size, channels=channels)
-    guide = Teacher(model, image_size=size, mean=mean, std=std)
+    guide = untrained_teacher(plan.teacher, facts.classes, teacher.image_size, channels)
     kinds = ((guide,), ()) if request.baseline else ((guide,),)
     each = None
     if seconds is not None:

@@ -182,9 +182,7 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
     size, why_size = _size(facts, wishes, hurry)
     theirs = wishes.teacher_image_size or _teacher_size(size, SIZES[0] if hurry else _TEACHER_SIDE)
     student, why_student = _student(wishes)
-    options = dict(wishes.student_options)
-    if student == "deit_tiny":
-        options.setdefault("patch_size", max(1, (size if isinstance(size, int) else min(size)) // 8))
+    options = {**fitting_options(student, size), **wishes.student_options}
     batch = wishes.batch_size or batch_for(facts.train, wishes.recipe[1])
     teacher_batch = wishes.batch_size or batch_for(facts.train, wishes.teacher_recipe[1])
     own = (_LABEL_TERMS,) if facts.several_labels and wishes.recipe[0] == "fast" else ()
@@ -218,6 +216,11 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
         stored_side="auto" if facts.reduces else None,
         student_overrides=own,
     )
+
+
+def fitting_options(student: str, size: Size) -> dict[str, Any]:
+    """Return the options by which a student has 8 x 8 patches, or as many on the shorter side."""
+    return {"patch_size": max(1, (size if isinstance(size, int) else min(size)) // 8)} if student == "deit_tiny" else {}
 
 
 def batch_for(images: int, largest: int) -> int:

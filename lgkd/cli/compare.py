@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lgkd.cli import completion
 from lgkd.cli import options as o
 from lgkd.cli.display import console, say, show_json, show_table
 from lgkd.errors import TakenError
@@ -20,16 +19,8 @@ _MOST_GROUPS = 6
 
 
 def compare(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(metavar="RUN", help="Folders of runs, or of several seeds.", autocompletion=completion.runs),
-    ],
-    against: Annotated[
-        Path | None,
-        typer.Option(
-            "--against", metavar="RUN", help="Compare all others with this one.", autocompletion=completion.runs
-        ),
-    ] = None,
+    runs: o.SeriesFolders,
+    against: o.Against = None,
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write every run, group and difference as a table.")
     ] = None,

@@ -106,6 +106,14 @@ def _parameter(name: str, option: Option, default: Any) -> inspect.Parameter:
     )
 
 
+SeriesFolders = Annotated[
+    list[Path],
+    typer.Argument(metavar="RUN", help="Folders of runs, or of several seeds.", autocompletion=completion.runs),
+]
+Against = Annotated[
+    Path | None,
+    typer.Option("--against", metavar="RUN", help="Compare all others with this one.", autocompletion=completion.runs),
+]
 TestImages = Annotated[
     str | None,
     typer.Option(

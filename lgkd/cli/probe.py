@@ -1,6 +1,5 @@
 """Implement `lgkd probe`."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,12 +18,7 @@ _SCORES = ("knn", "knn_plain", "linear", "linear_balanced")
 
 
 def probe(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="RUN", help="Folders of finished runs, or of several seeds.", autocompletion=completion.runs
-        ),
-    ],
+    runs: o.SeriesFolders,
     dataset: Annotated[
         str | None,
         typer.Option(

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lgkd.cli import completion
 from lgkd.cli import options as o
 from lgkd.cli.display import console, say, show_json, show_table
 from lgkd.errors import TakenError
@@ -21,16 +20,8 @@ _NAMES = {"top1": "top-1 accuracy", "balanced_accuracy": "balanced accuracy"}
 
 
 def robustness(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(metavar="RUN", help="Folders of runs, or of several seeds.", autocompletion=completion.runs),
-    ],
-    against: Annotated[
-        Path | None,
-        typer.Option(
-            "--against", metavar="RUN", help="Compare all others with this one.", autocompletion=completion.runs
-        ),
-    ] = None,
+    runs: o.SeriesFolders,
+    against: o.Against = None,
     most: Annotated[
         int | None, typer.Option("--most", help="Number of test images to measure on; by default all.")
     ] = None,

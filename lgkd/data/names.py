@@ -40,7 +40,7 @@ def place_of(source: str | Path) -> str | None:
 
 
 def source_at(place: str) -> str | Path | None:
-    """Find the dataset source at a recorded path of a run folder; None where it is no longer there."""
+    """Return the data set's source for a path that a run recorded; None where it is no longer there."""
     if has_prefix(place):
         return RecordedText(place)
     return Path(place) if is_source(Path(place)) else None

@@ -105,7 +105,7 @@ class LabelAccuracy(Shares):
 
 
 @torch.no_grad()
-def predicted(logits: Logits, images: Images, plain: Plain) -> Tensor:
+def logits_of(logits: Logits, images: Images, plain: Plain) -> Tensor:
     """Return the logits of every image, fp32 (N,K).
 
     Args:

@@ -17,7 +17,7 @@ from lgkd._internal.manifest import write_manifest
 from lgkd.data.dataset import Images
 from lgkd.data.sources.arrange import whole
 from lgkd.deploy import formats
-from lgkd.deploy.accuracy import Accuracy, LabelAccuracy, check_drop, measure, predicted
+from lgkd.deploy.accuracy import Accuracy, LabelAccuracy, check_drop, logits_of, measure
 from lgkd.deploy.few_bits import CALIBRATION, as_fp16, as_int8
 from lgkd.deploy.formats import Copy, Logits
 from lgkd.deploy.inference.load import plain_of
@@ -152,11 +152,11 @@ def _accuracies(
 ) -> dict[str, Accuracy | LabelAccuracy]:
     """Measure the accuracy of the student, in fp32, and of some of its files."""
     plain = plain_of(subject.about)
-    student = predicted(subject.student, images, plain)
+    student = logits_of(subject.student, images, plain)
     found = {"student": measure(student, images.labels, student)}
     for file, copy in copies.items():
         if file in files:
-            found[file] = measure(predicted(copy.logits, images, plain), images.labels, student)
+            found[file] = measure(logits_of(copy.logits, images, plain), images.labels, student)
     return found
 
 

@@ -31,7 +31,8 @@ class CRD(nn.Module):
     W_S and W_T are learned, with bias. Negatives j are drawn anew in every step, uniformly and with
     replacement, among the images of other classes (among all others where images have several labels). After a step
     M[b] becomes l2(momentum M[b] + (1 - momentum) e_b), e_b the embedding in its own network's memory; an
-    image that a batch contains several times counts with its mean. Z_S and Z_T are N times the mean of exp
+    image that a batch contains several times counts with its mean, and a row that would not be finite stays as it
+    was. Z_S and Z_T are N times the mean of exp
     over the first batch and all N rows, and then stay (the authors take the mean over the drawn rows).
 
     The memories, 2 N E numbers, are in the checkpoint, so that a resumed training is the uninterrupted one.
@@ -164,9 +165,11 @@ class CRD(nn.Module):
         with without_autocast(same):
             means = [(same / same.sum(dim=1, keepdim=True)) @ one.detach() for one in embedded]
         for memory, mean in zip((self.students, self.teachers), means, strict=True):
-            mixed = self.momentum * memory[index_B] + (1 - self.momentum) * mean.to(memory.dtype)
-            memory.index_copy_(0, index_B, F.normalize(mixed, dim=1))
-        self.log_z.copy_(log_z)
+            old = memory[index_B]
+            new = F.normalize(self.momentum * old + (1 - self.momentum) * mean.to(memory.dtype), dim=1)
+            # A step that is not finite is skipped, and must not stay in the memories either.
+            memory.index_copy_(0, index_B, torch.where(new.isfinite().all(dim=1, keepdim=True), new, old))
+        self.log_z.copy_(torch.where(log_z.isfinite(), log_z, self.log_z))
 
     def extra_repr(self) -> str:
         return (

@@ -130,9 +130,7 @@ def resolve_extension(folder: Path, epochs: int, options: Options, dataset: str 
         InputError: the run is not finished, is a teacher's, or was started from objects made in Python.
         TakenError: the new folder is taken.
     """
-    info = read_run(folder)
-    if not is_finished(folder):
-        raise InputError(f"{folder} is not finished; resume it by: lgkd resume {folder}")
+    info = _finished(folder)
     if info["kind"] == "teacher":
         raise InputError(
             f"{folder} is a teacher's run, and the store has that teacher; give it more epochs by: lgkd train-teacher "
@@ -151,15 +149,7 @@ def resolve_extension(folder: Path, epochs: int, options: Options, dataset: str 
         **options,
         "track": resumed_trackers(call["options"].get("track", ()), options),
     }
-    config = resolve(
-        "student",
-        info["student"]["name"],
-        data_of(info, folder) if dataset is None else dataset,
-        chosen,
-        model_options=call["model_options"],
-        teachers=call["teachers"],
-        taps=call["taps"],
-    )
+    config = _resolve_student(info, folder, call, chosen, dataset)
     check_free(config.folder)
     return config
 
@@ -177,9 +167,7 @@ def resolve_again(folder: Path, options: Options, dataset: str | Path | None = N
         InputError: the run is not finished, is a teacher's, or was started from objects made in Python.
         MissingError: the images or the teacher are no longer where they were.
     """
-    info = read_run(folder)
-    if not is_finished(folder):
-        raise InputError(f"{folder} is not finished; resume it by: lgkd resume {folder}")
+    info = _finished(folder)
     if info["kind"] == "teacher":
         raise InputError(
             f"{folder} is a teacher's run, expected that of a student; name a run of `lgkd distill` or `lgkd train`"
@@ -190,6 +178,25 @@ def resolve_again(folder: Path, options: Options, dataset: str | Path | None = N
         "data_dir": info["dataset"]["data_dir"], "out": folder, **call["options"], **left_out,
         "recipe": folder / RECIPE, **options,
     }  # fmt: skip
+    return _resolve_student(info, folder, call, chosen, dataset)
+
+
+def _finished(folder: Path) -> dict[str, Any]:
+    """Read run.json of a finished run.
+
+    Raises:
+        InputError: the run is not finished.
+    """
+    info = read_run(folder)
+    if not is_finished(folder):
+        raise InputError(f"{folder} is not finished; resume it by: lgkd resume {folder}")
+    return info
+
+
+def _resolve_student(
+    info: Mapping[str, Any], folder: Path, call: Mapping[str, Any], chosen: Options, dataset: str | Path | None
+) -> ResolvedConfig:
+    """Resolve the training of a run's student with other options, on its own images or on `dataset`."""
     return resolve(
         "student",
         info["student"]["name"],

@@ -17,7 +17,7 @@ import lgkd
 from lgkd.cli import run
 from lgkd.data.transforms.augment import Plain
 from lgkd.deploy import export, formats
-from lgkd.deploy.accuracy import Accuracy, LabelAccuracy, check_drop, measure, predicted
+from lgkd.deploy.accuracy import Accuracy, LabelAccuracy, check_drop, logits_of, measure
 from lgkd.deploy.export import Exported
 from lgkd.deploy.few_bits import CALIBRATION
 from lgkd.deploy.inference.locate import find_source
@@ -300,4 +300,4 @@ def test_classes_are_predicted_in_parts_as_at_once(world: World) -> None:
     plain = Plain((16, 16), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), interpolation="bicubic")
     with torch.no_grad():
         expected = subject.student(plain(images.pixels, images.sizes)).argmax(dim=1)
-    assert torch.equal(predicted(subject.student, images, plain).argmax(dim=1), expected)
+    assert torch.equal(logits_of(subject.student, images, plain).argmax(dim=1), expected)

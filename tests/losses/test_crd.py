@@ -107,6 +107,19 @@ def test_an_image_that_is_twice_in_a_batch_counts_with_its_mean_and_evaluation_c
     assert torch.equal(loss.students[untouched], before["students"][untouched])
 
 
+def test_a_step_that_is_not_finite_leaves_memories_and_constants() -> None:
+    loss = made(torch.tensor([0, 0, 1, 1, 2]))
+    before = {name: value.clone() for name, value in loss.state_dict().items()}
+    student, teacher = wave(2, 5), wave(2, 3, start=1)
+    student[0, 0] = torch.inf
+    assert not loss(student, teacher, torch.tensor([1, 3])).isfinite()
+    changed = {name for name, value in loss.state_dict().items() if not value.equal(before[name])}
+    # The teacher's rows and constant are finite; one bad image is in the means of all of the batch.
+    assert changed == {"teachers", "log_z"} and loss.teachers.isfinite().all()
+    assert loss.log_z[0].isinf() and loss.log_z[1].isfinite()
+    assert loss(wave(2, 5), teacher, torch.tensor([1, 3])).isfinite() and loss.log_z.isfinite().all()
+
+
 def test_low_temperatures_and_half_precision_stay_finite() -> None:
     loss = CRD(8, temperature=0.001, width=4)
     loss.build(5, 3, torch.arange(7) % 2)

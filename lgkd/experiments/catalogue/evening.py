@@ -23,7 +23,7 @@ _TEACHER = Arm(
     model="resnet20",
     recipe="teacher-fast",
     role="teacher",
-    # Smoothed labels make worse targets: with them a better teacher taught no more.
+    # Smoothed labels are known to make worse targets; here a better teacher that had them taught no more.
     overrides=("label_smoothing=0",),
     epochs=10,
     seeds=(0,),

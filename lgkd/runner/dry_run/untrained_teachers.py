@@ -8,7 +8,7 @@ from typing import Any, cast
 from lgkd.data.channels import imagenet_normalisation
 from lgkd.data.names import Subset
 from lgkd.errors import MissingTeacherError
-from lgkd.models.factory import create_model
+from lgkd.models.factory import ImageSize, create_model
 from lgkd.models.teacher import Teacher
 from lgkd.models.teacher_card import TeacherCard
 from lgkd.runner.build import load_kept_teacher
@@ -84,7 +84,9 @@ def estimate_teachers(
                 own["groups"] = options.get("groups")  # no group is divided by the folds
             config = resolve("teacher", architecture, dataset, cast(Options, {"recipe": TEACHER_RECIPE, **own}))
             estimates[architecture] = UntrainedTeacher(architecture, command, estimate_training(config))
-        guides.append(_untrained(architecture, estimates[architecture].estimate))
+        made = estimates[architecture].estimate
+        classes, channels = len(made.outline.classes), made.recipe.view.channels
+        guides.append(untrained_teacher(architecture, classes, made.image_size, channels))
     return list(estimates.values()), guides
 
 
@@ -124,10 +126,8 @@ def named(found: DryRun, names: Sequence[str]) -> DryRun:
     return replace(found, teachers=tuple(names), cautions=cautions)
 
 
-def _untrained(architecture: str, estimate: DryRun) -> Teacher:
-    size = estimate.image_size
-    channels = estimate.recipe.view.channels
-    model = create_model(architecture, num_classes=len(estimate.outline.classes), image_size=size, channels=channels)
-    # Only its shapes and its cost matter here, not its values or its normalisation.
+def untrained_teacher(architecture: str, classes: int, image_size: ImageSize, channels: int = 3) -> Teacher:
+    """Make an untrained teacher, whose shapes and cost are those of a trained one."""
+    model = create_model(architecture, num_classes=classes, image_size=image_size, channels=channels)
     mean, std = imagenet_normalisation(channels)
-    return Teacher(model, image_size=size, mean=mean, std=std)
+    return Teacher(model, image_size=image_size, mean=mean, std=std)
