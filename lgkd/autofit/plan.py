@@ -32,7 +32,7 @@ _LABEL_TERMS = "guide.terms=[{kind: locality, transform: linear, weight: 2.5}, {
 _TEACHER_EPOCHS = 14
 """Fewest epochs of a teacher at 64 px; the length of the recipe teacher-fast."""
 _TEACHER_SIDE = 64
-_MACS = {"fastnet_small": 27e6, "fastnet_medium": 152e6, "fastnet_large": 380e6}
+_MACS = {"fastnet_small": 27e6, "fastnet_medium": 152e6, "fastnet_large": 380e6, "fastnet_guide": 86e6}
 """Multiplications of a forward pass at 32 px; they grow with the square of the side."""
 _MACS_A_SECOND = 100e9
 """Of a training on one core, forward and backward: dev/LOG.md, 2026-11-30, has 170 to 210 GFLOP/s."""

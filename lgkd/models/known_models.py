@@ -28,7 +28,7 @@ _SUITE = "as in the distillation suite of Tian et al., arXiv 1910.10699"
 
 
 def _own(
-    name: str, title: str, parameters: int, source: str, made_by: str, **preset: int | tuple[int, ...]
+    name: str, title: str, parameters: int, source: str, made_by: str, **preset: int | str | tuple[int, ...]
 ) -> ModelInfo:
     made_by = f"lgkd.models.cnn.{made_by}"
     return ModelInfo(name, "teacher", title, 32, parameters, source, made_by=made_by, preset=preset)
@@ -45,7 +45,9 @@ _WIDE = f"He et al., arXiv 1512.03385, section 4.2; four times as wide, {_SUITE}
 _ZAGORUYKO = "Zagoruyko & Komodakis, arXiv 1605.07146"
 _SIMONYAN = f"Simonyan & Zisserman, arXiv 1409.1556; {_SUITE}"
 _JORDAN = "after Jordan, arXiv 2404.00498, with maps of 32, 16 and 8"
+_JORDAN_GUIDE = "after Jordan, arXiv 2404.00498, with maps of 16, 8 and 8"
 _FAST = "fastnet:FastNet"
+_GUIDE: dict[str, int | str] = {"output_stride": 4, "pool_first": True, "global_pool": "avg"}
 
 CNNS = (
     _own("resnet8x4", "ResNet-8x4 (CIFAR)", 1_233_540, _WIDE, _X4, depth=8),
@@ -82,6 +84,24 @@ CNNS = (
     _own("fastnet_small", "FastNet, widths 32, 64, 128", 309_504, _JORDAN, _FAST, widths=(32, 64, 128)),
     _own("fastnet_medium", "FastNet, widths 64, 256, 256", 2_001_024, _JORDAN, _FAST),
     _own("fastnet_large", "FastNet, widths 128, 384, 384", 4_650_880, _JORDAN, _FAST, widths=(128, 384, 384)),
+    _own(
+        "fastnet_guide",
+        "FastNet for guidance, widths 64, 128, 256",
+        1_189_504,
+        _JORDAN_GUIDE,
+        _FAST,
+        widths=(64, 128, 256),
+        **_GUIDE,
+    ),
+    _own(
+        "fastnet_guide_large",
+        "FastNet for guidance, widths 96, 192, 384",
+        2_640_896,
+        _JORDAN_GUIDE,
+        _FAST,
+        widths=(96, 192, 384),
+        **_GUIDE,
+    ),
     _imagenet(18, 11_227_812),
     _imagenet(34, 21_335_972),
     _imagenet(50, 23_712_932),

@@ -114,6 +114,57 @@ def test_it_guides_by_its_stem_and_two_groups() -> None:
     ]
 
 
+def test_the_form_for_guidance_has_maps_of_16_8_and_8_and_its_groups_guide() -> None:
+    teacher = lgkd.Teacher(create_model("fastnet_guide", num_classes=10), image_size=32)
+    student = create_model("vit_96", num_classes=10, image_size=32)
+    guide = lgkd.Guide(student, teacher, image_size=32, terms=[lgkd.Term(lgkd.losses.MapLoss())])
+    assert [(pair.teacher, pair.teacher_map) for pair in guide.pairs] == [
+        ("group1", (64, 16, 16)),
+        ("group2", (128, 8, 8)),
+        ("group3", (256, 8, 8)),
+    ]
+
+
+def test_the_form_for_guidance_equals_its_layers_written_out() -> None:
+    model = create_model("fastnet_guide", num_classes=10).eval()
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.normal_(layer.running_mean, std=0.1)
+            nn.init.normal_(layer.bias, std=0.1)
+    x = torch.randn(2, 3, 33, 33, generator=torch.Generator().manual_seed(1))
+    weights = model.state_dict()
+    gelu, conv = nn.functional.gelu, nn.functional.conv2d
+    expected = gelu(conv(x, weights["stem.conv.weight"], weights["stem.conv.bias"], padding=1))
+    # Positions of the convolutions in a group: after a pool in the first two, at its head in the third.
+    for group, places, pooled in ((1, (1, 4), True), (2, (1, 4), True), (3, (0, 3), False)):
+        if pooled:
+            expected = nn.functional.max_pool2d(expected, 2, ceil_mode=True)
+        for place in places:
+            expected = conv(expected, weights[f"group{group}.{place}.weight"], padding=1)
+            norm = f"group{group}.{place + 1}"
+            mean, variance = weights[f"{norm}.running_mean"], weights[f"{norm}.running_var"]
+            expected = (expected - mean[:, None, None]) / (variance + 1e-5).sqrt()[:, None, None]
+            expected = gelu(expected + weights[f"{norm}.bias"][:, None, None])
+    logits = expected.mean(dim=(2, 3)) @ weights["fc.weight"].T
+    assert torch.allclose(model(x), logits, rtol=1e-4, atol=1e-5)
+
+
+def test_pooling_first_does_a_quarter_of_the_work_of_the_first_convolution() -> None:
+    after, first = FastNet(10, WIDTHS), FastNet(10, WIDTHS, pool_first=True)
+    seen: dict[str, tuple[int, ...]] = {}
+    for name, model in (("after", after), ("first", first)):
+        convolution = next(layer for layer in model.group1 if isinstance(layer, nn.Conv2d))
+        convolution.register_forward_hook(lambda _, __, out, name=name: seen.update({name: tuple(out.shape)}))
+        model.eval()(torch.randn(1, 3, 32, 32))
+    assert seen == {"after": (1, 8, 32, 32), "first": (1, 8, 16, 16)}
+
+
+@pytest.mark.parametrize("wrong", [{"output_stride": 2}, {"global_pool": "mean"}])
+def test_unknown_strides_and_poolings_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ModelError, match="expected a stride of 4 or 8 and a pooling of max or avg"):
+        FastNet(10, WIDTHS, **wrong)
+
+
 @pytest.mark.parametrize(("size", "grid"), [(32, 8), (48, 8), (64, 8), (96, 8), (8, 8)])
 def test_patches_of_the_small_vits_cut_an_image_into_eight(size: int, grid: int) -> None:
     model = create_model("vit_128", num_classes=10, image_size=size)
