@@ -8,70 +8,60 @@ from typer.core import TyperCommand, TyperGroup
 
 from lgkd import __version__
 
-COMMANDS = {
-    "quickstart": ("quickstart", "Run the whole method in minutes, on embedded digits."),
-    "fit": ("fit", "Fit a folder of images within a time."),
-    "train-teacher": ("train", "Train a teacher and store it for later distillation."),
-    "distill": ("train", "Train a student guided by a frozen teacher."),
-    "train": ("train", "Train a student without a teacher, as a baseline."),
-    "resume": ("train", "Resume a stopped run from its last checkpoint."),
-    "evaluate": ("evaluate", "Evaluate a student on test or labelled images."),
-    "compare": ("compare", "Compare runs: mean, spread, confidence interval."),
-    "sweep": ("sweep", "Search settings of a recipe on held-out images."),
-    "reproduce": ("reproduce", "Run a named experiment and write its results."),
-    "report": ("report", "Write a report of a run as one HTML file."),
-    "inspect": ("inspect", "Analyse a student: attention, CKA, robustness."),
-    "probe": ("probe", "Probe frozen features: nearest neighbours, linear."),
-    "robustness": ("robustness", "Measure runs under corruptions: accuracy, drop, mCE."),
-    "predict": ("predict", "Classify images with a trained student."),
-    "serve": ("serve", "Serve a page that classifies images, and JSON for programs."),
-    "prune": ("prune", "Remove a student's least important heads and MLP units."),
-    "export": ("export", "Export a student to formats that need no lgkd."),
-    "cache-teacher": ("cache_teacher", "Cache a teacher's outputs, to train without the teacher."),
-    "import-teacher": ("import_teacher", "Import published weights as a teacher."),
-    "check": ("check", "Check every image of a data set before training."),
-    "arrange": ("arrange", "Arrange a publisher's files as an image folder."),
-    "doctor": ("doctor", "Check the installation and the machine."),
-    "layers": ("evaluate", "List the layers of a model that can be tapped."),
-    "bench": ("bench", "Measure the speed and the cost of a training."),
-    "students": ("catalogue", "List the named students, or show one."),
-    "teachers": ("catalogue", "List architectures and trained teachers, or show one."),
-    "datasets": ("catalogue", "List the named data sets, or show one."),
-    "recipes": ("catalogue", "List the recipes, or show one."),
+GROUPS: dict[str, dict[str, tuple[str, str]]] = {
+    "Train": {
+        "quickstart": ("quickstart", "Run the whole method in minutes, on embedded digits."),
+        "fit": ("fit", "Fit a folder of images within a time."),
+        "train-teacher": ("train", "Train a teacher and store it for later distillation."),
+        "distill": ("train", "Train a student guided by a frozen teacher."),
+        "train": ("train", "Train a student without a teacher, as a baseline."),
+        "resume": ("train", "Resume a stopped run from its last checkpoint."),
+        "sweep": ("sweep", "Search settings of a recipe on held-out images."),
+        "reproduce": ("reproduce", "Run a named experiment and write its results."),
+    },
+    "Measure and explain": {
+        "evaluate": ("evaluate", "Evaluate a student on test or labelled images."),
+        "compare": ("compare", "Compare runs: mean, spread, confidence interval."),
+        "report": ("report", "Write a report of a run as one HTML file."),
+        "inspect": ("inspect", "Analyse a student: attention, CKA, robustness."),
+        "probe": ("probe", "Probe frozen features: nearest neighbours, linear."),
+        "robustness": ("robustness", "Measure runs under corruptions: accuracy, drop, mCE."),
+    },
+    "Use a trained student": {
+        "predict": ("predict", "Classify images with a trained student."),
+        "serve": ("serve", "Serve a page that classifies images, and JSON for programs."),
+        "prune": ("prune", "Remove a student's least important heads and MLP units."),
+        "export": ("export", "Export a student to formats that need no lgkd."),
+    },
+    "Teachers and images": {
+        "import-teacher": ("import_teacher", "Import published weights as a teacher."),
+        "cache-teacher": ("cache_teacher", "Cache a teacher's outputs, to train without the teacher."),
+        "check": ("check", "Check every image of a data set before training."),
+        "arrange": ("arrange", "Arrange a publisher's files as an image folder."),
+    },
+    "Look up": {
+        "doctor": ("doctor", "Check the installation and the machine."),
+        "bench": ("bench", "Measure the speed and the cost of a training."),
+        "layers": ("evaluate", "List the layers of a model that can be tapped."),
+        "students": ("catalogue", "List the named students, or show one."),
+        "teachers": ("catalogue", "List architectures and trained teachers, or show one."),
+        "datasets": ("catalogue", "List the named data sets, or show one."),
+        "recipes": ("catalogue", "List the recipes, or show one."),
+    },
 }
+"""List the commands under the headings of the help: each with its module of `lgkd.cli` and one line of help."""
+
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
 """Map each command to the module of `lgkd.cli` with its function, and to one line of help."""
 
 _EXAMPLES = """\b
-Examples:
+Examples, and in the help of each command one more:
   lgkd quickstart
   lgkd fit photos/ --time 1h --baseline
   lgkd train-teacher resnet56 cifar100
   lgkd distill --student pvtv2 --teacher resnet56
-  lgkd train --student pvtv2
-  lgkd resume runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
-  lgkd evaluate runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance_seed0
   lgkd compare runs/pvt_v2_b0_cifar100_by-resnet56_locality-guidance
-  lgkd sweep fast photos/ --student vit_96 --search optimizer.lr=1e-3,1e-2
-  lgkd reproduce cifar100-10pct-methods
-  lgkd report runs/guided --baseline runs/unguided
   lgkd predict runs/guided photos/
-  lgkd serve runs/guided
-  lgkd prune runs/guided --keep 0.6 --out runs/pruned
-  lgkd export runs/guided
-  lgkd inspect runs/guided --baseline runs/unguided --out inspected
-  lgkd probe runs/guided runs/unguided --dataset flowers/
-  lgkd robustness runs/guided runs/unguided
-  lgkd cache-teacher --student pvtv2 --teacher resnet56
-  lgkd import-teacher resnet56 model.pth --sha256 HEX --normalize imagenet
-  lgkd check pictures/
-  lgkd arrange tiny-imagenet tiny-imagenet-200.zip
-  lgkd layers pvtv2
-  lgkd doctor
-  lgkd bench --student pvtv2 --teacher resnet56
-  lgkd students deit_tiny
-  lgkd teachers
-  lgkd datasets cifar100
-  lgkd recipes locality-guidance
 
 Exit codes: 0 done, 2 bad input, 3 something needed is missing, 4 the loss was not finite,
 5 another process holds the folder, 75 paused by --max-time, 130 or 143 stopped by a signal
@@ -98,6 +88,14 @@ class LazyGroup(TyperGroup):
         """Return the named command's name, the command itself, and the remaining words."""
         name, command, rest = super().resolve_command(ctx, args)
         return name, load_command(name) if name in COMMANDS else command, rest
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+        """Write the commands under their headings, descriptions aligned over all of them."""
+        # Definition lists are aligned each by itself; a name padded to the longest aligns them all.
+        longest = max(map(len, COMMANDS))
+        for heading, commands in GROUPS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(longest), line) for name, (_, line) in commands.items()])
 
 
 app = typer.Typer(cls=LazyGroup, rich_markup_mode=None, pretty_exceptions_enable=False, epilog=_EXAMPLES)

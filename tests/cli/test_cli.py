@@ -14,7 +14,7 @@ import pytest
 
 from lgkd import __version__
 from lgkd.cli import run
-from lgkd.cli.app import COMMANDS, load_command
+from lgkd.cli.app import COMMANDS, GROUPS, load_command
 from lgkd.cli.display import Display, duration, show_pairs, show_table
 from lgkd.cli.options import key_values
 from lgkd.data.catalogue import CATALOGUE
@@ -45,14 +45,26 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return out
 
 
-def test_help_fits_80_columns_and_has_an_example_of_every_command(here: Path, capsys) -> None:
+def test_help_fits_80_columns_and_lists_every_command_once_under_its_heading(here: Path, capsys) -> None:
     text = said(capsys, "--help")
     assert max(map(len, text.splitlines())) <= 80
     assert len(COMMANDS) >= 9
-    for command in COMMANDS:
-        assert re.search(rf"^ +lgkd {command}\b", text, re.M), command
+    for heading, commands in GROUPS.items():
+        section = re.search(rf"^{heading}:\n((?:  .+\n)+)", text, re.M).group(1)
+        assert re.findall(r"^  (\S+) ", section, re.M) == list(commands)
+    # Descriptions begin in one column in all sections.
+    lines = [
+        line for heading in GROUPS for line in text.partition(f"\n{heading}:\n")[2].partition("\n\n")[0].splitlines()
+    ]
+    assert len(lines) == len(COMMANDS)
+    assert {re.match(r"  \S+ +", line).end() for line in lines} == {18}
     assert "..." not in text.replace("[ARGS]...", "")
     assert said(capsys) == text
+
+
+def test_examples_of_the_help_name_commands(here: Path, capsys) -> None:
+    examples = re.findall(r"^    lgkd (\S+)", said(capsys, "--help"), re.M)
+    assert len(examples) >= 5 and set(examples) <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
