@@ -97,7 +97,7 @@ def distill(
             own size, normalisation and layers.
         dataset: a name, a folder of images, or a loaded `DataSet`.
         taps: layers of the student, as many as the teacher has; its first, middle and last block if
-            not given.
+            not given. Or pairs "STUDENT:TEACHER", which name the teacher's layers, too.
         student_options: passed to the constructor.
 
     Raises:

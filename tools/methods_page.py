@@ -86,6 +86,8 @@ def _formula(found: re.Match[str]) -> str:
 
 
 ROUNDS, IMAGES, SIZE = 7, 32, 32
+ATTENTION = {"attention-relations": [f"blocks.{block}.attn.qkv" for block in (0, 2, 5)]}
+"""Taps of terms that need a teacher with attention, which is then an untrained copy of the student."""
 STUDENT = {"patch_size": 4, "depth": 6, "embed_dim": 96, "num_heads": 3, "distillation_token": True}
 
 
@@ -104,8 +106,7 @@ def measured(kinds: Sequence[str]) -> tuple[dict[str, str], float]:
     times: dict[str, list[float]] = {kind: [] for kind in ("none", *kinds)}
     for _ in range(ROUNDS + 1):
         for kind, seconds in times.items():
-            terms = [] if kind == "none" else [Term(LOSSES[kind]())]
-            guide = Guide(student, teacher, image_size=SIZE, terms=terms, labels=labels) if terms else None
+            guide = None if kind == "none" else _guide(student, teacher, kind, labels)
             task = Supervised(student) if guide is None else Guided(student, guide)
             for timed in (False, True):
                 task.zero_grad()
@@ -125,6 +126,15 @@ def measured(kinds: Sequence[str]) -> tuple[dict[str, str], float]:
         low, middle, high = statistics.quantiles(values, n=4)
         rows[kind] = f"| {kind} | {middle:.2f} | {low:.2f} to {high:.2f} |"
     return rows, statistics.median(times["none"][1:])
+
+
+def _guide(student: nn.Module, teacher: Teacher, kind: str, labels: torch.Tensor) -> Guide:
+    taps = ATTENTION.get(kind)
+    if taps is not None:
+        teacher = Teacher(
+            create_student("deit_tiny", num_classes=100, image_size=SIZE, **STUDENT), image_size=SIZE, taps=taps
+        )
+    return Guide(student, teacher, image_size=SIZE, terms=[Term(LOSSES[kind]())], labels=labels, taps=taps)
 
 
 def costs() -> str:

@@ -153,7 +153,11 @@ TeacherOption = Annotated[
 ]
 Taps = Annotated[
     str | None,
-    typer.Option("--taps", metavar="A,B,C", help="Layers of the student; by default three blocks."),
+    typer.Option(
+        "--taps",
+        metavar="A,B,C",
+        help="Layers of the student, by default three blocks; or pairs STUDENT:TEACHER, as blocks.0:group1.",
+    ),
     Before("recipe"),
 ]
 Use = Annotated[

@@ -128,7 +128,9 @@ class Guide(nn.Module):
         paired, blocks = ("maps", False) in families, ("maps", True) in families
         own = paired or "student-maps" in read
         wanted = [Tap.of(tap) for tap in (taps if taps is not None else default_taps(student))] if own else []
-        theirs = _teacher_taps(teacher, teacher_taps) if paired or blocks else []
+        known = [Tap.of(tap) for tap in (teacher_taps if teacher_taps is not None else teacher.taps)]
+        self.teacher_layers = [tap.name for tap in known]
+        theirs = known if paired or blocks else []
         if paired and len(wanted) != len(theirs):
             raise TapError(
                 f"{len(wanted)} student taps ({_names(wanted)}) cannot be paired with {len(theirs)} teacher taps "
@@ -329,10 +331,6 @@ def _dense_pair(ours: FeatureReader, theirs: FeatureReader) -> list[PairShape]:
     if ours.dense_layer is None or theirs.dense_layer is None:
         return []
     return [PairShape(ours.dense_layer, ours.dense_shape, theirs.dense_layer, theirs.dense_shape)]
-
-
-def _teacher_taps(teacher: Teacher, taps: Sequence[str | Tap] | None) -> list[Tap]:
-    return [Tap.of(tap) for tap in (taps if taps is not None else teacher.taps)]
 
 
 def _names(taps: Sequence[Tap]) -> str:

@@ -1,6 +1,7 @@
 # Written by python -m tools.loss_table.
 from torch import nn
 
+from lgkd.losses.attention_relations import AttentionRelations as AttentionRelations
 from lgkd.losses.attention_transfer import AttentionTransfer as AttentionTransfer
 from lgkd.losses.block_guidance import BlockGuidance as BlockGuidance
 from lgkd.losses.correlation_congruence import CorrelationCongruence as CorrelationCongruence

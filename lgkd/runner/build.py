@@ -182,10 +182,11 @@ def make_guides(
                 "many with --teacher, or set the term's `for_teacher` to null"
             )
     guides = []
+    ours, theirs = pair_taps(taps)
     for number, teacher in enumerate(teachers, start=1):
         teacher.use_batch_norm(recipe.guide.teacher_bn)
-        ours = [term for term in recipe.guide.terms if term.for_teacher in (None, number)]
-        if not ours:
+        chosen = [term for term in recipe.guide.terms if term.for_teacher in (None, number)]
+        if not chosen:
             raise InputError(f"no term of the recipe is for teacher {number}; leave that teacher out, or add a term")
         suffix = f"-{number}" if len(teachers) > 1 else ""
         with seeded(seed_of(seed, "guide", *([number] if number > 1 else []))):
@@ -196,7 +197,7 @@ def make_guides(
                     term.title + suffix,
                     term.schedule or TermSchedule(),
                 )
-                for term in ours
+                for term in chosen
             ]
             if "weights" in teacher.source:
                 _refuse_logits(teacher.source["name"], terms)
@@ -206,7 +207,8 @@ def make_guides(
                     teacher,
                     image_size=image_size,
                     terms=terms,
-                    taps=taps,
+                    taps=ours,
+                    teacher_taps=theirs,
                     mean=data.mean,
                     std=data.std,
                     antialias=recipe.guide.view == "antialias",
@@ -214,6 +216,24 @@ def make_guides(
                 )
             )
     return guides
+
+
+def pair_taps(taps: Sequence[str] | None) -> tuple[list[str] | None, list[str] | None]:
+    """Split taps into layers of the student and, where they are pairs STUDENT:TEACHER, of the teacher.
+
+    Raises:
+        InputError: some are pairs and others are not.
+    """
+    if taps is None:
+        return None, None
+    pairs = [tap.partition(":") for tap in taps]
+    if len({separator for _, separator, _ in pairs}) > 1:
+        raise InputError(
+            f"--taps {','.join(taps)}: some name a layer of the teacher and some do not; write all as STUDENT:TEACHER, "
+            "as in blocks.0:group1, or none"
+        )
+    theirs = [their for _, separator, their in pairs if separator]
+    return [our for our, _, _ in pairs], theirs or None
 
 
 def _labels(data: Data) -> torch.Tensor:

@@ -38,6 +38,7 @@ PUBLISHED = {
     "dense-relative-localization": 0.5,
     "target-enhanced-kd": 1,
     "crd": 0.8,
+    "attention-relations": 1,
 }
 
 CHANGED: dict[str, dict[str, Any]] = {
@@ -56,6 +57,7 @@ CHANGED: dict[str, dict[str, Any]] = {
     "dense-kd": {"target": "soft", "temperature": 2.0, "course": "cosine"},
     "teacher-head": {"features": 10.0, "projector": "linear"},
     "token-relations": {"temperature": 0.5, "grid": 8},
+    "attention-relations": {"heads": 2},
 }
 
 

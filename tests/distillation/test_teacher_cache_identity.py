@@ -30,9 +30,9 @@ FIRST = {
 
 def views(*overrides: str, **guided: Any) -> dict[str, Any]:
     recipe = apply_overrides(load_recipe("locality-guidance"), overrides)
-    guide: Any = SimpleNamespace(
-        **{"teacher": Teacher(CifarResNet(8, 3), image_size=8), "teaches": {"map1": (1, 1, 1)}, **guided}
-    )
+    teacher = Teacher(CifarResNet(8, 3), image_size=8)
+    known = {"teacher": teacher, "teacher_layers": teacher.taps, "teaches": {"map1": (1, 1, 1)}}
+    guide: Any = SimpleNamespace(**{**known, **guided})
     channels = (0.5, 0.5, 0.5)
     data: Any = SimpleNamespace(
         fingerprint="f", subset=None, train=make_images(4), mean=channels, std=channels, stored_side=None

@@ -13,6 +13,7 @@ from lgkd.losses import (
     KD,
     RKD,
     TERMS,
+    AttentionRelations,
     AttentionTransfer,
     BlockGuidance,
     CorrelationCongruence,
@@ -31,10 +32,11 @@ from lgkd.losses import (
 from tests.support.losses import normal
 
 BATCH = 4
-MAPS = [(3, 4, 4), (2, 2, 2)]
+MAPS = [(3, 4, 4), (6, 2, 2)]
 
 VARIANTS: dict[str, Callable[[], nn.Module]] = {
     **TERMS,
+    "attention-relations": lambda: AttentionRelations(1),
     "locality attention": lambda: MapLoss("attention"),
     "locality similarity": lambda: MapLoss("similarity"),
     "locality channel": lambda: MapLoss(normalize="channel"),

@@ -17,6 +17,7 @@ from lgkd.losses import TERMS
 from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.teacher import Teacher
 from lgkd.runner.build import make_guides, make_student, make_task
+from tests.support.losses import OF_ATTENTION
 
 STEPS, STEPS_PER_EPOCH = 50, 10
 TOKEN = ("deit-hard", "deit-soft")
@@ -129,7 +130,7 @@ def fell(rows: list[dict[str, float]], name: str) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", TERMS)
+@pytest.mark.parametrize("kind", [kind for kind in TERMS if kind not in OF_ATTENTION])
 def test_a_term_alone_is_learned_in_fifty_steps(kind: str, digits: Digits) -> None:
     recipe = make_recipe({"kind": kind, **OPTIONS.get(kind, {})}, classification_weight=0)
     task, rows = train(recipe, digits)
@@ -164,7 +165,7 @@ def test_all_blocks_are_guided_until_their_loss_falls_no_more(digits: Digits) ->
     assert fell(rows, "blocks") and fell(rows, "loss")
 
 
-@pytest.mark.parametrize("kind", [kind for kind in TERMS if kind not in DRAWS])
+@pytest.mark.parametrize("kind", [kind for kind in TERMS if kind not in (*DRAWS, *OF_ATTENTION)])
 def test_the_order_of_a_batch_does_not_matter(kind: str, digits: Digits) -> None:
     recipe = make_recipe({"kind": kind, **OPTIONS.get(kind, {})})
     task = make(recipe, digits).train()
@@ -204,7 +205,9 @@ class Layouts(nn.Module):
         return self.head(second.mean(dim=(2, 3)))
 
 
-@pytest.mark.parametrize("kind", [kind for kind, loss in TERMS.items() if "maps" in loss.reads])
+@pytest.mark.parametrize(
+    "kind", [kind for kind, loss in TERMS.items() if "maps" in loss.reads and kind not in OF_ATTENTION]
+)
 def test_tokens_and_maps_of_the_same_numbers_are_guided_alike(kind: str, digits: Digits) -> None:
     recipe = make_recipe({"kind": kind})
     batch = digits.batches[0]

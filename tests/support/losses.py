@@ -24,3 +24,7 @@ def built(loss: nn.Module) -> nn.Module:
     elif hasattr(loss, "build"):
         loss.build([student for student, _ in PAIRS], [teacher for _, teacher in PAIRS])
     return loss
+
+
+OF_ATTENTION = ("attention-relations",)
+"""Kinds that read the fused projections of an attention, which tests of every kind do not tap."""

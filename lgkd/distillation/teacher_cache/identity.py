@@ -67,7 +67,7 @@ def identity_of(
         "mode": mode,
         "views": views,
         "teacher": teacher_digest(teacher),
-        "teacher's layers": teacher.taps,
+        "teacher's layers": guide.teacher_layers,
         "teacher's image size": list(teacher.image_size),
         "teacher's mean": teacher.mean.flatten().tolist(),
         "teacher's std": teacher.std.flatten().tolist(),
