@@ -23,7 +23,8 @@ class SharpnessAware:
     weights of the same loss, and the norm and the direction of its gradient are theirs too. Only directions matter, so
     that gradients multiplied by a scaler give the same weights.
 
-    The running statistics of BatchNorm, and all other buffers, are those of the first pass.
+    Both passes begin with the same buffers, such as running statistics of BatchNorm and the memories of a loss; those
+    of the first pass are kept.
 
     Source: Foret et al., Sharpness-Aware Minimization, arXiv 2010.01412; Kwon et al., ASAM, arXiv 2102.11600, without
     its constant eta and for biases as for other weights, as in github.com/davda54/sam.
@@ -36,8 +37,12 @@ class SharpnessAware:
     def __init__(self, task: nn.Module, settings: Sam) -> None:
         self._task, self._settings = task, settings
 
+    def buffers(self) -> list[Tensor]:
+        """Copy the buffers of the task, as they are before the first pass."""
+        return [buffer.clone() for buffer in self._task.buffers()]
+
     @contextmanager
-    def perturbed(self, judge: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    def perturbed(self, judge: Callable[[Tensor], Tensor], begun: Sequence[Tensor]) -> Iterator[None]:
         """Move the weights by their gradients, which are cleared, inside; restore weights and buffers on exit.
 
         After a first pass that is not finite the weights stay, and the second gradient becomes infinite, so that guard
@@ -45,6 +50,7 @@ class SharpnessAware:
 
         Args:
             judge: returns 1 if the first pass or the given norm of its gradient is not finite, else 0, on the device.
+            begun: the buffers before the first pass, which the second one begins with.
         """
         weights = [weight for weight in self._task.parameters() if weight.grad is not None]
         before = torch.cat([weight.detach().reshape(-1) for weight in weights])
@@ -54,16 +60,19 @@ class SharpnessAware:
         del ascent
         for weight in weights:
             weight.grad = None
-        buffers = [*self._task.buffers()]
-        statistics = [buffer.clone() for buffer in buffers]
+        first = self.buffers()
+        self._restore(begun)
         try:
             yield
         finally:
             _set(weights, before)
-            for buffer, first in zip(buffers, statistics, strict=True):
-                buffer.copy_(first)
+            self._restore(first)
         gradient = next(weight.grad for weight in weights if weight.grad is not None)
         gradient += torch.where(bad > 0, torch.inf, 0.0)
+
+    def _restore(self, values: Sequence[Tensor]) -> None:
+        for buffer, value in zip(self._task.buffers(), values, strict=True):
+            buffer.copy_(value)
 
     def _ascent(self, weights: Sequence[nn.Parameter], values: Tensor) -> tuple[Tensor, Tensor]:
         """Return the way up the loss, in one row, and the norm of the gradient that it is scaled by."""

@@ -186,11 +186,12 @@ class Engine:
 
     def _passes(self, batch: Batch, seed: int) -> tuple[_Pass, _Pass]:
         """Pass a batch through the student once, or with SAM twice, with the same random draws."""
+        begun = self.sam.buffers() if self.sam is not None else []
         seed_generators(seed, self.device)
         first = self._gradients(batch)
         if self.sam is None:
             return first, first
-        with self.sam.perturbed(lambda norm: self._everywhere(self.guard.judge(_joined(first), norm))):
+        with self.sam.perturbed(lambda norm: self._everywhere(self.guard.judge(_joined(first), norm)), begun):
             seed_generators(seed, self.device)
             return first, self._gradients(batch, [part for _, part in first])
 

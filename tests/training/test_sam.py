@@ -10,8 +10,12 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from lgkd.config import Ema, Lookahead, Optimizer, Sam, Schedule
+from lgkd.distillation.guide import Guide, Term
 from lgkd.distillation.tasks import Batch, Guided, Step, Supervised, Task
 from lgkd.errors import NonFiniteError, Paused
+from lgkd.losses import CRD
+from lgkd.models.cnn.resnet import CifarResNet
+from lgkd.models.teacher import Teacher
 from lgkd.training.metrics import RunningMean
 from lgkd.training.train_step import Engine
 from tests.support.training import StopAfter, digest, make_images, make_loader, make_plan, make_task, train
@@ -161,6 +165,25 @@ def test_a_radius_below_rounding_gives_the_plain_training_to_the_bit(tmp_path, c
     assert digest(tmp_path / "sam") == digest(tmp_path / "plain")
 
 
+def test_both_passes_read_the_same_memories_and_write_them_once() -> None:
+    """CRD's memories are buffers: with a radius below rounding, training is the plain one to the bit."""
+    left = []
+    for sam in (None, Sam(1e-30)):
+        torch.manual_seed(3)
+        student = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))
+        teacher = Teacher(CifarResNet(8, 4), image_size=8)
+        crd = CRD(negatives=3, width=4)
+        guide = Guide(student, teacher, image_size=8, terms=[Term(crd)], labels=torch.arange(12) % 4)
+        engine = an_engine(Guided(student, guide), sam=sam, schedule=CONSTANT, **ALONE)
+        meters = RunningMean()
+        for place in range(3):
+            images = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(place))
+            index = torch.arange(6) + place
+            engine.step(Batch(images, index % 4, index=index), 0, place, meters)
+        left.append([*engine.task.state_dict().values(), torch.tensor(meters.read()["crd"])])
+    assert all(torch.equal(*pair) for pair in zip(*left, strict=True))
+
+
 def test_a_resumed_training_ends_equal_to_the_bit(tmp_path) -> None:
     settings: dict[str, Any] = {"sam": Sam(0.5, adaptive=True), "every": 1e9}
     train(tmp_path / "whole", **settings)
@@ -201,7 +224,9 @@ def test_inside_all_trained_weights_are_moved_by_rho_projections_included_and_st
     engine = an_engine(task, accumulate=1, sam=Sam(0.25))
     engine._gradients(one_batch())
     before = {name: value.clone() for name, value in task.state_dict().items()}
-    with engine.sam.perturbed(lambda norm: norm * 0):
+    begun = [torch.full_like(buffer, 0.5) for buffer in engine.sam.buffers()]
+    with engine.sam.perturbed(lambda norm: norm * 0, begun):
+        assert all(torch.equal(*pair) for pair in zip(task.buffers(), begun, strict=True))
         moved = {name: value - before[name] for name, value in task.named_parameters()}
         assert all(weight.grad is None for weight in task.parameters())
         engine._gradients(one_batch())
