@@ -16,7 +16,7 @@ from lgkd.config import TermSchedule, TermSection
 from lgkd.config.declaration import check_values
 from lgkd.data.constants import IMAGENET_MEAN, IMAGENET_STD
 from lgkd.distillation.features import FeatureReader, Features, FeatureSpec, MapShape
-from lgkd.distillation.inputs import built, family_of, reads_teacher, takes_index, value_of
+from lgkd.distillation.inputs import OWN_MAPS, built, family_of, reads_teacher, takes_index, value_of
 from lgkd.distillation.schedules import TermState
 from lgkd.distillation.taps import Tap
 from lgkd.distillation.teacher_runner import TeacherRunner
@@ -126,7 +126,7 @@ class Guide(nn.Module):
         families = [(family_of(term.loss), bool(getattr(term.loss, "all_blocks", False))) for term in terms]
         read = {family for family, _ in families}
         paired, blocks = ("maps", False) in families, ("maps", True) in families
-        own = paired or "student-maps" in read
+        own = paired or bool(read & OWN_MAPS)
         wanted = [Tap.of(tap) for tap in (taps if taps is not None else default_taps(student))] if own else []
         known = [Tap.of(tap) for tap in (teacher_taps if teacher_taps is not None else teacher.taps)]
         self.teacher_layers = [tap.name for tap in known]

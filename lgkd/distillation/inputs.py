@@ -7,9 +7,11 @@ from torch import Tensor, nn
 from lgkd.distillation.features import FeatureReader, Features
 from lgkd.errors import InputError
 
-FAMILIES = ("maps", "logits", "distillation", "embeddings", "dense", "student-maps")
+FAMILIES = ("maps", "logits", "distillation", "embeddings", "dense", "student-maps", "exits")
 """Values of a loss's class attribute `reads`."""
 _OF_THE_STUDENT = ("student-maps",)
+OWN_MAPS = frozenset({"student-maps", "exits"})
+"""Families that read maps of the student, and none of the teacher."""
 
 
 def family_of(loss: nn.Module) -> str:
@@ -49,6 +51,8 @@ def value_of(
     if family == "student-maps":
         return loss(seen.maps)  # type: ignore[no-any-return]
     assert taught is not None
+    if family == "exits":
+        return loss(seen.maps, taught.logits, targets)  # type: ignore[no-any-return]
     if family == "maps":
         ours = seen.blocks if getattr(loss, "all_blocks", False) else seen.maps
         return loss(ours, taught.maps)  # type: ignore[no-any-return]
@@ -91,6 +95,8 @@ def built(loss: nn.Module, student: FeatureReader, teacher: FeatureReader, label
         build(student.dense_shape, teacher.dense_shape, classified=student.head is not None)
     elif family == "student-maps":
         build(student.map_shapes)
+    elif family == "exits":
+        build(student.map_shapes, student.classes)
     elif getattr(loss, "all_blocks", False):
         build(student.block_shapes, teacher.map_shapes)
     else:

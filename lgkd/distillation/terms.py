@@ -9,7 +9,7 @@ from lgkd.errors import InputError
 from lgkd.losses import TERMS
 from lgkd.losses.registry import registration
 
-OF_CLASSES = frozenset({"logits", "distillation", "dense"})
+OF_CLASSES = frozenset({"logits", "distillation", "dense", "exits"})
 """Families of losses that compare logits, so that student and teacher need the same classes."""
 
 

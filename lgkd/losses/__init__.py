@@ -13,17 +13,18 @@ The class attribute `reads` declares the inputs of a loss:
 | "embeddings" | `(student_embedding, teacher_embedding)`: (B,D) and (B,C), inputs of the classifiers' last layers |
 | "dense" | `(student_dense, teacher_dense, teacher_logits)`: of each position (B,K,h,w) and (B,K,h',w'), and (B,K) |
 | "student-maps" | `(student_maps)`: a list of (B,C,h,w), of the student's taps; the teacher is not read |
+| "exits" | `(student_maps, teacher_logits, targets)`: of the student's taps, and as "logits" |
 
-All return a scalar. `across_batch` is True if a sample's loss depends on the other samples; such a loss needs
-the whole batch at once. A loss with parameters has `build`, called once with the shapes of its inputs: (C,h,w)
-of all student maps and of all teacher maps, or of the former alone, or the two widths of embeddings. `all_blocks` (only
-"maps") is True if the student's list contains the maps of all its blocks. `teacher_classifier` (only "embeddings") is
-True if `build` also takes the matrix of the teacher's classifier, (K,C). `build` of a "dense" loss takes the two shapes
-and `classified`, which is False if the student's input is not dense logits but the map (B,D,h,w) of its last block.
-`set_progress`, where a loss has it, is called before every step with the finished fraction of the training.
-`multi_label` (only of those that read logits) is True if an image may have several labels, targets being (B,K) of 0
-and 1; `per_class()` returns another loss for them. `takes_index` (only "embeddings") is True if `forward` is also given
-the places of the images among the training images, int64 (B,), and `build` their labels, (N,) or (N,K).
+All return a scalar. `across_batch` is True if a sample's loss depends on the other samples; such a loss needs the whole
+batch at once. A loss with parameters has `build`, called once with the shapes of its inputs: (C,h,w) of all student
+maps and of all teacher maps, or of the former alone (with K for "exits"), or the two widths of embeddings. `all_blocks`
+(only "maps") is True if the student's list contains the maps of all its blocks. `teacher_classifier` (only
+"embeddings") is True if `build` also takes the matrix of the teacher's classifier, (K,C). `build` of a "dense" loss
+takes the two shapes and `classified`, which is False if the student's input is not dense logits but the map (B,D,h,w)
+of its last block. `set_progress`, where a loss has it, is called before every step with the finished fraction of the
+training. `multi_label` (only of those that read logits) is True if an image may have several labels, targets being
+(B,K) of 0 and 1; `per_class()` returns another loss for them. `takes_index` (only "embeddings") is True if `forward` is
+also given the places of the images among the training images, int64 (B,), and `build` their labels, (N,) or (N,K).
 Only `MapLoss` propagates a gradient to the teacher's side.
 """
 

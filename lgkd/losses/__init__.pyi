@@ -12,6 +12,7 @@ from lgkd.losses.deit import DeiTSoft as DeiTSoft
 from lgkd.losses.dense_kd import DenseKD as DenseKD
 from lgkd.losses.dist import DIST as DIST
 from lgkd.losses.dkd import DKD as DKD
+from lgkd.losses.early_exits import EarlyExits as EarlyExits
 from lgkd.losses.hint import Hint as Hint
 from lgkd.losses.kd import KD as KD
 from lgkd.losses.luminet import LumiNet as LumiNet

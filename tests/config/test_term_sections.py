@@ -39,6 +39,7 @@ PUBLISHED = {
     "target-enhanced-kd": 1,
     "crd": 0.8,
     "attention-relations": 1,
+    "early-exits": 1,
 }
 
 CHANGED: dict[str, dict[str, Any]] = {

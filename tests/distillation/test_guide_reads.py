@@ -69,6 +69,7 @@ def test_an_embedding_is_what_the_teachers_classifier_takes_in(
         ("logits", False, "logits", "logits"),
         ("distillation", False, "distillation", "logits"),
         ("student-maps", False, "maps", None),
+        ("exits", False, "maps", "logits"),
     ],
 )
 def test_every_family_is_given_what_it_reads(reads: str, blocks: bool, ours: str, theirs: str | None) -> None:
@@ -88,7 +89,7 @@ def test_every_family_is_given_what_it_reads(reads: str, blocks: bool, ours: str
     targets = torch.tensor([1])
     assert float(value_of(Loss(), seen, taught, targets)) == 7.0
     of_the_teacher = [getattr(taught, theirs)] if theirs is not None else []
-    expected = [getattr(seen, ours), *of_the_teacher] + [targets] * (reads in ("logits", "distillation"))
+    expected = [getattr(seen, ours), *of_the_teacher] + [targets] * (reads in ("logits", "distillation", "exits"))
     assert len(given[0]) == len(expected)
     assert all(one is other for one, other in zip(given[0], expected, strict=True))
 

@@ -81,7 +81,7 @@ MAKERS: dict[str, Callable[[Tensor], Tensor]] = {
 def made(loss: nn.Module, how: str, seed: int) -> list[Tensor]:
     """What a loss of this family reads, of one side."""
     shapes = [(BATCH, 5)]
-    if loss.reads in ("maps", "dense", "student-maps"):
+    if loss.reads in ("maps", "dense", "student-maps", "exits"):
         shapes = [(BATCH, *shape) for shape in MAPS]
     return [MAKERS[how](normal(*shape, seed=seed)) for shape in shapes]
 
@@ -93,6 +93,8 @@ def gradients(loss: nn.Module, student: list[Tensor], teacher: list[Tensor]) -> 
         value = loss(leaves, teacher)
     elif loss.reads == "student-maps":
         value = loss(leaves)
+    elif loss.reads == "exits":
+        value = loss(leaves, teacher[0].mean(dim=(2, 3)), torch.tensor([0, 2, 1, 2]))
     elif getattr(loss, "takes_index", False):
         value = loss(leaves[0], teacher[0], torch.tensor([2, 0, 3, 2]))
     elif loss.reads == "embeddings":
@@ -114,7 +116,7 @@ def ready(name: str) -> nn.Module:
     elif hasattr(loss, "teacher_classifier"):
         loss.build(5, 5, normal(3, 5, seed=2))
     elif hasattr(loss, "build"):
-        shapes = {"embeddings": (5, 5), "student-maps": (MAPS,)}.get(loss.reads, (MAPS, MAPS))
+        shapes = {"embeddings": (5, 5), "student-maps": (MAPS,), "exits": (MAPS, 3)}.get(loss.reads, (MAPS, MAPS))
         loss.build(*shapes, *([torch.tensor([0, 4, 2, 2])] if getattr(loss, "takes_index", False) else []))
     return loss
 
