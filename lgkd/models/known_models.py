@@ -259,6 +259,7 @@ DHVT = (
 # 200 classes, 64 pixels, patches of 8. The counts here are for 100 classes at 32 pixels, as everywhere in this list.
 _CCT = "Hassani et al., arXiv 2104.05704"
 _PLAIN = "lgkd's own choice of Dosovitskiy et al., arXiv 2010.11929: 8 x 8 patches, mean pooling"
+_CONV_PLAIN = "the same with the convolutional tokeniser of Hassani et al., arXiv 2104.05704"
 _NAMED = (
     ("vit_lite", "ViT-Lite-7/4", 3_740_004, _CCT),
     ("cvt_7_4", "CVT-7/4", 3_739_749, _CCT),
@@ -270,12 +271,18 @@ _NAMED = (
     ("vit_96", "ViT, width 96, depth 6", 691_780, _PLAIN),
     ("vit_128", "ViT, width 128, depth 6", 1_217_252, _PLAIN),
     ("vit_192", "ViT, width 192, depth 8", 3_600_292, _PLAIN),
+    ("vit_96_conv", "ViT, width 96, depth 6, convolutions as tokeniser", 715_588, _CONV_PLAIN),
+    ("vit_128_conv", "ViT, width 128, depth 6, convolutions as tokeniser", 1_248_708, _CONV_PLAIN),
+    ("vit_192_conv", "ViT, width 192, depth 8, convolutions as tokeniser", 3_647_044, _CONV_PLAIN),
 )
 
 _MINUTES = {
     "vit_96": "32 to 96 px; minutes on a CPU",
     "vit_128": "32 to 96 px; minutes to an hour on a CPU",
     "vit_192": "32 to 96 px; an hour and more on a CPU",
+    "vit_96_conv": "32 to 96 px; minutes on a CPU",
+    "vit_128_conv": "32 to 96 px; minutes to an hour on a CPU",
+    "vit_192_conv": "32 to 96 px; an hour and more on a CPU",
     "cct_2_3x2": "32 to 64 px; minutes on a CPU",
 }
 """Students for short trainings."""

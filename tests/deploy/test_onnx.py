@@ -50,6 +50,9 @@ SMALL: dict[str, tuple[int, dict[str, Any]]] = {
     "vit_96": (32, {"depth": 2}),
     "vit_128": (32, {"depth": 2}),
     "vit_192": (32, {"depth": 2}),
+    "vit_96_conv": (32, {"depth": 2}),
+    "vit_128_conv": (32, {"depth": 2}),
+    "vit_192_conv": (32, {"depth": 2}),
 }
 # One of each family: those that differ in depth and width alone are the same code.
 FAMILIES_OF_LGKD = {info.made_by for info in MODELS.values() if info.made_by}

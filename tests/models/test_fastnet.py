@@ -169,3 +169,13 @@ def test_unknown_strides_and_poolings_are_refused(wrong: dict[str, object]) -> N
 def test_patches_of_the_small_vits_cut_an_image_into_eight(size: int, grid: int) -> None:
     model = create_model("vit_128", num_classes=10, image_size=size)
     assert model.patch_embed.grid_size == (grid, grid)
+
+
+@pytest.mark.parametrize("name", ["vit_96", "vit_128", "vit_192"])
+def test_a_small_vit_with_convolutions_is_the_one_with_these_options(name: str) -> None:
+    named = create_model(f"{name}_conv", num_classes=10, image_size=32)
+    options = {"tokenizer": "conv", "conv_layers": 2, "conv_width": 32}
+    chosen = create_model(name, num_classes=10, image_size=32, options=options)
+    chosen.load_state_dict(named.state_dict())
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(named.eval()(x), chosen.eval()(x))

@@ -110,3 +110,17 @@ vit_128 = partial(_SMALL, embed_dim=128, num_heads=4)
 
 vit_192 = partial(_SMALL, embed_dim=192, depth=8, num_heads=6)
 """The same of width 192, with 8 blocks."""
+
+_CONV: dict[str, Any] = {"tokenizer": "conv", "conv_width": 32}
+
+vit_96_conv = partial(vit_96, **_CONV)
+"""`vit_96` whose tokens are made by 3x3 convolutions, 32 channels before the last: at 32 px two of them.
+
+A sixth more time a step; ahead of patches at equal steps, guided and not (dev/LOG.md, 2026-11-30).
+"""
+
+vit_128_conv = partial(vit_128, **_CONV)
+"""The same of width 128."""
+
+vit_192_conv = partial(vit_192, **_CONV)
+"""The same of width 192, with 8 blocks."""
