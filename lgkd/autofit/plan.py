@@ -26,13 +26,21 @@ LONG = 3600.0
 UNEQUAL = 1.5
 """Ratio of the largest class to the smallest from which balanced accuracy is shown, too."""
 
-_LABEL_TERMS = "guide.terms=[{kind: locality, transform: linear, weight: 2.5}, {kind: kd, temperature: 2.0}]"
+_LABEL_TERMS = (
+    "guide.terms=[{kind: locality, transform: linear, normalize: channel, weight: 25.0}, {kind: kd, temperature: 2.0}]"
+)
 """Terms of `fast` with several labels an image: standardised logits are for classes that exclude each other."""
 
 _TEACHER_EPOCHS = 14
 """Fewest epochs of a teacher at 64 px; the length of the recipe teacher-fast."""
 _TEACHER_SIDE = 64
-_MACS = {"fastnet_small": 27e6, "fastnet_medium": 152e6, "fastnet_large": 380e6, "fastnet_guide": 86e6}
+_MACS = {
+    "fastnet_small": 27e6,
+    "fastnet_medium": 152e6,
+    "fastnet_large": 380e6,
+    "fastnet_guide": 87e6,
+    "fastnet_guide_large": 188e6,
+}
 """Multiplications of a forward pass at 32 px; they grow with the square of the side."""
 _MACS_A_SECOND = 100e9
 """Of a training on one core, forward and backward: dev/LOG.md, 2026-11-30, has 170 to 210 GFLOP/s."""
@@ -294,7 +302,7 @@ def _teacher(facts: Facts, wishes: Wishes) -> tuple[str, str]:
         return wishes.teacher, "as given"
     if facts.train <= FEW_IMAGES:
         return "fastnet_small", f"for {FEW_IMAGES:,} images or fewer"
-    return "fastnet_medium", f"for more than {FEW_IMAGES:,} images"
+    return "fastnet_guide", f"for more than {FEW_IMAGES:,} images"
 
 
 def _student(wishes: Wishes) -> tuple[str, str]:

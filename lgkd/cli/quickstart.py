@@ -20,13 +20,11 @@ if TYPE_CHECKING:
 NEXT = """\
 Next, within the hour on two cores, with your own images in
 photos/train/CLASS/* and photos/test/CLASS/*:
-  lgkd train-teacher fastnet_medium photos/ --recipe teacher-fast --time 10m
-  lgkd distill --student vit_128 --teacher fastnet_medium --dataset photos/ \\
-    --recipe fast --time 20m
+  lgkd fit photos/ --time 50m --baseline
 or with the 50,000 images of CIFAR-100, a download of 169 MB:
-  lgkd train-teacher fastnet_medium cifar100 --recipe teacher-fast --time 10m
-  lgkd distill --student vit_128 --teacher fastnet_medium --dataset cifar100 \\
-    --recipe fast --time 20m"""
+  lgkd train-teacher fastnet_guide cifar100 --recipe teacher-fast --time 10m
+  lgkd distill --student vit_128_conv --teacher fastnet_guide \\
+    --dataset cifar100 --recipe fast --time 20m"""
 """Commands to continue with; each ends within the hour."""
 
 

@@ -162,18 +162,20 @@ def test_what_it_proposes_has_options_that_exist_and_ends_within_the_hour() -> N
     assert max(map(len, NEXT.splitlines())) <= 80
     lines = NEXT.replace("\\\n", " ").splitlines()
     commands = [shlex.split(line) for line in lines if line.startswith("  ")]
-    assert len(commands) == 4
+    assert [command[1] for command in commands] == ["fit", "train-teacher", "distill"]
     times = []
     for program, name, *words in commands:
         assert program == "lgkd" and name in COMMANDS
         known = {option for parameter in load_command(name).params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= known
         times.append(parse_time(words[words.index("--time") + 1]))
+        if name == "fit":
+            continue
         trained = words[words.index("--student") + 1] if name == "distill" else words[0]
         assert find(trained) and trained.startswith("vit" if name == "distill" else "fastnet")
         recipe = load_recipe(words[words.index("--recipe") + 1])
         assert recipe.trains == ("student" if name == "distill" else "teacher")
-    assert sum(times[:2]) <= 3600 and sum(times[2:]) <= 3600
+    assert times[0] <= 3600 and sum(times[1:]) <= 3600
 
 
 def test_threads_are_as_they_were() -> None:
