@@ -111,6 +111,26 @@ def test_the_figure_of_the_results_is_of_the_rows_that_are_there(tmp_path: Path)
     assert told[0] and told[1] and told[0][0] == told[1][0], "run python -m tools.results_figures"
 
 
+def test_the_figure_of_an_evening_adds_the_teachers_minutes(tmp_path: Path) -> None:
+    text = (
+        "| 40 minutes: FastNet, the teacher | 0 | 60.50 | 60.50 |  |  | 24.3 min, 16.1 min of processor time | AMD |\n"
+        "| 40 minutes: ViT, unguided | 0 | 57.25 | 57.25 |  |  | 50.1 min, 34.0 min of processor time | AMD |\n"
+        "| 120 minutes: ViT, unguided |  |  |  |  |  |  |  |\n"
+    )
+    with pytest.raises(SystemExit, match="lacks rows of cifar100-evening"):
+        results_figures.evening_rows(text)
+    whole = (
+        text
+        + "| 40 minutes: ViT, guided | 0, 1 | 62.07 ± 0.11 | 62 | +5 | x | 9 min, 20.0 min of processor time | A |\n"
+    )
+    assert results_figures.evening_rows(whole) == {"unguided": [(34.0, 57.25, 0.0)], "guided": [(36.1, 62.07, 0.11)]}
+    with real_figures():
+        drawn = results_figures.draw_evening(tmp_path)
+    kept = DOCS / "img" / drawn.name
+    told = [re.search(r"guided: [^<]+", path.read_text(encoding="utf-8")) for path in (drawn, kept)]
+    assert told[0] and told[1] and told[0][0] == told[1][0], "run python -m tools.results_figures"
+
+
 def test_the_figure_of_the_method_shows_the_papers_shapes() -> None:
     """DeiT-Ti at 224 px and ResNet-56 at 32 px, as in the authors' configurations."""
     met = guidance_figures.pairs()
