@@ -271,9 +271,9 @@ _NAMED = (
     ("vit_96", "ViT, width 96, depth 6", 691_780, _PLAIN),
     ("vit_128", "ViT, width 128, depth 6", 1_217_252, _PLAIN),
     ("vit_192", "ViT, width 192, depth 8", 3_600_292, _PLAIN),
-    ("vit_96_conv", "ViT, width 96, depth 6, convolutions as tokeniser", 715_588, _CONV_PLAIN),
-    ("vit_128_conv", "ViT, width 128, depth 6, convolutions as tokeniser", 1_248_708, _CONV_PLAIN),
-    ("vit_192_conv", "ViT, width 192, depth 8, convolutions as tokeniser", 3_647_044, _CONV_PLAIN),
+    ("vit_96_conv", "ViT, width 96, depth 6, conv tokens", 715_588, _CONV_PLAIN),
+    ("vit_128_conv", "ViT, width 128, depth 6, conv tokens", 1_248_708, _CONV_PLAIN),
+    ("vit_192_conv", "ViT, width 192, depth 8, conv tokens", 3_647_044, _CONV_PLAIN),
 )
 
 _MINUTES = {
