@@ -51,6 +51,8 @@ def test_every_recipe_distils_to_the_digits_of_the_cpu(device: str, here: Path, 
         assert run([*on(DISTILL, where), *words]) == 0
         rows[where] = metrics(out)
     for ours, theirs in zip(rows[device], rows["cpu"], strict=True):
+        # A difference of two shares of about a third: their rounding, not its own size, bounds it.
+        assert ours.pop("test_ece") == pytest.approx(theirs.pop("test_ece"), abs=2e-5)
         assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-7)
 
 

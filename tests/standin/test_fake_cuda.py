@@ -22,6 +22,7 @@ from lgkd.losses import TERMS
 from lgkd.models.factory import create_model
 from lgkd.models.registry import MODELS, names
 from lgkd.models.teacher import Teacher
+from tests.support.losses import OF_ATTENTION, attention_guide
 
 pytestmark = pytest.mark.standin
 
@@ -47,8 +48,12 @@ def guided(student: nn.Module, size: int, kinds: list[str], lowered: torch.dtype
     torch.manual_seed(0)
     teacher = Teacher(create_model("resnet8", num_classes=CLASSES, image_size=32, options={}), image_size=32)
     section = Guidance.model_validate({"terms": [{"kind": kind} for kind in kinds]})
-    terms = [Term(make_loss(term), term.weight, name=term.title) for term in section.terms]
-    task = Guided(student, Guide(student, teacher, image_size=size, terms=terms, labels=torch.arange(9) % CLASSES))
+    if kinds[0] in OF_ATTENTION:
+        guide = attention_guide(student, kinds[0], size=size, classes=CLASSES, patch_size=8)
+    else:
+        terms = [Term(make_loss(term), term.weight, name=term.title) for term in section.terms]
+        guide = Guide(student, teacher, image_size=size, terms=terms, labels=torch.arange(9) % CLASSES)
+    task = Guided(student, guide)
     task.train()
     task.on_train_start(3, warmup=0)
     task.cast_frozen(lowered)

@@ -27,6 +27,7 @@ from lgkd.training.loop import fit
 from lgkd.training.metrics import RunningMean
 from lgkd.training.signals import Paused
 from lgkd.training.train_step import Engine
+from tests.support.losses import OF_ATTENTION, attention_guide
 from tests.support.standin import counting
 from tests.support.training import StopAfter, TinyViT, digest, make_images, make_loader, make_plan, make_task
 
@@ -132,8 +133,12 @@ def test_every_kind_of_term_does(device: str, kind: str) -> None:
     found = {}
     for where in ("cpu", device):
         torch.manual_seed(1)
-        student = create_model("deit_tiny", num_classes=3, image_size=8, options=TOKEN) if "deit" in kind else TinyViT()
-        guide = small_guide(student, 8, make_loss(section.terms[0]))
+        deit = "deit" in kind or kind in OF_ATTENTION
+        student = create_model("deit_tiny", num_classes=3, image_size=8, options=TOKEN) if deit else TinyViT()
+        if kind in OF_ATTENTION:
+            guide = attention_guide(student, kind, size=8, classes=3, patch_size=2)
+        else:
+            guide = small_guide(student, 8, make_loss(section.terms[0]))
         loader = make_loader(make_images(24), device=where)
         changes = adamw(accumulate=1, steps_per_epoch=3)
         found[where], counts = stepped(Guided(student, guide), where, loader, **changes)

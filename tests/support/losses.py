@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from lgkd.losses import CrossCorrelation, DenseKD, TeacherHead
+from lgkd.distillation.guide import Guide, Term
+from lgkd.losses import TERMS, CrossCorrelation, DenseKD, TeacherHead
+from lgkd.models.factory import create_model
+from lgkd.models.teacher import Teacher
 
 PAIRS = [((3, 4, 4), (5, 2, 2)), ((2, 2, 2), (7, 2, 2))]
 """Shapes (C,h,w) of two pairs of maps, the student's and the teacher's."""
@@ -28,3 +31,12 @@ def built(loss: nn.Module) -> nn.Module:
 
 OF_ATTENTION = ("attention-relations",)
 """Kinds that read the fused projections of an attention, which tests of every kind do not tap."""
+
+
+def attention_guide(student: nn.Module, kind: str, *, size: int, classes: int, patch_size: int) -> Guide:
+    """A guide of a ViT by another one of two heads, on the projections of their first and last of three blocks."""
+    options = {"patch_size": patch_size, "depth": 3, "embed_dim": 12, "num_heads": 2}
+    network = create_model("deit_tiny", num_classes=classes, image_size=size, options=options)
+    taps = ["blocks.0.attn.qkv", "blocks.2.attn.qkv"]
+    teacher = Teacher(network, image_size=size, taps=taps)
+    return Guide(student, teacher, image_size=size, terms=[Term(TERMS[kind](heads=2), name=kind)], taps=taps)

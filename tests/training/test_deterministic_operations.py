@@ -19,6 +19,7 @@ from lgkd.models.teacher import Teacher
 from lgkd.training.evaluate import BINS, _by_group, score
 from lgkd.training.metrics import RunningMean
 from lgkd.training.train_step import Engine
+from tests.support.losses import OF_ATTENTION, attention_guide
 from tests.support.training import make_images, make_loader, make_plan, make_task
 
 # The operations behind the second list in the documentation of `torch.use_deterministic_algorithms` (2.14): those that
@@ -84,8 +85,12 @@ def test_no_term_uses_what_a_gpu_refuses(
     student: nn.Module = create_student("deit_tiny", num_classes=5, image_size=32, **options)
     if TERMS[kind].reads == "distillation":
         student = create_student("timm:deit_tiny_distilled_patch16_224", num_classes=5, image_size=32, **options)
-    terms, labels = [Term(TERMS[kind](), name=kind)], torch.arange(9) % 5
-    task = Guided(student, Guide(student, teacher, image_size=32, terms=terms, labels=labels)).train()
+    if kind in OF_ATTENTION:
+        guide = attention_guide(student, kind, size=32, classes=5, patch_size=4)
+    else:
+        terms, labels = [Term(TERMS[kind](), name=kind)], torch.arange(9) % 5
+        guide = Guide(student, teacher, image_size=32, terms=terms, labels=labels)
+    task = Guided(student, guide).train()
     step = task(replace(make_batch(32, count=6), index=torch.arange(6)))
     step.loss.backward()
     assert step.parts[kind].isfinite()
