@@ -41,7 +41,7 @@ _GUIDED = replace(
     _UNGUIDED,
     key="guided-40",
     label="40 minutes: ViT of width 128, guided",
-    overrides=_steps(2500),
+    overrides=_steps(2600),
     teacher="teacher-40",
     against="unguided-40",
     quoted=(Quoted(78.15, f"guided DeiT-Ti at 224 px, 300 epochs; {BEST}", README),),
