@@ -5,9 +5,11 @@ python -m tools.results_figures [FOLDER]
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 
 from tools.guidance_figures import FOLDER, PLAIN, STUDENT, STYLE, TEACHER
 
@@ -28,6 +30,14 @@ def rows(text: str) -> dict[str, list[tuple[int, float, float]]]:
     return {arm: sorted(points) for arm, points in found.items()}
 
 
+def _line(at: Axes, arm: str, points: Sequence[tuple[float, float, float]], colour: str, line: str) -> None:
+    """Draw the points of an arm, (place, mean, spread), with bars where there is a spread, and its name at the end."""
+    places, means, spreads = zip(*points, strict=True)
+    bars = spreads if any(spreads) else None
+    at.errorbar(places, means, bars, color=colour, linestyle=line, marker="o", ms=4, capsize=3, lw=1.6)
+    at.annotate(arm, (places[-1], means[-1]), xytext=(9, 0), textcoords="offset points", color=colour, va="center")
+
+
 def draw(folder: Path) -> Path:
     """The picture's path."""
     found = rows(RESULTS.read_text(encoding="utf-8"))
@@ -38,22 +48,7 @@ def draw(folder: Path) -> Path:
     with plt.rc_context(STYLE):
         figure, at = plt.subplots(figsize=(6.0, 3.6), layout="constrained")
         for arm, points in found.items():
-            counts, means, spreads = zip(*points, strict=True)
-            colour, line = ARMS[arm]
-            at.errorbar(
-                counts,
-                means,
-                spreads if any(spreads) else None,
-                color=colour,
-                linestyle=line,
-                marker="o",
-                ms=4,
-                capsize=3,
-                lw=1.6,
-            )
-            at.annotate(
-                arm, (counts[-1], means[-1]), xytext=(9, 0), textcoords="offset points", color=colour, va="center"
-            )
+            _line(at, arm, points, *ARMS[arm])
         at.set_xscale("log")
         at.set_xticks([10, 25, 50, 100], ["10", "25", "50", "100"])
         at.minorticks_off()
@@ -112,11 +107,7 @@ def draw_evening(folder: Path) -> Path:
             at.annotate(words, (0.99, value), xycoords=("axes fraction", "data"), xytext=(0, 3), ha="right",
                         textcoords="offset points", color="#666666", fontsize="small")  # fmt: skip
         for arm, points in found.items():
-            minutes, means, spreads = zip(*points, strict=True)
-            colour, line = {"guided": (STUDENT, "-"), "unguided": (PLAIN, "--")}[arm]
-            at.errorbar(minutes, means, spreads, color=colour, linestyle=line, marker="o", ms=4, capsize=3, lw=1.6)
-            at.annotate(arm, (minutes[-1], means[-1]), xytext=(9, 0), textcoords="offset points", color=colour,
-                        va="center")  # fmt: skip
+            _line(at, arm, points, *ARMS["unguided" if arm == "unguided" else "locality guidance"])
         at.set_xlim(0, 1.25 * max(points[-1][0] for points in found.values()))
         at.set_ylim(50, 82)
         at.set_xlabel("minutes of one CPU core, the teacher's included")

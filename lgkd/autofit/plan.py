@@ -26,10 +26,8 @@ LONG = 3600.0
 UNEQUAL = 1.5
 """Ratio of the largest class to the smallest from which balanced accuracy is shown, too."""
 
-_LABEL_TERMS = (
-    "guide.terms=[{kind: locality, transform: linear, normalize: channel, weight: 25.0}, {kind: kd, temperature: 2.0}]"
-)
-"""Terms of `fast` with several labels an image: standardised logits are for classes that exclude each other."""
+_LABEL_TERMS = "guide.terms.1={kind: kd, temperature: 2.0}"
+"""Second term of `fast` with several labels an image: standardised logits are for classes that exclude each other."""
 
 _TEACHER_EPOCHS = 14
 """Fewest epochs of a teacher at 64 px; the length of the recipe teacher-fast."""

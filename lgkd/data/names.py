@@ -40,7 +40,7 @@ def place_of(source: str | Path) -> str | None:
 
 
 def source_at(place: str) -> str | Path | None:
-    """Return the data set's source for a path that a run recorded; None where it is no longer there."""
+    """Find the source of a data set by the path that a run recorded; None where it is no longer there."""
     if has_prefix(place):
         return RecordedText(place)
     return Path(place) if is_source(Path(place)) else None

@@ -11,6 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from lgkd.autofit import plan as module
 from lgkd.autofit.fit import harmonic_steps
 from lgkd.autofit.plan import Facts, Plan, Wishes, batch_for, in_words, make_plan, reserve, teacher_epochs
+from lgkd.config import load_recipe
+from lgkd.config.overrides import apply_overrides
 from lgkd.models.factory import create_teacher
 
 GROCERY = Facts(
@@ -175,3 +177,9 @@ def test_times_in_words_are_read_again_by_the_option(seconds: float, text: str) 
 
     assert in_words(seconds) == text
     assert parse_time(text) == max(1, round(seconds))
+
+
+def test_terms_for_several_labels_are_those_of_fast_but_for_the_logits() -> None:
+    ours = load_recipe("fast").guide.terms
+    theirs = apply_overrides(load_recipe("fast"), [module._LABEL_TERMS]).guide.terms
+    assert theirs[0] == ours[0] and [term.kind for term in theirs] == ["locality", "kd"]
