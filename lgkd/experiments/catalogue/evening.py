@@ -60,7 +60,7 @@ _LONG_UNGUIDED = replace(
     key="unguided-120",
     label="120 minutes: ViT of width 192, unguided",
     model="vit_192",
-    overrides=("guide=null", "optimizer.lr=3e-3", *_steps(15000)),
+    overrides=("guide=null", "optimizer.lr=3e-3", *_steps(14000)),
     quoted=(Quoted(73.81, "unguided ViT of 2.8 M parameters at 32 px, 100 epochs", "Lee et al., arXiv 2112.13492"),),
 )
 _LONG_GUIDED = replace(
@@ -68,7 +68,7 @@ _LONG_GUIDED = replace(
     key="guided-120",
     label="120 minutes: ViT of width 192, guided",
     model="vit_192",
-    overrides=_steps(8000),
+    overrides=_steps(7500),
     teacher="teacher-120",
     against="unguided-120",
 )
