@@ -71,6 +71,8 @@ def train(
 ) -> Run:
     """Train a student without a teacher, as a baseline. Its recipe is that of `distill` without the guide.
 
+    A guide whose terms all read the student alone, such as masked images, stays.
+
     Args:
         student: as `lgkd students` lists them, `timm:NAME`, `package.module:factory`, or a module.
         dataset: a name, a folder of images, or a loaded `DataSet`.

@@ -44,6 +44,7 @@ def entry(loss: type[nn.Module]) -> dict[str, Any]:
     return {
         "loss": f"{loss.__module__}:{loss.__name__}",
         "summary": (loss.__doc__ or "").strip().splitlines()[0],
+        "reads": str(loss.reads),
         "weight": found.weight,
         "weight_help": found.weight_help,
         "options": {name: described(option) for name, option in options_of(loss).items()},

@@ -39,6 +39,7 @@ READS = {
     "dense": "logits of each position, so the same classes",
     "student-maps": "the student's maps alone",
     "exits": "the student's maps; logits, so the same classes",
+    "images": "the student's images alone",
 }
 LOSSES = {kind: TERMS[kind] for kind in SECTIONS}
 """The losses in the order of the table of kinds."""

@@ -184,6 +184,9 @@ def train(
 ) -> None:
     """Train a student without a teacher, as a baseline.
 
+    The guide of a recipe is left out, unless all its terms read the student
+    alone, as masked-images does.
+
     Example: lgkd train --student pvtv2
     """
     several = seeds_of(seeds, options["seed"], always=_each_fold(options))

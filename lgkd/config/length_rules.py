@@ -52,8 +52,13 @@ def merge_rules(recipe: Recipe, rules: Sequence[LengthRule]) -> dict[str, Any]:
     return values
 
 
-def without_guide(recipe: Recipe) -> Recipe:
-    """Return a recipe for a training without a teacher: no guide, and no rule that changes it."""
+def without_teacher(recipe: Recipe) -> Recipe:
+    """Return a recipe for a training without a teacher: no guide, and no rule that changes it.
+
+    A guide stays whose terms all read the student alone.
+    """
+    if recipe.guide is not None and not any(term.reads_teacher for term in recipe.guide.terms):
+        return recipe
     rules = []
     for rule in recipe.by_length or ():
         kept = {key: value for key, value in rule.set.items() if key != "guide"}

@@ -37,7 +37,8 @@ def register_term(name: str) -> Callable[[Loss], Loss]:
         if not isinstance(loss, type) or not hasattr(loss, "reads"):
             raise InputError(
                 f"{getattr(loss, '__name__', loss)!s} cannot be registered as {name!r}; expected a class with the "
-                "attribute reads: 'maps', 'logits', 'distillation', 'embeddings', 'dense', 'student-maps' or 'exits'"
+                "attribute reads: 'maps', 'logits', 'distillation', 'embeddings', 'dense', 'student-maps', 'exits' or "
+                "'images'"
             )
         other = _REGISTERED.get(name)
         # A module that is reimported, as in notebooks, registers its own loss again.

@@ -18,6 +18,8 @@ from lgkd.config.schedules import TermSchedule
 from lgkd.errors import InputError
 
 Factor = Annotated[Number, Field(ge=0, le=1_000_000)]
+STUDENT_ALONE = frozenset({"student-maps", "images"})
+"""Families of losses that read features of the student and none of a teacher."""
 
 
 def _scalar(value: Any) -> Any:
@@ -62,6 +64,11 @@ class TermSection(Section):
         return self.name or self.kind
 
     @property
+    def reads_teacher(self) -> bool:
+        """Return True if the loss reads features of a teacher."""
+        return _TABLE[self.kind]["reads"] not in STUDENT_ALONE
+
+    @property
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of the loss's constructor."""
         return {key: getattr(self, key) for key in type(self).model_fields if key not in TermSection.model_fields}
@@ -94,6 +101,10 @@ class OwnTerm(TermSection):
     @property
     def title(self) -> str:
         return self.name or self.loss
+
+    @property
+    def reads_teacher(self) -> bool:
+        return getattr(registered_term(self.loss), "reads", None) not in STUDENT_ALONE
 
     @property
     def arguments(self) -> dict[str, Any]:

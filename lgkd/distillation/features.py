@@ -17,6 +17,7 @@ from lgkd.distillation.taps import Tap, Taps, trace_shapes
 from lgkd.errors import TapError
 from lgkd.models.default_taps import classifier_name, guided_blocks, head_names
 from lgkd.models.forward_checks import no_logits
+from lgkd.models.visible_patches import visible_patches
 
 MapShape = tuple[int, int, int]
 
@@ -33,6 +34,7 @@ class Features(NamedTuple):
         distillation: logits (B,K) of the distillation token's head.
         dense: logits of each position, (B,K,h,w), by the model's own classifier; of a student whose classifier does not
             pool a map, the map of its last block, (B,D,h,w).
+        images: the model's own, (B,3,H,W).
     """
 
     logits: Tensor | None
@@ -42,6 +44,7 @@ class Features(NamedTuple):
     classification: Tensor | None
     distillation: Tensor | None
     dense: Tensor | None
+    images: Tensor | None = None
 
     def stored(self) -> list[Tensor]:
         """Return what a cache stores, in the order of `FeatureReader.shapes`."""
@@ -60,7 +63,8 @@ class Features(NamedTuple):
 class FeatureSpec:
     """Declare the features that the terms read from a model.
 
-    `dense` reads logits of each position; `head` requires the linear classifier that they, or a term, need. Without
+    `patches` reads the images, and needs a model that encodes some of their patches alone. `dense` reads logits of each
+    position; `head` requires the linear classifier that they, or a term, need. Without
     `head` a model may lack one, and its dense feature is then the map of its last block.
     """
 
@@ -71,6 +75,7 @@ class FeatureSpec:
     distillation: bool = False
     dense: bool = False
     head: bool = False
+    patches: bool = False
 
 
 class FeatureReader:
@@ -100,6 +105,7 @@ class FeatureReader:
         blocks = [Tap(name) for name in guided_blocks(model)] if wants.blocks else []
         heads = list(head_names(model)) if wants.distillation else []
         self.head = _head_of(model, wants, image_size, channels)
+        self.patches = visible_patches(model) if wants.patches else None
         self.dense_layer = _dense_layer(model, self.head) if wants.dense else None
         self.outputs = [*(tap.name for tap in [*taps, *blocks]), *heads]
         self.outputs += [self.dense_layer] if self.dense_layer is not None else []
@@ -149,15 +155,16 @@ class FeatureReader:
         """Attach the hooks whose outputs `features` sorts; they stay until removed."""
         return Taps(model, self.outputs, self.inputs)
 
-    def features(self, logits: Tensor | None, seen: Sequence[Tensor]) -> Features:
-        """Sort captured tensors, which are in the order of `outputs` and `inputs`."""
+    def features(self, logits: Tensor | None, seen: Sequence[Tensor], images: Tensor | None = None) -> Features:
+        """Sort captured tensors, which are in the order of `outputs` and `inputs`, and keep the images if read."""
         folded = [fold(output) for fold, output in zip(self.folds, seen, strict=False)]
         rest = list(seen[len(folded) :])
         classification, distillation = (rest.pop(0), rest.pop(0)) if self.wants.distillation else (None, None)
         dense = self._dense(rest.pop(0)) if self.wants.dense else None
         embedding = rest.pop(0) if self.wants.embedding else None
         maps, blocks = folded[: self._maps], folded[self._maps :]
-        return Features(logits, maps, blocks, embedding, classification, distillation, dense)
+        kept = images if self.wants.patches else None
+        return Features(logits, maps, blocks, embedding, classification, distillation, dense, kept)
 
     def _dense(self, output: Tensor) -> Tensor:
         """Return the output of the dense layer as a map: of logits if the model's classifier reads it."""

@@ -3,7 +3,6 @@
 Letters in shapes: B batch, K classes, H W image size, C channels, h w map size.
 """
 
-import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,13 +19,11 @@ from lgkd.distillation.inputs import OWN_MAPS, built, family_of, reads_teacher, 
 from lgkd.distillation.schedules import TermState
 from lgkd.distillation.taps import Tap
 from lgkd.distillation.teacher_runner import TeacherRunner
-from lgkd.distillation.terms import OF_CLASSES, default_weight
+from lgkd.distillation.terms import OF_CLASSES, default_weight, named_weights
 from lgkd.errors import InputError, TapError
 from lgkd.models.default_taps import default_taps
 from lgkd.models.factory import ImageSize, pair
 from lgkd.models.teacher import Teacher
-
-_LOGGED = ("loss", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ class Guide(nn.Module):
 
     Args:
         student: any module (B,3,H,W) -> (B,K).
-        teacher: a `Teacher`, from `lgkd.load_teacher` or of your own.
+        teacher: a `Teacher`, from `lgkd.load_teacher` or of your own; None if all terms read the student alone.
         image_size: pixels of the student's images, one number or (height, width).
         terms: the losses, each with its weight.
         taps: layers of the student, early to late, names or `Tap`s; None for the defaults.
@@ -102,7 +99,7 @@ class Guide(nn.Module):
     def __init__(
         self,
         student: nn.Module,
-        teacher: Teacher,
+        teacher: Teacher | None,
         *,
         image_size: ImageSize,
         terms: Sequence[Term],
@@ -114,7 +111,9 @@ class Guide(nn.Module):
         labels: Tensor | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(teacher, Teacher):
+        if teacher is None:
+            _refuse_without_teacher(terms)
+        elif not isinstance(teacher, Teacher):
             raise InputError(
                 f"the teacher is a {type(teacher).__name__}, expected an lgkd.Teacher, which knows its image size and "
                 "normalisation; wrap it: lgkd.Teacher(model, image_size=32)"
@@ -122,13 +121,14 @@ class Guide(nn.Module):
         self.register_buffer("mean", torch.tensor(list(mean)).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(list(std)).view(-1, 1, 1), persistent=False)
         self.antialias = antialias
-        self.weights = _named_weights(terms)
+        self.weights = named_weights([(term.name, term.loss, term.weight) for term in terms])
         families = [(family_of(term.loss), bool(getattr(term.loss, "all_blocks", False))) for term in terms]
         read = {family for family, _ in families}
         paired, blocks = ("maps", False) in families, ("maps", True) in families
         own = paired or bool(read & OWN_MAPS)
         wanted = [Tap.of(tap) for tap in (taps if taps is not None else default_taps(student))] if own else []
-        known = [Tap.of(tap) for tap in (teacher_taps if teacher_taps is not None else teacher.taps)]
+        layers = teacher_taps if teacher_taps is not None else teacher.taps if teacher is not None else ()
+        known = [Tap.of(tap) for tap in layers]
         self.teacher_layers = [tap.name for tap in known]
         theirs = known if paired or blocks else []
         if paired and len(wanted) != len(theirs):
@@ -142,15 +142,17 @@ class Guide(nn.Module):
         self._reader = FeatureReader(
             student,
             wanted,
-            FeatureSpec(maps=own, blocks=blocks, distillation=distillation, **both),
+            FeatureSpec(maps=own, blocks=blocks, distillation=distillation, patches="images" in read, **both),
             pair(image_size),
             len(self.mean),
         )
         # Deliberately not registered as a module: a teacher is neither trained, saved nor synchronised.
-        self.teacher_runner = TeacherRunner(teacher, theirs, FeatureSpec(maps=paired or blocks, head=head, **both))
-        read_of_teacher = self.teacher_runner.reader
-        self.teaches = read_of_teacher.shapes
-        if both["logits"] and self._reader.classes != read_of_teacher.classes:
+        self.teacher_runner: TeacherRunner | None = None
+        if teacher is not None:
+            self.teacher_runner = TeacherRunner(teacher, theirs, FeatureSpec(maps=paired or blocks, head=head, **both))
+        read_of_teacher = self.teacher_runner.reader if self.teacher_runner is not None else None
+        self.teaches = read_of_teacher.shapes if read_of_teacher is not None else {}
+        if both["logits"] and read_of_teacher is not None and self._reader.classes != read_of_teacher.classes:
             raise InputError(
                 f"the student has {self._reader.classes} classes, the teacher {read_of_teacher.classes}, "
                 "and a term compares their logits; use a teacher with the same classes, or terms that compare maps"
@@ -158,7 +160,11 @@ class Guide(nn.Module):
         self.pairs = [
             PairShape(tap.name, our, their_tap.name, their)
             for tap, our, their_tap, their in zip(
-                wanted if paired else [], self._reader.map_shapes, theirs, read_of_teacher.map_shapes, strict=False
+                wanted if paired else [],
+                self._reader.map_shapes,
+                theirs,
+                read_of_teacher.map_shapes if read_of_teacher is not None else (),
+                strict=False,
             )
         ]
         _warn_of_small_maps([*self.pairs, *_dense_pair(self._reader, read_of_teacher)])
@@ -174,26 +180,44 @@ class Guide(nn.Module):
         self._now = dict.fromkeys(self.weights, 1.0)
         like = next(student.parameters(), torch.zeros(()))
         self.to(like.device, like.dtype if like.is_floating_point() else None)
-        if self.needs_teacher:
+        if self.teacher_runner is not None and self.needs_teacher:
             self.teacher_runner.build()
         self._taps = self._reader.attach(student)
 
     @property
     def teacher(self) -> Teacher:
-        """Return the frozen teacher."""
-        return self.teacher_runner.teacher
+        """Return the frozen teacher.
+
+        Raises:
+            InputError: the guide has none.
+        """
+        return self._runner.teacher
+
+    @property
+    def has_teacher(self) -> bool:
+        """Return True if the guide has a teacher, also if no term reads it."""
+        return self.teacher_runner is not None
+
+    @property
+    def _runner(self) -> TeacherRunner:
+        if self.teacher_runner is None:
+            raise InputError(
+                f"this guide has no teacher: its terms ({', '.join(self.weights)}) read the student alone; pass a "
+                "teacher to Guide, or look at has_teacher first"
+            )
+        return self.teacher_runner
 
     # ------------------------------------------------------------------ forward passes
 
     def read(self, student: Callable[[Tensor], Tensor], images_B3HW: Tensor) -> Features:
         """Run the student on images (B,3,H,W); return its logits and the features that the terms read."""
         logits, outputs = self._taps.capture(student, images_B3HW)
-        return self._reader.features(logits, outputs)
+        return self._reader.features(logits, outputs, images_B3HW)
 
     @torch.no_grad()
     def teach(self, images_B3HW: Tensor) -> Features:
         """Run the teacher on its own view of the student's images; return the features that the terms read."""
-        return self.teacher_runner(self.teacher.view(images_B3HW, self.mean, self.std, antialias=self.antialias))
+        return self._runner(self.teacher.view(images_B3HW, self.mean, self.std, antialias=self.antialias))
 
     def forward(
         self, seen: Features, taught: Features | None, targets: Tensor, index: Tensor | None = None
@@ -287,8 +311,7 @@ class Guide(nn.Module):
             reason = term.on_epoch_end(epoch, self._epochs, means.get(name), warmup=self._warmup)
             if reason is not None:
                 notes.append(f"{name} ended after epoch {epoch}: {reason}")
-        if not self.needs_teacher:
-            self.teacher_runner.release()
+        self._release_unread()
         return notes
 
     def ended(self) -> dict[str, tuple[int, str]]:
@@ -308,27 +331,42 @@ class Guide(nn.Module):
         for name, term in self.term_states.items():
             if name in state:
                 term.load_state_dict(state[name])
-        if not self.needs_teacher:
-            self.teacher_runner.release()
+        self._release_unread()
 
     def remove(self) -> None:
         """Remove the hooks from the student and the teacher; both are as before."""
         self._taps.remove()
-        self.teacher_runner.remove()
+        if self.teacher_runner is not None:
+            self.teacher_runner.remove()
 
     # ------------------------------------------------------------------ internals
 
+    def _release_unread(self) -> None:
+        """Free the teacher's copy if no active term reads it."""
+        if self.teacher_runner is not None and not self.needs_teacher:
+            self.teacher_runner.release()
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Apply device and precision changes to the unregistered teacher too."""
-        self.teacher_runner.apply(fn, recurse)
+        if self.teacher_runner is not None:
+            self.teacher_runner.apply(fn, recurse)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call, unused-ignore]
         # Weights stay in single precision, independent of the student's dtype.
         self._factors = {name: factor.to(self.mean.device) for name, factor in self._factors.items()}
         return self
 
 
-def _dense_pair(ours: FeatureReader, theirs: FeatureReader) -> list[PairShape]:
-    if ours.dense_layer is None or theirs.dense_layer is None:
+def _refuse_without_teacher(terms: Sequence[Term]) -> None:
+    read = [type(term.loss).__name__ for term in terms if reads_teacher(term.loss)]
+    if read:
+        raise InputError(
+            f"the teacher is None, and {', '.join(read)} of the terms reads one; pass an lgkd.Teacher, or only terms "
+            "that read the student alone"
+        )
+
+
+def _dense_pair(ours: FeatureReader, theirs: FeatureReader | None) -> list[PairShape]:
+    if ours.dense_layer is None or theirs is None or theirs.dense_layer is None:
         return []
     return [PairShape(ours.dense_layer, ours.dense_shape, theirs.dense_layer, theirs.dense_shape)]
 
@@ -345,30 +383,3 @@ def _warn_of_small_maps(pairs: Sequence[PairShape]) -> None:
                 "grid of 1 x 1: no local information is left; use larger images, smaller patches or earlier layers",
                 stacklevel=3,
             )
-
-
-def _named_weights(terms: Sequence[Term]) -> dict[str, float]:
-    if not terms:
-        raise InputError("a guide has no terms; give at least one, as in [Term(MapLoss(), weight=2.5)]")
-    weights: dict[str, float] = {}
-    for term in terms:
-        name = term.name or _name_of(term.loss)
-        if name in weights or name == "classification":
-            raise InputError(f"two terms of the loss are named {name!r}; give each term a different name")
-        if (
-            not re.fullmatch(r"\w[\w-]*", name)
-            or name in _LOGGED
-            or name.startswith("weight_")
-            or hasattr(nn.ModuleDict(), name)
-        ):
-            raise InputError(
-                f"a term cannot be named {name!r}; use letters, digits, _ and -, and not a name that the log or torch "
-                "reserves, as in 'locality'"
-            )
-        weights[name] = term.weight
-    return weights
-
-
-def _name_of(loss: nn.Module) -> str:
-    transform = getattr(loss, "transform", None)
-    return f"guidance_{transform}" if transform else type(loss).__name__.lower()

@@ -4,12 +4,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lgkd.config.terms import STUDENT_ALONE
 from lgkd.distillation.features import FeatureReader, Features
 from lgkd.errors import InputError
 
-FAMILIES = ("maps", "logits", "distillation", "embeddings", "dense", "student-maps", "exits")
+FAMILIES = ("maps", "logits", "distillation", "embeddings", "dense", "student-maps", "exits", "images")
 """Values of a loss's class attribute `reads`."""
-_OF_THE_STUDENT = ("student-maps",)
 OWN_MAPS = frozenset({"student-maps", "exits"})
 """Families that read maps of the student, and none of the teacher."""
 
@@ -31,7 +31,7 @@ def family_of(loss: nn.Module) -> str:
 
 def reads_teacher(loss: nn.Module) -> bool:
     """Return True if a loss reads features of the teacher, which is run for it."""
-    return family_of(loss) not in _OF_THE_STUDENT
+    return family_of(loss) not in STUDENT_ALONE
 
 
 def takes_index(loss: nn.Module) -> bool:
@@ -50,6 +50,8 @@ def value_of(
     family = family_of(loss)
     if family == "student-maps":
         return loss(seen.maps)  # type: ignore[no-any-return]
+    if family == "images":
+        return loss(seen.images)  # type: ignore[no-any-return]
     assert taught is not None
     if family == "exits":
         return loss(seen.maps, taught.logits, targets)  # type: ignore[no-any-return]
@@ -71,7 +73,7 @@ def value_of(
     return loss(ours_BK, taught.logits, targets)  # type: ignore[no-any-return]
 
 
-def built(loss: nn.Module, student: FeatureReader, teacher: FeatureReader, labels: Tensor | None) -> nn.Module:
+def built(loss: nn.Module, student: FeatureReader, teacher: FeatureReader | None, labels: Tensor | None) -> nn.Module:
     """Build the projections of a loss for the features that it reads.
 
     Raises:
@@ -81,6 +83,13 @@ def built(loss: nn.Module, student: FeatureReader, teacher: FeatureReader, label
     if build is None:
         return loss
     family = family_of(loss)
+    if family == "student-maps":
+        build(student.map_shapes)
+        return loss
+    if family == "images":
+        build(student.patches)
+        return loss
+    assert teacher is not None
     if takes_index(loss):
         if labels is None:
             raise InputError(
@@ -93,8 +102,6 @@ def built(loss: nn.Module, student: FeatureReader, teacher: FeatureReader, label
         build(student.embedding_width, teacher.embedding_width, *matrix)
     elif family == "dense":
         build(student.dense_shape, teacher.dense_shape, classified=student.head is not None)
-    elif family == "student-maps":
-        build(student.map_shapes)
     elif family == "exits":
         build(student.map_shapes, student.classes)
     elif getattr(loss, "all_blocks", False):

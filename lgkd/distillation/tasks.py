@@ -189,7 +189,9 @@ class _GuidedTask(Task):
 
     @property
     def frozen_models(self) -> Mapping[str, nn.Module]:
-        return {f"teacher {number}": guide.teacher.model for number, guide in enumerate(self.guides, 1)}
+        return {
+            f"teacher {number}": guide.teacher.model for number, guide in enumerate(self.guides, 1) if guide.has_teacher
+        }
 
     def on_train_start(self, epochs: float, *, warmup: float = 0.0) -> None:
         for guide in self.guides:
@@ -210,7 +212,8 @@ class _GuidedTask(Task):
 
     def cast_frozen(self, dtype: torch.dtype) -> None:
         for guide in self.guides:
-            guide.teacher_runner.cast(dtype)
+            if guide.teacher_runner is not None:
+                guide.teacher_runner.cast(dtype)
 
     def checkpoint_tensors(self) -> dict[str, dict[str, Tensor]]:
         guides = self.guides.state_dict() if isinstance(self.guides, nn.Module) else {}

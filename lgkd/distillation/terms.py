@@ -1,4 +1,7 @@
-"""Create the losses of a recipe's terms."""
+"""Create the losses of a recipe's terms, and name them."""
+
+import re
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -11,6 +14,7 @@ from lgkd.losses.registry import registration
 
 OF_CLASSES = frozenset({"logits", "distillation", "dense", "exits"})
 """Families of losses that compare logits, so that student and teacher need the same classes."""
+_LOGGED = ("loss", "accuracy")
 
 
 def make_loss(term: Term) -> nn.Module:
@@ -56,3 +60,35 @@ def default_weight(loss: nn.Module) -> float:
     entry = registration(type(loss))
     weight: float = entry.weight if entry is not None else default_of(TermSection, "weight")
     return weight
+
+
+def named_weights(terms: Sequence[tuple[str | None, nn.Module, float]]) -> dict[str, float]:
+    """Name the terms of a guide, (name or None, loss, weight) each, and return their weights.
+
+    Raises:
+        InputError: no term, two terms of one name, or a name that the log or torch reserves.
+    """
+    if not terms:
+        raise InputError("a guide has no terms; give at least one, as in [Term(MapLoss(), weight=2.5)]")
+    weights: dict[str, float] = {}
+    for given, loss, weight in terms:
+        name = given or _name_of(loss)
+        if name in weights or name == "classification":
+            raise InputError(f"two terms of the loss are named {name!r}; give each term a different name")
+        if (
+            not re.fullmatch(r"\w[\w-]*", name)
+            or name in _LOGGED
+            or name.startswith("weight_")
+            or hasattr(nn.ModuleDict(), name)
+        ):
+            raise InputError(
+                f"a term cannot be named {name!r}; use letters, digits, _ and -, and not a name that the log or torch "
+                "reserves, as in 'locality'"
+            )
+        weights[name] = weight
+    return weights
+
+
+def _name_of(loss: nn.Module) -> str:
+    transform = getattr(loss, "transform", None)
+    return f"guidance_{transform}" if transform else type(loss).__name__.lower()

@@ -14,6 +14,7 @@ The class attribute `reads` declares the inputs of a loss:
 | "dense" | `(student_dense, teacher_dense, teacher_logits)`: of each position (B,K,h,w) and (B,K,h',w'), and (B,K) |
 | "student-maps" | `(student_maps)`: a list of (B,C,h,w), of the student's taps; the teacher is not read |
 | "exits" | `(student_maps, teacher_logits, targets)`: of the student's taps, and as "logits" |
+| "images" | `(images)`: the student's, (B,3,H,W); `build` takes the encoder of some of its patches alone |
 
 All return a scalar. `across_batch` is True if a sample's loss depends on the other samples; such a loss needs the whole
 batch at once. A loss with parameters has `build`, called once with the shapes of its inputs: (C,h,w) of all student

@@ -17,6 +17,7 @@ from lgkd.losses.hint import Hint as Hint
 from lgkd.losses.kd import KD as KD
 from lgkd.losses.luminet import LumiNet as LumiNet
 from lgkd.losses.map_loss import MapLoss as MapLoss
+from lgkd.losses.masked_images import MaskedImages as MaskedImages
 from lgkd.losses.relative_localization import DenseRelativeLocalization as DenseRelativeLocalization
 from lgkd.losses.review_kd import ReviewKD as ReviewKD
 from lgkd.losses.rkd import RKD as RKD

@@ -166,14 +166,15 @@ def make_guides(
     taps: Sequence[str] | None,
     seed: int,
 ) -> list[Guide]:
-    """Build a guide for each teacher (none without a teacher), with its terms of the recipe.
+    """Build a guide for each teacher, with its terms of the recipe.
 
-    The terms of several teachers have names that end in the teacher's number, as in `guidance_linear-2`.
+    Without a teacher there is one guide if all terms read the student alone, else none. The terms of several teachers
+    have names that end in the teacher's number, as in `guidance_linear-2`.
 
     Raises:
         InputError: a term is for a missing teacher, or a teacher has no term.
     """
-    if not teachers or recipe.guide is None:
+    if recipe.guide is None or (not teachers and any(term.reads_teacher for term in recipe.guide.terms)):
         return []
     for term in recipe.guide.terms:
         if term.for_teacher is not None and term.for_teacher > len(teachers):
@@ -183,8 +184,9 @@ def make_guides(
             )
     guides = []
     ours, theirs = pair_taps(taps)
-    for number, teacher in enumerate(teachers, start=1):
-        teacher.use_batch_norm(recipe.guide.teacher_bn)
+    for number, teacher in enumerate(teachers or [None], start=1):
+        if teacher is not None:
+            teacher.use_batch_norm(recipe.guide.teacher_bn)
         chosen = [term for term in recipe.guide.terms if term.for_teacher in (None, number)]
         if not chosen:
             raise InputError(f"no term of the recipe is for teacher {number}; leave that teacher out, or add a term")
@@ -199,7 +201,7 @@ def make_guides(
                 )
                 for term in chosen
             ]
-            if "weights" in teacher.source:
+            if teacher is not None and "weights" in teacher.source:
                 _refuse_logits(teacher.source["name"], terms)
             guides.append(
                 Guide(

@@ -171,8 +171,9 @@ def describe_training(
     options, dataset = config.options, config.dataset
     path = place_of(dataset) if isinstance(dataset, str | Path) else None
     data_dir = options.get("data_dir")
+    taught = [guide.teacher for guide in guides if guide.has_teacher]
     return {
-        "kind": "teacher" if config.role == "teacher" else ("distill" if guides else "train"),
+        "kind": "teacher" if config.role == "teacher" else ("distill" if taught else "train"),
         "status": "running",
         "lgkd": __version__,
         "started": now(),
@@ -182,8 +183,8 @@ def describe_training(
             "image_size": list(image_size),
             "parameters": sum(parameter.numel() for parameter in student.parameters()),
         },
-        "teacher": describe_teacher(guides[0].teacher) if guides else None,
-        "more_teachers": [describe_teacher(guide.teacher) for guide in guides[1:]],
+        "teacher": describe_teacher(taught[0]) if taught else None,
+        "more_teachers": [describe_teacher(teacher) for teacher in taught[1:]],
         "cached": None,
         "pairs": [pair for guide in guides for pair in describe_pairs(guide)],
         "dataset": {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from lgkd._internal.text import did_you_mean
 from lgkd.config import Recipe, load_recipe
-from lgkd.config.length_rules import without_guide
+from lgkd.config.length_rules import without_teacher
 from lgkd.config.overrides import try_overrides
 from lgkd.config.problems import Problem, dotted, in_order
 from lgkd.config.trackers import check_trackers
@@ -365,9 +365,13 @@ def resolve_recipe(
     if guided and recipe.guide is None:
         raise RecipeError(f"the recipe {name} has no guide, so nothing would be distilled; use one with a guide, like "
                           "locality-guidance, or train without a teacher by `lgkd train`")  # fmt: skip
+    if guided and recipe.guide is not None and not any(term.reads_teacher for term in recipe.guide.terms):
+        terms = ", ".join(term.title for term in recipe.guide.terms)
+        raise RecipeError(f"the terms of the recipe {name} ({terms}) read the student alone, so no teacher would be "
+                          "run; train without one by `lgkd train`, or add a term that reads a teacher")  # fmt: skip
     if not guided and recipe.guide is not None:
         # The recipe stored beside the weights must describe the training.
-        recipe = without_guide(recipe)
+        recipe = without_teacher(recipe)
     return recipe
 
 

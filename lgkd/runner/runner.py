@@ -186,7 +186,7 @@ class Runner:
                 device=session.device,
                 rank=session.process.rank,
                 processes=session.process.count,
-                teacher_sizes=[guide.teacher.image_size for guide in guides],
+                teacher_sizes=[guide.teacher.image_size for guide in guides if guide.has_teacher],
                 class_weights=balance.weights,
             )
             plan = make_plan(

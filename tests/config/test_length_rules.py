@@ -12,7 +12,7 @@ from lgkd.config import (
     parse_recipe,
     recipe_from,
 )
-from lgkd.config.length_rules import in_words, reached, without_guide
+from lgkd.config.length_rules import in_words, reached, without_teacher
 from lgkd.errors import RecipeError
 
 RULES = """by_length:
@@ -124,10 +124,10 @@ def test_a_rule_cannot_remove_the_guide_but_change_it() -> None:
     recipe = parse_recipe(text(start + "{guide: {teacher_bn: batch}, drop_path: 0.2}\n", "locality-guidance"))
     settled = apply_length_rules(recipe, recipe.by_length)
     assert settled.guide.teacher_bn == "batch" and settled.guide.terms == recipe.guide.terms
-    alone = without_guide(recipe)
+    alone = without_teacher(recipe)
     assert alone.guide is None and [rule.set for rule in alone.by_length] == [{"drop_path": 0.2}]
     only = parse_recipe(text(start + "{guide: {teacher_bn: batch}}\n", "locality-guidance"))
-    assert without_guide(only).by_length is None
+    assert without_teacher(only).by_length is None
     with pytest.raises(RecipeError, match="removes the guide; a rule can only change its settings"):
         parse_recipe(text(start + "{guide: null}\n", "locality-guidance"))
 

@@ -40,6 +40,7 @@ PUBLISHED = {
     "crd": 0.8,
     "attention-relations": 1,
     "early-exits": 1,
+    "masked-images": 9,
 }
 
 CHANGED: dict[str, dict[str, Any]] = {

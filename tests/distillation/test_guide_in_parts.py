@@ -188,7 +188,7 @@ def test_a_term_of_an_unknown_family_is_refused_with_the_families(conv_student: 
     with pytest.raises(
         InputError,
         match=r"Reader reads 'pixels'; a loss declares its family as the class attribute reads, one of 'maps', "
-        "'logits', 'distillation', 'embeddings', 'dense', 'student-maps', 'exits'$",
+        "'logits', 'distillation', 'embeddings', 'dense', 'student-maps', 'exits', 'images'$",
     ):
         a_guide(conv_student, teacher, Term(Reader()))
 

@@ -70,6 +70,7 @@ def test_an_embedding_is_what_the_teachers_classifier_takes_in(
         ("distillation", False, "distillation", "logits"),
         ("student-maps", False, "maps", None),
         ("exits", False, "maps", "logits"),
+        ("images", False, "images", None),
     ],
 )
 def test_every_family_is_given_what_it_reads(reads: str, blocks: bool, ours: str, theirs: str | None) -> None:

@@ -29,6 +29,8 @@ from lgkd.losses import (
     TeacherHead,
     TokenRelations,
 )
+from lgkd.models.visible_patches import visible_patches
+from lgkd.models.vit.plain import PlainViT
 from tests.support.losses import normal
 
 BATCH = 4
@@ -81,7 +83,9 @@ MAKERS: dict[str, Callable[[Tensor], Tensor]] = {
 def made(loss: nn.Module, how: str, seed: int) -> list[Tensor]:
     """What a loss of this family reads, of one side."""
     shapes = [(BATCH, 5)]
-    if loss.reads in ("maps", "dense", "student-maps", "exits"):
+    if loss.reads == "images":
+        shapes = [(BATCH, 3, 8, 8)]
+    elif loss.reads in ("maps", "dense", "student-maps", "exits"):
         shapes = [(BATCH, *shape) for shape in MAPS]
     return [MAKERS[how](normal(*shape, seed=seed)) for shape in shapes]
 
@@ -93,6 +97,8 @@ def gradients(loss: nn.Module, student: list[Tensor], teacher: list[Tensor]) -> 
         value = loss(leaves, teacher)
     elif loss.reads == "student-maps":
         value = loss(leaves)
+    elif loss.reads == "images":
+        value = loss(leaves[0])
     elif loss.reads == "exits":
         value = loss(leaves, teacher[0].mean(dim=(2, 3)), torch.tensor([0, 2, 1, 2]))
     elif getattr(loss, "takes_index", False):
@@ -113,6 +119,8 @@ def ready(name: str) -> nn.Module:
     loss = VARIANTS[name]()
     if loss.reads == "dense":
         loss.build(MAPS[0], MAPS[0], classified=False)
+    elif loss.reads == "images":
+        loss.build(visible_patches(PlainViT(5, 8, embed_dim=12, depth=1)))
     elif hasattr(loss, "teacher_classifier"):
         loss.build(5, 5, normal(3, 5, seed=2))
     elif hasattr(loss, "build"):

@@ -80,6 +80,7 @@ def test_a_new_loss_comes_last_in_the_table_with_all_that_its_signature_says(sam
     assert after[SAMPLE_KIND] == {
         "loss": f"{__name__}:Sample",
         "summary": "A sample.",
+        "reads": "logits",
         "weight": 3.0,
         "weight_help": "Multiplies nothing.",
         "options": {

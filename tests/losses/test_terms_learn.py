@@ -21,7 +21,7 @@ from tests.support.losses import OF_ATTENTION
 
 STEPS, STEPS_PER_EPOCH = 50, 10
 TOKEN = ("deit-hard", "deit-soft")
-DRAWS = ("dense-relative-localization", "crd")
+DRAWS = ("dense-relative-localization", "masked-images", "crd")
 """Kinds that draw for every image of a batch; their own tests show what they draw and that they read the images."""
 OPTIONS = {kind: {"eps": 0.1} for kind in ("standardized-kd", "standardized-dkd")}
 

@@ -18,6 +18,7 @@ from lgkd.distillation.tasks import Guided
 from lgkd.losses import MapLoss
 from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.teacher import Teacher
+from lgkd.models.visible_patches import VisiblePatches, of_projection
 from lgkd.training.checkpointer import Checkpointer
 from lgkd.training.config import Plan
 from lgkd.training.loop import fit
@@ -43,6 +44,16 @@ class TinyViT(nn.Module):
         for block in self.blocks:
             tokens = block(tokens)
         return self.head(tokens.mean(1))
+
+    def lgkd_visible_patches(self) -> VisiblePatches:
+        return of_projection(self.patch, (4, 4), 0, self.encode)
+
+    def encode(self, images: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        tokens = self.norm(self.patch(images)).flatten(2).transpose(1, 2)
+        tokens = tokens.gather(1, visible[..., None].expand(-1, -1, tokens.shape[2]))
+        for block in self.blocks:
+            tokens = block(tokens)
+        return tokens
 
 
 def make_images(count: int = 43, classes: int = 3) -> Images:

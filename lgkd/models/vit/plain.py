@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lgkd.errors import ModelError
+from lgkd.models.visible_patches import VisiblePatches, of_projection
 from lgkd.models.vit.attention import Attention, LocalAttention
 from lgkd.models.vit.blocks import CompactBlock, PreNormBlock
 from lgkd.models.vit.checks import one_of, share, whole
@@ -227,6 +228,52 @@ class PlainViT(nn.Module):
             tokens = torch.cat([tokens[:, : self.class_tokens], registers, tokens[:, self.class_tokens :]], dim=1)
         tokens = self.norm(self.blocks(tokens))
         return self.head(self.pool(tokens))  # type: ignore[no-any-return]
+
+    def lgkd_visible_patches(self) -> VisiblePatches:
+        """Return the encoder of some patches alone.
+
+        Raises:
+            ModelError: tokens that contain pixels of other patches, or attention that needs the whole grid.
+        """
+        attention = self.blocks[0].attn
+        part = None
+        if not isinstance(self.patch_embed, PatchTokens):
+            part = "tokens of overlapping patches (tokenizer)"
+        elif isinstance(attention, GaussianMaskAttention):
+            part = "attention=gaussian-mask"
+        elif isinstance(attention, Attention) and isinstance(attention.qkv, MultiScaleQKV):
+            part = "qkv=multiscale"
+        if part is not None:
+            raise ModelError(
+                f"this {type(self).__name__} cannot encode some patches alone: it has {part}; expected "
+                "tokenizer=patch, attention=plain or local, and qkv=linear"
+            )
+        patches = self.patch_embed
+        assert isinstance(patches, PatchTokens)
+        return of_projection(patches.proj, patches.grid_size, self.num_prefix_tokens, self.encode_visible)
+
+    def encode_visible(self, images_B3HW: Tensor, visible_BM: Tensor) -> Tensor:
+        """Encode some patches alone, as masked autoencoders do; see `lgkd.models.visible_patches`.
+
+        Args:
+            images_B3HW: of which only the pixels of these patches are used.
+            visible_BM: numbers of the patches of each image, row by row, int64 (B,M).
+
+        Returns:
+            Tokens (B,T+R+M,D) after the norm.
+        """
+        tokens = self.patch_embed(images_B3HW)
+        if self.pos_embed is not None:
+            tokens = tokens + self.pos_embed[:, self.class_tokens :]
+        tokens = tokens.gather(1, visible_BM.unsqueeze(-1).expand(-1, -1, tokens.shape[2]))
+        many = tokens.shape[0]
+        first = []
+        if self.cls_token is not None:
+            placed = 0.0 if self.pos_embed is None else self.pos_embed[:, : self.class_tokens]
+            first.append((self.cls_token + placed).expand(many, -1, -1))
+        if self.reg_token is not None:
+            first.append(self.reg_token.expand(many, -1, -1))
+        return self.norm(self.blocks(torch.cat([*first, tokens], dim=1)))  # type: ignore[no-any-return]
 
 
 def _class_tokens(asked: int | None, pooling: str) -> int:

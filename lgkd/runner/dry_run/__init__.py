@@ -290,6 +290,8 @@ def _stand_in(found: Outline, recipe: Recipe) -> Data:
 
 def _pairs(guide: Guide, several: bool) -> list[dict[str, Any]]:
     """List every guided pair, with the shape in which a term of maps compares it."""
+    if not guide.has_teacher:
+        return []
     transform = next((loss.transform for loss in guide.losses.values() if isinstance(loss, MapLoss)), None)
     card = guide.teacher.card
     teacher = card.name if card is not None else type(guide.teacher.model).__name__

@@ -122,6 +122,8 @@ def best_unguided(dataset: str, places: Sequence[Path]) -> tuple[float, Path] | 
 def about_locality(guide: Guide) -> Iterator[str]:
     """Warn of teacher layers that see the whole image alike, and so have no locality to imitate."""
     layers = list(dict.fromkeys(pair.teacher for pair in guide.pairs))
+    if not layers:
+        return
     teacher = guide.teacher
     influence = far_influence(teacher.model, layers, teacher.image_size, teacher.channels)
     for layer, share in influence.items():
