@@ -15,7 +15,8 @@ from lgkd._internal.safetensors_io import load_weights, save_weights
 from lgkd.config import load_recipe
 from lgkd.data.prepare import make_test_batches, prepare_data
 from lgkd.models.teacher import Teacher
-from lgkd.models.teacher_card import CARD, WEIGHTS, Accuracy, TeacherCard, find_card, save_card
+from lgkd.models.teacher_card import Accuracy, TeacherCard
+from lgkd.models.teacher_store import CARD, WEIGHTS, find_card, save_card
 from lgkd.runner.build import load_trained_teacher
 from lgkd.training.evaluate import Scores, score
 

@@ -23,7 +23,7 @@ from lgkd.deploy.export import export_run
 from lgkd.deploy.options import choose_formats
 from lgkd.errors import InputError, LgkdError, Paused, ShortTimeError
 from lgkd.models.teacher import Teacher
-from lgkd.models.teacher_card import put_back, read_card
+from lgkd.models.teacher_store import put_back, read_card
 from lgkd.models.trust import trust
 from lgkd.runner.build import load_kept_teacher
 from lgkd.runner.find_teacher import teacher_name

@@ -22,7 +22,7 @@ from lgkd.data.load import load_dataset
 from lgkd.data.subsets import hold_out
 from lgkd.errors import Interrupted, Paused
 from lgkd.models.teacher import Teacher
-from lgkd.models.teacher_card import read_card
+from lgkd.models.teacher_store import read_card
 from lgkd.runner.build import load_kept_teacher, load_trained_teacher
 from lgkd.runner.fit_time import fit_time
 from lgkd.runner.options import Options

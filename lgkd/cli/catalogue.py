@@ -16,7 +16,8 @@ from lgkd.config import dump_recipe, explain, load_recipe
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.errors import InputError
 from lgkd.models.registry import MODELS, ModelInfo, canonical, names
-from lgkd.models.teacher_card import Accuracy, TeacherCard, list_cards
+from lgkd.models.teacher_card import Accuracy, TeacherCard
+from lgkd.models.teacher_store import list_cards
 from lgkd.runs.statistics import in_percent
 
 

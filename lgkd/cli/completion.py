@@ -14,7 +14,7 @@ from lgkd.data.catalogue import CATALOGUE
 from lgkd.errors import LgkdError
 from lgkd.experiments.catalogue import EXPERIMENTS
 from lgkd.models.registry import MODELS, names
-from lgkd.models.teacher_card import list_cards
+from lgkd.models.teacher_store import list_cards
 from lgkd.runs.folder import RUN
 
 _PRECISIONS = ("auto", "fp32", "bf16", "fp16")

@@ -11,7 +11,8 @@ from lgkd.experiments.results import Outcome, look_at
 from lgkd.experiments.select import Turn, choose_arms, images_of, turns_of
 from lgkd.experiments.spec import Borrowed, Experiment
 from lgkd.models.teacher import Teacher
-from lgkd.models.teacher_card import TeacherCard, put_back, read_card
+from lgkd.models.teacher_card import TeacherCard
+from lgkd.models.teacher_store import put_back, read_card
 from lgkd.models.trust import trust
 from lgkd.runner.build import load_kept_teacher
 from lgkd.runner.find_teacher import find_trained_teacher

@@ -24,7 +24,8 @@ from lgkd.errors import InputError, MissingTeacherError
 from lgkd.models.default_taps import block_names
 from lgkd.models.factory import check_plausible, create_model, default_image_size
 from lgkd.models.teacher import Teacher
-from lgkd.models.teacher_card import CARD, WEIGHTS, TeacherCard, verify_weights
+from lgkd.models.teacher_card import TeacherCard
+from lgkd.models.teacher_store import CARD, WEIGHTS, verify_weights
 from lgkd.models.trust import check_named_in
 from lgkd.runner.find_teacher import find_trained_teacher, is_run, of_these_classes
 from lgkd.runs.load_student import load_student

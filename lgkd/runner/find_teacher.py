@@ -12,17 +12,8 @@ from lgkd.data.names import Subset, dataset_key, folder_word, subset_word
 from lgkd.data.sources.source import find_source, is_source
 from lgkd.errors import InputError, LgkdError, MissingError, MissingTeacherError, TakenError
 from lgkd.models.registry import canonical, find
-from lgkd.models.teacher_card import (
-    CARD,
-    Accuracy,
-    TeacherCard,
-    card_size,
-    find_card,
-    list_cards,
-    put_back,
-    read_card,
-    teacher_folder,
-)
+from lgkd.models.teacher_card import Accuracy, TeacherCard, card_size
+from lgkd.models.teacher_store import CARD, find_card, list_cards, put_back, read_card, teacher_folder
 from lgkd.runs.early_stop import trained_epochs
 from lgkd.runs.folder import RUN, STUDENT, is_finished, read_run, read_student
 

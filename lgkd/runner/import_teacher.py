@@ -16,7 +16,8 @@ from lgkd.models.default_taps import default_taps
 from lgkd.models.factory import ImageSize, create_model, default_image_size, pair
 from lgkd.models.pretrained import MAX_BYTES, fill_foreign, read_foreign
 from lgkd.models.registry import canonical, find
-from lgkd.models.teacher_card import Accuracy, TeacherCard, card_size, find_card
+from lgkd.models.teacher_card import Accuracy, TeacherCard, card_size
+from lgkd.models.teacher_store import find_card
 from lgkd.models.trust import trust
 from lgkd.runner.build import is_convolutional
 from lgkd.runner.find_teacher import free_place

@@ -21,7 +21,7 @@ from lgkd.data.prepare import Channels, Data, make_test_batches, prepare_data
 from lgkd.data.sources.source import find_source
 from lgkd.errors import InputError, LgkdError
 from lgkd.models.teacher import Teacher
-from lgkd.models.teacher_card import list_cards
+from lgkd.models.teacher_store import list_cards
 from lgkd.runner.build import is_convolutional, load_kept_teacher
 from lgkd.runner.find_teacher import find_trained_teacher
 from lgkd.runner.run import Run

@@ -14,6 +14,7 @@ from lgkd.data.prepare import Data
 from lgkd.distillation.guide import Guide
 from lgkd.distillation.tasks import Lookup
 from lgkd.distillation.teacher_cache.serving import Served
+from lgkd.models.fake_quantize import restore
 from lgkd.training.callbacks import Callback
 from lgkd.training.config import Plan
 
@@ -69,6 +70,7 @@ class Prepared:
     lookup: Lookup | None = None
 
     def close(self) -> None:
-        """Remove the guides' hooks."""
+        """Remove the guides' hooks and the rounding of the student's layers."""
         for guide in self.guides:
             guide.remove()
+        restore(self.student)

@@ -23,6 +23,7 @@ from lgkd.distillation.teacher_cache.serving import Served, serve
 from lgkd.errors import InputError, TapError
 from lgkd.models.default_taps import default_taps
 from lgkd.models.factory import default_image_size, pair
+from lgkd.models.fake_quantize import fake_quantize, restore
 from lgkd.models.forward_checks import check_model, check_training
 from lgkd.models.patch_size import coarse_patches, unseen_pixels
 from lgkd.models.pretrained_teacher import load_pretrained_teacher
@@ -211,6 +212,7 @@ class Runner:
         except BaseException:
             for guide in guides:
                 guide.remove()
+            restore(student)
             raise
         return Prepared(recipe, data, student, tuple(guides), loader, plan, size, served, info, balance)
 
@@ -308,6 +310,8 @@ class Runner:
             self.session.say(coarse)
         if config.role == "teacher":
             _check_tapped(student)
+        if config.recipe.fake_quantize is not None:
+            fake_quantize(student)
         guides = make_guides(
             student, teachers, config.recipe, data, image_size=size, taps=config.taps, seed=config.seed
         )

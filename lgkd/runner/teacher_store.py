@@ -18,7 +18,8 @@ from lgkd._internal.manifest import write_manifest
 from lgkd._internal.safetensors_io import save_weights
 from lgkd.errors import InputError, TakenError
 from lgkd.models.default_taps import default_taps
-from lgkd.models.teacher_card import CARD, WEIGHTS, TeacherCard, aside_of, put_back, read_card, save_card
+from lgkd.models.teacher_card import TeacherCard
+from lgkd.models.teacher_store import CARD, WEIGHTS, aside_of, put_back, read_card, save_card
 from lgkd.runs.folder import now
 
 

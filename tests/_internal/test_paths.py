@@ -105,9 +105,9 @@ def test_reading_every_recipe_and_card_needs_no_torch() -> None:
 import sys
 from lgkd import config
 from lgkd._internal import paths
-from lgkd.models import teacher_card
+from lgkd.models import teacher_store
 recipes = [config.load_recipe(name) for name in paths.recipe_names()]
-teacher_card.list_cards()
+teacher_store.list_cards()
 assert len(recipes) >= 4
 heavy = {"torch", "numpy", "torchvision", "timm", "accelerate"} & set(sys.modules)
 assert not heavy, heavy

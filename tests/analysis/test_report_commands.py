@@ -12,7 +12,8 @@ from lgkd.analysis.report.reproduction import _file, reproduction
 from lgkd.analysis.report.selection import choose
 from lgkd.analysis.report.teacher_command import teacher_commands
 from lgkd.cli.app import load_command
-from lgkd.models.teacher_card import Accuracy, TeacherCard, save_card, teacher_folder
+from lgkd.models.teacher_card import Accuracy, TeacherCard
+from lgkd.models.teacher_store import save_card, teacher_folder
 from tests.support.comparing import TEACHER, make_run, make_seeds
 
 CALL = {"model_options": {"depth": 3}, "teachers": ["resnet8"], "taps": None, "options": {"subset_seed": 0}}

@@ -14,8 +14,8 @@ from lgkd._internal.distributed import join, place
 from lgkd.cli import run
 from lgkd.errors import InputError, LgkdError, TapError
 from lgkd.experiments.quickstart import quickstart
-from lgkd.models import teacher_card
-from lgkd.models.teacher_card import find_card, verify_weights
+from lgkd.models import teacher_store
+from lgkd.models.teacher_store import find_card, verify_weights
 from lgkd.runs.folder import check_free, claim, make_folder
 from tests.support.manifests import reseal
 from tests.support.small import DISTILL, TRAIN, World
@@ -232,7 +232,7 @@ def test_a_card_that_cannot_be_read_or_is_none_says_what_to_do(desk: Path, monke
         f"{folder}/weights.safetensors: cannot be read (No such file or directory); train the teacher again: "
         "lgkd train-teacher resnet8 pictures"
     )
-    monkeypatch.setattr(teacher_card, "MAX_BYTES", 10)
+    monkeypatch.setattr(teacher_store, "MAX_BYTES", 10)
     assert said(InputError, lambda: find_card("resnet8", "pictures")) == (
         f"{folder}/card.json: longer than 10 bytes; this is not a card, remove the folder and train the teacher again"
     )

@@ -100,6 +100,7 @@ APART: dict[type[Section], dict[str, str]] = {
         "precision": "auto is decided before a plan is made",
         "label_smoothing": "of the mixing, compared below",
         "drop_path": "an option of models",
+        "fake_quantize": "of the models, before the plan",
         "drop_last": "of the loader",
         "sampler": "of the loader",
         **dict.fromkeys(("class_weights", "logit_adjustment"), "computed for the classes of a training"),

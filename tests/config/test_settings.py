@@ -197,6 +197,7 @@ def test_a_recipe_that_an_older_version_wrote_is_written_again_to_the_byte(file:
         "evaluations: null\n",
         "early_stopping: null\n",
         "sam: null\n",
+        "fake_quantize: null\n",
     )
     dumped = dump_recipe(parse_recipe(text))
     for key in later:

@@ -22,7 +22,7 @@ from lgkd.experiments.layout import this_commit
 from lgkd.experiments.results import look_at
 from lgkd.experiments.smoke_test import take_first_steps
 from lgkd.experiments.spec import Arm, Borrowed
-from lgkd.models.teacher_card import read_card
+from lgkd.models.teacher_store import read_card
 from lgkd.runner.build import load_kept_teacher
 from lgkd.runner.runner import Runner
 from lgkd.training.signals import StopCondition

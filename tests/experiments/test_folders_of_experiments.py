@@ -14,7 +14,7 @@ from lgkd.experiments.markdown import section
 from lgkd.experiments.results import Outcome, Row, look_at
 from lgkd.experiments.smoke_test import take_first_steps
 from lgkd.experiments.spec import Arm
-from lgkd.models.teacher_card import read_card
+from lgkd.models.teacher_store import read_card
 from lgkd.runner.options import Options
 from lgkd.runs.compare.find import Finished
 from lgkd.runs.folder import read_run

@@ -18,7 +18,8 @@ from lgkd._internal.paths import recipe_names, recipes_folder
 from lgkd.config import Recipe, dump_recipe, load_recipe, parse_recipe
 from lgkd.config.yaml_io import read_yaml, write_yaml
 from lgkd.errors import LgkdError, RecipeError
-from lgkd.models.teacher_card import CARD, Accuracy, TeacherCard, find_card, list_cards, save_card
+from lgkd.models.teacher_card import Accuracy, TeacherCard
+from lgkd.models.teacher_store import CARD, find_card, list_cards, save_card
 from lgkd.runs.folder import (
     METRICS,
     RUN,

@@ -10,7 +10,7 @@ import torch
 import lgkd
 from lgkd._internal.paths import teachers_folder
 from lgkd._internal.safetensors_io import load_weights
-from lgkd.models.teacher_card import WEIGHTS, find_card, list_cards, verify_weights
+from lgkd.models.teacher_store import WEIGHTS, find_card, list_cards, verify_weights
 from lgkd.runner.build import load_trained_teacher
 from tools.ship_teacher import scores_of, ship
 

@@ -12,8 +12,9 @@ from pydantic import ValidationError
 
 from lgkd._internal.manifest import write_manifest
 from lgkd.errors import InputError, MissingError
-from lgkd.models import teacher_card
-from lgkd.models.teacher_card import TeacherCard, find_card, list_cards, save_card, teacher_folder, verify_weights
+from lgkd.models import teacher_store
+from lgkd.models.teacher_card import TeacherCard
+from lgkd.models.teacher_store import find_card, list_cards, save_card, teacher_folder, verify_weights
 
 WEIGHTS = b"not really weights"
 
@@ -22,7 +23,7 @@ WEIGHTS = b"not really weights"
 def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An empty store, and an empty folder of shipped teachers."""
     monkeypatch.setenv("LGKD_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(teacher_card, "teachers_folder", lambda: tmp_path / "shipped")
+    monkeypatch.setattr(teacher_store, "teachers_folder", lambda: tmp_path / "shipped")
     return tmp_path
 
 

@@ -11,7 +11,8 @@ import pytest
 import lgkd
 from lgkd.cli import run
 from lgkd.cli.doctor_checks.assets import look_at_teachers
-from lgkd.models.teacher_card import Accuracy, find_card
+from lgkd.models.teacher_card import Accuracy
+from lgkd.models.teacher_store import find_card
 from lgkd.runner.execute import poor_student
 from lgkd.runs.folder import METRICS, read_run
 from tests.support.manifests import reseal

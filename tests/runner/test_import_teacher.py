@@ -22,7 +22,7 @@ from lgkd.distillation.tasks import Batch, Guided
 from lgkd.errors import DataError, InputError, MissingError, ModelError, TakenError, TapError
 from lgkd.losses import MapLoss
 from lgkd.models.cnn.resnet import CifarResNet
-from lgkd.models.teacher_card import find_card
+from lgkd.models.teacher_store import find_card
 from lgkd.runner.import_teacher import fetch_weights, import_teacher
 from tests.support.cnns import lively
 from tests.support.published import Evil

@@ -21,7 +21,7 @@ from lgkd.deploy.inference.load import open_source
 from lgkd.deploy.inference.locate import find_source as find_student
 from lgkd.deploy.serve.predictor import Predictor
 from lgkd.errors import InputError
-from lgkd.models.teacher_card import read_card
+from lgkd.models.teacher_store import read_card
 from lgkd.runner.label_checks import check_teacher_labels
 from lgkd.runs.folder import read_metrics, read_run, read_student
 from lgkd.training.label_scores import MultiLabelScores

@@ -18,7 +18,7 @@ from lgkd.config import View
 from lgkd.data.transforms.augment import Augment
 from lgkd.deploy.export import LIMIT
 from lgkd.models.factory import create_model
-from lgkd.models.teacher_card import read_card
+from lgkd.models.teacher_store import read_card
 from tests.support.small import QUICK, TINY, make_pictures, one_thread, pause_after
 
 OPTIONS = TINY[2:]

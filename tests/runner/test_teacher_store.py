@@ -10,7 +10,7 @@ import pytest
 
 from lgkd._internal.leftovers import lock
 from lgkd.cli import run
-from lgkd.models.teacher_card import CARD, WEIGHTS, find_card, list_cards, read_card
+from lgkd.models.teacher_store import CARD, WEIGHTS, find_card, list_cards, read_card
 from lgkd.runner import execute, teacher_store
 from tests.support.small import QUICK, World
 

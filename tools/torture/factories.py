@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lgkd.models.teacher_card import CARD
+from lgkd.models.teacher_store import CARD
 from lgkd.runs.folder import RUN, STUDENT
 from tests.support.manifests import reseal
 from tests.support.small import DISTILL

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lgkd
-from lgkd.models.teacher_card import CARD
+from lgkd.models.teacher_store import CARD
 from lgkd.runs.folder import ENV, RUN, STUDENT, package_version
 from lgkd.runs.identity import _PACKAGES
 from lgkd.training.checkpoint import MANIFEST, STATE

@@ -25,7 +25,7 @@ from lgkd._internal.atomic_io import sha256_of
 from lgkd._internal.paths import recipes_folder
 from lgkd.data.catalogue import PUBLISHED
 from lgkd.errors import LgkdError
-from lgkd.models.teacher_card import CARD, WEIGHTS
+from lgkd.models.teacher_store import CARD, WEIGHTS
 from lgkd.runs.folder import STUDENT, STUDENT_WEIGHTS
 from lgkd.training.checkpoint import MANIFEST
 from tests.support.manifests import reseal

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import lgkd
-from lgkd.models.teacher_card import CARD, WEIGHTS
+from lgkd.models.teacher_store import CARD, WEIGHTS
 from lgkd.runs.folder import read_metrics
 from tests.support.manifests import reseal
 from tests.support.small import CLASSES, DISTILL, TINY_OPTIONS, snapshot

@@ -13,7 +13,8 @@ from lgkd.analysis.report.selection import Chosen
 from lgkd.analysis.report.sentences import teachers_of
 from lgkd.data.names import Subset
 from lgkd.errors import LgkdError
-from lgkd.models.teacher_card import TeacherCard, find_card
+from lgkd.models.teacher_card import TeacherCard
+from lgkd.models.teacher_store import find_card
 from lgkd.runs.compare.find import find_runs
 from lgkd.runs.compare.groups import group_runs
 from lgkd.runs.folder import RECIPE

@@ -8,7 +8,7 @@ from lgkd.data.catalogue import CATALOGUE, DataSetInfo, bundled, published
 from lgkd.data.locations import files_here, target, tree_folder
 from lgkd.data.sources.download import OFFLINE, is_offline
 from lgkd.errors import DamagedError
-from lgkd.models.teacher_card import list_cards, verify_weights
+from lgkd.models.teacher_store import list_cards, verify_weights
 
 _NAMED = 6
 
