@@ -20,6 +20,8 @@ import torch
 from filelock import FileLock
 
 NAME = "standin"
+fake_cuda_was_here = False
+"""True once fake CUDA tensors were made in this process, after which the device cannot be used in it."""
 _SOURCE = Path(__file__).with_suffix(".cpp")
 
 
@@ -70,6 +72,7 @@ def load() -> str:
     Raises:
         NotBuiltError: there is no compiler.
     """
+    assert not fake_cuda_was_here, "fake CUDA tensors were made in this process; run tests/standin in one of its own"
     library = _build(_folder())
     if not hasattr(torch.ops.standin, "counted"):
         torch.ops.load_library(library)

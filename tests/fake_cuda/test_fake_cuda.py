@@ -22,6 +22,7 @@ from lgkd.losses import TERMS
 from lgkd.models.factory import create_model
 from lgkd.models.registry import MODELS, names
 from lgkd.models.teacher import Teacher
+from tests.support import standin
 from tests.support.losses import OF_ATTENTION, attention_guide
 
 pytestmark = pytest.mark.standin
@@ -34,6 +35,11 @@ CLASSES = 10
 @pytest.fixture(autouse=True)
 def _cuda_said_to_be_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Without a device autocast switches itself off, with a warning."""
+    if torch._C._get_privateuse1_backend_name() == standin.NAME:
+        pytest.fail(
+            "the stand-in is registered in this process, where fake tensors do not work; run tests/fake_cuda alone"
+        )
+    standin.fake_cuda_was_here = True
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda *_, **__: True)
     before = torch.__future__.get_overwrite_module_params_on_conversion()
