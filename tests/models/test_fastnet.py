@@ -103,14 +103,14 @@ def test_convolutions_begin_as_the_identity_on_their_first_inputs() -> None:
     assert torch.allclose(convolution(x)[:, :8], x, atol=1e-6)
 
 
-def test_it_guides_by_its_stem_and_two_groups() -> None:
+def test_it_guides_by_its_groups() -> None:
     teacher = lgkd.Teacher(create_model("fastnet_small", num_classes=10), image_size=32)
     student = create_model("vit_96", num_classes=10, image_size=32)
     guide = lgkd.Guide(student, teacher, image_size=32, terms=[lgkd.Term(lgkd.losses.MapLoss())])
     assert [(pair.teacher, pair.teacher_map[1:]) for pair in guide.pairs] == [
-        ("stem", (32, 32)),
         ("group1", (16, 16)),
         ("group2", (8, 8)),
+        ("group3", (4, 4)),
     ]
 
 

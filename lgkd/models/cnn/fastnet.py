@@ -24,13 +24,13 @@ class FastNet(nn.Module):
     negatives, scaled to unit variance; they are fixed, their biases are learned. A group is convolution, max pooling,
     BatchNorm, GELU, convolution, BatchNorm, GELU. Convolutions start as the identity on their first inputs. BatchNorm
     learns shifts only. `stem`, `group1`, `group2`, `group3` output maps of 32 channels at (H,W), and of `widths`
-    channels at (H/2,W/2), (H/4,W/4) and (H/8,W/8); the first three guide.
+    channels at (H/2,W/2), (H/4,W/4) and (H/8,W/8); the groups guide.
     Patches of images of one channel have 9 directions, so that their stem has 18 filters and not 32.
 
     `fastnet_guide` is another form for guidance by the minute: `pool_first` pools before a group's first convolution,
     which then costs a quarter; with `output_stride` 4 the third group works on the grid of the second, the grid of a
-    ViT with patches of 4 pixels, and its three groups guide; `global_pool="avg"` averages the last map, so that the
-    classifier sees the places that guidance teaches (dev/LOG.md, 2026-11-30, compared on held-out images).
+    ViT with patches of 4 pixels; `global_pool="avg"` averages the last map, so that the classifier sees the places that
+    guidance teaches (dev/LOG.md, 2026-11-30, compared on held-out images).
 
     Source: the network of Keller Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, arXiv 2404.00498. Changed
     here for guidance: filters of 3x3 with padding instead of 2x2 without, padding in the pools' inputs, so that maps
@@ -48,7 +48,7 @@ class FastNet(nn.Module):
         ModelError: not three widths of at least 1, an unknown stride or pooling, or a number of classes below 1.
     """
 
-    lgkd_taps: tuple[str, ...] = ("stem", "group1", "group2")
+    lgkd_taps = ("group1", "group2", "group3")
     lgkd_classifier = "fc"
 
     def __init__(
@@ -81,8 +81,6 @@ class FastNet(nn.Module):
         self.fc = nn.Linear(third, num_classes, bias=False)
         # Maxima over many values are large; scaled as in the source, so that the first losses are near log K.
         self.scale = 1 / 9 if global_pool == "max" else 1.0
-        if output_stride == 4:
-            self.lgkd_taps = ("group1", "group2", "group3")
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
         """Return logits (B,K)."""
