@@ -11,7 +11,7 @@ from lgkd.errors import InputError
 from lgkd.training.schedule_free import ScheduleFreeAdamW
 
 # Positions and tokens are not directions in feature space; decaying them to zero has no meaning.
-_NO_DECAY = ("cls_token", "pos_embed", "dist_token", "distill_token")
+_NO_DECAY = ("cls_token", "pos_embed", "dist_token", "distill_token", "mask_token")
 # Tables of relative positions, which have two dimensions but are not linear maps; names of Swin, BEiT, MViT and LeViT.
 _TABLES = ("pos", "bias_table", "attention_biases")
 

@@ -17,6 +17,7 @@ from lgkd.models.factory import create_student
 from lgkd.models.teacher import Teacher
 from lgkd.models.visible_patches import visible_patches
 from lgkd.models.vit.plain import PlainViT
+from lgkd.training.optim import parameter_groups
 
 ORDERS = ((7, 3), (5, 1), (11, 6))
 VALUE = 3.1272030968134166
@@ -220,6 +221,13 @@ def test_the_teacher_is_not_run_for_it_alone_and_is_run_beside_other_terms(
     both = Guide(student, teacher, image_size=32, terms=[Term(MaskedImages()), Term(MapLoss())])
     assert both.needs_teacher
     assert Guided(student, both)(make_batch(32)).loss.isfinite()
+
+
+def test_the_learned_token_of_hidden_patches_does_not_decay() -> None:
+    loss = built(a_student())
+    decayed, kept = parameter_groups(loss, weight_decay=0.1)
+    assert any(weight is loss.mask_token for weight in kept["params"])
+    assert any(weight is loss.layers["enter"].weight for weight in decayed["params"])
 
 
 @pytest.mark.parametrize(
