@@ -13,6 +13,7 @@ from lgkd.data.catalogue import CATALOGUE
 from lgkd.errors import InputError
 from lgkd.experiments.catalogue import EXPERIMENTS
 from lgkd.experiments.catalogue.evening import EVENING
+from lgkd.experiments.catalogue.field import FIELD
 from lgkd.experiments.catalogue.folders import FOLDERS
 from lgkd.experiments.layout import read_about
 from lgkd.experiments.markdown import check_results, gain_words, mean_and_spread, section, took, write_results
@@ -26,6 +27,12 @@ from tests.support.reproducing import recipe_of
 
 ARMS = [pytest.param(one, arm, id=f"{one.name}-{arm.key}") for one in EXPERIMENTS.values() for arm in one.arms]
 DIGITS = EXPERIMENTS["digits"]
+ASKED: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("registers", "multiscale", "gaussian-mask"), ()),
+    "sam": ("sam", "schedule"),
+    "schedule-free": ("optimizer",),
+}
+"""Arms of the field whose student, or whose parts of the recipe that are named, are another's on purpose."""
 
 
 def steps_of(experiment: Experiment, arm: Arm) -> int:
@@ -38,7 +45,8 @@ def steps_of(experiment: Experiment, arm: Arm) -> int:
 @pytest.mark.parametrize(("experiment", "arm"), ARMS)
 def test_every_arm_has_a_recipe_that_can_be_and_a_model_that_is_known(experiment: Experiment, arm: Arm) -> None:
     recipe = recipe_of(arm)
-    assert (recipe.guide is not None) == (arm.teacher is not None)
+    guided = recipe.guide is not None and any(term.reads_teacher for term in recipe.guide.terms)
+    assert guided == (arm.teacher is not None)
     assert recipe.trains == arm.role
     if arm.model != "lgkd.quickstart:small_vit":
         assert MODELS[canonical(arm.model)].role == arm.role
@@ -51,7 +59,8 @@ def test_an_arm_and_the_one_it_is_compared_with_differ_in_nothing_but_what_is_as
     if arm.against is None:
         return
     other = experiment.arm(arm.against)
-    assert (arm.model, arm.options, arm.seeds) == (other.model, other.options, other.seeds)
+    assert (arm.model, arm.seeds) == (other.model, other.seeds)
+    assert arm.options == other.options or (experiment in FIELD and arm.key in ASKED and not other.options)
     assert (arm.fraction, arm.images_per_class) == (other.fraction, other.images_per_class)
     kept = {"about", "source", "expect", "guide"}
     ours, theirs = (recipe_of(one).model_dump(exclude=kept) for one in (arm, other))
@@ -62,6 +71,11 @@ def test_an_arm_and_the_one_it_is_compared_with_differ_in_nothing_but_what_is_as
         schedules = [one.pop("schedule") for one in (ours, theirs)]
         assert all(one["epochs"] is None for one in schedules)
         assert schedules[0]["steps"] * 1.5 < schedules[1]["steps"]
+    if experiment in FIELD:
+        for key in ("optimizer", "sam", "schedule") if arm.key in ASKED else ():
+            assert (ours.pop(key) != theirs.pop(key)) == (key in ASKED[arm.key]), key
+        if arm.against == "unguided" and arm.teacher is not None:
+            assert (ours["optimizer"].pop("lr"), theirs["optimizer"].pop("lr")) == (1e-2, 3e-3)
     # Each at its own best rate.
     if experiment in (*FOLDERS, *EVENING) or experiment.name == "cifar100-10pct-label-free":
         assert (ours["optimizer"].pop("lr"), theirs["optimizer"].pop("lr")) == (1e-2, 3e-3)
@@ -70,8 +84,10 @@ def test_an_arm_and_the_one_it_is_compared_with_differ_in_nothing_but_what_is_as
 
 def test_students_of_two_cores_take_780_steps_of_64_and_all_their_teachers_the_same() -> None:
     small = [one for one in EXPERIMENTS.values() if one.scale == "2 cores" and one not in (*FOLDERS, *EVENING)]
-    found = {(arm.role, steps_of(one, arm), recipe_of(arm).batch_size) for one in small for arm in one.arms}
-    assert len(small) == 6 and found == {("student", 780, 64), ("teacher", 3120, 64)}
+    arms = [(one, arm) for one in small for arm in one.arms if arm.key != "sam"]
+    found = {(arm.role, steps_of(one, arm), recipe_of(arm).batch_size) for one, arm in arms}
+    assert steps_of(FIELD[0], FIELD[0].arm("sam")) == 390  # of two passes each
+    assert len(small) == 7 and found == {("student", 780, 64), ("teacher", 3120, 64)}
 
 
 def test_teachers_of_parts_of_the_images_saw_the_images_of_their_students() -> None:

@@ -2,6 +2,7 @@
 
 from lgkd.experiments.catalogue import deit, others, teachers
 from lgkd.experiments.catalogue.evening import EVENING
+from lgkd.experiments.catalogue.field import FIELD
 from lgkd.experiments.catalogue.folders import FOLDERS
 from lgkd.experiments.catalogue.minutes import MINUTES
 from lgkd.experiments.catalogue.two_cores import TWO_CORES
@@ -19,6 +20,6 @@ _FULL = (
 )
 
 EXPERIMENTS: dict[str, Experiment] = {
-    experiment.name: experiment for experiment in (*MINUTES, *TWO_CORES, *FOLDERS, *EVENING, *_FULL)
+    experiment.name: experiment for experiment in (*MINUTES, *TWO_CORES, *FIELD, *FOLDERS, *EVENING, *_FULL)
 }
 """Experiments by name; those for a GPU in the order in which they should be run."""

@@ -14,7 +14,7 @@ _STEPPED = ("schedule.stepped=step", *_GENTLE)
 _SHORT = ("optimizer.lr=3e-3", *_STEPPED)
 _SEEDS = (0, 1)
 
-_TEACHER = Arm(
+TEACHER = Arm(
     key="teacher",
     label="ResNet-20, the teacher",
     model="resnet20",
@@ -26,7 +26,7 @@ _TEACHER = Arm(
     fraction=0.1,
     seeds=(0,),
 )
-_UNGUIDED = Arm(
+UNGUIDED = Arm(
     key="unguided",
     label="small ViT, unguided",
     model="deit_tiny",
@@ -38,8 +38,8 @@ _UNGUIDED = Arm(
     overrides=(*_SHORT, "evaluate_every=5"),
     fraction=0.1,
 )
-_GUIDED = replace(
-    _UNGUIDED,
+GUIDED = replace(
+    UNGUIDED,
     key="locality",
     label="locality guidance",
     recipe="locality-guidance",
@@ -49,7 +49,7 @@ _GUIDED = replace(
 
 
 def _method(key: str, label: str, *terms: str) -> Arm:
-    return replace(_GUIDED, key=key, label=label, overrides=(*_GUIDED.overrides, *terms))
+    return replace(GUIDED, key=key, label=label, overrides=(*GUIDED.overrides, *terms))
 
 
 _METHODS = Experiment(
@@ -62,10 +62,10 @@ _METHODS = Experiment(
     seeds=_SEEDS,
     budget="about an hour and a half on one thread: a teacher and 14 students, 4 to 6 minutes each (measured, bf16)",
     arms=(
-        _TEACHER,
-        _UNGUIDED,
-        _GUIDED,
-        replace(_GUIDED, key="all-blocks", label="all blocks, adaptive stop", recipe="adaptive-guidance"),
+        TEACHER,
+        UNGUIDED,
+        GUIDED,
+        replace(GUIDED, key="all-blocks", label="all blocks, adaptive stop", recipe="adaptive-guidance"),
         _method("kd", "KD", "guide.terms=[{kind: kd}]", "guide.classification_weight=0.1"),
         _method(
             "standardized-kd",
@@ -87,7 +87,7 @@ _METHODS = Experiment(
 )
 
 _PVT_UNGUIDED = replace(
-    _UNGUIDED,
+    UNGUIDED,
     label="PVTv2-B0, unguided",
     model="pvt_v2_b0",
     options={},
@@ -104,7 +104,7 @@ _PVT = Experiment(
     seeds=_SEEDS,
     budget="35 minutes on one thread: a teacher of 9 minutes and 4 students, 6 to 7 minutes each (measured, bf16)",
     arms=(
-        _TEACHER,
+        TEACHER,
         _PVT_UNGUIDED,
         replace(
             _PVT_UNGUIDED,
@@ -122,7 +122,7 @@ def _with_images(count: int) -> tuple[Arm, Arm, Arm]:
     """Define teacher, unguided and guided student of `count` images a class, with the steps of 50 images a class."""
     teacher_epochs, epochs = {10: (208, 52), 25: (80, 20), 50: (40, 10), 100: (20, 5)}[count]
     teacher = replace(
-        _TEACHER,
+        TEACHER,
         key=f"teacher-{count}",
         label=f"{count} a class: ResNet-20, the teacher",
         epochs=teacher_epochs,
@@ -131,7 +131,7 @@ def _with_images(count: int) -> tuple[Arm, Arm, Arm]:
         images_per_class=count,
     )
     alone = replace(
-        _UNGUIDED,
+        UNGUIDED,
         key=f"unguided-{count}",
         label=f"{count} a class: unguided",
         epochs=epochs,
@@ -170,10 +170,10 @@ _CURVE = Experiment(
 # Each at the best rate that was tried for it on held-out training images.
 _ADAMW_ALONE, _ADAMW = ("optimizer.lr=1e-3",), ("optimizer.lr=1e-2",)
 _TURNED = ("optimizer.name=muon", "optimizer.momentum=0.95")
-_MUON_ALONE, _MUON = (*_TURNED, "optimizer.lr=3e-3"), (*_TURNED, "optimizer.lr=1e-2")
+MUON_ALONE, MUON = (*_TURNED, "optimizer.lr=3e-3"), (*_TURNED, "optimizer.lr=1e-2")
 
 
-def _tuned(arm: Arm, key: str, label: str, *changes: str, **more: Any) -> Arm:
+def tuned(arm: Arm, key: str, label: str, *changes: str, **more: Any) -> Arm:
     return replace(arm, key=key, label=label, overrides=(*changes, *_STEPPED, "evaluate_every=5"), **more)
 
 
@@ -190,12 +190,12 @@ _PLUS = Experiment(
     seeds=(0, 1, 2),
     budget="about an hour on one thread: a teacher of 6 minutes and 15 students, 3 to 4 minutes each",
     arms=(
-        _TEACHER,
-        _tuned(_UNGUIDED, "unguided", "small ViT, unguided, AdamW", *_ADAMW_ALONE),
-        _tuned(_GUIDED, "locality", "locality guidance, AdamW", *_ADAMW, against=None),
-        _tuned(_UNGUIDED, "unguided-muon", "small ViT, unguided, Muon", *_MUON_ALONE),
-        _tuned(_GUIDED, "locality-muon", "locality guidance, Muon", *_MUON, against="locality"),
-        _tuned(_GUIDED, "plus", "guidance-plus", recipe="guidance-plus", against="locality"),
+        TEACHER,
+        tuned(UNGUIDED, "unguided", "small ViT, unguided, AdamW", *_ADAMW_ALONE),
+        tuned(GUIDED, "locality", "locality guidance, AdamW", *_ADAMW, against=None),
+        tuned(UNGUIDED, "unguided-muon", "small ViT, unguided, Muon", *MUON_ALONE),
+        tuned(GUIDED, "locality-muon", "locality guidance, Muon", *MUON, against="locality"),
+        tuned(GUIDED, "plus", "guidance-plus", recipe="guidance-plus", against="locality"),
     ),
     notes=(
         "The student, the teacher's training and the steps are those of cifar100-10pct-methods. Searched on held-out "
@@ -204,11 +204,11 @@ _PLUS = Experiment(
     ),
 )
 
-_DEFAULT_TAPS = _tuned(
-    replace(_GUIDED, taps=("blocks.0", "blocks.3", "blocks.5")),
+_DEFAULT_TAPS = tuned(
+    replace(GUIDED, taps=("blocks.0", "blocks.3", "blocks.5")),
     "taps-0-3-5",
     "blocks 0, 3, 5: the last one is guided",
-    *_MUON,
+    *MUON,
     against=None,
 )
 _TAPS = Experiment(
@@ -221,7 +221,7 @@ _TAPS = Experiment(
     seeds=(0, 1, 2),
     budget="about 45 minutes on one thread: a teacher of 7 minutes and 9 students of 4 minutes each",
     arms=(
-        _TEACHER,
+        TEACHER,
         _DEFAULT_TAPS,
         replace(
             _DEFAULT_TAPS,
@@ -247,7 +247,7 @@ _TAPS = Experiment(
 
 def _label_free(key: str, label: str, term: str) -> Arm:
     terms = f"guide.terms=[{{kind: {term}}}]"
-    return _tuned(_GUIDED, key, label, *_MUON, terms, against="unguided")
+    return tuned(GUIDED, key, label, *MUON, terms, against="unguided")
 
 
 _LABEL_FREE = Experiment(
@@ -260,9 +260,9 @@ _LABEL_FREE = Experiment(
     seeds=(0, 1, 2),
     budget="about 75 minutes on one thread: a teacher of 7 minutes and 15 students of 4 to 5 minutes each (estimated)",
     arms=(
-        _TEACHER,
-        _tuned(_UNGUIDED, "unguided", "small ViT, unguided", *_MUON_ALONE),
-        _tuned(_GUIDED, "locality", "locality guidance", *_MUON, against="unguided"),
+        TEACHER,
+        tuned(UNGUIDED, "unguided", "small ViT, unguided", *MUON_ALONE),
+        tuned(GUIDED, "locality", "locality guidance", *MUON, against="unguided"),
         _label_free("dense-kd", "dense logits, local to global", "dense-kd"),
         _label_free("token-relations", "relations of tokens within an image", "token-relations"),
         _label_free("teacher-head", "the teacher's classifier on the student's features", "teacher-head"),
