@@ -13,10 +13,10 @@ import itertools
 from dataclasses import replace
 from pathlib import Path
 
-from lgkd.errors import LgkdError
+from lgkd.errors import InputError, LgkdError
 from lgkd.experiments.layout import run_of
 from lgkd.experiments.run import reproduce
-from lgkd.experiments.select import Turn, find_experiment
+from lgkd.experiments.select import Turn, choose_arms, find_experiment
 from lgkd.experiments.spec import Arm, Experiment
 from lgkd.runs.folder import read_metrics
 
@@ -40,7 +40,12 @@ def search_of(
     experiment: Experiment, arms: list[str], rates: list[str], key: str | None, values: list[str]
 ) -> Experiment:
     """Return an experiment of all trials, with the teachers that they need."""
-    chosen = [arm for arm in experiment.arms if arm.role == "student" and (not arms or arm.key in arms)]
+    if experiment.borrowed is not None:
+        raise InputError(
+            f"{experiment.name} borrows the teacher of another experiment, which has seen the held-out images; "
+            "expected an experiment that trains its own"
+        )
+    chosen = [arm for arm in choose_arms(experiment, arms or None) if arm.role == "student"]
     needed = {arm.teacher for arm in chosen}
     teachers = [arm for arm in experiment.arms if arm.role == "teacher" and arm.key in needed]
     students = [trial for arm in chosen for trial in trials(arm, rates, key, values)]
@@ -67,7 +72,9 @@ def main() -> None:
         key or None,
         values.split(","),
     )
-    out = given.out or Path("runs") / "search" / experiment.name
+    # Part of the folder and of the name that it is checked by: runs with another share are others.
+    search = replace(search, name=f"{experiment.name}-search-{given.held_out:g}")
+    out = given.out or Path("runs") / "search" / f"{experiment.name}-{given.held_out:g}"
     reproduce(search, out, seeds=[given.seed], options={"val_fraction": given.held_out, "data_dir": given.data_dir})
     print(f"| trial | held out, top-1 % | of {given.held_out:g} of the training images |\n|---|---:|---|")
     for arm in search.arms:

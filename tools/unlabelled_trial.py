@@ -37,6 +37,7 @@ TEACHER, STUDENT = "fastnet_small", "vit_96_conv"
 MAPS = "{kind: locality, normalize: channel, weight: 25.0, schedule: {shape: cosine}}"
 LOGITS = "{kind: standardized-kd, temperature: 2.0, eps: 0.1, weight: 3.0}"
 THRESHOLD = 0.7
+ARMS = ("control-maps", "control", "maps", "both", "pseudo", "retrained1", "retrained2")
 
 
 class OnLabelled(ClassificationLoss):
@@ -77,16 +78,17 @@ def divide(data: Path, work: Path, labelled: int, held_out: int) -> Path:
 
 def train_teacher(root: Path, home: Path, extra: Path | None, epochs: int) -> None:
     """Train the teacher on the labelled images, and on pseudo-labelled ones if given, into a store."""
-    if (home / "teachers").is_dir():
+    if any((home / "teachers").glob("*/*/card.json")):
         return
     words = ["train-teacher", TEACHER, str(root / "set"), "--recipe", "teacher-fast", "--epochs", str(epochs)]
     words += ["--batch-size", "100", "--set", "evaluations=1", "--out", str(home / "run"), "--quiet"]
     if extra is not None:
         words += ["--extra", str(extra), "--extra-share", "0.8"]
-    lgkd_in(home, words)
+    run_in(home, words)
 
 
-def lgkd_in(home: Path, words: list[str]) -> None:
+def run_in(home: Path, words: list[str]) -> None:
+    """Run a command of lgkd with a store, or end with its exit code."""
     from lgkd.cli import run
 
     os.environ["LGKD_HOME"] = str(home)
@@ -134,7 +136,7 @@ def _pixels(file: Path) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("arm")
+    parser.add_argument("arm", choices=ARMS)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--labelled", type=int, default=10)
@@ -168,7 +170,7 @@ def main() -> None:
     if extra is not None and given.arm != "pseudo":
         _leave_out(100 * given.labelled)
     began = time.process_time()
-    lgkd_in(homes[rounds], words)
+    run_in(homes[rounds], words)
     results: dict[str, Any] = json.loads((out / "run.json").read_text())
     print(
         json.dumps(

@@ -59,11 +59,12 @@ def load_pair(choices: Choices, data: Data) -> tuple[nn.Module, Guide | None, tu
     model = make_student(
         choices.model, recipe, classes=len(data.classes), seed=choices.seed, options=choices.student_options
     )
-    guide = None
+    teachers = []
     if choices.guided:
         assert choices.teacher is not None
-        teacher = made_teacher(choices.teacher, data, choices.seed)
-        (guide,) = make_guides(model, [teacher], recipe, data, image_size=size, taps=None, seed=choices.seed)
+        teachers.append(made_teacher(choices.teacher, data, choices.seed))
+    guides = make_guides(model, teachers, recipe, data, image_size=size, taps=None, seed=choices.seed)
+    guide = guides[0] if guides else None
     if is_convolutional(model):
         model.to(memory_format=torch.channels_last)
     return model, guide, size
@@ -76,7 +77,7 @@ class Subject:
         choices: what is measured.
 
     Attributes:
-        loader, engine, guide: of the training; no guide without a teacher.
+        loader, engine, guide: of the training; no guide without terms.
         batch_size: images a step.
         compiled: what `compile()` compiles; False where the training is one that it is not to be called for.
         model: the trained model, inside the engine's task.
@@ -99,7 +100,9 @@ class Subject:
             image_size=self.image_size,
             seed=choices.seed,
             device=self.device,
-            teacher_sizes=[self.guide.teacher.image_size] if self.guide is not None else [],
+            teacher_sizes=[
+                guide.teacher.image_size for guide in [self.guide] if guide is not None and guide.has_teacher
+            ],
             class_weights=self._balance.weights,
         )
         self.batch_size = self.loader.batch_size

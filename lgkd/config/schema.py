@@ -302,7 +302,7 @@ class Recipe(Section):
     sam: Sam | None = None
     """Sharpness-aware minimisation: twice the passes of the student a step, the teacher's once; null: none."""
     fake_quantize: Literal["int8"] | None = None
-    """int8: the model trains with weights and inputs of its layers rounded as in an int8 file; null: it does not."""
+    """int8: the model trains with weights and inputs of its layers rounded as in an int8 file; null: unrounded."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Number format of the forward pass; auto: bf16 where the device has it natively, else fp32."""
     evaluate_every: int = Field(default=1, ge=1, le=1_000_000)

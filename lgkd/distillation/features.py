@@ -90,6 +90,7 @@ class FeatureReader:
 
     Raises:
         TapError: the model lacks a wanted feature.
+        ModelError: it cannot encode some patches alone, and that is wanted.
     """
 
     def __init__(

@@ -357,6 +357,7 @@ class Guide(nn.Module):
 
 
 def _refuse_without_teacher(terms: Sequence[Term]) -> None:
+    """Refuse terms that read a teacher, with an InputError."""
     read = [type(term.loss).__name__ for term in terms if reads_teacher(term.loss)]
     if read:
         raise InputError(

@@ -4,12 +4,14 @@ Letters in shapes: B batch, N tokens, D width, H heads, d width of a head, U uni
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from lgkd._internal.rng import preserved_generators, seed_generators
 from lgkd.data.batch import Batch
 from lgkd.distillation.tasks import Task
 from lgkd.errors import InputError
@@ -54,11 +56,12 @@ def measure_importance(task: Task, batches: Iterable[Batch]) -> Importance:
     parts = prunable_parts(task.student)
     heads = [torch.zeros(part.heads, dtype=torch.float64) for part in parts]
     units = [torch.zeros(part.units, dtype=torch.float64) for part in parts]
-    seen: dict[nn.Module, Tensor] = {}
+    # A list: masked images pass through the student once more.
+    seen: defaultdict[nn.Module, list[Tensor]] = defaultdict(list)
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         inputs[0].retain_grad()
-        seen[module] = inputs[0]
+        seen[module].append(inputs[0])
 
     layers = [layer for part in parts for layer in (part.attention.proj, part.mlp.fc2)]
     hooks = [layer.register_forward_pre_hook(keep) for layer in layers]
@@ -66,8 +69,11 @@ def measure_importance(task: Task, batches: Iterable[Batch]) -> Importance:
     task.student.eval()
     images = 0
     try:
-        for batch in batches:
-            loss = task(batch).loss
+        for number, batch in enumerate(batches):
+            with preserved_generators(batch.images.device):
+                # Terms that draw, draw the same in every call.
+                seed_generators(number, batch.images.device)
+                loss = task(batch).loss
             if not bool(loss.isfinite()):
                 raise InputError(
                     f"the loss of {len(batch.images)} training images is {float(loss.detach())}, expected a finite "
@@ -78,7 +84,7 @@ def measure_importance(task: Task, batches: Iterable[Batch]) -> Importance:
             for part, head, unit in zip(parts, heads, units, strict=True):
                 # The loss is a mean over the batch; its share of an image is that over the count.
                 head += count * _by_head(seen[part.attention.proj], part).cpu()
-                unit += count * _changes(seen[part.mlp.fc2]).sum(dim=1).abs().sum(dim=0).cpu()
+                unit += count * _by_unit(seen[part.mlp.fc2]).cpu()
             images += count
             task.zero_grad(set_to_none=True)
             seen.clear()
@@ -98,10 +104,18 @@ def _changes(activation: Tensor) -> Tensor:
     return activation.detach().double() * activation.grad.double()
 
 
-def _by_head(activation_BND: Tensor, part: Part) -> Tensor:
-    changes_BND = _changes(activation_BND)
-    by_head_BNHd = changes_BND.reshape(*changes_BND.shape[:2], part.heads, -1)
-    return by_head_BNHd.sum(dim=(1, 3)).abs().sum(dim=0)
+def _by_unit(passes: Sequence[Tensor]) -> Tensor:
+    """Sum activation times gradient over tokens and passes of each image, then its absolute values over images."""
+    return torch.stack([_changes(one).sum(dim=1) for one in passes]).sum(dim=0).abs().sum(dim=0)
+
+
+def _by_head(passes: Sequence[Tensor], part: Part) -> Tensor:
+    """Sum activation times gradient over a head's outputs, tokens and passes of each image, then as `_by_unit`."""
+    by_head = [
+        changes_BND.reshape(*changes_BND.shape[:2], part.heads, -1).sum(dim=(1, 3))
+        for changes_BND in map(_changes, passes)
+    ]
+    return torch.stack(by_head).sum(dim=0).abs().sum(dim=0)
 
 
 def most_important(scores: Sequence[Tensor], keep: float) -> list[list[int]]:

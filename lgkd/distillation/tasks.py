@@ -266,7 +266,7 @@ class Guided(_GuidedTask):
 
     Args:
         student: the model that the guides were created for.
-        guides: one for each teacher; term names are unique.
+        guides: one for each teacher, or one without; term names are unique.
         classification_weight: weight of the cross entropy; 0 or more.
         classification: with class weights or logit adjustment, or for several labels an image; plain cross entropy if
             not given.

@@ -109,7 +109,7 @@ class MaskedImages(nn.Module):
                 "and of heads"
             )
         count = patches.grid[0] * patches.grid[1]
-        self.visible = int(count * (1 - self.hidden))
+        self.visible = int(count * (1 - self.hidden) + 1e-9)
         if not 0 < self.visible < count:
             raise InputError(
                 f"MaskedImages hides {self.hidden:g} of {count} patches, which leaves {self.visible} visible; expected "
@@ -173,25 +173,31 @@ class MaskedImages(nn.Module):
         seen = self.layers["enter"](self.patches.encode(images_B3HW, visible_BM))
         masked = self.mask_token.to(seen.dtype).expand(len(seen), hidden_BN.shape[1], -1)
         # A token's place is in its position alone, so that the tokens need not be put in order.
-        places = chosen(self.positions.expand(len(seen), -1, -1), order_BN)
+        places = gather_tokens(self.positions.expand(len(seen), -1, -1), order_BN)
         places = nn.functional.pad(places, (0, 0, self.patches.prefix, 0))
         tokens = self.layers["blocks"](torch.cat([seen, masked], dim=1) + places)
         found = self.layers["leave"](self.layers["norm"](tokens[:, -hidden_BN.shape[1] :]))
-        pixels = chosen(patchified(at_least_single(images_B3HW), self.patches.grid), hidden_BN)
+        pixels = gather_tokens(
+            cut_into_patches(at_least_single(images_B3HW), self.patches.grid, self.patches.patch), hidden_BN
+        )
         return (at_least_single(found) - pixels).square().mean()
 
     def extra_repr(self) -> str:
         return f"hidden={self.hidden:g}, width={self.width}, depth={self.depth}, heads={self.heads}"
 
 
-def chosen(tokens_BND: Tensor, numbers_BM: Tensor) -> Tensor:
+def gather_tokens(tokens_BND: Tensor, numbers_BM: Tensor) -> Tensor:
     """Select tokens by their numbers: (B,N,D) and int64 (B,M) -> (B,M,D)."""
     return tokens_BND.gather(1, numbers_BM.unsqueeze(-1).expand(-1, -1, tokens_BND.shape[2]))
 
 
-def patchified(images_B3HW: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Cut images into patches, row by row: (B,C,H,W) -> (B,N,P), pixels in the order row, column, channel."""
-    batch, channels, height, width = images_B3HW.shape
-    rows, columns = grid
-    cut = images_B3HW.reshape(batch, channels, rows, height // rows, columns, width // columns)
+def cut_into_patches(images_B3HW: Tensor, grid: tuple[int, int], patch: tuple[int, int]) -> Tensor:
+    """Cut images into patches, row by row: (B,C,H,W) -> (B,N,P), pixels in the order row, column, channel.
+
+    Pixels beyond the last whole patch are left out, as in the student's projection.
+    """
+    batch, channels = images_B3HW.shape[:2]
+    (rows, columns), (height, width) = grid, patch
+    whole = images_B3HW[:, :, : rows * height, : columns * width]
+    cut = whole.reshape(batch, channels, rows, height, columns, width)
     return cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)

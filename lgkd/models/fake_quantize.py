@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lgkd.errors import ModelError
+
 
 def fake_quantize(model: nn.Module) -> None:
     """Round the weights and inputs of linear layers and convolutions to int8 while the model trains.
@@ -15,9 +17,10 @@ def fake_quantize(model: nn.Module) -> None:
 
         scale = max |w| / 127,  rounded = scale * round(w / scale)
 
-    and with inputs that are rounded to 256 levels between their least and largest value in the batch, zero among them:
-    the form of `lgkd export --format onnx-int8`, but for its ranges, which are those of calibration images. The
-    gradient passes through both roundings as if they were not there. Names, weights and evaluation stay as they are.
+    and with inputs that are rounded to 256 levels between their least and largest value, zero among them. An int8 file
+    of `lgkd export` has this form, too; its ranges are those of calibration images, here they are those of the
+    micro-batch of a process, so that `accumulate` and several processes change the rounding. The gradient passes
+    through both roundings; values that are not finite stay so. Names, weights and evaluation stay as they are.
 
     Layers of derived classes, such as those inside `nn.MultiheadAttention`, are left out, and so is a model that is a
     single layer itself.
@@ -27,11 +30,19 @@ def fake_quantize(model: nn.Module) -> None:
 
     Args:
         model: changed in place; `restore` undoes it.
+
+    Raises:
+        ModelError: it has no linear layer or convolution inside.
     """
-    for module in model.modules():
+    found = [module for module in model.modules() if module is not model and type(module) in _ROUNDING]
+    if not found:
+        raise ModelError(
+            f"{type(model).__name__} has no linear layer or convolution of torch's own classes, whose values "
+            "fake_quantize rounds; set it to null, or build the model of torch's layers"
+        )
+    for module in found:
         # A class with another forward, not hooks or new modules: copies, names and state stay those of the layer.
-        if module is not model and type(module) in _ROUNDING:
-            module.__class__ = _ROUNDING[type(module)]
+        module.__class__ = _ROUNDING[type(module)]
 
 
 def restore(model: nn.Module) -> None:
@@ -46,7 +57,7 @@ def rounded_weight(weight: Tensor) -> Tensor:
     scale_O = weight.detach().flatten(1).abs().amax(dim=1).float() / 127
     scale_O = torch.where(scale_O > 0, scale_O, 1.0)
     zero_O = torch.zeros_like(scale_O, dtype=torch.int32)
-    return torch.fake_quantize_per_channel_affine(weight, scale_O, zero_O, 0, -127, 127)
+    return _with_faults(torch.fake_quantize_per_channel_affine(weight, scale_O, zero_O, 0, -127, 127), weight)
 
 
 def rounded_input(values: Tensor) -> Tensor:
@@ -56,8 +67,12 @@ def rounded_input(values: Tensor) -> Tensor:
         scale = (values.amax().float().clamp(min=0) - low) / 255
         scale = torch.where(scale > 0, scale, 1.0)
         zero = (-128 - (low / scale).round()).to(torch.int32)
-    rounded: Tensor = torch.fake_quantize_per_tensor_affine(values, scale, zero, -128, 127)
-    return rounded
+    return _with_faults(torch.fake_quantize_per_tensor_affine(values, scale, zero, -128, 127), values)
+
+
+def _with_faults(rounded: Tensor, values: Tensor) -> Tensor:
+    """Make values that are not finite NaN, which rounding makes finite, so that the guard of the step sees them."""
+    return rounded + (values - values).detach()
 
 
 class RoundingLinear(nn.Linear):

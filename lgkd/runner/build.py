@@ -169,16 +169,21 @@ def make_guides(
 ) -> list[Guide]:
     """Build a guide for each teacher, with its terms of the recipe.
 
-    Without a teacher there is one guide if all terms read the student alone, else none. The terms of several teachers
-    have names that end in the teacher's number, as in `guidance_linear-2`.
+    Without a teacher there is one guide, whose terms all read the student alone. The terms of several teachers have
+    names that end in the teacher's number, as in `guidance_linear-2`.
 
     Raises:
-        InputError: a term is for a missing teacher, or a teacher has no term.
+        InputError: a term is for a missing teacher or reads one and there is none, or a teacher has no term.
     """
-    if recipe.guide is None or (not teachers and any(term.reads_teacher for term in recipe.guide.terms)):
+    if recipe.guide is None:
         return []
+    if not teachers and (read := [term.title for term in recipe.guide.terms if term.reads_teacher]):
+        raise InputError(
+            f"{', '.join(read)} of the recipe reads a teacher, and there is none; train by `lgkd distill`, or leave "
+            "these terms out, also in the rules of by_length"
+        )
     for term in recipe.guide.terms:
-        if term.for_teacher is not None and term.for_teacher > len(teachers):
+        if teachers and term.for_teacher is not None and term.for_teacher > len(teachers):
             raise InputError(
                 f"the term {term.title} is for teacher {term.for_teacher}, and there are {len(teachers)}; name as "
                 "many with --teacher, or set the term's `for_teacher` to null"
@@ -188,7 +193,7 @@ def make_guides(
     for number, teacher in enumerate(teachers or [None], start=1):
         if teacher is not None:
             teacher.use_batch_norm(recipe.guide.teacher_bn)
-        chosen = [term for term in recipe.guide.terms if term.for_teacher in (None, number)]
+        chosen = [term for term in recipe.guide.terms if not teachers or term.for_teacher in (None, number)]
         if not chosen:
             raise InputError(f"no term of the recipe is for teacher {number}; leave that teacher out, or add a term")
         suffix = f"-{number}" if len(teachers) > 1 else ""

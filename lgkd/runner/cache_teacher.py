@@ -17,6 +17,7 @@ from lgkd.distillation.teacher_cache.identity import Mode, check_cacheable, iden
 from lgkd.distillation.teacher_cache.storage import Layout, Storage, features_folder, key_of, open_cache
 from lgkd.distillation.teacher_cache.writer import Draw, check_size, write_cache
 from lgkd.errors import InputError, TakenError
+from lgkd.models.fake_quantize import restore
 from lgkd.runner.runner import Runner
 from lgkd.runs.folder import now
 
@@ -96,12 +97,13 @@ def cache_features(runner: Runner, wanted: CacheSpec) -> list[Cached]:
     wanted.check_teachers(len(runner.config.teachers))
     data = runner.load_data()
     check_cacheable(runner.config.recipe, data)
-    _, size, guides = runner.build_models(data)
+    student, size, guides = runner.build_models(data)
     try:
         return [_cache(runner, guide, data, size, wanted) for guide in guides]
     finally:
         for guide in guides:
             guide.remove()
+        restore(student)
 
 
 def _cache(runner: Runner, guide: Guide, data: Data, size: tuple[int, int], wanted: CacheSpec) -> Cached:

@@ -49,7 +49,7 @@ class Prepared:
 
     Attributes:
         recipe: complete; with a cache, its number of views.
-        data, student, guides, loader, plan: of the training; there are no guides for a teacher or a baseline.
+        data, student, guides, loader, plan: of the training; there are no guides for a teacher or an unguided student.
         image_size: (height, width) of the student's images, in pixels.
         served: caches that are read instead of running the teachers.
         lookup: finds the teachers' outputs of samples in the caches.

@@ -26,6 +26,7 @@ from lgkd.runner.run_folder import recipe_name, run_folder
 from lgkd.runner.selection import check_early_stopping, check_selection, has_val
 from lgkd.runner.time_budget import check_time
 from lgkd.runner.timm_teacher import TimmTeacher, timm_teachers
+from lgkd.runs.folder import RECIPE
 
 if TYPE_CHECKING:
     from torch import nn
@@ -336,7 +337,7 @@ def resolve_recipe(
     Raises:
         RecipeError: a mistake in the recipe or an override, or a recipe for another purpose.
     """
-    name = recipe_name(recipe)
+    name, given_recipe = recipe_name(recipe), recipe
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
     given: dict[str, object] = {
@@ -365,7 +366,10 @@ def resolve_recipe(
     if guided and recipe.guide is None:
         raise RecipeError(f"the recipe {name} has no guide, so nothing would be distilled; use one with a guide, like "
                           "locality-guidance, or train without a teacher by `lgkd train`")  # fmt: skip
-    if guided and recipe.guide is not None and not any(term.reads_teacher for term in recipe.guide.terms):
+    # Earlier versions began such runs, which are resumed by the recipe in their folders.
+    resumed = isinstance(given_recipe, Path) and given_recipe.name == RECIPE
+    alone = recipe.guide is not None and not any(term.reads_teacher for term in recipe.guide.terms)
+    if guided and alone and not resumed and recipe.guide is not None:
         terms = ", ".join(term.title for term in recipe.guide.terms)
         raise RecipeError(f"the terms of the recipe {name} ({terms}) read the student alone, so no teacher would be "
                           "run; train without one by `lgkd train`, or add a term that reads a teacher")  # fmt: skip

@@ -296,7 +296,7 @@ class Runner:
             self.session.say(sentence)
 
     def build_models(self, data: Data) -> tuple[nn.Module, tuple[int, int], list[Guide]]:
-        """Build the untrained model, the (height, width) of its images, and a guide for each teacher."""
+        """Build the untrained model, the (height, width) of its images, and its guides; see `make_guides`."""
         config = self.config
         teachers = self.teachers
         student, size = self._make_model(data)
@@ -312,9 +312,13 @@ class Runner:
             _check_tapped(student)
         if config.recipe.fake_quantize is not None:
             fake_quantize(student)
-        guides = make_guides(
-            student, teachers, config.recipe, data, image_size=size, taps=config.taps, seed=config.seed
-        )
+        try:
+            guides = make_guides(
+                student, teachers, config.recipe, data, image_size=size, taps=config.taps, seed=config.seed
+            )
+        except BaseException:
+            restore(student)
+            raise
         return student, size, guides
 
     def _make_model(self, data: Data) -> tuple[nn.Module, tuple[int, int]]:

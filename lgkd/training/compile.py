@@ -101,8 +101,8 @@ class CompiledSizes:
     Compiling takes a minute or two, and a graph is for one size. Without a bound the short last batch of an epoch would
     take one more for every set of terms. So a training takes one graph, and one more when a term has ended; twice as
     many if `accumulate` does not divide the batch. Blocks take one graph for each kind of them, of which there are two
-    at most, whatever the terms. A step that ran out of memory adds those of the smaller pieces. Evaluation is not
-    compiled.
+    at most, whatever the terms, and as many more with masked images, which have fewer tokens. A step that ran out of
+    memory adds those of the smaller pieces. Evaluation is not compiled.
 
     Args:
         blocks: compiled instead of the whole step.

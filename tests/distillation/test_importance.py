@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lgkd._internal.rng import seed_generators
 from lgkd.distillation.guide import Guide, Term
 from lgkd.distillation.importance import measure_importance, most_important
-from lgkd.distillation.tasks import Batch, Guided, Supervised, Task
+from lgkd.distillation.tasks import Batch, Guided, Step, Supervised, Task
 from lgkd.errors import InputError
-from lgkd.losses import KD, MapLoss
+from lgkd.losses import KD, MapLoss, MaskedImages
 from lgkd.models.cnn.resnet import CifarResNet
 from lgkd.models.factory import create_student
 from lgkd.models.pruned_student import prunable_parts
@@ -74,6 +75,31 @@ def test_importance_is_the_mean_absolute_derivative_of_every_image(make: Callabl
             columns = slice(unit, unit + 1)
             expected = sum(abs(derivative(task, one, part.mlp.fc2, columns)) for one in singles) / 3
             assert float(found.units[place][unit]) == pytest.approx(expected, rel=1e-4, abs=1e-7)
+
+
+def test_importance_counts_both_passes_of_masked_images_and_their_draws_are_the_same_each_time() -> None:
+    model = student()
+    task = Guided(model, Guide(model, None, image_size=32, terms=[Term(MaskedImages(), weight=1.0)]).double()).double()
+    images = batch()
+    singles = [Batch(images.images[[place]], images.targets[[place]]) for place in range(3)]
+    found, again = (measure_importance(task, singles) for _ in range(2))
+    assert all(torch.equal(one, other) for one, other in zip(found.heads, again.heads, strict=True))
+    task.student.eval()
+
+    def drawing(place: int) -> Callable[[Batch], Step]:
+        def step(one: Batch) -> Step:
+            seed_generators(place, torch.device("cpu"))
+            return task(one)  # type: ignore[no-any-return]
+
+        return step
+
+    for place, part in enumerate(prunable_parts(task.student)):
+        columns = slice(8, 16)
+        several = [
+            abs(derivative(drawing(number), one, part.attention.proj, columns))  # type: ignore[arg-type]
+            for number, one in enumerate(singles)
+        ]
+        assert float(found.heads[place][1]) == pytest.approx(sum(several) / 3, rel=1e-4, abs=1e-7)
 
 
 def test_the_guide_changes_the_ranking_and_modes_stay() -> None:

@@ -12,7 +12,7 @@ from lgkd.distillation.guide import Guide, Term
 from lgkd.distillation.tasks import Batch, Guided
 from lgkd.errors import InputError, ModelError
 from lgkd.losses import MapLoss, MaskedImages
-from lgkd.losses.masked_images import patchified
+from lgkd.losses.masked_images import cut_into_patches
 from lgkd.models.factory import create_student
 from lgkd.models.teacher import Teacher
 from lgkd.models.visible_patches import visible_patches
@@ -120,8 +120,9 @@ def test_images_that_are_not_square_are_those_of_a_loop() -> None:
 
 
 def test_patches_are_cut_row_by_row() -> None:
-    images = torch.arange(2 * 3 * 4 * 6).view(2, 3, 4, 6)
-    patches = patchified(images, (2, 3))
+    images = torch.arange(2 * 3 * 5 * 7).view(2, 3, 5, 7)  # of which a row and a column are in no patch
+    patches = cut_into_patches(images, (2, 3), (2, 2))
+    assert patches.shape == (2, 6, 12)
     assert torch.equal(patches[1, 4], images[1, :, 2:4, 2:4].permute(1, 2, 0).flatten())
 
 
@@ -221,6 +222,29 @@ def test_the_teacher_is_not_run_for_it_alone_and_is_run_beside_other_terms(
     both = Guide(student, teacher, image_size=32, terms=[Term(MaskedImages()), Term(MapLoss())])
     assert both.needs_teacher
     assert Guided(student, both)(make_batch(32)).loss.isfinite()
+
+
+def test_images_that_patches_do_not_divide_are_cropped_as_by_the_students_projection() -> None:
+    student = create_student(
+        "timm:vit_tiny_patch16_224", num_classes=5, image_size=18, patch_size=4, depth=2, embed_dim=12, num_heads=3
+    ).double()
+    loss = built(student)
+    images = wave(2, 3, 18, 18, start=2)
+    order = torch.arange(16).flip(0).expand(2, -1)
+    value = loss.error(images, order)
+    images[:, :, 16:] += 5
+    torch.testing.assert_close(loss.error(images, order), value)
+
+
+@pytest.mark.parametrize(("side", "hidden", "visible"), [(16, 0.75, 4), (40, 0.9, 10), (20, 0.8, 5), (8, 0.5, 2)])
+def test_shares_of_a_whole_number_of_patches_hide_that_number(side: int, hidden: float, visible: int) -> None:
+    assert built(a_student(image_size=side), hidden=hidden).visible == visible
+
+
+def test_a_single_token_has_nothing_for_local_attention() -> None:
+    student = a_student(image_size=8, attention="local", pooling="mean")
+    with pytest.raises(ModelError, match="local attention excludes the token itself, and there is no other; show more"):
+        built(student)(wave(1, 3, 8, 8))
 
 
 def test_the_learned_token_of_hidden_patches_does_not_decay() -> None:

@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+import lgkd
 from lgkd.cli import run
 from lgkd.config import load_recipe
+from lgkd.errors import ModelError, TapError
 from lgkd.models.factory import create_student
 from lgkd.models.fake_quantize import fake_quantize, restore, rounded_input, rounded_weight
 from tests.support.losses import normal
@@ -81,8 +83,6 @@ def test_copies_round_their_own_weights_and_restore_undoes_it() -> None:
     assert changed == 2 * 4 + 2
     restore(student)
     assert [type(module) for module in student.modules()] == kinds
-    fake_quantize(alone := nn.Linear(2, 2))
-    assert type(alone) is nn.Linear
 
 
 def test_compiled_it_is_the_same() -> None:
@@ -100,6 +100,40 @@ def test_other_number_formats_keep_theirs(dtype: torch.dtype) -> None:
         model = nn.Sequential(nn.Linear(6, 4))
         fake_quantize(model)
         assert model(values.float()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("fault", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_not_finite_stay_so(fault: float) -> None:
+    values = normal(4, 6, seed=8).float()
+    values[1, 2] = fault
+    for rounded in (rounded_input(values), rounded_weight(values)):
+        assert not rounded[1, 2].isfinite()
+    model = nn.Sequential(nn.Linear(6, 4))
+    fake_quantize(model)
+    assert not model(values).sum().isfinite()
+
+
+def test_a_model_of_other_layers_is_refused() -> None:
+    for model in (nn.Sequential(nn.GELU()), nn.Linear(2, 2)):
+        with pytest.raises(
+            ModelError, match=r"has no linear layer or convolution of torch's own classes, whose values"
+        ):
+            fake_quantize(model)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_module_of_ones_own_is_restored_after_a_training_and_after_an_error(world: World) -> None:
+    student = create_student(
+        "deit_tiny", num_classes=3, image_size=16, patch_size=4, depth=3, embed_dim=32, num_heads=2
+    )
+    kinds = [type(module) for module in student.modules()]
+    teacher = lgkd.Teacher(create_student("vit_96", num_classes=3, image_size=16, depth=3), image_size=16)
+    options = {"overrides": ["fake_quantize=int8", "view.image_size=16"], "epochs": 1, "batch_size": 8, "device": "cpu"}
+    with pytest.raises(TapError):
+        lgkd.distill(student, teacher, world.pictures, taps=["blocks.0", "nope", "blocks.2"], out="bad", **options)
+    assert [type(module) for module in student.modules()] == kinds
+    lgkd.distill(student, teacher, world.pictures, out="good", **options)
+    assert [type(module) for module in student.modules()] == kinds
 
 
 @pytest.mark.usefixtures("here")

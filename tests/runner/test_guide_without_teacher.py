@@ -9,6 +9,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from lgkd.benchmark.options import Choices, check_plain
+from lgkd.benchmark.subject import load_data, load_pair
 from lgkd.cli import run
 from lgkd.config import load_recipe
 from lgkd.distillation.guide import Guide, Term
@@ -16,6 +18,8 @@ from lgkd.distillation.tasks import Batch, Guided
 from lgkd.errors import InputError
 from lgkd.losses import KD, DenseRelativeLocalization, MaskedImages
 from lgkd.models.factory import create_student
+from lgkd.runner.dry_run.warnings import best_unguided
+from lgkd.runs.compare.comparison import compare
 from tests.support.small import TRAIN, World, pause_after
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -59,7 +63,42 @@ def test_it_trains_without_a_teacher_and_is_resumed_to_the_bit(
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
     assert train(world, "supervised", "plain") == 0
     assert any(not torch.equal(value, theirs[name]) for name, value in weights("plain").items())
-    assert run(["evaluate", "whole"]) == 0 and run(["report", "whole"]) == 0
+    assert run(["evaluate", "whole"]) == 0
+    # It is compared with the plain training of the same student, and is nobody's baseline.
+    assert run(["report", "whole", "plain"]) == 0
+    found = compare(Path("whole"), Path("plain"), world.guided_run)
+    pairs = [(one.reference.label, one.group.label) for one in found.differences]
+    assert pairs[0] == ("deit_tiny unguided", "deit_tiny with masked-images, dense-relative-localization")
+    assert all(reference == "deit_tiny unguided" for reference, _ in pairs) and len(pairs) == 2
+    assert best_unguided(about["dataset"]["name"], [Path()])[1] == Path("plain")  # type: ignore[index]
+
+
+def test_a_dry_run_of_several_seeds_expects_the_terms(world: World, alone: str) -> None:
+    assert train(world, alone, "many", "--seeds", "0,1") == 0
+    assert train(world, alone, "many", "--seeds", "0,1", "--dry-run") == 0
+
+
+def test_a_term_for_a_numbered_teacher_needs_none(world: World) -> None:
+    term = "{kind: dense-relative-localization, hidden: 16, for_teacher: 1}"
+    assert train(world, "supervised", "one", "--set", f"guide={{terms: [{term}]}}") == 0
+
+
+def test_a_rule_that_adds_a_term_for_a_teacher_is_refused(
+    world: World, alone: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rule = "by_length=[{from_epochs: 0.5, set: {guide: {terms: [{kind: kd}]}}}]"
+    assert train(world, alone, "rule", "--set", rule) == 2
+    assert "kd of the recipe reads a teacher, and there is none; train by `lgkd distill`" in capsys.readouterr().err
+
+
+def test_a_bench_measures_the_terms() -> None:
+    choices = Choices(student="vit_96", overrides=[f"guide={{terms: {json.dumps(TERMS)}}}"], images=20, batch_size=4)
+    model, guide, _ = load_pair(choices, load_data(choices))
+    assert guide is not None and not guide.has_teacher and [*guide.weights] == [term["kind"] for term in TERMS]
+    guide.remove()
+    with pytest.raises(InputError, match="--against plain: the plain loop knows no"):
+        check_plain(choices)
+    assert model is not None
 
 
 def test_a_teacher_that_no_term_reads_is_refused(world: World, alone: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -174,6 +174,7 @@ MUON_ALONE, MUON = (*_TURNED, "optimizer.lr=3e-3"), (*_TURNED, "optimizer.lr=1e-
 
 
 def tuned(arm: Arm, key: str, label: str, *changes: str, **more: Any) -> Arm:
+    """Copy an arm with changes of its recipe, moved at every step and evaluated twice."""
     return replace(arm, key=key, label=label, overrides=(*changes, *_STEPPED, "evaluate_every=5"), **more)
 
 

@@ -273,7 +273,11 @@ class PlainViT(nn.Module):
             first.append((self.cls_token + placed).expand(many, -1, -1))
         if self.reg_token is not None:
             first.append(self.reg_token.expand(many, -1, -1))
-        return self.norm(self.blocks(torch.cat([*first, tokens], dim=1)))  # type: ignore[no-any-return]
+        tokens = torch.cat([*first, tokens], dim=1)
+        attention = self.blocks[0].attn
+        if tokens.shape[1] < 2 and isinstance(attention, Attention) and attention.only_others:
+            raise ModelError("local attention excludes the token itself, and there is no other; show more patches")
+        return self.norm(self.blocks(tokens))  # type: ignore[no-any-return]
 
 
 def _class_tokens(asked: int | None, pooling: str) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lgkd.config import Recipe
+from lgkd.config.length_rules import without_teacher
 from lgkd.data.dataset import DataSet
 from lgkd.data.names import dataset_key
 from lgkd.errors import InputError
@@ -87,7 +88,7 @@ class ExpectedRun:
             return info, self.recipe
         kind = "teacher" if info["kind"] == "teacher" else "train"
         plain = {**info, "kind": kind, "teacher": None, "more_teachers": [], "pairs": [], "cached": None}
-        return plain, self.recipe.model_copy(update={"guide": None})
+        return plain, without_teacher(self.recipe)
 
 
 def check_existing_runs(

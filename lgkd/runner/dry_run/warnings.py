@@ -8,12 +8,13 @@ from statistics import median
 import torch
 from torch import nn
 
+from lgkd.config import load_recipe
 from lgkd.distillation.guide import Guide, PairShape
 from lgkd.errors import InputError
 from lgkd.models.teacher import Teacher
 from lgkd.runner.dry_run.dataset_outline import Counts, Outline
 from lgkd.runner.teacher_store import poor_teacher
-from lgkd.runs.folder import RUN, read_run
+from lgkd.runs.folder import RECIPE, RUN, read_run
 
 FEW_IMAGES, FEW_TESTED, FEW_STEPS = 20, 100, 500
 GLOBAL = 0.5
@@ -110,6 +111,8 @@ def best_unguided(dataset: str, places: Sequence[Path]) -> tuple[float, Path] | 
         try:
             info = read_run(file.parent)
             if info["kind"] != "train" or info["status"] != "finished" or info["dataset"]["name"] != dataset:
+                continue
+            if load_recipe(file.parent / RECIPE).guide is not None:
                 continue
             top1 = float(info["results"]["test_top1"])
         except (InputError, KeyError, TypeError, ValueError, OSError, json.JSONDecodeError):

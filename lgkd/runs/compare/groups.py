@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -36,8 +36,8 @@ class Group:
 
     @property
     def guided(self) -> bool:
-        """Return whether a teacher guides."""
-        return bool(self.runs[0].info["kind"] == "distill")
+        """Return whether a teacher, or a term that reads the student alone, guides."""
+        return _is_guided(self.runs[0])
 
     @property
     def student(self) -> Any:
@@ -115,7 +115,7 @@ def group_runs(runs: Sequence[Finished]) -> list[Group]:
     for run in runs:
         together.setdefault(json.dumps(run.identity, sort_keys=True), []).append(run)
     ordered = [sorted(group, key=lambda run: run.pair) for group in together.values()]
-    ordered.sort(key=lambda group: group[0].info["kind"] == "distill")
+    ordered.sort(key=lambda group: _is_guided(group[0]))
     for group in ordered:
         for before, after in pairwise(group):
             if before.pair == after.pair:
@@ -154,6 +154,18 @@ def _labels(runs: Sequence[Finished]) -> list[str]:
     return names
 
 
+def _is_guided(run: Finished) -> bool:
+    return run.info["kind"] == "distill" or bool(own_terms(run.identity))
+
+
+def own_terms(identity: Mapping[str, Any]) -> list[str]:
+    """Return the names of the terms of a training without a teacher, in order; empty for one with a teacher."""
+    if identity.get("kind") != "train":
+        return []
+    terms = [key for key in identity if re.fullmatch(r"recipe\.guide\.terms\.\d+\.kind", key)]
+    return [str(identity[key.removesuffix("kind") + "name"] or identity[key]) for key in sorted(terms)]
+
+
 def _who(run: Finished) -> str:
     info = run.info
     teachers = [teacher for teacher in (info.get("teacher"), *(info.get("more_teachers") or ())) if teacher]
@@ -161,6 +173,8 @@ def _who(run: Finished) -> str:
     name = str(info["student"]["name"]).rpartition(":")[2]
     if info["kind"] == "teacher":
         return f"{name} as a teacher"
+    if own := own_terms(run.identity):
+        return f"{name} with {', '.join(own)}"
     return f"{name} by {by}" if by else f"{name} unguided"
 
 
