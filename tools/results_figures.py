@@ -68,7 +68,7 @@ def draw(folder: Path) -> Path:
 EVENING = "cifar100-evening"
 _ARM = re.compile(
     r"^\| (\d+) minutes: ([^|]+?) \| [\d, ]+ \| ([\d.]+)(?: ± ([\d.]+))? \|(?:[^|\n]*\|)*?"
-    r" [^|\n]*?([\d.]+) min of processor time \|",
+    r" [^|\n]*?([\d.]+) (min|h) of processor time \|",
     flags=re.MULTILINE,
 )
 GOALS = (
@@ -79,8 +79,10 @@ GOALS = (
 
 def evening_rows(text: str) -> dict[str, list[tuple[float, float, float]]]:
     """Of guided and unguided students: minutes of a core, the teacher's included, mean top-1, and spread."""
-    arms = [(int(time), arm, float(mean), float(spread or 0), float(took)) for time, arm, mean, spread, took in
-            _ARM.findall(text)]  # fmt: skip
+    arms = [
+        (int(time), arm, float(mean), float(spread or 0), float(took) * (60 if unit == "h" else 1))
+        for time, arm, mean, spread, took, unit in _ARM.findall(text)
+    ]
     teachers = {time: took for time, arm, _, _, took in arms if "the teacher" in arm}
     found: dict[str, list[tuple[float, float, float]]] = {}
     for time, arm, mean, spread, took in arms:
