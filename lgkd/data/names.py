@@ -40,7 +40,7 @@ def place_of(source: str | Path) -> str | None:
 
 
 def source_at(place: str) -> str | Path | None:
-    """Find the source of a data set by the path that a run recorded; None where it is no longer there."""
+    """Resolve the data set path that a run recorded; None where nothing exists there any more."""
     if has_prefix(place):
         return RecordedText(place)
     return Path(place) if is_source(Path(place)) else None

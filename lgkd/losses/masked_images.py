@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from lgkd._internal.sinusoidal import sinusoidal
+from lgkd._internal.tokens import gather_tokens, sinusoidal
 from lgkd.errors import InputError
 from lgkd.losses.base import at_least_single, refuse_unbuilt
 from lgkd.losses.map_loss import refuse_second_build
@@ -184,11 +184,6 @@ class MaskedImages(nn.Module):
 
     def extra_repr(self) -> str:
         return f"hidden={self.hidden:g}, width={self.width}, depth={self.depth}, heads={self.heads}"
-
-
-def gather_tokens(tokens_BND: Tensor, numbers_BM: Tensor) -> Tensor:
-    """Select tokens by their numbers: (B,N,D) and int64 (B,M) -> (B,M,D)."""
-    return tokens_BND.gather(1, numbers_BM.unsqueeze(-1).expand(-1, -1, tokens_BND.shape[2]))
 
 
 def cut_into_patches(images_B3HW: Tensor, grid: tuple[int, int], patch: tuple[int, int]) -> Tensor:

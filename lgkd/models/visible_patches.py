@@ -11,6 +11,7 @@ from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from lgkd._internal.tokens import gather_tokens
 from lgkd.errors import ModelError
 
 Encode = Callable[[Tensor, Tensor], Tensor]
@@ -79,6 +80,5 @@ def _encode_by_timm(model: VisionTransformer, images_B3HW: Tensor, visible_BM: T
     """Repeat the forward pass of timm's model with fewer patches."""
     prefix = model.num_prefix_tokens
     tokens = model._pos_embed(model.patch_embed(images_B3HW))
-    places = visible_BM.unsqueeze(-1).expand(-1, -1, tokens.shape[2])
-    tokens = torch.cat([tokens[:, :prefix], tokens[:, prefix:].gather(1, places)], dim=1)
+    tokens = torch.cat([tokens[:, :prefix], gather_tokens(tokens[:, prefix:], visible_BM)], dim=1)
     return model.norm(model.blocks(model.norm_pre(tokens)))  # type: ignore[no-any-return]

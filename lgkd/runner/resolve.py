@@ -366,12 +366,12 @@ def resolve_recipe(
     if guided and recipe.guide is None:
         raise RecipeError(f"the recipe {name} has no guide, so nothing would be distilled; use one with a guide, like "
                           "locality-guidance, or train without a teacher by `lgkd train`")  # fmt: skip
+    terms = recipe.guide.terms if recipe.guide is not None else ()
     # Earlier versions began such runs, which are resumed by the recipe in their folders.
     resumed = isinstance(given_recipe, Path) and given_recipe.name == RECIPE
-    alone = recipe.guide is not None and not any(term.reads_teacher for term in recipe.guide.terms)
-    if guided and alone and not resumed and recipe.guide is not None:
-        terms = ", ".join(term.title for term in recipe.guide.terms)
-        raise RecipeError(f"the terms of the recipe {name} ({terms}) read the student alone, so no teacher would be "
+    if guided and not resumed and not any(term.reads_teacher for term in terms):
+        titles = ", ".join(term.title for term in terms)
+        raise RecipeError(f"the terms of the recipe {name} ({titles}) read the student alone, so no teacher would be "
                           "run; train without one by `lgkd train`, or add a term that reads a teacher")  # fmt: skip
     if not guided and recipe.guide is not None:
         # The recipe stored beside the weights must describe the training.

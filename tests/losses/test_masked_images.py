@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lgkd._internal.sinusoidal import sinusoidal
+from lgkd._internal.tokens import sinusoidal
 from lgkd.distillation.guide import Guide, Term
 from lgkd.distillation.tasks import Batch, Guided
 from lgkd.errors import InputError, ModelError
@@ -126,37 +127,15 @@ def test_patches_are_cut_row_by_row() -> None:
     assert torch.equal(patches[1, 4], images[1, :, 2:4, 2:4].permute(1, 2, 0).flatten())
 
 
+TINY: dict[str, Any] = {
+    "num_classes": 5, "image_size": 16, "patch_size": 4, "depth": 2, "embed_dim": 12, "num_heads": 3
+}  # fmt: skip
 STUDENTS: dict[str, Callable[[], nn.Module]] = {
     "plain": a_student,
     "registers and no positions": lambda: a_student(register_tokens=2, positions="none", pooling="mean"),
     "local": lambda: a_student(attention="local"),
-    "timm": lambda: (
-        create_student(
-            "timm:vit_tiny_patch16_224",
-            num_classes=5,
-            image_size=16,
-            patch_size=4,
-            depth=2,
-            embed_dim=12,
-            num_heads=3,
-        )
-        .double()
-        .eval()
-    ),
-    "distillation token": lambda: (
-        create_student(
-            "deit_tiny",
-            num_classes=5,
-            image_size=16,
-            patch_size=4,
-            depth=2,
-            embed_dim=12,
-            num_heads=3,
-            distillation_token=True,
-        )
-        .double()
-        .eval()
-    ),
+    "timm": lambda: create_student("timm:vit_tiny_patch16_224", **TINY).double().eval(),
+    "distillation token": lambda: create_student("deit_tiny", **TINY, distillation_token=True).double().eval(),
 }
 
 
@@ -225,9 +204,7 @@ def test_the_teacher_is_not_run_for_it_alone_and_is_run_beside_other_terms(
 
 
 def test_images_that_patches_do_not_divide_are_cropped_as_by_the_students_projection() -> None:
-    student = create_student(
-        "timm:vit_tiny_patch16_224", num_classes=5, image_size=18, patch_size=4, depth=2, embed_dim=12, num_heads=3
-    ).double()
+    student = create_student("timm:vit_tiny_patch16_224", **{**TINY, "image_size": 18}).double()
     loss = built(student)
     images = wave(2, 3, 18, 18, start=2)
     order = torch.arange(16).flip(0).expand(2, -1)

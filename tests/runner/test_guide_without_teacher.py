@@ -19,6 +19,7 @@ from lgkd.errors import InputError
 from lgkd.losses import KD, DenseRelativeLocalization, MaskedImages
 from lgkd.models.factory import create_student
 from lgkd.runner.dry_run.warnings import best_unguided
+from lgkd.runner.resolve import resolve_recipe
 from lgkd.runs.compare.comparison import compare
 from tests.support.small import TRAIN, World, pause_after
 
@@ -107,6 +108,10 @@ def test_a_teacher_that_no_term_reads_is_refused(world: World, alone: str, capsy
     said = capsys.readouterr().err
     assert "(masked-images, dense-relative-localization) read the student alone, so no teacher would be run" in said
     assert "train without one by `lgkd train`, or add a term that reads a teacher" in said
+    # A run of an earlier version, which did not refuse it, is resumed by the recipe in its folder.
+    Path("run").mkdir()
+    kept = Path(alone).rename("run/recipe.yaml")
+    assert resolve_recipe(kept, trains="student", guided=True).guide is not None
 
 
 def test_a_guide_without_a_teacher_adds_its_terms(make_batch: Callable[..., Batch]) -> None:

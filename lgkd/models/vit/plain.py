@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lgkd._internal.tokens import gather_tokens
 from lgkd.errors import ModelError
 from lgkd.models.visible_patches import VisiblePatches, of_projection
 from lgkd.models.vit.attention import Attention, LocalAttention
@@ -265,7 +266,7 @@ class PlainViT(nn.Module):
         tokens = self.patch_embed(images_B3HW)
         if self.pos_embed is not None:
             tokens = tokens + self.pos_embed[:, self.class_tokens :]
-        tokens = tokens.gather(1, visible_BM.unsqueeze(-1).expand(-1, -1, tokens.shape[2]))
+        tokens = gather_tokens(tokens, visible_BM)
         many = tokens.shape[0]
         first = []
         if self.cls_token is not None:

@@ -6,7 +6,7 @@ Letters in shapes: T class tokens, N = h w patch tokens, D width.
 import torch
 from torch import Tensor, nn
 
-from lgkd._internal.sinusoidal import sinusoidal
+from lgkd._internal.tokens import sinusoidal
 from lgkd.errors import ModelError
 
 
@@ -18,7 +18,7 @@ def learned_positions(class_tokens: int, grid: tuple[int, int], width: int, std:
 def sinusoidal_positions(class_tokens: int, grid: tuple[int, int], width: int) -> Tensor:
     """Compute sines and cosines of rows and columns, (1,T+N,D); class tokens have zeros.
 
-    The formula is in `lgkd._internal.sinusoidal`.
+    The formula is in `lgkd._internal.tokens`.
 
     Source: the form in two dimensions is the one of Chen et al., arXiv 2104.02057, of the authors' code of PoorViTs
     (arXiv 2501.06220) and of the simple ViT (arXiv 2205.01580), which divides by m - 1.

@@ -1,6 +1,6 @@
-"""Compute fixed positions of a grid of patches.
+"""Select tokens by number, and compute fixed positions of a grid of patches.
 
-Letters in shapes: N = h w patches, D width.
+Letters in shapes: B batch, N = h w patches, M selected ones, D width.
 """
 
 import torch
@@ -20,3 +20,8 @@ def sinusoidal(grid: tuple[int, int], width: int) -> Tensor:
     by_row = torch.cat([rows.sin(), rows.cos()], dim=1)[:, None].expand(-1, grid[1], -1)
     by_column = torch.cat([columns.sin(), columns.cos()], dim=1)[None].expand(grid[0], -1, -1)
     return torch.cat([by_row, by_column], dim=2).flatten(0, 1)
+
+
+def gather_tokens(tokens_BND: Tensor, numbers_BM: Tensor) -> Tensor:
+    """Select tokens by their numbers: (B,N,D) and int64 (B,M) -> (B,M,D)."""
+    return tokens_BND.gather(1, numbers_BM.unsqueeze(-1).expand(-1, -1, tokens_BND.shape[2]))
