@@ -23,7 +23,7 @@ class FitEstimate:
         resumes: whether the folder holds this fit, begun.
         teacher, guided, unguided: dry runs of single trainings; the students' own number of steps is `steps`.
         steps: of each student.
-        seeds: number of students of a kind.
+        seeds, folds: number of seeds, and of folds that are trained for.
         after: seconds for report and export.
         promised: seconds of the whole; None where the length was given otherwise.
     """
@@ -36,15 +36,19 @@ class FitEstimate:
     unguided: DryRun | None
     steps: int
     seeds: int
+    folds: int
     after: float
     promised: float | None
 
     @property
     def seconds(self) -> dict[str, float]:
         """Estimate the seconds of the parts, and of all "together"."""
-        parts = {"teacher": self.teacher.seconds["together"], "guided": self.seeds * self._student(self.guided)}
+        parts = {
+            "teacher": self.folds * self.teacher.seconds["together"],
+            "guided": self.folds * self.seeds * self._student(self.guided),
+        }
         if self.unguided is not None:
-            parts["unguided"] = self.seeds * self._student(self.unguided)
+            parts["unguided"] = self.folds * self.seeds * self._student(self.unguided)
         parts["report and export"] = self.after
         return {**parts, "together": sum(parts.values())}
 
@@ -78,12 +82,12 @@ def estimate_fit(request: Request, *, planned: Callable[[Plan], None] = lambda _
     facts = gather_facts(request) if state is None else state.facts
     plan = make_plan(facts, request.wishes)
     planned(plan)
-    seconds, folder = request.seconds, request.folder
-    own = request.teacher_options(plan)
+    seconds, folder, fold = request.seconds, request.folder, request.folds[0]
+    own = request.teacher_options(plan, fold)
     # Folders that no training uses, since those of a fit that has begun would be compared with the estimate.
     own["out"] = folder / f"{TEACHER}-estimate"
     if seconds is not None:
-        own["time"] = TEACHER_SHARE * seconds
+        own["time"] = TEACHER_SHARE * seconds / len(request.folds)
     teacher = estimate_training(
         resolve("teacher", plan.teacher, request.dataset, own, store=folder / TEACHERS / "estimate" / TEACHER)
     )
@@ -95,10 +99,10 @@ def estimate_fit(request: Request, *, planned: Callable[[Plan], None] = lambda _
     kinds = ((guide,), ()) if request.baseline else ((guide,),)
     each = None
     if seconds is not None:
-        each = max(3.0, ((1 - TEACHER_SHARE) * seconds - after) / len(request.seeds) / len(kinds))
+        each = max(3.0, ((1 - TEACHER_SHARE) * seconds - after) / request.trainings / len(kinds))
     found = []
     for teachers in kinds:
-        options = request.student_training(plan, each)
+        options = request.student_training(plan, each, fold)
         options["out"] = folder / STUDENTS / "estimate"
         found.append(
             estimate_training(
@@ -118,6 +122,7 @@ def estimate_fit(request: Request, *, planned: Callable[[Plan], None] = lambda _
         unguided=found[1] if request.baseline else None,
         steps=steps,
         seeds=len(request.seeds),
+        folds=len(request.folds),
         after=after,
         promised=seconds,
     )

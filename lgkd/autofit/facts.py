@@ -1,5 +1,6 @@
 """Gather the facts about images and machine that the choices of a fit depend on."""
 
+from dataclasses import replace
 from statistics import median
 
 import torch
@@ -8,8 +9,10 @@ from lgkd._internal.hardware import side_by_side
 from lgkd.autofit.plan import Facts
 from lgkd.autofit.request import Request
 from lgkd.data.checks.report import check_dataset_images
-from lgkd.data.load import load_dataset
+from lgkd.data.dataset import DataSet
+from lgkd.data.groups import Groups
 from lgkd.data.names import Subset
+from lgkd.data.prepare import check_groups, prepare_data
 from lgkd.data.sources.source import find_source
 from lgkd.runner.dry_run.dataset_outline import count, outline
 from lgkd.training.precision import choose_device
@@ -18,15 +21,25 @@ from lgkd.training.precision import choose_device
 def gather_facts(request: Request) -> Facts:
     """Gather them from the files' names and a sample of the images; of the hub's data sets after their download.
 
+    Numbers of images are those of the first fold, if there are several.
+
     Raises:
         InputError, DataError: the folder is not a data set, or the subset is impossible.
         MissingError: the named data set is not here.
     """
     options = request.options
     offline = bool(options.get("offline"))
-    found = outline(request.dataset, data_dir=options.get("data_dir"), offline=offline, downloads=True)
-    subset = Subset.from_options(options)
-    counts = count(found, subset, val_fraction=options.get("val_fraction"), extra=options.get("extra"))
+    subset, groups = Subset.from_options(options), Groups.parse(options.get("groups"))
+    found = outline(
+        request.dataset, data_dir=options.get("data_dir"), offline=offline, downloads=True,
+        groups=groups if subset.folds is None else None,
+    )  # fmt: skip
+    check_groups(
+        groups, found.name, divided=bool(options.get("val_fraction")) or found.flat or subset.folds is not None
+    )
+    if (fold := request.folds[0]) is not None:
+        subset = replace(subset, fold=fold)
+    counts = count(found, subset, val_fraction=options.get("val_fraction"), extra=options.get("extra"), groups=groups)
     device = torch.device(choose_device(options.get("device")))
     return Facts(
         name=found.name,
@@ -35,7 +48,7 @@ def gather_facts(request: Request) -> Facts:
         fewest=min(counts.train),
         median=float(median(counts.train)),
         most=max(counts.train),
-        test=found.test,
+        test=counts.test,
         test_is_made=found.flat,
         held_out=counts.held_out,
         val_is_given=found.val > 0,
@@ -45,19 +58,29 @@ def gather_facts(request: Request) -> Facts:
         threads=side_by_side(),
         gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         several_labels=found.train.ndim == 2,
+        folds=subset.folds or 0,
+        fold=(subset.fold or 0) if len(request.folds) == 1 else 0,
+        grouped=groups is not None or found.groups is not None,
     )
 
 
 def check_images(request: Request) -> list[str]:
     """Return the remarks on images that are not a named data set, which are decoded for the trainings meanwhile.
 
-    A named data set is not checked: its files are verified when they are read.
+    A named data set is not checked: its files are verified when they are read. Of several folds the first is.
 
     Raises:
         DataError: an image is broken; the message names it.
     """
-    options = request.options
+    options, subset = request.options, Subset.from_options(request.options)
     if find_source(request.dataset).place is None:
         return []
-    dataset = load_dataset(request.dataset, data_dir=options.get("data_dir"), progress=options.get("progress"))
-    return list(check_dataset_images(dataset).remarks)
+    if (fold := request.folds[0]) is not None:
+        subset = replace(subset, fold=fold)
+    looked = list[DataSet]()
+    prepare_data(
+        request.dataset, normalize="imagenet", data_dir=options.get("data_dir"), progress=options.get("progress"),
+        subset=Subset(seed=subset.seed, folds=subset.folds, fold=subset.fold, groups=subset.groups),
+        groups=Groups.parse(options.get("groups")), val_fraction=options.get("val_fraction"), look=looked.append,
+    )  # fmt: skip
+    return list(check_dataset_images(looked[0]).remarks)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -12,8 +13,8 @@ from lgkd._internal.text import counted
 from lgkd.analysis.report.report import report_on
 from lgkd.autofit.command import fit_command
 from lgkd.autofit.facts import check_images, gather_facts
-from lgkd.autofit.folder import EXPORT, REPORT, STUDENTS, TEACHER, TEACHERS, State, find_state
-from lgkd.autofit.outcome import Fitted, read_results
+from lgkd.autofit.folder import EXPORT, REPORT, STUDENTS, TEACHER, TEACHERS, State, find_state, part_of
+from lgkd.autofit.outcome import Fitted, read_results, student_runs
 from lgkd.autofit.plan import TEACHER_SHARE, Plan, in_words, make_plan, reserve
 from lgkd.autofit.request import Request
 from lgkd.config import Recipe
@@ -27,13 +28,13 @@ from lgkd.models.teacher_store import put_back, read_card
 from lgkd.models.trust import trust
 from lgkd.runner.build import load_kept_teacher
 from lgkd.runner.find_teacher import teacher_name
-from lgkd.runner.fit_time import fit_time, with_length
+from lgkd.runner.fit_time import fit_time, length_of_run, with_length
 from lgkd.runner.options import Options
 from lgkd.runner.resolve import ResolvedConfig, resolve
 from lgkd.runner.runner import Runner
-from lgkd.runner.sweep import SweepSpec, Watch, no_callbacks, said_once, train_all
+from lgkd.runner.sweep import Series, SweepSpec, Watch, no_callbacks, said_once, train_all, write_comparison
 from lgkd.runner.time_budget import LEAST_STEPS
-from lgkd.runs.compare.layout import member
+from lgkd.runs.compare.layout import Kind
 from lgkd.runs.folder import is_finished, make_folder, read_metrics, read_run
 from lgkd.runs.identity import lock_run
 
@@ -113,7 +114,7 @@ def run_request(request: Request, *, watch: Watch | None = None, since_start: bo
             before = 0.0 if state is None else state.seconds
             state = State.begin(folder, request.as_dict(), facts, make_plan(facts, request.wishes), before)
         elif state.results is not None and not state.left_out:
-            return Fitted.of(state, request.seeds)
+            return Fitted.of(state, request)
         return _Fit(request, state, make_plan(state.facts, request.wishes), watch, began).run()
 
 
@@ -132,9 +133,10 @@ class _Fit:
         self.request, self.state, self.plan = request, state, plan
         self.began, self.before = began, state.seconds
         self.said = set[str]()
+        self.fold: int | None = None
         self.watch = self._once(watch or no_callbacks)
         self.say: Callable[[str], None] = request.options.get("say") or (lambda _: None)
-        self.subset = Subset.from_options(request.options).text
+        self.subset = Subset.from_options(request.options)
 
     def run(self) -> Fitted:
         """Train the teacher and the students, write report and export, and read the results."""
@@ -142,27 +144,35 @@ class _Fit:
         for line in self.plan.lines:
             self.say(line)
         try:
-            if not is_finished(state.folder / TEACHER):
+            if not is_finished(part_of(state.folder / TEACHER, request.folds[0])):
                 for remark in check_images(request):
                     self.said.add(remark)
                     self.say(remark)
-                self._train_teacher()
-            self._train_students(self._load_teacher())
+            for fold in request.folds:
+                if not is_finished(part_of(state.folder / TEACHER, fold)):
+                    self._train_teacher(fold)
+            for fold in request.folds:
+                self._train_students(self._load_teacher(fold), fold)
+            if request.folds != (None,):
+                write_comparison(Series(state.folder / STUDENTS, (*self._runs("guided"), *self._runs("unguided"))))
             self._try("report", self._write_report)
             self._try("export", self._export)
         finally:
             state.seconds = self.spent
             state.write()
-        state.results = read_results(state, request.seeds, baseline=request.baseline, promised=request.seconds)
+        state.results = read_results(state, request)
         state.write()
-        return Fitted.of(state, request.seeds)
+        return Fitted.of(state, request)
 
     def _once(self, watch: Watch) -> Watch:
-        """Leave out messages that an earlier training or the check has said, such as remarks on the images."""
+        """Leave out messages that an earlier training or the check has said, such as remarks on the images.
+
+        Titles of trainings of a fold name it.
+        """
 
         @contextmanager
         def look(title: str) -> Iterator[Options]:
-            with watch(title) as callbacks:
+            with watch(title if self.fold is None else f"fold {self.fold}: {title}") as callbacks:
                 yield said_once(callbacks, self.said)
 
         return look
@@ -172,21 +182,31 @@ class _Fit:
         """Return the seconds of this process and of those before it."""
         return self.before + time.monotonic() - self.began
 
-    @property
-    def teacher_folder(self) -> Path:
+    def _teacher_place(self, fold: int | None) -> Path:
         """Return the folder of the trained teacher, with its card."""
-        name = teacher_name(self.plan.teacher, self.subset)
+        subset = self.subset if fold is None else replace(self.subset, fold=fold)
+        name = teacher_name(self.plan.teacher, subset.text)
         return self.state.folder / TEACHERS / dataset_key(self.request.dataset) / name
 
-    def _train_teacher(self) -> None:
-        request, plan = self.request, self.plan
+    def _runs(self, kind: Kind) -> list[Path]:
+        """List the students' runs of a kind."""
+        return student_runs(self.state.folder, self.request, kind)
+
+    def _train_teacher(self, fold: int | None) -> None:
+        """Train the teacher, or that of a fold, for its share of the time; all folds' teachers have the same steps."""
+        request, plan, first = self.request, self.plan, self.request.folds[0]
+        self.fold = fold
         with self.watch(f"teacher {plan.teacher}") as callbacks:
-            own: Options = {**request.teacher_options(plan), "out": self.state.folder / TEACHER, **callbacks}
-            if request.seconds is not None:
+            place = part_of(self.state.folder / TEACHER, fold)
+            own: Options = {**request.teacher_options(plan, fold), "out": place, **callbacks}
+            if request.seconds is not None and fold == first:
                 # Large photographs take long to decode; the teacher still has a quarter of the time.
-                passed = time.monotonic() - self.began
-                own["time"] = max(TEACHER_SHARE * request.seconds, passed + _LEAST_SHARE * request.seconds)
-            config = resolve("teacher", plan.teacher, request.dataset, own, store=self.teacher_folder)
+                passed, folds = time.monotonic() - self.began, len(request.folds)
+                share = max(TEACHER_SHARE * request.seconds - passed, _LEAST_SHARE * request.seconds)
+                own["time"] = passed + share / folds
+            config = resolve("teacher", plan.teacher, request.dataset, own, store=self._teacher_place(fold))
+            if fold != first:
+                config = length_of_run(config, part_of(self.state.folder / TEACHER, first)) or config
             try:
                 config = fit_time(config, began=self.began)
             except ShortTimeError as error:
@@ -197,20 +217,20 @@ class _Fit:
                     f"for {LEAST_STEPS} steps; give --time {in_words(least + 1)} or more, or a smaller --image-size",
                     least=least,
                 ) from None
-            Runner(config, began=self.began).run(keep=True)
+            Runner(config, began=self.began if fold == first else time.monotonic()).run(keep=True)
 
-    def _load_teacher(self) -> Teacher:
-        place = self.teacher_folder
+    def _load_teacher(self, fold: int | None) -> Teacher:
+        place = self._teacher_place(fold)
         put_back(place)
         if not place.is_dir():
-            run = self.state.folder / TEACHER
+            run = part_of(self.state.folder / TEACHER, fold)
             raise InputError(
                 f"{run} is finished, but its teacher is not at {place}; remove {run}, and it is trained again"
             )
         return load_kept_teacher(read_card(place), place)
 
-    def _train_students(self, teacher: Teacher) -> None:
-        folder = self.state.folder / STUDENTS
+    def _train_students(self, teacher: Teacher, fold: int | None) -> None:
+        self.fold = fold
         config = self._student_config((teacher,))
         if self.request.seconds is not None:
             if self.state.length is None:
@@ -224,7 +244,7 @@ class _Fit:
             left = limit - (time.monotonic() - self.began)
             if left <= 0:
                 raise Paused(f"paused after {limit:g} seconds; run the same command again to resume")
-            config = config.with_options(max_time=left, out=folder)
+            config = config.with_options(max_time=left, out=part_of(self.state.folder / STUDENTS, fold))
         request = self.request
         spec = SweepSpec(config, request.seeds, request.baseline, baseline_overrides=request.baseline_overrides)
         train_all(spec, watch=self.watch)
@@ -232,8 +252,8 @@ class _Fit:
     def _student_config(self, teachers: tuple[Teacher, ...], seconds: float | None = None) -> ResolvedConfig:
         """Resolve the students' trainings; with `seconds` one training of that time, for its number of steps."""
         timed = seconds is not None
-        own: Options = self.request.student_training(self.plan, seconds)
-        own["out"] = self.state.folder / STUDENTS / ("timed" if timed else "")
+        own: Options = self.request.student_training(self.plan, seconds, self.fold)
+        own["out"] = part_of(self.state.folder / STUDENTS, self.fold) / ("timed" if timed else "")
         return resolve(
             "student", self.plan.student, self.request.dataset, own,
             model_options=self.plan.student_options, teachers=teachers, several=not timed,
@@ -241,7 +261,7 @@ class _Fit:
 
     def _choose_length(self, teacher: Teacher) -> dict[str, float]:
         """Choose the steps of every student by timing a few, so that all trainings end in the time that is left."""
-        each = self._seconds_left() / len(self.request.seeds)
+        each = self._seconds_left() / self.request.trainings
         share = each / 2 if self.request.baseline else each
         found = []
         for teachers in ((teacher,), ())[: 1 + self.request.baseline]:
@@ -273,21 +293,22 @@ class _Fit:
     def _seconds_left(self) -> float:
         """Return the seconds for all students, without those for report and export."""
         seconds = self.request.seconds or 0.0
-        run = self.state.folder / TEACHER
-        results, images = read_run(run)["results"], self.state.facts.test
-        evaluations = sum(f"test_{headline(results).key}" in row for row in read_metrics(run))
+        runs = [part_of(self.state.folder / TEACHER, fold) for fold in self.request.folds]
+        found, images = [read_run(run)["results"] for run in runs], self.state.facts.test
+        results = found[0]
+        evaluations = sum(f"test_{headline(results).key}" in row for row in read_metrics(runs[0]))
         an_image = results["evaluation_seconds"] / max(1, evaluations * images)
         after = reserve(seconds, images, runs=1 + self.request.baseline, seconds_an_image=an_image)
         # Where a killed process has not stored its time, at least the teacher's training has passed.
-        passed = max(self.spent, results["training_seconds"] + results["evaluation_seconds"])
+        trained = sum(one["training_seconds"] + one["evaluation_seconds"] for one in found)
+        passed = max(self.spent, trained)
         return float(max(0.0, seconds - passed - after))
 
     def _write_report(self) -> None:
         options, request = self.request.options, self.request
-        folder = self.state.folder / STUDENTS
         report_on(
-            [member(folder, seed, "guided") for seed in request.seeds],
-            [member(folder, seed, "unguided") for seed in request.seeds] if request.baseline else (),
+            self._runs("guided"),
+            self._runs("unguided"),
             out=self.state.folder / REPORT,
             data_dir=options.get("data_dir"),
             device=options.get("device"),
@@ -301,7 +322,7 @@ class _Fit:
             return
         formats = [name for name in choose_formats(None, self.say) if name in _FORMATS]
         export_run(
-            member(self.state.folder / STUDENTS, self.request.seeds[0], "guided"),
+            self._runs("guided")[0],
             folder,
             wanted=formats,
             images=None,

@@ -1,9 +1,9 @@
 """Keep the state of a fit in its folder, so that a repeated command resumes it. No torch.
 
 fit.json                    the request, the facts and the plan, the seconds used, the results
-teacher/                    the teacher's run
+teacher/                    the teacher's run; with several folds teacher/fold1/ ...
 teachers/DATASET/NAME/      the teacher with its card; the user's store is not changed
-students/seed0-guided/ ...  the students' runs, and their comparison
+students/seed0-guided/ ...  the students' runs, and their comparison; with folds students/fold1/seed0-guided/ ...
 report.html, report/        the report
 export/                     the guided student without lgkd, and its model card
 """
@@ -25,6 +25,11 @@ from lgkd.runs.identity import differences, lines_of
 FIT, TEACHER, TEACHERS, STUDENTS = "fit.json", "teacher", "teachers", "students"
 REPORT, EXPORT = "report.html", "export"
 _FORMAT = 1
+
+
+def part_of(folder: Path, fold: int | None) -> Path:
+    """Return the folder of one fold's runs below `teacher` or `students`; the folder itself without several folds."""
+    return folder if fold is None else folder / f"fold{fold}"
 
 
 @dataclass

@@ -7,11 +7,14 @@ from statistics import fmean
 from typing import Any
 
 from lgkd._internal.metric_rules import MAP, headline
-from lgkd.autofit.folder import EXPORT, REPORT, STUDENTS, TEACHER, State
+from lgkd.autofit.folder import EXPORT, REPORT, STUDENTS, TEACHER, State, part_of
 from lgkd.autofit.plan import UNEQUAL
-from lgkd.runs.compare.layout import member
+from lgkd.autofit.request import Request
+from lgkd.runs.compare.layout import Kind, member
 from lgkd.runs.folder import read_run
 from lgkd.runs.statistics import binomial_difference, binomial_interval, paired_interval
+
+_KINDS: tuple[Kind, ...] = ("guided", "unguided")
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Fitted:
 
     Attributes:
         folder: of everything.
-        student: the run of the guided student with the first seed, which was exported.
+        student: the run of the guided student with the first seed, and of the first fold, which was exported.
         report: the HTML file; None where it could not be written.
         export: the folder of the exported student; None where it could not be written.
         results: accuracies from 0 to 1 with 95 % intervals: of "guided", "teacher" and, with a baseline, "unguided" and
@@ -38,12 +41,12 @@ class Fitted:
     plan: Mapping[str, Any]
 
     @classmethod
-    def of(cls, state: State, seeds: Sequence[int]) -> "Fitted":
+    def of(cls, state: State, request: Request) -> "Fitted":
         """Make it from the state of a finished fit."""
         folder, left_out = state.folder, state.left_out
         return cls(
             folder=folder,
-            student=member(folder / STUDENTS, seeds[0], "guided"),
+            student=student_runs(folder, request, "guided")[0],
             report=None if "report" in left_out else folder / REPORT,
             export=None if "export" in left_out else folder / EXPORT,
             results=state.results or {},
@@ -64,42 +67,55 @@ class Fitted:
         }
 
 
-def read_results(state: State, seeds: Sequence[int], *, baseline: bool, promised: float | None) -> dict[str, Any]:
-    """Read the accuracies from the runs.
+def student_runs(folder: Path, request: Request, kind: Kind) -> list[Path]:
+    """List the folders of the students of a kind, seed by seed in each fold; none of a baseline that was not asked for.
 
     Args:
-        state: of the fit, whose runs are finished.
-        seeds: of the students.
-        baseline: whether there are unguided students.
-        promised: seconds; None where the length was given otherwise.
+        folder: of the fit.
+        request: its arguments.
+        kind: guided or unguided.
     """
-    folder = state.folder / STUDENTS
-    guided = [read_run(member(folder, seed, "guided")) for seed in seeds]
+    if kind == "unguided" and not request.baseline:
+        return []
+    return [member(part_of(folder / STUDENTS, fold), seed, kind) for fold in request.folds for seed in request.seeds]
+
+
+def read_results(state: State, request: Request) -> dict[str, Any]:
+    """Read the accuracies from the runs of a fit whose trainings are finished."""
+    guided, alone = ([read_run(run) for run in student_runs(state.folder, request, kind)] for kind in _KINDS)
     unequal = state.facts.ratio >= UNEQUAL and not state.facts.several_labels
+    teachers = [read_run(part_of(state.folder / TEACHER, fold)) for fold in request.folds]
+    folds = len(request.folds)
     results: dict[str, Any] = {
-        "guided": _accuracy(guided, unequal),
-        "teacher": _accuracy([read_run(state.folder / TEACHER)], unequal),
+        "guided": _accuracy(guided, unequal, folds),
+        "teacher": _accuracy(teachers, unequal, folds),
         "unguided": None,
         "gain": None,
-        "seeds": list(seeds),
+        "seeds": list(request.seeds),
+        "folds": folds if request.folds != (None,) else None,
         "unequal_classes": unequal,
         "seconds": round(state.seconds, 1),
-        "promised": promised,
+        "promised": request.seconds,
     }
-    if baseline:
-        alone = [read_run(member(folder, seed, "unguided")) for seed in seeds]
-        results["unguided"] = _accuracy(alone, unequal)
-        results["gain"] = _gain(guided, alone)
+    if alone:
+        results["unguided"] = _accuracy(alone, unequal, folds)
+        results["gain"] = _gain(guided, alone, "seeds" if folds == 1 else "folds")
     return results
 
 
-def _accuracy(runs: Sequence[Mapping[str, Any]], unequal: bool) -> dict[str, Any]:
-    """Return the mean accuracy over the seeds, with the interval of that many test images.
+def _accuracy(runs: Sequence[Mapping[str, Any]], unequal: bool, folds: int) -> dict[str, Any]:
+    """Return the mean accuracy over seeds and folds, with the interval of that many test images.
 
-    Of several labels an image it is the mean average precision, whose interval one test split does not give.
+    Every image is tested on in one fold. Of several labels an image it is the mean average precision, whose interval
+    one test split does not give.
+
+    Args:
+        runs: of each fold as many.
+        unequal: whether balanced accuracy is wanted.
+        folds: their number, 1 without.
     """
     found = [run["results"] for run in runs]
-    images = int(runs[0]["dataset"]["test_images"])
+    images = sum(int(run["dataset"]["test_images"]) for run in runs) * folds // len(runs)
     if headline(found[0]) is MAP:
         scores = {key: fmean(one[f"test_{key}"] for one in found) for key in ("map", "micro_f1")}
         return {**scores, "low": None, "high": None, "images": images}
@@ -115,8 +131,8 @@ def _accuracy(runs: Sequence[Mapping[str, Any]], unequal: bool) -> dict[str, Any
     }
 
 
-def _gain(guided: Sequence[Mapping[str, Any]], alone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the gain by guidance: with several seeds their t-interval, with one that of the test images alone.
+def _gain(guided: Sequence[Mapping[str, Any]], alone: Sequence[Mapping[str, Any]], units: str) -> dict[str, Any]:
+    """Return the gain by guidance: over several seeds or folds their t-interval, else that of the test images alone.
 
     One seed of several labels an image has no interval.
     """
@@ -125,7 +141,7 @@ def _gain(guided: Sequence[Mapping[str, Any]], alone: Sequence[Mapping[str, Any]
     if len(ours) == 1 and main is MAP:
         return {"mean": ours[0] - theirs[0], "low": None, "high": None, "interval_over": None}
     if len(ours) > 1:
-        interval, over = paired_interval(theirs, ours), "seeds"
+        interval, over = paired_interval(theirs, ours), units
     else:
         interval, over = binomial_difference(theirs[0], ours[0], int(guided[0]["dataset"]["test_images"])), "images"
     return {"mean": interval.mean, "low": interval.low, "high": interval.high, "interval_over": over}

@@ -63,6 +63,9 @@ class Facts:
         val_is_given: the images to choose the epoch on are a split of the data set.
         reduces: training images are stored no larger than the views need; not in a fit that an earlier version began.
         several_labels: an image may have several labels; numbers of images of a class are of those with its label.
+        folds: of a cross-validation, 0 without; numbers of images are those of one.
+        fold: the only one that is tested on; 0: each in turn.
+        grouped: whole groups are held out.
     """
 
     name: str
@@ -81,11 +84,19 @@ class Facts:
     val_is_given: bool = False
     reduces: bool = False
     several_labels: bool = False
+    folds: int = 0
+    fold: int = 0
+    grouped: bool = False
 
     @property
     def ratio(self) -> float:
         """Return the images of the largest class over those of the smallest, at least 1."""
         return self.most / max(self.fewest, 1)
+
+    @property
+    def in_turn(self) -> int:
+        """Return the number of folds that are trained for, 1 without a cross-validation."""
+        return 1 if self.fold else max(1, self.folds)
 
 
 @dataclass(frozen=True)
@@ -206,7 +217,7 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
         Choice("batch", f"{batch}" if batch == teacher_batch else f"{batch}, teacher {teacher_batch}",
                _why_batch(facts, wishes, batch)),
         Choice("held out", *_held_out(facts)),
-        Choice("length", *_length(wishes)),
+        Choice("length", *_length(wishes, facts)),
         Choice("on", *_machine(facts)),
     )  # fmt: skip
     return Plan(
@@ -259,7 +270,7 @@ def reserve(seconds: float, test_images: int, *, runs: int, seconds_an_image: fl
 def teacher_epochs(seconds: float, facts: Facts, teacher: str, side: int) -> float:
     """Estimate the epochs for which a teacher has time on a CPU, by the multiplications of its convolutions."""
     macs = 3 * _MACS.get(teacher, _MACS["fastnet_medium"]) * (side / 32) ** 2
-    return TEACHER_SHARE * seconds * facts.threads * _MACS_A_SECOND / macs / max(facts.train, 1)
+    return TEACHER_SHARE * seconds / facts.in_turn * facts.threads * _MACS_A_SECOND / macs / max(facts.train, 1)
 
 
 def _is_short(facts: Facts, wishes: Wishes, teacher: str) -> bool:
@@ -325,8 +336,12 @@ def _per_class(facts: Facts) -> str:
 
 
 def _test(facts: Facts) -> Choice:
+    if facts.folds:
+        which = f"each of {facts.folds} folds in turn" if facts.in_turn > 1 else f"fold {facts.fold} of {facts.folds}"
+        return Choice("test", f"{facts.test:,} images", f"{which}{', whole groups' if facts.grouped else ''}")
     if facts.test_is_made:
-        return Choice("test", f"{facts.test:,} images", "no test split: a fifth of each class")
+        part = "a fifth, in whole groups" if facts.grouped else "a fifth of each class"
+        return Choice("test", f"{facts.test:,} images", f"no test split: {part}")
     return Choice("test", f"{facts.test:,} images", "the test split; it chooses nothing")
 
 
@@ -358,13 +373,14 @@ def _held_out(facts: Facts) -> tuple[str, str]:
     return "nothing", "the last epoch; else --val-fraction 0.1"
 
 
-def _length(wishes: Wishes) -> tuple[str, str]:
+def _length(wishes: Wishes, facts: Facts) -> tuple[str, str]:
     students = "guided and unguided student" if wishes.baseline else "guided student"
-    if len(wishes.seeds) > 1:
-        students = f"{len(wishes.seeds) * (1 + wishes.baseline)} students"
+    if (pairs := len(wishes.seeds) * facts.in_turn) > 1:
+        students = f"{pairs * (1 + wishes.baseline)} students"
+    teachers = "teacher" if facts.in_turn == 1 else f"{facts.in_turn} teachers"
     if wishes.seconds is None:
-        return counted(wishes.epochs or 0, "epoch"), f"as given: teacher, {students}"
-    return in_words(wishes.seconds), f"teacher {TEACHER_SHARE:.0%}, {students}"
+        return counted(wishes.epochs or 0, "epoch"), f"as given: {teachers}, {students}"
+    return in_words(wishes.seconds), f"{teachers} {TEACHER_SHARE:.0%}, {students}"
 
 
 def _machine(facts: Facts) -> tuple[str, str]:

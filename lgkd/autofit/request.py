@@ -83,6 +83,17 @@ class Request:
         return parse_time(time or TIME)
 
     @property
+    def folds(self) -> tuple[int | None, ...]:
+        """Return the folds of a cross-validation that are trained for in turn; a single None without."""
+        subset = Subset.from_options(self.options)
+        return (None,) if subset.fold is not None else tuple(one.fold for one in subset.each_fold) or (None,)
+
+    @property
+    def trainings(self) -> int:
+        """Return the number of students of a kind: one for each seed and fold."""
+        return len(self.seeds) * len(self.folds)
+
+    @property
     def recipe(self) -> str | Path | Recipe:
         """Return the students' recipe."""
         return self.options.get("recipe") or "fast"
@@ -142,10 +153,10 @@ class Request:
             batch_size=self.options.get("batch_size"),
         )
 
-    def teacher_options(self, plan: Plan) -> Options:
+    def teacher_options(self, plan: Plan, fold: int | None = None) -> Options:
         """Return the options of the teacher's training, without its folder and its time."""
         return {
-            **self._common(plan),
+            **self._common(plan, fold),
             "recipe": self.teacher_recipe,
             "image_size": plan.teacher_image_size,
             "batch_size": plan.teacher_batch_size,
@@ -153,15 +164,16 @@ class Request:
             "seed": self.seeds[0],
         }
 
-    def student_training(self, plan: Plan, seconds: float | None) -> Options:
+    def student_training(self, plan: Plan, seconds: float | None, fold: int | None = None) -> Options:
         """Return the options of the students' trainings, without folder and seed.
 
         Args:
             plan: of the fit.
             seconds: of one training; None where its length is known.
+            fold: of `folds`.
         """
         return {
-            **self._common(plan),
+            **self._common(plan, fold),
             "recipe": self.recipe,
             "image_size": plan.image_size,
             "batch_size": plan.batch_size,
@@ -190,8 +202,10 @@ class Request:
             "flip": self.flip,
         }
 
-    def _common(self, plan: Plan) -> Options:
+    def _common(self, plan: Plan, fold: int | None) -> Options:
         ours: Options = {name: value for name, value in self.options.items() if name not in _OWN}  # type: ignore[assignment]
+        if fold is not None:
+            ours["fold"] = fold
         if plan.stored_side is not None and ours.get("stored_side") is None:
             ours["stored_side"] = plan.stored_side
         return ours

@@ -10,7 +10,7 @@ import typer
 from lgkd._internal.hardware import process_start
 from lgkd._internal.launch import IN_MAIN
 from lgkd._internal.text import counted
-from lgkd.autofit.folder import STUDENTS, TEACHER, find_state
+from lgkd.autofit.folder import STUDENTS, TEACHER, find_state, part_of
 from lgkd.autofit.plan import in_words
 from lgkd.autofit.request import Request
 from lgkd.cli import completion
@@ -126,9 +126,15 @@ def _time_left(request: Request) -> TimeLeft:
         passed = time.monotonic() - process_start() if IN_MAIN else 0.0
         return PromisedTime(request.seconds - passed - (0.0 if state is None else state.seconds))
     kinds: tuple[Kind, ...] = ("guided", "unguided") if request.baseline else ("guided",)
-    students = [member(request.folder / STUDENTS, seed, kind) for seed in request.seeds for kind in kinds]
-    teacher = [] if is_finished(request.folder / TEACHER) else [("teacher", request.folder / TEACHER)]
-    return TrainingsLeft.of_folders([*teacher, *((" ".join(one.name.split("-")), one) for one in students)])
+    students = [
+        member(part_of(request.folder / STUDENTS, fold), seed, kind)
+        for fold in request.folds
+        for seed in request.seeds
+        for kind in kinds
+    ]
+    teachers = [part_of(request.folder / TEACHER, fold) for fold in request.folds]
+    trained = [("teacher", one) for one in teachers if not is_finished(one)]
+    return TrainingsLeft.of_folders([*trained, *((" ".join(one.name.split("-")), one) for one in students)])
 
 
 def _show_estimate(request: Request, *, as_json: bool) -> None:
@@ -152,8 +158,9 @@ def _show_estimate(request: Request, *, as_json: bool) -> None:
 
 def estimate_lines(found: "FitEstimate") -> list[str]:
     """Describe the time of each part in lines."""
-    seconds, seeds = found.seconds, f" x {found.seeds} seeds" if found.seeds > 1 else ""
-    lines = [_part("teacher", seconds["teacher"], found.teacher.steps, found.teacher.plan.steps_per_epoch, "")]
+    seconds, folds = found.seconds, f" x {found.folds} folds" if found.folds > 1 else ""
+    seeds = folds + (f" x {found.seeds} seeds" if found.seeds > 1 else "")
+    lines = [_part("teacher", seconds["teacher"], found.teacher.steps, found.teacher.plan.steps_per_epoch, folds)]
     for name, one in (("guided", found.guided), ("unguided", found.unguided)):
         if one is not None:
             lines.append(_part(name, seconds[name], found.steps, one.plan.steps_per_epoch, seeds))
@@ -224,11 +231,15 @@ def _gain(gain: dict[str, Any], seeds: int) -> list[str]:
     line += f" ({low} to {high}) by the guide"
     if gain["interval_over"] == "seeds":
         return [f"{line}, 95 % over {seeds} seeds"]
+    if gain["interval_over"] == "folds":
+        return [f"{line}, 95 % over folds", "         folds share training images: the interval is rather too narrow"]
     return [line, "         by the test images alone; one seed cannot tell, use --seeds 0,1,2"]
 
 
 def longer_command(arguments: Sequence[str] | None, done: "Fitted", promised: float | None) -> str | None:
     """Compose the command with four times the time, at most an evening's, into another folder.
+
+    After a cross-validation it is that of one fit in the same time, with as many images to train on.
 
     Args:
         arguments: as typed, without the program's name; None where they are not known.
@@ -238,15 +249,16 @@ def longer_command(arguments: Sequence[str] | None, done: "Fitted", promised: fl
     Returns:
         The command; None where the words are not known, or the fit had an evening already.
     """
-    if not arguments or promised is None or promised >= EVENING:
+    if not arguments or promised is None or (promised >= EVENING and not done.results.get("folds")):
         return None
-    words, skipped = [], False
+    words, skipped, folded = [], False, bool(done.results.get("folds"))
+    replaced = ("--time", "--out", *(["--folds"] if folded else []))
     for word in arguments:
         if skipped:
             skipped = False
-        elif word.partition("=")[0] in ("--time", "--out"):
+        elif word.partition("=")[0] in replaced:
             skipped = "=" not in word
         else:
             words.append(word)
-    more = in_words(min(4 * promised, EVENING))
+    more = in_words(promised if folded else min(4 * promised, EVENING))
     return shlex.join(["lgkd", *words, "--time", more, "--out", f"{done.folder}-{more}"])

@@ -71,13 +71,8 @@ def fit_time(config: ResolvedConfig, *, began: float | None = None) -> ResolvedC
     budget = config.options.get("time")
     if budget is None:
         return config
-    kept = _steps_of_run(config.folder)
-    if kept is not None:
-        info = read_run(config.folder)
-        compiled = info.get("compiled")
-        if config.options.get("compile") is None and (compiled is True or compiled == "blocks"):
-            config = _compiled(config, compiled)
-        return with_length(config, *kept, read_fitted(info))
+    if (kept := length_of_run(config, config.folder)) is not None:
+        return kept
     seconds = parse_time(budget)
     clock = _Clock(seconds, began)
     timed = _time_steps(config, clock, ())
@@ -110,6 +105,23 @@ def fit_time(config: ResolvedConfig, *, began: float | None = None) -> ResolvedC
             f"{clock.before:,.0f} s before and after"
         )
     return chosen
+
+
+def length_of_run(config: ResolvedConfig, run: Path) -> ResolvedConfig | None:
+    """Set the length that another run of this training was given, and how it compiles; None where it has no steps.
+
+    Args:
+        config: resolved.
+        run: folder of the run, or where it would be.
+    """
+    kept = _steps_of_run(run)
+    if kept is None:
+        return None
+    info = read_run(run)
+    compiled = info.get("compiled")
+    if config.options.get("compile") is None and (compiled is True or compiled == "blocks"):
+        config = _compiled(config, compiled)
+    return with_length(config, *kept, read_fitted(info))
 
 
 @dataclass

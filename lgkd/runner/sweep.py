@@ -166,10 +166,16 @@ def train_all(spec: SweepSpec, *, watch: Watch | None = None) -> Series:
     train_in_turn([queued(one) for one in runs], watch=watch, max_time=options.get("max_time"), say=options.get("say"))
     series = Series(folder, tuple(one.folder for one in runs))
     if place().rank == 0:
-        write_json(folder / f"{COMPARISON}.json", series.comparison.as_dict())
-        write_csv(series.comparison, folder / f"{COMPARISON}.csv")
-        write_picture(series.comparison, folder / f"{COMPARISON}.png")
+        write_comparison(series)
     return series
+
+
+def write_comparison(series: Series) -> None:
+    """Write comparison.json, .csv and .png of finished runs into their folder."""
+    folder = series.folder
+    write_json(folder / f"{COMPARISON}.json", series.comparison.as_dict())
+    write_csv(series.comparison, folder / f"{COMPARISON}.csv")
+    write_picture(series.comparison, folder / f"{COMPARISON}.png")
 
 
 @dataclass(frozen=True)

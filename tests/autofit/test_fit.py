@@ -142,11 +142,11 @@ def test_a_stopped_fit_resumes_to_the_same_bits(pictures: Path, tmp_path: Path) 
 
 
 def test_a_limit_that_ends_between_teacher_and_student_pauses(pictures: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(module._Fit, "_train_teacher", lambda _: None)
+    monkeypatch.setattr(module._Fit, "_train_teacher", lambda *_: None)
     monkeypatch.setattr(
         module._Fit,
         "_load_teacher",
-        lambda _: lgkd.Teacher(lgkd.create_teacher("resnet8", num_classes=3), image_size=16),
+        lambda *_: lgkd.Teacher(lgkd.create_teacher("resnet8", num_classes=3), image_size=16),
     )
     with pytest.raises(Paused, match=r"paused after 0\.001 seconds; run the same command again to resume"):
         lgkd.fit(pictures, epochs=1, out=tmp_path / "out", max_time=0.001, **SMALL)
