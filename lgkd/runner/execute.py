@@ -21,7 +21,7 @@ from lgkd.runner.prepared import Prepared, Session
 from lgkd.runner.record import CsvLogger, describe_run, results
 from lgkd.runner.resolve import ResolvedConfig
 from lgkd.runner.run import Run
-from lgkd.runner.teacher_store import keep_teacher, poor_teacher
+from lgkd.runner.store_teacher import keep_teacher, poor_teacher
 from lgkd.runs.class_results import BY_CLASS, about_never_predicted, has_unequal_classes
 from lgkd.runs.early_stop import KEY as STOPPED_EARLY
 from lgkd.runs.early_stop import StoppedEarly, trained_epochs

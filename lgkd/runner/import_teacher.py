@@ -22,7 +22,7 @@ from lgkd.models.trust import trust
 from lgkd.runner.build import is_convolutional
 from lgkd.runner.find_teacher import free_place
 from lgkd.runner.resolve import check_dataset
-from lgkd.runner.teacher_store import keep_teacher
+from lgkd.runner.store_teacher import keep_teacher
 from lgkd.runs.folder import make_folder
 from lgkd.training.evaluate import score
 from lgkd.training.precision import choose_device

@@ -9,7 +9,7 @@ from lgkd.models.teacher import Teacher
 from lgkd.models.teacher_card import TeacherCard
 from lgkd.runner.find_teacher import find_trained_teacher, is_run, of_these_images
 from lgkd.runner.resolve import ResolvedConfig
-from lgkd.runner.teacher_store import poor_teacher
+from lgkd.runner.store_teacher import poor_teacher
 from lgkd.runner.timm_teacher import TimmTeacher
 
 Found = Teacher | tuple[TeacherCard, Path] | TimmTeacher

@@ -13,7 +13,7 @@ from lgkd.distillation.guide import Guide, PairShape
 from lgkd.errors import InputError
 from lgkd.models.teacher import Teacher
 from lgkd.runner.dry_run.dataset_outline import Counts, Outline
-from lgkd.runner.teacher_store import poor_teacher
+from lgkd.runner.store_teacher import poor_teacher
 from lgkd.runs.folder import RECIPE, RUN, read_run
 
 FEW_IMAGES, FEW_TESTED, FEW_STEPS = 20, 100, 500

@@ -11,7 +11,7 @@ import pytest
 from lgkd._internal.leftovers import lock
 from lgkd.cli import run
 from lgkd.models.teacher_store import CARD, WEIGHTS, find_card, list_cards, read_card
-from lgkd.runner import execute, teacher_store
+from lgkd.runner import execute, store_teacher
 from tests.support.small import QUICK, World
 
 TEACH = ["--image-size", "16", *QUICK, "--epochs", "1", "--quiet", "--out", "t"]
@@ -63,7 +63,7 @@ def test_a_teacher_that_a_full_disk_kept_out_of_the_store_comes_there_by(
     again: str, teach, never_trains, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(teacher_store, "save_weights", full)
+        patch.setattr(store_teacher, "save_weights", full)
         assert teach() == 2
     assert "No space left on device" in capsys.readouterr().err
     assert status() == "running" and in_store() == []
@@ -95,7 +95,7 @@ def test_the_loser_of_two_trainings_is_not_finished_and_may_exchange_the_other(
 ) -> None:
     def other_was_quicker(*arguments, **more) -> None:
         shutil.copytree(world.home / "teachers" / "pictures" / "resnet8", store() / "resnet8")
-        teacher_store.keep_teacher(*arguments, **more)
+        store_teacher.keep_teacher(*arguments, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(execute, "keep_teacher", other_was_quicker)
