@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lgkd.config import Sam
+from lgkd.training.buffers import copy_buffers, restore_buffers
 
 _EPSILON = 1e-12
 
@@ -37,10 +38,6 @@ class SharpnessAware:
     def __init__(self, task: nn.Module, settings: Sam) -> None:
         self._task, self._settings = task, settings
 
-    def buffers(self) -> list[Tensor]:
-        """Copy the buffers of the task, as they are before the first pass."""
-        return [buffer.clone() for buffer in self._task.buffers()]
-
     @contextmanager
     def perturbed(self, judge: Callable[[Tensor], Tensor], begun: Sequence[Tensor]) -> Iterator[None]:
         """Move the weights by their gradients, which are cleared, inside; restore weights and buffers on exit.
@@ -60,19 +57,15 @@ class SharpnessAware:
         del ascent
         for weight in weights:
             weight.grad = None
-        first = self.buffers()
-        self._restore(begun)
+        first = copy_buffers(self._task)
+        restore_buffers(self._task, begun)
         try:
             yield
         finally:
             _set(weights, before)
-            self._restore(first)
+            restore_buffers(self._task, first)
         gradient = next(weight.grad for weight in weights if weight.grad is not None)
         gradient += torch.where(bad > 0, torch.inf, 0.0)
-
-    def _restore(self, values: Sequence[Tensor]) -> None:
-        for buffer, value in zip(self._task.buffers(), values, strict=True):
-            buffer.copy_(value)
 
     def _ascent(self, weights: Sequence[nn.Parameter], values: Tensor) -> tuple[Tensor, Tensor]:
         """Return the way up the loss, in one row, and the norm of the gradient that it is scaled by."""

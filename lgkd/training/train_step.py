@@ -19,6 +19,7 @@ from lgkd.distillation.tasks import Batch, Lookup, Step, as_task
 from lgkd.errors import InputError
 from lgkd.models.sdpa import quick_attention
 from lgkd.models.stochastic_depth import quick_drop_path
+from lgkd.training.buffers import copy_buffers, restore_buffers
 from lgkd.training.compile import Compile, CompiledSizes, compile_task, hide_missing_runtime
 from lgkd.training.compile_blocks import CompiledBlocks
 from lgkd.training.config import Plan
@@ -120,6 +121,8 @@ class Engine:
         self._order = ExchangeOrder(task, self._group) if checks else None
         self.guard = NonFiniteGuard(names, gather)
         self.accumulate = plan.accumulate
+        # Images of a batch, pieces and terms whose steps have not run out of memory.
+        self._fitting = set[tuple[int, int, tuple[str, ...]]]()
 
     def compile(self, what: Compile = True, *, cuda_graphs: bool = False) -> None:
         """Compile the next steps: the whole task, or the repeated blocks of its student."""
@@ -177,16 +180,27 @@ class Engine:
         # Dropout and stochastic depth must not depend on how the run got here.
         seed = seed_of(self.plan.seed, "step", since_first, self.rank)
         while True:
+            size = (len(batch.images), self.accumulate, self.task.active_terms)
+            begun: list[Tensor] = []
             try:
-                return self._passes(batch, seed)
+                # A pass that runs out of memory may have moved running statistics and memories, which the repeated one
+                # begins with. A size that has fitted once is taken to fit, since copies cost time.
+                if self.sam is not None or size not in self._fitting:
+                    begun = copy_buffers(self.task)
+                made = self._passes(batch, seed, begun)
             except (RuntimeError, MemoryError) as error:
                 if lack_of_memory(error) is None:
                     raise
+                if begun:
+                    restore_buffers(self.task, begun)
+                self._fitting.discard(size)
                 self._halve(len(batch.images), error)
+            else:
+                self._fitting.add(size)
+                return made
 
-    def _passes(self, batch: Batch, seed: int) -> tuple[_Pass, _Pass]:
-        """Pass a batch through the student once, or with SAM twice, with the same random draws."""
-        begun = self.sam.buffers() if self.sam is not None else []
+    def _passes(self, batch: Batch, seed: int, begun: Sequence[Tensor]) -> tuple[_Pass, _Pass]:
+        """Pass a batch through the student once, or with SAM twice, with the same random draws and first buffers."""
         seed_generators(seed, self.device)
         first = self._gradients(batch)
         if self.sam is None:

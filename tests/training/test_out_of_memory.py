@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from lgkd.data.loader import TrainLoader
-from lgkd.distillation.tasks import Batch
+from lgkd.distillation.tasks import Batch, Supervised
 from lgkd.errors import OutOfMemoryError
 from lgkd.training import loop
 from lgkd.training.loop import fit
@@ -56,6 +57,45 @@ def test_memory_that_runs_out_by_any_name_halves_the_pieces(monkeypatch: pytest.
     monkeypatch.setattr(engine, "_gradients", cramped)
     engine.step(one_batch(), 0, 0, RunningMean())
     assert tried == [1, 2, 4]
+
+
+class Normalised(nn.Module):
+    """A student with running statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.head = nn.BatchNorm2d(3), nn.Linear(3, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.norm(images).mean((2, 3)))
+
+
+@pytest.mark.parametrize("lacking", [1, 3], ids=["first step", "later, with another number of images"])
+def test_a_step_that_runs_out_of_memory_moves_statistics_once(monkeypatch: pytest.MonkeyPatch, lacking: int) -> None:
+    found = []
+    for accumulate in (1, 2):
+        engine = Engine(Supervised(Normalised()), make_plan(accumulate=1), names=lambda index: [])
+        real, calls = engine._gradients, []
+
+        def passed(*given: Any, engine: Engine = engine, real: Any = real, calls: list[int] = calls) -> Any:
+            calls.append(engine.accumulate)
+            made = real(*given)
+            if len(calls) == lacking and accumulate == 1:  # noqa: B023 (called in this turn of the loop alone)
+                raise torch.OutOfMemoryError("made up")
+            return made
+
+        monkeypatch.setattr(engine, "_gradients", passed)
+        whole = one_batch()
+        for place, batch in enumerate([whole, whole, whole.split(2)[0], whole]):
+            if place == lacking - 1 and accumulate == 2:
+                engine.accumulate = 2
+            engine.step(batch, 0, place, RunningMean())
+        assert calls == [1] * lacking + [2] * (5 - lacking) if accumulate == 1 else len(calls) == 4
+        norm = engine.task.student.norm
+        found.append((norm.running_mean.clone(), norm.running_var.clone(), int(norm.num_batches_tracked)))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+    assert found[0][2] == found[1][2]
 
 
 OTHERS = [

@@ -224,7 +224,7 @@ def test_inside_all_trained_weights_are_moved_by_rho_projections_included_and_st
     engine = an_engine(task, accumulate=1, sam=Sam(0.25))
     engine._gradients(one_batch())
     before = {name: value.clone() for name, value in task.state_dict().items()}
-    begun = [torch.full_like(buffer, 0.5) for buffer in engine.sam.buffers()]
+    begun = [torch.full_like(buffer, 0.5) for buffer in task.buffers()]
     with engine.sam.perturbed(lambda norm: norm * 0, begun):
         assert all(torch.equal(*pair) for pair in zip(task.buffers(), begun, strict=True))
         moved = {name: value - before[name] for name, value in task.named_parameters()}
