@@ -79,7 +79,8 @@ def estimate_fit(request: Request, *, planned: Callable[[Plan], None] = lambda _
         LgkdError: an error that would end the fit before it starts.
     """
     state = find_state(request.folder, request.as_dict())
-    facts = gather_facts(request) if state is None else state.facts
+    trained = state is not None and (request.folder / TEACHER).exists()
+    facts = state.facts if state is not None and trained else gather_facts(request)
     plan = make_plan(facts, request.wishes)
     planned(plan)
     seconds, folder, fold = request.seconds, request.folder, request.folds[0]

@@ -1,6 +1,5 @@
 """Gather the facts about images and machine that the choices of a fit depend on."""
 
-from dataclasses import replace
 from statistics import median
 
 import torch
@@ -9,10 +8,11 @@ from lgkd._internal.hardware import side_by_side
 from lgkd.autofit.plan import Facts
 from lgkd.autofit.request import Request
 from lgkd.data.checks.report import check_dataset_images
-from lgkd.data.dataset import DataSet
+from lgkd.data.folds import fold_of
 from lgkd.data.groups import Groups
+from lgkd.data.load import load_dataset
 from lgkd.data.names import Subset
-from lgkd.data.prepare import check_groups, prepare_data
+from lgkd.data.prepare import check_groups
 from lgkd.data.sources.source import find_source
 from lgkd.runner.dry_run.dataset_outline import count, outline
 from lgkd.training.precision import choose_device
@@ -37,9 +37,11 @@ def gather_facts(request: Request) -> Facts:
     check_groups(
         groups, found.name, divided=bool(options.get("val_fraction")) or found.flat or subset.folds is not None
     )
-    if (fold := request.folds[0]) is not None:
-        subset = replace(subset, fold=fold)
-    counts = count(found, subset, val_fraction=options.get("val_fraction"), extra=options.get("extra"), groups=groups)
+    # All folds are counted, since a class may have too few images in one of them.
+    counts, *_ = [
+        count(found, one, val_fraction=options.get("val_fraction"), extra=options.get("extra"), groups=groups)
+        for one in ([subset] if request.folds == (None,) else subset.each_fold)
+    ]
     device = torch.device(choose_device(options.get("device")))
     return Facts(
         name=found.name,
@@ -75,12 +77,15 @@ def check_images(request: Request) -> list[str]:
     options, subset = request.options, Subset.from_options(request.options)
     if find_source(request.dataset).place is None:
         return []
-    if (fold := request.folds[0]) is not None:
-        subset = replace(subset, fold=fold)
-    looked = list[DataSet]()
-    prepare_data(
-        request.dataset, normalize="imagenet", data_dir=options.get("data_dir"), progress=options.get("progress"),
-        subset=Subset(seed=subset.seed, folds=subset.folds, fold=subset.fold, groups=subset.groups),
-        groups=Groups.parse(options.get("groups")), val_fraction=options.get("val_fraction"), look=looked.append,
+    groups = Groups.parse(options.get("groups"))
+    dataset = load_dataset(
+        request.dataset, data_dir=options.get("data_dir"), progress=options.get("progress"),
+        groups=groups if subset.folds is None else None,
     )  # fmt: skip
-    return list(check_dataset_images(looked[0]).remarks)
+    if subset.folds is not None:
+        if groups is None or groups.kind == "column":
+            groups = dataset.groups
+        name = groups.name if groups is not None else None
+        fold = subset.fold or request.folds[0]
+        dataset = fold_of(dataset, Subset(seed=subset.seed, folds=subset.folds, fold=fold, groups=name), groups)
+    return list(check_dataset_images(dataset).remarks)

@@ -18,6 +18,7 @@ from lgkd.autofit.outcome import Fitted, read_results, student_runs
 from lgkd.autofit.plan import TEACHER_SHARE, Plan, in_words, make_plan, reserve
 from lgkd.autofit.request import Request
 from lgkd.config import Recipe
+from lgkd.config.length_rules import reached
 from lgkd.config.values import size_text
 from lgkd.data.names import Subset, dataset_key
 from lgkd.deploy.export import export_run
@@ -133,7 +134,6 @@ class _Fit:
         self.request, self.state, self.plan = request, state, plan
         self.began, self.before = began, state.seconds
         self.said = set[str]()
-        self.fold: int | None = None
         self.watch = self._once(watch or no_callbacks)
         self.say: Callable[[str], None] = request.options.get("say") or (lambda _: None)
         self.subset = Subset.from_options(request.options)
@@ -152,7 +152,7 @@ class _Fit:
                 if not is_finished(part_of(state.folder / TEACHER, fold)):
                     self._train_teacher(fold)
             for fold in request.folds:
-                self._train_students(self._load_teacher(fold), fold)
+                self._train_students(fold)
             if request.folds != (None,):
                 write_comparison(Series(state.folder / STUDENTS, (*self._runs("guided"), *self._runs("unguided"))))
             self._try("report", self._write_report)
@@ -165,14 +165,11 @@ class _Fit:
         return Fitted.of(state, request)
 
     def _once(self, watch: Watch) -> Watch:
-        """Leave out messages that an earlier training or the check has said, such as remarks on the images.
-
-        Titles of trainings of a fold name it.
-        """
+        """Leave out messages that an earlier training or the check has said, such as remarks on the images."""
 
         @contextmanager
         def look(title: str) -> Iterator[Options]:
-            with watch(title if self.fold is None else f"fold {self.fold}: {title}") as callbacks:
+            with watch(title) as callbacks:
                 yield said_once(callbacks, self.said)
 
         return look
@@ -194,30 +191,29 @@ class _Fit:
 
     def _train_teacher(self, fold: int | None) -> None:
         """Train the teacher, or that of a fold, for its share of the time; all folds' teachers have the same steps."""
-        request, plan, first = self.request, self.plan, self.request.folds[0]
-        self.fold = fold
-        with self.watch(f"teacher {plan.teacher}") as callbacks:
-            place = part_of(self.state.folder / TEACHER, fold)
-            own: Options = {**request.teacher_options(plan, fold), "out": place, **callbacks}
-            if request.seconds is not None and fold == first:
+        request, plan = self.request, self.plan
+        with self.watch(f"teacher {plan.teacher}{'' if fold is None else f' fold {fold}'}") as callbacks:
+            runs = {one: part_of(self.state.folder / TEACHER, one) for one in request.folds}
+            own: Options = {**request.teacher_options(plan, fold), "out": runs[fold], **callbacks}
+            passed, folds = time.monotonic() - self.began, len(runs)
+            if request.seconds is not None:
                 # Large photographs take long to decode; the teacher still has a quarter of the time.
-                passed, folds = time.monotonic() - self.began, len(request.folds)
                 share = max(TEACHER_SHARE * request.seconds - passed, _LEAST_SHARE * request.seconds)
                 own["time"] = passed + share / folds
             config = resolve("teacher", plan.teacher, request.dataset, own, store=self._teacher_place(fold))
-            if fold != first:
-                config = length_of_run(config, part_of(self.state.folder / TEACHER, first)) or config
+            begun = (length_of_run(config, run) for run in runs.values() if request.seconds is not None)
             try:
-                config = fit_time(config, began=self.began)
+                config = next(filter(None, begun), None) or fit_time(config, began=self.began)
             except ShortTimeError as error:
-                least = error.least / TEACHER_SHARE
+                least = (passed + folds * max(0.0, error.least - passed)) / TEACHER_SHARE
+                wanted = f"{LEAST_STEPS} steps" + ("" if folds == 1 else f" for each of {folds} folds")
                 raise ShortTimeError(
                     f"the time of {in_words(request.seconds or 0)} is too short for {plan.teacher} at "
                     f"{size_text(plan.teacher_image_size)} px, which has {TEACHER_SHARE:.0%} of it, expected enough "
-                    f"for {LEAST_STEPS} steps; give --time {in_words(least + 1)} or more, or a smaller --image-size",
+                    f"for {wanted}; give --time {in_words(least + 1)} or more, or a smaller --image-size",
                     least=least,
                 ) from None
-            Runner(config, began=self.began if fold == first else time.monotonic()).run(keep=True)
+            Runner(config, began=self.began).run(keep=True)
 
     def _load_teacher(self, fold: int | None) -> Teacher:
         place = self._teacher_place(fold)
@@ -229,51 +225,65 @@ class _Fit:
             )
         return load_kept_teacher(read_card(place), place)
 
-    def _train_students(self, teacher: Teacher, fold: int | None) -> None:
-        self.fold = fold
-        config = self._student_config((teacher,))
-        if self.request.seconds is not None:
+    def _train_students(self, fold: int | None) -> None:
+        request, folder = self.request, self.state.folder / STUDENTS
+        kinds: tuple[Kind, ...] = ("guided", "unguided")
+        runs = [run for kind in kinds for run in student_runs(self.state.folder, request, kind, fold)]
+        if fold is not None and all(map(is_finished, runs)):
+            return
+        teacher = self._load_teacher(fold)
+        config = self._student_config((teacher,), fold)
+        if request.seconds is not None:
             if self.state.length is None:
-                self.state.length = self._choose_length(teacher)
+                self.state.length = self._choose_length(teacher, fold)
                 self.state.write()
             length = self.state.length
             fitted = {"seconds": length["seconds"], "timed": "own"}
-            config = with_length(config, int(length["steps"]), length["warmup_epochs"], fitted)
-        limit = self.request.options.get("max_time")
+            epochs = length["steps"] * self.plan.batch_size / max(1, self.state.facts.train)
+            rules = reached(config.recipe, epochs) if fold is not None else None
+            config = with_length(config, int(length["steps"]), length["warmup_epochs"], fitted, rules=rules)
+        limit = request.options.get("max_time")
         if limit is not None:
             left = limit - (time.monotonic() - self.began)
             if left <= 0:
                 raise Paused(f"paused after {limit:g} seconds; run the same command again to resume")
-            config = config.with_options(max_time=left, out=part_of(self.state.folder / STUDENTS, fold))
-        request = self.request
-        spec = SweepSpec(config, request.seeds, request.baseline, baseline_overrides=request.baseline_overrides)
+            config = config.with_options(max_time=left, out=folder)
+        spec = SweepSpec(
+            config,
+            request.seeds,
+            request.baseline,
+            baseline_overrides=request.baseline_overrides,
+            names_fold=fold is not None,
+        )
         train_all(spec, watch=self.watch)
 
-    def _student_config(self, teachers: tuple[Teacher, ...], seconds: float | None = None) -> ResolvedConfig:
+    def _student_config(
+        self, teachers: tuple[Teacher, ...], fold: int | None, seconds: float | None = None
+    ) -> ResolvedConfig:
         """Resolve the students' trainings; with `seconds` one training of that time, for its number of steps."""
         timed = seconds is not None
-        own: Options = self.request.student_training(self.plan, seconds, self.fold)
-        own["out"] = part_of(self.state.folder / STUDENTS, self.fold) / ("timed" if timed else "")
+        own: Options = self.request.student_training(self.plan, seconds, fold)
+        own["out"] = self.state.folder / STUDENTS / ("timed" if timed else "")
         return resolve(
             "student", self.plan.student, self.request.dataset, own,
             model_options=self.plan.student_options, teachers=teachers, several=not timed,
         )  # fmt: skip
 
-    def _choose_length(self, teacher: Teacher) -> dict[str, float]:
+    def _choose_length(self, teacher: Teacher, fold: int | None) -> dict[str, float]:
         """Choose the steps of every student by timing a few, so that all trainings end in the time that is left."""
         each = self._seconds_left() / self.request.trainings
         share = each / 2 if self.request.baseline else each
         found = []
         for teachers in ((teacher,), ())[: 1 + self.request.baseline]:
             try:
-                timed = fit_time(self._student_config(teachers, max(share, 1.0)), began=time.monotonic())
+                timed = fit_time(self._student_config(teachers, fold, max(share, 1.0)), began=time.monotonic())
                 found.append((timed.recipe.schedule.steps or LEAST_STEPS, timed.recipe.schedule.warmup_epochs))
             except ShortTimeError as error:
                 self.say(
                     f"the time that is left is enough for fewer than {LEAST_STEPS} steps of the student; it takes "
                     f"{LEAST_STEPS}, and the fit longer than {in_words(self.request.seconds or 0)}"
                 )
-                recipe = self._student_config((teacher,)).recipe
+                recipe = self._student_config((teacher,), fold).recipe
                 share_of_warm_up = recipe.schedule.warmup_epochs / (recipe.schedule.epochs or 1)
                 epochs = LEAST_STEPS * self.plan.batch_size / max(self.state.facts.train, 1)
                 return {

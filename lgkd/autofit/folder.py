@@ -3,7 +3,7 @@
 fit.json                    the request, the facts and the plan, the seconds used, the results
 teacher/                    the teacher's run; with several folds teacher/fold1/ ...
 teachers/DATASET/NAME/      the teacher with its card; the user's store is not changed
-students/seed0-guided/ ...  the students' runs, and their comparison; with folds students/fold1/seed0-guided/ ...
+students/seed0-guided/ ...  the students' runs, and their comparison; with folds seed0-fold1-guided/ ...
 report.html, report/        the report
 export/                     the guided student without lgkd, and its model card
 """
@@ -28,7 +28,7 @@ _FORMAT = 1
 
 
 def part_of(folder: Path, fold: int | None) -> Path:
-    """Return the folder of one fold's runs below `teacher` or `students`; the folder itself without several folds."""
+    """Return the folder of one fold below `teacher`; the folder itself without several folds."""
     return folder if fold is None else folder / f"fold{fold}"
 
 

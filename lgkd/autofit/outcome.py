@@ -67,17 +67,18 @@ class Fitted:
         }
 
 
-def student_runs(folder: Path, request: Request, kind: Kind) -> list[Path]:
+def student_runs(folder: Path, request: Request, kind: Kind, *folds: int | None) -> list[Path]:
     """List the folders of the students of a kind, seed by seed in each fold; none of a baseline that was not asked for.
 
     Args:
         folder: of the fit.
         request: its arguments.
         kind: guided or unguided.
+        folds: by default all of the request.
     """
     if kind == "unguided" and not request.baseline:
         return []
-    return [member(part_of(folder / STUDENTS, fold), seed, kind) for fold in request.folds for seed in request.seeds]
+    return [member(folder / STUDENTS, seed, kind, one) for one in folds or request.folds for seed in request.seeds]
 
 
 def read_results(state: State, request: Request) -> dict[str, Any]:
@@ -93,13 +94,14 @@ def read_results(state: State, request: Request) -> dict[str, Any]:
         "gain": None,
         "seeds": list(request.seeds),
         "folds": folds if request.folds != (None,) else None,
+        "test_is_made": state.facts.test_is_made,
         "unequal_classes": unequal,
         "seconds": round(state.seconds, 1),
         "promised": request.seconds,
     }
     if alone:
         results["unguided"] = _accuracy(alone, unequal, folds)
-        results["gain"] = _gain(guided, alone, "seeds" if folds == 1 else "folds")
+        results["gain"] = _gain(guided, alone, folds)
     return results
 
 
@@ -131,17 +133,24 @@ def _accuracy(runs: Sequence[Mapping[str, Any]], unequal: bool, folds: int) -> d
     }
 
 
-def _gain(guided: Sequence[Mapping[str, Any]], alone: Sequence[Mapping[str, Any]], units: str) -> dict[str, Any]:
-    """Return the gain by guidance: over several seeds or folds their t-interval, else that of the test images alone.
+def _gain(guided: Sequence[Mapping[str, Any]], alone: Sequence[Mapping[str, Any]], folds: int) -> dict[str, Any]:
+    """Return the gain by guidance: over several folds or seeds their t-interval, else that of the test images alone.
+
+    The seeds of a fold, which share its images, are one measurement.
 
     One seed of several labels an image has no interval.
     """
     main = headline(guided[0]["results"])
     ours, theirs = ([run["results"][f"test_{main.key}"] for run in runs] for runs in (guided, alone))
+    if folds > 1:
+        size = len(ours) // folds
+        ours, theirs = (
+            [fmean(values[at : at + size]) for at in range(0, len(values), size)] for values in (ours, theirs)
+        )
     if len(ours) == 1 and main is MAP:
         return {"mean": ours[0] - theirs[0], "low": None, "high": None, "interval_over": None}
     if len(ours) > 1:
-        interval, over = paired_interval(theirs, ours), units
+        interval, over = paired_interval(theirs, ours), "folds" if folds > 1 else "seeds"
     else:
         interval, over = binomial_difference(theirs[0], ours[0], int(guided[0]["dataset"]["test_images"])), "images"
     return {"mean": interval.mean, "low": interval.low, "high": interval.high, "interval_over": over}

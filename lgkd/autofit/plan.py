@@ -198,7 +198,7 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
     hurry = _is_short(facts, wishes, teacher)
     size, why_size = _size(facts, wishes, hurry)
     theirs = wishes.teacher_image_size or _teacher_size(size, SIZES[0] if hurry else _TEACHER_SIDE)
-    student, why_student = _student(wishes)
+    student, why_student = _student(facts, wishes)
     options = {**fitting_options(student, size), **wishes.student_options}
     batch = wishes.batch_size or batch_for(facts.train, wishes.recipe[1])
     teacher_batch = wishes.batch_size or batch_for(facts.train, wishes.teacher_recipe[1])
@@ -314,10 +314,10 @@ def _teacher(facts: Facts, wishes: Wishes) -> tuple[str, str]:
     return "fastnet_guide", f"for more than {FEW_IMAGES:,} images"
 
 
-def _student(wishes: Wishes) -> tuple[str, str]:
+def _student(facts: Facts, wishes: Wishes) -> tuple[str, str]:
     if wishes.student is not None:
         return wishes.student, "as given"
-    if wishes.seconds is not None and wishes.seconds >= LONG:
+    if wishes.seconds is not None and wishes.seconds / facts.in_turn >= LONG:
         return "vit_192", "8 x 8 patches; for an hour and more"
     return "vit_128", "8 x 8 patches; for less than an hour"
 

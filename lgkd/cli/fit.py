@@ -127,7 +127,7 @@ def _time_left(request: Request) -> TimeLeft:
         return PromisedTime(request.seconds - passed - (0.0 if state is None else state.seconds))
     kinds: tuple[Kind, ...] = ("guided", "unguided") if request.baseline else ("guided",)
     students = [
-        member(part_of(request.folder / STUDENTS, fold), seed, kind)
+        member(request.folder / STUDENTS, seed, kind, fold)
         for fold in request.folds
         for seed in request.seeds
         for kind in kinds
@@ -185,10 +185,8 @@ def outcome_lines(done: "Fitted", arguments: Sequence[str] | None) -> list[str]:
         arguments: as typed, without the program's name; None where they are not known.
     """
     results = done.results
-    lines = [_accuracy("guided", results["guided"])]
-    if results["unguided"] is not None:
-        lines.append(_accuracy("unguided", results["unguided"]))
-    lines.append(_accuracy("teacher", results["teacher"]))
+    kinds = [name for name in ("guided", "unguided", "teacher") if results[name] is not None]
+    lines = [_accuracy(name, results[name], results.get("folds")) for name in kinds]
     if results["gain"] is not None:
         lines += _gain(results["gain"], len(results["seeds"]))
     promised = f" of {in_words(results['promised'])}" if results["promised"] is not None else ""
@@ -199,7 +197,7 @@ def outcome_lines(done: "Fitted", arguments: Sequence[str] | None) -> list[str]:
     if done.export is not None:
         lines.append(f"  lgkd predict {shlex.quote(str(done.export))} IMAGES")
     lines.append(f"  lgkd export {shlex.quote(str(done.student))} --format torch-export")
-    if (longer := longer_command(arguments, done, results["promised"])) is not None:
+    if (longer := longer_command(arguments, done)) is not None:
         lines.append(f"  {longer}")
     return lines
 
@@ -209,15 +207,15 @@ def _parts(done: "Fitted") -> list[str]:
     return [*found, "students", "teacher"]
 
 
-def _accuracy(name: str, found: dict[str, Any]) -> str:
+def _accuracy(name: str, found: dict[str, Any], folds: int | None) -> str:
     """Describe an accuracy: that of unequal classes counts each class alike."""
     if "map" in found:
-        return (
-            f"{name:<8} {in_percent(found['map'])} % mean average precision on {found['images']:,} test images, "
-            f"{in_percent(found['micro_f1'])} % micro F1"
-        )
+        tested = f"on {found['images']:,} test images" if folds is None else f"in {folds} folds"
+        f1 = in_percent(found["micro_f1"])
+        return f"{name:<8} {in_percent(found['map'])} % mean average precision {tested}, {f1} % micro F1"
     low, high = in_percent(found["low"], digits=1), in_percent(found["high"], digits=1)
-    line = f"{name:<8} {in_percent(found['top1'])} % of {found['images']:,} test images ({low} to {high})"
+    tested = f" of {found['images']:,} test images" if folds is None else f", mean of {folds} folds"
+    line = f"{name:<8} {in_percent(found['top1'])} %{tested} ({low} to {high})"
     if found["balanced_accuracy"] is not None:
         line += f", {in_percent(found['balanced_accuracy'])} % balanced"
     return line
@@ -236,23 +234,25 @@ def _gain(gain: dict[str, Any], seeds: int) -> list[str]:
     return [line, "         by the test images alone; one seed cannot tell, use --seeds 0,1,2"]
 
 
-def longer_command(arguments: Sequence[str] | None, done: "Fitted", promised: float | None) -> str | None:
+def longer_command(arguments: Sequence[str] | None, done: "Fitted") -> str | None:
     """Compose the command with four times the time, at most an evening's, into another folder.
 
-    After a cross-validation it is that of one fit in the same time, with as many images to train on.
+    After a cross-validation it is that of one fit in the same time, without its folds.
 
     Args:
         arguments: as typed, without the program's name; None where they are not known.
         done: the finished fit.
-        promised: its seconds; None where it had none.
 
     Returns:
-        The command; None where the words are not known, or the fit had an evening already.
+        The command; None where the words are not known, or the fit had no time or an evening already.
     """
-    if not arguments or promised is None or (promised >= EVENING and not done.results.get("folds")):
+    promised, folded = done.results["promised"], done.results.get("folds") is not None
+    if not arguments or (not folded and (promised is None or promised >= EVENING)):
         return None
-    words, skipped, folded = [], False, bool(done.results.get("folds"))
-    replaced = ("--time", "--out", *(["--folds"] if folded else []))
+    replaced = ["--time", "--out", *(["--folds"] if folded else [])]
+    if folded and not done.results.get("test_is_made") and not _has(arguments, "--val-fraction"):
+        replaced.append("--groups")  # they would have nothing to divide
+    words, skipped = [], False
     for word in arguments:
         if skipped:
             skipped = False
@@ -260,5 +260,10 @@ def longer_command(arguments: Sequence[str] | None, done: "Fitted", promised: fl
             skipped = "=" not in word
         else:
             words.append(word)
-    more = in_words(promised if folded else min(4 * promised, EVENING))
-    return shlex.join(["lgkd", *words, "--time", more, "--out", f"{done.folder}-{more}"])
+    more = in_words(promised if folded else min(4 * promised, EVENING)) if promised is not None else "whole"
+    timed = ["--time", more] if promised is not None else []
+    return shlex.join(["lgkd", *words, *timed, "--out", f"{done.folder}-{more}"])
+
+
+def _has(arguments: Sequence[str], option: str) -> bool:
+    return any(word.partition("=")[0] == option for word in arguments)

@@ -14,7 +14,7 @@ from lgkd.config import LengthRule, apply_overrides, load_recipe
 from lgkd.config.length_rules import reached
 from lgkd.errors import InputError, ShortTimeError
 from lgkd.runner.cost import measure
-from lgkd.runner.length_settings import with_rules
+from lgkd.runner.length_settings import rule_overrides, with_rules
 from lgkd.runner.options import Options
 from lgkd.runner.resolve import ResolvedConfig
 from lgkd.runner.run import Run
@@ -96,7 +96,7 @@ def fit_time(config: ResolvedConfig, *, began: float | None = None) -> ResolvedC
     if later:
         steps = min(steps, math.ceil(later[0] * timed.steps_per_epoch) - 1)
     warm = warm_up(config.recipe, steps, timed.steps_per_epoch)
-    chosen = with_length(config, steps, warm, {"seconds": seconds, "timed": "own"})
+    chosen = with_length(config, steps, warm, {"seconds": seconds, "timed": "own"}, rules=_shared(config, timed.rules))
     say = config.options.get("say")
     if say is not None and timed.first:
         say(
@@ -121,7 +121,15 @@ def length_of_run(config: ResolvedConfig, run: Path) -> ResolvedConfig | None:
     compiled = info.get("compiled")
     if config.options.get("compile") is None and (compiled is True or compiled == "blocks"):
         config = _compiled(config, compiled)
-    return with_length(config, *kept, read_fitted(info))
+    steps, warm = kept
+    per_epoch = info.get("steps_per_epoch")
+    rules = reached(config.recipe, steps / per_epoch) if isinstance(per_epoch, int) and per_epoch > 0 else ()
+    return with_length(config, steps, warm, read_fitted(info), rules=_shared(config, rules))
+
+
+def _shared(config: ResolvedConfig, rules: Sequence[LengthRule]) -> Sequence[LengthRule] | None:
+    """Return the rules of all folds of a cross-validation, whose epochs have other numbers of steps; None without."""
+    return rules if config.subset.fold is not None else None
 
 
 @dataclass
@@ -285,7 +293,12 @@ def _without_time(config: ResolvedConfig, *others: str) -> ResolvedConfig:
 
 
 def with_length(
-    config: ResolvedConfig, steps: int, warm_up_epochs: float, fitted: Mapping[str, Any] | None
+    config: ResolvedConfig,
+    steps: int,
+    warm_up_epochs: float,
+    fitted: Mapping[str, Any] | None,
+    *,
+    rules: Sequence[LengthRule] | None = None,
 ) -> ResolvedConfig:
     """Set the length of a training, in its recipe and, for runs that are resolved anew, among its overrides.
 
@@ -293,8 +306,11 @@ def with_length(
         config: resolved; its option `time` is removed.
         steps, warm_up_epochs: of the training.
         fitted: time to which they were fitted, as run.json stores it.
+        rules: of the recipe, which are applied whatever the epochs of a run; None: each run applies those it reaches.
     """
     overrides = length_overrides(steps, warm_up_epochs)
+    if rules is not None and config.recipe.by_length is not None:
+        overrides += rule_overrides(config, rules)
     plain = _without_time(config)
     options: Options = {**plain.options, "overrides": [*(config.options.get("overrides") or ()), *overrides]}
     recipe = apply_overrides(config.recipe, overrides)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lgkd.config import LengthRule, Recipe, apply_length_rules
-from lgkd.config.length_rules import in_words, reached
+from lgkd.config.length_rules import in_words, reached, settings
 from lgkd.config.values import size_text
 from lgkd.runner.options import Options
 from lgkd.runner.resolve import ResolvedConfig
@@ -32,6 +32,16 @@ def settle_recipe(config: ResolvedConfig, steps_per_epoch: int) -> tuple[Resolve
 def with_rules(config: ResolvedConfig, rules: Sequence[LengthRule]) -> ResolvedConfig:
     """Apply some rules of a recipe and remove all; what the user has set takes precedence."""
     return config.with_resolved(options=config.options, recipe=_ruled(config.recipe, rules, config.options))
+
+
+def rule_overrides(config: ResolvedConfig, rules: Sequence[LengthRule]) -> list[str]:
+    """Write some rules of a recipe as overrides, the last of which removes all; what the user has set is left out."""
+    given = [_key(one) for one in _assignments(config.recipe, config.options)]
+    changes = {path: text for rule in rules for path, text in settings(rule)}
+    kept = [
+        f"{path}={text}" for path, text in changes.items() if not any(f"{path}.".startswith(f"{key}.") for key in given)
+    ]
+    return [*kept, "by_length=null"]
 
 
 def settled(recipe: Recipe, options: Options, steps_per_epoch: int) -> Recipe:

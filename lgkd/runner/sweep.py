@@ -82,6 +82,7 @@ class SweepSpec:
             "steps", or "minutes": as many steps as fit in the same time, measured for itself.
         baseline_overrides: "a.b=value" each, changes of the recipe for the unguided student alone, such as a rate that
             is better for it.
+        names_fold: folders have the number of the only fold, too, so that those of others can stand beside them.
 
     Raises:
         InputError: invalid seeds, a seed beside them, or equal minutes without a time or a baseline.
@@ -92,6 +93,7 @@ class SweepSpec:
     with_baseline: bool = False
     equal: Equal = "steps"
     baseline_overrides: tuple[str, ...] = ()
+    names_fold: bool = False
 
     def __post_init__(self) -> None:
         check_seeds(self.seeds)
@@ -106,9 +108,9 @@ class SweepSpec:
         kinds: list[Kind] = ["guided"] if self.config.teachers else []
         if self.with_baseline or not kinds:
             kinds.append("teacher" if self.config.role == "teacher" else "unguided")
-        folder = self.config.folder
+        folder, only = self.config.folder, self.config.subset.fold if self.names_fold else None
         return [
-            SweepRun(member(folder, seed, kind, fold), seed, kind == "guided", fold)
+            SweepRun(member(folder, seed, kind, fold or only), seed, kind == "guided", fold)
             for seed in self.seeds
             for fold in self.folds
             for kind in kinds

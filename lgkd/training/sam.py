@@ -53,11 +53,12 @@ class SharpnessAware:
         before = torch.cat([weight.detach().reshape(-1) for weight in weights])
         ascent, norm = self._ascent(weights, before)
         bad = judge(norm)
+        # Before the weights are moved, which a copy that finds no memory would leave so.
+        first = copy_buffers(self._task)
         _set(weights, torch.where(bad > 0, before, before + ascent))
         del ascent
         for weight in weights:
             weight.grad = None
-        first = copy_buffers(self._task)
         restore_buffers(self._task, begun)
         try:
             yield

@@ -1,6 +1,7 @@
 """Fits of a cross-validation: a teacher for each fold, its students beside it, and results over the folds."""
 
 import json
+import re
 from contextlib import nullcontext
 from itertools import groupby
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any
 import pytest
 
 import lgkd
+from lgkd._internal.paths import recipes_folder
 from lgkd.autofit.facts import check_images, gather_facts
 from lgkd.autofit.folder import FIT
 from lgkd.autofit.plan import make_plan
 from lgkd.autofit.request import Request
 from lgkd.cli import run
-from lgkd.errors import InputError
+from lgkd.errors import InputError, ShortTimeError
 from lgkd.runner import dry_run, fit_time
 from lgkd.runner.cost import Cost
 from lgkd.runs.folder import is_finished, read_run
@@ -44,7 +46,7 @@ def test_each_fold_has_its_own_teacher_and_students(
         top1 = []
         for fold in (1, 2, 3):
             place = out / "teacher" / f"fold{fold}"
-            info = read_run(place if kind == "teacher" else out / "students" / f"fold{fold}" / f"seed0-{kind}")
+            info = read_run(place if kind == "teacher" else out / "students" / f"seed0-fold{fold}-{kind}")
             assert info["dataset"]["subset"] == f"fold {fold} of 3, seed 0, grouped by {GROUPS}"
             assert info["dataset"]["train_images"] + info["dataset"]["test_images"] == 27
             tested += [info["dataset"]["test_images"]] if kind == "guided" else []
@@ -63,7 +65,11 @@ def test_each_fold_has_its_own_teacher_and_students(
     assert "Folds 1, 2, 3" in (out / "report.html").read_text()
     assert run([*command, "--out", str(out), "--quiet"]) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("guided ") and "%, mean of 3 folds (" in lines[0]
     assert "95 % over folds" in lines[3] and "folds share training images" in lines[4]
+    assert lines[-1].endswith(f"--groups '{GROUPS}' --quiet --out {out}-whole") and "--folds" not in lines[-1]
+    assert run(["compare", str(out / "students"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["differences"][0]["mean"] == pytest.approx(gain["mean"])
 
 
 def _weights(out: Path, fold: int) -> str:
@@ -81,15 +87,15 @@ def test_a_stopped_cross_validation_resumes_to_the_same_bits(flat: Path, tmp_pat
         with pytest.raises(KeyboardInterrupt):
             lgkd.fit(flat, out=parts, watch=_stop_at(title), **arguments)
 
-    stopped_at("fold 2: teacher resnet8")
+    stopped_at("teacher resnet8 fold 2")
     assert is_finished(parts / "teacher" / "fold1")
-    stopped_at("fold 2: 1/1 seed 0 guided")
-    assert is_finished(parts / "students" / "fold1" / "seed0-guided")
+    stopped_at("1/1 seed 0 fold 2 guided")
+    assert is_finished(parts / "students" / "seed0-fold1-guided")
     resumed = lgkd.fit(flat, out=parts, **arguments)
     assert resumed.results["guided"] == whole.results["guided"]
     for fold in (1, 2):
         stored = [
-            read_run(tmp_path / name / "students" / f"fold{fold}" / "seed0-guided")["results"]["test_loss"]
+            read_run(tmp_path / name / "students" / f"seed0-fold{fold}-guided")["results"]["test_loss"]
             for name in ("whole", "parts")
         ]
         assert stored[0] == stored[1]
@@ -118,7 +124,7 @@ def test_the_time_is_divided_among_the_folds(flat: Path, tmp_path: Path, monkeyp
         [lgkd.load_recipe(out / place / "recipe.yaml").schedule.steps for place in places]
         for places in (
             ["teacher/fold1", "teacher/fold2"],
-            ["students/fold1/seed0-guided", "students/fold2/seed0-guided"],
+            ["students/seed0-fold1-guided", "students/seed0-fold2-guided"],
         )
     )
     # Two tenths of 10,000 s for each teacher, at 20 s a step, less the start.
@@ -127,6 +133,74 @@ def test_the_time_is_divided_among_the_folds(flat: Path, tmp_path: Path, monkeyp
     assert students[0] == students[1] and 220 < students[0] <= 9970 / 2 / 20
     kinds = [kind for kind, _ in groupby(calls)]
     assert kinds == [0, 1], "one teacher and one student are timed"
+
+
+UNEQUAL = [40, 14]
+"""Images of the two groups of `unequal`."""
+
+
+@pytest.fixture
+def unequal(tmp_path: Path) -> Path:
+    """Two classes of images in two groups, one of them three times as large."""
+    folder = make_pictures(tmp_path / "made", ("rows", "columns"), train=UNEQUAL[0], test=UNEQUAL[1])
+    for name in ("rows", "columns"):
+        for split, group in (("train", "a"), ("test", "b")):
+            (tmp_path / "unequal" / name / group).mkdir(parents=True)
+            for file in sorted((folder / split / name).iterdir()):
+                file.rename(tmp_path / "unequal" / name / group / file.name)
+    return tmp_path / "unequal"
+
+
+RULES = """
+by_length:
+  - from_epochs: {epochs}
+    set: {{view: {{erase: 0.25}}}}
+"""
+
+
+def test_folds_of_unequal_size_have_the_same_steps_and_rules_and_one_report(
+    unequal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit_time, "measure", lambda *_, **__: Cost(5, 20.0, 0.0, 0, "", 1))
+    # Between the epochs that the folds have, of 80 and 28 images in batches of 16: one fold reaches it.
+    text = re.sub(r"by_length:.*", "", (recipes_folder() / "fast.yaml").read_text(), flags=re.DOTALL)
+    (tmp_path / "own.yaml").write_text(text + RULES.format(epochs=60))
+    out = tmp_path / "out"
+    found = lgkd.fit(
+        unequal, time=6_000, folds=2, groups="level:1", baseline=True, recipe=tmp_path / "own.yaml", batch_size=16,
+        out=out, **SMALL,
+    )  # fmt: skip
+    runs = {fold: read_run(out / "students" / f"seed0-fold{fold}-guided") for fold in (1, 2)}
+    recipes = {fold: lgkd.load_recipe(out / "students" / f"seed0-fold{fold}-guided" / "recipe.yaml") for fold in runs}
+    assert sorted(info["dataset"]["train_images"] for info in runs.values()) == sorted(2 * size for size in UNEQUAL)
+    assert recipes[1].schedule.steps == recipes[2].schedule.steps
+    assert runs[1]["epochs"] != runs[2]["epochs"]
+    assert min(info["epochs"] for info in runs.values()) < 60 < max(info["epochs"] for info in runs.values())
+    assert recipes[1].view.erase == recipes[2].view.erase
+    assert found.left_out == {}, "one report of both folds"
+    comparison = json.loads((out / "students" / "comparison.json").read_text())
+    assert len(comparison["groups"]) == 2 and found.results["gain"]["mean"] == pytest.approx(
+        comparison["differences"][0]["mean"]
+    )
+
+
+def test_a_time_too_short_names_one_that_is_enough(flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit_time, "measure", lambda *_, **__: Cost(5, 20.0, 0.0, 0, "", 1))
+    with pytest.raises(ShortTimeError, match="50 steps for each of 3 folds; give --time ") as caught:
+        lgkd.fit(flat, time=1000, folds=3, out=tmp_path / "out", **SMALL)
+    # 50 steps of 20 s for three teachers, which have four tenths.
+    assert caught.value.least == pytest.approx(3 * 50 * 20 / 0.4, rel=0.05)
+    lgkd.fit(flat, time=caught.value.least + 1, folds=3, out=tmp_path / "enough", **SMALL)
+
+
+def test_what_is_impossible_in_a_later_fold_is_found_before_anything_is_trained(tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path / "pictures", train=9, test=1) / "train"
+    for number in range(7):
+        (folder / "rows" / f"{number}.png").unlink()
+    # Of the two images of "rows" one is tested on in a fold, and the other cannot be held out of one.
+    with pytest.raises(InputError, match="rows"):
+        lgkd.fit(folder, folds=9, val_fraction=0.2, epochs=1, out=tmp_path / "out", **SMALL)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_plan_names_folds_and_groups(flat: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:

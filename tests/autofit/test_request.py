@@ -240,12 +240,28 @@ def test_the_end_is_a_few_lines_of_eighty_columns() -> None:
     ],
 )  # fmt: skip
 def test_the_command_of_more_time(words: list[str] | None, longer: str | None) -> None:
-    assert longer_command(words, fitted(), 1200.0) == longer
+    assert longer_command(words, fitted()) == longer
     # Three hours are an evening: no proposed command takes longer.
     evening = None if longer is None else longer.replace("1h20m", "3h")
-    assert longer_command(words, fitted(), 3600.0) == evening
-    assert longer_command(words, fitted(), 3 * 3600.0) is None
-    assert longer_command(["fit", "a", "--epochs", "3"], fitted(), None) is None
+    assert longer_command(words, fitted(promised=3600.0)) == evening
+    assert longer_command(words, fitted(promised=3 * 3600.0)) is None
+    assert longer_command(["fit", "a", "--epochs", "3"], fitted(promised=None)) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "made", "promised", "whole"),
+    [
+        ("--time 20m --folds 5 --groups level:1", True, 1200.0, "--groups level:1 --time 20m --out runs/fit_a-20m"),
+        # A given test split: the groups would divide nothing.
+        ("--time 5h --folds=5 --groups level:1", False, 18000.0, "--time 5h --out runs/fit_a-5h"),
+        ("--groups level:1 --val-fraction 0.1 --folds 5", False, 3600.0,
+         "--groups level:1 --val-fraction 0.1 --time 1h --out runs/fit_a-1h"),
+        ("--epochs 3 --folds 5", True, None, "--epochs 3 --out runs/fit_a-whole"),
+    ],
+)  # fmt: skip
+def test_after_folds_the_command_of_one_fit(words: str, made: bool, promised: float | None, whole: str) -> None:
+    done = fitted(promised=promised, folds=5, test_is_made=made)
+    assert longer_command(["fit", "a", *words.split()], done) == f"lgkd fit a {whole}"
 
 
 def test_the_command_of_a_fit_is_taken_by_lgkd_with_all_that_was_asked(tmp_path: Path) -> None:

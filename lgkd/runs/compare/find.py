@@ -162,8 +162,13 @@ def _without_seed(values: dict[str, Any]) -> dict[str, Any]:
     if isinstance(text, str) and (subset := Subset.parse(text)) is not None:
         kept["dataset.subset"] = subset.text_without_seed
         if subset.fold is not None:
-            # Runs of a cross-validation differ in these by their folds.
-            kept = {key: value for key, value in kept.items() if not _OF_A_FOLD.fullmatch(key)}
+            # Runs of a cross-validation differ in these by their folds; as many steps are other numbers of epochs.
+            by_steps = kept.get("recipe.schedule.steps") is not None
+            kept = {
+                key: value
+                for key, value in kept.items()
+                if not _OF_A_FOLD.fullmatch(key) and not (by_steps and key == "epochs")
+            }
     return kept
 
 
