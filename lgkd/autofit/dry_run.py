@@ -7,7 +7,8 @@ from typing import Any
 from lgkd.autofit.facts import gather_facts
 from lgkd.autofit.fit import harmonic_steps
 from lgkd.autofit.folder import STUDENTS, TEACHER, TEACHERS, find_state
-from lgkd.autofit.plan import TEACHER_SHARE, Facts, Plan, make_plan, reserve
+from lgkd.autofit.inputs import Facts
+from lgkd.autofit.plan import TEACHER_SHARE, Plan, make_plan, reserve
 from lgkd.autofit.request import Request
 from lgkd.runner.dry_run import DryRun, estimate_training
 from lgkd.runner.dry_run.untrained_teachers import untrained_teacher

@@ -5,7 +5,7 @@ from statistics import median
 import torch
 
 from lgkd._internal.hardware import side_by_side
-from lgkd.autofit.plan import Facts
+from lgkd.autofit.inputs import Facts
 from lgkd.autofit.request import Request
 from lgkd.data.checks.report import check_dataset_images
 from lgkd.data.folds import fold_of

@@ -17,7 +17,8 @@ from typing import Any
 from lgkd import __version__
 from lgkd._internal.atomic_io import write_json
 from lgkd._internal.text import safe_text
-from lgkd.autofit.plan import Facts, Plan
+from lgkd.autofit.inputs import Facts
+from lgkd.autofit.plan import Plan
 from lgkd.errors import InputError, TakenError
 from lgkd.runs.folder import is_untouched
 from lgkd.runs.identity import differences, lines_of

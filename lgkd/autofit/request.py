@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lgkd._internal.text import did_you_mean
-from lgkd.autofit.plan import Plan, Wishes
+from lgkd.autofit.inputs import Wishes
+from lgkd.autofit.plan import Plan
 from lgkd.config import Recipe
 from lgkd.data.names import Subset, dataset_key, folder_word, place_of
 from lgkd.errors import InputError

@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lgkd.autofit import plan as module
 from lgkd.autofit.fit import harmonic_steps
-from lgkd.autofit.plan import Facts, Plan, Wishes, batch_for, in_words, make_plan, reserve, teacher_epochs
+from lgkd.autofit.inputs import Facts, Wishes
+from lgkd.autofit.plan import Plan, batch_for, in_words, make_plan, reserve, teacher_epochs
 from lgkd.config import load_recipe
 from lgkd.config.overrides import apply_overrides
 from lgkd.models.factory import create_teacher

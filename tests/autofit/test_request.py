@@ -12,7 +12,8 @@ import lgkd
 from lgkd.autofit.command import fit_command
 from lgkd.autofit.facts import gather_facts
 from lgkd.autofit.folder import FIT, State, find_state
-from lgkd.autofit.plan import Facts, make_plan
+from lgkd.autofit.inputs import Facts
+from lgkd.autofit.plan import make_plan
 from lgkd.autofit.request import Request
 from lgkd.cli.app import load_command
 from lgkd.cli.fit import longer_command, outcome_lines
