@@ -193,7 +193,6 @@ class Engine:
                     raise
                 if begun:
                     restore_buffers(self.task, begun)
-                self._fitting.discard(size)
                 self._halve(len(batch.images), error)
             else:
                 self._fitting.add(size)

@@ -24,7 +24,8 @@ def curves(known: Known, keep: Keep) -> list[Markup]:
     """Build the main metric over the epochs; for classes of unequal size balanced accuracy as well."""
     lines = accuracy_lines(known.chosen)
     if not lines:
-        return [blocks.paragraphs(["The runs were not evaluated on the test split after the same epochs."])]
+        why = "The test split was not evaluated during the training, or not after the same epochs in all runs."
+        return [blocks.paragraphs([why])]
     main, units = known.chosen.main.headline, known.chosen.ours.units
     many = any(line.curve.seeds > 1 for line in lines)
     bands = f" Bands go from the lowest to the highest {units.removesuffix('s')}." if many else ""
