@@ -12,9 +12,8 @@ from lgkd.data.folds import fold_of
 from lgkd.data.groups import Groups
 from lgkd.data.load import load_dataset
 from lgkd.data.names import Subset
-from lgkd.data.prepare import check_groups
 from lgkd.data.sources.source import find_source
-from lgkd.runner.dry_run.dataset_outline import count, outline
+from lgkd.runner.dry_run.dataset_outline import outline_and_count
 from lgkd.training.precision import choose_device
 
 
@@ -28,20 +27,9 @@ def gather_facts(request: Request) -> Facts:
         MissingError: the named data set is not here.
     """
     options = request.options
-    offline = bool(options.get("offline"))
     subset, groups = Subset.from_options(options), Groups.parse(options.get("groups"))
-    found = outline(
-        request.dataset, data_dir=options.get("data_dir"), offline=offline, downloads=True,
-        groups=groups if subset.folds is None else None,
-    )  # fmt: skip
-    check_groups(
-        groups, found.name, divided=bool(options.get("val_fraction")) or found.flat or subset.folds is not None
-    )
-    # All folds are counted, since a class may have too few images in one of them.
-    counts, *_ = [
-        count(found, one, val_fraction=options.get("val_fraction"), extra=options.get("extra"), groups=groups)
-        for one in ([subset] if request.folds == (None,) else subset.each_fold)
-    ]
+    subsets = [subset] if request.folds == (None,) else subset.each_fold
+    found, counts = outline_and_count(request.dataset, subsets, options, groups=groups, downloads=True)
     device = torch.device(choose_device(options.get("device")))
     return Facts(
         name=found.name,

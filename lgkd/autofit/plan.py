@@ -116,6 +116,7 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
     choices = (
         Choice("images", _images(facts), _per_class(facts)),
         _test(facts),
+        *_groups(facts),
         Choice("size", _sizes(size, theirs), why_size),
         Choice("flips", "left-right" if wishes.flip else "none", _why_flip(wishes)),
         Choice("colours", "the set's own" if facts.grey else "as photographs", _why_colours(facts)),
@@ -251,6 +252,14 @@ def _test(facts: Facts) -> Choice:
         part = "a fifth, in whole groups" if facts.grouped else "a fifth of each class"
         return Choice("test", f"{facts.test:,} images", f"no test split: {part}")
     return Choice("test", f"{facts.test:,} images", "the test split; it chooses nothing")
+
+
+def _groups(facts: Facts) -> tuple[Choice, ...]:
+    """Remark on images held out one by one: where both parts have photographs of one subject they measure too much."""
+    held_out_here = facts.folds or facts.test_is_made or (facts.held_out and not facts.val_is_given)
+    if facts.grouped or not held_out_here:
+        return ()
+    return (Choice("groups", "none", "images of one subject or series: --groups"),)
 
 
 def _why_flip(wishes: Wishes) -> str:

@@ -17,7 +17,7 @@ from lgkd.distillation.guide import Guide
 from lgkd.errors import InputError
 from lgkd.models.factory import default_image_size, pair
 from lgkd.runner.batches import Batches
-from lgkd.runner.build import check_precision, is_convolutional, make_guides, make_plan, make_student, make_task
+from lgkd.runner.build import check_precision, make_guides, make_plan, make_student, make_task, prefers_channels_last
 from lgkd.training.compile import choose_compile
 from lgkd.training.compile_blocks import repeated_blocks
 from lgkd.training.evaluate import score
@@ -65,7 +65,7 @@ def load_pair(choices: Choices, data: Data) -> tuple[nn.Module, Guide | None, tu
         teachers.append(made_teacher(choices.teacher, data, choices.seed))
     guides = make_guides(model, teachers, recipe, data, image_size=size, taps=None, seed=choices.seed)
     guide = guides[0] if guides else None
-    if is_convolutional(model):
+    if prefers_channels_last(model):
         model.to(memory_format=torch.channels_last)
     return model, guide, size
 
@@ -111,7 +111,7 @@ class Subject:
             steps_per_epoch=self.loader.steps_per_epoch,
             seed=choices.seed,
             device=self.device,
-            channels_last=is_convolutional(self.model),
+            channels_last=prefers_channels_last(self.model),
             compiled=False,  # the step is timed part by part before it is compiled
         )
         images = max(len(data.train), _USUAL_IMAGES) if choices.dataset is None else len(data.train)

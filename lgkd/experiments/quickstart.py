@@ -32,7 +32,7 @@ from lgkd.experiments.quickstart_outcome import (
 )
 from lgkd.models.teacher import Teacher
 from lgkd.models.trust import trust
-from lgkd.runner.build import is_convolutional
+from lgkd.runner.build import prefers_channels_last
 from lgkd.runner.jobs import Job
 from lgkd.runner.options import Options
 from lgkd.runner.resolve import resolve, resolve_recipe
@@ -251,7 +251,7 @@ def _as_teacher(folder: Path) -> Teacher:
     about = read_student(folder)
     height, width = about["image_size"]
     model = load_student(folder)
-    if is_convolutional(model):
+    if prefers_channels_last(model):
         # As it was trained: the order in memory changes the last bits of its maps.
         model.to(memory_format=torch.channels_last)
     return Teacher(model, image_size=(height, width), mean=about["mean"], std=about["std"])

@@ -21,7 +21,6 @@ from lgkd.distillation.inputs import takes_index
 from lgkd.distillation.tasks import Guided, Supervised, Task
 from lgkd.distillation.terms import OF_CLASSES, for_several_labels, make_loss
 from lgkd.errors import InputError, MissingTeacherError
-from lgkd.models.default_taps import block_names
 from lgkd.models.factory import check_plausible, create_model, default_image_size
 from lgkd.models.teacher import Teacher
 from lgkd.models.teacher_card import TeacherCard
@@ -85,7 +84,7 @@ def load_kept_teacher(card: TeacherCard, folder: Path) -> Teacher:
 
 
 def _as_teacher(model: nn.Module, card: TeacherCard) -> Teacher:
-    if is_convolutional(model):
+    if prefers_channels_last(model):
         model.to(memory_format=torch.channels_last)
     taps = card.taps or None
     return Teacher(model, image_size=card.image_size, mean=card.mean, std=card.std, taps=taps, card=card)
@@ -312,8 +311,13 @@ def make_task(student: nn.Module, guides: Sequence[Guide], recipe: Recipe, balan
     return Guided(student, *guides, classification_weight=weight, classification=classification)
 
 
-def is_convolutional(model: nn.Module) -> bool:
-    """Return whether a model is a CNN, which runs faster with channels last in memory."""
-    return not block_names(model) and any(
-        isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1 for module in model.modules()
+def prefers_channels_last(model: nn.Module) -> bool:
+    """Decide on the channels-last memory format: for CNNs, and transformers with convolutions whose windows overlap.
+
+    A projection of patches, the only convolution of a plain ViT, gains nothing by it.
+    """
+    return any(
+        isinstance(module, nn.Conv2d)
+        and any(kernel > stride for kernel, stride in zip(module.kernel_size, module.stride, strict=True))
+        for module in model.modules()
     )

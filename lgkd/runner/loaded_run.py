@@ -22,7 +22,7 @@ from lgkd.data.sources.source import find_source
 from lgkd.errors import InputError, LgkdError
 from lgkd.models.teacher import Teacher
 from lgkd.models.teacher_store import list_cards
-from lgkd.runner.build import is_convolutional, load_kept_teacher
+from lgkd.runner.build import load_kept_teacher, prefers_channels_last
 from lgkd.runner.find_teacher import find_trained_teacher
 from lgkd.runner.run import Run
 from lgkd.runs.folder import STUDENT, read_run, read_student
@@ -240,7 +240,7 @@ def evaluate(
             opened.student,
             opened.batches(),
             precision=opened.precision,
-            channels_last=is_convolutional(opened.student),
+            channels_last=prefers_channels_last(opened.student),
             other=teacher_of(opened),
         )
     finally:

@@ -17,7 +17,7 @@ from lgkd.distillation.importance import measure_importance, most_important
 from lgkd.distillation.tasks import Guided, Supervised, Task
 from lgkd.errors import InputError
 from lgkd.models.pruned_student import prunable_parts, remove, widths_of
-from lgkd.runner.build import is_convolutional, make_task
+from lgkd.runner.build import make_task, prefers_channels_last
 from lgkd.runner.options import Options
 from lgkd.runner.prepared import Prepared
 from lgkd.runner.prune_request import check_request
@@ -225,7 +225,7 @@ def _write(
         interpolation=prepared.recipe.test_interpolation,
         device=plan.device,
     )
-    scores = score_split(student, batches, precision=plan.precision, channels_last=is_convolutional(student))
+    scores = score_split(student, batches, precision=plan.precision, channels_last=prefers_channels_last(student))
     student.to("cpu")
     before = info["results"]
     last = {key: value for key, value in read_metrics(parent)[-1].items() if not key.startswith(("test_", "val_"))}

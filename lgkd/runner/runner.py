@@ -33,11 +33,11 @@ from lgkd.runner.build import (
     check_precision,
     check_teacher_classes,
     check_teacher_fold,
-    is_convolutional,
     load_kept_teacher,
     make_guides,
     make_plan,
     make_student,
+    prefers_channels_last,
 )
 from lgkd.runner.execute import execute, finished_run
 from lgkd.runner.label_checks import check_labels, check_teacher_labels
@@ -172,7 +172,7 @@ class Runner:
         check_labels(config.recipe, options.get("select_by"), multi_label=data.multi_label)
         student, size, guides = self.build_models(data)
         try:
-            if is_convolutional(student):
+            if prefers_channels_last(student):
                 student.to(memory_format=torch.channels_last)
             served = self._serve(guides, data, size) if stand_in is None else None
             recipe = config.recipe if served is None else served.recipe
@@ -195,7 +195,7 @@ class Runner:
                 steps_per_epoch=loader.steps_per_epoch if steps_per_epoch is None else steps_per_epoch,
                 seed=config.seed,
                 device=session.device,
-                channels_last=is_convolutional(student),
+                channels_last=prefers_channels_last(student),
                 compiled=options.get("compile"),
                 has_blocks=bool(repeated_blocks(student)),
                 cuda_graphs=bool(options.get("cuda_graphs")),

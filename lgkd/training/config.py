@@ -19,7 +19,7 @@ class Plan:
         accumulate: micro-batches per step; the effective batch is that of the loader.
         precision: "fp32", "bf16" or "fp16"; already decided.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
-        channels_last: use the channels-last memory format, for CNNs.
+        channels_last: use the channels-last memory format, for models with convolutions whose windows overlap.
         compile: compile all models and losses of the task as one graph; with "blocks" the student's repeated blocks.
         cuda_graphs: record and replay the compiled step; needs a whole compiled step and a CUDA device.
         epochs_before: of an earlier training that this one continues; order, augmentation, dropout and the warm-up of

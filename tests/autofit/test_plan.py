@@ -129,9 +129,27 @@ SOME_WISHES = [
 @pytest.mark.parametrize(("facts", "wishes"), [*product(SOME_FACTS, SOME_WISHES)])
 def test_the_plan_is_a_dozen_lines_of_eighty_columns(facts: Facts, wishes: Wishes) -> None:
     lines = make_plan(facts, wishes).lines
-    assert len(lines) == 12
+    assert len(lines) == 12 + (facts.test_is_made or facts.held_out > 0)
     assert max(map(len, lines)) <= 80, max(lines, key=len)
     assert all("  " in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({}, False),
+        ({"held_out": 126}, True),
+        ({"held_out": 126, "val_is_given": True}, False),
+        ({"held_out": 126, "grouped": True}, False),
+        ({"test_is_made": True}, True),
+        ({"test_is_made": True, "grouped": True}, False),
+        ({"folds": 5}, True),
+        ({"folds": 5, "grouped": True}, False),
+    ],
+)
+def test_images_held_out_one_by_one_bring_a_remark_on_groups(facts: dict[str, Any], said: bool) -> None:
+    found = [one for one in planned(**facts).choices if one.name == "groups"]
+    assert [one.because for one in found] == (["images of one subject or series: --groups"] if said else [])
 
 
 def test_the_plan_as_json_holds_every_reason() -> None:

@@ -14,7 +14,7 @@ from lgkd.analysis.report.selection import choose
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.data.dataset import DataSet
 from lgkd.errors import InputError, MissingError, TakenError
-from lgkd.runner.build import is_convolutional
+from lgkd.runner.build import prefers_channels_last
 from lgkd.runner.loaded_run import Opened, open_run
 from lgkd.runs.compare.find import Finished
 from lgkd.runs.folder import ENV, RECIPE, make_folder, read_student
@@ -176,7 +176,7 @@ def _beside(run: Finished, opened: Opened, device: str | None) -> Opened:
 
 def _answers(opened: Opened) -> Answers:
     student = opened.student
-    return answer(student, opened.batches(), precision=opened.precision, channels_last=is_convolutional(student))
+    return answer(student, opened.batches(), precision=opened.precision, channels_last=prefers_channels_last(student))
 
 
 def _read(run: Finished, name: str) -> str | None:

@@ -12,7 +12,7 @@ from torch import nn
 from lgkd._internal.hardware import free_space, memory
 from lgkd.config import Recipe, dump_recipe
 from lgkd.data.class_balance import class_balance
-from lgkd.data.prepare import Data, check_groups, count_steps, prepare_data
+from lgkd.data.prepare import Data, count_steps, prepare_data
 from lgkd.data.synthetic import pictures
 from lgkd.distillation.guide import Guide
 from lgkd.errors import InputError
@@ -20,7 +20,7 @@ from lgkd.losses.map_loss import MapLoss
 from lgkd.models.patch_size import patch_size, unseen_pixels
 from lgkd.runner.build import check_teacher_classes
 from lgkd.runner.cost import Cost, measure
-from lgkd.runner.dry_run.dataset_outline import Counts, Outline, count, outline, stand_in
+from lgkd.runner.dry_run.dataset_outline import Counts, Outline, outline_and_count, stand_in
 from lgkd.runner.dry_run.existing_runs import ExpectedRun, check_existing_runs
 from lgkd.runner.dry_run.warnings import (
     about_grids,
@@ -162,12 +162,7 @@ def estimate_training(config: ResolvedConfig, *, runs: Sequence[SweepRun] = ()) 
         config = with_rules(config, ())
     runner = Runner(config, dry=True)
     teachers = runner.teachers
-    found = outline(config.dataset, data_dir=options.get("data_dir"), offline=bool(options.get("offline")),
-                    groups=config.groups if config.subset.folds is None else None)  # fmt: skip
-    check_groups(config.groups, found.name, divided=bool(options.get("val_fraction")) or found.flat
-                 or config.subset.folds is not None)  # fmt: skip
-    counts = count(found, config.subset, val_fraction=options.get("val_fraction"), extra=options.get("extra"),
-                   groups=config.groups)  # fmt: skip
+    found, counts = outline_and_count(config.dataset, [config.subset], options, groups=config.groups)
     found = replace(found, test=counts.test, notes=(*found.notes[bool(config.subset.fold and found.flat) :],))
     used = PeakMemory(runner.session.device)
     data = _stand_in(found, config.recipe)

@@ -21,10 +21,11 @@ from lgkd.data.listing import Listing
 from lgkd.data.load import both_splits, groups_of, labels_of, load_dataset
 from lgkd.data.locations import absent, files_here, tree_folder
 from lgkd.data.names import Subset
-from lgkd.data.prepare import chosen_val
+from lgkd.data.prepare import check_groups, chosen_val
 from lgkd.data.sources.download import is_offline
 from lgkd.data.sources.source import find_source
 from lgkd.data.subsets import hold_out, select_subset
+from lgkd.runner.options import Options
 
 _LOOKED_AT = 32
 """Number of files whose size is read; the others are assumed to be similar."""
@@ -231,6 +232,39 @@ def count(
         tested,
         len(chosen),
     )
+
+
+def outline_and_count(
+    source: str | Path | DataSet,
+    subsets: Sequence[Subset],
+    options: Options,
+    *,
+    groups: Groups | None,
+    downloads: bool = False,
+) -> tuple[Outline, Counts]:
+    """Outline the data set of a training, and count the images of its first subset.
+
+    Args:
+        source: a name, a folder or a data set.
+        subsets: of one training, or of all folds; all are counted, as a class may have too few images in one of them.
+        options: of the training.
+        groups: those that are held out whole.
+        downloads: a data set of the hub is downloaded.
+
+    Raises:
+        InputError: a subset is impossible, or groups are given where nothing is held out.
+        DataError, MissingError: as for `outline`.
+    """
+    val_fraction, folds = options.get("val_fraction"), subsets[0].folds
+    found = outline(
+        source, data_dir=options.get("data_dir"), offline=bool(options.get("offline")), downloads=downloads,
+        groups=groups if folds is None else None,
+    )  # fmt: skip
+    check_groups(groups, found.name, divided=bool(val_fraction) or found.flat or folds is not None)
+    counts, *_ = [
+        count(found, one, val_fraction=val_fraction, extra=options.get("extra"), groups=groups) for one in subsets
+    ]
+    return found, counts
 
 
 def _held(found: Outline) -> tuple[Tensor, Sequence[str], Sequence[str]]:
