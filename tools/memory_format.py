@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from lgkd.models.factory import create_student
-from lgkd.runner.build import prefers_channels_last
+from lgkd.models.memory_format import prefers_channels_last
+from lgkd.models.sdpa import quick_attention
 
 _ROUNDS = 5
 STUDENTS = (
@@ -26,7 +27,7 @@ STUDENTS = (
 def step_time(model: nn.Module, images: Tensor, targets: Tensor) -> float:
     """Return the processor seconds of a forward and backward pass."""
     began = time.process_time()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.bfloat16), quick_attention(model, "cpu", "bf16"):
         logits = model(images)
     loss = nn.functional.cross_entropy(logits.float(), targets)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -45,7 +46,7 @@ def main() -> None:
     for text in parser.parse_args().students:
         name, size, batch = text.rsplit(",", 2)
         plain = create_student(name, num_classes=100, image_size=int(size)).train()
-        last = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+        last = nn.utils.convert_conv2d_weight_memory_format(copy.deepcopy(plain), torch.channels_last)
         images, targets = torch.randn(int(batch), 3, int(size), int(size)), torch.arange(int(batch)) % 100
         reordered = images.contiguous(memory_format=torch.channels_last)
         times: tuple[list[float], list[float]] = ([], [])
@@ -53,7 +54,7 @@ def main() -> None:
             times[0].append(step_time(plain, images, targets))
             times[1].append(step_time(last, reordered, targets))
         before, after = (1000 * min(some) for some in times)
-        chosen = "channels last" if prefers_channels_last(plain) else "as created"
+        chosen = "channels last" if prefers_channels_last(plain, "cpu") else "as created"
         print(
             f"| `{name}`, {size} px, {batch} | {before:.0f} | {after:.0f} | {before / after:.2f} | {chosen} |",
             flush=True,

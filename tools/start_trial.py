@@ -3,9 +3,11 @@
 python -m tools.start_trial guided|start --data FOLDER --work FOLDER [--minutes 6] [--seed 0] -- STUDENT OPTIONS
 
 Every training image is its own class (Cao, Yu and Wu, arXiv 2201.10728), with crops and CutMix, for half of the time;
-then the student is guided for the other half. The other arm is guided for all of it. The teacher is trained once for
-each folder, by `teacher-fast` with the same options of images, and not counted. Student options are those of
-`lgkd train`, such as `--student vit_96`. Prints a line of JSON with the accuracy on the test split.
+then the student is guided for the other half. The other arm is guided for all of it. Both change the images alike,
+whatever their epochs. The teacher is trained once for each work folder, by the first call, which has to be alone; it is
+not counted. Student options are those of `lgkd train`, such as `--student vit_96`; teacher options follow
+`--teacher-options`, as one word. Prints a line of JSON: the accuracy on the test split, steps and processor time of all
+parts. `--time` chooses the steps by the clock, so keep the machine alike for both arms.
 """
 
 import argparse
@@ -49,6 +51,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=6.0)
     parser.add_argument("--teacher-epochs", type=int, default=150)
+    parser.add_argument("--teacher-options", default="", metavar="WORDS", help="such as '--image-size 64'")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("student", nargs="+", help="options of the student, after --")
     given = parser.parse_args()
@@ -57,15 +60,18 @@ def main() -> None:
     if not any((given.work / "home" / "teachers").glob("*/*/card.json")):
         words = ["train-teacher", TEACHER, str(given.data), "--recipe", "teacher-fast", "--set", "evaluations=1"]
         words += ["--epochs", str(given.teacher_epochs), "--batch-size", "64", "--out", str(given.work / "teacher")]
-        run([*words, "--quiet"])
+        run([*words, *given.teacher_options.split(), "--quiet"])
     common = [*given.student, "--recipe", "fast", "--batch-size", "64", "--seed", str(given.seed), "--quiet"]
-    common += ["--set", "evaluations=1"]
+    alike = ("evaluations=1", "by_length=null", "view.rand_augment=rand-m9-mstd0.5-inc1", "view.erase=0.25")
+    common += [word for change in alike for word in ("--set", change)]
+    parts = list[Path]()
     seconds, init = 60 * given.minutes, list[str]()
     if given.arm == "start":
         seconds /= 2
         started = given.work / f"started-seed{given.seed}"
         words = ["train", "--dataset", str(each_its_own_class(given.data, given.work)), *common, "--out", str(started)]
-        for change in ("by_length=null", "view.crop=random-resized", "view.scale=[0.14,1.0]", "mix.cutmix=0.5"):
+        parts.append(started)
+        for change in ("view.crop=random-resized", "view.scale=[0.14,1.0]", "mix.cutmix=0.5"):
             words += ["--set", change]
         # As unguided students are trained: the lower rate.
         run([*words, "--set", "optimizer.lr=3e-3", "--time", f"{seconds:.0f}s"])
@@ -73,9 +79,13 @@ def main() -> None:
     out = given.work / f"{given.arm}-seed{given.seed}"
     words = ["distill", "--dataset", str(given.data), "--teacher", TEACHER, *common, *init, "--out", str(out)]
     run([*words, "--time", f"{seconds:.0f}s"])
-    found = json.loads((out / "run.json").read_text())["results"]
-    keys = ("test_top1", "test_balanced_accuracy", "processor_seconds")
-    print(json.dumps({"arm": given.arm, "seed": given.seed, **{key: found[key] for key in keys}}), flush=True)
+    parts.append(out)
+    found = [json.loads((part / "run.json").read_text()) for part in parts]
+    row = {"arm": given.arm, "seed": given.seed}
+    row |= {key: found[-1]["results"][key] for key in ("test_top1", "test_balanced_accuracy")}
+    row["epochs"] = [one["epochs"] for one in found]
+    row["processor_seconds"] = [one["results"]["processor_seconds"] for one in found]
+    print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

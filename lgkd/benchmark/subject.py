@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import cycle, islice
 
-import torch
 from torch import nn
 
 from lgkd._internal.rng import preserved_generators
@@ -16,8 +15,9 @@ from lgkd.data.prepare import Data, make_class_balance, make_test_batches, make_
 from lgkd.distillation.guide import Guide
 from lgkd.errors import InputError
 from lgkd.models.factory import default_image_size, pair
+from lgkd.models.memory_format import lay_out, prefers_channels_last
 from lgkd.runner.batches import Batches
-from lgkd.runner.build import check_precision, make_guides, make_plan, make_student, make_task, prefers_channels_last
+from lgkd.runner.build import check_precision, make_guides, make_plan, make_student, make_task
 from lgkd.training.compile import choose_compile
 from lgkd.training.compile_blocks import repeated_blocks
 from lgkd.training.evaluate import score
@@ -65,8 +65,7 @@ def load_pair(choices: Choices, data: Data) -> tuple[nn.Module, Guide | None, tu
         teachers.append(made_teacher(choices.teacher, data, choices.seed))
     guides = make_guides(model, teachers, recipe, data, image_size=size, taps=None, seed=choices.seed)
     guide = guides[0] if guides else None
-    if prefers_channels_last(model):
-        model.to(memory_format=torch.channels_last)
+    lay_out(model, choose_device(choices.device))
     return model, guide, size
 
 
@@ -111,7 +110,7 @@ class Subject:
             steps_per_epoch=self.loader.steps_per_epoch,
             seed=choices.seed,
             device=self.device,
-            channels_last=prefers_channels_last(self.model),
+            channels_last=prefers_channels_last(self.model, self.device),
             compiled=False,  # the step is timed part by part before it is compiled
         )
         images = max(len(data.train), _USUAL_IMAGES) if choices.dataset is None else len(data.train)
@@ -204,8 +203,7 @@ class Subject:
                 seed=self.choices.seed,
                 options=self.choices.student_options,
             )
-            if self.plan.channels_last:
-                model.to(memory_format=torch.channels_last)
+            lay_out(model, self.device)
             self._unguided = Engine(
                 make_task(model, [], self._recipe, self._balance), self.plan, names=self.loader.names
             )

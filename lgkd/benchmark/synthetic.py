@@ -12,8 +12,8 @@ from lgkd.data.dataset import DataSet, Images
 from lgkd.data.prepare import Data, make_test_batches
 from lgkd.data.synthetic import pictures
 from lgkd.models.factory import create_model, default_image_size
+from lgkd.models.memory_format import lay_out
 from lgkd.models.teacher import Teacher
-from lgkd.runner.build import prefers_channels_last
 
 _TEST_IMAGES = 512
 _BLOCK_BYTES = 32 << 20
@@ -63,8 +63,7 @@ def _room(count: int, size: int) -> Tensor:
 def made_teacher(name: str, data: Data, seed: int) -> Teacher:
     """Make an untrained teacher for images of these classes."""
     model = teaching_model(name, data, seed)
-    if prefers_channels_last(model):
-        model.to(memory_format=torch.channels_last)
+    lay_out(model)
     return Teacher(model, image_size=default_image_size(name), mean=data.mean, std=data.std)
 
 

@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from lgkd._internal.atomic_io import write_json
@@ -30,9 +29,9 @@ from lgkd.experiments.quickstart_outcome import (
     Trial,
     Who,
 )
+from lgkd.models.memory_format import lay_out
 from lgkd.models.teacher import Teacher
 from lgkd.models.trust import trust
-from lgkd.runner.build import prefers_channels_last
 from lgkd.runner.jobs import Job
 from lgkd.runner.options import Options
 from lgkd.runner.resolve import resolve, resolve_recipe
@@ -251,9 +250,7 @@ def _as_teacher(folder: Path) -> Teacher:
     about = read_student(folder)
     height, width = about["image_size"]
     model = load_student(folder)
-    if prefers_channels_last(model):
-        # As it was trained: the order in memory changes the last bits of its maps.
-        model.to(memory_format=torch.channels_last)
+    lay_out(model)  # as it was trained: the order in memory changes the last bits of its maps
     return Teacher(model, image_size=(height, width), mean=about["mean"], std=about["std"])
 
 

@@ -22,6 +22,7 @@ from lgkd.distillation.tasks import Guided, Supervised, Task
 from lgkd.distillation.terms import OF_CLASSES, for_several_labels, make_loss
 from lgkd.errors import InputError, MissingTeacherError
 from lgkd.models.factory import check_plausible, create_model, default_image_size
+from lgkd.models.memory_format import lay_out
 from lgkd.models.teacher import Teacher
 from lgkd.models.teacher_card import TeacherCard
 from lgkd.models.teacher_store import CARD, WEIGHTS, verify_weights
@@ -84,8 +85,7 @@ def load_kept_teacher(card: TeacherCard, folder: Path) -> Teacher:
 
 
 def _as_teacher(model: nn.Module, card: TeacherCard) -> Teacher:
-    if prefers_channels_last(model):
-        model.to(memory_format=torch.channels_last)
+    lay_out(model)
     taps = card.taps or None
     return Teacher(model, image_size=card.image_size, mean=card.mean, std=card.std, taps=taps, card=card)
 
@@ -309,15 +309,3 @@ def make_task(student: nn.Module, guides: Sequence[Guide], recipe: Recipe, balan
         return Supervised(student, classification)
     weight = recipe.guide.classification_weight
     return Guided(student, *guides, classification_weight=weight, classification=classification)
-
-
-def prefers_channels_last(model: nn.Module) -> bool:
-    """Decide on the channels-last memory format: for CNNs, and transformers with convolutions whose windows overlap.
-
-    A projection of patches, the only convolution of a plain ViT, gains nothing by it.
-    """
-    return any(
-        isinstance(module, nn.Conv2d)
-        and any(kernel > stride for kernel, stride in zip(module.kernel_size, module.stride, strict=True))
-        for module in model.modules()
-    )

@@ -14,12 +14,12 @@ from lgkd.data.sources.download import fetch
 from lgkd.errors import InputError
 from lgkd.models.default_taps import default_taps
 from lgkd.models.factory import ImageSize, create_model, default_image_size, pair
+from lgkd.models.memory_format import prefers_channels_last
 from lgkd.models.pretrained import MAX_BYTES, fill_foreign, read_foreign
 from lgkd.models.registry import canonical, find
 from lgkd.models.teacher_card import Accuracy, TeacherCard, card_size
 from lgkd.models.teacher_store import find_card
 from lgkd.models.trust import trust
-from lgkd.runner.build import prefers_channels_last
 from lgkd.runner.find_teacher import free_place
 from lgkd.runner.resolve import check_dataset
 from lgkd.runner.store_teacher import keep_teacher
@@ -133,7 +133,7 @@ def import_teacher(
     batches = make_test_batches(
         data.test, image_size=size, mean=means, std=deviations, interpolation="bicubic", device=chosen
     )
-    scores = score(model.eval().to(chosen), batches, channels_last=prefers_channels_last(model))
+    scores = score(model.eval().to(chosen), batches, channels_last=prefers_channels_last(model, chosen))
     model.to("cpu")
     measured = f"{origin.name} reaches {scores.top1:.2%} top-1 on the {len(data.test):,} test images of {source}"
     if expect is not None and abs(scores.top1 - expect) > _TOLERANCE:

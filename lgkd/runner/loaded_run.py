@@ -20,9 +20,10 @@ from lgkd.data.names import Subset
 from lgkd.data.prepare import Channels, Data, make_test_batches, prepare_data
 from lgkd.data.sources.source import find_source
 from lgkd.errors import InputError, LgkdError
+from lgkd.models.memory_format import prefers_channels_last
 from lgkd.models.teacher import Teacher
 from lgkd.models.teacher_store import list_cards
-from lgkd.runner.build import load_kept_teacher, prefers_channels_last
+from lgkd.runner.build import load_kept_teacher
 from lgkd.runner.find_teacher import find_trained_teacher
 from lgkd.runner.run import Run
 from lgkd.runs.folder import STUDENT, read_run, read_student
@@ -74,6 +75,11 @@ class Opened:
     def normalisation(self) -> tuple[Channels, Channels]:
         """Return mean and standard deviation of the student's images."""
         return tuple(self.about["mean"]), tuple(self.about["std"])
+
+    @property
+    def channels_last(self) -> bool:
+        """Return whether the student reads its images in the channels-last format, as in training."""
+        return prefers_channels_last(self.student, self.device)
 
     def batches(self, images: Images | None = None) -> EvalLoader:
         """Return the student's input batches, each image once, with labels; the test split if none are given."""
@@ -240,7 +246,7 @@ def evaluate(
             opened.student,
             opened.batches(),
             precision=opened.precision,
-            channels_last=prefers_channels_last(opened.student),
+            channels_last=opened.channels_last,
             other=teacher_of(opened),
         )
     finally:

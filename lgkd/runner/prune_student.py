@@ -16,8 +16,9 @@ from lgkd.data.prepare import make_test_batches
 from lgkd.distillation.importance import measure_importance, most_important
 from lgkd.distillation.tasks import Guided, Supervised, Task
 from lgkd.errors import InputError
+from lgkd.models.memory_format import prefers_channels_last
 from lgkd.models.pruned_student import prunable_parts, remove, widths_of
-from lgkd.runner.build import make_task, prefers_channels_last
+from lgkd.runner.build import make_task
 from lgkd.runner.options import Options
 from lgkd.runner.prepared import Prepared
 from lgkd.runner.prune_request import check_request
@@ -225,7 +226,8 @@ def _write(
         interpolation=prepared.recipe.test_interpolation,
         device=plan.device,
     )
-    scores = score_split(student, batches, precision=plan.precision, channels_last=prefers_channels_last(student))
+    channels_last = prefers_channels_last(student, plan.device)
+    scores = score_split(student, batches, precision=plan.precision, channels_last=channels_last)
     student.to("cpu")
     before = info["results"]
     last = {key: value for key, value in read_metrics(parent)[-1].items() if not key.startswith(("test_", "val_"))}

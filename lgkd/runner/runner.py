@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import nn
 
 from lgkd._internal.distributed import join, wait
@@ -25,6 +24,7 @@ from lgkd.models.default_taps import default_taps
 from lgkd.models.factory import default_image_size, pair
 from lgkd.models.fake_quantize import fake_quantize, restore
 from lgkd.models.forward_checks import check_model, check_training
+from lgkd.models.memory_format import lay_out
 from lgkd.models.patch_size import coarse_patches, unseen_pixels
 from lgkd.models.pretrained_teacher import load_pretrained_teacher
 from lgkd.models.registry import find
@@ -37,7 +37,6 @@ from lgkd.runner.build import (
     make_guides,
     make_plan,
     make_student,
-    prefers_channels_last,
 )
 from lgkd.runner.execute import execute, finished_run
 from lgkd.runner.label_checks import check_labels, check_teacher_labels
@@ -172,8 +171,7 @@ class Runner:
         check_labels(config.recipe, options.get("select_by"), multi_label=data.multi_label)
         student, size, guides = self.build_models(data)
         try:
-            if prefers_channels_last(student):
-                student.to(memory_format=torch.channels_last)
+            channels_last = lay_out(student, session.device)
             served = self._serve(guides, data, size) if stand_in is None else None
             recipe = config.recipe if served is None else served.recipe
             balance = (
@@ -195,7 +193,7 @@ class Runner:
                 steps_per_epoch=loader.steps_per_epoch if steps_per_epoch is None else steps_per_epoch,
                 seed=config.seed,
                 device=session.device,
-                channels_last=prefers_channels_last(student),
+                channels_last=channels_last,
                 compiled=options.get("compile"),
                 has_blocks=bool(repeated_blocks(student)),
                 cuda_graphs=bool(options.get("cuda_graphs")),

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lgkd.errors import ModelError
+from lgkd.models.factory import create_student
 from lgkd.models.vit.attention import Attention, LocalAttention, LowRank
 from lgkd.models.vit.blocks import CompactBlock, PreNormBlock
 from lgkd.models.vit.pooling import ClassPool, MeanPool, SequencePool
@@ -183,6 +184,16 @@ def test_patches_are_cut_row_by_row_and_mapped_alike() -> None:
             patch = images[:, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
             expected = torch.einsum("bcyx,dcyx->bd", patch, tokens.proj.weight) + tokens.proj.bias
             torch.testing.assert_close(found[:, 3 * row + column], expected)
+
+
+@pytest.mark.parametrize("name", ["vit_96", "vit_96_conv", "sl_vit", "cct_2_3x2", "poorvit"])
+def test_the_residual_stream_is_contiguous(name: str) -> None:
+    """A stream in the order of the convolution's map is copied by every LayerNorm of it."""
+    model, found = create_student(name, num_classes=3, image_size=32), list[bool]()
+    for block in model.blocks:
+        block.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].is_contiguous()))
+    model(torch.randn(2, 3, 32, 32))
+    assert len(found) == len(model.blocks) and all(found)
 
 
 @pytest.mark.parametrize("patch", [2, 3, 4])

@@ -28,7 +28,6 @@ from lgkd.distillation.taps import Tap
 from lgkd.errors import TapError
 from lgkd.models.default_taps import default_taps
 from lgkd.models.teacher import Teacher
-from lgkd.runner.build import prefers_channels_last
 from lgkd.runner.loaded_run import Opened
 from lgkd.training.evaluate import answer
 
@@ -102,7 +101,7 @@ def _accuracy(opened: Opened, images: Images) -> float:
         opened.student,
         opened.batches(images),
         precision=opened.precision,
-        channels_last=prefers_channels_last(opened.student),
+        channels_last=opened.channels_last,
     )
     return float(said.right.double().mean())
 

@@ -14,7 +14,6 @@ from lgkd.analysis.report.selection import choose
 from lgkd.data.catalogue import CATALOGUE
 from lgkd.data.dataset import DataSet
 from lgkd.errors import InputError, MissingError, TakenError
-from lgkd.runner.build import prefers_channels_last
 from lgkd.runner.loaded_run import Opened, open_run
 from lgkd.runs.compare.find import Finished
 from lgkd.runs.folder import ENV, RECIPE, make_folder, read_student
@@ -175,8 +174,7 @@ def _beside(run: Finished, opened: Opened, device: str | None) -> Opened:
 
 
 def _answers(opened: Opened) -> Answers:
-    student = opened.student
-    return answer(student, opened.batches(), precision=opened.precision, channels_last=prefers_channels_last(student))
+    return answer(opened.student, opened.batches(), precision=opened.precision, channels_last=opened.channels_last)
 
 
 def _read(run: Finished, name: str) -> str | None:

@@ -20,7 +20,6 @@ from lgkd.analysis.robustness.measures import (
 )
 from lgkd.analysis.robustness.request import check_request
 from lgkd.data.dataset import DataSet, Images
-from lgkd.runner.build import prefers_channels_last
 from lgkd.runner.loaded_run import Opened, check_finite, open_run
 from lgkd.runs.compare import Comparison, Difference, compare
 from lgkd.runs.compare.groups import Group
@@ -177,7 +176,7 @@ def _right(opened: Opened, images: Images) -> Tensor:
         opened.student,
         opened.batches(images),
         precision=opened.precision,
-        channels_last=prefers_channels_last(opened.student),
+        channels_last=opened.channels_last,
         auroc=False,
     )
     check_finite(opened, float(said.chances.sum()))

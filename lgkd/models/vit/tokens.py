@@ -43,7 +43,7 @@ class PatchTokens(nn.Module):
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
         """Return tokens (B,N,D)."""
-        return self.proj(images_B3HW).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+        return _in_rows(self.proj(images_B3HW))
 
 
 class ShiftedPatchTokens(nn.Module):
@@ -141,7 +141,16 @@ class ConvTokens(nn.Module):
         x = images_B3HW
         for conv in self.convs:
             x = self.pool(F.relu(conv(x)))
-        return x.flatten(2).transpose(1, 2)
+        return _in_rows(x)
+
+
+def _in_rows(map_BDhw: Tensor) -> Tensor:
+    """Return the positions of a map as tokens (B,N,D), each a row in memory.
+
+    Elementwise operations keep the order in memory: without a copy here, every normalisation of a residual stream
+    without class tokens would read it across.
+    """
+    return map_BDhw.flatten(2).transpose(1, 2).contiguous()
 
 
 def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
