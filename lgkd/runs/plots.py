@@ -56,7 +56,7 @@ def draw_curves(rows: Rows, path: Path, title: str, *, balanced: bool = False) -
     _line(left, rows, f"test_{main.key}", "test split", BLUE)
     if balanced:
         _line(left, rows, "test_balanced_accuracy", "test split, balanced accuracy", ORANGE)
-    left.set(xlabel="epoch", ylabel="accuracy" if balanced else main.name, title=_wrapped(title, 52))
+    left.set(xlabel="epoch", ylabel="accuracy" if balanced else main.name, title=wrapped(title, 52))
     left.set_ylim(bottom=0)
     parts = [key for key in (rows[0] if rows else {}) if key.startswith("loss_")]
     for key, colour in zip(parts, cycle((BLUE, ORANGE, GREEN, GREY)), strict=False):
@@ -139,11 +139,11 @@ def draw_comparison(
     """
     figure, (left, right) = new_figure(2, width=6.4, height=4.2 + 0.25 * max(0, len(rows) - 5))
     for place, (label, epochs, seeds) in enumerate(curves):
-        _draw_mean(left, epochs, seeds, colour_of(place), label=_wrapped(f"{label} ({_counted(len(seeds), units)})"))
+        _draw_mean(left, epochs, seeds, colour_of(place), label=wrapped(f"{label} ({_counted(len(seeds), units)})"))
     left.set(xlabel="epoch", ylabel="top-1 accuracy on the test split")
     left.set_ylim(bottom=0)
     left.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    left.set_title(_wrapped(title, 60), loc="left", fontweight="bold")
+    left.set_title(wrapped(title, 60), loc="left", fontweight="bold")
     count_epochs(left)
     if signed:
         right.axvline(0, color=GREY, linewidth=1.2)
@@ -164,7 +164,7 @@ def draw_comparison(
             fontsize=9,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8},
         )
-    right.set_yticks(range(len(rows)), [_wrapped(row.label, 22) for row in rows])
+    right.set_yticks(range(len(rows)), [wrapped(row.label, 22) for row in rows])
     right.set_ylim(len(rows) - 0.4, -0.7)
     right.margins(x=0.18)
     right.set_xlabel(what)
@@ -185,8 +185,8 @@ def _draw_mean(
     return mean
 
 
-def _wrapped(text: str, width: int = 44) -> str:
-    """Wrap a text; escape formulas and characters that are not printable."""
+def wrapped(text: str, width: int = 44) -> str:
+    """Wrap a label; escape formulas and characters that are not printable."""
     plain = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
     return "\n".join(wrap(plain, width)).replace("$", r"\$")
 

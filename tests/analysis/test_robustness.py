@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from lgkd.analysis.inspect.corruptions import STRENGTHS, corrupt
+from lgkd.analysis.robustness import output
 from lgkd.analysis.robustness.measures import (
     Accuracies,
     accuracies,
@@ -32,6 +34,7 @@ from lgkd.runs.statistics import paired_interval
 from lgkd.training.evaluate import Scores
 from tests.support.comparing import make_run, make_seeds
 from tests.support.small import World, make_pictures
+from tests.support.unrendered import real_figures
 
 OWN = Accuracies(torch.tensor(0.8), torch.tensor([[0.7, 0.5], [0.8, 0.6]]))
 REFERENCE = Accuracies(torch.tensor(0.6), torch.tensor([[0.5, 0.3], [0.6, 0.2]]))
@@ -194,6 +197,26 @@ def test_the_table_and_the_picture_are_written(measured: tuple[dict[str, Any], R
     assert about["corrupted"]["mean"] == pytest.approx(np.mean(values[1:]))
     assert about["clean"]["mean"] == pytest.approx(values[0])
     assert (folder / "r.png").read_bytes().startswith(b"\x89PNG")
+
+
+@real_figures()
+def test_long_names_leave_the_panels_their_room(
+    measured: tuple[dict[str, Any], Robustness, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, widths = measured[1], list[float]()
+    real = output.finish
+
+    def look(figure: Any, axes: Any, path: Path) -> None:
+        real(figure, axes, path)
+        widths.extend(axis.get_position().width for axis in axes)
+
+    monkeypatch.setattr(output, "finish", look)
+    groups = [replace(one, label=f"vit_128 by fastnet_small, {'teacher.sha256=0123456789ab, ' * 6}") for one in
+              found.comparison.groups]  # fmt: skip
+    named = replace(found, comparison=replace(found.comparison, groups=tuple(groups)))
+    output.draw_robustness(named, tmp_path / "long.png")
+    # Shares of the figure's width; 0.35 where no room was left and the layout was given up.
+    assert len(widths) == 2 and min(widths) > 0.38
 
 
 def test_the_tables_of_a_terminal(

@@ -14,6 +14,7 @@ from PIL import Image
 from scipy import stats
 
 from lgkd.cli import run as lgkd
+from lgkd.config import load_recipe
 from lgkd.errors import InputError, TakenError
 from lgkd.runs.compare import compare
 from lgkd.runs.compare.summary import summary_lines
@@ -231,8 +232,28 @@ def test_a_teacher_of_other_weights_is_another_teacher(tmp_path: Path) -> None:
     one = make_run(tmp_path / "one", 0.5, guided=True)
     other = make_run(tmp_path / "other", 0.5, guided=True, seed=1, teacher={"sha256": "b" * 64})
     assert [group.label for group in compare(one, other).groups] == [
-        f"deit_tiny by resnet8, teacher.sha256={'a' * 64}",
-        f"deit_tiny by resnet8, teacher.sha256={'b' * 64}",
+        f"deit_tiny by resnet8, teacher.sha256={'a' * 12}",
+        f"deit_tiny by resnet8, teacher.sha256={'b' * 12}",
+    ]
+
+
+def test_names_leave_out_what_follows_from_the_number_of_steps(tmp_path: Path) -> None:
+    """As of two trainings by --time: steps, the epochs that they make, and the epochs of warm-up all differ."""
+    schedule = load_recipe("locality-guidance").schedule
+    runs = [
+        make_run(
+            tmp_path / f"{steps}",
+            *[0.5] * (steps // 100),
+            guided=True,
+            overrides={
+                "schedule": schedule.model_copy(update={"epochs": None, "steps": steps, "warmup_epochs": steps / 800})
+            },
+        )
+        for steps in (700, 900)
+    ]
+    assert [group.label for group in compare(*runs).groups] == [
+        "deit_tiny by resnet8, schedule.steps=700",
+        "deit_tiny by resnet8, schedule.steps=900",
     ]
 
 

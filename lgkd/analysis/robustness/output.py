@@ -10,7 +10,7 @@ from lgkd.analysis.inspect.corruptions import STRENGTHS
 from lgkd.analysis.robustness.robustness import DIFFERENCES, KINDS, Effect, Level, Robustness, is_number
 from lgkd.runs.compare import Difference
 from lgkd.runs.compare.groups import Group
-from lgkd.runs.plots import GREY, colour_of, finish, new_figure
+from lgkd.runs.plots import GREY, colour_of, finish, new_figure, wrapped
 
 
 def as_dict(found: Robustness) -> dict[str, Any]:
@@ -113,8 +113,10 @@ def draw_robustness(found: Robustness, path: Path) -> None:
     differences = found.comparison.differences
     figure, axes = new_figure(1 + bool(differences), width=6.4, height=4.4)
     panels = list(axes) if differences else [axes]
-    for place, group in enumerate(found.comparison.groups):
-        _draw_severities(panels[0], group, found.levels[metric][group.letter], colour_of(place))
+    lines = [
+        _draw_severities(panels[0], found.levels[metric][group.letter], colour_of(place))
+        for place, group in enumerate(found.comparison.groups)
+    ]
     panels[0].set(xlabel="severity (0: original images)", ylabel=f"{name}, mean over corruptions")
     panels[0].set_ylim(bottom=0)
     panels[0].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -135,12 +137,15 @@ def draw_robustness(found: Robustness, path: Path) -> None:
         panels[1].set_yticks(range(len(rows)), ["original images", "mean of corruptions", *KINDS])
         panels[1].set_ylim(len(rows) - 0.5, -0.5)
         panels[1].set_xlabel(f"difference of {name}, in points")
+    # Names can be long, so that they stand above the panels and not in them.
+    names = [wrapped(f"{group.letter}  {group.label}", 100 if differences else 50) for group in found.comparison.groups]
+    figure.legend(lines, names, loc="outside upper left", frameon=False, fontsize=9)
     what = "thick: mean of the seeds, thin: each seed; bar: 95% bootstrap interval over images"
     figure.supxlabel(what, fontsize=8, color=GREY, x=0.98, ha="right")
     finish(figure, panels, path)
 
 
-def _draw_severities(axis: Any, group: Group, levels: Sequence[Level], colour: str) -> None:
+def _draw_severities(axis: Any, levels: Sequence[Level], colour: str) -> Any:
     curves = [
         [level.clean, *(sum(column) / len(column) for column in zip(*level.by_kind.values(), strict=True))]
         for level in levels
@@ -148,9 +153,8 @@ def _draw_severities(axis: Any, group: Group, levels: Sequence[Level], colour: s
     mean = [sum(column) / len(column) for column in zip(*curves, strict=True)]
     for curve in curves:
         axis.plot(range(len(curve)), curve, color=colour, linewidth=0.8, alpha=0.45)
-    label = f"{group.letter}  {group.label}".replace("$", r"\$")
-    axis.plot(range(len(mean)), mean, color=colour, linewidth=2.4, marker="o", markersize=4, label=label)
     axis.set_xticks(range(len(mean)))
+    return axis.plot(range(len(mean)), mean, color=colour, linewidth=2.4, marker="o", markersize=4)[0]
 
 
 def _draw_effects(axis: Any, label: str, effects: Sequence[Effect], shift: float, colour: str) -> None:

@@ -18,6 +18,12 @@ from lgkd.runs.statistics import Interval, Summary, mean_interval, summarise
 _OF_A_GUIDE = ("kind", "teacher", "more_teachers", "pairs", "cached", "recipe.guide")
 _MOST_FIELDS = 3
 _HASH = re.compile(r"[0-9a-f]{64}")
+_SHORT_HASH = 12
+# Fields that follow from another one, and say nothing more where both differ.
+_FOLLOW = {
+    "epochs": ("recipe.schedule.steps", "recipe.schedule.epochs"),
+    "recipe.schedule.warmup_epochs": ("recipe.schedule.steps",),
+}
 
 
 @dataclass(frozen=True)
@@ -188,6 +194,7 @@ def _differing(runs: Sequence[Finished]) -> list[str]:
     # Settings are more useful than derived values, and a key that all have more than one that only some have.
     keys.sort(key=lambda key: (not key.startswith("recipe."), not all(key in run.identity for run in runs)))
     apart = [key for key in keys if len({json.dumps(run.identity.get(key)) for run in runs}) > 1]
+    apart = [key for key in apart if not any(other in apart for other in _FOLLOW.get(key, ()))]
     shown, more = apart[:_MOST_FIELDS], "" if len(apart) <= _MOST_FIELDS else ", ..."
     return [", ".join(f"{_short(key)}={_value(run.identity.get(key))}" for key in shown) + more for run in runs]
 
@@ -198,4 +205,6 @@ def _short(key: str) -> str:
 
 def _value(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 24 or _HASH.fullmatch(text) else f"{text[:8]}..."
+    if _HASH.fullmatch(text):
+        return text[:_SHORT_HASH]
+    return text if len(text) <= 24 else f"{text[:8]}..."
