@@ -19,8 +19,9 @@ from lgkd.models.sdpa import quick_attention
 
 _ROUNDS = 5
 STUDENTS = (
-    "vit_128,32,64", "vit_128_conv,32,64", "cct_7_3x1,32,64", "pvtv2,64,16", "cvt_13,64,8", "dhvt_tiny,32,32",
-    "timm:mobilevit_s,64,8", "timm:efficientformer_l1,224,2", "timm:levit_128s,224,4",
+    "vit_128,32,64", "vit_128_conv,32,64", "vit_192_conv,32,64", "cct_7_3x1,32,32", "pvtv2,64,16", "pvtv2,224,8",
+    "cvt_13,64,8", "dhvt_tiny,32,32", "timm:mobilevit_s,64,8", "timm:efficientformer_l1,224,2",
+    "timm:levit_128s,224,4", "timm:xcit_nano_12_p16_224,224,4",
 )  # fmt: skip
 
 

@@ -6,8 +6,8 @@ Every training image is its own class (Cao, Yu and Wu, arXiv 2201.10728), with c
 then the student is guided for the other half. The other arm is guided for all of it. Both change the images alike,
 whatever their epochs. The teacher is trained once for each work folder, by the first call, which has to be alone; it is
 not counted. Student options are those of `lgkd train`, such as `--student vit_96`; teacher options follow
-`--teacher-options`, as one word. Prints a line of JSON: the accuracy on the test split, steps and processor time of all
-parts. `--time` chooses the steps by the clock, so keep the machine alike for both arms.
+`--teacher-options`, as one word. Prints a line of JSON: the accuracy on the test split, epochs and processor time of
+all parts. `--time` chooses the steps by the clock, so keep the machine alike for both arms.
 """
 
 import argparse
